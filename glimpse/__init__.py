@@ -1,0 +1,79 @@
+"""Reinforcement learning on large medical images: an agent that looks where it matters, and answers.
+
+An overview of the whole image is cheap. The agent sees it, reads glimpses (small patches at full resolution) at places it
+chooses itself, and predicts the target from what it has read.
+
+    import glimpse
+    import gymnasium
+
+    env = gymnasium.make("glimpse/WSI-v0")
+
+Importing this package is quick: PyTorch and the readers are loaded by the first name that needs them.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from glimpse.cohort import Case, Cohort
+    from glimpse.loading import load
+    from glimpse.sources import open_source
+    from glimpse.tasks import Classification
+
+__version__ = "0.1.0"
+
+__all__ = ["Case", "Classification", "Cohort", "__version__", "load", "open_source"]
+
+_HOMES = {
+    "Case": "glimpse.cohort",
+    "Classification": "glimpse.tasks",
+    "Cohort": "glimpse.cohort",
+    "load": "glimpse.loading",
+    "open_source": "glimpse.sources",
+}
+
+_ENVIRONMENTS = {
+    "glimpse/WSI-v0": "glimpse.envs.wsi:make_wsi",
+    "glimpse/Array-v0": "glimpse.envs.array:make_array",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name from its module the first time it is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'glimpse' has no attribute {name!r}; its public names are {', '.join(__all__)}.")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _extend_path_to_checkout() -> None:
+    """Makes envs/, agents/ and configs/ importable as `glimpse.envs` and so on, when this is a checkout.
+
+    In the wheel they lie inside the package; in a checkout they are its siblings, recognised by the project's own
+    `pyproject.toml`, so that no folder of a user is ever mistaken for them.
+    """
+    root = Path(__file__).resolve().parent.parent
+    project = root / "pyproject.toml"
+    if not all((root / name).is_dir() for name in ("envs", "agents", "configs")) or not project.is_file():
+        return
+    if 'name = "glimpse-rl"' in project.read_text(encoding="utf-8") and str(root) not in __path__:
+        __path__.append(str(root))
+
+
+def _register_environments() -> None:
+    """Registers the Gymnasium ids by name; nothing of `glimpse.envs` is imported before `gymnasium.make`."""
+    for env_id, entry_point in _ENVIRONMENTS.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(id=env_id, entry_point=entry_point)
+
+
+_extend_path_to_checkout()
+_register_environments()
