@@ -1,7 +1,7 @@
 """Reinforcement learning on large medical images: an agent that looks where it matters, and answers.
 
-An overview of the whole image is cheap. The agent sees it, reads glimpses (small patches at full resolution) at places it
-chooses itself, and predicts the target from what it has read.
+An overview of the whole image is cheap. The agent sees it, reads glimpses (small patches at full resolution) at places
+it chooses itself, and predicts the target from what it has read.
 
     import glimpse
     import gymnasium

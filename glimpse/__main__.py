@@ -1,0 +1,62 @@
+"""`python -m glimpse`: lists the commands; each is a module of its own, `python -m glimpse.<command>`."""
+
+import ast
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import glimpse
+
+EXAMPLE = "python -m glimpse.train env=wsi agent=ppo"
+_FIRST = ("train", "evaluate", "predict", "pretrain")  # the order in which a user needs them; others follow by name
+
+
+def commands(folder: Path | None = None) -> dict[str, str]:
+    """Finds the modules with a `main`, and the first line of what each says about itself.
+
+    The files are parsed, not imported, so that a list of commands does not wait for PyTorch.
+
+    Args:
+        folder: Where the modules lie; the package itself if not given.
+
+    Returns:
+        One line per command name, in the order to show them.
+    """
+    found = {}
+    for file in (folder or Path(__file__).parent).glob("[!_]*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+            found[file.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    rank = {name: place for place, name in enumerate(_FIRST)}
+    return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
+
+
+def overview() -> str:
+    """The text that `python -m glimpse` prints."""
+    found = commands()
+    width = max(map(len, found), default=0)
+    listed = "\n".join(f"  python -m glimpse.{name:<{width}}  {line}" for name, line in found.items())
+    return (
+        f"glimpse {glimpse.__version__}: reinforcement learning on large medical images\n\n"
+        f"Commands (add --help to see the options of one):\n{listed}\n\n"
+        f"Example:\n  {EXAMPLE}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the commands; returns the exit code, 2 for an argument that it does not know."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if arguments[0] == "--version":
+        print(glimpse.__version__)
+        return 0
+    word, known = arguments[0], commands()
+    remedy = f"run `python -m glimpse.{word}`" if word in known else "`python -m glimpse` lists them"
+    print(f"python -m glimpse: unknown argument {word!r}. Each command is a module: {remedy}.", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

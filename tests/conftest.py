@@ -1,0 +1,51 @@
+"""What all tests share: runtime shape checks, a cache of their own, and a tiny cohort made once per run."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported: more threads than cores only slow tests down
+
+# Shapes in signatures are checked in pytest only. The hook acts on modules imported after it, so it stands up here.
+_SHAPE_CHECKS = jaxtyping.install_import_hook(
+    ["glimpse.agents", "glimpse.networks", "glimpse.pretrain"], "beartype.beartype"
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Points GLIMPSE_CACHE to a folder of this run, so that no test reads or fills the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLIMPSE_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    """Limits torch to two threads, so that timings and sums do not depend on the machine's number of cores."""
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort of 12 synthetic slides of 1024 x 1024 pixels; returns the path of its CSV."""
+    from glimpse.synthetic.slides import embedded_cohort
+
+    return embedded_cohort(tmp_path_factory.mktemp("tiny_slides"), n=12, size=1024, progress=False)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images beside the checkout; a test that needs it is skipped where it is absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real images on this machine: {folder} is absent")
+    return folder

@@ -1,0 +1,84 @@
+"""`python -m glimpse`, and what importing the package costs and offers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import glimpse
+from glimpse import __main__ as cli
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_without_arguments_it_lists_the_commands_and_an_example() -> None:
+    done = run_python("-m", "glimpse")
+    assert done.returncode == 0, done.stderr
+    assert "python -m glimpse.train" in done.stdout
+    assert "python -m glimpse.evaluate" in done.stdout
+    assert cli.EXAMPLE in done.stdout
+
+
+def test_every_command_says_what_it_does_in_a_line() -> None:
+    for name, line in cli.commands().items():
+        assert 10 <= len(line) <= 120, f"glimpse/{name}.py: its docstring's first line is {line!r}."
+
+
+def test_only_modules_with_a_main_are_commands(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text('"""Trains."""\ndef main(): ...\n')
+    (tmp_path / "alpha.py").write_text('"""Alpha.\n\nMore of it."""\nraise RuntimeError("imported")\ndef main(): ...\n')
+    (tmp_path / "helpers.py").write_text('"""Helps."""\n')
+    (tmp_path / "_private.py").write_text("def main(): ...\n")
+    assert list(cli.commands(tmp_path).items()) == [("train", "Trains."), ("alpha", "Alpha.")]
+
+
+@pytest.mark.parametrize("word", ["--frobnicate", "trian"])
+def test_an_unknown_argument_ends_with_code_2(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([word]) == 2
+    shown = capsys.readouterr()
+    assert repr(word) in shown.err and "lists them" in shown.err
+    assert shown.out == ""
+
+
+def test_a_command_given_as_an_argument_is_answered_with_the_right_call(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "env=wsi"]) == 2
+    assert "run `python -m glimpse.train`" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == glimpse.__version__
+
+
+def test_importing_and_listing_load_neither_torch_nor_the_environments() -> None:
+    code = (
+        "import sys, glimpse, glimpse.__main__ as cli; cli.overview(); "
+        "print([name for name in ('torch', 'sklearn', 'openslide', 'glimpse.envs') if name in sys.modules])"
+    )
+    done = run_python("-c", code)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_public_names_resolve() -> None:
+    for name in glimpse.__all__:
+        assert getattr(glimpse, name) is not None
+        assert name in dir(glimpse)
+
+
+def test_an_unknown_name_lists_the_public_ones() -> None:
+    with pytest.raises(AttributeError, match=r"'nonsense'.*open_source"):
+        _ = glimpse.nonsense  # type: ignore[attr-defined]
+
+
+def test_importing_twice_registers_each_environment_once() -> None:
+    code = (
+        "import importlib, warnings, gymnasium, glimpse; warnings.simplefilter('error'); "
+        "importlib.reload(glimpse); "
+        "assert len(set(glimpse.__path__)) == len(glimpse.__path__); "
+        "print(sorted(name for name in gymnasium.registry if name.startswith('glimpse/')))"
+    )
+    done = run_python("-c", code)
+    assert done.stdout.strip() == "['glimpse/Array-v0', 'glimpse/WSI-v0']", done.stdout + done.stderr
