@@ -1,0 +1,23 @@
+"""Gymnasium environments: one per modality over one base, wrappers, a vector environment and a contract checker."""
+
+from glimpse.envs.array import array_cases, make_array
+from glimpse.envs.base import GlimpseEnv
+from glimpse.envs.building import build_views
+from glimpse.envs.check import ContractError, check
+from glimpse.envs.episode import Episode
+from glimpse.envs.vector import GlimpseVecEnv
+from glimpse.envs.wrappers import FlattenAction
+from glimpse.envs.wsi import make_wsi
+
+__all__ = [
+    "ContractError",
+    "Episode",
+    "FlattenAction",
+    "GlimpseEnv",
+    "GlimpseVecEnv",
+    "array_cases",
+    "build_views",
+    "check",
+    "make_array",
+    "make_wsi",
+]

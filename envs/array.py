@@ -1,0 +1,99 @@
+"""Environments on arrays in memory: `gymnasium.make("glimpse/Array-v0", cohort=(arrays, targets))`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from glimpse.cohort import Case, Cohort
+from glimpse.envs.base import GlimpseEnv
+from glimpse.envs.building import Extents, Size, build_views
+from glimpse.sources.array import ArraySource
+from glimpse.tasks import Classification, Task
+
+Pair = tuple[Sequence[np.ndarray | str | os.PathLike[str]], Sequence[int]]
+
+OVERVIEW_SIZE, GLIMPSE_SIZE = 64, 36  # at most, per axis; 36 is the least that the default CNN of SB3 takes
+
+
+def make_array(
+    cohort: Cohort | Sequence[Case] | Pair,
+    *,
+    split: str | None = None,
+    task: Task | None = None,
+    overview_size: Size | None = None,
+    glimpse_size: Size | None = None,
+    glimpse_extents: Extents | None = None,
+    max_glimpses: int = 8,
+    glimpse_cost: float = 0.0,
+    shuffle: bool = True,
+    render_mode: str | None = None,
+) -> GlimpseEnv:
+    """Makes an environment on arrays in any number of dimensions.
+
+    Args:
+        cohort: A cohort, a list of cases, or `(arrays, targets)`: uint8 arrays `(channel, *size)`, or paths of .npy
+            files with such arrays, and as many class indices.
+        split: "train", "val" or "test" of a cohort; None takes all cases.
+        task: What an answer is; None is a classification with as many classes as the targets need, at least 2.
+        overview_size: Pixels of the overview; None is 64 per axis, or the first image's size where that is smaller.
+        glimpse_size: Pixels of a glimpse; None is 36 per axis, or the first image's size where that is smaller.
+        glimpse_extents: Fields of view; None is the glimpse's size, so that it is read at full resolution.
+        max_glimpses: Budget of an episode.
+        glimpse_cost: What a glimpse costs, in units of the score.
+        shuffle: Whether cases come in random order.
+        render_mode: None or "rgb_array".
+
+    Raises:
+        ValueError: The cohort is empty, or sizes do not fit it.
+    """
+    cases = _cases(cohort, split)
+    if not len(cases):
+        raise ValueError("Expected at least one case, got an empty cohort.")
+    shape = cases[0].source.shape
+    overview_size = [min(OVERVIEW_SIZE, n) for n in shape] if overview_size is None else overview_size
+    glimpse_size = [min(GLIMPSE_SIZE, n) for n in shape] if glimpse_size is None else glimpse_size
+    if glimpse_extents is None:
+        glimpse_extents = [glimpse_size]
+    return GlimpseEnv(
+        cases,
+        task or Classification(max(2, 1 + max(int(case.target) for case in cases))),
+        build_views(len(shape), overview_size, glimpse_size, glimpse_extents),
+        max_glimpses=max_glimpses,
+        glimpse_cost=glimpse_cost,
+        shuffle=shuffle,
+        render_mode=render_mode,
+    )
+
+
+def array_cases(arrays: Sequence[Any], targets: Sequence[int], **options: Any) -> list[Case]:
+    """Makes cases of arrays `(channel, *size)`; each is its own patient.
+
+    Args:
+        arrays: uint8 arrays, or paths of .npy files.
+        targets: As many class indices.
+        **options: Of `ArraySource`: spacing, unit, background.
+
+    Raises:
+        ValueError: There are not as many targets as arrays.
+    """
+    if len(arrays) != len(targets):
+        raise ValueError(f"Expected as many targets as arrays, got {len(targets)} and {len(arrays)}.")
+    names = [f"array-{index:04d}" for index in range(len(arrays))]
+    return [
+        Case(name, name, source=ArraySource(array, name=name, **options), target=int(target), split=None)
+        for name, array, target in zip(names, arrays, targets, strict=True)
+    ]
+
+
+def _cases(cohort: Any, split: str | None) -> Sequence[Case]:
+    if isinstance(cohort, Cohort):
+        return cohort if split is None else cohort.split(split)  # type: ignore[arg-type]
+    if isinstance(cohort, tuple) and len(cohort) == 2:
+        if split is not None:
+            raise ValueError(f"(arrays, targets) has no splits, got split={split!r}; give that split's arrays only.")
+        return array_cases(*cohort)
+    return cohort if split is None else [case for case in cohort if case.split == split]

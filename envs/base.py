@@ -1,0 +1,226 @@
+"""The environment: an agent looks at parts of a case, one after another, and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
+
+from glimpse.cohort import Case
+from glimpse.envs.episode import Episode
+from glimpse.envs.rendering import draw
+from glimpse.spaces import Action, ActionLayout, observation_space
+from glimpse.tasks import Task
+from glimpse.views import Views
+
+Observation = dict[str, NDArray[Any]]
+
+
+class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
+    """Looks at one case per episode, in any number of dimensions.
+
+    The agent sees an overview and reads glimpses where it chooses. Each action answers from what has been seen so far
+    and says where to look next; the reward is how much the answer has gained (see `Episode`). Spaces are those of
+    `glimpse.spaces`: `observation_space` and `ActionLayout.dict_space`. Locations are clipped to [-1, 1].
+
+    Every info holds `case` (the slide's id) and `target`; the last one of an episode also
+
+    - scanpath: float32 `(n, d)` in [-1, 1], array axis order, and zooms: int64 `(n,)`;
+    - score: of the final prediction;
+    - pixels_read: full-resolution pixels of the glimpses, clipped to the image; overlaps as `Views.pixels_read` counts
+      them;
+    - share_read: the same, divided by the foreground's pixels.
+
+    `reset` takes the options `case` (an index into `cases`) and `max_glimpses` (this episode's budget; any number).
+    Without `case` the cases come in turn: in a new random order each time round, or as they are listed.
+
+    Args:
+        cases: What to look at; all with the same number of axes and channels.
+        task: What an answer is, and how good.
+        views: Sizes of what is seen.
+        max_glimpses: Budget of an episode.
+        glimpse_cost: What reading one glimpse costs, in units of the score.
+        shuffle: Whether cases come in random order.
+        render_mode: None or "rgb_array".
+
+    Raises:
+        ValueError: There are no cases, an argument is out of range, or the first case does not fit the views (a glimpse
+            larger than the image, for example).
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 2}
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        task: Task,
+        views: Views,
+        *,
+        max_glimpses: int,
+        glimpse_cost: float = 0.0,
+        shuffle: bool = True,
+        render_mode: str | None = None,
+    ) -> None:
+        _check_arguments(cases, max_glimpses, glimpse_cost, render_mode)
+        _check_fit(cases[0], views)
+        self.cases, self.task, self.views = cases, task, views
+        self.max_glimpses, self.glimpse_cost = int(max_glimpses), float(glimpse_cost)
+        self.shuffle, self.render_mode = shuffle, render_mode
+        source = cases[0].source
+        self.ndim, self.channels = len(source.shape), source.channels
+        self.layout = ActionLayout(self.ndim, task.outputs, len(views.glimpse_extents))
+        self.observation_space = observation_space(self.channels, views)
+        self.action_space = self.layout.dict_space()
+        self._queue: list[int] = []
+        self._episode: Episode | None = None
+        self._glimpse = self._blank()
+
+    @property
+    def episode(self) -> Episode:
+        """The episode under way, or the one that ended last."""
+        if self._episode is None:
+            raise ResetNeeded("No case has been chosen yet: call reset() first.")
+        return self._episode
+
+    # --- Gymnasium's interface -----------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Starts an episode; see the class for the options."""
+        self.begin(seed, options)
+        overview, foreground = self.case_views()
+        return self._observation(overview, foreground), self.info()
+
+    def step(self, action: Mapping[str, Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Scores the action's prediction, then reads the glimpse it asks for unless the episode ends."""
+        parts = self.layout.from_dict(action)
+        reward = self.act(parts, self.scores(parts.prediction[None])[0])
+        if not self.episode.ended:
+            self.read_glimpse()
+        overview, foreground = self.case_views()
+        return self._observation(overview, foreground), reward, self.episode.ended, False, self.info()
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """Returns a picture `(height, width, 3)`: the overview with the scanpath, and the current glimpse beside it."""
+        if self.render_mode is None:
+            return None
+        episode = self.episode
+        overview, _ = self.case_views()
+        extents = [self.views.extent(episode.case.source, zoom) for zoom in episode.zooms]
+        boxes = np.array(extents).reshape(-1, self.ndim) / np.array(episode.case.source.shape)
+        return draw(overview, self._glimpse, episode.scanpath(self.ndim), boxes)
+
+    # --- The parts of a step, for `GlimpseVecEnv` ----------------------------------------------------------------
+
+    def begin(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> None:
+        """Chooses a case and opens an episode on it; reads nothing."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self._queue = []
+        options = dict(options or {})
+        case, budget = options.pop("case", None), options.pop("max_glimpses", self.max_glimpses)
+        if options:
+            raise ValueError(f"Unknown reset options {sorted(options)}; known are 'case' and 'max_glimpses'.")
+        if budget < 0:
+            raise ValueError(f"Expected the reset option max_glimpses to be at least 0, got {budget}.")
+        chosen = self.cases[self._next_case() if case is None else self._checked_case(case)]
+        if (len(chosen.source.shape), chosen.source.channels) != (self.ndim, self.channels):
+            raise ValueError(
+                f"{chosen.slide_id} has {len(chosen.source.shape)} axes and {chosen.source.channels} channels, but the "
+                f"first case has {self.ndim} and {self.channels}; keep images of different kinds in separate cohorts."
+            )
+        self._episode = Episode(chosen, int(budget), self.glimpse_cost)
+        self._glimpse = self._blank()
+
+    def scores(self, predictions: NDArray[np.float32]) -> NDArray[Any]:
+        """Scores raw predictions `(batch, output)` of the current case; returns `(batch,)`."""
+        targets = self.task.stack([self.episode.case.target] * len(predictions))
+        return self.task.score(predictions, targets)
+
+    def act(self, action: Action, score: float) -> float:
+        """Applies the rules of the episode to one action and returns the reward; reads nothing."""
+        if self.episode.ended:
+            raise ResetNeeded(f"The episode on {self.episode.case.slide_id} has ended: call reset() before step().")
+        return self.episode.act(float(score), action.location, bool(action.stop), int(action.zoom))
+
+    def case_views(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Returns the overview `(channel, *overview_size)` and the foreground `(1, *overview_size)`, 0 or 255."""
+        source = self.episode.case.source
+        return self.views.overview(source), self.views.foreground(source) * np.uint8(255)
+
+    def read_glimpse(self) -> NDArray[np.uint8]:
+        """Reads the glimpse the last action asked for: `(channel, *glimpse_size)`."""
+        episode = self.episode
+        self._glimpse = self.views.glimpse(episode.case.source, episode.locations[-1], episode.zooms[-1])
+        return self._glimpse
+
+    def location_and_remaining(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns the last glimpse's location `(d,)` and the share of the budget that is left `(1,)`.
+
+        The share is of the environment's own budget, so an episode that was given less starts below 1; one that was
+        given more stays at 1 until it is down to it.
+        """
+        episode = self.episode
+        location = episode.locations[-1].copy() if episode.locations else np.zeros(self.ndim, np.float32)
+        share = min(1.0, (episode.budget - episode.glimpses) / max(1, self.max_glimpses))
+        return location, np.array([share], np.float32)
+
+    def info(self) -> dict[str, Any]:
+        """Returns what is known beside the observation; see the class."""
+        episode = self.episode
+        info: dict[str, Any] = {"case": episode.case.slide_id, "target": episode.case.target}
+        if episode.ended:
+            source, path = episode.case.source, episode.scanpath(self.ndim)
+            pixels = self.views.pixels_read(source, path, episode.zooms) if len(path) else 0
+            info |= {"scanpath": path, "zooms": np.array(episode.zooms, np.int64), "score": episode.score}
+            info |= {"pixels_read": pixels, "share_read": pixels / max(1.0, self.views.foreground_pixels(source))}
+        return info
+
+    # --- Inner parts ---------------------------------------------------------------------------------------------
+
+    def _observation(self, overview: NDArray[np.uint8], foreground: NDArray[np.uint8]) -> Observation:
+        location, remaining = self.location_and_remaining()
+        return {
+            "overview": overview.copy(),  # the cached one is shared by everyone who looks at this case
+            "foreground": foreground,
+            "glimpse": self._glimpse.copy(),
+            "location": location,
+            "remaining": remaining,
+        }
+
+    def _blank(self) -> NDArray[np.uint8]:
+        return np.zeros((self.channels, *self.views.glimpse_size), np.uint8)
+
+    def _next_case(self) -> int:
+        if not self._queue:
+            count = len(self.cases)
+            order = self.np_random.permutation(count) if self.shuffle else np.arange(count)
+            self._queue = order[::-1].tolist()
+        return self._queue.pop()
+
+    def _checked_case(self, index: int) -> int:
+        if not 0 <= index < len(self.cases):
+            raise ValueError(f"Expected the reset option case from 0 to {len(self.cases) - 1}, got {index}.")
+        return int(index)
+
+
+def _check_arguments(cases: Sequence[Case], max_glimpses: int, glimpse_cost: float, render_mode: str | None) -> None:
+    if not len(cases):
+        raise ValueError("Expected at least one case, got none; is the split empty?")
+    if max_glimpses < 0:
+        raise ValueError(f"Expected max_glimpses to be at least 0, got {max_glimpses}.")
+    if not glimpse_cost >= 0:
+        raise ValueError(f"Expected glimpse_cost to be at least 0, got {glimpse_cost}.")
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(f"Expected render_mode None or 'rgb_array', got {render_mode!r}.")
+
+
+def _check_fit(case: Case, views: Views) -> None:
+    problems = views.problems(case.source, None)
+    if problems:
+        raise ValueError(f"{case.slide_id} cannot be looked at with these sizes: " + "; ".join(problems))

@@ -1,0 +1,41 @@
+"""What the makers of environments share: sizes written briefly become views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from glimpse.geometry import Extent
+from glimpse.views import Views
+
+Size: TypeAlias = int | Sequence[int]
+Extents: TypeAlias = int | float | str | Sequence[Any]
+
+
+def build_views(ndim: int, overview_size: Size, glimpse_size: Size, glimpse_extents: Extents) -> Views:
+    """Builds views of d-dimensional images.
+
+    Args:
+        ndim: Number of axes, d.
+        overview_size: Pixels of the overview; one number for all axes, or one per axis.
+        glimpse_size: Pixels of a glimpse, likewise.
+        glimpse_extents: A field of view, or a list of them to choose from: 128, "64um", or a list of one per axis
+            inside the list, such as `[["8mm", "64mm", "64mm"]]`.
+
+    Raises:
+        ValueError: A size is not positive, or has another number of axes than the images.
+    """
+    single = isinstance(glimpse_extents, (int, float, str))
+    extents = [glimpse_extents] if single else list(glimpse_extents)  # type: ignore[arg-type]
+    return Views(
+        overview_size=_per_axis("overview_size", overview_size, ndim),
+        glimpse_size=_per_axis("glimpse_size", glimpse_size, ndim),
+        glimpse_extents=tuple(Extent.parse(extent) for extent in extents),
+    )
+
+
+def _per_axis(name: str, size: Size, ndim: int) -> tuple[int, ...]:
+    sizes = (size,) * ndim if isinstance(size, int) else tuple(int(value) for value in size)
+    if len(sizes) != ndim or min(sizes) < 1:
+        raise ValueError(f"Expected {name} as one number, or {ndim} numbers (one per axis), above 0; got {size}.")
+    return sizes

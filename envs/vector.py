@@ -1,0 +1,235 @@
+"""Many episodes at once, for Stable-Baselines3: one policy step for all, reads in threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
+from numpy.typing import ArrayLike, NDArray
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+
+from glimpse.envs.base import GlimpseEnv, Observation
+from glimpse.envs.wrappers import FlattenAction
+from glimpse.spaces import Action
+
+_TRANSPARENT = (FlattenAction, OrderEnforcing, PassiveEnvChecker)
+
+
+class GlimpseVecEnv(VecEnv):
+    """Steps many lanes (environments) together; only the lanes that look somewhere read, in a thread pool.
+
+    Actions are flat, `(lane, size)` as `ActionLayout.pack` writes them, whether or not lanes wear `FlattenAction`. A
+    lane that ends is reset in the same step, as everywhere in Stable-Baselines3: its last observation is
+    `info["terminal_observation"]`. Infos are those of `GlimpseEnv`, with `episode` as `Monitor` writes it (r, l, t); so
+    no `Monitor` is needed, and `env_is_wrapped(Monitor)` says True.
+
+    Observations are arrays `(lane, ...)` that are never written again once returned, so they may be kept; treat them
+    as read-only, because a step in which no lane is reset returns the same overview and foreground arrays as the one
+    before. Lanes that share their cases share sources and caches.
+
+    Args:
+        envs: Environments, or functions that make them: `GlimpseEnv`, bare or in `FlattenAction`. Their spaces must
+            agree. Other wrappers are refused, because lanes are stepped behind their backs.
+        threads: Number of threads that read; 1 reads in the caller's.
+        park: Leaves a lane that has ended as it is until the next `reset()`: not active, its observation unchanged,
+            reward 0, done False, an empty info.
+    """
+
+    def __init__(
+        self,
+        envs: Sequence[gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]]],
+        threads: int = 2,
+        park: bool = False,
+    ) -> None:
+        if not envs:
+            raise ValueError("Expected at least one environment, got none.")
+        self.envs = [env if isinstance(env, gymnasium.Env) else env() for env in envs]
+        self.lanes = [_look_through(env) for env in self.envs]
+        first = self.lanes[0]
+        for lane in self.lanes:
+            if lane.observation_space != first.observation_space or lane.layout != first.layout:
+                raise ValueError("Expected lanes with equal spaces; build them all with the same views and task.")
+        self.layout, self.park, self.threads = first.layout, park, max(1, threads)
+        super().__init__(len(envs), first.observation_space, self.layout.box_space())
+        self._enabled = np.ones(self.num_envs, bool)
+        self._parked = np.zeros(self.num_envs, bool)
+        self._actions = np.zeros((self.num_envs, self.layout.size), np.float32)
+        self._obs = self._blank()
+        self._pool: ThreadPoolExecutor | None = None
+        self._start = time.time()
+
+    @property
+    def active(self) -> NDArray[np.bool_]:
+        """Which lanes the next step moves, `(lane,)`: enabled by `set_active` and not parked."""
+        return self._enabled & ~self._parked
+
+    def set_active(self, mask: ArrayLike) -> None:
+        """Lanes that are False in the mask `(lane,)` are neither stepped nor reset until the next call."""
+        mask = np.asarray(mask, bool)
+        if mask.shape != (self.num_envs,):
+            raise ValueError(f"Expected a mask of shape ({self.num_envs},), got {mask.shape}.")
+        self._enabled = mask.copy()
+
+    def reset(self) -> Observation:  # type: ignore[override]
+        """Resets all lanes that `set_active` has not put aside, with the seeds and options given beforehand."""
+        lanes = np.flatnonzero(self._enabled)
+        self._parked[lanes] = False
+        some_stay = len(lanes) < self.num_envs
+        self._obs = {key: value.copy() for key, value in self._obs.items()} if some_stay else self._blank()
+        self._share(lanes, lambda lane: self._reset_lane(lane, self._seeds[lane], self._options[lane]))
+        self._reset_seeds()
+        self._reset_options()
+        return dict(self._obs)
+
+    def step_async(self, actions: ArrayLike) -> None:  # type: ignore[override]
+        """Takes the actions `(lane, size)`; those of lanes that are not active are ignored."""
+        actions = np.asarray(actions, np.float32)
+        if actions.shape != self._actions.shape:
+            raise ValueError(f"Expected actions of shape {self._actions.shape}, got {actions.shape}.")
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Steps the active lanes; returns observations, rewards float32 `(lane,)`, dones bool `(lane,)` and infos."""
+        lanes = np.flatnonzero(self.active)
+        rewards = np.zeros(self.num_envs, np.float32)
+        dones = np.zeros(self.num_envs, bool)
+        infos: list[dict[str, Any]] = [{} for _ in self.lanes]
+        actions = self.layout.unpack(self._actions[lanes])
+        scores = self._scores(lanes, actions.prediction)
+        for row, lane in enumerate(lanes.tolist()):
+            action = Action(actions.location[row], actions.stop[row], actions.zoom[row], actions.prediction[row])
+            rewards[lane] = self.lanes[lane].act(action, scores[row])
+            dones[lane] = self.lanes[lane].episode.ended
+        before, self._obs = self._obs, self._next_arrays(dones)
+        self._share(lanes, lambda lane: infos.__setitem__(lane, self._finish_lane(lane, before)))
+        if self.park:
+            self._parked |= dones
+        return dict(self._obs), rewards, dones, infos
+
+    # --- One lane ------------------------------------------------------------------------------------------------
+
+    def _finish_lane(self, lane: int, before: Observation) -> dict[str, Any]:
+        """Reads the glimpse that was asked for, or closes the episode; returns the info."""
+        env = self.lanes[lane]
+        info = env.info() | {"TimeLimit.truncated": False}
+        if not env.episode.ended:
+            self._obs["glimpse"][lane] = env.read_glimpse()
+            self._write_numbers(lane)
+            return info
+        info["terminal_observation"] = {key: value[lane] for key, value in before.items()}
+        seconds = round(time.time() - self._start, 6)
+        info["episode"] = {"r": round(env.episode.total, 6), "l": env.episode.steps, "t": seconds}
+        if not self.park:
+            self._reset_lane(lane)
+        return info
+
+    def _reset_lane(self, lane: int, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
+        env = self.lanes[lane]
+        env.begin(seed, options)
+        self._obs["overview"][lane], self._obs["foreground"][lane] = env.case_views()
+        self._obs["glimpse"][lane] = 0
+        self._write_numbers(lane)
+        self.reset_infos[lane] = env.info()
+
+    def _write_numbers(self, lane: int) -> None:
+        self._obs["location"][lane], self._obs["remaining"][lane] = self.lanes[lane].location_and_remaining()
+
+    # --- All lanes -----------------------------------------------------------------------------------------------
+
+    def _blank(self) -> Observation:
+        spaces = self.lanes[0].observation_space.spaces  # type: ignore[attr-defined]
+        return {key: np.zeros((self.num_envs, *space.shape), space.dtype) for key, space in spaces.items()}
+
+    def _next_arrays(self, dones: NDArray[np.bool_]) -> Observation:
+        """Returns arrays to write this step into: large ones are copied only if a lane is about to be reset."""
+        rewritten = dones.any() and not self.park
+        return {
+            key: value.copy() if rewritten or key not in ("overview", "foreground") else value
+            for key, value in self._obs.items()
+        }
+
+    def _scores(self, lanes: NDArray[np.int64], predictions: NDArray[np.float32]) -> NDArray[Any]:
+        chosen = [self.lanes[lane] for lane in lanes.tolist()]
+        if not chosen:
+            return np.zeros(0)
+        task = chosen[0].task
+        if all(env.task is task for env in chosen):
+            return task.score(predictions, task.stack([env.episode.case.target for env in chosen]))
+        return np.array([env.scores(one[None])[0] for env, one in zip(chosen, predictions, strict=True)])
+
+    def _share(self, lanes: NDArray[np.int64], work: Callable[[int], None]) -> None:
+        """Does the work of each lane, in a few pieces per thread rather than one task per lane."""
+        todo = lanes.tolist()
+        if self.threads == 1 or len(todo) < 2:
+            return _each(todo, work)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="glimpse-read")
+        pieces = 2 * self.threads
+        futures = [self._pool.submit(_each, todo[i::pieces], work) for i in range(min(pieces, len(todo)))]
+        for future in futures:
+            future.result()
+        return None
+
+    # --- The rest of SB3's interface -----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Ends the threads and closes the environments."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        for env in self.envs:
+            env.close()
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """Returns the picture of every lane."""
+        return [env.render() for env in self.envs]  # type: ignore[misc]
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Returns an attribute of each environment, looked for through its wrappers."""
+        return [env.get_wrapper_attr(attr_name) for env in self._chosen(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Sets an attribute where it exists: on the environment itself, or else on its wrapper."""
+        for env in self._chosen(indices):
+            env.set_wrapper_attr(attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Calls a method of each environment."""
+        return [env.get_wrapper_attr(method_name)(*method_args, **method_kwargs) for env in self._chosen(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """Tells which environments wear a wrapper; always True for `Monitor`, whose statistics are in the infos."""
+        return [wrapper_class is Monitor or is_wrapped(env, wrapper_class) for env in self._chosen(indices)]
+
+    def _chosen(self, indices: VecEnvIndices) -> Iterable[gymnasium.Env[Any, Any]]:
+        return [self.envs[index] for index in self._get_indices(indices)]
+
+
+def _each(lanes: Sequence[int], work: Callable[[int], None]) -> None:
+    for lane in lanes:
+        work(lane)
+
+
+def _look_through(env: gymnasium.Env[Any, Any]) -> GlimpseEnv:
+    """Returns the `GlimpseEnv` inside wrappers that change nothing but the form of actions."""
+    inner = env
+    while isinstance(inner, gymnasium.Wrapper):
+        if not isinstance(inner, _TRANSPARENT):
+            raise TypeError(
+                f"GlimpseVecEnv steps lanes directly, so {type(inner).__name__} would be passed over; "
+                "wrap the vector environment instead, or use DummyVecEnv."
+            )
+        inner = inner.env
+    if not isinstance(inner, GlimpseEnv) or type(inner).step is not GlimpseEnv.step:
+        raise TypeError(f"Expected a GlimpseEnv with its own step(), got {type(inner).__name__}; use DummyVecEnv.")
+    return inner
