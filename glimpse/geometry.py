@@ -1,0 +1,174 @@
+"""The only conversions between [-1, 1], level-0 pixels and micrometres or millimetres.
+
+The pixel frame is continuous: 0 is the outer edge of the first pixel and ``shape[axis]`` the outer edge of the last, so
+the centre of pixel ``i`` lies at ``i + 0.5``. Axes come in array order, (y, x) or (z, y, x). Everything works in any
+number of dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Numbers: TypeAlias = np.ndarray | Sequence[Any] | float | int
+
+MILLIMETRES = {"um": 1e-3, "mm": 1.0}
+_VALUE = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµμ]*)\s*")
+_UNITS = {"": "px", "px": "px", "um": "um", "µm": "um", "μm": "um", "mm": "mm"}
+
+
+class MissingSpacingError(ValueError):
+    """A physical size was asked of an image whose pixels have no known physical size."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The full-resolution ("level-0") grid of one image.
+
+    Attributes:
+        shape: pixels per axis, (height, width) or (depth, height, width).
+        spacing: size of a pixel per axis in ``unit``, or None where the file does not say.
+        unit: "um" or "mm"; None exactly when ``spacing`` is None.
+        name: the file or array it belongs to, for error messages.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...] | None = None
+    unit: str | None = None
+    name: str = "image"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(f"{self.name}: a frame needs at least one pixel on every axis, got shape {self.shape}.")
+        if self.spacing is None:
+            object.__setattr__(self, "unit", None)
+            return
+        spacing = tuple(float(value) for value in self.spacing)
+        object.__setattr__(self, "spacing", spacing)
+        if len(spacing) != len(self.shape) or not all(value > 0 and math.isfinite(value) for value in spacing):
+            raise ValueError(
+                f"{self.name}: expected one positive spacing for each of {len(self.shape)} axes, got {spacing}."
+            )
+        if self.unit not in MILLIMETRES:
+            raise ValueError(f"{self.name}: the unit of a spacing must be 'um' or 'mm', got {self.unit!r}.")
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def to_pixels(self, location: Numbers) -> np.ndarray:
+        """Level-0 pixels (..., d) of locations in [-1, 1]^d (..., d): ``(location + 1) / 2 * shape``."""
+        return (np.asarray(location, np.float64) + 1.0) * 0.5 * np.asarray(self.shape, np.float64)
+
+    def to_location(self, pixels: Numbers) -> np.ndarray:
+        """Locations in [-1, 1]^d (..., d) of level-0 pixels (..., d); the inverse of `to_pixels`."""
+        return np.asarray(pixels, np.float64) / np.asarray(self.shape, np.float64) * 2.0 - 1.0
+
+    def to_physical(self, pixels: Numbers) -> np.ndarray:
+        """Level-0 pixels (..., d) in ``unit``, measured from the outer edge of the first pixel.
+
+        Raises:
+            MissingSpacingError: the image has no spacing.
+        """
+        return np.asarray(pixels, np.float64) * self._known_spacing("a position")
+
+    def from_physical(self, physical: Numbers) -> np.ndarray:
+        """Level-0 pixels (..., d) of positions in ``unit`` (..., d); the inverse of `to_physical`.
+
+        Raises:
+            MissingSpacingError: the image has no spacing.
+        """
+        return np.asarray(physical, np.float64) / self._known_spacing("a position")
+
+    def _known_spacing(self, what: str) -> np.ndarray:
+        if self.spacing is None:
+            raise MissingSpacingError(
+                f"{self.name}: {what} in micrometres or millimetres needs the size of a pixel, which the file does not "
+                "state. Give sizes in pixels, or state it (column 'mpp' of the cohort, option mpp= or spacing=)."
+            )
+        return np.asarray(self.spacing, np.float64)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A field of view: one value for all axes or one per axis, in level-0 pixels ("px"), "um" or "mm"."""
+
+    values: tuple[float, ...]
+    unit: str = "px"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(float(value) for value in self.values))
+        if not self.values or not all(value > 0 and math.isfinite(value) for value in self.values):
+            raise ValueError(f"an extent must be positive, got {self.values}. Write 128, '64um' or '30mm'.")
+        if self.unit not in ("px", *MILLIMETRES):
+            raise ValueError(f"the unit of an extent must be 'px', 'um' or 'mm', got {self.unit!r}.")
+
+    @classmethod
+    def parse(cls, value: Any) -> Extent:
+        """Reads 128, "128", "64um", "30mm" or one such value per axis ([8, 64, 64], ["8mm", "64mm", "64mm"]).
+
+        Raises:
+            ValueError: the value is none of these, not positive, or mixes units.
+        """
+        if isinstance(value, Extent):
+            return value
+        parts = [value] if isinstance(value, str) or np.ndim(value) == 0 else list(value)
+        parsed = [_parse_value(part) for part in parts]
+        units = {unit for _, unit in parsed}
+        if len(units) != 1:
+            raise ValueError(
+                f"an extent needs one unit for all axes, got {value!r}. Write e.g. ['8mm', '64mm', '64mm']."
+            )
+        return cls(tuple(number for number, _ in parsed), units.pop())
+
+    def to_pixels(self, frame: Frame) -> np.ndarray:
+        """The extent in level-0 pixels of a frame, float64 (d,).
+
+        Raises:
+            MissingSpacingError: the extent is physical and the frame's spacing is unknown.
+            ValueError: the extent has another number of axes than the frame.
+        """
+        if len(self.values) not in (1, frame.ndim):
+            raise ValueError(
+                f"{frame.name}: the extent {self} has {len(self.values)} axes, the image {frame.ndim}. "
+                "Give one value, or one per axis."
+            )
+        values = np.broadcast_to(np.asarray(self.values, np.float64), (frame.ndim,))
+        if self.unit == "px":
+            return values.copy()
+        spacing = frame._known_spacing(f"the extent {self}")
+        return values * (MILLIMETRES[self.unit] / MILLIMETRES[str(frame.unit)]) / spacing
+
+    def __str__(self) -> str:
+        text = [f"{value:g}{'' if self.unit == 'px' else self.unit}" for value in self.values]
+        return text[0] if len(text) == 1 else "[" + ", ".join(text) + "]"
+
+
+def _parse_value(value: Any) -> tuple[float, str]:
+    match = _VALUE.fullmatch(str(value))
+    unit = _UNITS.get(match.group(2).lower()) if match else None
+    if match is None or unit is None or isinstance(value, bool):
+        raise ValueError(
+            f"cannot read the extent {value!r}: expected level-0 pixels (128) or a physical size ('64um', '30mm'), "
+            "or one such value per axis."
+        )
+    return float(match.group(1)), unit
+
+
+def cell_locations(grid: Sequence[int]) -> np.ndarray:
+    """Centres of a regular grid of cells over [-1, 1]^d, float32 (prod(grid), d), in C order.
+
+    Cell ``i`` of ``n`` along an axis spans [-1 + 2 i / n, -1 + 2 (i + 1) / n], so its centre is ``(2 i + 1) / n - 1``.
+    """
+    if not grid or min(grid) < 1:
+        raise ValueError(f"a grid of cells needs at least one cell on every axis, got {tuple(grid)}.")
+    axes = [(2.0 * np.arange(cells) + 1.0) / cells - 1.0 for cells in grid]
+    mesh = np.meshgrid(*axes, indexing="ij")
+    return np.stack(mesh, axis=-1).reshape(-1, len(grid)).astype(np.float32)

@@ -1,0 +1,283 @@
+"""What a source is, and how `open_source` finds the reader of a file."""
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from glimpse.geometry import Frame, Numbers
+
+# How far a pixel must be from the background, of 255, before it can be worth looking at.
+BACKGROUND_TOLERANCE = 8
+
+
+class UnsupportedImageError(ValueError):
+    """No reader knows this kind of file."""
+
+
+class ImageReadError(OSError):
+    """A file of a known kind is missing, truncated or damaged."""
+
+
+class ImageSource(ABC):
+    """Lazy reader of one case's pixels, in any number of dimensions.
+
+    A source opens its file when it is first asked something, is safe from several threads, and pickles as its path.
+
+    Attributes:
+        path: the file, or None for an image that lives in memory.
+        name: what messages call it.
+    """
+
+    path: Path | None
+    name: str
+
+    @property
+    @abstractmethod
+    def frame(self) -> Frame:
+        """The full-resolution grid."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Channels of every read."""
+
+    @property
+    @abstractmethod
+    def background(self) -> UInt8[np.ndarray, " channel"]:
+        """The value of each channel outside the image."""
+
+    @abstractmethod
+    def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
+        """The region [center - extent / 2, center + extent / 2), resampled by area.
+
+        Where the extent is a whole multiple of the size (in pixels of the level that is read), the region starts at the
+        nearest pixel, so that nothing is blurred; otherwise pixels on its edges count by the part that lies inside.
+
+        Args:
+            center: level-0 pixels, (d,).
+            extent: level-0 pixels, (d,) or one value for all axes.
+            size: pixels of the result per axis.
+
+        Returns:
+            uint8 (channel, *size), the background wherever the region leaves the image.
+
+        Raises:
+            ImageReadError: the file is missing, truncated or damaged.
+        """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Full-resolution grid, (height, width) or (depth, height, width)."""
+        return self.frame.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes of the image, channels aside."""
+        return len(self.frame.shape)
+
+    @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """Size of a pixel per axis in `unit`, or None where it is not known."""
+        return self.frame.spacing
+
+    @property
+    def unit(self) -> str | None:
+        """The unit of `spacing`, "um" or "mm"; None where the spacing is not known."""
+        return self.frame.unit
+
+    @property
+    @abstractmethod
+    def identity(self) -> Hashable:
+        """Equal for two sources exactly when they show the same pixels; the key of caches."""
+
+    def overview(self, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
+        """The whole image at the given size."""
+        shape = np.asarray(self.frame.shape, np.float64)
+        return self.read(shape / 2, shape, size)
+
+    def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
+        """Where looking can make sense: any channel further from the background than a small tolerance.
+
+        Never empty: a blank image can be looked at everywhere.
+        """
+        background = self.background.astype(np.int16).reshape(-1, *[1] * (overview.ndim - 1))
+        far = np.abs(overview.astype(np.int16) - background) > BACKGROUND_TOLERANCE
+        return never_empty(far.any(axis=0))
+
+    def check(self) -> None:
+        """Reads the far corner at full resolution, so that a file that is cut short shows it now.
+
+        Raises:
+            ImageReadError: the file is missing, truncated or damaged.
+        """
+        corner = np.asarray(self.frame.shape, np.float64)
+        self.read(corner - 0.5, np.ones_like(corner), (1,) * self.ndim)
+
+    def close(self) -> None:  # noqa: B027 - a source without a handle has nothing to close
+        """Lets go of open files; the next read opens them again. Not to be called while another thread reads."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+
+def never_empty(mask: Bool[np.ndarray, "*size"]) -> Bool[np.ndarray, "*size"]:
+    """The mask, or all True where nothing is set."""
+    return mask if mask.any() else np.ones_like(mask)
+
+
+def file_identity(path: Path, *options: Hashable) -> Hashable:
+    """Identity of a file's pixels: the path with the time and size of the last change, and the reader's options."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise missing_file(path) from error
+    return (os.fspath(path), status.st_mtime_ns, status.st_size, *options)
+
+
+def missing_file(path: Path) -> ImageReadError:
+    """The error for a path that leads nowhere."""
+    return ImageReadError(f"{path}: no such file. Correct the path (in a cohort, paths are relative to the CSV).")
+
+
+def region(center: Numbers, extent: Numbers, size: Sequence[int], ndim: int) -> tuple[list[float], list[float]]:
+    """Start and extent of a region as plain floats, checked.
+
+    Raises:
+        ValueError: the number of axes is wrong, or the extent or size is not positive.
+    """
+    centers = np.asarray(center, np.float64).reshape(-1).tolist()
+    extents = np.asarray(extent, np.float64).reshape(-1).tolist()
+    if len(extents) == 1:
+        extents = extents * ndim
+    if len(centers) != ndim or len(extents) != ndim or len(size) != ndim:
+        raise ValueError(
+            f"expected {ndim} values in center, extent and size, got {len(centers)}, {len(extents)} and {len(size)}."
+        )
+    if not all(map(math.isfinite, centers)) or not all(0 < value < math.inf for value in extents) or min(size) < 1:
+        raise ValueError(
+            f"expected a finite center, a positive extent and size, got {centers}, {extents} and {tuple(size)}."
+        )
+    return [middle - width / 2 for middle, width in zip(centers, extents, strict=True)], extents
+
+
+def read_in_parts(
+    source: ImageSource, start: Sequence[float], extent: Sequence[float], size: Sequence[int]
+) -> np.ndarray:
+    """Reads the two halves of a region, split along the result's longest axis; bounds the memory of wide reads.
+
+    Args:
+        source: what to read.
+        start: level-0 pixels, (d,).
+        extent: level-0 pixels, (d,).
+        size: pixels of the result, (d,), more than one on some axis.
+    """
+    axis = int(np.argmax(size))
+    half = size[axis] // 2
+    parts = []
+    for first, count in ((0, half), (half, size[axis] - half)):
+        lengths, begin, counts = list(extent), list(start), list(size)
+        begin[axis] += extent[axis] * first / size[axis]
+        lengths[axis], counts[axis] = extent[axis] * count / size[axis], count
+        middle = np.add(begin, np.divide(lengths, 2))
+        parts.append(source.read(middle, np.asarray(lengths), counts))
+    return np.concatenate(parts, axis=axis + 1)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An entry of the registry."""
+
+    name: str
+    open: Callable[..., ImageSource]
+    suffixes: tuple[str, ...]
+    sniff: Callable[[Path], bool]
+
+
+_READERS: dict[str, Reader] = {}
+
+
+def register_reader(
+    name: str,
+    cls: Callable[..., ImageSource],
+    *,
+    suffixes: Sequence[str] = (),
+    sniff: Callable[[Path], bool] = lambda path: False,
+) -> None:
+    """Makes `open_source` aware of a reader; a second registration of a name replaces the first.
+
+    Args:
+        name: what messages call it, e.g. "slide".
+        cls: called with the path and the options of `open_source`.
+        suffixes: e.g. (".svs", ".ndpi"), lower case.
+        sniff: says from a file's content whether this reader can open it. It is never called on missing files.
+    """
+    _READERS[name] = Reader(name, cls, tuple(suffix.lower() for suffix in suffixes), sniff)
+
+
+def open_source(path: str | os.PathLike[str], **options: Any) -> ImageSource:
+    """Opens an image with the reader that its content, and then its suffix, calls for.
+
+    Args:
+        path: the file.
+        **options: handed to the reader, e.g. ``mpp=0.5``.
+
+    Raises:
+        ImageReadError: the file is missing.
+        UnsupportedImageError: no reader knows it; the message names the suffix and the content found.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise missing_file(path)
+    by_suffix = [reader for reader in _READERS.values() if path.name.lower().endswith(reader.suffixes)]
+    if path.is_file():
+        others = [reader for reader in _READERS.values() if reader not in by_suffix]
+        for reader in by_suffix + others:
+            if reader.sniff(path):
+                return reader.open(path, **options)
+        if by_suffix:  # Perhaps cut short before what the sniffer looks for: the reader's own error says more.
+            return by_suffix[0].open(path, **options)
+    known = ", ".join(f"{reader.name} ({' '.join(reader.suffixes)})" for reader in _READERS.values())
+    raise UnsupportedImageError(
+        f"{path}: no reader for suffix {path.suffix!r} with {describe_content(path)}. Known are: {known}. "
+        "Convert the file, or add a reader with glimpse.sources.register_reader."
+    )
+
+
+_MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (0, b"II*\0", "a TIFF image"),
+    (0, b"MM\0*", "a TIFF image"),
+    (0, b"II+\0", "a BigTIFF image"),
+    (0, b"MM\0+", "a BigTIFF image"),
+    (0, b"\xff\xd8\xff", "a JPEG image"),
+    (0, b"\x89PNG", "a PNG image"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"\x1f\x8b", "gzip-compressed data"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"\x89HDF", "an HDF5 file"),
+    (128, b"DICM", "a DICOM file"),
+    (344, b"n+1\0", "a NIfTI volume"),
+)
+
+
+def describe_content(path: Path) -> str:
+    """What a file seems to be, judged by its first bytes."""
+    if path.is_dir():
+        return "a folder as content"
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if not head:
+        return "no content (an empty file)"
+    for offset, magic, description in _MAGIC:
+        if head[offset : offset + len(magic)] == magic:
+            return f"{description} as content"
+    if all(32 <= byte < 127 or byte in (9, 10, 13) for byte in head):
+        return "text as content"
+    return f"unknown content (first bytes {head[:8].hex(' ')})"
