@@ -7,11 +7,13 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
+import tests.shape_checks  # noqa: F401 - named below
+
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported: more threads than cores only slow tests down
 
 # Shapes in signatures are checked in pytest only. The hook acts on modules imported after it, so it stands up here.
 _SHAPE_CHECKS = jaxtyping.install_import_hook(
-    ["glimpse.agents", "glimpse.networks", "glimpse.pretrain"], "beartype.beartype"
+    ["glimpse.agents", "glimpse.networks", "glimpse.pretrain"], "tests.shape_checks.check"
 )
 
 ROOT = Path(__file__).resolve().parent.parent

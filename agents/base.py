@@ -1,0 +1,330 @@
+"""The base of all agents: whole-episode rollouts, a supervised loss on every prefix, and a policy loss that agents add."""
+
+from collections import deque
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+from glimpse.agents.returns import (
+    consequences,
+    gains,
+    generalised_advantage,
+    leave_one_out,
+    masked_mean,
+    returns_to_go,
+    standardised,
+)
+from glimpse.agents.rollout import EpisodePlayer, join
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.records import Episodes, Evaluation
+
+Self = TypeVar("Self", bound="GlimpseAlgorithm")
+
+
+class GlimpseAlgorithm(OnPolicyAlgorithm):
+    """Learns from complete episodes, all minibatches being whole episodes, so that nothing recurrent is truncated.
+
+    A rollout is `cases_per_rollout * rollouts_per_case` episodes. Its length counts as (max_glimpses + 1) steps per episode
+    even where an episode stopped early, so that the number of updates in `total_timesteps` is known beforehand.
+
+    Subclasses say what a policy learns beside the supervised loss (`policy_loss`) and where it looks (`override`).
+
+    Args:
+        policy: "GlimpsePolicy", the class, or a built policy to go on with.
+        env: flattened glimpse environments (a vector of them, or one, which is then wrapped).
+        learning_rate: a number, or a function of the progress remaining (1 to 0).
+        cases_per_rollout: cases played between two updates.
+        rollouts_per_case: episodes of the same case, which share its encoded overview.
+        baseline: "leave_one_out" (the other rollouts of the case) or "critic" (the value head, with GAE, discount 1).
+        max_glimpses: budget while learning; the environment's own when not given.
+        n_epochs, minibatches: passes over a rollout, and parts (by case) per pass.
+        prefix_coef: weight of the supervised loss averaged over all prefixes, beside 1 for the last.
+        glimpse_coef: weight of the loss of answers from single glimpses.
+        gae_lambda, ent_coef, vf_coef, max_grad_norm: as in Stable-Baselines3.
+        weight_decay: of AdamW.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"GlimpsePolicy": GlimpsePolicy}
+    explores = True  # whether where to look is learned at all
+    policy: GlimpsePolicy  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[GlimpsePolicy] | GlimpsePolicy,
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        *,
+        cases_per_rollout: int = 16,
+        rollouts_per_case: int = 4,
+        baseline: str = "leave_one_out",
+        max_glimpses: int | None = None,
+        n_epochs: int = 1,
+        minibatches: int = 1,
+        prefix_coef: float = 0.5,
+        glimpse_coef: float = 1.0,
+        gae_lambda: float = 1.0,
+        ent_coef: float = 0.001,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 1.0,
+        weight_decay: float = 1e-4,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        if baseline not in ("leave_one_out", "critic"):
+            raise ValueError(f'Expected baseline "leave_one_out" or "critic", got {baseline!r}.')
+        if baseline == "leave_one_out" and rollouts_per_case < 2 and self.explores:
+            raise ValueError(
+                f"A leave-one-out baseline needs rollouts_per_case >= 2, got {rollouts_per_case}; "
+                'use more of them or baseline="critic".'
+            )
+        self._given = policy if isinstance(policy, GlimpsePolicy) else None
+        env = maybe_make_env(env, verbose) if isinstance(env, str) else env
+        super().__init__(
+            GlimpsePolicy if self._given is not None else policy,  # type: ignore[arg-type]
+            env,
+            learning_rate,
+            n_steps=1,
+            gamma=1.0,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=False,
+            sde_sample_freq=-1,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box,),
+        )
+        self.cases_per_rollout, self.rollouts_per_case, self.baseline = cases_per_rollout, rollouts_per_case, baseline
+        self.n_epochs, self.minibatches, self.weight_decay = n_epochs, minibatches, weight_decay
+        self.prefix_coef, self.glimpse_coef = prefix_coef, glimpse_coef
+        self.max_glimpses = max_glimpses
+        self.episodes: Episodes | None = None
+        self.updates = 0
+        self.start_timesteps = 0  # where this algorithm's own progress begins, when another has come before it
+        if _init_setup_model:
+            self._setup_model()
+
+    # ------------------------------------------------------------------------------------------ setting up
+    def _setup_model(self) -> None:
+        env = self._vector()
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.task, self.n_cases = env.get_attr("task", [0])[0], len(env.get_attr("cases", [0])[0])
+        if self.max_glimpses is None:
+            self.max_glimpses = env.get_attr("max_glimpses", [0])[0]
+        self._check_lanes(env.num_envs)
+        if self._given is None:
+            layout = env.get_attr("layout", [0])[0]
+            self.policy = self.policy_class(  # type: ignore[assignment]
+                self.observation_space, self.action_space, self.lr_schedule, layout=layout, **self.policy_kwargs
+            )
+        else:
+            self.policy, self._given = self._given, None
+        self.policy = self.policy.to(self.device)
+        if getattr(self.policy, "optimizer", None) is None:
+            rate = self.lr_schedule(1)
+            self.policy.optimizer = torch.optim.AdamW(self.policy.parameters(), rate, weight_decay=self.weight_decay)
+        self.random = np.random.default_rng(self.seed)
+        self.queue: deque[int] = deque()
+        self.n_steps = self.steps_per_update // env.num_envs
+
+    def _vector(self) -> VecEnv:
+        if self.env is None:
+            raise ValueError(f"{type(self).__name__} needs an environment: pass env= or call set_env().")
+        return self.env
+
+    def _check_lanes(self, lanes: int) -> None:
+        episodes = self.cases_per_rollout * self.rollouts_per_case
+        if episodes % lanes:
+            raise ValueError(
+                f"A rollout of {self.cases_per_rollout} cases x {self.rollouts_per_case} rollouts = {episodes} episodes does "
+                f"not divide among {lanes} environments; use a number of environments that divides {episodes}."
+            )
+
+    @property
+    def steps_per_update(self) -> int:
+        """Time steps that one update counts for: pass `updates * steps_per_update` to `learn` as `total_timesteps`."""
+        return self.cases_per_rollout * self.rollouts_per_case * (int(self.max_glimpses or 0) + 1)
+
+    def override(self) -> nn.Module | None:
+        """Where to look instead of where the policy says; None leaves it to the policy."""
+        return None
+
+    # ------------------------------------------------------------------------------------------ collecting
+    def collect_rollouts(  # type: ignore[override]
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any = None, n_rollout_steps: int = 0
+    ) -> bool:
+        """Plays one rollout of complete episodes into `self.episodes`; False when a callback asked to stop."""
+        self.policy.set_training_mode(False)
+        callback.on_rollout_start()
+        lanes = np.repeat(self._next_cases(), self.rollouts_per_case).reshape(-1, env.num_envs)
+        grouped = self.rollouts_per_case if env.num_envs % self.rollouts_per_case == 0 else 1
+        player = EpisodePlayer(env, self.policy, int(self.max_glimpses or 0), self.task.stack)
+        before, waves = self.num_timesteps, []
+
+        def on_step(ended: list[dict[str, Any]]) -> bool:
+            self.num_timesteps += env.num_envs
+            self._update_info_buffer(ended)
+            callback.update_locals({"infos": ended, "self": self})
+            return callback.on_step()
+
+        self.policy.override = self.override()
+        try:
+            for wave in lanes:
+                episodes = player.play(wave, grouped, on_step)
+                if episodes is None:
+                    return False
+                waves.append(episodes)
+        finally:
+            self.policy.override = None
+        self.num_timesteps = before + self.steps_per_update
+        self.episodes = _regrouped(join(waves), self.rollouts_per_case // grouped)
+        callback.on_rollout_end()
+        return True
+
+    def _next_cases(self) -> np.ndarray:
+        """The next cases of a shuffled pass through the cohort; a new pass begins when one is through."""
+        while len(self.queue) < self.cases_per_rollout:
+            self.queue.extend(int(case) for case in self.random.permutation(self.n_cases))
+        return np.array([self.queue.popleft() for _ in range(self.cases_per_rollout)])
+
+    # ------------------------------------------------------------------------------------------ learning
+    def train(self) -> None:
+        """One update from the last rollout: `n_epochs` passes over minibatches of whole episodes."""
+        if self.episodes is None:
+            raise RuntimeError("train() needs a rollout: call learn(), or collect_rollouts() first.")
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        self.policy.override = self.override()
+        episodes, logs = self.episodes, {}
+        advantage, returns = self.advantages(episodes)
+        for _ in range(self.n_epochs):
+            order = torch.randperm(len(episodes.overview))
+            for cases in order.chunk(self.minibatches):
+                rows = (cases[:, None] * episodes.rollouts + torch.arange(episodes.rollouts)).flatten()
+                logs = self._step(_to(episodes.of_cases(cases), self.device), advantage[rows], returns[rows])
+        self.policy.override = None
+        self.updates += 1
+        self._record(episodes, logs)
+
+    def _step(self, episodes: Episodes, advantage: Tensor, returns: Tensor) -> dict[str, float]:
+        evaluation = self.policy.evaluate_episodes(episodes)
+        loss, logs = self.supervised_loss(episodes, evaluation)
+        if self.explores:
+            more, policy_logs = self.policy_loss(episodes, evaluation, advantage, returns)
+            loss, logs = loss + more, {**logs, **policy_logs}
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        if torch.isfinite(norm):  # a single broken batch must not poison the parameters
+            self.policy.optimizer.step()
+        return {**logs, "loss": loss.item(), "gradient_norm": norm.item()}
+
+    def supervised_loss(self, episodes: Episodes, evaluation: Evaluation) -> tuple[Tensor, dict[str, float]]:
+        """The task's loss on the last answer, on the mean of all answers, and on answers from single glimpses."""
+        answered, read = episodes.answered, episodes.read
+        every = self.task.loss(evaluation.prediction, _along(episodes.target, answered))
+        last = every.gather(1, episodes.length[:, None])[:, 0].mean()
+        prefixes = masked_mean(every, answered)
+        single = self.task.loss(evaluation.glimpse_prediction, _along(episodes.target, read))
+        glimpse = masked_mean(single, read)
+        loss = last + self.prefix_coef * prefixes + self.glimpse_coef * glimpse
+        return loss, {"supervised_last": last.item(), "supervised_all": prefixes.item(), "glimpse": glimpse.item()}
+
+    def advantages(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        """Standardised advantages and the value head's targets, both (batch, step)."""
+        target = _along(episodes.target, episodes.answered)
+        score = torch.from_numpy(self.task.score(episodes.prediction.numpy(), target.numpy())).float()
+        caused = consequences(episodes.reward, gains(score, episodes.answered))
+        returns = returns_to_go(caused)
+        if not self.explores:
+            return torch.zeros_like(returns), returns
+        if self.baseline == "leave_one_out":
+            advantage = leave_one_out(returns, self.rollouts_per_case)
+        else:
+            advantage = generalised_advantage(caused, episodes.value, episodes.decided, self.gae_lambda)
+            returns = (advantage + episodes.value).masked_fill(~episodes.decided, 0.0)
+        return standardised(advantage, episodes.decided).to(self.device), returns.to(self.device)
+
+    def policy_loss(
+        self, episodes: Episodes, evaluation: Evaluation, advantage: Tensor, returns: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss that teaches where to look; agents that learn it define it."""
+        raise NotImplementedError
+
+    def common_losses(
+        self, episodes: Episodes, evaluation: Evaluation, returns: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Entropy bonus and, with a critic, the value loss."""
+        entropy = masked_mean(evaluation.entropy, episodes.decided)
+        loss, logs = -self.ent_coef * entropy, {"entropy": entropy.item()}
+        if self.baseline == "critic":
+            value = masked_mean((evaluation.value - returns) ** 2, episodes.decided)
+            loss, logs = loss + self.vf_coef * value, {**logs, "value_loss": value.item()}
+        return loss, logs
+
+    # ------------------------------------------------------------------------------------------ logging, API
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        own, total = num_timesteps - self.start_timesteps, total_timesteps - self.start_timesteps
+        self._current_progress_remaining = 1.0 - own / max(1, total)
+
+    def _record(self, episodes: Episodes, logs: dict[str, float]) -> None:
+        for name, value in logs.items():
+            self.logger.record(f"train/{name}", value)
+        self.logger.record("train/updates", self.updates, exclude="tensorboard")
+        self.logger.record("rollout/return", episodes.reward.sum(1).mean().item())
+        self.logger.record("rollout/glimpses", episodes.length.float().mean().item())
+
+    def learn(  # type: ignore[override]
+        self: Self,
+        total_timesteps: int,
+        callback: Any = None,
+        log_interval: int = 1,
+        tb_log_name: str = "",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """As in Stable-Baselines3; see `steps_per_update` for how many updates `total_timesteps` are."""
+        name = tb_log_name or type(self).__name__
+        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "episodes", "task"]
+
+
+def _regrouped(episodes: Episodes, repeats: int) -> Episodes:
+    """Keeps one overview per case where waves have brought it once per rollout."""
+    if repeats > 1:
+        episodes.overview, episodes.foreground = episodes.overview[::repeats], episodes.foreground[::repeats]
+    return episodes
+
+
+def _to(episodes: Episodes, device: torch.device) -> Episodes:
+    if device.type == "cpu":
+        return episodes
+    return Episodes(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(episodes).items()})
+
+
+def _along(target: Tensor, mask: Tensor) -> Tensor:
+    """Targets (batch, ...) repeated along the steps of `mask` (batch, step)."""
+    return target[:, None].expand(-1, mask.shape[1], *target.shape[1:])

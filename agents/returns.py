@@ -1,0 +1,73 @@
+r"""What an action earned: gains, returns and advantages of complete episodes, discount 1.
+
+The environment pays r_t = s(p_t) - s(p_{t-1}) - c_t: the gain in score of the answer that came with action t, less the
+cost of the glimpse that action t reads. The answer p_t was settled by what had been seen before action t; so the gain at
+step t is no consequence of where action t looks, and the gain at step t + 1 is. `consequences` moves each gain to the
+action that caused it. All arrays are (batch, step), one row per episode.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def gains(score: Float[Tensor, "batch step"], answered: Bool[Tensor, "batch step"]) -> Float[Tensor, "batch step"]:
+    """Gain in score of each answer over the one before; the score before the first is 0. Zero past the episode's end."""
+    before = torch.cat([torch.zeros_like(score[:, :1]), score[:, :-1]], 1)
+    return (score - before).masked_fill(~answered, 0.0)
+
+
+def consequences(reward: Float[Tensor, "batch step"], gain: Float[Tensor, "batch step"]) -> Float[Tensor, "batch step"]:
+    r"""What action t caused at once: \rho_t = (r_t - g_t) + g_{t+1}, the cost of its glimpse and the gain it brought."""
+    following = torch.cat([gain[:, 1:], torch.zeros_like(gain[:, :1])], 1)
+    return reward - gain + following
+
+
+def returns_to_go(reward: Float[Tensor, "batch step"]) -> Float[Tensor, "batch step"]:
+    r"""R_t = \sum_{k >= t} \rho_k."""
+    return reward.flip(1).cumsum(1).flip(1)
+
+
+def leave_one_out(returns: Float[Tensor, "batch step"], rollouts: int) -> Float[Tensor, "batch step"]:
+    r"""Advantage over the mean of the other rollouts of the same case (Kool, van Hoof, Welling 2019).
+
+    A_t^i = R_t^i - 1/(K-1) \sum_{j != i} R_t^j. An episode that has ended earns nothing more: its return-to-go is 0.
+    """
+    if rollouts < 2:
+        raise ValueError(f"A leave-one-out baseline needs at least two rollouts per case, got {rollouts}.")
+    groups = returns.view(-1, rollouts, returns.shape[1])
+    others = (groups.sum(1, keepdim=True) - groups) / (rollouts - 1)
+    return (groups - others).view(returns.shape)
+
+
+def generalised_advantage(
+    reward: Float[Tensor, "batch step"],
+    value: Float[Tensor, "batch step"],
+    decided: Bool[Tensor, "batch step"],
+    gae_lambda: float,
+) -> Float[Tensor, "batch step"]:
+    r"""Generalised advantage estimation with discount 1 (Schulman et al. 2016).
+
+    \delta_t = \rho_t + V_{t+1} - V_t and A_t = \delta_t + \lambda A_{t+1}; V is 0 where nothing is left to decide.
+    """
+    value = value.masked_fill(~decided, 0.0)
+    following = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], 1)
+    delta = reward + following - value
+    advantage, running = torch.zeros_like(delta), torch.zeros_like(delta[:, 0])
+    for step in reversed(range(delta.shape[1])):
+        running = delta[:, step] + gae_lambda * running
+        advantage[:, step] = running
+    return advantage.masked_fill(~decided, 0.0)
+
+
+def standardised(
+    advantage: Float[Tensor, "batch step"], decided: Bool[Tensor, "batch step"]
+) -> Float[Tensor, "batch step"]:
+    """Divided by the standard deviation over the decided steps, so that the step size does not hang on the score's scale."""
+    spread = advantage[decided].std() if int(decided.sum()) > 1 else advantage.new_tensor(1.0)
+    return (advantage / (spread + 1e-6)).masked_fill(~decided, 0.0)
+
+
+def masked_mean(values: Float[Tensor, "batch step"], mask: Bool[Tensor, "batch step"]) -> Float[Tensor, ""]:
+    """Mean over the true entries of `mask`; 0 where there are none."""
+    return (values * mask).sum() / mask.sum().clamp_min(1)

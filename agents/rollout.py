@@ -1,0 +1,122 @@
+"""Playing complete episodes in a vector of environments and keeping them as one `Episodes` record."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.records import Decision, Episodes
+
+OnStep = Callable[[list[dict[str, Any]]], bool]
+
+
+@dataclass
+class _Step:
+    """One step of every lane; `alive` marks the lanes whose episode was still going on when it was decided."""
+
+    decision: Decision
+    alive: np.ndarray
+    exhausted: np.ndarray
+    reward: np.ndarray
+    glimpse: np.ndarray
+
+
+class EpisodePlayer:
+    """Plays one episode per lane, several lanes to a case, and stacks what learning needs.
+
+    Args:
+        env: vector of flattened glimpse environments.
+        policy: it decides; its `override`, if any, says where to look.
+        max_glimpses: budget of the episodes.
+        stack_targets: from a list of `info["target"]` to an array.
+    """
+
+    def __init__(
+        self, env: VecEnv, policy: GlimpsePolicy, max_glimpses: int, stack_targets: Callable[[list[Any]], np.ndarray]
+    ) -> None:
+        self.env, self.policy, self.max_glimpses, self.stack_targets = env, policy, max_glimpses, stack_targets
+
+    @torch.no_grad()
+    def play(self, cases: Sequence[int], rollouts: int, on_step: OnStep) -> Episodes | None:
+        """Complete episodes of `cases` (one per lane, `rollouts` adjacent lanes to a case); None if `on_step` says stop."""
+        self.env.set_options([{"case": int(case), "max_glimpses": self.max_glimpses} for case in cases])
+        first: Any = self.env.reset()
+        overview, foreground = (torch.from_numpy(first[name][::rollouts].copy()) for name in ("overview", "foreground"))
+        scene = self.policy.scene(overview.to(self.policy.device), foreground.to(self.policy.device))
+        state = self.policy.begin(scene, rollouts)
+        exhausted, alive = first["remaining"][:, 0] <= 0, np.ones(len(cases), bool)
+        steps: list[_Step] = []
+        targets: list[Any] = [None] * len(cases)
+        while alive.any():
+            decision = self.policy.decide(scene, state, torch.from_numpy(exhausted).to(self.policy.device))
+            observation, reward, done, infos = self._step(decision)
+            for lane in np.flatnonzero(alive & (done | (len(steps) == 0))):
+                targets[lane] = infos[lane]["target"]
+            steps.append(_Step(decision, alive, exhausted, np.where(alive, reward, 0.0), observation["glimpse"]))
+            if not on_step([infos[lane] for lane in np.flatnonzero(alive & done)]):
+                return None
+            alive = alive & ~done
+            if alive.any():
+                glimpse = torch.from_numpy(steps[-1].glimpse).to(self.policy.device)
+                state = self.policy.observe(state, glimpse, decision.location, decision.cell, decision.zoom)
+                exhausted = np.where(alive, observation["remaining"][:, 0] <= 0, True)
+        return self._stack(overview, foreground, steps, self.stack_targets(targets))
+
+    def _step(self, decision: Decision) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        parts = (decision.location, decision.stop, decision.prediction, decision.zoom)
+        return self.env.step(self.policy.layout.pack(*(part.cpu().numpy() for part in parts)))
+
+    def _stack(self, overview: Tensor, foreground: Tensor, steps: list[_Step], targets: np.ndarray) -> Episodes:
+        def column(name: str) -> Tensor:
+            return torch.stack([getattr(step.decision, name).cpu() for step in steps], 1)
+
+        alive = torch.from_numpy(np.stack([step.alive for step in steps], 1))
+        length = alive.sum(1) - 1
+        last = length[:, None]
+        exhausted = torch.from_numpy(np.stack([step.exhausted for step in steps], 1))
+        glimpse = np.stack([step.glimpse for step in steps[:-1]], 1) if len(steps) > 1 else _none_like(steps[0].glimpse)
+        return Episodes(
+            overview=overview,
+            foreground=foreground,
+            glimpse=torch.from_numpy(glimpse),
+            location=column("location")[:, :-1],
+            cell=column("cell")[:, :-1],
+            zoom=column("zoom")[:, :-1],
+            length=length,
+            forced=exhausted.gather(1, last)[:, 0],
+            prediction=column("prediction").clamp(-self.policy.layout.limit, self.policy.layout.limit),
+            log_prob=column("log_prob"),
+            value=column("value"),
+            reward=torch.from_numpy(np.stack([step.reward for step in steps], 1)).float(),
+            target=torch.from_numpy(targets),
+        )
+
+
+def _none_like(glimpse: np.ndarray) -> np.ndarray:
+    return np.zeros((len(glimpse), 0, *glimpse.shape[1:]), glimpse.dtype)
+
+
+def join(parts: list[Episodes]) -> Episodes:
+    """The episodes of several waves as one record; shorter ones are padded."""
+    if len(parts) == 1:
+        return parts[0]
+    time = max(part.cell.shape[1] for part in parts)
+    columns: dict[str, Tensor] = {}
+    for field in fields(Episodes):
+        tensors = [getattr(part, field.name) for part in parts]
+        if field.name in ("glimpse", "location", "cell", "zoom"):
+            tensors = [_padded(tensor, time) for tensor in tensors]
+        elif field.name in ("prediction", "log_prob", "value", "reward"):
+            tensors = [_padded(tensor, time + 1) for tensor in tensors]
+        columns[field.name] = torch.cat(tensors)
+    return Episodes(**columns)
+
+
+def _padded(tensor: Tensor, time: int) -> Tensor:
+    extra = tensor.new_zeros(tensor.shape[0], time - tensor.shape[1], *tensor.shape[2:])
+    return torch.cat([tensor, extra], 1)

@@ -1,0 +1,20 @@
+"""Learning-rate schedules, as functions of the progress remaining (1 at the start, 0 at the end)."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from `rate` down to `rate * floor`, after a linear rise over the first `rise` of the way."""
+
+    rate: float
+    floor: float = 0.0
+    rise: float = 0.0
+
+    def __call__(self, progress_remaining: float) -> float:
+        done = 1.0 - progress_remaining
+        if done < self.rise:
+            return self.rate * (done + 1e-3) / (self.rise + 1e-3)
+        along = (done - self.rise) / max(1e-9, 1.0 - self.rise)
+        return self.rate * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, along))))

@@ -1,0 +1,22 @@
+"""The parts of a glimpse policy, one role per file: encoder, memory, locator, aggregator, policy."""
+
+from glimpse.networks.aggregator import AttentionPooling, CausalTransformer, MeanPooling
+from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool
+from glimpse.networks.locator import GaussianLocator, GridLocator, PointerLocator, RandomLocator
+from glimpse.networks.memory import GRUMemory
+from glimpse.networks.policy import GlimpsePolicy
+
+__all__ = [
+    "AttentionPooling",
+    "CausalTransformer",
+    "ConvEncoder",
+    "GRUMemory",
+    "GaussianLocator",
+    "GlimpsePolicy",
+    "GridLocator",
+    "LocationEmbedding",
+    "MeanPooling",
+    "PointerLocator",
+    "RandomLocator",
+    "TokenPool",
+]

@@ -1,0 +1,161 @@
+"""The aggregator: relates the tokens seen so far and gives an embedding of every prefix, from which the answer is read.
+
+Every aggregator has two ways to run, equal in value: `forward` over a whole sequence (training), and `step`, one token
+at a time with a cache (rollouts). A cache is a dictionary of tensors whose first axis is the batch; `length` (batch,)
+counts the tokens of each row, so that rows may be of different age.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Cache = dict[str, Tensor]
+
+
+class Aggregator(Protocol):
+    """What a policy asks of an aggregator."""
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Embedding (batch, time, embed) of every prefix of tokens (batch, time, embed)."""
+
+    def empty(self, token: Tensor) -> Cache:
+        """The cache before the first token (batch, embed)."""
+
+    def step(self, token: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """Embedding (batch, embed) of the prefix that ends with token (batch, embed), and the new cache."""
+
+
+def _zero_lengths(token: Tensor) -> Tensor:
+    return torch.zeros(len(token), dtype=torch.long, device=token.device)
+
+
+class _Block(nn.Module):
+    """One pre-norm transformer layer: attention, then a perceptron of twice the width."""
+
+    def __init__(self, embed: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_perceptron = nn.LayerNorm(embed), nn.LayerNorm(embed)
+        self.qkv, self.out = nn.Linear(embed, 3 * embed), nn.Linear(embed, embed)
+        self.perceptron = nn.Sequential(nn.Linear(embed, 2 * embed), nn.ReLU(), nn.Linear(2 * embed, embed))
+
+    def project(self, x: Float[Tensor, "batch time embed"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (batch, head, time, embed / head)."""
+        qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        return query, key, value
+
+    def finish(self, x: Tensor, attended: Tensor) -> Float[Tensor, "batch time embed"]:
+        """Adds what attention brought, (batch, head, time, embed / head), and the perceptron's part."""
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        return x + self.perceptron(self.norm_perceptron(x))
+
+
+class CausalTransformer(nn.Module):
+    """A pre-norm transformer, causal in time, so that one pass answers after every prefix (Vaswani et al. 2017).
+
+    Tokens carry the location they were read at and no index in time: any number of them can follow.
+    """
+
+    def __init__(self, embed: int, layers: int = 2, heads: int = 4) -> None:
+        super().__init__()
+        if embed % heads:
+            raise ValueError(f"Expected an embedding divisible by the number of heads, got {embed} and {heads}.")
+        self.embed, self.heads = embed, heads
+        self.blocks = nn.ModuleList(_Block(embed, heads) for _ in range(layers))
+
+    def forward(self, tokens: Float[Tensor, "batch time embed"]) -> Float[Tensor, "batch time embed"]:
+        for block in self.blocks:
+            query, key, value = block.project(tokens)
+            tokens = block.finish(tokens, F.scaled_dot_product_attention(query, key, value, is_causal=True))
+        return tokens
+
+    def empty(self, token: Tensor) -> Cache:
+        cache = {"length": _zero_lengths(token)}
+        for i in range(len(self.blocks)):
+            for name in ("key", "value"):
+                cache[f"{name}{i}"] = token.new_zeros(len(token), self.heads, 8, self.embed // self.heads)
+        return cache
+
+    def step(self, token: Float[Tensor, "batch embed"], cache: Cache) -> tuple[Tensor, Cache]:
+        length, rows = cache["length"], torch.arange(len(token), device=token.device)
+        cache = {**cache, "length": length + 1}
+        x = token[:, None]
+        for i, block in enumerate(self.blocks):
+            query, key, value = block.project(x)
+            keys, values = (
+                self._append(cache[f"{name}{i}"], new, rows, length) for name, new in (("key", key), ("value", value))
+            )
+            cache[f"key{i}"], cache[f"value{i}"] = keys, values
+            seen = torch.arange(keys.shape[2], device=token.device) <= length[:, None]
+            attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen[:, None, None])
+            x = block.finish(x, attended)
+        return x[:, 0], cache
+
+    @staticmethod
+    def _append(stored: Tensor, new: Tensor, rows: Tensor, length: Tensor) -> Tensor:
+        """`stored` with `new` written at each row's own length; capacity doubles when a row is full."""
+        full = int(length.max()) >= stored.shape[2]
+        stored = F.pad(stored, (0, 0, 0, stored.shape[2])) if full else stored.clone()
+        stored[rows, :, length] = new[:, :, 0]
+        return stored
+
+
+class AttentionPooling(nn.Module):
+    r"""Gated attention pooling (Ilse, Tomczak, Welling, ICML 2018), over every prefix.
+
+    a_t = w^T (tanh(V h_t) * sigmoid(U h_t)) and z_t = sum_{s <= t} exp(a_s) h_s / sum_{s <= t} exp(a_s).
+    It weighs tokens one by one and cannot relate them to each other.
+    """
+
+    def __init__(self, embed: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.embed = embed
+        self.tanh, self.gate, self.weight = nn.Linear(embed, hidden), nn.Linear(embed, hidden), nn.Linear(hidden, 1)
+
+    def attention(self, tokens: Float[Tensor, "*batch embed"]) -> Float[Tensor, "*batch"]:
+        """Unnormalised log-weights a."""
+        return self.weight(self.tanh(tokens).tanh() * self.gate(tokens).sigmoid())[..., 0]
+
+    def forward(self, tokens: Float[Tensor, "batch time embed"]) -> Float[Tensor, "batch time embed"]:
+        attention = self.attention(tokens)
+        time = tokens.shape[1]
+        later = torch.ones(time, time, dtype=torch.bool, device=tokens.device).triu(1)
+        return attention[:, None].masked_fill(later, -torch.inf).softmax(-1) @ tokens
+
+    def empty(self, token: Tensor) -> Cache:
+        return {
+            "length": _zero_lengths(token),
+            "log_total": token.new_full((len(token),), -torch.inf),
+            "mean": torch.zeros_like(token),
+        }
+
+    def step(self, token: Float[Tensor, "batch embed"], cache: Cache) -> tuple[Tensor, Cache]:
+        attention = self.attention(token)
+        log_total = torch.logaddexp(cache["log_total"], attention)
+        share = (attention - log_total).exp()[:, None]
+        mean = cache["mean"] + share * (token - cache["mean"])
+        return mean, {"length": cache["length"] + 1, "log_total": log_total, "mean": mean}
+
+
+class MeanPooling(nn.Module):
+    """The mean of every prefix."""
+
+    def __init__(self, embed: int) -> None:
+        super().__init__()
+        self.embed = embed
+
+    def forward(self, tokens: Float[Tensor, "batch time embed"]) -> Float[Tensor, "batch time embed"]:
+        count = torch.arange(1, tokens.shape[1] + 1, device=tokens.device, dtype=tokens.dtype)
+        return tokens.cumsum(1) / count[:, None]
+
+    def empty(self, token: Tensor) -> Cache:
+        return {"length": _zero_lengths(token), "mean": torch.zeros_like(token)}
+
+    def step(self, token: Float[Tensor, "batch embed"], cache: Cache) -> tuple[Tensor, Cache]:
+        length = cache["length"] + 1
+        mean = cache["mean"] + (token - cache["mean"]) / length[:, None].to(token.dtype)
+        return mean, {"length": length, "mean": mean}

@@ -1,0 +1,91 @@
+"""The shared encoder: overview and glimpses alike become a feature map, and the pooled map becomes a token."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class ConvEncoder(nn.Module):
+    """A small convolutional net with group normalisation, in 1, 2 or 3 dimensions and for any number of input channels.
+
+    Pixels arrive as uint8 and are mapped to `(pixel - background) / 127.5`, so that what lies outside the image is the
+    zero that the convolutions pad with.
+
+    Args:
+        channels: channels of the images.
+        ndim: dimensions of the images.
+        widths: output channels of each convolution; the last is the embedding's width.
+        kernels: odd kernel sizes, one per convolution.
+        strides: one per convolution; their product is the side of a cell in overview pixels.
+        groups: groups of each group normalisation.
+        background: pixel value outside the image (255 for slides, 0 for most others).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        ndim: int = 2,
+        widths: Sequence[int] = (16, 32, 64, 64),
+        kernels: Sequence[int] = (5, 3, 3, 3),
+        strides: Sequence[int] = (2, 2, 1, 1),
+        groups: int = 4,
+        background: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not len(widths) == len(kernels) == len(strides):
+            raise ValueError(
+                f"Expected one kernel and one stride per width, got widths={list(widths)}, kernels={list(kernels)}, "
+                f"strides={list(strides)}."
+            )
+        if any(kernel % 2 == 0 for kernel in kernels):
+            raise ValueError(f"Expected odd kernel sizes (they keep cells aligned with pixels), got {list(kernels)}.")
+        self.embed, self.ndim, self.background = widths[-1], ndim, background
+        self.strides = tuple(strides)
+        layers: list[nn.Module] = []
+        for before, after, kernel, stride in zip([channels, *widths], widths, kernels, strides, strict=False):
+            convolution = _CONVOLUTIONS[ndim](before, after, kernel, stride, kernel // 2)
+            layers += [convolution, nn.GroupNorm(groups, after), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Cells per axis of the feature map of an image of `size` pixels."""
+        cells = list(size)
+        for stride in self.strides:
+            cells = [(n - 1) // stride + 1 for n in cells]
+        return tuple(cells)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Feature map float (batch, embed, *grid(size)) of images uint8 or float in [0, 255], (batch, channel, *size)."""
+        return self.layers((image.to(self.layers[0].weight.dtype) - self.background) / 127.5)
+
+
+class TokenPool(nn.Module):
+    """Mean and maximum of a feature map over its cells, projected to one token."""
+
+    def __init__(self, embed: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(2 * embed, embed)
+
+    def forward(self, features: Float[Tensor, "batch embed *cells"]) -> Float[Tensor, "batch embed"]:
+        flat = features.flatten(2)
+        return self.project(torch.cat([flat.mean(-1), flat.amax(-1)], -1))
+
+
+class LocationEmbedding(nn.Module):
+    """Embeds a location in [-1, 1]^d by sines and cosines of four octaves and a small perceptron."""
+
+    octaves: Tensor
+
+    def __init__(self, ndim: int, embed: int, octaves: int = 4) -> None:
+        super().__init__()
+        self.register_buffer("octaves", 2.0 ** torch.arange(octaves) * math.pi / 2, persistent=False)
+        self.project = nn.Sequential(nn.Linear(2 * octaves * ndim, embed), nn.ReLU(), nn.Linear(embed, embed))
+
+    def forward(self, location: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch embed"]:
+        waves = (location[..., None] * self.octaves).flatten(-2)
+        return self.project(torch.cat([waves.sin(), waves.cos()], -1))

@@ -1,0 +1,212 @@
+"""The locator: where to look next, as a distribution over the cells of views already encoded, or over [-1, 1]^d.
+
+A locator turns memory states into a `Where`, which can be sampled, asked for its mode, its entropy and the
+log-probability of a choice. A choice is a location together with the index of the cell it lies in.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+_CLOSED = -1e9
+
+
+@dataclass
+class Candidates:
+    """What can be pointed at, one row per case. Rows serve all rollouts of their case."""
+
+    keys: Float[Tensor, "case cell embed"]
+    unary: Float[Tensor, "case cell"]
+    open: Bool[Tensor, "case cell"]
+    locations: Float[Tensor, "cell d"]
+    grid: tuple[int, ...]
+
+    def nearest(self, location: Float[Tensor, "*batch d"]) -> Int[Tensor, "*batch"]:
+        """Index of the overview's cell in which a location lies."""
+        index = torch.zeros(location.shape[:-1], dtype=torch.long, device=location.device)
+        for axis, cells in enumerate(self.grid):
+            along = ((location[..., axis] + 1) / 2 * cells).floor().long().clamp(0, cells - 1)
+            index = index * cells + along
+        return index
+
+
+class Choice(NamedTuple):
+    """A place to look at: `location` float (batch, time, d) and the `cell` int (batch, time) it lies in."""
+
+    location: Tensor
+    cell: Tensor
+
+
+@runtime_checkable
+class Where(Protocol):
+    """A distribution over choices, one per row and step."""
+
+    def sample(self, generator: torch.Generator | None = None) -> Choice: ...
+    def mode(self) -> Choice: ...
+    def log_prob(self, choice: Choice) -> Tensor: ...
+    def entropy(self) -> Tensor: ...
+
+
+class CellDistribution:
+    """A categorical distribution over cells; logits (batch, time, cell), closed cells masked."""
+
+    def __init__(self, logits: Float[Tensor, "batch time cell"], locations: Float[Tensor, "cell d"]) -> None:
+        self.log_probs, self.locations = F.log_softmax(logits, -1), locations
+
+    def sample(self, generator: torch.Generator | None = None) -> Choice:
+        rows = self.log_probs.exp().flatten(0, 1)
+        cell = torch.multinomial(rows, 1, generator=generator).view(self.log_probs.shape[:2])
+        return Choice(self.locations[cell], cell)
+
+    def mode(self) -> Choice:
+        cell = self.log_probs.argmax(-1)
+        return Choice(self.locations[cell], cell)
+
+    def log_prob(self, choice: Choice) -> Float[Tensor, "batch time"]:
+        return self.log_probs.gather(-1, choice.cell[..., None])[..., 0]
+
+    def entropy(self) -> Float[Tensor, "batch time"]:
+        return -(self.log_probs.exp() * self.log_probs.clamp_min(-50)).sum(-1)
+
+
+class GaussianDistribution:
+    """An isotropic normal distribution over locations; mean (batch, time, d), one standard deviation for all."""
+
+    def __init__(self, mean: Float[Tensor, "batch time d"], std: Tensor, candidates: Candidates) -> None:
+        self.normal, self.candidates = torch.distributions.Normal(mean, std), candidates
+
+    def _choice(self, location: Tensor) -> Choice:
+        location = location.clamp(-1, 1)
+        return Choice(location, self.candidates.nearest(location))
+
+    def sample(self, generator: torch.Generator | None = None) -> Choice:
+        mean = self.normal.mean
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return self._choice(self.normal.mean + self.normal.stddev * noise)
+
+    def mode(self) -> Choice:
+        return self._choice(self.normal.mean)
+
+    def log_prob(self, choice: Choice) -> Float[Tensor, "batch time"]:
+        return self.normal.log_prob(choice.location).sum(-1)
+
+    def entropy(self) -> Float[Tensor, "batch time"]:
+        return self.normal.entropy().sum(-1)
+
+
+class PointerLocator(nn.Module):
+    """Points at a cell: its logit is a learned unary score plus query(state) . key(cell) / sqrt(embed).
+
+    Pointer networks (Vinyals, Fortunato, Jaitly 2015), with the cells of encoded views as the things pointed at.
+    """
+
+    unary_gain = 3.0  # as in the reference recipe: what a cell looks like tells more, early on, than the state does
+
+    def __init__(self, embed: int, hidden: int, ndim: int = 2) -> None:
+        super().__init__()
+        self.key, self.unary, self.query = nn.Linear(embed, embed), nn.Linear(embed, 1), nn.Linear(hidden, embed)
+
+    def describe(
+        self, features: Float[Tensor, "case cell embed"], where: Float[Tensor, "cell embed"]
+    ) -> tuple[Float[Tensor, "case cell embed"], Float[Tensor, "case cell"]]:
+        """Keys and unary scores of cells, from their features and the embedding of where they lie."""
+        return self.key(features) + where, self.unary(features)[..., 0] * self.unary_gain
+
+    def forward(
+        self,
+        states: Float[Tensor, "batch time hidden"],
+        candidates: Candidates,
+        visited: Bool[Tensor, "batch time cell"],
+    ) -> CellDistribution:
+        """Batch rows are ordered by case: all rollouts of the first case come first."""
+        keys = candidates.keys
+        query = self.query(states).view(keys.shape[0], -1, keys.shape[-1])
+        logits = query @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1]) + candidates.unary[:, None]
+        logits = logits.view(visited.shape).masked_fill(closed_cells(candidates, visited), _CLOSED)
+        return CellDistribution(logits, candidates.locations)
+
+
+class GaussianLocator(nn.Module):
+    """A normal distribution around tanh(W state), as in the recurrent attention model (Mnih et al. 2014).
+
+    The standard deviation is a parameter of its own unless `learn_std` is off.
+    """
+
+    def __init__(self, embed: int, hidden: int, ndim: int = 2, std: float = 0.2, learn_std: bool = True) -> None:
+        super().__init__()
+        self.mean = nn.Linear(hidden, ndim)
+        self.log_std = nn.Parameter(torch.tensor(math.log(std)), requires_grad=learn_std)
+
+    def describe(
+        self, features: Float[Tensor, "case cell embed"], where: Float[Tensor, "cell embed"]
+    ) -> tuple[Float[Tensor, "case cell embed"], Float[Tensor, "case cell"]]:
+        """It reads no cells: keys and unary scores are zeros."""
+        return torch.zeros_like(features), torch.zeros_like(features[..., 0])
+
+    def forward(
+        self,
+        states: Float[Tensor, "batch time hidden"],
+        candidates: Candidates,
+        visited: Bool[Tensor, "batch time cell"],
+    ) -> GaussianDistribution:
+        return GaussianDistribution(self.mean(states).tanh(), self.log_std.exp(), candidates)
+
+
+class RandomLocator(nn.Module):
+    """Looks anywhere in the foreground, every cell at most once."""
+
+    def forward(
+        self,
+        states: Float[Tensor, "batch time hidden"],
+        candidates: Candidates,
+        visited: Bool[Tensor, "batch time cell"],
+    ) -> CellDistribution:
+        logits = states.new_zeros(visited.shape)
+        return CellDistribution(logits.masked_fill(closed_cells(candidates, visited), _CLOSED), candidates.locations)
+
+
+class GridLocator(nn.Module):
+    """Looks at the points of a regular grid over the foreground, in raster order; `budget` points in all.
+
+    The grid is the coarsest that has at least `budget` points in the foreground; where it has more, evenly spaced ones
+    of them are taken.
+    """
+
+    def __init__(self, budget: int) -> None:
+        super().__init__()
+        self.budget = budget
+
+    def forward(
+        self,
+        states: Float[Tensor, "batch time hidden"],
+        candidates: Candidates,
+        visited: Bool[Tensor, "batch time cell"],
+    ) -> CellDistribution:
+        plans = torch.stack([self.plan(row, candidates.grid) for row in candidates.open.cpu()]).to(states.device)
+        plans = plans.repeat_interleave(visited.shape[0] // len(plans), 0)
+        step = visited.sum(-1).clamp_max(self.budget - 1)
+        logits = states.new_full(visited.shape, _CLOSED)
+        return CellDistribution(logits.scatter_(-1, plans.gather(1, step)[..., None], 0.0), candidates.locations)
+
+    def plan(self, foreground: Bool[Tensor, "cell"], grid: tuple[int, ...]) -> Int[Tensor, "budget"]:
+        """The cells to look at, in order."""
+        for pitch in range(max(grid), 0, -1):
+            lattice = torch.zeros(grid, dtype=torch.bool)
+            lattice[tuple(slice(pitch // 2, None, pitch) for _ in grid)] = True
+            points = (lattice.flatten() & foreground).nonzero()[:, 0]
+            if len(points) >= self.budget or pitch == 1:
+                break
+        order = ((torch.arange(self.budget) + 0.5) * len(points) / self.budget).floor().long()
+        return points[order]
+
+
+def closed_cells(candidates: Candidates, visited: Bool[Tensor, "batch time cell"]) -> Bool[Tensor, "batch time cell"]:
+    """Cells outside the foreground or visited before; where none would be left, visited ones open again."""
+    outside = ~candidates.open.repeat_interleave(visited.shape[0] // len(candidates.open), 0)[:, None]
+    closed = outside | visited
+    return torch.where(closed.all(-1, keepdim=True), outside.expand_as(closed), closed)

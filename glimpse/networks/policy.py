@@ -1,0 +1,259 @@
+"""The policy: one shared encoder, a memory, a locator, an aggregator, and the heads that stop, value and answer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
+from jaxtyping import Float, Int
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from glimpse.geometry import cell_locations
+from glimpse.networks.aggregator import CausalTransformer
+from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool
+from glimpse.networks.locator import Candidates, Choice, PointerLocator, Where
+from glimpse.networks.memory import GRUMemory
+from glimpse.networks.records import Decision, Episodes, Evaluation, Scene, State
+from glimpse.spaces import ActionLayout
+
+Part = Callable[..., Any]
+_MAX_POOL: dict[int, Callable[..., Any]] = {
+    1: F.adaptive_max_pool1d,
+    2: F.adaptive_max_pool2d,
+    3: F.adaptive_max_pool3d,
+}
+
+
+class GlimpsePolicy(BasePolicy):
+    """Looks at an overview, then at glimpses it chooses, and answers after each.
+
+    The parts are given as factories, so that a config or a caller can swap or re-parametrise each of them.
+
+    Args:
+        observation_space: of a glimpse environment.
+        action_space: of the flattened environment; `layout` says what its numbers are.
+        lr_schedule: unused; Stable-Baselines3 passes it.
+        layout: of the actions.
+        encoder: `encoder(channels, ndim) -> ConvEncoder` or alike, with `.embed` and `.grid(size)`.
+        memory: `memory(embed) -> GRUMemory` or alike.
+        locator: `locator(embed, hidden, ndim) -> PointerLocator` or alike.
+        aggregator: `aggregator(embed) -> CausalTransformer` or alike.
+        chunk: glimpses encoded at once in an update. With more of them, each chunk is encoded again on the way back,
+            which leaves the gradient as it is and keeps memory at that of one chunk. 0 encodes all at once.
+        stop_bias: first logit of stopping.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        action_space: spaces.Box,
+        lr_schedule: Any = None,
+        *,
+        layout: ActionLayout,
+        encoder: Part = ConvEncoder,
+        memory: Part = GRUMemory,
+        locator: Part = PointerLocator,
+        aggregator: Part = CausalTransformer,
+        chunk: int = 0,
+        stop_bias: float = -4.0,
+        **_: Any,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self.layout, self.chunk = layout, chunk
+        channels, *size = observation_space["overview"].shape or ()
+        ndim = len(size)
+        self.encoder = encoder(channels, ndim)
+        embed = self.encoder.embed
+        self.grid: tuple[int, ...] = self.encoder.grid(size)
+        self.pool, self.position = TokenPool(embed), LocationEmbedding(ndim, embed)
+        self.scale = nn.Embedding(1 + layout.zooms, embed)
+        self.memory = memory(embed)
+        hidden = self.memory.hidden
+        self.locator, self.aggregator = locator(embed, hidden, ndim), aggregator(embed)
+        self.answer_head = nn.Sequential(nn.LayerNorm(embed), nn.Linear(embed, layout.outputs))
+        self.glimpse_head = nn.Linear(embed, layout.outputs)
+        self.stop_head, self.value_head = nn.Linear(hidden, 1), nn.Linear(hidden, 1)
+        self.zoom_head = nn.Linear(hidden, layout.zooms)
+        nn.init.zeros_(self.stop_head.weight)
+        nn.init.constant_(self.stop_head.bias, stop_bias)
+        self.register_buffer("cells", torch.from_numpy(cell_locations(self.grid)), persistent=False)
+        self.override: nn.Module | None = None
+
+    # ------------------------------------------------------------------------------------------ encoding
+    def embed(self, images: Tensor) -> Float[Tensor, "batch embed"]:
+        """Pooled features of images (batch, channel, *size), without where and at what scale they were read."""
+        return self.pool(self.encoder(images))
+
+    def embed_in_chunks(self, images: Tensor) -> Float[Tensor, "batch embed"]:
+        """Like `embed`, with the memory of one chunk."""
+        if not self.chunk or len(images) <= self.chunk:
+            return self.embed(images)
+        parts = images.split(self.chunk)
+        if torch.is_grad_enabled():
+            return torch.cat([checkpoint(self.embed, part, use_reentrant=False) for part in parts])
+        return torch.cat([self.embed(part) for part in parts])
+
+    def glimpse_token(
+        self, images: Tensor, location: Float[Tensor, "batch d"], zoom: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch embed"]:
+        """Tokens of glimpses: what they show, where, and how wide."""
+        return self.embed_in_chunks(images) + self.scale(zoom + 1) + self.position(location)
+
+    def scene(self, overview: Tensor, foreground: Tensor) -> Scene:
+        """Encodes overviews uint8 (case, channel, *size); foreground uint8 (case, 1, *size), zero where not to look."""
+        features = self.encoder(overview)
+        token = self.pool(features) + self.scale.weight[0]
+        where = self.position(self.cells)
+        keys, unary = self.locator.describe(features.flatten(2).transpose(1, 2), where)
+        inside = _MAX_POOL[len(self.grid)](foreground.float(), self.grid).flatten(1) > 0
+        inside = inside | ~inside.any(1, keepdim=True)
+        return Scene(token, Candidates(keys, unary, inside, self.cells, self.grid))
+
+    # ------------------------------------------------------------------------------------------ step by step
+    def begin(self, scene: Scene, rollouts: int = 1) -> State:
+        """The state after the overview, for several rollouts of each case."""
+        token = scene.token.repeat_interleave(rollouts, 0)
+        memory = self.memory.step(token, token.new_zeros(len(token), self.memory.hidden))
+        answer, cache = self.aggregator.step(token, self.aggregator.empty(token))
+        visited = torch.zeros(len(token), len(self.cells), dtype=torch.bool, device=token.device)
+        zoom = torch.zeros(len(token), dtype=torch.long, device=token.device)
+        return State(memory, answer, cache, visited, zoom)
+
+    def decide(
+        self,
+        scene: Scene,
+        state: State,
+        exhausted: Tensor,
+        deterministic: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Decision:
+        """Answers from what has been seen and chooses what to do next; `exhausted` bool (batch,): no glimpse is left."""
+        where = self.where(state.memory[:, None], scene.candidates, state.visited[:, None])
+        choice = where.mode() if deterministic else where.sample(generator)
+        zoom_log_probs, stop_logit = self.zoom_head(state.memory).log_softmax(-1), self.stop_head(state.memory)[:, 0]
+        if deterministic:
+            zoom, stop = zoom_log_probs.argmax(-1), stop_logit > 0
+        else:
+            zoom = torch.multinomial(zoom_log_probs.exp(), 1, generator=generator)[:, 0]
+            stop = torch.rand(stop_logit.shape, generator=generator, device=stop_logit.device) < stop_logit.sigmoid()
+        stop = (stop & (self.override is None)) | exhausted
+        looked = where.log_prob(choice)[:, 0] + zoom_log_probs.gather(1, zoom[:, None])[:, 0]
+        log_prob = torch.where(stop, F.logsigmoid(stop_logit), F.logsigmoid(-stop_logit) + looked)
+        return Decision(
+            choice.location[:, 0],
+            choice.cell[:, 0],
+            zoom,
+            stop,
+            self.answer_head(state.answer),
+            log_prob.masked_fill(exhausted, 0.0),
+            self.value_head(state.memory)[:, 0],
+        )
+
+    def where(self, states: Tensor, candidates: Candidates, visited: Tensor) -> Where:
+        """Where to look next: the locator's word, unless a baseline's `override` speaks for it."""
+        return (self.override or self.locator)(states, candidates, visited)
+
+    def observe(self, state: State, glimpse: Tensor, location: Tensor, cell: Tensor, zoom: Tensor) -> State:
+        """The state after one more glimpse, uint8 (batch, channel, *size), read at `location` (batch, d)."""
+        token = self.glimpse_token(glimpse, location, zoom)
+        answer, cache = self.aggregator.step(token, state.cache)
+        visited = state.visited.clone()
+        visited[torch.arange(len(cell), device=cell.device), cell] = True
+        return State(self.memory.step(token, state.memory), answer, cache, visited, zoom)
+
+    # ------------------------------------------------------------------------------------------ whole episodes
+    def evaluate_episodes(self, episodes: Episodes) -> Evaluation:
+        """Runs the current parameters over stored episodes in one pass, with gradients."""
+        read, (batch, time) = episodes.read, episodes.cell.shape
+        scene = self.scene(episodes.overview, episodes.foreground)
+        tokens = scene.token.new_zeros(batch, time, scene.token.shape[-1])
+        seen = self.glimpse_token(episodes.glimpse[read], episodes.location[read], episodes.zoom[read])
+        tokens = tokens.masked_scatter(read[..., None], seen)
+        sequence = torch.cat([scene.token.repeat_interleave(episodes.rollouts, 0)[:, None], tokens], 1)
+        states = self.memory(sequence)
+        where = self.where(states, scene.candidates, self._visited(episodes, len(self.cells)))
+        log_prob, entropy = self._log_prob(episodes, states, where)
+        return Evaluation(
+            log_prob=log_prob,
+            entropy=entropy,
+            value=self.value_head(states)[..., 0],
+            prediction=self.answer_head(self.aggregator(sequence)),
+            glimpse_prediction=self.glimpse_head(tokens),
+        )
+
+    def _log_prob(self, episodes: Episodes, states: Tensor, where: Where) -> tuple[Tensor, Tensor]:
+        """Log-probability of what was done at each step, and the entropy of where to look; zero where nothing was."""
+        read = F.pad(episodes.read, (0, 1))
+        # The last step looks nowhere: any choice stands in for it and is masked.
+        choice = Choice(F.pad(episodes.location, (0, 0, 0, 1)), F.pad(episodes.cell, (0, 1)))
+        zoom = self.zoom_head(states).log_softmax(-1).gather(-1, F.pad(episodes.zoom, (0, 1))[..., None])[..., 0]
+        stop_logit = self.stop_head(states)[..., 0]
+        looked = F.logsigmoid(-stop_logit) + where.log_prob(choice) + zoom
+        log_prob = torch.where(read, looked, F.logsigmoid(stop_logit)).masked_fill(~episodes.decided, 0.0)
+        return log_prob, where.entropy().masked_fill(~episodes.decided, 0.0)
+
+    @staticmethod
+    def _visited(episodes: Episodes, cells: int) -> Tensor:
+        """Bool (batch, step, cell): cells read before that step."""
+        batch, time = episodes.cell.shape
+        steps = torch.arange(time, device=episodes.cell.device).expand(batch, time)
+        first = torch.full((batch, cells), time, device=episodes.cell.device)
+        first.scatter_reduce_(1, episodes.cell, steps.masked_fill(~episodes.read, time), "amin")
+        return first[:, None] < torch.arange(time + 1, device=first.device)[:, None]
+
+    # ------------------------------------------------------------------------------------------ Stable-Baselines3
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        raise NotImplementedError("A glimpse policy is recurrent: call predict(observation, state, episode_start).")
+
+    @torch.no_grad()
+    def predict(  # type: ignore[override]
+        self,
+        observation: dict[str, np.ndarray],
+        state: tuple[Scene, State] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[Scene, State]]:
+        """Flat actions for a batch of observations (or a single one), and the state to hand back with the next ones.
+
+        Rows whose `episode_start` is true begin anew from their overview; the others fold in the glimpse they were given.
+        """
+        single = observation["remaining"].ndim == 1
+        tensors = {k: torch.as_tensor(v[None] if single else v, device=self.device) for k, v in observation.items()}
+        batch = len(tensors["remaining"])
+        anew = torch.as_tensor(np.broadcast_to(state is None if episode_start is None else episode_start, batch).copy())
+        scene, carried = self._carry(tensors, state, anew.to(self.device))
+        decision = self.decide(scene, carried, tensors["remaining"][:, 0] <= 0, deterministic)
+        carried.zoom = decision.zoom
+        parts = (decision.location, decision.stop, decision.prediction, decision.zoom)
+        action = self.layout.pack(*(part.cpu().numpy() for part in parts))
+        return (action[0] if single else action), (scene, carried)
+
+    def _carry(self, tensors: dict[str, Tensor], state: Any, anew: Tensor) -> tuple[Scene, State]:
+        if state is None or bool(anew.all()):
+            scene = self.scene(tensors["overview"], tensors["foreground"])
+            return scene, self.begin(scene)
+        scene, carried = state
+        cell = scene.candidates.nearest(tensors["location"])
+        carried = self.observe(carried, tensors["glimpse"], tensors["location"], cell, carried.zoom)
+        if bool(anew.any()):
+            fresh = self.scene(tensors["overview"], tensors["foreground"])
+            carried, scene = _merge(carried, self.begin(fresh), anew), _merge(scene, fresh, anew)
+        return scene, carried
+
+
+def _merge(old: Any, new: Any, rows: Tensor) -> Any:
+    """`old` with the given rows taken from `new`, through nested records of batch-first tensors."""
+    if isinstance(old, Candidates):
+        parts = (_merge(getattr(old, name), getattr(new, name), rows) for name in ("keys", "unary", "open"))
+        return Candidates(*parts, old.locations, old.grid)
+    if isinstance(old, Scene | State):
+        return type(old)(*(_merge(a, b, rows) for a, b in zip(vars(old).values(), vars(new).values(), strict=True)))
+    if isinstance(old, dict):
+        return {name: _merge(value, new[name], rows) for name, value in old.items()}
+    if old.ndim > 2 and old.shape[2] != new.shape[2]:  # a cache that has grown
+        new = F.pad(new, (0, 0, 0, old.shape[2] - new.shape[2]))
+    return torch.where(rows.view(-1, *[1] * (old.ndim - 1)), new, old)

@@ -1,0 +1,155 @@
+"""Pretraining: the shared encoder learns, without labels, to tell glimpses of the training cohort from each other."""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from glimpse.cohort import Case
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.views import Views
+
+
+def sample_glimpses(
+    cases: Sequence[Case],
+    views: Views,
+    count: int,
+    *,
+    margin: float = 1.0,
+    seed: int = 0,
+    threads: int = 2,
+    progress: Callable[[int], Any] | None = None,
+) -> np.ndarray:
+    """Glimpses at random foreground places of random cases, uint8 (count, channel, *size).
+
+    `margin` > 1 enlarges field of view and size alike, as room for shifts and turns. `progress` is told how many were read.
+    """
+    rng = np.random.default_rng(seed)
+    order = np.sort(rng.integers(len(cases), size=count))
+    seeds = rng.integers(2**63, size=count)
+
+    def read(job: tuple[int, int]) -> np.ndarray:
+        case, local = cases[job[0]], np.random.default_rng(job[1])
+        inside = views.foreground(case.source)[0] > 0
+        size = np.array(inside.shape)
+        place = np.argwhere(inside)[local.integers(int(inside.sum()))] if inside.any() else local.uniform(0, size)
+        location = (place + local.uniform(0, 1, len(size))) / size * 2 - 1
+        zoom = int(local.integers(len(views.glimpse_extents)))
+        if progress is not None:
+            progress(1)
+        return views.glimpse(case.source, location.astype(np.float32), zoom, margin)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(pool.map(read, zip(order, seeds, strict=True))))
+
+
+class Augment:
+    """Two random views of a glimpse differ by turn, flip, zoom, shift, strength per channel, and noise.
+
+    Works in 2 and 3 dimensions (turns in the last two axes). Images are (batch, channel, *size * margin) in [0, 255];
+    views are (batch, channel, *size). Strength scales what stands out from the background.
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        margin: float,
+        background: float,
+        *,
+        turn: float = 0.4,
+        zoom: float = 0.15,
+        shift: float = 0.18,
+        strength: float = 0.3,
+        noise: float = 6.0,
+        flips: bool = True,
+    ) -> None:
+        self.size, self.margin, self.background = tuple(size), margin, background
+        self.turn, self.zoom, self.shift, self.strength, self.noise, self.flips = (
+            turn,
+            zoom,
+            shift,
+            strength,
+            noise,
+            flips,
+        )
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        def uniform(*shape: int) -> Tensor:
+            return (torch.rand(shape, generator=generator) * 2 - 1).to(images.device)
+
+        batch, channels, ndim = images.shape[0], images.shape[1], len(self.size)
+        theta = torch.zeros(batch, ndim, ndim + 1, device=images.device)
+        theta[:, range(ndim), range(ndim)] = 1.0
+        angle = uniform(batch) * (math.pi if self.flips else self.turn)
+        theta[:, 0, 0], theta[:, 0, 1] = angle.cos(), -angle.sin()
+        theta[:, 1, 0], theta[:, 1, 1] = angle.sin(), angle.cos()
+        if self.flips:
+            theta[:, :, 0] *= uniform(batch, 1).sign()
+        theta[:, :, :ndim] *= (1 + uniform(batch, 1, 1) * self.zoom) / self.margin
+        theta[:, :, ndim] = uniform(batch, ndim) * self.shift
+        where = F.affine_grid(theta, [batch, channels, *self.size], align_corners=False)
+        content = images.float() - self.background
+        view = F.grid_sample(content, where, align_corners=False, padding_mode="reflection")
+        gain = 1 + uniform(batch, channels, *[1] * ndim) * self.strength
+        noise = torch.randn(view.shape, generator=generator).to(images.device) * self.noise
+        return view * gain + noise + self.background
+
+
+def contrastive_loss(first: Float[Tensor, "batch d"], second: Float[Tensor, "batch d"], temperature: float) -> Tensor:
+    r"""NT-Xent (Chen et al. 2020): -log exp(z_i z_j / \tau) / \sum_{k != i} exp(z_i z_k / \tau), positives i, j."""
+    z = F.normalize(torch.cat([first, second]), dim=-1)
+    similarity = (z @ z.T / temperature).fill_diagonal_(-1e9)
+    batch = len(first)
+    positives = torch.cat([torch.arange(batch) + batch, torch.arange(batch)]).to(z.device)
+    return F.cross_entropy(similarity, positives)
+
+
+class ContrastivePretrainer(nn.Module):
+    """SimCLR on a pool of glimpses. A module, so that its projection head is saved and restored with its optimizer.
+
+    Args:
+        policy: its encoder and token pool are trained.
+        pool: uint8 (count, channel, *size * margin), as `sample_glimpses` reads them.
+        augment: makes the two views.
+        batch: glimpses per step; each is seen twice.
+    """
+
+    def __init__(
+        self,
+        policy: GlimpsePolicy,
+        pool: np.ndarray,
+        augment: Augment,
+        *,
+        batch: int = 128,
+        learning_rate: float = 2e-3,
+        temperature: float = 0.2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        embed = policy.encoder.embed
+        self.head = nn.Sequential(nn.Linear(embed, 128), nn.ReLU(), nn.Linear(128, embed)).to(policy.device)
+        self._policy, self.augment = (policy,), augment
+        self.pool = torch.from_numpy(pool)
+        self.batch, self.temperature = min(batch, len(pool)), temperature
+        trained = [*policy.encoder.parameters(), *policy.pool.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.AdamW(trained, learning_rate)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def step(self) -> float:
+        """One update; returns its loss."""
+        policy = self._policy[0]
+        rows = torch.randint(len(self.pool), (self.batch,), generator=self.generator)
+        images = self.pool[rows].to(policy.device)
+        views = [self.augment(images, self.generator) for _ in range(2)]
+        first, second = self.head(policy.embed(torch.cat(views))).chunk(2)
+        loss = contrastive_loss(first, second, self.temperature)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()

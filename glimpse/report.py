@@ -1,0 +1,104 @@
+"""The end of a run: the agent beside its baselines on the test split, as a table, a JSON, a CSV and pictures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from PIL import Image
+from stable_baselines3.common.vec_env import VecEnv
+from tqdm import tqdm
+
+from glimpse.cohort import Cohort
+from glimpse.evaluate import read_cases
+from glimpse.loading import load
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.readings import Reading, summarise, table, write_predictions
+from glimpse.stages import Training
+from glimpse.visualize import scanpath_picture, watch
+
+
+def validator(training: Training, cohort: Cohort, config: DictConfig) -> Callable[[], Any]:
+    """A function that reads the validation split with the policy as it stands: scores, and a picture of one scanpath."""
+    cases = cohort.split("val")
+    if not len(cases):
+        return lambda: ({}, None)
+    reader = config.agent.name if config.agent.name in ("random", "grid", "overview") else "policy"
+    lanes: list[VecEnv] = []
+
+    def validate() -> tuple[dict[str, float], np.ndarray | None]:
+        if not lanes:
+            lanes.append(training.lanes("val", min(config.report.lanes, len(cases))))
+        training.policy.set_training_mode(False)
+        readings = read_cases(training.policy, lanes[0], reader, config.max_glimpses, seed=config.seed)
+        row = summarise(readings, training.env.task, seed=config.seed)
+        scores = {name: row[name]["value"] for name in ("score", "auc", "accuracy") if row.get(name)}
+        scores = {name: value for name, value in scores.items() if value is not None} | {"glimpses": row["glimpses"]}
+        picture = scanpath_picture(watch(training.policy, training.env.views, cases[0], config.max_glimpses))
+        return scores, picture
+
+    return validate
+
+
+def report(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: DictConfig) -> dict[str, Any]:
+    """Reads the test split with every reader, once; writes metrics.json, predictions.csv and pictures; prints the table."""
+    run, split, settings = training.run, config.report.split, config.report
+    with run.timed("report"):
+        readings = _read(training, policy, cohort, config)
+        task = training.env.task
+        rows = {reader: summarise(answers, task, seed=config.seed) for reader, answers in readings.items()}
+        pictures = run.folder / "scanpaths"
+        for case in list(cohort.split(split))[: settings.pictures]:
+            _draw(policy, training, case, config.max_glimpses, pictures / f"{case.slide_id}.png")
+    metrics = {
+        "split": split,
+        "seed": config.seed,
+        "max_glimpses": config.max_glimpses,
+        "seconds": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
+        "readers": rows,
+    }
+    write_predictions(run.folder / "predictions.csv", readings, task, split)
+    run.write_json("metrics.json", metrics)
+    run.logger.close()
+    print(f"\n{table(rows)}\n\nRun folder: {run.folder}")
+    return metrics
+
+
+def _read(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: DictConfig) -> dict[str, list[Reading]]:
+    """The answers of the agent and of every reader asked for, on the report's split."""
+    settings, own = config.report, config.agent.name
+    lanes = training.lanes(settings.split, min(settings.lanes, len(cohort.split(settings.split))))
+    readers = [own, *(reader for reader in settings.readers if reader != own)]
+    readings: dict[str, list[Reading]] = {}
+    for reader in tqdm(readers, desc="report", unit="reader", disable=not config.progress):
+        if reader == "full_scan":
+            readings[reader] = _full_scan(training, policy, cohort, config)
+        else:
+            how = reader if reader in ("random", "grid", "overview") else "policy"
+            readings[reader] = read_cases(policy, lanes, how, config.max_glimpses, seed=config.seed)
+    lanes.close()
+    return readings
+
+
+def _full_scan(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: DictConfig) -> list[Reading]:
+    """Every foreground patch, by the encoder as pretraining left it (or the final one, where there was none)."""
+    pretrained = training.run.checkpoint("pretrained")
+    encoder = load(training.run.folder, f"checkpoints/{pretrained.name}") if pretrained.exists() else policy
+    scan = instantiate(config.report.full_scan)(
+        encoder,
+        training.env.views,
+        training.env.task,
+        folder=training.run.folder / "checkpoints",
+        seed=config.seed,
+        threads=training.threads,
+        progress=config.progress,
+    )
+    scan.fit(cohort.split("train"), cohort.split("val"))
+    return scan.read(cohort.split(config.report.split))
+
+
+def _draw(policy: GlimpsePolicy, training: Training, case: Any, max_glimpses: int, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(scanpath_picture(watch(policy, training.env.views, case, max_glimpses))).save(path)

@@ -1,0 +1,243 @@
+"""The three stages of learning: pretrain the encoder, warm up on random glimpses, learn where to look."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Image
+from stable_baselines3.common.vec_env import VecEnv
+from tqdm import tqdm
+
+from glimpse.checkpoints import Checkpoint
+from glimpse.loading import save_policy
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.pretrain import Augment, ContrastivePretrainer, sample_glimpses
+from glimpse.run import Run
+
+STAGES = ["pretrain", "warm_up", "joint", "report"]
+Lanes = Callable[[str, int], VecEnv]
+"""Given a split and a number of episodes at once, a vector of flattened environments."""
+
+
+@dataclass
+class Training:
+    """What all stages share."""
+
+    run: Run
+    policy: GlimpsePolicy
+    env: Any  # an unwrapped environment of the training split
+    lanes: Lanes
+    seed: int
+    threads: int
+    progress: bool
+    validate: Callable[[], tuple[dict[str, float], np.ndarray | None]] = field(default=lambda: ({}, None))
+
+
+# ---------------------------------------------------------------------------------------------- pretraining
+def pretrain(training: Training, stage: str, config: DictConfig) -> None:
+    """Contrastive learning on random foreground glimpses, without labels."""
+    run = training.run
+    done = int(run.last.meta["done"]) if run.last.meta["stage"] == stage else 0
+    with run.timed(stage):
+        if done < config.steps:
+            _pretrain(training, stage, config, done)
+    save_policy(training.policy, run.checkpoint("pretrained"))
+
+
+def _pretrain(training: Training, stage: str, config: DictConfig, done: int) -> None:
+    run = training.run
+    trainer = _pretrainer(training, config)
+    if done:
+        _restore_pretraining(run.last, training.policy, trainer)
+    bar = tqdm(total=config.steps, initial=done, desc="pretrain", unit="step", disable=not training.progress)
+    while done < config.steps:
+        loss, done = trainer.step(), done + 1
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        run.logger.record("pretrain/loss", loss)
+        run.logger.dump(done)
+        run.tick(stage)
+        run.save(_pretraining_state(training.policy, trainer, done), stage)
+    bar.close()
+
+
+def _pretrainer(training: Training, config: DictConfig) -> ContrastivePretrainer:
+    env, policy = training.env, training.policy
+    augment = Augment(env.views.glimpse_size, config.margin, policy.encoder.background, **config.augment)
+    with tqdm(total=config.pool, desc="reading", unit="glimpse", disable=not training.progress) as bar:
+        pool = sample_glimpses(
+            env.cases,
+            env.views,
+            config.pool,
+            margin=config.margin,
+            seed=training.seed,
+            threads=training.threads,
+            progress=bar.update,
+        )
+    return ContrastivePretrainer(
+        policy,
+        pool,
+        augment,
+        batch=config.batch,
+        learning_rate=config.learning_rate,
+        temperature=config.temperature,
+        seed=training.seed,
+    )
+
+
+def _pretraining_state(policy: GlimpsePolicy, trainer: ContrastivePretrainer, done: int) -> Checkpoint:
+    checkpoint = Checkpoint(meta={"done": done})
+    checkpoint.add_module("policy", policy)
+    checkpoint.add_module("head", trainer.head)
+    checkpoint.add_optimizer("optimizer", trainer.optimizer)
+    checkpoint.add_generator("views", trainer.generator)
+    checkpoint.add_generator("torch")
+    return checkpoint
+
+
+def _restore_pretraining(checkpoint: Checkpoint, policy: GlimpsePolicy, trainer: ContrastivePretrainer) -> None:
+    checkpoint.restore_module("policy", policy)
+    checkpoint.restore_module("head", trainer.head)
+    checkpoint.restore_optimizer("optimizer", trainer.optimizer)
+    checkpoint.restore_generator("views", trainer.generator)
+    checkpoint.restore_generator("torch")
+
+
+# ---------------------------------------------------------------------------------------------- warm-up and joint
+def learn(training: Training, stage: str, config: DictConfig) -> None:
+    """Runs the stage's algorithm for its number of updates, from where the run stands."""
+    run = training.run
+    with run.timed(stage):
+        algorithm, best = _algorithm(training, stage, config)
+        total = config.updates * algorithm.steps_per_update
+        remaining = algorithm.start_timesteps + total - algorithm.num_timesteps
+        callback = StageCallback(training, stage, config.updates, config.validate_every, best)
+        if remaining > 0:
+            algorithm.learn(remaining, callback, reset_num_timesteps=False, tb_log_name=stage)
+        algorithm.env.close()
+
+
+def _algorithm(training: Training, stage: str, config: DictConfig) -> tuple[Any, float | None]:
+    """The stage's algorithm, restored if the run stopped within this stage, and the best validation score so far."""
+    run, settings = training.run, config.algorithm
+    lanes = training.lanes("train", settings.cases_per_rollout * settings.rollouts_per_case)
+    options = {"learning_rate": instantiate(config.learning_rate), "device": training.policy.device}
+    seed = training.seed + 1000 * STAGES.index(stage)  # stages draw different numbers
+    algorithm = instantiate(settings)(training.policy, lanes, seed=seed, **options)
+    algorithm.set_logger(run.logger)
+    if run.last.meta["stage"] == stage:
+        return algorithm, _restore_learning(run.last, algorithm)
+    algorithm.start_timesteps = algorithm.num_timesteps = int(run.last.meta.get("timesteps", 0))
+    return algorithm, None
+
+
+class StageCallback(BaseCallback):
+    """After every update: progress, and a checkpoint; now and then: the validation split, and the best policy so far."""
+
+    def __init__(self, training: Training, stage: str, updates: int, validate_every: int, best: float | None) -> None:
+        super().__init__()
+        self.training_, self.stage, self.updates, self.validate_every, self.best = (
+            training,
+            stage,
+            updates,
+            validate_every,
+            best,
+        )
+        self.saved = -1
+
+    def _on_training_start(self) -> None:
+        self.saved = self.model.updates
+        self.bar = tqdm(
+            total=self.updates,
+            initial=self.saved,
+            desc=self.stage.replace("_", "-"),
+            unit="update",
+            disable=not self.training_.progress,
+        )
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self._after_update()
+
+    def _on_training_end(self) -> None:
+        self._after_update()
+        self.logger.dump(self.num_timesteps)
+        self.bar.close()
+
+    def _after_update(self) -> None:
+        """Rollouts begin where the update before has ended; the last update is followed by the end of training."""
+        if self.model.updates == self.saved:
+            return
+        self.saved = self.model.updates
+        values = self.logger.name_to_value
+        self.bar.update()
+        self.bar.set_postfix(
+            {name: f"{values[key]:.3f}" for name, key in _SHOWN.items() if key in values}, refresh=False
+        )
+        if self.validate_every and (self.saved % self.validate_every == 0 or self.saved == self.updates):
+            self._validate()
+        run = self.training_.run
+        run.tick(self.stage)
+        run.save(_learning_state(self.model, self.best), self.stage)
+
+    def _validate(self) -> None:
+        scores, picture = self.training_.validate()
+        for name, value in scores.items():
+            self.logger.record(f"validation/{name}", value)
+        if picture is not None:
+            self.logger.record("validation/scanpath", Image(picture, "HWC"), exclude=("stdout", "log", "json", "csv"))
+        if "score" in scores and (self.best is None or scores["score"] > self.best):
+            self.best = scores["score"]
+            save_policy(self.training_.policy, self.training_.run.checkpoint("best"))
+
+
+_SHOWN = {"loss": "train/loss", "return": "rollout/return", "glimpses": "rollout/glimpses", "val": "validation/score"}
+
+
+def _learning_state(algorithm: Any, best: float | None) -> Checkpoint:
+    checkpoint = Checkpoint(meta={
+        "timesteps": algorithm.num_timesteps, "start": algorithm.start_timesteps, "updates": algorithm.updates,
+        "best": best, "queue": list(algorithm.queue), "random": algorithm.random.bit_generator.state,
+    })  # fmt: skip
+    checkpoint.add_module("policy", algorithm.policy)
+    checkpoint.add_optimizer("optimizer", algorithm.policy.optimizer)
+    checkpoint.add_generator("torch")
+    return checkpoint
+
+
+def _restore_learning(checkpoint: Checkpoint, algorithm: Any) -> float | None:
+    meta = checkpoint.meta
+    checkpoint.restore_module("policy", algorithm.policy)
+    checkpoint.restore_optimizer("optimizer", algorithm.policy.optimizer)
+    checkpoint.restore_generator("torch")
+    algorithm.num_timesteps, algorithm.start_timesteps, algorithm.updates = (
+        meta["timesteps"],
+        meta["start"],
+        meta["updates"],
+    )
+    algorithm.queue.extend(meta["queue"])
+    algorithm.random.bit_generator.state = meta["random"]
+    return meta["best"]
+
+
+def restore_policy(training: Training) -> None:
+    """Gives the policy the parameters, and its optimizer the moments, with which the run's last stage ended."""
+    last = training.run.last
+    if last.meta["stage"] is None:
+        return
+    last.restore_module("policy", training.policy)
+
+
+def seed_everything(seed: int, threads: int) -> None:
+    """Seeds PyTorch and numpy and sets the number of compute threads; together they fix a run's numbers."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    if threads:
+        torch.set_num_threads(threads)

@@ -1,0 +1,85 @@
+"""Train an agent on a cohort: pretrain, warm up, learn where to look, and report on the test split.
+
+python -m glimpse.train env=wsi agent=ppo
+python -m glimpse.train env=wsi agent=ppo env.cohort.path=my_cohort.csv max_glimpses=32
+python -m glimpse.train resume=runs/wsi-ppo-0
+"""
+
+import sys
+from typing import Any
+
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from stable_baselines3.common.vec_env import VecEnv
+
+from glimpse.checkpoints import CheckpointError
+from glimpse.cohort import Cohort, CohortError
+from glimpse.loading import POLICY_FILE, build_policy, load, save_policy
+from glimpse.preflight import PreflightError, check_sizes
+from glimpse.report import report, validator
+from glimpse.run import Run, RunError
+from glimpse.sources import ImageReadError, UnsupportedImageError
+from glimpse.stages import STAGES, Training, learn, pretrain, restore_policy, seed_everything
+
+USER_ERRORS = (CheckpointError, CohortError, ImageReadError, PreflightError, RunError, UnsupportedImageError)
+
+
+def train(config: DictConfig) -> dict[str, Any]:
+    """Runs all stages that a configuration asks for and returns the content of `metrics.json`.
+
+    With `config.resume` the run of that folder goes on, under its own configuration.
+
+    Raises:
+        CohortError, PreflightError, RunError: before any work begins; the message says what to change.
+    """
+    resume = config.resume
+    if resume:
+        config = Run.config_of(resume)
+    seed_everything(config.seed, config.threads)
+    cohort = instantiate(config.env.cohort)
+    training = _prepare(config, cohort, resume)
+    run = training.run
+    restore_policy(training)
+    for stage in STAGES[:-1]:
+        settings = config[stage]
+        if settings is not None and settings.get("enabled", True) and not run.finished(stage, STAGES):
+            (pretrain if stage == "pretrain" else learn)(training, stage, settings)
+    best = run.checkpoint("best")
+    final = load(run.folder, f"checkpoints/{best.name}") if best.exists() else training.policy
+    save_policy(final, run.folder / POLICY_FILE)
+    return report(training, final, cohort, config)
+
+
+def _prepare(config: DictConfig, cohort: Cohort, resume: str | None) -> Training:
+    """Builds what all stages share, and refuses what cannot work before anything is written."""
+
+    def lanes(split: str, count: int) -> VecEnv:
+        part = cohort.split(split)
+        return instantiate(config.vector)(
+            [instantiate(config.env.make, cohort=part, split=split) for _ in range(count)]
+        )
+
+    env = instantiate(config.env.make, cohort=cohort, split="train").unwrapped
+    policy = build_policy(config.network, env.observation_space, env.layout)
+    check_sizes(cohort, env.views, policy.grid, progress=config.progress)
+    policy = policy.to(torch.device(config.device))
+    run = Run(resume or config.run, config, resume=bool(resume))
+    cohort.write_splits(run.folder / "splits.csv")
+    training = Training(run, policy, env, lanes, config.seed, config.threads or 2, config.progress)
+    training.validate = validator(training, cohort, config)
+    return training
+
+
+@hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="train")
+def main(config: DictConfig) -> None:
+    """Entry point: what a user can mend ends in one line, not in a traceback."""
+    try:
+        train(config)
+    except USER_ERRORS as error:
+        sys.exit(f"glimpse: {error}")
+
+
+if __name__ == "__main__":
+    main()

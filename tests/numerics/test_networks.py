@@ -1,0 +1,195 @@
+"""Cached and stepwise computations equal the full ones; masks, geometry and gradients are exact."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from glimpse.networks import (
+    AttentionPooling,
+    CausalTransformer,
+    ConvEncoder,
+    GaussianLocator,
+    GlimpsePolicy,
+    GridLocator,
+    MeanPooling,
+    PointerLocator,
+    RandomLocator,
+)
+from glimpse.networks.locator import Candidates
+from glimpse.networks.records import Episodes
+from glimpse.spaces import ActionLayout
+from gymnasium import spaces
+from torch import nn
+
+
+def make_policy(ndim: int = 2, zooms: int = 1, channels: int = 2, **parts: object) -> GlimpsePolicy:
+    """A small policy in float64."""
+    layout = ActionLayout(ndim, 3, zooms)
+    torch.manual_seed(0)
+    space = spaces.Dict({
+        "overview": spaces.Box(0, 255, (channels, *[24] * ndim), np.uint8),
+        "foreground": spaces.Box(0, 255, (1, *[24] * ndim), np.uint8),
+        "glimpse": spaces.Box(0, 255, (channels, *[12] * ndim), np.uint8),
+        "location": spaces.Box(-1, 1, (ndim,), np.float32),
+        "remaining": spaces.Box(0, 1, (1,), np.float32),
+    })  # fmt: skip
+    policy = GlimpsePolicy(space, layout.box_space(), layout=layout, stop_bias=-1.5, **parts)
+    nn.init.normal_(policy.stop_head.weight, std=0.1)
+    return policy
+
+
+def play(policy: GlimpsePolicy, cases: int = 2, rollouts: int = 8, time: int = 5) -> Episodes:
+    """Episodes with random pixels, decided step by step by the policy; some stop early."""
+    generator = torch.Generator().manual_seed(1)
+    space, batch = policy.observation_space, cases * rollouts
+
+    def pixels(*shape: int) -> torch.Tensor:
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+    overview, glimpses = pixels(cases, *space["overview"].shape), pixels(batch, time, *space["glimpse"].shape)
+    foreground = (pixels(cases, *space["foreground"].shape) > 60).to(torch.uint8) * 255
+    with torch.no_grad():
+        scene = policy.scene(overview, foreground)
+        state = policy.begin(scene, rollouts)
+        decisions, length = [], torch.full((batch,), time)
+        for step in range(time + 1):
+            decision = policy.decide(scene, state, torch.full((batch,), step == time), generator=generator)
+            length = torch.where(decision.stop & (length == time), torch.tensor(step), length)
+            decisions.append(decision)
+            if step < time:
+                state = policy.observe(state, glimpses[:, step], decision.location, decision.cell, decision.zoom)
+
+    def column(name: str, steps: int) -> torch.Tensor:
+        return torch.stack([getattr(decision, name) for decision in decisions[:steps]], 1)
+
+    return Episodes(
+        overview, foreground, glimpses, column("location", time), column("cell", time), column("zoom", time), length,
+        length == time, column("prediction", time + 1), column("log_prob", time + 1), column("value", time + 1),
+        torch.zeros(batch, time + 1), torch.zeros(batch, dtype=torch.long),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [CausalTransformer, AttentionPooling, MeanPooling])
+def test_an_aggregator_with_a_cache_equals_the_full_one(make: Callable[[int], nn.Module]) -> None:
+    torch.manual_seed(0)
+    aggregator, tokens = make(16).double(), torch.randn(3, 21, 16).double()
+    full, cache = aggregator(tokens), aggregator.empty(tokens[:, 0])
+    for step in range(tokens.shape[1]):
+        answer, cache = aggregator.step(tokens[:, step], cache)
+        assert torch.allclose(answer, full[:, step], atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [CausalTransformer, AttentionPooling, MeanPooling])
+def test_an_answer_does_not_depend_on_later_glimpses(make: Callable[[int], nn.Module]) -> None:
+    aggregator, tokens = make(16).double(), torch.randn(2, 6, 16).double()
+    changed = tokens.clone()
+    changed[:, 4:] += 1
+    assert torch.allclose(aggregator(tokens)[:, :4], aggregator(changed)[:, :4])
+    assert not torch.allclose(aggregator(tokens)[:, 4:], aggregator(changed)[:, 4:])
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("locator", [PointerLocator, GaussianLocator])
+@pytest.mark.parametrize("zooms", [1, 3])
+def test_the_ratio_of_probabilities_is_one_before_the_first_update(
+    ndim: int, locator: Callable[..., nn.Module], zooms: int
+) -> None:
+    policy = make_policy(ndim, zooms, locator=locator).double()
+    episodes = play(policy)
+    assert 0 < int(episodes.forced.sum()) < len(episodes.length)  # both ways to end are there
+    evaluation = policy.evaluate_episodes(episodes)
+    decided = episodes.decided
+    ratio = (evaluation.log_prob - episodes.log_prob).exp()[decided]
+    assert torch.allclose(ratio, torch.ones_like(ratio), atol=1e-9)
+    assert torch.all(evaluation.log_prob[~decided] == 0)
+    answered = episodes.answered
+    assert torch.allclose(evaluation.prediction[answered], episodes.prediction[answered], atol=1e-9)
+    assert torch.allclose(evaluation.value[answered], episodes.value[answered], atol=1e-9)
+
+
+def test_chunked_encoding_leaves_the_gradient_as_it_is() -> None:
+    policy = make_policy().double()
+    episodes = play(policy)
+    gradients = []
+    for chunk in (0, 4):
+        policy.chunk = chunk
+        policy.zero_grad()
+        evaluation = policy.evaluate_episodes(episodes)
+        (evaluation.prediction.pow(2).mean() + evaluation.log_prob.mean()).backward()
+        gradients.append([p.grad.clone() for p in policy.parameters() if p.grad is not None])
+    for direct, chunked in zip(*gradients, strict=True):
+        assert torch.allclose(direct, chunked, atol=1e-12)
+
+
+def test_no_cell_is_visited_twice_nor_outside_the_foreground() -> None:
+    policy = make_policy()
+    episodes = play(policy, time=8)
+    scene = policy.scene(episodes.overview, episodes.foreground)
+    for row, (cells, length) in enumerate(zip(episodes.cell, episodes.length, strict=True)):
+        visited = cells[:length]
+        assert len(visited.unique()) == length
+        assert scene.candidates.open[row // episodes.rollouts][visited].all()
+
+
+def candidates(open_: torch.Tensor, grid: tuple[int, ...]) -> Candidates:
+    cells = open_.shape[1]
+    return Candidates(
+        torch.zeros(len(open_), cells, 4), torch.zeros(len(open_), cells), open_, torch.zeros(cells, len(grid)), grid
+    )
+
+
+def test_visited_cells_open_again_when_none_is_left() -> None:
+    few = candidates(torch.tensor([[True, True, False, False]]), (2, 2))
+    visited = torch.tensor([[[True, True, False, False]]])
+    where = RandomLocator()(torch.zeros(1, 1, 4), few, visited)
+    assert torch.allclose(where.log_probs.exp(), torch.tensor([[[0.5, 0.5, 0.0, 0.0]]]))
+
+
+def test_the_grid_is_regular_and_inside_the_foreground() -> None:
+    foreground = torch.zeros(8, 8, dtype=torch.bool)
+    foreground[2:6, :] = True
+    plan = GridLocator(8).plan(foreground.flatten(), (8, 8))
+    assert foreground.flatten()[plan].all()
+    assert len(plan.unique()) == 8
+    rows, columns = plan // 8, plan % 8
+    assert rows.unique().tolist() == [3, 5]
+    assert columns.unique().tolist() == [1, 3, 5, 7]
+
+
+def test_nearest_cell_of_a_location() -> None:
+    some = candidates(torch.ones(1, 6, dtype=torch.bool), (2, 3))
+    locations = torch.tensor([[-1.0, -1.0], [-0.5, 0.0], [0.5, 0.99], [1.0, 1.0], [0.0, -0.34]])
+    assert some.nearest(locations).tolist() == [0, 1, 5, 5, 3]
+
+
+@pytest.mark.parametrize(("size", "grid"), [((64, 64), (16, 16)), ((65, 63), (17, 16)), ((9, 30, 31), (3, 8, 8))])
+def test_the_encoder_knows_its_grid(size: tuple[int, ...], grid: tuple[int, ...]) -> None:
+    encoder = ConvEncoder(2, len(size))
+    features = encoder(torch.zeros(1, 2, *size, dtype=torch.uint8))
+    assert encoder.grid(size) == grid == tuple(features.shape[2:])
+
+
+def test_background_is_zero_to_the_convolutions() -> None:
+    encoder = ConvEncoder(1, background=255)
+    seen: list[torch.Tensor] = []
+    encoder.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    encoder(torch.full((1, 1, 8, 8), 255, dtype=torch.uint8))
+    assert torch.all(seen[0] == 0)
+
+
+def test_predict_begins_anew_only_where_an_episode_starts() -> None:
+    policy = make_policy().double()
+    policy.set_training_mode(False)
+    rng = np.random.default_rng(0)
+
+    def observations(batch: int) -> dict[str, np.ndarray]:
+        sample = {name: np.stack([space.sample() for _ in range(batch)]) for name, space in policy.observation_space.items()}
+        return sample | {"location": rng.uniform(-1, 1, (batch, 2)), "remaining": np.ones((batch, 1), np.float32)}
+
+    first, second = observations(3), observations(3)
+    _, state = policy.predict(first, None, None, deterministic=True)
+    mixed, state = policy.predict(second, state, np.array([False, True, False]), deterministic=True)
+    alone, _ = policy.predict({k: v[1:2] for k, v in second.items()}, None, None, deterministic=True)
+    assert np.allclose(mixed[1], alone[0], atol=1e-6)
+    assert state[1].cache["length"].tolist() == [2, 1, 2]
