@@ -71,7 +71,7 @@ class Views:
                 raise ValueError(f"{name} must be at least one pixel on every axis, got {size}.")
         if len(self.overview_size) != len(self.glimpse_size):
             raise ValueError(
-                f"overview_size {self.overview_size} and glimpse_size {self.glimpse_size} differ in their number of axes."
+                f"overview_size {self.overview_size} and glimpse_size {self.glimpse_size} must have equally many axes."
             )
         object.__setattr__(self, "glimpse_extents", tuple(Extent.parse(extent) for extent in self.glimpse_extents))
         if not self.glimpse_extents:

@@ -3,6 +3,7 @@
 import math
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -191,13 +192,16 @@ class _OpenSlides:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._sources: OrderedDict[int, SlideSource] = OrderedDict()
+        self._sources: OrderedDict[int, weakref.ref[SlideSource]] = OrderedDict()
 
     def opened(self, source: SlideSource) -> None:
         with self._lock:
-            self._sources[id(source)] = source
+            self._sources[id(source)] = weakref.ref(source)
+            self._sources.move_to_end(id(source))
             while len(self._sources) > self._limit:
-                self._sources.popitem(last=False)[1]._slide = None
+                oldest = self._sources.popitem(last=False)[1]()
+                if oldest is not None:
+                    oldest._slide = None
 
     def forget(self, source: SlideSource) -> None:
         with self._lock:

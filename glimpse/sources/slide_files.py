@@ -44,8 +44,8 @@ def known_mpp(properties: Mapping[str, str], name: str, fallback: float | None) 
         said = "" if fallback is None else f" The cohort's mpp of {fallback:g} is not used."
         warnings.warn(
             f"{name}: the slide states no pixel size; assuming {guess:g} um per pixel from its objective power of "
-            f"{power:g}.{said} Physical sizes are only as good as this guess: if it is wrong, write the pixel size into "
-            "the file.",
+            f"{power:g}.{said} Physical sizes are only as good as this guess: if it is wrong, write the pixel size "
+            "into the file.",
             UserWarning,
             stacklevel=2,
         )

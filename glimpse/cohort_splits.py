@@ -1,0 +1,92 @@
+"""Splits that keep each patient together and the targets in proportion."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+SPLITS = ("train", "val", "test")
+
+
+def stratified_splits(
+    patients: Sequence[str], targets: Sequence[Hashable], fractions: Sequence[float], seed: int
+) -> list[str]:
+    """Assigns each case "train", "val" or "test", grouped by patient and stratified by target.
+
+    Patients are shuffled within each stratum (the target that most of a patient's cases have) and dealt out one by one,
+    each to the split that lacks most of its share of that stratum, ties broken by its share of all patients. A stratum
+    with at least as many patients as splits gives one to each of them first, so that every split can be measured on it;
+    and no split with a share stays empty.
+
+    Args:
+        patients: the patient of each case.
+        targets: the target of each case; numbers that are not whole are stratified by quartile.
+        fractions: shares of train, val and test; they add up to 1.
+        seed: of the shuffling; the order of the cases makes no difference.
+
+    Raises:
+        ValueError: the fractions are wrong, or there are fewer patients than splits to fill.
+    """
+    shares = np.asarray(fractions, np.float64)
+    if shares.shape != (3,) or (shares < 0).any() or not math.isclose(float(shares.sum()), 1.0, abs_tol=1e-6):
+        raise ValueError(f"fractions must be three shares of train, val and test that add up to 1, got {fractions}.")
+    strata = _strata(patients, targets)
+    wanted = int((shares > 0).sum())
+    if len(set(patients)) < wanted:
+        raise ValueError(
+            f"cannot split {len(set(patients))} patient(s) into {wanted} splits without leaving one empty. Add cases, "
+            "or state the splits in a column 'split'."
+        )
+    chosen = _deal(strata, shares, np.random.default_rng(seed))
+    _fill_empty(chosen, shares)
+    return [SPLITS[chosen[patient]] for patient in patients]
+
+
+def _strata(patients: Sequence[str], targets: Sequence[Hashable]) -> dict[str, list[str]]:
+    """Patients by the most frequent target among their cases."""
+    labels = _labels(targets)
+    votes: dict[str, Counter[str]] = defaultdict(Counter)
+    for patient, label in zip(patients, labels, strict=True):
+        votes[patient][label] += 1
+    strata = defaultdict(list)
+    for patient in sorted(votes):
+        strata[min(votes[patient], key=lambda label: (-votes[patient][label], label))].append(patient)
+    return dict(strata)
+
+
+def _labels(targets: Sequence[Hashable]) -> list[str]:
+    continuous = [isinstance(target, float) and not float(target).is_integer() for target in targets]
+    if not any(continuous):
+        return [str(target) for target in targets]
+    values = np.asarray(targets, np.float64)
+    return [str(quartile) for quartile in np.searchsorted(np.quantile(values, (0.25, 0.5, 0.75)), values)]
+
+
+def _deal(strata: dict[str, list[str]], shares: np.ndarray, generator: np.random.Generator) -> dict[str, int]:
+    """Hands each patient to the split that is furthest behind."""
+    chosen: dict[str, int] = {}
+    total = np.zeros(3)
+    open_splits = [int(split) for split in np.flatnonzero(shares > 0)]
+    for label in sorted(strata):
+        here = np.zeros(3)
+        every = len(strata[label]) >= len(open_splits)
+        for index in generator.permutation(len(strata[label])):
+            lack = (shares * (here.sum() + 1) - here).tolist()
+            overall = (shares * (total.sum() + 1) - total).tolist()
+            empty = [split for split in open_splits if every and here[split] == 0]
+            split = max(empty or open_splits, key=lambda k: (round(lack[k], 9), overall[k]))
+            chosen[strata[label][index]] = split
+            here[split] += 1
+            total[split] += 1
+    return chosen
+
+
+def _fill_empty(chosen: dict[str, int], shares: np.ndarray) -> None:
+    """Moves a patient of the fullest split into each split that should not be empty but is."""
+    for split in np.flatnonzero(shares > 0):
+        counts = Counter(chosen.values())
+        if counts[int(split)] == 0:
+            fullest = counts.most_common(1)[0][0]
+            moved = max(patient for patient, where in chosen.items() if where == fullest)
+            chosen[moved] = int(split)
