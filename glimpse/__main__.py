@@ -12,7 +12,7 @@ _FIRST = ("train", "evaluate", "predict", "pretrain")  # the order in which a us
 
 
 def commands(folder: Path | None = None) -> dict[str, str]:
-    """Finds the modules with a `main`, and the first line of what each says about itself.
+    """Finds the modules and packages with a `main`, and the first line of what each says about itself.
 
     The files are parsed, not imported, so that a list of commands does not wait for PyTorch.
 
@@ -22,11 +22,12 @@ def commands(folder: Path | None = None) -> dict[str, str]:
     Returns:
         One line per command name, in the order to show them.
     """
-    found = {}
-    for file in (folder or Path(__file__).parent).glob("[!_]*.py"):
+    found, folder = {}, folder or Path(__file__).parent
+    for file in [*folder.glob("[!_]*.py"), *folder.glob("[!_]*/__main__.py")]:
         tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
         if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
-            found[file.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+            name = file.parent.name if file.name == "__main__.py" else file.stem
+            found[name] = (ast.get_docstring(tree) or "").partition("\n")[0]
     rank = {name: place for place, name in enumerate(_FIRST)}
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 

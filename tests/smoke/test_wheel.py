@@ -86,7 +86,7 @@ def test_the_packages_are_found_in_the_wheel_and_not_beside_the_user(installed: 
 
 
 def test_the_wheel_trains_beside_decoys(installed: Path, decoys: Path, tmp_path: Path) -> None:
-    arguments = ("env=wsi", "agent=ppo", "experiment=smoke", f"hydra.run.dir={tmp_path / 'run'}")
+    arguments = ("env=wsi", "agent=ppo", "experiment=smoke", f"run={tmp_path / 'run'}")
     run("-m", "glimpse.train", *arguments, cwd=decoys, PYTHONPATH=str(installed))
     for name in ("config.yaml", "policy.safetensors", "metrics.json", "predictions.csv"):
         assert (tmp_path / "run" / name).stat().st_size > 0

@@ -32,7 +32,9 @@ def test_only_modules_with_a_main_are_commands(tmp_path: Path) -> None:
     (tmp_path / "alpha.py").write_text('"""Alpha.\n\nMore of it."""\nraise RuntimeError("imported")\ndef main(): ...\n')
     (tmp_path / "helpers.py").write_text('"""Helps."""\n')
     (tmp_path / "_private.py").write_text("def main(): ...\n")
-    assert list(cli.commands(tmp_path).items()) == [("train", "Trains."), ("alpha", "Alpha.")]
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text('"""Packs."""\ndef main(): ...\n')
+    assert list(cli.commands(tmp_path).items()) == [("train", "Trains."), ("alpha", "Alpha."), ("package", "Packs.")]
 
 
 @pytest.mark.parametrize("word", ["--frobnicate", "trian"])
