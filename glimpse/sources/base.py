@@ -251,6 +251,7 @@ def open_source(path: str | os.PathLike[str], **options: Any) -> ImageSource:
 
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (128, b"DICM", "a DICOM file"),  # first: the 128 bytes before may imitate another format
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"II*\0", "a TIFF image"),
     (0, b"MM\0*", "a TIFF image"),
@@ -262,7 +263,6 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1f\x8b", "gzip-compressed data"),
     (0, b"%PDF", "a PDF document"),
     (0, b"\x89HDF", "an HDF5 file"),
-    (128, b"DICM", "a DICOM file"),
     (344, b"n+1\0", "a NIfTI volume"),
 )
 

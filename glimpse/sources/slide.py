@@ -17,7 +17,6 @@ from PIL import Image
 
 from glimpse.geometry import Frame, Numbers
 from glimpse.sources.base import (
-    ImageReadError,
     ImageSource,
     file_identity,
     missing_file,
@@ -161,7 +160,7 @@ class SlideSource(ImageSource):
             pixels = np.asarray(slide.read_region(corner, level, (size[1], size[0])))
         except openslide.OpenSlideError as error:
             self.close()  # OpenSlide keeps a handle in its error state for ever
-            raise ImageReadError(explain_unreadable(self.path, error)) from error
+            raise explain_unreadable(self.path, error) from error
         if levels.bounded:
             pixels = _clear_outside(pixels, levels, scale, first)
         if pixels.view("<u4").min() < _OPAQUE:
@@ -232,7 +231,7 @@ def _open(path: Path) -> openslide.OpenSlide:
     try:
         slide = openslide.OpenSlide(path)
     except openslide.OpenSlideError as error:
-        raise ImageReadError(explain_unreadable(path, error)) from error
+        raise explain_unreadable(path, error) from error
     slide.set_cache(_shared_cache())
     return slide
 

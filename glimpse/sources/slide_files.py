@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import openslide
@@ -61,44 +64,71 @@ def check_complete(path: Path) -> None:
     Raises:
         ImageReadError: the file ends before its pixels do.
     """
-    needed = _needed_bytes(path)
+    directory = _tiff_directory(path)
     size = os.path.getsize(path)
-    if needed is not None and needed > size:
+    if directory is not None and directory.needed > size:
         raise ImageReadError(
-            f"{path}: the file is truncated: its pixels reach to byte {needed:,}, it ends at byte {size:,}. {_REMEDY}"
+            f"{path}: the file is truncated: its pixels reach to byte {directory.needed:,}, it ends at byte {size:,}. "
+            f"{_REMEDY}"
         )
 
 
-def _needed_bytes(path: Path) -> int | None:
+def explain_unreadable(path: Path, error: Exception) -> ImageReadError | UnsupportedImageError:
+    """The error for a file that OpenSlide fails on: what it is decides between damaged and unsupported."""
+    known, content = _detected(path), describe_content(path)
+    if known is None and os.path.getsize(path) > 0:
+        directory = _tiff_directory(path)
+        if not _is_tiff(path):
+            return UnsupportedImageError(
+                f"{path}: suffix {path.suffix!r} with {content}: not a slide. Correct the path, or convert the file, "
+                "e.g. with 'vips tiffsave --tile --pyramid'."
+            )
+        if directory is not None and not directory.tiled and 0 < directory.needed <= os.path.getsize(path):
+            return UnsupportedImageError(
+                f"{path}: suffix {path.suffix!r} with {content}, but one that is not tiled. Convert it, e.g. with "
+                "'vips tiffsave --tile --pyramid'."
+            )
+    kind = content if known is None else f"a slide of format {known!r}"
+    return ImageReadError(f"{path}: cannot be read ({error}; {kind}). It is probably truncated or damaged. {_REMEDY}")
+
+
+@dataclass(frozen=True)
+class _Directory:
+    """What a TIFF's directory says: the byte its pixels reach to, and whether its first page is tiled."""
+
+    needed: int
+    tiled: bool
+
+
+def _is_tiff(path: Path) -> bool:
     with open(path, "rb") as file:
-        if file.read(4) not in _TIFF_MAGIC:
-            return None
+        return file.read(4) in _TIFF_MAGIC
+
+
+def _tiff_directory(path: Path) -> _Directory | None:
+    """The directory of a TIFF, or None where there is none that can be followed."""
+    if not _is_tiff(path):
+        return None
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with _quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff:
             ends = [
                 start + count
                 for page in tiff.pages
                 for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)
             ]
+            return _Directory(max(ends, default=0), bool(tiff.pages.first.is_tiled))
     except Exception:  # tifffile raises many kinds on dialects it does not know, and those may still be readable
         return None
-    return max(ends, default=0)
 
 
-def explain_unreadable(path: Path, error: Exception) -> str:
-    """A message for a file that OpenSlide fails on.
-
-    Raises:
-        UnsupportedImageError: the file is whole, but not of a kind that OpenSlide reads.
-    """
-    known = _detected(path)
-    if known is None and _is_whole_tiff(path):
-        raise UnsupportedImageError(
-            f"{path}: suffix {path.suffix!r} with {describe_content(path)}, but not one that can be read in tiles. "
-            "Convert it, e.g. with 'vips tiffsave --tile --pyramid'."
-        ) from error
-    kind = describe_content(path) if known is None else f"a slide of format {known!r}"
-    return f"{path}: cannot be read ({error}; {kind}). The file is probably truncated or damaged. {_REMEDY}"
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Keeps a logger silent: what it would say of a damaged file is said in the error."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _detected(path: Path) -> str | None:
@@ -106,11 +136,6 @@ def _detected(path: Path) -> str | None:
         return openslide.OpenSlide.detect_format(path)
     except openslide.OpenSlideError:
         return None
-
-
-def _is_whole_tiff(path: Path) -> bool:
-    needed = _needed_bytes(path)
-    return needed is not None and 0 < needed <= os.path.getsize(path)
 
 
 def _number(text: str | None) -> float:
