@@ -11,7 +11,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from glimpse.cohort import Case
-from glimpse.envs.episode import Episode
+from glimpse.envs.episode import Episode, Ragged
 from glimpse.envs.rendering import draw
 from glimpse.spaces import Action, ActionLayout, observation_space
 from glimpse.tasks import Task
@@ -29,10 +29,9 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
 
     Every info holds `case` (the slide's id) and `target`; the last one of an episode also
 
-    - scanpath: float32 `(n, d)` in [-1, 1], array axis order, and zooms: int64 `(n,)`;
+    - scanpath: float32 `(n, d)` in [-1, 1], array axis order, and zooms: int64 `(n,)`; both array-like, see `Ragged`;
     - score: of the final prediction;
-    - pixels_read: full-resolution pixels of the glimpses, clipped to the image; overlaps as `Views.pixels_read` counts
-      them;
+    - pixels_read: full-resolution pixels of the glimpses, clipped to the image; overlaps count each time;
     - share_read: the same, divided by the foreground's pixels.
 
     `reset` takes the options `case` (an index into `cases`) and `max_glimpses` (this episode's budget; any number).
@@ -73,7 +72,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         source = cases[0].source
         self.ndim, self.channels = len(source.shape), source.channels
         self.layout = ActionLayout(self.ndim, task.outputs, len(views.glimpse_extents))
-        self.observation_space = observation_space(self.channels, views)
+        self.observation_space = observation_space(self.channels, views)  # type: ignore[assignment]
         self.action_space = self.layout.dict_space()
         self._queue: list[int] = []
         self._episode: Episode | None = None
@@ -103,9 +102,12 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         if not self.episode.ended:
             self.read_glimpse()
         overview, foreground = self.case_views()
-        return self._observation(overview, foreground), reward, self.episode.ended, False, self.info()
+        info = self.info()
+        if self.episode.ended:
+            info |= {key: Ragged(info[key]) for key in ("scanpath", "zooms")}
+        return self._observation(overview, foreground), reward, self.episode.ended, False, info
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """Returns a picture `(height, width, 3)`: the overview with the scanpath, and the current glimpse beside it."""
         if self.render_mode is None:
             return None
@@ -171,14 +173,14 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         return location, np.array([share], np.float32)
 
     def info(self) -> dict[str, Any]:
-        """Returns what is known beside the observation; see the class."""
+        """Returns what is known beside the observation; see the class. Scanpath and zooms are plain arrays here."""
         episode = self.episode
         info: dict[str, Any] = {"case": episode.case.slide_id, "target": episode.case.target}
         if episode.ended:
             source, path = episode.case.source, episode.scanpath(self.ndim)
-            pixels = self.views.pixels_read(source, path, episode.zooms) if len(path) else 0
+            pixels = self.views.pixels_read(source, path, episode.zooms)
             info |= {"scanpath": path, "zooms": np.array(episode.zooms, np.int64), "score": episode.score}
-            info |= {"pixels_read": pixels, "share_read": pixels / max(1.0, self.views.foreground_pixels(source))}
+            info |= {"pixels_read": pixels, "share_read": pixels / self.views.foreground_pixels(source)}
         return info
 
     # --- Inner parts ---------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 from glimpse.geometry import Extent
@@ -25,7 +26,7 @@ def build_views(ndim: int, overview_size: Size, glimpse_size: Size, glimpse_exte
     Raises:
         ValueError: A size is not positive, or has another number of axes than the images.
     """
-    single = isinstance(glimpse_extents, (int, float, str))
+    single = isinstance(glimpse_extents, (Real, str))
     extents = [glimpse_extents] if single else list(glimpse_extents)  # type: ignore[arg-type]
     return Views(
         overview_size=_per_axis("overview_size", overview_size, ndim),
@@ -35,7 +36,7 @@ def build_views(ndim: int, overview_size: Size, glimpse_size: Size, glimpse_exte
 
 
 def _per_axis(name: str, size: Size, ndim: int) -> tuple[int, ...]:
-    sizes = (size,) * ndim if isinstance(size, int) else tuple(int(value) for value in size)
+    sizes = (int(size),) * ndim if isinstance(size, Integral) else tuple(int(value) for value in size)  # type: ignore[union-attr]
     if len(sizes) != ndim or min(sizes) < 1:
         raise ValueError(f"Expected {name} as one number, or {ndim} numbers (one per axis), above 0; got {size}.")
     return sizes

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 if TYPE_CHECKING:
     from glimpse.cohort import Case
@@ -75,3 +76,34 @@ class Episode:
     def scanpath(self, ndim: int) -> NDArray[np.float32]:
         """Returns the locations in order, float32 `(glimpses, d)`; `(0, d)` where nothing was read."""
         return np.array(self.locations, np.float32).reshape(-1, ndim)
+
+
+class Ragged:
+    """An array whose length differs from episode to episode; index it, or hand it to NumPy, like the array it holds.
+
+    Gymnasium's vector environments stack the arrays they find in infos, and fail where lengths differ. They leave other
+    objects as they are.
+    """
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.array, dtype) if copy else np.asarray(self.array, dtype)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.array[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.array)
+
+    def __eq__(self, other: object) -> bool:
+        return np.array_equal(self.array, np.asarray(other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self.array)

@@ -75,7 +75,5 @@ def _draw_scanpath(picture: Image.Image, scanpath: NDArray[np.float32], boxes: N
 
 def _as_xy(points: NDArray[np.floating]) -> NDArray[np.float64]:
     """Returns the last two axes as (x, y), float64 `(n, 2)`; a signal's only axis is x."""
-    points = np.asarray(points, np.float64)
-    if points.shape[-1] == 1:
-        return np.concatenate([points, np.zeros_like(points)], axis=-1)
-    return points[..., :-3:-1]
+    exact = np.asarray(points, np.float64)
+    return np.concatenate([exact, np.zeros_like(exact)], axis=-1) if exact.shape[-1] == 1 else exact[..., :-3:-1]

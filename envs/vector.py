@@ -29,7 +29,7 @@ class GlimpseVecEnv(VecEnv):
     Actions are flat, `(lane, size)` as `ActionLayout.pack` writes them, whether or not lanes wear `FlattenAction`. A
     lane that ends is reset in the same step, as everywhere in Stable-Baselines3: its last observation is
     `info["terminal_observation"]`. Infos are those of `GlimpseEnv`, with `episode` as `Monitor` writes it (r, l, t); so
-    no `Monitor` is needed, and `env_is_wrapped(Monitor)` says True.
+    no `Monitor` is needed, and `env_is_wrapped(Monitor)` says True. The scanpath and zooms are plain arrays.
 
     Observations are arrays `(lane, ...)` that are never written again once returned, so they may be kept; treat them
     as read-only, because a step in which no lane is reset returns the same overview and foreground arrays as the one
@@ -78,7 +78,7 @@ class GlimpseVecEnv(VecEnv):
             raise ValueError(f"Expected a mask of shape ({self.num_envs},), got {mask.shape}.")
         self._enabled = mask.copy()
 
-    def reset(self) -> Observation:  # type: ignore[override]
+    def reset(self) -> Observation:
         """Resets all lanes that `set_active` has not put aside, with the seeds and options given beforehand."""
         lanes = np.flatnonzero(self._enabled)
         self._parked[lanes] = False
@@ -89,7 +89,7 @@ class GlimpseVecEnv(VecEnv):
         self._reset_options()
         return dict(self._obs)
 
-    def step_async(self, actions: ArrayLike) -> None:  # type: ignore[override]
+    def step_async(self, actions: ArrayLike) -> None:
         """Takes the actions `(lane, size)`; those of lanes that are not active are ignored."""
         actions = np.asarray(actions, np.float32)
         if actions.shape != self._actions.shape:
@@ -109,27 +109,31 @@ class GlimpseVecEnv(VecEnv):
             rewards[lane] = self.lanes[lane].act(action, scores[row])
             dones[lane] = self.lanes[lane].episode.ended
         before, self._obs = self._obs, self._next_arrays(dones)
-        self._share(lanes, lambda lane: infos.__setitem__(lane, self._finish_lane(lane, before)))
+        for lane in lanes.tolist():
+            infos[lane] = self._end_lane(lane, before) if dones[lane] else self._move_lane(lane)
+        self._share(lanes[~dones[lanes]], self._read_lane)
         if self.park:
             self._parked |= dones
+        else:
+            self._share(np.flatnonzero(dones), self._reset_lane)
         return dict(self._obs), rewards, dones, infos
 
     # --- One lane ------------------------------------------------------------------------------------------------
 
-    def _finish_lane(self, lane: int, before: Observation) -> dict[str, Any]:
-        """Reads the glimpse that was asked for, or closes the episode; returns the info."""
-        env = self.lanes[lane]
-        info = env.info() | {"TimeLimit.truncated": False}
-        if not env.episode.ended:
-            self._obs["glimpse"][lane] = env.read_glimpse()
-            self._write_numbers(lane)
-            return info
-        info["terminal_observation"] = {key: value[lane] for key, value in before.items()}
+    def _move_lane(self, lane: int) -> dict[str, Any]:
+        self._write_numbers(lane)
+        return self.lanes[lane].info() | {"TimeLimit.truncated": False}
+
+    def _end_lane(self, lane: int, before: Observation) -> dict[str, Any]:
+        """Closes the episode; nothing has been read, so the observation before it is the last one too."""
+        episode, info = self.lanes[lane].episode, self.lanes[lane].info() | {"TimeLimit.truncated": False}
         seconds = round(time.time() - self._start, 6)
-        info["episode"] = {"r": round(env.episode.total, 6), "l": env.episode.steps, "t": seconds}
-        if not self.park:
-            self._reset_lane(lane)
+        info["episode"] = {"r": round(episode.total, 6), "l": episode.steps, "t": seconds}
+        info["terminal_observation"] = {key: value[lane] for key, value in before.items()}
         return info
+
+    def _read_lane(self, lane: int) -> None:
+        self._obs["glimpse"][lane] = self.lanes[lane].read_glimpse()
 
     def _reset_lane(self, lane: int, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
         env = self.lanes[lane]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from glimpse.cohort import Case, Cohort
@@ -49,9 +49,10 @@ def make_wsi(
         ValueError: The split is empty, or sizes do not fit the slides.
     """
     task = task or Classification(2)
-    cases = _cases(cohort, split, task, on_error, seed)
+    if cohort is None or isinstance(cohort, (str, os.PathLike)):
+        cohort = load_cohort(cohort, task, on_error, seed)
     return GlimpseEnv(
-        cases,
+        _cases(cohort, split),
         task,
         build_views(2, overview_size, glimpse_size, glimpse_extents),
         max_glimpses=max_glimpses,
@@ -61,19 +62,35 @@ def make_wsi(
     )
 
 
-def _cases(
-    cohort: str | os.PathLike[str] | Cohort | Sequence[Case] | None,
-    split: str | None,
-    task: Task,
-    on_error: Literal["raise", "skip"],
-    seed: int,
-) -> Sequence[Case]:
-    if cohort is None:
+def load_cohort(
+    path: str | os.PathLike[str] | None = None,
+    task: Task | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    seed: int = 0,
+    synthetic: Mapping[str, int] | None = None,
+) -> Cohort:
+    """Loads a cohort of slides.
+
+    Args:
+        path: Of its CSV; None makes (once) and loads synthetic slides.
+        task: What an answer is; None is a classification into two classes.
+        on_error: With "skip", broken slides are left out with a warning; with "raise" they are an error.
+        seed: Of the split, where the CSV has none.
+        synthetic: Options of `glimpse.synthetic.slides.embedded_cohort`, such as `n` and `size`.
+
+    Raises:
+        CohortError: The CSV has problems; all are listed.
+    """
+    if path is None:
         from glimpse.synthetic.slides import embedded_cohort  # makes pictures: only where they are wanted
 
-        cohort = embedded_cohort()
-    if isinstance(cohort, (str, os.PathLike)):
-        cohort = Cohort.from_csv(cohort, task, on_error=on_error, seed=seed)
+        path = embedded_cohort(**synthetic or {})
+    return Cohort.from_csv(path, task or Classification(2), on_error=on_error, seed=seed)
+
+
+def _cases(cohort: Cohort | Sequence[Case], split: str | None) -> Sequence[Case]:
+    if split is None:
+        return cohort
     if isinstance(cohort, Cohort):
-        return cohort if split is None else cohort.split(split)  # type: ignore[arg-type]
-    return cohort if split is None else [case for case in cohort if case.split == split]
+        return cohort.split(split)  # type: ignore[arg-type]
+    return [case for case in cohort if case.split == split]

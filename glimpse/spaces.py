@@ -178,7 +178,7 @@ class ActionLayout:
 
 def _check_finite(name: str, values: ArrayLike) -> None:
     if not np.isfinite(values).all():
-        raise ValueError(f"Expected finite numbers in {name}, got {values}; has the policy diverged?")
+        raise ValueError(f"Expected finite numbers in {name}, got {values!r}; has the policy diverged?")
 
 
 def observation_space(channels: int, views: Views) -> spaces.Dict:
