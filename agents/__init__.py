@@ -1,4 +1,4 @@
-"""Learning algorithms and baselines, one file each over one base; all of them on Stable-Baselines3's `OnPolicyAlgorithm`."""
+"""Learning algorithms and baselines, one file each over one base, on Stable-Baselines3's `OnPolicyAlgorithm`."""
 
 from glimpse.agents.grid import Grid
 from glimpse.agents.overview import Overview

@@ -1,4 +1,4 @@
-"""The base of all agents: whole-episode rollouts, a supervised loss on every prefix, and a policy loss that agents add."""
+"""The base of all agents: whole-episode rollouts, a supervised loss on every prefix, and what agents add to it."""
 
 from collections import deque
 from typing import Any, ClassVar, TypeVar
@@ -33,8 +33,8 @@ Self = TypeVar("Self", bound="GlimpseAlgorithm")
 class GlimpseAlgorithm(OnPolicyAlgorithm):
     """Learns from complete episodes, all minibatches being whole episodes, so that nothing recurrent is truncated.
 
-    A rollout is `cases_per_rollout * rollouts_per_case` episodes. Its length counts as (max_glimpses + 1) steps per episode
-    even where an episode stopped early, so that the number of updates in `total_timesteps` is known beforehand.
+    A rollout is `cases_per_rollout * rollouts_per_case` episodes. Each counts as (max_glimpses + 1) steps even where it
+    stopped early, so that the number of updates in `total_timesteps` is known beforehand.
 
     Subclasses say what a policy learns beside the supervised loss (`policy_loss`) and where it looks (`override`).
 
@@ -146,6 +146,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             self.policy.optimizer = torch.optim.AdamW(self.policy.parameters(), rate, weight_decay=self.weight_decay)
         self.random = np.random.default_rng(self.seed)
         self.queue: deque[int] = deque()
+        self.rollout_buffer: Any = None  # episodes are kept in `self.episodes`
         self.n_steps = self.steps_per_update // env.num_envs
 
     def _vector(self) -> VecEnv:
@@ -157,8 +158,8 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         episodes = self.cases_per_rollout * self.rollouts_per_case
         if episodes % lanes:
             raise ValueError(
-                f"A rollout of {self.cases_per_rollout} cases x {self.rollouts_per_case} rollouts = {episodes} episodes does "
-                f"not divide among {lanes} environments; use a number of environments that divides {episodes}."
+                f"A rollout of {self.cases_per_rollout} cases x {self.rollouts_per_case} rollouts = {episodes} episodes "
+                f"does not divide among {lanes} environments; use a number of environments that divides {episodes}."
             )
 
     @property

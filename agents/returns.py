@@ -1,9 +1,9 @@
 r"""What an action earned: gains, returns and advantages of complete episodes, discount 1.
 
-The environment pays r_t = s(p_t) - s(p_{t-1}) - c_t: the gain in score of the answer that came with action t, less the
-cost of the glimpse that action t reads. The answer p_t was settled by what had been seen before action t; so the gain at
-step t is no consequence of where action t looks, and the gain at step t + 1 is. `consequences` moves each gain to the
-action that caused it. All arrays are (batch, step), one row per episode.
+The environment pays r_t = s(p_t) - s(p_{t-1}) - c_t: the gain in score of the answer that came with action t, less
+the cost of the glimpse that action t reads. The answer p_t was settled by what had been seen before action t; so the
+gain at step t is no consequence of where action t looks, and the gain at step t + 1 is. `consequences` moves each
+gain to the action that caused it. All arrays are (batch, step), one row per episode.
 """
 
 import torch
@@ -12,13 +12,13 @@ from torch import Tensor
 
 
 def gains(score: Float[Tensor, "batch step"], answered: Bool[Tensor, "batch step"]) -> Float[Tensor, "batch step"]:
-    """Gain in score of each answer over the one before; the score before the first is 0. Zero past the episode's end."""
+    """Gain in score of each answer over the one before; before the first it is 0. Zero past the episode's end."""
     before = torch.cat([torch.zeros_like(score[:, :1]), score[:, :-1]], 1)
     return (score - before).masked_fill(~answered, 0.0)
 
 
 def consequences(reward: Float[Tensor, "batch step"], gain: Float[Tensor, "batch step"]) -> Float[Tensor, "batch step"]:
-    r"""What action t caused at once: \rho_t = (r_t - g_t) + g_{t+1}, the cost of its glimpse and the gain it brought."""
+    r"""What action t caused at once: \rho_t = (r_t - g_t) + g_{t+1}, its glimpse's cost and the gain it brought."""
     following = torch.cat([gain[:, 1:], torch.zeros_like(gain[:, :1])], 1)
     return reward - gain + following
 
@@ -63,7 +63,7 @@ def generalised_advantage(
 def standardised(
     advantage: Float[Tensor, "batch step"], decided: Bool[Tensor, "batch step"]
 ) -> Float[Tensor, "batch step"]:
-    """Divided by the standard deviation over the decided steps, so that the step size does not hang on the score's scale."""
+    """Divided by their standard deviation over the decided steps: step sizes do not hang on the score's scale."""
     spread = advantage[decided].std() if int(decided.sum()) > 1 else advantage.new_tensor(1.0)
     return (advantage / (spread + 1e-6)).masked_fill(~decided, 0.0)
 

@@ -43,7 +43,7 @@ class EpisodePlayer:
 
     @torch.no_grad()
     def play(self, cases: Sequence[int], rollouts: int, on_step: OnStep) -> Episodes | None:
-        """Complete episodes of `cases` (one per lane, `rollouts` adjacent lanes to a case); None if `on_step` says stop."""
+        """Complete episodes of `cases` (one per lane, `rollouts` adjacent lanes to a case); None if stopped."""
         self.env.set_options([{"case": int(case), "max_glimpses": self.max_glimpses} for case in cases])
         first: Any = self.env.reset()
         overview, foreground = (torch.from_numpy(first[name][::rollouts].copy()) for name in ("overview", "foreground"))

@@ -16,7 +16,7 @@ class PreflightError(ValueError):
 
 
 def check_sizes(cases: Sequence[Case], views: Views, grid: tuple[int, ...], progress: bool = False) -> None:
-    """Checks every case: no glimpse larger than the image, no cells coarser than glimpses, a spacing where one is needed.
+    """Checks every case: no glimpse larger than the image, no cells coarser than glimpses, spacing where needed.
 
     Args:
         cases: of all splits.

@@ -28,7 +28,7 @@ def sample_glimpses(
 ) -> np.ndarray:
     """Glimpses at random foreground places of random cases, uint8 (count, channel, *size).
 
-    `margin` > 1 enlarges field of view and size alike, as room for shifts and turns. `progress` is told how many were read.
+    `margin` > 1 enlarges field of view and size alike, as room for shifts and turns. `progress` counts what is read.
     """
     rng = np.random.default_rng(seed)
     order = np.sort(rng.integers(len(cases), size=count))

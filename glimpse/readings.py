@@ -17,9 +17,9 @@ from glimpse.tasks import Task
 Row = dict[str, Any]
 
 CAPTION = (
-    "Intervals are 95 %, bootstrapped over patients. 'random' and 'grid' are this run's own network sent to other places "
-    "(it was not trained for them); 'overview' is the same network before its first glimpse. 'full_scan' is what is "
-    "usually done: every foreground patch is embedded by the pretrained encoder, and gated attention pools them."
+    "Intervals are 95 %, bootstrapped over patients. 'random' and 'grid' are this run's own network sent to other "
+    "places (it was not trained for them); 'overview' is the same network before its first glimpse. 'full_scan' is "
+    "what people do today: every foreground patch is embedded by the pretrained encoder, and gated attention pools them."
 )
 _HEADER = ("reader", "AUC (95 % interval)", "accuracy", "glimpses", "% of foreground read", "s/case")
 
@@ -136,13 +136,13 @@ def write_predictions(
     """Writes every reader's answers as CSV, one line per reader and case; probabilities in columns `p_<name>`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["reader", "split", "slide_id", "case_id", "target", *(f"p_{name}" for name in task.names)]
-                    + ["glimpses", "share_read", "seconds"])  # fmt: skip
+    names = (f"p_{name}" for name in task.names)
+    writer.writerow(["reader", "split", "slide_id", "case_id", "target", *names, "glimpses", "share_read", "seconds"])
     for reader, answers in readings.items():
         for one in answers:
             probabilities = (f"{p:.6f}" for p in np.ravel(task.probabilities(one.prediction[None])[0]))
-            writer.writerow([reader, split, one.slide_id, one.case_id, one.target, *probabilities]
-                            + [one.glimpses, f"{one.share_read:.6f}", f"{one.seconds:.6f}"])  # fmt: skip
+            cost = (one.glimpses, f"{one.share_read:.6f}", f"{one.seconds:.6f}")
+            writer.writerow([reader, split, one.slide_id, one.case_id, one.target, *probabilities, *cost])
     write_atomically(path, text.getvalue())
 
 

@@ -21,7 +21,7 @@ from glimpse.visualize import scanpath_picture, watch
 
 
 def validator(training: Training, cohort: Cohort, config: DictConfig) -> Callable[[], Any]:
-    """A function that reads the validation split with the policy as it stands: scores, and a picture of one scanpath."""
+    """A function that reads the validation split with the policy as it stands: scores, and one scanpath's picture."""
     cases = cohort.split("val")
     if not len(cases):
         return lambda: ({}, None)
@@ -43,7 +43,7 @@ def validator(training: Training, cohort: Cohort, config: DictConfig) -> Callabl
 
 
 def report(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: DictConfig) -> dict[str, Any]:
-    """Reads the test split with every reader, once; writes metrics.json, predictions.csv and pictures; prints the table."""
+    """Reads the test split with every reader, once; writes metrics, predictions and pictures; prints the table."""
     run, split, settings = training.run, config.report.split, config.report
     with run.timed("report"):
         readings = _read(training, policy, cohort, config)

@@ -23,9 +23,9 @@ class RunError(ValueError):
 class Run:
     """One run folder.
 
-    Layout: `config.yaml`, `splits.csv`, `policy.safetensors`, `metrics.json`, `predictions.csv`, `scanpaths/`, TensorBoard
-    events, and `checkpoints/` with `last.safetensors` (everything needed to go on), `pretrained.safetensors` and
-    `best.safetensors`.
+    Layout: `config.yaml`, `splits.csv`, `policy.safetensors`, `metrics.json`, `predictions.csv`, `scanpaths/`,
+    TensorBoard events, and `checkpoints/` with `last.safetensors` (everything needed to go on),
+    `pretrained.safetensors` and `best.safetensors`.
 
     Args:
         folder: where; made if it is not there.
@@ -37,7 +37,8 @@ class Run:
         self.folder = Path(folder)
         if not resume and (self.folder / CONFIG_FILE).exists():
             raise RunError(
-                f"{self.folder} holds a run already. Continue it with resume={self.folder}, or choose another folder with run=."
+                f"{self.folder} holds a run already. Continue it with resume={self.folder}, "
+                "or choose another folder with run=."
             )
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         if not resume:

@@ -126,7 +126,8 @@ def _algorithm(training: Training, stage: str, config: DictConfig) -> tuple[Any,
     """The stage's algorithm, restored if the run stopped within this stage, and the best validation score so far."""
     run, settings = training.run, config.algorithm
     lanes = training.lanes("train", settings.cases_per_rollout * settings.rollouts_per_case)
-    options = {"learning_rate": instantiate(config.learning_rate), "device": training.policy.device}
+    rate = config.learning_rate
+    options = {"learning_rate": rate if isinstance(rate, float) else instantiate(rate), "device": training.policy.device}
     seed = training.seed + 1000 * STAGES.index(stage)  # stages draw different numbers
     algorithm = instantiate(settings)(training.policy, lanes, seed=seed, **options)
     algorithm.set_logger(run.logger)
@@ -137,7 +138,7 @@ def _algorithm(training: Training, stage: str, config: DictConfig) -> tuple[Any,
 
 
 class StageCallback(BaseCallback):
-    """After every update: progress, and a checkpoint; now and then: the validation split, and the best policy so far."""
+    """After every update: progress and a checkpoint; now and then: the validation split, and the best policy so far."""
 
     def __init__(self, training: Training, stage: str, updates: int, validate_every: int, best: float | None) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ class ConvEncoder(nn.Module):
         return tuple(cells)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Feature map float (batch, embed, *grid(size)) of images uint8 or float in [0, 255], (batch, channel, *size)."""
+        """Feature map (batch, embed, *grid(size)) of images in [0, 255], (batch, channel, *size)."""
         return self.layers((image.to(self.layers[0].weight.dtype) - self.background) / 127.5)
 
 

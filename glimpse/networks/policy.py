@@ -131,7 +131,7 @@ class GlimpsePolicy(BasePolicy):
         deterministic: bool = False,
         generator: torch.Generator | None = None,
     ) -> Decision:
-        """Answers from what has been seen and chooses what to do next; `exhausted` bool (batch,): no glimpse is left."""
+        """Answers from what has been seen and chooses what to do next; `exhausted` (batch,): no glimpse is left."""
         where = self.where(state.memory[:, None], scene.candidates, state.visited[:, None])
         choice = where.mode() if deterministic else where.sample(generator)
         zoom_log_probs, stop_logit = self.zoom_head(state.memory).log_softmax(-1), self.stop_head(state.memory)[:, 0]
@@ -219,7 +219,7 @@ class GlimpsePolicy(BasePolicy):
     ) -> tuple[np.ndarray, tuple[Scene, State]]:
         """Flat actions for a batch of observations (or a single one), and the state to hand back with the next ones.
 
-        Rows whose `episode_start` is true begin anew from their overview; the others fold in the glimpse they were given.
+        Rows whose `episode_start` is true begin anew from their overview; the others fold in the glimpse given.
         """
         single = observation["remaining"].ndim == 1
         tensors = {k: torch.as_tensor(v[None] if single else v, device=self.device) for k, v in observation.items()}

@@ -5,6 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from torch import nn
+
 from glimpse.networks import (
     AttentionPooling,
     CausalTransformer,
@@ -19,8 +22,6 @@ from glimpse.networks import (
 from glimpse.networks.locator import Candidates
 from glimpse.networks.records import Episodes
 from glimpse.spaces import ActionLayout
-from gymnasium import spaces
-from torch import nn
 
 
 def make_policy(ndim: int = 2, zooms: int = 1, channels: int = 2, **parts: object) -> GlimpsePolicy:

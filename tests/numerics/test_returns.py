@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from glimpse.agents.returns import (
     consequences,
     gains,

@@ -1,0 +1,325 @@
+"""The baseline that people use today: every foreground patch is embedded, and gated attention pools the embeddings."""
+
+import copy
+import itertools
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from glimpse.checkpoints import Checkpoint, CheckpointError
+from glimpse.cohort import Case
+from glimpse.networks.aggregator import AttentionPooling
+from glimpse.readings import Reading
+from glimpse.sources import ImageSource
+from glimpse.tasks import Task
+from glimpse.views import Views
+
+Embed = Callable[[Tensor], Tensor]
+
+LEAST_FOREGROUND = 0.1  # a patch with a smaller share of foreground is not read
+BLOCK_PIXELS = 1 << 20  # level-0 pixels of a block of patches that is read at once
+_HIDDEN, _BATCH = 64, 256  # width of the head; patches encoded at once
+
+
+# ---------------------------------------------------------------------------------------------- patches
+def foreground_tiles(views: Views, source: ImageSource, zoom: int = 0) -> Int[np.ndarray, "tile d"]:
+    """The patches of a case with foreground in them, as indices into a tiling that begins at the image's corner.
+
+    Tile i of an axis spans level-0 pixels [i e, (i + 1) e), with e the glimpse's extent; the last one may reach over
+    the image's edge. There is always at least one.
+    """
+    extent = views.extent(source, zoom)
+    share = views.foreground(source)[0].astype(np.float64)
+    for axis, (pixels, side) in enumerate(zip(source.shape, extent, strict=True)):
+        weights = _overlap(share.shape[axis], pixels, side)
+        share = np.moveaxis(np.tensordot(weights, share, (1, axis)), 0, axis)
+    return np.argwhere(share >= min(LEAST_FOREGROUND, share.max()))
+
+
+def _overlap(cells: int, pixels: int, side: float) -> Float[np.ndarray, "tile cell"]:
+    """What share of each tile (its part inside the image) each of `cells` equal parts of an axis covers."""
+    starts = side * np.arange(math.ceil(pixels / side - 1e-9))[:, None]
+    edges = np.linspace(0, pixels, cells + 1)
+    covered = np.clip(np.minimum(starts + side, edges[1:]) - np.maximum(starts, edges[:-1]), 0, None)
+    return covered / covered.sum(1, keepdims=True)
+
+
+def tile_locations(
+    views: Views, source: ImageSource, tiles: Int[np.ndarray, "tile d"], zoom: int = 0
+) -> Float[np.ndarray, "tile d"]:
+    """Centres of tiles as locations in [-1, 1]; beyond it where a tile's centre lies outside the image."""
+    return source.frame.to_location((tiles + 0.5) * views.extent(source, zoom)).astype(np.float32)
+
+
+def blocks(tiles: Int[np.ndarray, "tile d"], side: int) -> list[Int[np.ndarray, "some"]]:
+    """Groups the indices of tiles by blocks of `side` tiles per axis, blocks and tiles in raster order."""
+    block = tiles // side
+    order = np.lexsort((*tiles.T[::-1], *block.T[::-1]))
+    new = (np.diff(block[order], axis=0) != 0).any(1)
+    return np.split(order, np.flatnonzero(new) + 1)
+
+
+def read_tiles(
+    views: Views, source: ImageSource, tiles: Int[np.ndarray, "tile d"], zoom: int = 0
+) -> UInt8[np.ndarray, "tile channel *size"]:
+    """The pixels that `views.glimpse` gives at the tiles' centres, by one read of the box around all of them."""
+    extent, size = views.extent(source, zoom), views.glimpse_size
+    low, high = tiles.min(0), tiles.max(0) + 1
+    region = source.read((low + high) / 2 * extent, (high - low) * extent, tuple((high - low) * size))
+    split = region.reshape(len(region), *itertools.chain(*zip(high - low, size, strict=True)))
+    axes = range(1, split.ndim)
+    return split.transpose(*axes[::2], 0, *axes[1::2])[tuple((tiles - low).T)]
+
+
+def _ahead(pool: ThreadPoolExecutor, reads: Iterable[Callable[[], np.ndarray]], count: int) -> Iterator[np.ndarray]:
+    """The results of reads, in order, with `count` of them under way."""
+    waiting: deque[Future[np.ndarray]] = deque()
+    for read in reads:
+        waiting.append(pool.submit(read))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+# ---------------------------------------------------------------------------------------------- embeddings
+@dataclass
+class Bag:
+    """The embedded patches of one case, and how long reading and embedding them took."""
+
+    embeddings: Float[Tensor, "tile embed"]
+    locations: Float[Tensor, "tile d"]
+    seconds: float
+
+
+class _Head(nn.Module):
+    """Standardises embeddings, pools them by gated attention (Ilse et al. 2018) and answers."""
+
+    def __init__(self, embeddings: Float[Tensor, "tile embed"], outputs: int, dropout: float) -> None:
+        super().__init__()
+        embed = embeddings.shape[1]
+        self.register_buffer("mean", embeddings.mean(0))
+        self.register_buffer("std", embeddings.std(0, correction=0).clamp_min(1e-6))
+        self.project = nn.Sequential(nn.Linear(embed, _HIDDEN), nn.ReLU(), nn.Dropout(dropout))
+        self.pool = AttentionPooling(_HIDDEN, _HIDDEN)
+        self.answer = nn.Linear(_HIDDEN, outputs)
+
+    def forward(
+        self, embeddings: Float[Tensor, "batch tile embed"], real: Bool[Tensor, "batch tile"]
+    ) -> Float[Tensor, "batch output"]:
+        tokens = self.project((embeddings - self.mean) / self.std)
+        weights = self.pool.attention(tokens).masked_fill(~real, -torch.inf).softmax(-1)
+        return self.answer((weights[:, None] @ tokens)[:, 0])
+
+
+class FullScan:
+    """Reads every foreground patch of a case.
+
+    Patches lie side by side at the extent of a glimpse. They are embedded once, by the encoder as it is when this
+    object is made; what is learned on top is a gated-attention head, with early stopping on the validation split.
+
+    Args:
+        policy: a policy, whose encoder and pool are copied; or a function from images uint8 (batch, channel, *size) to
+            embeddings (batch, embed).
+        views: sizes of patches.
+        task: what is asked.
+        folder: where embeddings are kept, one file per split; a later run reuses those that still fit. None keeps none.
+        zoom: which of the fields of view the patches have.
+        epochs, patience: passes over the training split at most, and passes without a better validation loss.
+        batch, learning_rate, weight_decay, dropout: of the head's training; `batch` in cases.
+        seed: of the head's first weights and the order of cases.
+        threads: that read.
+        progress: whether to show bars.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module | Embed,
+        views: Views,
+        task: Task,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        zoom: int = 0,
+        epochs: int = 100,
+        patience: int = 15,
+        batch: int = 16,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-2,
+        dropout: float = 0.25,
+        seed: int = 0,
+        threads: int = 2,
+        progress: bool = False,
+    ) -> None:
+        self.embed, self.device = _frozen(policy)
+        self.views, self.task, self.zoom = views, task, zoom
+        self.folder = None if folder is None else Path(folder)
+        self.epochs, self.patience, self.batch = epochs, patience, batch
+        self.learning_rate, self.weight_decay, self.dropout = learning_rate, weight_decay, dropout
+        self.seed, self.threads, self.progress = seed, max(1, threads), progress
+        self.head: _Head | None = None
+
+    # ------------------------------------------------------------------------------------------ embedding
+    def bags(self, cases: Sequence[Case]) -> list[Bag]:
+        """The embedded patches of cases, from the folder where they are kept already."""
+        probe = self._probe(cases[0].source)
+        meta = {"slides": [case.slide_id for case in cases], "views": repr(self.views), "zoom": self.zoom}
+        path = self.folder / f"full_scan-{cases[0].split or 'cases'}.safetensors" if self.folder else None
+        kept = _kept(path, meta, probe) if path else None
+        if kept is not None:
+            return kept
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="full-scan") as pool:
+            bar = tqdm(cases, desc=f"full scan ({cases[0].split or 'cases'})", unit="case", disable=not self.progress)
+            made = [self._bag(case.source, pool) for case in bar]
+        if path is not None:
+            _keep(path, meta, probe, made)
+        return made
+
+    @torch.no_grad()
+    def _bag(self, source: ImageSource, pool: ThreadPoolExecutor) -> Bag:
+        began = time.perf_counter()
+        tiles = foreground_tiles(self.views, source, self.zoom)
+        area = float(np.prod(self.views.extent(source, self.zoom)))
+        side = max(1, int((BLOCK_PIXELS / area) ** (1 / tiles.shape[1])))
+        groups = blocks(tiles, side)
+        reads = (lambda group=group: read_tiles(self.views, source, tiles[group], self.zoom) for group in groups)
+        embeddings = torch.cat([self._embed(patches) for patches in _ahead(pool, reads, 2 * self.threads)])
+        locations = tile_locations(self.views, source, tiles[np.concatenate(groups)], self.zoom)
+        return Bag(embeddings, torch.from_numpy(locations), time.perf_counter() - began)
+
+    def _embed(self, patches: np.ndarray) -> Float[Tensor, "tile embed"]:
+        parts = torch.from_numpy(patches).split(_BATCH)
+        return torch.cat([self.embed(part.to(self.device)).float().cpu() for part in parts])
+
+    @torch.no_grad()
+    def _probe(self, source: ImageSource) -> Tensor:
+        """The embedding of a fixed picture: it tells whether embeddings were made by these weights."""
+        size = (1, source.channels, *self.views.glimpse_size)
+        return self._embed(np.random.default_rng(0).integers(0, 256, size, np.uint8))
+
+    # ------------------------------------------------------------------------------------------ learning
+    def fit(self, train: Sequence[Case], val: Sequence[Case] = ()) -> "FullScan":
+        """Embeds both splits and trains the head; without validation cases it trains for all epochs."""
+        if not len(train):
+            raise ValueError("A full scan needs training cases, got none: the training split is empty.")
+        bags, targets = self.bags(train), self._targets(train)
+        checks = (self.bags(val), self._targets(val)) if len(val) else None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            head = _Head(torch.cat([bag.embeddings for bag in bags]), self.task.outputs, self.dropout)
+            self.head = self._train(head, bags, targets, checks).eval()
+        return self
+
+    def _targets(self, cases: Sequence[Case]) -> Tensor:
+        return torch.from_numpy(self.task.stack([case.target for case in cases]))
+
+    def _train(self, head: _Head, bags: list[Bag], targets: Tensor, checks: tuple[list[Bag], Tensor] | None) -> _Head:
+        """Trains until the validation loss has not fallen for `patience` epochs; returns the best head."""
+        optimizer = torch.optim.AdamW(head.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+        best, lowest, waited = copy.deepcopy(head), math.inf, 0
+        for _ in tqdm(range(self.epochs), desc="full scan (head)", unit="epoch", disable=not self.progress):
+            head.train()
+            for rows in torch.randperm(len(bags)).split(self.batch):
+                loss = self._loss(head, [bags[row] for row in rows.tolist()], targets[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            reached = -math.inf if checks is None else self._validation_loss(head, *checks)
+            if checks is None or reached < lowest:
+                best, lowest, waited = copy.deepcopy(head), reached, 0
+            else:
+                waited += 1
+            if waited >= self.patience:
+                break
+        return best
+
+    def _loss(self, head: _Head, bags: list[Bag], targets: Tensor) -> Tensor:
+        return self.task.loss(head(*_padded(bags)), targets).mean()
+
+    @torch.no_grad()
+    def _validation_loss(self, head: _Head, bags: list[Bag], targets: Tensor) -> float:
+        head.eval()
+        parts = [range(start, min(start + self.batch, len(bags))) for start in range(0, len(bags), self.batch)]
+        losses = [self._loss(head, [bags[i] for i in part], targets[part.start : part.stop]) for part in parts]
+        return sum(loss.item() * len(part) for loss, part in zip(losses, parts, strict=True)) / len(bags)
+
+    # ------------------------------------------------------------------------------------------ reading
+    def read(self, cases: Sequence[Case]) -> list[Reading]:
+        """Answers on every case from all its patches; `seconds` counts reading and embedding them, too.
+
+        Raises:
+            RuntimeError: the head has not been trained.
+        """
+        if self.head is None:
+            raise RuntimeError("The head has not been trained: call fit(train, val) before read().")
+        return [self._reading(self.head, case, bag) for case, bag in zip(cases, self.bags(cases), strict=True)]
+
+    @torch.no_grad()
+    def _reading(self, head: _Head, case: Case, bag: Bag) -> Reading:
+        began = time.perf_counter()
+        prediction = head(*_padded([bag])).numpy()
+        zooms, locations = np.full(len(bag.locations), self.zoom), bag.locations.numpy()
+        return Reading(
+            slide_id=case.slide_id,
+            case_id=case.case_id,
+            target=case.target,
+            prediction=prediction[0],
+            predictions=prediction,
+            scanpath=locations,
+            zooms=zooms,
+            glimpses=len(locations),
+            share_read=self.views.share(case.source, locations, zooms),
+            pixels_read=self.views.pixels_read(case.source, locations, zooms),
+            seconds=bag.seconds + time.perf_counter() - began,
+        )
+
+
+def _frozen(policy: nn.Module | Embed) -> tuple[Embed, torch.device]:
+    """A function that embeds, and its device; a policy's parts are copied, so that its training can go on."""
+    if not isinstance(policy, nn.Module):
+        return policy, torch.device("cpu")
+    network = nn.Sequential(copy.deepcopy(policy.encoder), copy.deepcopy(policy.pool)).eval()
+    return network, next(network.parameters()).device
+
+
+def _padded(bags: list[Bag]) -> tuple[Tensor, Tensor]:
+    """Embeddings (batch, tile, embed), padded with zeros, and which of them are real (batch, tile)."""
+    lengths = torch.tensor([len(bag.embeddings) for bag in bags])
+    embeddings = nn.utils.rnn.pad_sequence([bag.embeddings for bag in bags], batch_first=True)
+    return embeddings, torch.arange(embeddings.shape[1]) < lengths[:, None]
+
+
+# ---------------------------------------------------------------------------------------------- what is kept
+def _keep(path: Path, meta: dict[str, object], probe: Tensor, bags: list[Bag]) -> None:
+    tensors = {
+        "probe": probe,
+        "embeddings": torch.cat([bag.embeddings for bag in bags]),
+        "locations": torch.cat([bag.locations for bag in bags]),
+        "lengths": torch.tensor([len(bag.embeddings) for bag in bags]),
+        "seconds": torch.tensor([bag.seconds for bag in bags], dtype=torch.float64),
+    }
+    Checkpoint(tensors, dict(meta)).save(path)
+
+
+def _kept(path: Path, meta: dict[str, object], probe: Tensor) -> list[Bag] | None:
+    """The embeddings of an earlier run, if they are of these cases, sizes and weights."""
+    try:
+        file = Checkpoint.load(path)
+    except CheckpointError:
+        return None
+    tensors = file.tensors
+    if file.meta != meta or not torch.allclose(tensors["probe"], probe, rtol=1e-3, atol=1e-4):
+        return None
+    lengths = tensors["lengths"].tolist()
+    parts = zip(tensors["embeddings"].split(lengths), tensors["locations"].split(lengths), strict=True)
+    return [Bag(*both, seconds) for both, seconds in zip(parts, tensors["seconds"].tolist(), strict=True)]

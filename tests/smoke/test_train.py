@@ -1,0 +1,128 @@
+"""Training from the command line: a whole run, the same numbers twice, and going on after SIGKILL."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import glimpse
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(cohort: Path, *options: str) -> list[str]:
+    fixed = ["experiment=smoke", f"env.cohort.path={cohort}", "progress=false", "threads=1"]
+    return [sys.executable, "-m", "glimpse.train", *fixed, *options]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def train(folder: Path, cohort: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(cohort, *options), cwd=folder, env=environment(), capture_output=True, text=True, timeout=300
+    )
+
+
+def timeless(metrics: dict) -> dict:
+    """Metrics without the times."""
+    readers = {
+        name: {key: value for key, value in row.items() if key != "seconds_per_case"}
+        for name, row in metrics["readers"].items()
+    }
+    return {**{key: value for key, value in metrics.items() if key != "seconds"}, "readers": readers}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("run")
+    done = train(folder, tiny_slides, "run=first")
+    assert done.returncode == 0, done.stderr
+    assert "full_scan" in done.stdout
+    return folder / "first"
+
+
+def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
+    for name in ("config.yaml", "policy.safetensors", "metrics.json", "predictions.csv", "splits.csv"):
+        assert (finished / name).stat().st_size > 0, name
+    assert list(finished.glob("events.out.tfevents.*"))
+    assert list((finished / "scanpaths").glob("*.png"))
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert set(metrics["readers"]) == {"ppo", "random", "grid", "overview", "full_scan"}
+    assert metrics["max_glimpses"] == 3
+    assert metrics["readers"]["overview"]["glimpses"] == 0
+    assert metrics["readers"]["random"]["glimpses"] == 3
+    assert set(metrics["seconds"]) >= {"pretrain", "warm_up", "joint", "report"}
+
+
+def test_the_same_seed_gives_the_same_metrics(finished: Path, tiny_slides: Path) -> None:
+    again = train(finished.parent, tiny_slides, "run=second")
+    assert again.returncode == 0, again.stderr
+    first, second = (json.loads((finished.parent / name / "metrics.json").read_text()) for name in ("first", "second"))
+    assert timeless(first) == timeless(second)
+
+
+def test_a_run_killed_in_the_joint_stage_goes_on(tiny_slides: Path, tmp_path: Path) -> None:
+    options = ["run=killed", "joint.updates=40", "joint.validate_every=0", "report.readers=[random]"]
+    process = subprocess.Popen(command(tiny_slides, *options), cwd=tmp_path, env=environment())
+    last = tmp_path / "killed" / "checkpoints" / "last.safetensors"
+    deadline, updates = time.monotonic() + 200, 0
+    while time.monotonic() < deadline and updates < 3 and process.poll() is None:
+        time.sleep(0.05)
+        updates = joint_updates(last)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 3 <= updates < 40
+    saved = joint_updates(last)
+    resumed = train(tmp_path, tiny_slides, "resume=killed")
+    assert resumed.returncode == 0, resumed.stderr
+    assert joint_updates(last) == 40 > saved
+    policy = glimpse.load(tmp_path / "killed")
+    assert all(np.isfinite(p.detach().numpy()).all() for p in policy.parameters())
+    assert not list((tmp_path / "killed").rglob("*.unfinished"))
+
+
+def joint_updates(last: Path) -> int:
+    """Updates of the joint stage that the last checkpoint holds; it can always be read."""
+    if not last.exists():
+        return 0
+    with safe_open(last, "pt") as file:
+        meta = json.loads(file.metadata()["glimpse"])
+    return meta["updates"] if meta["stage"] == "joint" else 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["env.make.glimpse_extents=[4096]"], "larger than"),
+        (["env.make.glimpse_extents=[16]"], "coarser"),
+        (["env.cohort.path=nowhere.csv"], "nowhere.csv"),
+        (["resume=nowhere"], "nowhere"),
+        (["env=nothing"], "Available options"),
+        (["no_such_option=1"], "no_such_option"),
+    ],
+)
+def test_what_cannot_work_ends_in_a_clear_line_before_any_work(
+    options: list[str], words: str, tiny_slides: Path, tmp_path: Path
+) -> None:
+    failed = train(tmp_path, tiny_slides, "run=refused", *options)
+    assert failed.returncode != 0
+    assert words in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(finished: Path, tiny_slides: Path) -> None:
+    before = (finished / "metrics.json").read_bytes()
+    failed = train(finished.parent, tiny_slides, "run=first")
+    assert failed.returncode != 0
+    assert "resume=first" in failed.stderr
+    assert (finished / "metrics.json").read_bytes() == before
