@@ -158,7 +158,7 @@ def _reading(case: Case, answers: list[np.ndarray], end: dict[str, Any], seconds
         target=case.target,
         prediction=answers[-1],
         predictions=np.stack(answers),
-        scanpath=end["scanpath"],
+        scanpath=np.asarray(end["scanpath"], np.float32),
         zooms=np.asarray(end["zooms"]),
         glimpses=len(end["scanpath"]),
         share_read=float(end["share_read"]),
