@@ -126,8 +126,8 @@ class SlideSource(ImageSource):
         self._known_levels()
         check_complete(self.path)
         super().check()
-        height, width = self.shape
-        self.read((height / 2, width / 2), (height, width), (1, 1))
+        lowest = self._known_levels().downsamples[-1]
+        self.read(np.asarray(self.shape) / 2, lowest, (1, 1))
 
     def close(self) -> None:
         self._slide = None
