@@ -115,7 +115,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         overview, _ = self.case_views()
         extents = [self.views.extent(episode.case.source, zoom) for zoom in episode.zooms]
         boxes = np.array(extents).reshape(-1, self.ndim) / np.array(episode.case.source.shape)
-        return draw(overview, self._glimpse, episode.scanpath(self.ndim), boxes)
+        return draw(overview, self._glimpse, episode.scanpath(self.ndim), boxes, episode.case.source.shape)
 
     # --- The parts of a step, for `GlimpseVecEnv` ----------------------------------------------------------------
 

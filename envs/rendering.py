@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 HEIGHT = 512  # of a picture, in pixels
 _GAP = 8
+_WIDEST = 4.0  # width over height of what is drawn
 _FRESH, _OLD, _PATH = (214, 39, 40), (31, 119, 180), (90, 90, 90)
 
 
@@ -16,6 +19,7 @@ def draw(
     glimpse: NDArray[np.uint8],
     scanpath: NDArray[np.float32],
     boxes: NDArray[np.float64],
+    shape: Sequence[int],
     height: int = HEIGHT,
 ) -> NDArray[np.uint8]:
     """Draws the overview with numbered glimpses on it, and the current glimpse beside it.
@@ -28,15 +32,18 @@ def draw(
         glimpse: `(channel, *size)`, the last one read.
         scanpath: `(n, d)` centres of the glimpses in [-1, 1].
         boxes: `(n, d)` their extents as shares of the image.
+        shape: Of the whole image, `(d,)`: an overview may squeeze it, the picture does not.
         height: Of the picture, in pixels.
 
     Returns:
-        `(height, width, 3)`; the width follows from the images' proportions.
+        `(height, width, 3)`; the width follows from the image's proportions, up to four to one.
     """
     depths = scanpath[-1, :-2] if len(scanpath) else np.zeros(max(0, overview.ndim - 3))
-    left = _enlarge(_flat_image(overview, depths), height, Image.Resampling.BILINEAR)
+    proportions = shape[-1] / shape[-2] if len(shape) > 1 else _WIDEST
+    left = _enlarge(_flat_image(overview, depths), height, proportions, Image.Resampling.BILINEAR)
     _draw_scanpath(left, scanpath, boxes)
-    right = _enlarge(_flat_image(glimpse, np.zeros(max(0, glimpse.ndim - 3))), height, Image.Resampling.NEAREST)
+    patch = _flat_image(glimpse, np.zeros(max(0, glimpse.ndim - 3)))
+    right = _enlarge(patch, height, patch.shape[1] / patch.shape[0], Image.Resampling.NEAREST)
     picture = Image.new("RGB", (left.width + _GAP + right.width, height), "white")
     picture.paste(left, (0, 0))
     picture.paste(right, (left.width + _GAP, 0))
@@ -53,8 +60,8 @@ def _flat_image(image: NDArray[np.uint8], depths: NDArray[np.floating]) -> NDArr
     return np.ascontiguousarray(colours.transpose(1, 2, 0))
 
 
-def _enlarge(pixels: NDArray[np.uint8], height: int, resampling: Image.Resampling) -> Image.Image:
-    width = max(1, round(height * pixels.shape[1] / pixels.shape[0]))
+def _enlarge(pixels: NDArray[np.uint8], height: int, proportions: float, resampling: Image.Resampling) -> Image.Image:
+    width = round(height * min(_WIDEST, max(1 / _WIDEST, proportions)))
     return Image.fromarray(pixels).resize((width, height), resampling)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from glimpse.cohort import Case, Cohort
 from glimpse.envs.base import GlimpseEnv
@@ -67,7 +67,7 @@ def load_cohort(
     task: Task | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     seed: int = 0,
-    synthetic: Mapping[str, int] | None = None,
+    synthetic: Mapping[str, Any] | None = None,
 ) -> Cohort:
     """Loads a cohort of slides.
 

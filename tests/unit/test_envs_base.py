@@ -140,10 +140,11 @@ def test_picture_shows_boxes_where_was_looked() -> None:
     look(env, [0.0, -0.5])
     look(env, [0.5, 0.5])
     after = env.render()
-    assert before.shape == after.shape == (512, 512 + 8 + 512, 3)
-    changed = (before != after).any(-1)[:, :512]
-    assert changed[256 - 48 : 256 + 49, 100:160].any() and changed[384 - 50 : 384 + 51, 360:410].any()
-    assert not changed[:150].any()  # nothing was looked at up there
+    assert before.shape == after.shape == (512, 1024 + 8 + 512, 3)  # 100 x 200 pixels are drawn twice as wide as high
+    changed = (before != after).any(-1)[:, :1024]
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    assert changed[256 - 51, 256] and changed[384 + 51, 768]  # a glimpse of 20 of 100 pixels spans 102 of 512
+    assert rows.min() > 256 - 70 and columns.min() > 256 - 70  # nothing was looked at further up or left
 
 
 def test_make_by_id() -> None:
