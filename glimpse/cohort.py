@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 from tqdm import tqdm
 
@@ -119,8 +119,8 @@ class Cohort(Sequence[Case]):
         parts = ", ".join(f"{count} {split or 'not split'}" for split, count in counts.items())
         return f"Cohort({len(self)} cases: {parts}; {len(self.skipped)} skipped)"
 
-    def split(self, name: Literal["train", "val", "test"]) -> "Cohort":
-        """The cases of one split; they share their sources with this cohort.
+    def split(self, name: str) -> "Cohort":
+        """The cases of one split, "train", "val" or "test"; they share their sources with this cohort.
 
         Raises:
             ValueError: there is no such split.

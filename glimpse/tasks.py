@@ -57,7 +57,7 @@ class Task(ABC):
         self,
         predictions: Float[np.ndarray, "case output"],
         targets: Int64[np.ndarray, " case"],
-        patients: Sequence[str],
+        patients: Sequence[str] | np.ndarray,
         *,
         bootstrap: int = 1000,
         seed: int = 0,
@@ -107,7 +107,7 @@ class Classification(Task):
         """``max(1 + log p(target) / log K, -1)`` with K classes: 1 when certain and right, 0 for p = 1 / K."""
         target = np.asarray(target)
         chosen = np.take_along_axis(_log_softmax(np.asarray(prediction)), target[..., None], axis=-1)[..., 0]
-        return np.maximum(1.0 + chosen / math.log(self.outputs), -1.0)
+        return np.asarray(np.maximum(1.0 + chosen / math.log(self.outputs), -1.0))
 
     def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
         """Softmax over the classes."""
@@ -117,7 +117,7 @@ class Classification(Task):
         self,
         predictions: Float[np.ndarray, "case output"],
         targets: Int64[np.ndarray, " case"],
-        patients: Sequence[str],
+        patients: Sequence[str] | np.ndarray,
         *,
         bootstrap: int = 1000,
         seed: int = 0,
@@ -214,7 +214,9 @@ def _weighted_aucs(
     return np.divide(total, defined.sum(axis=0), out=np.full(len(total), np.nan), where=defined.any(axis=0))
 
 
-def _resampled_weights(patients: Sequence[str], count: int, seed: int) -> Float[np.ndarray, "resample case"]:
+def _resampled_weights(
+    patients: Sequence[str] | np.ndarray, count: int, seed: int
+) -> Float[np.ndarray, "resample case"]:
     """How often each case occurs in each resample: as many patients as there are, drawn with replacement."""
     _, owner = np.unique(np.asarray([str(patient) for patient in patients]), return_inverse=True)
     number = int(owner.max()) + 1

@@ -154,7 +154,7 @@ def test_metrics_are_seeded_and_quick():
 def test_metrics_of_nothing_and_of_unequal_lengths():
     assert math.isnan(Classification(2).metrics(np.zeros((0, 2)), np.zeros(0, int), [])["score"].value)
     with pytest.raises(ValueError, match="as many predictions as targets"):
-        Classification(2).metrics(np.zeros((2, 2)), np.zeros(3, int), ["a", "b"])
+        Classification(2).metrics(np.zeros((2, 2)), np.zeros(2, int), ["a", "b", "c"])
 
 
 @pytest.mark.parametrize(("text", "target"), [("0", 0), ("1", 1), (" 1 ", 1), ("1.0", 1), ("tumour", 1), ("normal", 0)])
