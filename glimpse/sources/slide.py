@@ -171,14 +171,10 @@ class SlideSource(ImageSource):
         self, levels: _Levels, level: int, box: tuple[float, float, float, float], size: tuple[int, int]
     ) -> Image.Image:
         """Resamples a box (top, left, bottom, right), in pixels of the level, whose edges fall inside pixels."""
-        scale = levels.downsamples[level]
-        ends = [(offset + n) / scale for offset, n in zip(levels.offset, levels.frame.shape, strict=True)]
-        # A level is rounded to whole pixels: do not reach for the row that its last one would need.
-        slack = [0.0 if box[axis + 2] > ends[axis] + 1e-6 else 0.5 for axis in (0, 1)]
         top, left = math.floor(box[0]), math.floor(box[1])
-        bottom, right = (max(math.ceil(box[axis + 2] - slack[axis]), (top, left)[axis] + 1) for axis in (0, 1))
+        bottom, right = max(math.ceil(box[2]), top + 1), max(math.ceil(box[3]), left + 1)
         pixels = self._pixels(levels, level, (top, left), (bottom - top, right - left))
-        inner = (box[1] - left, box[0] - top, min(box[3], right) - left, min(box[2], bottom) - top)
+        inner = (box[1] - left, box[0] - top, box[3] - left, box[2] - top)
         return pixels.resize((size[1], size[0]), Image.Resampling.BOX, box=inner)
 
 

@@ -270,6 +270,7 @@ def test_svs_centres_snap_to_the_nearest_pixel(tmp_path: Path):
     image = pixels(128, 128)
     source = SlideSource(write_svs(tmp_path / "a.svs", image))
     np.testing.assert_array_equal(source.read((10.4, 10.6), 4, (4, 4)), image[8:12, 9:13].transpose(2, 0, 1))
+    np.testing.assert_array_equal(source.read((10.6, 10.4), 4, (4, 4)), image[9:13, 8:12].transpose(2, 0, 1))
 
 
 def test_svs_outside_is_white(tmp_path: Path):
@@ -454,6 +455,7 @@ def test_a_read_that_fails_names_the_file_and_the_next_one_works(tmp_path: Path,
         patch.setattr(openslide.OpenSlide, "read_region", fail)
         with pytest.raises(ImageReadError, match=r"a\.svs: cannot be read \(cannot decode tile; .*'aperio'"):
             source.read((64, 64), 8, (8, 8))
+    assert source._slide is None, "OpenSlide keeps a handle that failed in its error state"
     np.testing.assert_array_equal(source.read((64, 64), 8, (8, 8)), image[60:68, 60:68].transpose(2, 0, 1))
 
 
