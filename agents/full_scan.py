@@ -5,9 +5,9 @@ import itertools
 import math
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +27,9 @@ from glimpse.views import Views
 
 Embed = Callable[[Tensor], Tensor]
 
-LEAST_FOREGROUND = 0.1  # a patch with a smaller share of foreground is not read
+LEAST_FOREGROUND = 0.25  # a patch with a smaller share of foreground is not read
 BLOCK_PIXELS = 1 << 20  # level-0 pixels of a block of patches that is read at once
-_HIDDEN, _BATCH = 64, 256  # width of the head; patches encoded at once
+_HIDDEN, _BATCH = 64, 64  # width of the head; patches encoded at once
 
 
 # ---------------------------------------------------------------------------------------------- patches
@@ -82,15 +82,16 @@ def read_tiles(
     return split.transpose(*axes[::2], 0, *axes[1::2])[tuple((tiles - low).T)]
 
 
-def _ahead(pool: ThreadPoolExecutor, reads: Iterable[Callable[[], np.ndarray]], count: int) -> Iterator[np.ndarray]:
-    """The results of reads, in order, with `count` of them under way."""
-    waiting: deque[Future[np.ndarray]] = deque()
-    for read in reads:
-        waiting.append(pool.submit(read))
-        if len(waiting) > count:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+@contextmanager
+def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that each compute with one thread of PyTorch's: they read and embed side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count, thread_name_prefix="full-scan") as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
 
 
 # ---------------------------------------------------------------------------------------------- embeddings
@@ -139,7 +140,7 @@ class FullScan:
         epochs, patience: passes over the training split at most, and passes without a better validation loss.
         batch, learning_rate, weight_decay, dropout: of the head's training; `batch` in cases.
         seed: of the head's first weights and the order of cases.
-        threads: that read.
+        threads: that read and embed.
         progress: whether to show bars.
     """
 
@@ -178,30 +179,31 @@ class FullScan:
         kept = _kept(path, meta, probe) if path else None
         if kept is not None:
             return kept
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="full-scan") as pool:
+        with _workers(self.threads) as pool:
             bar = tqdm(cases, desc=f"full scan ({cases[0].split or 'cases'})", unit="case", disable=not self.progress)
             made = [self._bag(case.source, pool) for case in bar]
         if path is not None:
             _keep(path, meta, probe, made)
         return made
 
-    @torch.no_grad()
     def _bag(self, source: ImageSource, pool: ThreadPoolExecutor) -> Bag:
         began = time.perf_counter()
         tiles = foreground_tiles(self.views, source, self.zoom)
         area = float(np.prod(self.views.extent(source, self.zoom)))
         side = max(1, int((BLOCK_PIXELS / area) ** (1 / tiles.shape[1])))
         groups = blocks(tiles, side)
-        reads = (lambda group=group: read_tiles(self.views, source, tiles[group], self.zoom) for group in groups)
-        embeddings = torch.cat([self._embed(patches) for patches in _ahead(pool, reads, 2 * self.threads)])
+        embeddings = torch.cat(list(pool.map(lambda group: self._embedded(source, tiles[group]), groups)))
         locations = tile_locations(self.views, source, tiles[np.concatenate(groups)], self.zoom)
         return Bag(embeddings, torch.from_numpy(locations), time.perf_counter() - began)
 
+    def _embedded(self, source: ImageSource, tiles: Int[np.ndarray, "tile d"]) -> Float[Tensor, "tile embed"]:
+        return self._embed(read_tiles(self.views, source, tiles, self.zoom))
+
+    @torch.no_grad()
     def _embed(self, patches: np.ndarray) -> Float[Tensor, "tile embed"]:
         parts = torch.from_numpy(patches).split(_BATCH)
         return torch.cat([self.embed(part.to(self.device)).float().cpu() for part in parts])
 
-    @torch.no_grad()
     def _probe(self, source: ImageSource) -> Tensor:
         """The embedding of a fixed picture: it tells whether embeddings were made by these weights."""
         size = (1, source.channels, *self.views.glimpse_size)

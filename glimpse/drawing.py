@@ -103,7 +103,7 @@ def _tile(image: Image.Image, frame: Colour, label: str, answer: np.ndarray, nam
     if label:
         write(pen, (7, 5), label, frame, halo=2)
     top, wide = image.height + 10, tile.width - 1
-    write(pen, (0, top), f"{names[shown]} {answer[shown]:.2f}", DARK, size=12)
+    write(pen, (0, top), f"p({names[shown]}) {answer[shown]:.2f}", DARK, size=12)
     pen.rectangle([0, top + 18, wide, top + 24], fill=(225, 225, 225))
     pen.rectangle([0, top + 18, float(answer[shown]) * wide, top + 24], fill=frame)
     return tile

@@ -156,7 +156,7 @@ def scanpath_picture(watched: Watched) -> Picture:
 def _title(watched: Watched) -> Image.Image:
     names, answer = watched.task.names, watched.probabilities[-1]
     text = (
-        f"{watched.case.slide_id}: {names[watched.case.target]}; answered {names[int(answer.argmax())]} "
+        f"{watched.case.slide_id}: target {names[watched.case.target]}, answered {names[int(answer.argmax())]} "
         f"({answer.max():.2f}) after {len(watched.glimpses)} glimpses"
     )
     title = Image.new("RGB", (round(ImageFont.load_default(size=16).getlength(text)) + 4, 22), WHITE)
@@ -182,7 +182,7 @@ def to_gif(watched: Watched, path: str | os.PathLike[str], seconds: float = 0.8,
         )
         frames.append(below([wide, Image.fromarray(strip)]))
     size = (max(frame.width for frame in frames), max(frame.height for frame in frames))
-    padded = [on_canvas(frame, size).quantize(128) for frame in frames]
+    padded = [on_canvas(frame, size).quantize(128, Image.Quantize.FASTOCTREE) for frame in frames]
     durations = [round(1000 * seconds)] * (len(padded) - 1) + [round(3000 * seconds)]
     padded[0].save(path, "GIF", save_all=True, append_images=padded[1:], duration=durations, loop=0)
 

@@ -64,7 +64,9 @@ def test_every_case_is_read_once_in_order(policy: GlimpsePolicy, make: Make, cas
 
 @pytest.mark.parametrize("reader", ["policy", "random", "grid", "overview"])
 @pytest.mark.parametrize("budget", [0, 2, 9])
-def test_nothing_depends_on_lanes(policy: GlimpsePolicy, make: Make, cases: list[Case], reader: str, budget: int) -> None:
+def test_nothing_depends_on_lanes(
+    policy: GlimpsePolicy, make: Make, cases: list[Case], reader: str, budget: int
+) -> None:
     together = read_cases(policy, make(3), reader, budget, seed=4)
     alone = read_cases(policy, GlimpseVecEnv([flat(cases)]), reader, budget, seed=4)
     for one, other in zip(together, alone, strict=True):
