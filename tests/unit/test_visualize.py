@@ -1,0 +1,197 @@
+"""Pictures show what happened, where it happened."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glimpse.cohort import Case
+from glimpse.drawing import flat, order_colours
+from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
+from glimpse.evaluate import read_cases
+from glimpse.networks.locator import GaussianLocator, GridLocator
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.sources.array import ArraySource
+from glimpse.tasks import Classification
+from glimpse.visualize import (
+    Watched,
+    budget_curve,
+    draw_scanpath,
+    glimpse_strip,
+    heat_map,
+    scanpath_picture,
+    to_geojson,
+    to_gif,
+    watch,
+)
+
+
+def environment(ndim: int) -> FlattenAction:
+    shape = (64,) * ndim if ndim < 3 else (24, 32, 32)
+    arrays = np.random.default_rng(0).integers(1, 256, (2, 1, *shape), np.uint8)
+    return FlattenAction(make_array(array_cases(arrays, [0, 1]), overview_size=32, glimpse_size=8, max_glimpses=3))
+
+
+def built(env: FlattenAction, **parts: object) -> GlimpsePolicy:
+    torch.manual_seed(0)
+    return GlimpsePolicy(env.observation_space, env.action_space, layout=env.layout, **parts)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3])
+def watched(request: pytest.FixtureRequest) -> Watched:
+    env = environment(request.param)
+    policy = built(env)
+    return watch(policy, env.unwrapped.views, env.unwrapped.cases[1], 4, Classification(["normal", "tumour"]))
+
+
+def test_watching_is_reading() -> None:
+    env = environment(2)
+    policy, inner = built(env), env.unwrapped
+    reading = read_cases(policy, GlimpseVecEnv([env]), max_glimpses=3)[1]
+    seen = watch(policy, inner.views, inner.cases[1], 3)
+    np.testing.assert_array_equal(seen.scanpath, reading.scanpath)
+    np.testing.assert_allclose(seen.predictions, reading.predictions, atol=1e-4)
+    np.testing.assert_array_equal(seen.glimpses[2], inner.views.glimpse(inner.cases[1].source, reading.scanpath[2]))
+    np.testing.assert_allclose(seen.extents, 8 / 64)
+    assert seen.task.names == Classification(2).names
+
+
+def test_cell_probabilities_say_where_it_looks() -> None:
+    env = environment(2)
+    policy, inner = built(env), env.unwrapped
+    seen = watch(policy, inner.views, inner.cases[0], 2)
+    assert seen.cells.shape == (3, *policy.grid)
+    np.testing.assert_allclose(seen.cells.sum((1, 2)), 1, atol=1e-5)
+    for cells, location in zip(seen.cells[:2], seen.scanpath, strict=True):
+        assert cells.flatten().argmax() == int(
+            ((location[0] + 1) / 2 * policy.grid[0]) // 1 * policy.grid[1]
+            + ((location[1] + 1) / 2 * policy.grid[1]) // 1
+        )
+    policy.override = GridLocator(2)
+    assert watch(policy, inner.views, inner.cases[0], 1).cells[0].max() == pytest.approx(1)
+
+
+def test_a_gaussian_has_its_hill_where_it_looks() -> None:
+    env = environment(2)
+    policy = built(env, locator=GaussianLocator)
+    seen = watch(policy, env.unwrapped.views, env.unwrapped.cases[0], 1)
+    row, column = np.unravel_index(seen.cells[0].argmax(), policy.grid)
+    expected = (seen.scanpath[0] + 1) / 2 * policy.grid
+    assert (abs(row + 0.5 - expected[0]), abs(column + 0.5 - expected[1])) <= (0.51, 0.51)
+
+
+def test_a_policy_that_stops_at_once() -> None:
+    env = environment(2)
+    policy = built(env, stop_bias=9.0)
+    seen = watch(policy, env.unwrapped.views, env.unwrapped.cases[0], 5)
+    assert len(seen.glimpses) == 0 and seen.scanpath.shape == (0, 2) and seen.predictions.shape == (1, 2)
+    assert scanpath_picture(seen).shape[-1] == 3
+    assert to_geojson(seen)["features"] == []
+
+
+def test_boxes_lie_where_the_glimpses_were() -> None:
+    overview = np.full((3, 50, 100), 128, np.uint8)  # twice as wide as high
+    scanpath, extents = np.array([[-0.5, 0.5]], np.float32), np.array([[0.2, 0.1]])
+    drawn = draw_scanpath(overview, scanpath, extents, height=200)
+    assert drawn.shape == (200, 400, 3)
+    blue = (drawn == order_colours(1)[0]).all(-1)
+    # Centre (y, x) = (50, 300), size (40, 40): the frame's outer edge is one pixel outside, its width is 3.
+    for place in [(50, 280), (50, 320), (30, 300), (70, 300)]:
+        assert blue[place], f"no frame at {place}"
+    assert not blue[:25].any() and not blue[75:].any() and not blue[:, :275].any()
+    assert (drawn[50, 300] == 128).all()  # what was read stays visible
+
+
+def test_lines_join_glimpses_in_order() -> None:
+    overview = np.zeros((1, 100, 100), np.uint8)
+    scanpath = np.array([[-0.8, -0.8], [-0.8, 0.8], [0.8, 0.8]], np.float32)
+    drawn = draw_scanpath(overview, scanpath, np.full((3, 2), 0.05), height=200)
+    across, down = drawn[18:22, 100].tolist(), drawn[100, 178:182].tolist()  # a line is one or two pixels wide
+    assert list(order_colours(3)[1]) in across and list(order_colours(3)[2]) in down
+    assert (drawn[100, 100] == 0).all()  # the first and the last are not joined
+
+
+def test_the_heat_map_is_hottest_at_the_most_probable_cell() -> None:
+    cells = np.zeros((4, 4), np.float32)
+    cells[1, 2], cells[3, 0] = 0.9, 0.1
+    drawn = heat_map(np.full((3, 32, 32), 200, np.uint8), cells, height=64).astype(int)
+    colour = np.abs(drawn - drawn.mean(-1, keepdims=True)).sum(-1)
+    assert (colour[16:32, 32:48] > 50).all() and (colour[48:, :16] > 20).all()
+    assert (colour[:16] == 0).all() and (colour[48:, 16:] == 0).all()
+    assert drawn[24, 40].sum() > drawn[56, 8].sum()  # the better one is brighter
+
+
+def test_the_strip_holds_every_glimpse_and_goes_on_below() -> None:
+    glimpses = np.random.default_rng(0).integers(0, 200, (5, 3, 16, 16), np.uint8)
+    probabilities = np.stack([np.linspace(1, 0, 6), np.linspace(0, 1, 6)], 1)
+    one_row = glimpse_strip(glimpses, probabilities, ("normal", "tumour"), height=96, width=2000)
+    rows = glimpse_strip(glimpses, probabilities, ("normal", "tumour"), height=96, width=330)
+    assert rows.shape[0] > 1.9 * one_row.shape[0] and rows.shape[1] <= 330
+    for i in range(5):
+        left = i * (96 + 6 + 10) + 3
+        expected = np.asarray(Image.fromarray(flat(glimpses[i])).resize((96, 96), Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(one_row[40:99, left : left + 96], expected[37:])
+    bars = [(one_row[-4, i * 112 : i * 112 + 102] == order_colours(5)[i]).all(-1).sum() for i in range(5)]
+    assert bars == sorted(bars) and bars[-1] >= 100 and bars[0] == pytest.approx(0.2 * 101, abs=2)
+
+
+def test_the_answer_shown_is_the_second_of_two_or_the_best_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    monkeypatch.setattr("glimpse.drawing.write", lambda pen, place, text, *rest, **more: texts.append(text))
+    glimpses = np.zeros((1, 1, 8, 8), np.uint8)
+    glimpse_strip(glimpses, np.array([[0.5, 0.5], [0.9, 0.1]]), ("a", "b"))
+    glimpse_strip(glimpses, np.array([[0.1, 0.2, 0.7]]), ("a", "b", "c"))
+    assert texts == ["1", "p(b) 0.10", "1", "p(c) 0.70"]
+
+
+def test_whole_pictures_in_any_number_of_dimensions(watched: Watched, tmp_path: Path) -> None:
+    picture = scanpath_picture(watched)
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[-1] == 3
+    assert (picture != 255).mean() > 0.2
+    to_gif(watched, tmp_path / "watched.gif", height=64)
+    with Image.open(tmp_path / "watched.gif") as gif:
+        assert gif.n_frames == len(watched.predictions) == 5
+
+
+def test_geojson_by_hand(tmp_path: Path) -> None:
+    case = Case("s", "p", ArraySource(np.zeros((3, 200, 400), np.uint8)), 1, None)
+    watched = Watched(
+        case=case,
+        task=Classification(["normal", "tumour"]),
+        overview=np.zeros((3, 8, 8), np.uint8),
+        foreground=np.ones((1, 8, 8), np.uint8),
+        glimpses=np.zeros((1, 3, 4, 4), np.uint8),
+        scanpath=np.array([[0.0, 0.5]], np.float32),
+        extents=np.array([[0.1, 0.1]]),
+        predictions=np.array([[0.0, 0.0], [0.0, 1.0]], np.float32),
+        cells=np.zeros((2, 4, 4), np.float32),
+    )
+    to_geojson(watched, tmp_path / "glimpses.geojson")
+    (feature,) = json.loads((tmp_path / "glimpses.geojson").read_text())["features"]
+    # Centre (x, y) = (300, 100); 40 wide and 20 high.
+    ring = feature["geometry"]["coordinates"][0]
+    np.testing.assert_allclose(ring, [[280, 90], [320, 90], [320, 110], [280, 110], [280, 90]], atol=1e-3)
+    assert feature["properties"]["measurements"]["p(tumour)"] == pytest.approx(1 / (1 + np.exp(-1)))
+
+
+def test_geojson_is_for_planes_only() -> None:
+    env = environment(3)
+    watched = watch(built(env), env.unwrapped.views, env.unwrapped.cases[0], 1)
+    with pytest.raises(ValueError, match="two-dimensional images, this one has 3 axes"):
+        to_geojson(watched)
+
+
+def test_budget_curve_draws_what_it_is_given(tmp_path: Path) -> None:
+    def row(value: float | None) -> dict[str, dict[str, float | None]]:
+        return {"auc": {"value": value, "low": value and value - 0.1, "high": value and value + 0.05}}
+
+    curves = {"ppo": {4: row(0.8), 0: row(0.5), 8: row(0.9), 16: row(None)}, "full_scan": {300: row(0.95)}}
+    figure = budget_curve(curves, path=tmp_path / "curve.png")
+    line, across = figure.axes[0].get_lines()
+    assert line.get_xydata().tolist() == [[0, 0.5], [4, 0.8], [8, 0.9]]  # in order; what is not known is left out
+    assert set(across.get_ydata()) == {0.95}
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["ppo", "full_scan"]
+    assert (tmp_path / "curve.png").stat().st_size > 1000
