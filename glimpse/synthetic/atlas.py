@@ -67,23 +67,23 @@ def _aggregate(rng: np.random.Generator, side: int = 1280) -> Stain:
     """Small, round, dark, uniform nuclei, densely packed with hardly any cytoplasm."""
     mottle = 0.08 * smooth_noise(rng, (side, side), 3) + 0.05 * smooth_noise(rng, (side, side), 1.2)
     ground = np.stack([0.16 + mottle * 0.5, 0.42 + mottle])
-    return cellular(rng, side, LYMPHOCYTE, pitch=15.0, jitter=0.12, keep=0.95, ground=ground)
+    return cellular(rng, side, LYMPHOCYTE, pitch=14.6, jitter=0.19, keep=0.97, ground=ground)
 
 
 def _gland(rng: np.random.Generator) -> Stamp:
     """A ring of epithelium around a lumen: nuclei in a row near the base, cytoplasm towards the lumen."""
-    lumen, thickness = rng.uniform(14, 105), rng.uniform(30, 42)
+    lumen, thickness = 9 + 90 * rng.random() ** 1.7, rng.uniform(30, 42)
     half = int(lumen * 1.5 + thickness) + 14
     y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
     angles = np.linspace(-np.pi, np.pi, 721)
     bumps = np.ones_like(angles)
     for wave in range(2, 7):
-        bumps += rng.normal() * 0.16 / wave * np.cos(wave * angles + rng.uniform(0, 2 * np.pi))
-    bumps = np.clip(bumps, 0.6, 1.5)
+        bumps += rng.normal() * 0.22 / wave * np.cos(wave * angles + rng.uniform(0, 2 * np.pi))
+    bumps = np.clip(bumps, 0.5, 1.5)
     depth = np.hypot(y, x) - np.interp(np.arctan2(y, x), angles, bumps * lumen)  # 0 at the lumen
     texture = 0.08 * smooth_noise(rng, x.shape, 2.5)
     cytoplasm = np.clip(np.minimum(depth + 1 + 12 * texture, thickness - depth + 1), 0, 1)
-    secretion = np.clip(0.09 + texture, 0, None) * (rng.random() < 0.5)
+    secretion = np.clip(0.1 + 0.1 * smooth_noise(rng, x.shape, 9) + 0.3 * texture, 0, None) * (rng.random() < 0.4)
     eosin = cytoplasm * (0.52 + texture) + (1 - cytoplasm) * secretion
     canvas = np.stack([cytoplasm * (0.26 + texture), eosin]).astype(np.float32)
     _line(rng, canvas, angles, bumps * lumen, thickness)

@@ -1,8 +1,8 @@
 """Paints the dark blobs so that tumour and lymphoid aggregate differ in their cells but not in the overview.
 
-A blob first exists as a flat field of colour, drawn by the same law for both kinds and blended into the slide. Its cells
-are then painted, and shifted smoothly in colour until every 16 x 16 block has the mean that the flat field had. Reduced
-16 times, the two kinds are therefore equal in law; at full resolution the cells tell them apart.
+A blob first exists as a flat field of colour, drawn by the same law for both kinds and blended into the slide. Its
+cells are then painted, and shifted smoothly in colour until every 16 x 16 block has the mean that the flat field had.
+Reduced 16 times, the two kinds are therefore equal in law; at full resolution the cells tell them apart.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from PIL import Image
 from glimpse.synthetic.layout import COARSE, Blob
 from glimpse.synthetic.textures import UNIT, smooth_noise
 
-ROUNDS = 6
+ROUNDS = 4
 """Repetitions of the smooth shift; what is left then is below the steps of JPEG."""
 
 _MEAN = (0.93, 0.50)  # hematoxylin and eosin of the flat field, between the means of both kinds' cells
@@ -51,7 +51,7 @@ def paint_blob(
 
 
 def _outline(rng: np.random.Generator, blob: Blob, rows: slice, columns: slice) -> np.ndarray:
-    """How far the blob covers each pixel: an irregular disc with a ragged border and stragglers around it."""
+    """How far the blob covers each pixel: an irregular disc with a ragged border."""
     y, x = np.mgrid[rows, columns].astype(np.float32) + 0.5
     dy, dx = y - np.float32(blob.y), x - np.float32(blob.x)
     turn = np.arctan2(dy, dx)

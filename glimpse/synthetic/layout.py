@@ -1,7 +1,7 @@
 """What lies where on one slide, drawn from the slide's own seed before anything is painted.
 
-Positions are level-0 pixels, (y, x). Both classes are laid out by the same draws; only the kind of some blobs differs, so
-nothing but those blobs can tell a positive slide.
+Positions are level-0 pixels, (y, x). Both classes are laid out by the same draws; only the kind of some blobs differs,
+so nothing but those blobs can tell a positive slide.
 """
 
 from dataclasses import dataclass
@@ -91,8 +91,9 @@ def _tissue(rng: np.random.Generator, size: int) -> np.ndarray:
         field = np.maximum(field, -np.hypot(along / aspect, across * aspect) / rng.uniform(0.85, 1.15))
     for scale, weight in ((side / 9, 0.09), (side / 26, 0.035), (side / 70, 0.012)):
         field += weight * smooth_noise(rng, (side, side), scale)
-    edge = 1 - np.maximum(np.abs(y), np.abs(x))
-    field -= np.clip(0.14 - edge, 0, None) * 12  # keep off the slide's border
+    edge = 1 - (np.abs(y) ** 5 + np.abs(x) ** 5) ** 0.2 + 0.05 * smooth_noise(rng, (side, side), side / 14)
+    field -= np.clip(0.2 - edge, 0, None) * 3  # keep off the slide's border
+    field[np.maximum(np.abs(y), np.abs(x)) > 0.95] = -99
     inside = field > np.quantile(field, 1 - rng.uniform(0.36, 0.44))
     inside = ndimage.binary_opening(inside, iterations=max(1, side // 128))
     depth = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
@@ -154,7 +155,7 @@ def _fold(rng: np.random.Generator, depth: np.ndarray) -> Stroke:
     size = depth.shape[0] * COARSE
     start = (rng.choice(np.argwhere(depth > 20)) + 0.5) * COARSE
     points = _curve(rng, start, size * rng.uniform(0.1, 0.35), bend=0.35)
-    return Stroke(points, rng.uniform(12, 30), (0.72, 0.42, 0.62))
+    return Stroke(points, rng.uniform(10, 26), (0.55, 0.30, 0.52))
 
 
 def _pen(rng: np.random.Generator, depth: np.ndarray, blobs: tuple[Blob, ...]) -> Stroke:
@@ -165,7 +166,7 @@ def _pen(rng: np.random.Generator, depth: np.ndarray, blobs: tuple[Blob, ...]) -
     points = np.zeros((0, 2))
     for _ in range(40):
         start = rng.uniform(0.03, 0.97, 2) * size
-        points = _curve(rng, start, size * rng.uniform(0.12, 0.45), bend=0.8)
+        points = _curve(rng, start, size * rng.uniform(0.12, 0.45), bend=0.45)
         gaps = [np.hypot(*(points - (blob.y, blob.x)).T).min() - blob.radius for blob in blobs]
         if min(gaps) > width + 24:
             return Stroke(points, width, colour)

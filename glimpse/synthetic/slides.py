@@ -1,8 +1,9 @@
 """The embedded cohort of whole-slide images: real SVS files of stained tissue, some with small tumour foci.
 
-A slide is positive if 2 to 4 of its 6 to 10 dark blobs are tumour (large, pleomorphic, crowded nuclei) rather than lymphoid
-aggregates (small, round, dark, uniform ones). In the overview the two look the same; a glimpse tells them apart. Glands,
-folds and ink are on slides of both classes alike.
+A slide is positive if 2 to 4 of its 6 to 10 dark blobs are tumour (large, pleomorphic, crowded nuclei) rather than
+lymphoid aggregates (small, round, dark, uniform ones). In the overview the two look the same; a glimpse tells them
+apart. Glands, folds and ink are on slides of both classes alike. Slides of less than 3,072 pixels a side have room for
+less: 3 or 4 blobs, of which 1 or 2 are tumour in a positive one.
 
 Made once per machine, about three minutes on two cores, into a folder named after what was asked for. Every slide is
 painted from its own seed, so the cohort does not depend on the number of processes, and an interrupted making goes on
@@ -12,6 +13,7 @@ where it stopped.
 import csv
 import errno
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +35,7 @@ from glimpse.synthetic.layout import lay_out
 from glimpse.synthetic.svs import write_svs
 from glimpse.synthetic.tissue import paint
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the painting changes, so that cohorts of different painting never mix."""
 
 MPP = 0.5
@@ -43,6 +46,7 @@ SHARES = {"test": 1 / 4, "val": 1 / 6}
 
 _ALONE_PIXELS = 40 * 1024**2  # a cohort below this many pixels isn't worth starting processes for
 _STALE_SECONDS = 3600.0
+_FACTS = "made_from.json"
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ def embedded_cohort(
 ) -> Path:
     """Makes the embedded cohort unless it is there already.
 
-    Beside `cohort.csv` (case_id, slide_id, path, target, split, mpp) lies `regions.csv` (slide_id, kind, y, x, radius in
-    level-0 pixels): where the blobs are, for pictures and tests, never for training.
+    Beside `cohort.csv` (case_id, slide_id, path, target, split, mpp) lies `regions.csv` (slide_id, kind, y, x, radius
+    in level-0 pixels): where the blobs are, for pictures and tests, never for training.
 
     Args:
         folder: Where to keep it; by default a folder of its own in `GLIMPSE_CACHE`, else in the user's cache folder.
@@ -86,17 +90,19 @@ def embedded_cohort(
         Path of `cohort.csv`.
 
     Raises:
-        ValueError: If `n`, `size` or `workers` is out of range.
+        ValueError: If `n`, `size` or `workers` is out of range, or the folder holds another cohort.
         OSError: If the folder cannot be written to or its disk is full.
     """
     _check(n, size, workers)
     folder = cache_folder(n, seed, size) if folder is None else Path(folder)
     manifest = folder / "cohort.csv"
+    _refuse_another(folder, n, seed, size)
     if manifest.exists():
         return manifest
     records = plan_cohort(n, seed)
     with _readable_errors(folder, n, size):
         (folder / "slides").mkdir(parents=True, exist_ok=True)
+        _replace(folder / _FACTS, lambda path: path.write_text(_facts(n, seed, size), encoding="utf-8"))
         _make_all(folder, records, seed, size, progress, workers)
         _write_csv(folder / "regions.csv", ("slide_id", "kind", "y", "x", "radius"), _regions(records, seed, size))
         rows = [(r.case_id, r.slide_id, r.path, r.target, r.split, MPP) for r in records]
@@ -140,7 +146,7 @@ def make_slides(folder: Path, records: Iterable[SlideRecord], seed: int, size: i
             slide = Image.fromarray(_paint(record, seed, size))
             quarter = slide.reduce(4)
             levels = [np.asarray(level) for level in (slide, quarter, quarter.reduce(4))]
-            _replace(path, lambda temporary, levels=levels: write_svs(temporary, levels, mpp=MPP))
+            _replace(path, partial(write_svs, levels=levels, mpp=MPP))
         yield record
 
 
@@ -171,8 +177,8 @@ def _make_all(
             for _ in make_slides(folder, records, seed, size):
                 bar.update()
             return
-        # Processes of their own rather than a pool: a pool would import the user's script again, and runs from neither a
-        # notebook nor a script without a main guard.
+        # Processes of their own rather than a pool: a pool would import the user's script again, and runs from neither
+        # a notebook nor a script without a main guard.
         parts = [_start_part(folder, len(records), seed, size, f"{part}/{workers}") for part in range(workers)]
         try:
             _wait(parts, lambda: bar.update(sum((folder / r.path).exists() for r in records) - bar.n))
@@ -235,6 +241,20 @@ def _sweep(folder: Path) -> None:
     for leftover in [*folder.glob(".*.part"), *(folder / "slides").glob(".*.part")]:
         if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
             leftover.unlink(missing_ok=True)
+
+
+def _facts(n: int, seed: int, size: int) -> str:
+    return json.dumps({"version": VERSION, "n": n, "seed": seed, "size": size})
+
+
+def _refuse_another(folder: Path, n: int, seed: int, size: int) -> None:
+    """Keeps the slides of two cohorts apart when the user names the folder."""
+    path, wanted = folder / _FACTS, _facts(n, seed, size)
+    found = path.read_text(encoding="utf-8") if path.exists() else wanted
+    if found != wanted:
+        raise ValueError(
+            f"{folder} holds another cohort: {found}, asked for {wanted}; name another folder, or empty this one."
+        )
 
 
 def _check(n: int, size: int, workers: int | None) -> None:

@@ -1,7 +1,7 @@
 """Textures of stained tissue, painted once per process and cut from by every slide.
 
-A texture is a uint8 array (2, height, width) of stain: the amount of hematoxylin and of eosin at each pixel, in steps of
-`1 / UNIT`. Amounts become colours in `glimpse.synthetic.tissue`, so one texture serves slides of any staining.
+A texture is a uint8 array (2, height, width) of stain: the amount of hematoxylin and of eosin at each pixel, in steps
+of `1 / UNIT`. Amounts become colours in `glimpse.synthetic.tissue`, so one texture serves slides of any staining.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Shape:
 
 
 TUMOUR = Shape((9.5, 13.5), (1.05, 1.6), 0.10, (0.55, 1.05), 0.75, 0.34, (1, 3))
-LYMPHOCYTE = Shape((5.6, 7.0), (1.0, 1.12), 0.02, (1.45, 1.8), 0.1, 0.12)
+LYMPHOCYTE = Shape((5.6, 7.0), (1.0, 1.15), 0.025, (1.35, 1.75), 0.2, 0.2)
 EPITHELIAL = Shape((5.4, 6.6), (1.5, 2.0), 0.03, (0.95, 1.35), 0.25, 0.15)
 SPINDLE = Shape((2.4, 3.4), (3.2, 5.5), 0.05, (0.95, 1.35), 0.1, 0.1)
 

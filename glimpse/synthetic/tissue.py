@@ -53,7 +53,7 @@ def paint(rng: np.random.Generator, layout: Layout, atlas: Atlas) -> np.ndarray:
     _lay_stroma(rng, stain, layout, atlas)
     _set_glands(stain, layout, atlas)
     slide = np.empty((layout.size, layout.size, 3), np.uint8)
-    slide[:] = staining.glass
+    slide.reshape(layout.size, -1)[:] = np.tile(staining.glass, layout.size)
     _cut_out(rng, slide, stain, layout, staining)
     del stain
     for blob in layout.blobs:
@@ -90,20 +90,20 @@ def _flip(array: np.ndarray, turn: int) -> np.ndarray:
 def _lay_stroma(rng: np.random.Generator, stain: np.ndarray, layout: Layout, atlas: Atlas) -> None:
     """Covers the tissue with dense and loose stroma, blended along a smooth map."""
     side = layout.size // COARSE
-    mix = np.clip(0.5 + 1.6 * smooth_noise(rng, (side, side), side / 22), 0, 1) * 255
+    mix = np.clip(0.5 + 1.6 * smooth_noise(rng, (side, side), side / 22), 0, 1) * 127
     blend = Image.fromarray(mix.astype(np.uint8))
     textures = []
     for texture in (atlas.dense, atlas.loose):
         shift = tuple(rng.integers(texture.shape[-1], size=2))
-        turned = np.roll(_flip(texture, int(rng.integers(8))), shift, axis=(1, 2))
-        textures.append(turned)
+        turned = np.ascontiguousarray(_flip(texture, int(rng.integers(8))))
+        textures.append(np.roll(turned, shift, axis=(1, 2)))
     width = textures[0].shape[-1]
     for rows, columns, box in _squares(layout):
-        weight = _enlarge(blend, rows, columns, box).astype(np.int32)
+        weight = _enlarge(blend, rows, columns, box).astype(np.int16)
         area = (slice(None), slice(rows.start % width, rows.start % width + weight.shape[0]),
                 slice(columns.start % width, columns.start % width + weight.shape[1]))  # fmt: skip
-        dense, loose = (texture[area].astype(np.int32) for texture in textures)
-        stain[:, rows, columns] = dense + (((loose - dense) * weight) >> 8)
+        dense, loose = (texture[area].astype(np.int16) for texture in textures)
+        stain[:, rows, columns] = dense + (((loose - dense) * weight) >> 7)
 
 
 def _set_glands(stain: np.ndarray, layout: Layout, atlas: Atlas) -> None:
@@ -127,7 +127,7 @@ def _cut_out(
     side = layout.depth.shape[0]
     depth = Image.fromarray(layout.depth)
     thickness = Image.fromarray((1 + 0.07 * smooth_noise(rng, (side, side), side / 30)).astype(np.float32))
-    rag = 9 * smooth_noise(rng, (PATCH, PATCH), 7)
+    rag = 6 * smooth_noise(rng, (PATCH, PATCH), 6) + 10 * smooth_noise(rng, (PATCH, PATCH), 28)
     for rows, columns, box in _squares(layout):
         inside = _enlarge(depth, rows, columns, box)
         cover = np.clip((inside + rag[: inside.shape[0], : inside.shape[1]]) / 5 + 0.5, 0, 1)
@@ -145,7 +145,7 @@ def _tint(rng: np.random.Generator, slide: np.ndarray, stroke: Stroke, layout: L
     if (high - low < COARSE).any():
         return
     step = 4
-    mask = Image.new("L", tuple(int(value) for value in (high - low)[::-1] // step))
+    mask = Image.new("L", [int(value) for value in (high - low)[::-1] // step])
     line = [(float(x), float(y)) for y, x in (stroke.points - low) / step]
     ImageDraw.Draw(mask).line(line, fill=255, width=max(2, round(stroke.width / step)), joint="curve")
     strength = np.asarray(mask.filter(ImageFilter.GaussianBlur(1.5))) / np.float32(255)

@@ -1,0 +1,258 @@
+"""The embedded cohort: real SVS files, a fair plan, safe making, and blobs that only a glimpse tells apart."""
+
+import csv
+import errno
+import os
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+from PIL import Image
+
+from glimpse.synthetic import slides
+from glimpse.synthetic.atlas import GLANDS, Atlas, atlas
+from glimpse.synthetic.blobs import paint_blob
+from glimpse.synthetic.layout import Blob, lay_out
+from glimpse.synthetic.slides import embedded_cohort, make_slides, plan_cohort
+from glimpse.synthetic.svs import write_svs
+from glimpse.synthetic.tissue import Staining
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def colours() -> Atlas:
+    return atlas(slides.VERSION, 0)
+
+
+# --- SVS files -------------------------------------------------------------------------------------------------------
+
+
+def test_openslide_reads_the_written_colours(tmp_path: Path) -> None:
+    image = np.full((300, 520, 3), 243, np.uint8)  # neither side a multiple of a tile
+    image[40:200, 64:400] = (200, 80, 140)
+    path = tmp_path / "one.svs"
+    write_svs(path, [image, np.asarray(Image.fromarray(image).reduce(4))], mpp=0.25, magnification=40)
+    with openslide.OpenSlide(path) as slide:
+        assert slide.properties["openslide.vendor"] == "aperio"
+        assert slide.level_dimensions == ((520, 300), (130, 75))
+        assert (slide.properties["openslide.mpp-x"], slide.properties["openslide.objective-power"]) == ("0.25", "40")
+        read = np.asarray(slide.read_region((0, 0), 0, (520, 300)).convert("RGB")).astype(int)
+    assert np.abs(read[60:180, 90:380] - (200, 80, 140)).max() <= 2
+    assert np.abs(read[220:] - 243).max() <= 1
+
+
+def test_equal_tiles_are_stored_once(tmp_path: Path) -> None:
+    blank = np.full((2048, 2048, 3), 240, np.uint8)
+    write_svs(tmp_path / "blank.svs", [blank, blank[::16, ::16]])
+    assert (tmp_path / "blank.svs").stat().st_size < 30_000
+
+
+def test_a_level_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"grey\.svs: expected levels of dtype uint8"):
+        write_svs(tmp_path / "grey.svs", [np.zeros((64, 64), np.uint8)])
+
+
+def test_slides_of_the_cohort_are_aperio_pyramids(tiny_slides: Path) -> None:
+    row = rows_of(tiny_slides)[0]
+    assert float(row["mpp"]) == 0.5
+    with openslide.OpenSlide(tiny_slides.parent / row["path"]) as slide:
+        assert slide.properties["openslide.vendor"] == "aperio"
+        assert slide.level_dimensions == ((1024, 1024), (256, 256), (64, 64))
+        assert float(slide.properties["openslide.mpp-x"]) == float(slide.properties["openslide.mpp-y"]) == 0.5
+        assert slide.properties["openslide.objective-power"] == "20"
+        assert "thumbnail" in slide.associated_images
+        full = slide.read_region((0, 0), 0, (1024, 1024)).convert("RGB").reduce(16)
+        low = slide.read_region((0, 0), 2, (64, 64)).convert("RGB")
+    error = np.asarray(full).astype(float) - np.asarray(low)
+    assert np.abs(error.mean((0, 1))).max() < 1  # area averages, ...
+    assert error.std() < 9  # ... but for JPEG
+
+
+def test_tissue_covers_about_two_fifths(tiny_slides: Path) -> None:
+    shares = []
+    for row in rows_of(tiny_slides):
+        with openslide.OpenSlide(tiny_slides.parent / row["path"]) as slide:
+            low = np.asarray(slide.read_region((0, 0), 1, (256, 256)).convert("RGB")).astype(int)
+        shares.append(((low.max(-1) - low.min(-1)) > 25).mean())
+    assert min(shares) > 0.25 and max(shares) < 0.5
+
+
+# --- The plan --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [6, 12, 13, 240])
+def test_splits_are_balanced_and_patients_stay_in_one(n: int) -> None:
+    records = plan_cohort(n, seed=3)
+    assert len(records) == n == len({record.slide_id for record in records})
+    targets, splits = Counter(r.target for r in records), Counter((r.split, r.target) for r in records)
+    assert abs(targets[0] - targets[1]) <= 1
+    assert len(splits) == 6
+    assert all(abs(splits[split, 0] - splits[split, 1]) <= 1 for split in ("train", "val", "test"))
+    slides_of, places = Counter(r.case_id for r in records), defaultdict(set)
+    for record in records:
+        places[record.case_id].add((record.split, record.target))
+    assert set(slides_of.values()) <= {1, 2}
+    assert all(len(place) == 1 for place in places.values())
+
+
+def test_the_full_cohort_has_the_documented_splits() -> None:
+    records = plan_cohort(240, seed=0)
+    assert Counter(record.split for record in records) == {"train": 140, "val": 40, "test": 60}
+    first, second = records[:120], records[120:]
+    assert abs(sum(r.target for r in first) - sum(r.target for r in second)) < 40  # the order does not tell the target
+
+
+def test_both_classes_have_the_same_blobs_but_for_their_kind() -> None:
+    for index in range(3):
+        negative, positive = (lay_out(np.random.default_rng(index), 4096, target, GLANDS) for target in (0, 1))
+        assert [(b.y, b.x, b.radius) for b in negative.blobs] == [(b.y, b.x, b.radius) for b in positive.blobs]
+        assert negative.glands == positive.glands
+        np.testing.assert_array_equal(negative.depth, positive.depth)
+        assert 6 <= len(positive.blobs) <= 10
+        assert all(100 <= blob.radius <= 180 for blob in positive.blobs)
+        assert {blob.kind for blob in negative.blobs} == {"aggregate"}
+        assert 3 <= sum(blob.kind == "tumour" for blob in positive.blobs) <= 6
+
+
+def test_blobs_lie_apart_within_the_tissue() -> None:
+    layout = lay_out(np.random.default_rng(1), 4096, 1, GLANDS)
+    for index, blob in enumerate(layout.blobs):
+        assert layout.depth[int(blob.y) // 16, int(blob.x) // 16] > 0.9 * blob.radius
+        for other in layout.blobs[:index]:
+            assert np.hypot(blob.y - other.y, blob.x - other.x) > blob.radius + other.radius
+
+
+def test_regions_tell_where_the_foci_are(tiny_slides: Path) -> None:
+    kinds = defaultdict(Counter)
+    for region in rows_of(tiny_slides.parent / "regions.csv"):
+        kinds[region["slide_id"]][region["kind"]] += 1
+    for row in rows_of(tiny_slides):
+        found = kinds[row["slide_id"]]
+        assert 3 <= found.total() <= 4
+        assert (found["tumour"] > 0) == (row["target"] == "1")
+
+
+# --- What a look tells -----------------------------------------------------------------------------------------------
+
+
+def test_kinds_agree_in_the_overview_and_differ_in_a_glimpse(colours: Atlas) -> None:
+    """The same blob painted as either kind: equal 16 x 16 means, other cells."""
+    painted = {}
+    for kind in ("tumour", "aggregate"):
+        slide = np.full((512, 512, 3), (215, 145, 209), np.uint8)
+        staining = Staining.draw(np.random.default_rng(0))
+        blob = Blob(kind, 250.3, 260.7, 130.0)
+        paint_blob(np.random.default_rng(1), slide, blob, colours.blobs[kind], staining.colour)
+        painted[kind] = Image.fromarray(slide)
+    low = {kind: np.asarray(image.reduce(16)).astype(int) for kind, image in painted.items()}
+    assert np.abs(low["tumour"] - low["aggregate"]).max() <= 2
+    assert low["tumour"][16, 16].sum() < low["tumour"][0, 0].sum() - 100  # and dark against the stroma
+    large, small = (_grain(painted[kind].crop((196, 186, 324, 314)).reduce(2)) for kind in ("tumour", "aggregate"))
+    assert large < 0.75 * small
+
+
+def _grain(glimpse: Image.Image) -> float:
+    """Share of a glimpse's variance at wavelengths of 5.5 to 16 pixels, where small nuclei repeat."""
+    grey = np.asarray(glimpse.convert("L")).astype(float)
+    power = np.abs(np.fft.rfft2(grey - grey.mean())) ** 2
+    frequency = np.hypot(np.fft.fftfreq(grey.shape[0])[:, None], np.fft.rfftfreq(grey.shape[1])[None])
+    return float(power[(frequency > 1 / 16) & (frequency < 1 / 5.5)].sum() / power.sum())
+
+
+# --- Making ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_slide_depends_on_its_seed_only(tiny_slides: Path, tmp_path: Path) -> None:
+    record = plan_cohort(12, seed=0)[4]
+    (tmp_path / "slides").mkdir()
+    list(make_slides(tmp_path, [record], seed=0, size=1024))
+    made = (tmp_path / record.path).read_bytes()
+    assert made == (tiny_slides.parent / record.path).read_bytes()
+    assert made != (tiny_slides.parent / plan_cohort(12, seed=0)[5].path).read_bytes()
+
+
+def test_an_interrupted_making_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def failing(path: Path, levels: list[np.ndarray], mpp: float) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            path.write_bytes(b"II*\0half")
+            raise KeyboardInterrupt
+        write_svs(path, levels, mpp=mpp)
+
+    monkeypatch.setattr(slides, "write_svs", failing)
+    with pytest.raises(KeyboardInterrupt):
+        embedded_cohort(tmp_path, n=6, size=1024, progress=False)
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "slides").iterdir()}
+    assert len(finished) == 2  # nothing half made is left
+    assert not (tmp_path / "cohort.csv").exists()
+    manifest = embedded_cohort(tmp_path, n=6, size=1024, progress=False)
+    assert calls == 3 + 4
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert all((tmp_path / row["path"]).exists() for row in rows_of(manifest))
+
+
+def test_a_finished_cohort_is_not_made_again(tiny_slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slides, "plan_cohort", lambda *_: pytest.fail("made again"))
+    assert embedded_cohort(tiny_slides.parent, n=12, size=1024) == tiny_slides
+
+
+def test_a_folder_holds_one_cohort(tiny_slides: Path) -> None:
+    with pytest.raises(ValueError, match="holds another cohort"):
+        embedded_cohort(tiny_slides.parent, n=12, seed=1, size=1024)
+
+
+def test_processes_started_by_a_script_without_main_guard_make_the_same_slides(tmp_path: Path) -> None:
+    """The script comes from standard input, which a spawned pool could not import again."""
+    script = (
+        "from glimpse.synthetic.slides import embedded_cohort\n"
+        "print(embedded_cohort('cohort', n=6, size=1024, progress=False, workers=2))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-"], input=script, text=True, capture_output=True, env=environment, cwd=tmp_path, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert Path(run.stdout.strip()) == Path("cohort/cohort.csv")
+    assert not list(tmp_path.rglob("*.part"))
+    (tmp_path / "slides").mkdir()
+    for record in make_slides(tmp_path, plan_cohort(6, seed=0), seed=0, size=1024):
+        assert (tmp_path / record.path).read_bytes() == (tmp_path / "cohort" / record.path).read_bytes()
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(slides, "write_svs", full)
+    with pytest.raises(OSError, match=r"no room on the disk of .*GLIMPSE_CACHE"):
+        embedded_cohort(tmp_path, n=6, size=1024, progress=False)
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path))
+    folders = {slides.cache_folder(*facts) for facts in [(240, 0, 4096), (240, 1, 4096), (12, 0, 4096), (240, 0, 1024)]}
+    assert len(folders) == 4
+    assert all(folder.parent == tmp_path for folder in folders)
+
+
+@pytest.mark.parametrize(("options", "rule"), [
+    ({"n": 5}, "n=5: .* at least 6"),
+    ({"size": 1000}, "size=1000: .* multiple of 256"),
+    ({"workers": 0}, "workers=0: .* at least one"),
+])  # fmt: skip
+def test_impossible_wishes_are_refused(tmp_path: Path, options: dict[str, int], rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        embedded_cohort(tmp_path, **options)
