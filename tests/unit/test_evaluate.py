@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from glimpse.cohort import Case
+from glimpse.checkpoints import CheckpointError
+from glimpse.cohort import Case, CohortError
 from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
-from glimpse.evaluate import EvaluationError, read_cases
+from glimpse.evaluate import EvaluationError, evaluate, read_cases
+from glimpse.loading import build_policy, save_policy
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.readings import CAPTION, Reading, summarise, table, write_atomically, write_predictions
 from glimpse.tasks import Classification
@@ -124,6 +132,74 @@ def test_it_refuses_what_it_does_not_know(policy: GlimpsePolicy, cases: list[Cas
         read_cases(policy, env, "full")
     with pytest.raises(EvaluationError, match="at least 0, got -1"):
         read_cases(policy, env, max_glimpses=-1)
+
+
+# ---------------------------------------------------------------------------------------------- a saved run
+@pytest.fixture(scope="module")
+def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has learned nothing."""
+    folder = tmp_path_factory.mktemp("run")
+    with initialize_config_module("glimpse.configs", version_base="1.3"):
+        config = compose("train", overrides=["experiment=smoke", f"env.cohort.path={tiny_slides}", f"run={folder}"])
+    torch.manual_seed(0)
+    env = instantiate(config.env.make, cohort=instantiate(config.env.cohort), split="train").unwrapped
+    save_policy(build_policy(config.network, env.observation_space, env.layout), folder / "policy.safetensors")
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    return folder
+
+
+def test_a_saved_run_reads_with_any_number_of_glimpses(run: Path) -> None:
+    result = evaluate(run, max_glimpses=7, lanes=2, progress=False)
+    assert list(result.rows) == ["ppo", "random", "grid", "overview"]
+    assert result.rows["random"]["glimpses"] == 7 and result.rows["overview"]["glimpses"] == 0
+    summary, answers = run / "evaluation-test-7.json", run / "predictions-test-7.csv"
+    assert result.files == (summary, answers)
+    record = json.loads(summary.read_text())
+    assert (record["split"], record["seed"], record["max_glimpses"]) == ("test", 0, 7)
+    assert record["readers"] == result.rows
+    lines = list(csv.DictReader(answers.open()))
+    assert len(lines) == 4 * len(result.readings["ppo"]) and {line["split"] for line in lines} == {"test"}
+
+
+def test_another_cohort_keeps_its_own_files(run: Path, tiny_slides: Path) -> None:
+    rows = list(csv.DictReader(tiny_slides.open()))
+    other = tiny_slides.with_name("other.csv")
+    with other.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows[:4])
+    result = evaluate(run, split="all", cohort=other, readers=["overview"], progress=False)
+    assert [reading.slide_id for reading in result.readings["overview"]] == [row["slide_id"] for row in rows[:4]]
+    assert result.files[0].name == "evaluation-other-all-3.json" and result.record["cohort"] == str(other)
+
+
+def test_what_cannot_be_evaluated_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        evaluate(tmp_path)
+    with pytest.raises(EvaluationError, match="got 'tests'"):
+        evaluate(run, split="tests")
+    with pytest.raises(EvaluationError, match=r"got \['ppo'\]"):
+        evaluate(run, readers=["ppo"])
+    with pytest.raises(EvaluationError, match="lanes is 0"):
+        evaluate(run, lanes=0)
+    with pytest.raises(CohortError, match=r"absent\.csv"):
+        evaluate(run, cohort=tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [([], "run=<run folder>"), (["run=nowhere"], "nowhere: not a run folder")]
+)
+def test_a_mistake_is_one_line_and_exit_code_two(tmp_path: Path, options: list[str], said: str) -> None:
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", "glimpse.evaluate", *options],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and said in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------------------------------------- records
