@@ -104,10 +104,10 @@ def _blobs(rng: np.random.Generator, depth: np.ndarray, target: int) -> tuple[Bl
     small = depth.shape[0] * COARSE < 3072  # a small slide has less room
     count = int(rng.integers(3, 5) if small else rng.integers(6, 11))
     places: list[tuple[float, float, float]] = []
-    for radius in rng.uniform(90, 160, count) * (0.8 if small else 1.0):
+    for radius in rng.uniform(100, 180, count) * (0.8 if small else 1.0):
         y, x = _free_place(rng, depth, places, float(radius))
         places.append((y, x, float(radius)))
-    foci = rng.permutation(count)[: rng.integers(1, 3) if small else rng.integers(2, 5)]
+    foci = rng.permutation(count)[: rng.integers(1, 3) if small else rng.integers(3, 7)]
     kinds = ["tumour" if target and index in foci else "aggregate" for index in range(count)]
     return tuple(Blob(kind, *place) for kind, place in zip(kinds, places, strict=True))
 

@@ -1,6 +1,6 @@
 """The embedded cohort of whole-slide images: real SVS files of stained tissue, some with small tumour foci.
 
-A slide is positive if 2 to 4 of its 6 to 10 dark blobs are tumour (large, pleomorphic, crowded nuclei) rather than
+A slide is positive if 3 to 6 of its 6 to 10 dark blobs are tumour (large, pleomorphic, crowded nuclei) rather than
 lymphoid aggregates (small, round, dark, uniform ones). In the overview the two look the same; a glimpse tells them
 apart. Glands, folds and ink are on slides of both classes alike. Slides of less than 3,072 pixels a side have room for
 less: 3 or 4 blobs, of which 1 or 2 are tumour in a positive one.
