@@ -15,13 +15,13 @@ from typing import Any, Literal, get_args
 import hydra
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from jaxtyping import Bool
 from omegaconf import DictConfig, ListConfig
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from glimpse.building import build
 from glimpse.checkpoints import CheckpointError
 from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.loading import load
@@ -247,15 +247,15 @@ def _name(reader: str, config: DictConfig) -> str:
 def _environments(policy: GlimpsePolicy, path: str | Path | None, split: str, lanes: int) -> tuple[VecEnv, Task]:
     """Vector of the run's environment on a split of the run's cohort, or of another one."""
     config = policy.config
-    cohort: Cohort = instantiate(config.env.cohort, **({} if path is None else {"path": str(path)}))
+    cohort: Cohort = build(config.env.cohort, **({} if path is None else {"path": str(path)}))
     cases = _split(cohort, split)
     if not len(cases) or lanes < 1:
         raise EvaluationError(f"Nothing to read: the split {split!r} has {len(cases)} cases, and lanes is {lanes}.")
-    envs = [instantiate(config.env.make, cohort=cases, split=None) for _ in range(min(lanes, len(cases)))]
+    envs = [build(config.env.make, cohort=cases, split=None) for _ in range(min(lanes, len(cases)))]
     task, views = envs[0].unwrapped.task, envs[0].unwrapped.views
     if path is not None:
         check_sizes(cases, views, policy.grid)
-    return instantiate(config.vector)(envs), task
+    return build(config.vector)(envs), task
 
 
 def _split(cohort: Cohort, split: str) -> Cohort:

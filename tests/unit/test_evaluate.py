@@ -140,7 +140,8 @@ def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that has learned nothing."""
     folder = tmp_path_factory.mktemp("run")
     with initialize_config_module("glimpse.configs", version_base="1.3"):
-        config = compose("train", overrides=["experiment=smoke", f"env.cohort.path={tiny_slides}", f"run={folder}"])
+        own = [f"env.cohort.path={tiny_slides}", f"run={folder}", "env.make.glimpse_extents=[128]"]
+        config = compose("train", overrides=["experiment=smoke", *own])
     torch.manual_seed(0)
     env = instantiate(config.env.make, cohort=instantiate(config.env.cohort), split="train").unwrapped
     save_policy(build_policy(config.network, env.observation_space, env.layout), folder / "policy.safetensors")
