@@ -46,11 +46,15 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         rollouts_per_case: episodes of the same case, which share its encoded overview.
         baseline: "leave_one_out" (the other rollouts of the case) or "critic" (the value head, with GAE, discount 1).
         max_glimpses: budget while learning; the environment's own when not given.
+        stop_from: share of the learning after which the policy may stop by itself. Before, it reads its whole budget:
+            while answers are worth nothing yet, looking costs more than it brings, and all it would learn is to stop.
         n_epochs, minibatches: passes over a rollout, and parts (by case) per pass.
         prefix_coef: weight of the supervised loss averaged over all prefixes, beside 1 for the last.
         glimpse_coef: weight of the loss of answers from single glimpses.
         gae_lambda, ent_coef, vf_coef, max_grad_norm: as in Stable-Baselines3.
         weight_decay: of AdamW.
+        encoder_rate: learning rate of the shared encoder as a share of `learning_rate`; 0 leaves the encoder as it is, which
+            is also quicker.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"GlimpsePolicy": GlimpsePolicy}
@@ -67,6 +71,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         rollouts_per_case: int = 4,
         baseline: str = "leave_one_out",
         max_glimpses: int | None = None,
+        stop_from: float = 0.0,
         n_epochs: int = 1,
         minibatches: int = 1,
         prefix_coef: float = 0.5,
@@ -76,6 +81,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         vf_coef: float = 0.5,
         max_grad_norm: float = 1.0,
         weight_decay: float = 1e-4,
+        encoder_rate: float = 1.0,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -117,7 +123,8 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.cases_per_rollout, self.rollouts_per_case, self.baseline = cases_per_rollout, rollouts_per_case, baseline
         self.n_epochs, self.minibatches, self.weight_decay = n_epochs, minibatches, weight_decay
         self.prefix_coef, self.glimpse_coef = prefix_coef, glimpse_coef
-        self.max_glimpses = max_glimpses
+        self.max_glimpses, self.stop_from = max_glimpses, stop_from
+        self.encoder_rate = encoder_rate
         self.episodes: Episodes | None = None
         self.updates = 0
         self.start_timesteps = 0  # where this algorithm's own progress begins, when another has come before it
@@ -142,8 +149,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             self.policy, self._given = self._given, None
         self.policy = self.policy.to(self.device)
         if getattr(self.policy, "optimizer", None) is None:
-            rate = self.lr_schedule(1)
-            self.policy.optimizer = torch.optim.AdamW(self.policy.parameters(), rate, weight_decay=self.weight_decay)
+            encoder = list(self.policy.encoder.parameters())
+            others = [p for name, p in self.policy.named_parameters() if not name.startswith("encoder.")]
+            groups = [{"params": others}, {"params": encoder}]
+            self.policy.optimizer = torch.optim.AdamW(groups, self.lr_schedule(1), weight_decay=self.weight_decay)
         self.random = np.random.default_rng(self.seed)
         self.queue: deque[int] = deque()
         self.rollout_buffer: Any = None  # episodes are kept in `self.episodes`
@@ -190,6 +199,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             return callback.on_step()
 
         self.policy.override = self.override()
+        self.policy.may_stop = 1.0 - self._current_progress_remaining >= self.stop_from
         try:
             for wave in lanes:
                 episodes = player.play(wave, grouped, on_step)
@@ -216,6 +226,8 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             raise RuntimeError("train() needs a rollout: call learn(), or collect_rollouts() first.")
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        self.policy.optimizer.param_groups[1]["lr"] *= self.encoder_rate
+        self.policy.frozen = self.encoder_rate == 0
         self.policy.override = self.override()
         episodes, logs = self.episodes, {}
         advantage, returns = self.advantages(episodes)
@@ -224,7 +236,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             for cases in order.chunk(self.minibatches):
                 rows = (cases[:, None] * episodes.rollouts + torch.arange(episodes.rollouts)).flatten()
                 logs = self._step(_to(episodes.of_cases(cases), self.device), advantage[rows], returns[rows])
-        self.policy.override = None
+        self.policy.override, self.policy.frozen = None, False
         self.updates += 1
         self._record(episodes, logs)
 
@@ -236,7 +248,9 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             loss, logs = loss + more, {**logs, **policy_logs}
         self.policy.optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        # The encoder's gradient can be a hundred times that of the rest: clipped together, it would silence the rest.
+        groups = [group["params"] for group in self.policy.optimizer.param_groups]
+        norm = torch.stack([nn.utils.clip_grad_norm_(group, self.max_grad_norm) for group in groups]).norm()
         if torch.isfinite(norm):  # a single broken batch must not poison the parameters
             self.policy.optimizer.step()
         return {**logs, "loss": loss.item(), "gradient_norm": norm.item()}

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import hydra
 import numpy as np
@@ -222,7 +222,7 @@ def evaluate(
     if unknown or not readers:
         raise EvaluationError(f"Expected readers of {', '.join(READERS)}, got {list(readers)}.")
     policy = load(run, device=device)
-    config = policy.config
+    config = cast(DictConfig, policy.config)
     budget = int(config.max_glimpses if max_glimpses is None else max_glimpses)
     seed = int(config.seed if seed is None else seed)
     env, task = _environments(policy, cohort, split, lanes)
@@ -246,7 +246,7 @@ def _name(reader: str, config: DictConfig) -> str:
 
 def _environments(policy: GlimpsePolicy, path: str | Path | None, split: str, lanes: int) -> tuple[VecEnv, Task]:
     """Vector of the run's environment on a split of the run's cohort, or of another one."""
-    config = policy.config
+    config = cast(DictConfig, policy.config)
     cohort: Cohort = build(config.env.cohort, **({} if path is None else {"path": str(path)}))
     cases = _split(cohort, split)
     if not len(cases) or lanes < 1:
@@ -263,7 +263,7 @@ def _split(cohort: Cohort, split: str) -> Cohort:
         return cohort
     if split not in ("train", "val", "test"):
         raise EvaluationError(f"Expected a split of train, val, test or all, got {split!r}.")
-    return cohort.split(split)  # type: ignore[arg-type]
+    return cohort.split(split)
 
 
 def _write(run: Path, record: dict[str, Any], readings: dict[str, list[Reading]], task: Task) -> tuple[Path, ...]:
@@ -282,7 +282,7 @@ USER_ERRORS = (CheckpointError, CohortError, EvaluationError, ImageReadError, Pr
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="evaluate")
 def main(config: DictConfig) -> None:
     """Entry point: what a user can mend ends in one line with exit code 2, not in a traceback."""
-    options = {name: value for name, value in config.items() if name != "run"}
+    options = {str(name): value for name, value in config.items() if name != "run"}
     options["readers"] = list(options["readers"]) if isinstance(options["readers"], ListConfig) else options["readers"]
     try:
         if config.run is None:

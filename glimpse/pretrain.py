@@ -141,6 +141,12 @@ class ContrastivePretrainer(nn.Module):
         self.optimizer = torch.optim.AdamW(trained, learning_rate)
         self.generator = torch.Generator().manual_seed(seed)
 
+    def calibrate(self, count: int = 2048) -> None:
+        """Standardises the policy's tokens over the centres of some glimpses of the pool (see `TokenPool`)."""
+        margins = [(have - want) // 2 for have, want in zip(self.pool.shape[2:], self.augment.size, strict=True)]
+        centre = tuple(slice(m, m + size) for m, size in zip(margins, self.augment.size, strict=True))
+        self._policy[0].calibrate(self.pool[(slice(count), slice(None), *centre)])
+
     def step(self) -> float:
         """One update; returns its loss."""
         policy = self._policy[0]

@@ -42,9 +42,10 @@ class Training:
 def pretrain(training: Training, stage: str, config: DictConfig) -> None:
     """Contrastive learning on random foreground glimpses, without labels."""
     run = training.run
-    done = int(run.last.meta["done"]) if run.last.meta["stage"] == stage else 0
+    begun = run.last.meta["stage"] == stage
+    done = int(run.last.meta["done"]) if begun else 0
     with run.timed(stage):
-        if done < config.steps:
+        if not begun or done < config.steps:
             _pretrain(training, stage, config, done)
     save_policy(training.policy, run.checkpoint("pretrained"))
 
@@ -52,8 +53,10 @@ def pretrain(training: Training, stage: str, config: DictConfig) -> None:
 def _pretrain(training: Training, stage: str, config: DictConfig, done: int) -> None:
     run = training.run
     trainer = _pretrainer(training, config)
-    if done:
+    if run.last.meta["stage"] == stage:
         _restore_pretraining(run.last, training.policy, trainer)
+    else:
+        trainer.calibrate()
     bar = tqdm(total=config.steps, initial=done, desc="pretrain", unit="step", disable=not training.progress)
     while done < config.steps:
         loss, done = trainer.step(), done + 1
@@ -64,6 +67,8 @@ def _pretrain(training: Training, stage: str, config: DictConfig, done: int) -> 
         run.tick(stage)
         run.save(_pretraining_state(training.policy, trainer, done), stage)
     bar.close()
+    trainer.calibrate()
+    run.save(_pretraining_state(training.policy, trainer, done), stage)
 
 
 def _pretrainer(training: Training, config: DictConfig) -> ContrastivePretrainer:
@@ -127,7 +132,7 @@ def _algorithm(training: Training, stage: str, config: DictConfig) -> tuple[Any,
     run, settings = training.run, config.algorithm
     lanes = training.lanes("train", settings.cases_per_rollout * settings.rollouts_per_case)
     rate = config.learning_rate
-    options = {"learning_rate": rate if isinstance(rate, float) else instantiate(rate), "device": training.policy.device}
+    options = {"learning_rate": rate if isinstance(rate, int | float) else instantiate(rate), "device": training.policy.device}
     seed = training.seed + 1000 * STAGES.index(stage)  # stages draw different numbers
     algorithm = instantiate(settings)(training.policy, lanes, seed=seed, **options)
     algorithm.set_logger(run.logger)

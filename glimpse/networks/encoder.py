@@ -65,15 +65,36 @@ class ConvEncoder(nn.Module):
 
 
 class TokenPool(nn.Module):
-    """Mean and maximum of a feature map over its cells, projected to one token."""
+    """Mean and maximum of a feature map over its cells, standardised and projected to one token.
+
+    What glimpses have in common is far larger than what sets them apart, and learning from few labels would spend its
+    time on the former. So the pooled features are brought to mean 0 and standard deviation 1 over a sample of glimpses
+    (`calibrate`), in the spirit of data-dependent initialisation (Krähenbühl et al. 2016); the statistics then stay.
+    """
+
+    shift: Tensor
+    spread: Tensor
+    bound = 6.0  # standard deviations: an overview is no glimpse, and must not drown what glimpses tell
 
     def __init__(self, embed: int) -> None:
         super().__init__()
         self.project = nn.Linear(2 * embed, embed)
+        self.register_buffer("shift", torch.zeros(2 * embed))
+        self.register_buffer("spread", torch.ones(2 * embed))
+
+    def summary(self, features: Float[Tensor, "batch embed *cells"]) -> Float[Tensor, "batch twice"]:
+        """Mean and maximum over the cells, not yet standardised."""
+        flat = features.flatten(2)
+        return torch.cat([flat.mean(-1), flat.amax(-1)], -1)
+
+    def calibrate(self, summaries: Float[Tensor, "batch twice"]) -> None:
+        """Sets the statistics to those of a sample of glimpses."""
+        self.shift.copy_(summaries.mean(0))
+        self.spread.copy_(summaries.std(0) + 1e-3)
 
     def forward(self, features: Float[Tensor, "batch embed *cells"]) -> Float[Tensor, "batch embed"]:
-        flat = features.flatten(2)
-        return self.project(torch.cat([flat.mean(-1), flat.amax(-1)], -1))
+        standardised = (self.summary(features) - self.shift) / self.spread
+        return self.project(standardised.clamp(-self.bound, self.bound))
 
 
 class LocationEmbedding(nn.Module):

@@ -82,18 +82,31 @@ class GlimpsePolicy(BasePolicy):
         nn.init.constant_(self.stop_head.bias, stop_bias)
         self.register_buffer("cells", torch.from_numpy(cell_locations(self.grid)), persistent=False)
         self.override: nn.Module | None = None
+        self.frozen = False  # on: the encoder is not trained
+        self.may_stop = True  # off: only the budget ends an episode, and stopping is no part of the probabilities
 
     # ------------------------------------------------------------------------------------------ encoding
     def embed(self, images: Tensor) -> Float[Tensor, "batch embed"]:
         """Pooled features of images (batch, channel, *size), without where and at what scale they were read."""
-        return self.pool(self.encoder(images))
+        return self.pool(self.encode(images))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Feature map (batch, embed, *cells) of images, without a gradient where the encoder is frozen."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.encoder(images)
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor, chunk: int = 256) -> None:
+        """Standardises what tokens are made of over a sample of glimpses (batch, channel, *size)."""
+        parts = images.split(chunk)
+        self.pool.calibrate(torch.cat([self.pool.summary(self.encoder(part.to(self.device))) for part in parts]))
 
     def embed_in_chunks(self, images: Tensor) -> Float[Tensor, "batch embed"]:
         """Like `embed`, with the memory of one chunk."""
         if not self.chunk or len(images) <= self.chunk:
             return self.embed(images)
         parts = images.split(self.chunk)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not self.frozen:
             return torch.cat([checkpoint(self.embed, part, use_reentrant=False) for part in parts])
         return torch.cat([self.embed(part) for part in parts])
 
@@ -105,7 +118,7 @@ class GlimpsePolicy(BasePolicy):
 
     def scene(self, overview: Tensor, foreground: Tensor) -> Scene:
         """Encodes overviews uint8 (case, channel, *size); foreground uint8 (case, 1, *size), zero where not to look."""
-        features = self.encoder(overview)
+        features = self.encode(overview)
         token = self.pool(features) + self.scale.weight[0]
         where = self.position(self.cells)
         keys, unary = self.locator.describe(features.flatten(2).transpose(1, 2), where)
@@ -140,9 +153,9 @@ class GlimpsePolicy(BasePolicy):
         else:
             zoom = torch.multinomial(zoom_log_probs.exp(), 1, generator=generator)[:, 0]
             stop = torch.rand(stop_logit.shape, generator=generator, device=stop_logit.device) < stop_logit.sigmoid()
-        stop = (stop & (self.override is None)) | exhausted
+        stop = (stop & self.may_stop & (self.override is None)) | exhausted
         looked = where.log_prob(choice)[:, 0] + zoom_log_probs.gather(1, zoom[:, None])[:, 0]
-        log_prob = torch.where(stop, F.logsigmoid(stop_logit), F.logsigmoid(-stop_logit) + looked)
+        log_prob = self._with_stop(stop, stop_logit, looked)
         return Decision(
             choice.location[:, 0],
             choice.cell[:, 0],
@@ -192,9 +205,14 @@ class GlimpsePolicy(BasePolicy):
         choice = Choice(F.pad(episodes.location, (0, 0, 0, 1)), F.pad(episodes.cell, (0, 1)))
         zoom = self.zoom_head(states).log_softmax(-1).gather(-1, F.pad(episodes.zoom, (0, 1))[..., None])[..., 0]
         stop_logit = self.stop_head(states)[..., 0]
-        looked = F.logsigmoid(-stop_logit) + where.log_prob(choice) + zoom
-        log_prob = torch.where(read, looked, F.logsigmoid(stop_logit)).masked_fill(~episodes.decided, 0.0)
-        return log_prob, where.entropy().masked_fill(~episodes.decided, 0.0)
+        log_prob = self._with_stop(~read, stop_logit, where.log_prob(choice) + zoom)
+        return log_prob.masked_fill(~episodes.decided, 0.0), where.entropy().masked_fill(~episodes.decided, 0.0)
+
+    def _with_stop(self, stop: Tensor, stop_logit: Tensor, looked: Tensor) -> Tensor:
+        """Log-probability of stopping, or of going on and looking where one looked."""
+        if not self.may_stop:
+            return looked.masked_fill(stop, 0.0)
+        return torch.where(stop, F.logsigmoid(stop_logit), F.logsigmoid(-stop_logit) + looked)
 
     @staticmethod
     def _visited(episodes: Episodes, cells: int) -> Tensor:

@@ -35,7 +35,7 @@ from glimpse.synthetic.layout import lay_out
 from glimpse.synthetic.svs import write_svs
 from glimpse.synthetic.tissue import paint
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the painting changes, so that cohorts of different painting never mix."""
 
 MPP = 0.5
