@@ -53,8 +53,8 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         glimpse_coef: weight of the loss of answers from single glimpses.
         gae_lambda, ent_coef, vf_coef, max_grad_norm: as in Stable-Baselines3.
         weight_decay: of AdamW.
-        encoder_rate: learning rate of the shared encoder as a share of `learning_rate`; 0 leaves the encoder as it is, which
-            is also quicker.
+        encoder_rate: learning rate of the shared encoder as a share of `learning_rate`; 0 leaves the encoder as it is,
+            which is also quicker.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"GlimpsePolicy": GlimpsePolicy}
@@ -167,8 +167,8 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         episodes = self.cases_per_rollout * self.rollouts_per_case
         if episodes % lanes:
             raise ValueError(
-                f"A rollout of {self.cases_per_rollout} cases x {self.rollouts_per_case} rollouts = {episodes} episodes "
-                f"does not divide among {lanes} environments; use a number of environments that divides {episodes}."
+                f"A rollout of {self.cases_per_rollout} cases x {self.rollouts_per_case} rollouts = {episodes} "
+                f"episodes does not divide among {lanes} environments; use a number of environments that divides it."
             )
 
     @property
@@ -181,7 +181,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         return None
 
     # ------------------------------------------------------------------------------------------ collecting
-    def collect_rollouts(  # type: ignore[override]
+    def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any = None, n_rollout_steps: int = 0
     ) -> bool:
         """Plays one rollout of complete episodes into `self.episodes`; False when a callback asked to stop."""
@@ -202,7 +202,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.policy.may_stop = 1.0 - self._current_progress_remaining >= self.stop_from
         try:
             for wave in lanes:
-                episodes = player.play(wave, grouped, on_step)
+                episodes = player.play(wave.tolist(), grouped, on_step)
                 if episodes is None:
                     return False
                 waves.append(episodes)
@@ -310,7 +310,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.logger.record("rollout/return", episodes.reward.sum(1).mean().item())
         self.logger.record("rollout/glimpses", episodes.length.float().mean().item())
 
-    def learn(  # type: ignore[override]
+    def learn(
         self: Self,
         total_timesteps: int,
         callback: Any = None,

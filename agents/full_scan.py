@@ -109,6 +109,8 @@ class _Head(nn.Module):
 
     def __init__(self, embeddings: Float[Tensor, "tile embed"], outputs: int, dropout: float) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         embed = embeddings.shape[1]
         self.register_buffer("mean", embeddings.mean(0))
         self.register_buffer("std", embeddings.std(0, correction=0).clamp_min(1e-6))
@@ -290,7 +292,8 @@ def _frozen(policy: nn.Module | Embed) -> tuple[Embed, torch.device]:
     """A function that embeds, and its device; a policy's parts are copied, so that its training can go on."""
     if not isinstance(policy, nn.Module):
         return policy, torch.device("cpu")
-    network = nn.Sequential(copy.deepcopy(policy.encoder), copy.deepcopy(policy.pool)).eval()
+    parts = [part for part in (policy.encoder, policy.pool) if isinstance(part, nn.Module)]
+    network = nn.Sequential(*(copy.deepcopy(part) for part in parts)).eval()
     return network, next(network.parameters()).device
 
 

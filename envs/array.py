@@ -91,7 +91,7 @@ def array_cases(arrays: Sequence[Any], targets: Sequence[int], **options: Any) -
 
 def _cases(cohort: Any, split: str | None) -> Sequence[Case]:
     if isinstance(cohort, Cohort):
-        return cohort if split is None else cohort.split(split)  # type: ignore[arg-type]
+        return cohort if split is None else cohort.split(split)
     if isinstance(cohort, tuple) and len(cohort) == 2:
         if split is not None:
             raise ValueError(f"(arrays, targets) has no splits, got split={split!r}; give that split's arrays only.")

@@ -92,5 +92,5 @@ def _cases(cohort: Cohort | Sequence[Case], split: str | None) -> Sequence[Case]
     if split is None:
         return cohort
     if isinstance(cohort, Cohort):
-        return cohort.split(split)  # type: ignore[arg-type]
+        return cohort.split(split)
     return [case for case in cohort if case.split == split]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import hydra
 import numpy as np
@@ -222,7 +222,7 @@ def evaluate(
     if unknown or not readers:
         raise EvaluationError(f"Expected readers of {', '.join(READERS)}, got {list(readers)}.")
     policy = load(run, device=device)
-    config = cast(DictConfig, policy.config)
+    config = policy.config
     budget = int(config.max_glimpses if max_glimpses is None else max_glimpses)
     seed = int(config.seed if seed is None else seed)
     env, task = _environments(policy, cohort, split, lanes)
@@ -246,7 +246,7 @@ def _name(reader: str, config: DictConfig) -> str:
 
 def _environments(policy: GlimpsePolicy, path: str | Path | None, split: str, lanes: int) -> tuple[VecEnv, Task]:
     """Vector of the run's environment on a split of the run's cohort, or of another one."""
-    config = cast(DictConfig, policy.config)
+    config = policy.config
     cohort: Cohort = build(config.env.cohort, **({} if path is None else {"path": str(path)}))
     cases = _split(cohort, split)
     if not len(cases) or lanes < 1:

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 CAPTION = (
     "Intervals are 95 %, bootstrapped over patients. 'random' and 'grid' are this run's own network sent to other "
     "places (it was not trained for them); 'overview' is the same network before its first glimpse. 'full_scan' is "
-    "what people do today: every foreground patch is embedded by the pretrained encoder, and gated attention pools them."
+    "what people do today: every foreground patch is embedded by the pretrained encoder, and gated attention pools it."
 )
 _HEADER = ("reader", "AUC (95 % interval)", "accuracy", "glimpses", "% of foreground read", "s/case")
 

@@ -132,7 +132,10 @@ def _algorithm(training: Training, stage: str, config: DictConfig) -> tuple[Any,
     run, settings = training.run, config.algorithm
     lanes = training.lanes("train", settings.cases_per_rollout * settings.rollouts_per_case)
     rate = config.learning_rate
-    options = {"learning_rate": rate if isinstance(rate, int | float) else instantiate(rate), "device": training.policy.device}
+    options = {
+        "learning_rate": rate if isinstance(rate, int | float) else instantiate(rate),
+        "device": training.policy.device,
+    }
     seed = training.seed + 1000 * STAGES.index(stage)  # stages draw different numbers
     algorithm = instantiate(settings)(training.policy, lanes, seed=seed, **options)
     algorithm.set_logger(run.logger)
@@ -156,8 +159,13 @@ class StageCallback(BaseCallback):
         )
         self.saved = -1
 
+    @property
+    def algorithm(self) -> Any:
+        """The algorithm, with what it has beyond those of Stable-Baselines3."""
+        return self.model
+
     def _on_training_start(self) -> None:
-        self.saved = self.model.updates
+        self.saved = self.algorithm.updates
         self.bar = tqdm(
             total=self.updates,
             initial=self.saved,
@@ -179,9 +187,9 @@ class StageCallback(BaseCallback):
 
     def _after_update(self) -> None:
         """Rollouts begin where the update before has ended; the last update is followed by the end of training."""
-        if self.model.updates == self.saved:
+        if self.algorithm.updates == self.saved:
             return
-        self.saved = self.model.updates
+        self.saved = self.algorithm.updates
         values = self.logger.name_to_value
         self.bar.update()
         self.bar.set_postfix(
@@ -191,7 +199,7 @@ class StageCallback(BaseCallback):
             self._validate()
         run = self.training_.run
         run.tick(self.stage)
-        run.save(_learning_state(self.model, self.best), self.stage)
+        run.save(_learning_state(self.algorithm, self.best), self.stage)
 
     def _validate(self) -> None:
         scores, picture = self.training_.validate()

@@ -5,6 +5,7 @@ at a time with a cache (rollouts). A cache is a dictionary of tensors whose firs
 counts the tokens of each row, so that rows may be of different age.
 """
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -67,8 +68,11 @@ class CausalTransformer(nn.Module):
         self.embed, self.heads = embed, heads
         self.blocks = nn.ModuleList(_Block(embed, heads) for _ in range(layers))
 
+    def _layers(self) -> Iterator["_Block"]:
+        return (block for block in self.blocks if isinstance(block, _Block))
+
     def forward(self, tokens: Float[Tensor, "batch time embed"]) -> Float[Tensor, "batch time embed"]:
-        for block in self.blocks:
+        for block in self._layers():
             query, key, value = block.project(tokens)
             tokens = block.finish(tokens, F.scaled_dot_product_attention(query, key, value, is_causal=True))
         return tokens
@@ -84,7 +88,7 @@ class CausalTransformer(nn.Module):
         length, rows = cache["length"], torch.arange(len(token), device=token.device)
         cache = {**cache, "length": length + 1}
         x = token[:, None]
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self._layers()):
             query, key, value = block.project(x)
             keys, values = (
                 self._append(cache[f"{name}{i}"], new, rows, length) for name, new in (("key", key), ("value", value))

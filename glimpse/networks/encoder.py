@@ -61,7 +61,7 @@ class ConvEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Feature map (batch, embed, *grid(size)) of images in [0, 255], (batch, channel, *size)."""
-        return self.layers((image.to(self.layers[0].weight.dtype) - self.background) / 127.5)
+        return self.layers((image.to(next(self.parameters()).dtype) - self.background) / 127.5)
 
 
 class TokenPool(nn.Module):

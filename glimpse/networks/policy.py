@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from gymnasium import spaces
 from jaxtyping import Float, Int
+from omegaconf import DictConfig
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -46,6 +47,9 @@ class GlimpsePolicy(BasePolicy):
             which leaves the gradient as it is and keeps memory at that of one chunk. 0 encodes all at once.
         stop_bias: first logit of stopping.
     """
+
+    cells: Tensor
+    config: DictConfig  # of the run it was loaded from, if it was
 
     def __init__(
         self,
@@ -266,8 +270,8 @@ class GlimpsePolicy(BasePolicy):
 def _merge(old: Any, new: Any, rows: Tensor) -> Any:
     """`old` with the given rows taken from `new`, through nested records of batch-first tensors."""
     if isinstance(old, Candidates):
-        parts = (_merge(getattr(old, name), getattr(new, name), rows) for name in ("keys", "unary", "open"))
-        return Candidates(*parts, old.locations, old.grid)
+        keys, unary, inside = (_merge(getattr(old, n), getattr(new, n), rows) for n in ("keys", "unary", "open"))
+        return Candidates(keys, unary, inside, old.locations, old.grid)
     if isinstance(old, Scene | State):
         return type(old)(*(_merge(a, b, rows) for a, b in zip(vars(old).values(), vars(new).values(), strict=True)))
     if isinstance(old, dict):

@@ -185,7 +185,9 @@ def test_predict_begins_anew_only_where_an_episode_starts() -> None:
     rng = np.random.default_rng(0)
 
     def observations(batch: int) -> dict[str, np.ndarray]:
-        sample = {name: np.stack([space.sample() for _ in range(batch)]) for name, space in policy.observation_space.items()}
+        sample = {
+            name: np.stack([space.sample() for _ in range(batch)]) for name, space in policy.observation_space.items()
+        }
         return sample | {"location": rng.uniform(-1, 1, (batch, 2)), "remaining": np.ones((batch, 1), np.float32)}
 
     first, second = observations(3), observations(3)

@@ -63,9 +63,7 @@ def test_generalised_advantage_with_discount_one() -> None:
 def test_generalised_advantage_with_lambda_one_is_return_minus_value() -> None:
     reward, value = torch.randn(4, 6), torch.randn(4, 6)
     decided = torch.ones(4, 6, dtype=torch.bool)
-    assert torch.allclose(
-        generalised_advantage(reward, value, decided, 1.0), returns_to_go(reward) - value, atol=1e-5
-    )
+    assert torch.allclose(generalised_advantage(reward, value, decided, 1.0), returns_to_go(reward) - value, atol=1e-5)
 
 
 def test_value_is_zero_where_nothing_is_left_to_decide() -> None:

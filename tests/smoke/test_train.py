@@ -8,10 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import glimpse
 import numpy as np
 import pytest
 from safetensors import safe_open
+
+import glimpse
 
 ROOT = Path(__file__).resolve().parents[2]
 
