@@ -46,6 +46,9 @@ class GlimpsePolicy(BasePolicy):
         chunk: glimpses encoded at once in an update. With more of them, each chunk is encoded again on the way back,
             which leaves the gradient as it is and keeps memory at that of one chunk. 0 encodes all at once.
         stop_bias: first logit of stopping.
+        overview_dropout: share of the updates in which answers do without the overview. With few cases an overview is a
+            fingerprint: its label is learnt by heart, and no glimpse brings a gain any more. At 1 answers never see it,
+            and it only tells where to look.
     """
 
     cells: Tensor
@@ -64,10 +67,11 @@ class GlimpsePolicy(BasePolicy):
         aggregator: Part = CausalTransformer,
         chunk: int = 0,
         stop_bias: float = -4.0,
+        overview_dropout: float = 0.0,
         **_: Any,
     ) -> None:
         super().__init__(observation_space, action_space)
-        self.layout, self.chunk = layout, chunk
+        self.layout, self.chunk, self.overview_dropout = layout, chunk, overview_dropout
         channels, *size = observation_space["overview"].shape or ()
         ndim = len(size)
         self.encoder = encoder(channels, ndim)
@@ -135,7 +139,8 @@ class GlimpsePolicy(BasePolicy):
         """The state after the overview, for several rollouts of each case."""
         token = scene.token.repeat_interleave(rollouts, 0)
         memory = self.memory.step(token, token.new_zeros(len(token), self.memory.hidden))
-        answer, cache = self.aggregator.step(token, self.aggregator.empty(token))
+        first = self._overview_in_answers(token)
+        answer, cache = self.aggregator.step(first, self.aggregator.empty(first))
         visited = torch.zeros(len(token), len(self.cells), dtype=torch.bool, device=token.device)
         zoom = torch.zeros(len(token), dtype=torch.long, device=token.device)
         return State(memory, answer, cache, visited, zoom)
@@ -190,7 +195,8 @@ class GlimpsePolicy(BasePolicy):
         tokens = scene.token.new_zeros(batch, time, scene.token.shape[-1])
         seen = self.glimpse_token(episodes.glimpse[read], episodes.location[read], episodes.zoom[read])
         tokens = tokens.masked_scatter(read[..., None], seen)
-        sequence = torch.cat([scene.token.repeat_interleave(episodes.rollouts, 0)[:, None], tokens], 1)
+        overview = scene.token.repeat_interleave(episodes.rollouts, 0)
+        first, sequence = self._overview_in_answers(overview), torch.cat([overview[:, None], tokens], 1)
         states = self.memory(sequence)
         where = self.where(states, scene.candidates, self._visited(episodes, len(self.cells)))
         log_prob, entropy = self._log_prob(episodes, states, where)
@@ -198,9 +204,16 @@ class GlimpsePolicy(BasePolicy):
             log_prob=log_prob,
             entropy=entropy,
             value=self.value_head(states)[..., 0],
-            prediction=self.answer_head(self.aggregator(sequence)),
+            prediction=self.answer_head(self.aggregator(torch.cat([first[:, None], tokens], 1))),
             glimpse_prediction=self.glimpse_head(tokens),
         )
+
+    def _overview_in_answers(self, token: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
+        """The overview's token as the aggregator sees it: with its content, or without (see `overview_dropout`)."""
+        if self.overview_dropout == 0 or (not self.training and self.overview_dropout < 1):
+            return token
+        kept = torch.rand(len(token), 1, device=token.device) >= self.overview_dropout
+        return torch.where(kept, token, self.scale.weight[0])
 
     def _log_prob(self, episodes: Episodes, states: Tensor, where: Where) -> tuple[Tensor, Tensor]:
         """Log-probability of what was done at each step, and the entropy of where to look; zero where nothing was."""

@@ -1,0 +1,137 @@
+"""The agents, on small images in memory: one update of each, and what they promise."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.evaluation import evaluate_policy
+from torch import Tensor
+
+from glimpse.agents import PPO, Grid, Overview, Random, Reinforce
+from glimpse.agents.schedules import Cosine
+from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
+from glimpse.networks.records import Episodes, Evaluation
+
+CASES = 6
+SMALL: dict[str, Any] = {"cases_per_rollout": 4, "rollouts_per_case": 2, "seed": 0, "device": "cpu"}
+
+
+def environment(max_glimpses: int = 3, ndim: int = 2) -> FlattenAction:
+    rng = np.random.default_rng(0)
+    arrays = rng.integers(0, 255, (CASES, 1, *[48] * ndim), dtype=np.uint8)
+    cases = array_cases(arrays, np.arange(CASES) % 2)
+    sizes: dict[str, Any] = {"overview_size": 24, "glimpse_size": 8, "glimpse_extents": [16]}
+    return FlattenAction(make_array(cases, split=None, max_glimpses=max_glimpses, **sizes))
+
+
+def lanes(count: int = 8) -> GlimpseVecEnv:
+    return GlimpseVecEnv([environment() for _ in range(count)], park=True)
+
+
+def parameters(agent: Any) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in agent.policy.named_parameters()}
+
+
+@pytest.mark.parametrize("agent", [PPO, Reinforce, Random, Grid, Overview])
+def test_every_agent_learns_and_predicts(agent: type) -> None:
+    model = agent("GlimpsePolicy", lanes(), **SMALL)
+    before = parameters(model)
+    model.learn(model.steps_per_update)
+    assert model.updates == 1
+    assert model.num_timesteps == model.steps_per_update
+    changed = {name for name, value in parameters(model).items() if not torch.equal(value, before[name])}
+    assert "answer_head.1.weight" in changed
+    assert ("locator.query.weight" in changed) == (agent in (PPO, Reinforce))
+    expected = 0 if agent is Overview else 3
+    assert model.episodes is not None
+    assert int(model.episodes.length.max()) == expected
+
+
+def test_a_single_environment_and_stable_baselines_own_evaluation() -> None:
+    model = PPO("GlimpsePolicy", environment(), **SMALL).learn(2 * 8 * 4)
+    assert model.updates == 2
+    mean, spread = evaluate_policy(model, environment(), n_eval_episodes=4, warn=False)
+    assert np.isfinite([mean, spread]).all()
+    assert mean <= 1.0
+
+
+def test_volumes() -> None:
+    model = PPO("GlimpsePolicy", environment(max_glimpses=2, ndim=3), **SMALL).learn(8 * 3)
+    assert model.episodes is not None
+    assert model.episodes.location.shape[-1] == 3
+
+
+def test_lanes_that_are_no_multiple_of_the_rollouts_give_the_same_shapes() -> None:
+    model = PPO("GlimpsePolicy", lanes(1), **SMALL).learn(8 * 4)
+    assert model.episodes is not None
+    assert len(model.episodes.overview) == 4
+    assert model.episodes.rollouts == 2
+    targets = model.episodes.target.view(4, 2)
+    assert torch.equal(targets[:, 0], targets[:, 1])
+
+
+def test_a_number_of_lanes_that_does_not_divide_the_rollout_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not divide among 3"):
+        PPO("GlimpsePolicy", lanes(3), **SMALL)
+
+
+def test_one_rollout_per_case_needs_a_critic() -> None:
+    options = {**SMALL, "rollouts_per_case": 1}
+    with pytest.raises(ValueError, match="critic"):
+        Reinforce("GlimpsePolicy", lanes(4), **options)
+    model = Reinforce("GlimpsePolicy", lanes(4), baseline="critic", **options)
+    before = parameters(model)["value_head.weight"]
+    model.learn(model.steps_per_update)
+    assert not torch.equal(parameters(model)["value_head.weight"], before)
+
+
+def test_the_probability_ratio_is_one_at_the_first_minibatch_of_an_update() -> None:
+    ratios: list[Tensor] = []
+
+    class Watched(PPO):
+        def policy_loss(self, episodes: Episodes, evaluation: Evaluation, advantage: Tensor, returns: Tensor) -> Any:
+            ratios.append((evaluation.log_prob - episodes.log_prob).exp()[episodes.decided].detach())
+            return super().policy_loss(episodes, evaluation, advantage, returns)
+
+    model = Watched("GlimpsePolicy", lanes(), 1e-2, n_epochs=2, **SMALL)
+    model.learn(2 * model.steps_per_update)
+    first, second, third, fourth = ratios
+    for ratio in (first, third):
+        assert torch.allclose(ratio, torch.ones_like(ratio), atol=1e-5)
+    for ratio in (second, fourth):
+        assert (ratio - 1).abs().max() > 1e-4
+
+
+def test_an_encoder_rate_of_zero_leaves_the_encoder_as_it_is() -> None:
+    model = PPO("GlimpsePolicy", lanes(), encoder_rate=0.0, **SMALL)
+    before = parameters(model)
+    model.learn(2 * model.steps_per_update)
+    after = parameters(model)
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith("encoder.")} <= same
+    assert "pool.project.weight" not in same
+
+
+def test_the_policy_reads_its_whole_budget_until_it_may_stop() -> None:
+    eager = {"policy_kwargs": {"stop_bias": 8.0}, **SMALL}
+    patient = PPO("GlimpsePolicy", lanes(), stop_from=1.0, **eager)
+    patient.learn(patient.steps_per_update)
+    hasty = PPO("GlimpsePolicy", lanes(), stop_from=0.0, **eager)
+    hasty.learn(hasty.steps_per_update)
+    assert patient.episodes is not None and hasty.episodes is not None
+    assert patient.episodes.length.tolist() == [3] * 8
+    assert hasty.episodes.length.float().mean() < 1
+
+
+def test_the_same_seed_gives_the_same_parameters() -> None:
+    first, second = (PPO("GlimpsePolicy", lanes(), **SMALL).learn(2 * 32) for _ in range(2))
+    for name, value in parameters(first).items():
+        assert torch.equal(value, parameters(second)[name]), name
+
+
+def test_cosine() -> None:
+    schedule = Cosine(1.0, floor=0.1)
+    assert schedule(1.0) == pytest.approx(1.0)
+    assert schedule(0.5) == pytest.approx(0.55)
+    assert schedule(0.0) == pytest.approx(0.1)
