@@ -83,13 +83,12 @@ def read_tiles(
 
 
 @contextmanager
-def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each compute with one thread of PyTorch's: they read and embed side by side."""
+def _one_thread() -> Iterator[None]:
+    """PyTorch computes with one thread: several workers share the cores better, and the head is small."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(count, thread_name_prefix="full-scan") as pool:
-            yield pool
+        yield
     finally:
         torch.set_num_threads(before)
 
@@ -157,7 +156,7 @@ class FullScan:
         epochs: int = 100,
         patience: int = 15,
         batch: int = 16,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         weight_decay: float = 1e-2,
         dropout: float = 0.25,
         seed: int = 0,
@@ -181,7 +180,7 @@ class FullScan:
         kept = _kept(path, meta, probe) if path else None
         if kept is not None:
             return kept
-        with _workers(self.threads) as pool:
+        with _one_thread(), ThreadPoolExecutor(self.threads, thread_name_prefix="full-scan") as pool:
             bar = tqdm(cases, desc=f"full scan ({cases[0].split or 'cases'})", unit="case", disable=not self.progress)
             made = [self._bag(case.source, pool) for case in bar]
         if path is not None:
@@ -218,7 +217,7 @@ class FullScan:
             raise ValueError("A full scan needs training cases, got none: the training split is empty.")
         bags, targets = self.bags(train), self._targets(train)
         checks = (self.bags(val), self._targets(val)) if len(val) else None
-        with torch.random.fork_rng(devices=[]):
+        with _one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             head = _Head(torch.cat([bag.embeddings for bag in bags]), self.task.outputs, self.dropout)
             self.head = self._train(head, bags, targets, checks).eval()
