@@ -8,7 +8,7 @@ from tqdm import tqdm
 from glimpse.cohort import Case
 from glimpse.views import Views
 
-_SHOWN = 8
+_SHOWN = 2
 
 
 class PreflightError(ValueError):
