@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from stable_baselines3.common.vec_env import VecEnv
 
+from glimpse.building import build
 from glimpse.checkpoints import CheckpointError
 from glimpse.cohort import Cohort, CohortError
 from glimpse.loading import POLICY_FILE, build_policy, load, save_policy
@@ -38,7 +39,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     if resume:
         config = Run.config_of(resume)
     seed_everything(config.seed, config.threads)
-    cohort = instantiate(config.env.cohort)
+    cohort = build(config.env.cohort)
     training = _prepare(config, cohort, resume)
     run = training.run
     restore_policy(training)
