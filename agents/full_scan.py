@@ -156,7 +156,7 @@ class FullScan:
         epochs: int = 100,
         patience: int = 15,
         batch: int = 16,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 5e-3,
         weight_decay: float = 1e-2,
         dropout: float = 0.25,
         seed: int = 0,

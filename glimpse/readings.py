@@ -18,8 +18,9 @@ Row = dict[str, Any]
 
 CAPTION = (
     "Intervals are 95 %, bootstrapped over patients. 'random' and 'grid' are this run's own network sent to other "
-    "places (it was not trained for them); 'overview' is the same network before its first glimpse. 'full_scan' is "
-    "what people do today: every foreground patch is embedded by the pretrained encoder, and gated attention pools it."
+    "places (it was not trained for them). 'overview' answers before the first glimpse: the same network, or where its "
+    "answers never see the overview, one of the same kind trained to answer from overviews alone. 'full_scan' is what "
+    "people do today: every foreground patch is embedded by the pretrained encoder, and gated attention pools it."
 )
 _HEADER = ("reader", "AUC (95 % interval)", "accuracy", "glimpses", "% of foreground read", "s/case")
 

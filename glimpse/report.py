@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from PIL import Image
@@ -13,11 +14,11 @@ from tqdm import tqdm
 
 from glimpse.cohort import Cohort
 from glimpse.evaluate import read_cases
-from glimpse.loading import load
+from glimpse.loading import POLICY_FILE, load
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.readings import Reading, summarise, table, write_predictions
 from glimpse.stages import Training
-from glimpse.visualize import scanpath_picture, watch
+from glimpse.visualize import Watched, scanpath_picture, watch
 
 
 def validator(training: Training, cohort: Cohort, config: DictConfig) -> Callable[[], Any]:
@@ -36,7 +37,7 @@ def validator(training: Training, cohort: Cohort, config: DictConfig) -> Callabl
         row = summarise(readings, training.env.task, seed=config.seed)
         scores = {name: row[name]["value"] for name in ("score", "auc", "accuracy") if row.get(name)}
         scores = {name: value for name, value in scores.items() if value is not None} | {"glimpses": row["glimpses"]}
-        picture = scanpath_picture(watch(training.policy, training.env.views, cases[0], config.max_glimpses))
+        picture = scanpath_picture(_watched(training.policy, training, cases[0], config.max_glimpses))
         return scores, picture
 
     return validate
@@ -75,6 +76,8 @@ def _read(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: Dic
     for reader in tqdm(readers, desc="report", unit="reader", disable=not config.progress):
         if reader == "full_scan":
             readings[reader] = _full_scan(training, policy, cohort, config)
+        elif reader == "overview" and policy.overview_dropout == 1:
+            readings[reader] = read_cases(_overview(training, cohort, config), lanes, reader, 0, seed=config.seed)
         else:
             how = reader if reader in ("random", "grid", "overview") else "policy"
             readings[reader] = read_cases(policy, lanes, how, config.max_glimpses, seed=config.seed)
@@ -82,12 +85,34 @@ def _read(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: Dic
     return readings
 
 
+def _overview(training: Training, cohort: Cohort, config: DictConfig) -> GlimpsePolicy:
+    """A network of its own that answers from overviews, where the run's network was made not to."""
+    settings, val = config.report.overview, cohort.split("val")
+    network = load(training.run.folder, POLICY_FILE, device=config.device)
+    start = _pretrained(training, network)
+    start.overview_dropout = 0.0
+    checks = training.lanes("val", min(config.report.lanes, len(val))) if len(val) else None
+
+    def validate(policy: GlimpsePolicy) -> float:
+        if checks is None:
+            return 0.0
+        return float(summarise(read_cases(policy, checks, "overview", 0), training.env.task)["score"]["value"])
+
+    with torch.random.fork_rng(devices=[]):
+        train = training.lanes("train", int(settings.algorithm.cases_per_rollout))
+        return instantiate(settings)(start, train, validate, seed=config.seed, progress=config.progress)
+
+
+def _pretrained(training: Training, otherwise: GlimpsePolicy) -> GlimpsePolicy:
+    """The network as pretraining left it, or another one where there was no pretraining."""
+    path = training.run.checkpoint("pretrained")
+    return load(training.run.folder, f"checkpoints/{path.name}") if path.exists() else otherwise
+
+
 def _full_scan(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: DictConfig) -> list[Reading]:
     """Every foreground patch, by the encoder as pretraining left it (or the final one, where there was none)."""
-    pretrained = training.run.checkpoint("pretrained")
-    encoder = load(training.run.folder, f"checkpoints/{pretrained.name}") if pretrained.exists() else policy
     scan = instantiate(config.report.full_scan)(
-        encoder,
+        _pretrained(training, policy),
         training.env.views,
         training.env.task,
         folder=training.run.folder / "checkpoints",
@@ -101,4 +126,8 @@ def _full_scan(training: Training, policy: GlimpsePolicy, cohort: Cohort, config
 
 def _draw(policy: GlimpsePolicy, training: Training, case: Any, max_glimpses: int, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(scanpath_picture(watch(policy, training.env.views, case, max_glimpses))).save(path)
+    Image.fromarray(scanpath_picture(_watched(policy, training, case, max_glimpses))).save(path)
+
+
+def _watched(policy: GlimpsePolicy, training: Training, case: Any, max_glimpses: int) -> Watched:
+    return watch(policy, training.env.views, case, max_glimpses, training.env.task)

@@ -10,7 +10,6 @@ from typing import Any
 
 import hydra
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -58,11 +57,12 @@ def _prepare(config: DictConfig, cohort: Cohort, resume: str | None) -> Training
 
     def lanes(split: str, count: int) -> VecEnv:
         part = cohort.split(split)
-        return instantiate(config.vector)(
-            [instantiate(config.env.make, cohort=part, split=split) for _ in range(count)]
-        )
+        return build(config.vector)([build(config.env.make, cohort=part, split=split) for _ in range(count)])
 
-    env = instantiate(config.env.make, cohort=cohort, split="train").unwrapped
+    try:
+        env = build(config.env.make, cohort=cohort, split="train").unwrapped
+    except ValueError as error:
+        raise PreflightError(str(error)) from error
     policy = build_policy(config.network, env.observation_space, env.layout)
     check_sizes(cohort, env.views, policy.grid, progress=config.progress)
     policy = policy.to(torch.device(config.device))
@@ -75,11 +75,12 @@ def _prepare(config: DictConfig, cohort: Cohort, resume: str | None) -> Training
 
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="train")
 def main(config: DictConfig) -> None:
-    """Entry point: what a user can mend ends in one line, not in a traceback."""
+    """Entry point: what a user can mend ends in one line with exit code 2, not in a traceback."""
     try:
         train(config)
     except USER_ERRORS as error:
-        sys.exit(f"glimpse: {error}")
+        print(f"glimpse: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
