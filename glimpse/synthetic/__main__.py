@@ -1,4 +1,4 @@
-"""Makes the embedded cohort from the command line: `python -m glimpse.synthetic --n 240`."""
+"""Makes the embedded cohort from the command line: `python -m glimpse.synthetic --n 270`."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ def main() -> None:
     """Makes the whole cohort, or with `--part k/w` only every w-th slide from the k-th on."""
     parser = argparse.ArgumentParser(prog="python -m glimpse.synthetic", description=__doc__)
     parser.add_argument("--folder", type=Path, help="where to keep it (default: in the cache)")
-    parser.add_argument("--n", type=int, default=240, help="number of slides")
+    parser.add_argument("--n", type=int, default=270, help="number of slides")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=4096, help="side of a slide in pixels")
     parser.add_argument("--workers", type=int, help="number of processes (default: one per core)")

@@ -67,7 +67,7 @@ class SlideRecord:
 
 def embedded_cohort(
     folder: str | Path | None = None,
-    n: int = 240,
+    n: int = 270,
     seed: int = 0,
     size: int = 4096,
     progress: bool = True,
