@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from glimpse.agents.returns import (
+    all_at_the_end,
     consequences,
     gains,
     generalised_advantage,
@@ -44,8 +45,12 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         learning_rate: a number, or a function of the progress remaining (1 to 0).
         cases_per_rollout: cases played between two updates.
         rollouts_per_case: episodes of the same case, which share its encoded overview.
+        credit: "gain" (each glimpse is credited with what the answer gained by it and later ones) or "final" (all of
+            an episode's decisions with its return).
         baseline: "leave_one_out" (the other rollouts of the case) or "critic" (the value head, with GAE, discount 1).
         max_glimpses: budget while learning; the environment's own when not given.
+        least_glimpses: the budget of each rollout is drawn from this to `max_glimpses`, so that one policy learns to
+            do with any; always `max_glimpses` when not given.
         stop_from: share of the learning after which the policy may stop by itself. Before, it reads its whole budget:
             while answers are worth nothing yet, looking costs more than it brings, and all it would learn is to stop.
         n_epochs, minibatches: passes over a rollout, and parts (by case) per pass.
@@ -69,8 +74,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         *,
         cases_per_rollout: int = 16,
         rollouts_per_case: int = 4,
+        credit: str = "gain",
         baseline: str = "leave_one_out",
         max_glimpses: int | None = None,
+        least_glimpses: int | None = None,
         stop_from: float = 0.0,
         n_epochs: int = 1,
         minibatches: int = 1,
@@ -90,6 +97,8 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        if credit not in ("gain", "final"):
+            raise ValueError(f'Expected credit "gain" or "final", got {credit!r}.')
         if baseline not in ("leave_one_out", "critic"):
             raise ValueError(f'Expected baseline "leave_one_out" or "critic", got {baseline!r}.')
         if baseline == "leave_one_out" and rollouts_per_case < 2 and self.explores:
@@ -120,10 +129,11 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             _init_setup_model=False,
             supported_action_spaces=(spaces.Box,),
         )
-        self.cases_per_rollout, self.rollouts_per_case, self.baseline = cases_per_rollout, rollouts_per_case, baseline
+        self.cases_per_rollout, self.rollouts_per_case = cases_per_rollout, rollouts_per_case
+        self.credit, self.baseline = credit, baseline
         self.n_epochs, self.minibatches, self.weight_decay = n_epochs, minibatches, weight_decay
         self.prefix_coef, self.glimpse_coef = prefix_coef, glimpse_coef
-        self.max_glimpses, self.stop_from = max_glimpses, stop_from
+        self.max_glimpses, self.least_glimpses, self.stop_from = max_glimpses, least_glimpses, stop_from
         self.encoder_rate = encoder_rate
         self.episodes: Episodes | None = None
         self.updates = 0
@@ -139,6 +149,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.task, self.n_cases = env.get_attr("task", [0])[0], len(env.get_attr("cases", [0])[0])
         if self.max_glimpses is None:
             self.max_glimpses = env.get_attr("max_glimpses", [0])[0]
+        if self.least_glimpses is not None and not 0 <= self.least_glimpses <= self.max_glimpses:
+            raise ValueError(
+                f"Expected least_glimpses from 0 to max_glimpses ({self.max_glimpses}), got {self.least_glimpses}."
+            )
         self._check_lanes(env.num_envs)
         if self._given is None:
             layout = env.get_attr("layout", [0])[0]
@@ -189,7 +203,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         callback.on_rollout_start()
         lanes = np.repeat(self._next_cases(), self.rollouts_per_case).reshape(-1, env.num_envs)
         grouped = self.rollouts_per_case if env.num_envs % self.rollouts_per_case == 0 else 1
-        player = EpisodePlayer(env, self.policy, int(self.max_glimpses or 0), self.task.stack)
+        player = EpisodePlayer(env, self.policy, self._draw_budget(), self.task.stack)
         before, waves = self.num_timesteps, []
 
         def on_step(ended: list[dict[str, Any]]) -> bool:
@@ -212,6 +226,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.episodes = _regrouped(join(waves), self.rollouts_per_case // grouped)
         callback.on_rollout_end()
         return True
+
+    def _draw_budget(self) -> int:
+        most = int(self.max_glimpses or 0)
+        return most if self.least_glimpses is None else int(self.random.integers(self.least_glimpses, most + 1))
 
     def _next_cases(self) -> np.ndarray:
         """The next cases of a shuffled pass through the cohort; a new pass begins when one is through."""
@@ -268,9 +286,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
 
     def advantages(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """Standardised advantages and the value head's targets, both (batch, step)."""
-        target = _along(episodes.target, episodes.answered)
-        score = torch.from_numpy(self.task.score(episodes.prediction.numpy(), target.numpy())).float()
-        caused = consequences(episodes.reward, gains(score, episodes.answered))
+        if self.credit == "final":
+            caused = all_at_the_end(episodes.reward, episodes.decided)
+        else:
+            caused = self._consequences(episodes)
         returns = returns_to_go(caused)
         if not self.explores:
             return torch.zeros_like(returns), returns
@@ -280,6 +299,11 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             advantage = generalised_advantage(caused, episodes.value, episodes.decided, self.gae_lambda)
             returns = (advantage + episodes.value).masked_fill(~episodes.decided, 0.0)
         return standardised(advantage, episodes.decided).to(self.device), returns.to(self.device)
+
+    def _consequences(self, episodes: Episodes) -> Tensor:
+        target = _along(episodes.target, episodes.answered)
+        score = torch.from_numpy(self.task.score(episodes.prediction.numpy(), target.numpy())).float()
+        return consequences(episodes.reward, gains(score, episodes.answered))
 
     def policy_loss(
         self, episodes: Episodes, evaluation: Evaluation, advantage: Tensor, returns: Tensor

@@ -23,6 +23,14 @@ def consequences(reward: Float[Tensor, "batch step"], gain: Float[Tensor, "batch
     return reward - gain + following
 
 
+def all_at_the_end(
+    reward: Float[Tensor, "batch step"], decided: Bool[Tensor, "batch step"]
+) -> Float[Tensor, "batch step"]:
+    """The whole return at the last decision, zero before: what is left of gain rewards when only the end counts."""
+    last = (decided.sum(1, keepdim=True) - 1).clamp_min(0)
+    return torch.zeros_like(reward).scatter_(1, last, reward.sum(1, keepdim=True))
+
+
 def returns_to_go(reward: Float[Tensor, "batch step"]) -> Float[Tensor, "batch step"]:
     r"""R_t = \sum_{k >= t} \rho_k."""
     return reward.flip(1).cumsum(1).flip(1)

@@ -5,6 +5,7 @@ from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import build_views
 from glimpse.envs.check import ContractError, check
 from glimpse.envs.episode import Episode
+from glimpse.envs.mnist import make_megapixel_mnist
 from glimpse.envs.vector import GlimpseVecEnv
 from glimpse.envs.wrappers import FlattenAction
 from glimpse.envs.wsi import make_wsi
@@ -19,5 +20,6 @@ __all__ = [
     "build_views",
     "check",
     "make_array",
+    "make_megapixel_mnist",
     "make_wsi",
 ]

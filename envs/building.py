@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
+from glimpse.cohort import Case, Cohort
 from glimpse.geometry import Extent
 from glimpse.views import Views
 
@@ -33,6 +34,15 @@ def build_views(ndim: int, overview_size: Size, glimpse_size: Size, glimpse_exte
         glimpse_size=_per_axis("glimpse_size", glimpse_size, ndim),
         glimpse_extents=tuple(Extent.parse(extent) for extent in extents),
     )
+
+
+def cases_of(cohort: Cohort | Sequence[Case], split: str | None) -> Sequence[Case]:
+    """The cases of one split; all of them where none is named."""
+    if split is None:
+        return cohort
+    if isinstance(cohort, Cohort):
+        return cohort.split(split)
+    return [case for case in cohort if case.split == split]
 
 
 def _per_axis(name: str, size: Size, ndim: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from glimpse.cohort import Case, Cohort
 from glimpse.envs.base import GlimpseEnv
-from glimpse.envs.building import Extents, Size, build_views
+from glimpse.envs.building import Extents, Size, build_views, cases_of
 from glimpse.tasks import Classification, Task
 
 
@@ -52,7 +52,7 @@ def make_wsi(
     if cohort is None or isinstance(cohort, (str, os.PathLike)):
         cohort = load_cohort(cohort, task, on_error, seed)
     return GlimpseEnv(
-        _cases(cohort, split),
+        cases_of(cohort, split),
         task,
         build_views(2, overview_size, glimpse_size, glimpse_extents),
         max_glimpses=max_glimpses,
@@ -86,11 +86,3 @@ def load_cohort(
 
         path = embedded_cohort(**synthetic or {})
     return Cohort.from_csv(path, task or Classification(2), on_error=on_error, seed=seed)
-
-
-def _cases(cohort: Cohort | Sequence[Case], split: str | None) -> Sequence[Case]:
-    if split is None:
-        return cohort
-    if isinstance(cohort, Cohort):
-        return cohort.split(split)
-    return [case for case in cohort if case.split == split]

@@ -38,6 +38,7 @@ _HOMES = {
 _ENVIRONMENTS = {
     "glimpse/WSI-v0": "glimpse.envs.wsi:make_wsi",
     "glimpse/Array-v0": "glimpse.envs.array:make_array",
+    "glimpse/MegapixelMNIST-v0": "glimpse.envs.mnist:make_megapixel_mnist",
 }
 
 

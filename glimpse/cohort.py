@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
 from glimpse.cohort_splits import SPLITS, stratified_splits
@@ -37,6 +39,8 @@ class Case:
         source: the pixels.
         target: what a prediction is held against.
         split: "train", "val" or "test"; None where cases are not split.
+        marks: low and high corners, in level-0 pixels, of boxes around what matters, float (mark, 2, d). They tell how
+            often an agent looked at it; nothing is learned from them.
     """
 
     slide_id: str
@@ -44,6 +48,7 @@ class Case:
     source: ImageSource
     target: Any
     split: str | None = None
+    marks: Float[np.ndarray, "mark 2 d"] | None = None
 
 
 class Cohort(Sequence[Case]):

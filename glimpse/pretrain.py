@@ -1,5 +1,6 @@
 """Pretraining: the shared encoder learns, without labels, to tell glimpses of the training cohort from each other."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.sources import ImageSource
 from glimpse.views import Views
 
 
@@ -31,22 +33,30 @@ def sample_glimpses(
     `margin` > 1 enlarges field of view and size alike, as room for shifts and turns. `progress` counts what is read.
     """
     rng = np.random.default_rng(seed)
-    order = np.sort(rng.integers(len(cases), size=count))
-    seeds = rng.integers(2**63, size=count)
+    per_case = np.bincount(rng.integers(len(cases), size=count), minlength=len(cases))
+    seeds = rng.integers(2**63, size=len(cases))
 
-    def read(job: tuple[int, int]) -> np.ndarray:
-        case, local = cases[job[0]], np.random.default_rng(job[1])
-        inside = views.foreground(case.source)[0] > 0
-        size = np.array(inside.shape)
-        place = np.argwhere(inside)[local.integers(int(inside.sum()))] if inside.any() else local.uniform(0, size)
-        location = (place + local.uniform(0, 1, len(size))) / size * 2 - 1
-        zoom = int(local.integers(len(views.glimpse_extents)))
+    def read(index: int) -> list[np.ndarray]:
+        source, number = cases[index].source, int(per_case[index])
+        locations, zooms = random_places(views, source, number, np.random.default_rng(seeds[index]))
         if progress is not None:
-            progress(1)
-        return views.glimpse(case.source, location.astype(np.float32), zoom, margin)
+            progress(number)
+        both = zip(locations, zooms.tolist(), strict=True)
+        return [views.glimpse(source, location, zoom, margin) for location, zoom in both]
 
     with ThreadPoolExecutor(threads) as pool:
-        return np.stack(list(pool.map(read, zip(order, seeds, strict=True))))
+        return np.stack(list(itertools.chain.from_iterable(pool.map(read, np.flatnonzero(per_case).tolist()))))
+
+
+def random_places(
+    views: Views, source: ImageSource, count: int, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "count d"], Int64[np.ndarray, " count"]]:
+    """Places anywhere in a source's foreground, as locations in [-1, 1], and fields of view by index."""
+    inside = views.foreground(source)[0] > 0
+    pixels = np.argwhere(inside)[rng.integers(int(inside.sum()), size=count)]
+    size = np.array(inside.shape)
+    locations = (pixels + rng.random((count, len(size)))) / size * 2 - 1
+    return locations.astype(np.float32), rng.integers(len(views.glimpse_extents), size=count)
 
 
 class Augment:

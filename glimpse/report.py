@@ -59,6 +59,7 @@ def report(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: Di
         "max_glimpses": config.max_glimpses,
         "seconds": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
         "readers": rows,
+        "validation": run.last.meta.get("validation", {}).get("history", []),
     }
     write_predictions(run.folder / "predictions.csv", readings, task, split)
     run.write_json("metrics.json", metrics)

@@ -1,7 +1,7 @@
 """The three stages of learning: pretrain the encoder, warm up on random glimpses, learn where to look."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from glimpse.loading import save_policy
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.pretrain import Augment, ContrastivePretrainer, sample_glimpses
 from glimpse.run import Run
+from glimpse.warm_up import TokenWarmUp
 
 STAGES = ["pretrain", "warm_up", "joint", "report"]
 Lanes = Callable[[str, int], VecEnv]
@@ -36,6 +37,19 @@ class Training:
     threads: int
     progress: bool
     validate: Callable[[], tuple[dict[str, float], np.ndarray | None]] = field(default=lambda: ({}, None))
+
+
+@dataclass
+class Progress:
+    """What the validation split has said so far.
+
+    Attributes:
+        best: the highest score.
+        history: one record per look: stage, updates of it, seconds since the run began, and the scores.
+    """
+
+    best: float | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 # ---------------------------------------------------------------------------------------------- pretraining
@@ -113,22 +127,67 @@ def _restore_pretraining(checkpoint: Checkpoint, policy: GlimpsePolicy, trainer:
     checkpoint.restore_generator("torch")
 
 
-# ---------------------------------------------------------------------------------------------- warm-up and joint
+# ---------------------------------------------------------------------------------------------- warm-up
+def warm_up(training: Training, stage: str, config: DictConfig) -> None:
+    """Supervised learning on random glimpses that are encoded once."""
+    run, env, policy = training.run, training.env, training.policy
+    with run.timed(stage):
+        trainer = instantiate(config.trainer)(
+            policy, env.cases, env.views, env.task, seed=training.seed, threads=training.threads
+        )
+        if run.last.meta["stage"] == stage:
+            _restore_warm_up(run.last, policy, trainer)
+        with tqdm(total=len(env.cases), desc="encoding", unit="case", disable=not training.progress) as bar:
+            trainer.encode(bar.update)
+        bar = tqdm(total=trainer.steps, initial=trainer.done, desc="warm-up", disable=not training.progress)
+        while trainer.done < trainer.steps:
+            loss = trainer.step()
+            bar.update()
+            if trainer.done % _STEPS_PER_SAVE == 0 or trainer.done == trainer.steps:
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                run.logger.record("warm_up/loss", loss)
+                run.logger.dump(trainer.done)
+                run.tick(stage)
+                run.save(_warm_up_state(policy, trainer), stage)
+        bar.close()
+
+
+_STEPS_PER_SAVE = 50  # steps take milliseconds
+
+
+def _warm_up_state(policy: GlimpsePolicy, trainer: TokenWarmUp) -> Checkpoint:
+    checkpoint = Checkpoint(meta={"done": trainer.done})
+    checkpoint.add_module("policy", policy)
+    checkpoint.add_optimizer("optimizer", trainer.optimizer)
+    checkpoint.add_generator("views", trainer.generator)
+    checkpoint.add_generator("torch")
+    return checkpoint
+
+
+def _restore_warm_up(checkpoint: Checkpoint, policy: GlimpsePolicy, trainer: TokenWarmUp) -> None:
+    checkpoint.restore_module("policy", policy)
+    checkpoint.restore_optimizer("optimizer", trainer.optimizer)
+    checkpoint.restore_generator("views", trainer.generator)
+    checkpoint.restore_generator("torch")
+    trainer.done = int(checkpoint.meta["done"])
+
+
+# ---------------------------------------------------------------------------------------------- learning from episodes
 def learn(training: Training, stage: str, config: DictConfig) -> None:
     """Runs the stage's algorithm for its number of updates, from where the run stands."""
     run = training.run
     with run.timed(stage):
-        algorithm, best = _algorithm(training, stage, config)
+        algorithm, validation = _algorithm(training, stage, config)
         total = config.updates * algorithm.steps_per_update
         remaining = algorithm.start_timesteps + total - algorithm.num_timesteps
-        callback = StageCallback(training, stage, config.updates, config.validate_every, best)
+        callback = StageCallback(training, stage, config, validation)
         if remaining > 0:
             algorithm.learn(remaining, callback, reset_num_timesteps=False, tb_log_name=stage)
         algorithm.env.close()
 
 
-def _algorithm(training: Training, stage: str, config: DictConfig) -> tuple[Any, float | None]:
-    """The stage's algorithm, restored if the run stopped within this stage, and the best validation score so far."""
+def _algorithm(training: Training, stage: str, config: DictConfig) -> tuple[Any, Progress]:
+    """The stage's algorithm, restored if the run stopped within this stage, and what validation has said in it."""
     run, settings = training.run, config.algorithm
     lanes = training.lanes("train", settings.cases_per_rollout * settings.rollouts_per_case)
     rate = config.learning_rate
@@ -142,21 +201,16 @@ def _algorithm(training: Training, stage: str, config: DictConfig) -> tuple[Any,
     if run.last.meta["stage"] == stage:
         return algorithm, _restore_learning(run.last, algorithm)
     algorithm.start_timesteps = algorithm.num_timesteps = int(run.last.meta.get("timesteps", 0))
-    return algorithm, None
+    return algorithm, Progress(history=run.last.meta.get("validation", {}).get("history", []))
 
 
 class StageCallback(BaseCallback):
     """After every update: progress and a checkpoint; now and then: the validation split, and the best policy so far."""
 
-    def __init__(self, training: Training, stage: str, updates: int, validate_every: int, best: float | None) -> None:
+    def __init__(self, training: Training, stage: str, config: DictConfig, validation: Progress) -> None:
         super().__init__()
-        self.training_, self.stage, self.updates, self.validate_every, self.best = (
-            training,
-            stage,
-            updates,
-            validate_every,
-            best,
-        )
+        self.training_, self.stage, self.validation = training, stage, validation
+        self.updates, self.validate_every, self.keep = config.updates, config.validate_every, config.get("keep", False)
         self.saved = -1
 
     @property
@@ -199,26 +253,33 @@ class StageCallback(BaseCallback):
             self._validate()
         run = self.training_.run
         run.tick(self.stage)
-        run.save(_learning_state(self.algorithm, self.best), self.stage)
+        run.save(_learning_state(self.algorithm, self.validation), self.stage)
 
     def _validate(self) -> None:
+        run, policy = self.training_.run, self.training_.policy
+        run.tick(self.stage)  # what was learned in this time, not what the look at it takes
+        seconds = round(sum(run.seconds.values()), 1)
         scores, picture = self.training_.validate()
         for name, value in scores.items():
             self.logger.record(f"validation/{name}", value)
         if picture is not None:
             self.logger.record("validation/scanpath", Image(picture, "HWC"), exclude=("stdout", "log", "json", "csv"))
-        if "score" in scores and (self.best is None or scores["score"] > self.best):
-            self.best = scores["score"]
-            save_policy(self.training_.policy, self.training_.run.checkpoint("best"))
+        self.validation.history.append({"stage": self.stage, "updates": self.saved, "seconds": seconds, **scores})
+        if self.keep:
+            save_policy(policy, run.checkpoint(f"{self.stage}-{self.saved:05d}"))
+        if "score" in scores and (self.validation.best is None or scores["score"] > self.validation.best):
+            self.validation.best = scores["score"]
+            save_policy(policy, run.checkpoint("best"))
 
 
 _SHOWN = {"loss": "train/loss", "return": "rollout/return", "glimpses": "rollout/glimpses", "val": "validation/score"}
 
 
-def _learning_state(algorithm: Any, best: float | None) -> Checkpoint:
+def _learning_state(algorithm: Any, validation: Progress) -> Checkpoint:
     checkpoint = Checkpoint(meta={
         "timesteps": algorithm.num_timesteps, "start": algorithm.start_timesteps, "updates": algorithm.updates,
-        "best": best, "queue": list(algorithm.queue), "random": algorithm.random.bit_generator.state,
+        "queue": list(algorithm.queue), "random": algorithm.random.bit_generator.state,
+        "validation": asdict(validation),
     })  # fmt: skip
     checkpoint.add_module("policy", algorithm.policy)
     checkpoint.add_optimizer("optimizer", algorithm.policy.optimizer)
@@ -226,7 +287,7 @@ def _learning_state(algorithm: Any, best: float | None) -> Checkpoint:
     return checkpoint
 
 
-def _restore_learning(checkpoint: Checkpoint, algorithm: Any) -> float | None:
+def _restore_learning(checkpoint: Checkpoint, algorithm: Any) -> Progress:
     meta = checkpoint.meta
     checkpoint.restore_module("policy", algorithm.policy)
     checkpoint.restore_optimizer("optimizer", algorithm.policy.optimizer)
@@ -238,7 +299,14 @@ def _restore_learning(checkpoint: Checkpoint, algorithm: Any) -> float | None:
     )
     algorithm.queue.extend(meta["queue"])
     algorithm.random.bit_generator.state = meta["random"]
-    return meta["best"]
+    return Progress(**meta["validation"])
+
+
+def stage_of(name: str, config: DictConfig) -> Callable[[Training, str, DictConfig], None]:
+    """What runs a stage: a warm-up may do without episodes."""
+    if name == "pretrain":
+        return pretrain
+    return warm_up if "trainer" in config else learn
 
 
 def restore_policy(training: Training) -> None:

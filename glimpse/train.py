@@ -21,7 +21,7 @@ from glimpse.preflight import PreflightError, check_sizes
 from glimpse.report import report, validator
 from glimpse.run import Run, RunError
 from glimpse.sources import ImageReadError, UnsupportedImageError
-from glimpse.stages import STAGES, Training, learn, pretrain, restore_policy, seed_everything
+from glimpse.stages import STAGES, Training, restore_policy, seed_everything, stage_of
 
 USER_ERRORS = (CheckpointError, CohortError, ImageReadError, PreflightError, RunError, UnsupportedImageError)
 
@@ -45,7 +45,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     for stage in STAGES[:-1]:
         settings = config[stage]
         if settings is not None and settings.get("enabled", True) and not run.finished(stage, STAGES):
-            (pretrain if stage == "pretrain" else learn)(training, stage, settings)
+            stage_of(stage, settings)(training, stage, settings)
     best = run.checkpoint("best")
     final = load(run.folder, f"checkpoints/{best.name}") if best.exists() else training.policy
     save_policy(final, run.folder / POLICY_FILE)

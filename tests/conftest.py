@@ -30,10 +30,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
-    """Limits torch to two threads, so that timings and sums do not depend on the machine's number of cores."""
+    """Limits torch to one thread: what tests compute is so small that more threads only wait for each other."""
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +42,14 @@ def tiny_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from glimpse.synthetic.slides import embedded_cohort
 
     return embedded_cohort(tmp_path_factory.mktemp("tiny_slides"), n=12, size=1024, progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 1,797 small handwritten digits in the files of MNIST."""
+    from benchmarks.mnist import small_digits
+
+    return small_digits(tmp_path_factory.mktemp("tiny_mnist"))
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,7 @@ class CausalTransformer(nn.Module):
             raise ValueError(f"Expected an embedding divisible by the number of heads, got {embed} and {heads}.")
         self.embed, self.heads = embed, heads
         self.blocks = nn.ModuleList(_Block(embed, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(embed)
 
     def _layers(self) -> Iterator["_Block"]:
         return (block for block in self.blocks if isinstance(block, _Block))
@@ -75,7 +76,7 @@ class CausalTransformer(nn.Module):
         for block in self._layers():
             query, key, value = block.project(tokens)
             tokens = block.finish(tokens, F.scaled_dot_product_attention(query, key, value, is_causal=True))
-        return tokens
+        return self.norm(tokens)
 
     def empty(self, token: Tensor) -> Cache:
         cache = {"length": _zero_lengths(token)}
@@ -97,7 +98,7 @@ class CausalTransformer(nn.Module):
             seen = torch.arange(keys.shape[2], device=token.device) <= length[:, None]
             attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen[:, None, None])
             x = block.finish(x, attended)
-        return x[:, 0], cache
+        return self.norm(x[:, 0]), cache
 
     @staticmethod
     def _append(stored: Tensor, new: Tensor, rows: Tensor, length: Tensor) -> Tensor:

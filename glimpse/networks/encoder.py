@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+_CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -24,6 +25,8 @@ class ConvEncoder(nn.Module):
         strides: one per convolution; their product is the side of a cell in overview pixels.
         groups: groups of each group normalisation.
         background: pixel value outside the image (255 for slides, 0 for most others).
+        channels_last: keep channels beside each other in memory. Training becomes about a quarter quicker on
+            processors (and more on GPUs), forward passes alone a tenth slower.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class ConvEncoder(nn.Module):
         strides: Sequence[int] = (2, 2, 1, 1),
         groups: int = 4,
         background: float = 0.0,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         if not len(widths) == len(kernels) == len(strides):
@@ -51,6 +55,9 @@ class ConvEncoder(nn.Module):
             convolution = _CONVOLUTIONS[ndim](before, after, kernel, stride, kernel // 2)
             layers += [convolution, nn.GroupNorm(groups, after), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
+        self.memory_format = _CHANNELS_LAST.get(ndim) if channels_last else None
+        if self.memory_format is not None:
+            self.layers.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """Cells per axis of the feature map of an image of `size` pixels."""
@@ -61,6 +68,8 @@ class ConvEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Feature map (batch, embed, *grid(size)) of images in [0, 255], (batch, channel, *size)."""
+        if self.memory_format is not None:
+            image = image.contiguous(memory_format=self.memory_format)
         return self.layers((image.to(next(self.parameters()).dtype) - self.background) / 127.5)
 
 
@@ -92,9 +101,13 @@ class TokenPool(nn.Module):
         self.shift.copy_(summaries.mean(0))
         self.spread.copy_(summaries.std(0) + 1e-3)
 
-    def forward(self, features: Float[Tensor, "batch embed *cells"]) -> Float[Tensor, "batch embed"]:
-        standardised = (self.summary(features) - self.shift) / self.spread
+    def token(self, summary: Float[Tensor, "*batch twice"]) -> Float[Tensor, "*batch embed"]:
+        """The token of a summary."""
+        standardised = (summary - self.shift) / self.spread
         return self.project(standardised.clamp(-self.bound, self.bound))
+
+    def forward(self, features: Float[Tensor, "batch embed *cells"]) -> Float[Tensor, "batch embed"]:
+        return self.token(self.summary(features))
 
 
 class LocationEmbedding(nn.Module):

@@ -6,7 +6,6 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check
@@ -28,8 +27,12 @@ def pair(count: int = 4, shape: tuple[int, ...] = (90, 120), channels: int = 3) 
 
 
 @pytest.fixture(params=IDS)
-def env(request: pytest.FixtureRequest, tiny_slides: Path) -> Iterator[gymnasium.Env]:
-    options = {"glimpse/WSI-v0": {"cohort": tiny_slides, "overview_size": 64}, "glimpse/Array-v0": {"cohort": pair()}}
+def env(request: pytest.FixtureRequest, tiny_slides: Path, tiny_mnist: Path) -> Iterator[gymnasium.Env]:
+    options: dict[str, dict] = {
+        "glimpse/WSI-v0": {"cohort": tiny_slides, "overview_size": 64},
+        "glimpse/Array-v0": {"cohort": pair()},
+        "glimpse/MegapixelMNIST-v0": {"root": tiny_mnist, "n": {"train": 6, "val": 2, "test": 2}, "size": 600},
+    }
     if request.param not in options:
         pytest.fail(f"{request.param} is registered, but this test does not know how to make it small: add it.")
     made = gymnasium.make(request.param, max_glimpses=4, **options[request.param])
@@ -71,15 +74,7 @@ def test_contract_in_other_dimensions(shape: tuple[int, ...], options: dict) -> 
     assert check(made) == () and check(FlattenAction(made)) == ()
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # single observations: more threads only wait for each other
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_ppo_of_stable_baselines_trains_unchanged(one_thread: None) -> None:
+def test_ppo_of_stable_baselines_trains_unchanged() -> None:
     model = PPO("MultiInputPolicy", small(), n_steps=250, batch_size=125, n_epochs=1, seed=0)
     before = {key: value.clone() for key, value in model.policy.state_dict().items()}
     model.learn(1000)
@@ -89,7 +84,7 @@ def test_ppo_of_stable_baselines_trains_unchanged(one_thread: None) -> None:
 
 
 @pytest.mark.parametrize("vector", [DummyVecEnv, GlimpseVecEnv])
-def test_vectors_of_stable_baselines(vector: Callable, one_thread: None) -> None:
+def test_vectors_of_stable_baselines(vector: Callable) -> None:
     made = vector([small] * 2)
     model = PPO("MultiInputPolicy", made, n_steps=8, batch_size=16, n_epochs=1, seed=0)
     model.learn(32)

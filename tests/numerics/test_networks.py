@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+import glimpse.networks.policy as policy_module
 from glimpse.networks import (
     AttentionPooling,
     CausalTransformer,
@@ -109,7 +110,9 @@ def test_the_ratio_of_probabilities_is_one_before_the_first_update(
     assert torch.allclose(evaluation.value[answered], episodes.value[answered], atol=1e-9)
 
 
-def test_chunked_encoding_leaves_the_gradient_as_it_is() -> None:
+@pytest.mark.parametrize("cells_at_once", [1 << 22, 1])
+def test_chunks_leave_the_gradient_as_it_is(cells_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_module, "_CELLS_AT_ONCE", cells_at_once)
     policy = make_policy().double()
     episodes = play(policy)
     gradients = []
@@ -117,7 +120,7 @@ def test_chunked_encoding_leaves_the_gradient_as_it_is() -> None:
         policy.chunk = chunk
         policy.zero_grad()
         evaluation = policy.evaluate_episodes(episodes)
-        (evaluation.prediction.pow(2).mean() + evaluation.log_prob.mean()).backward()
+        (evaluation.prediction.pow(2).mean() + evaluation.log_prob.mean() + evaluation.entropy.mean()).backward()
         gradients.append([p.grad.clone() for p in policy.parameters() if p.grad is not None])
     for direct, chunked in zip(*gradients, strict=True):
         assert torch.allclose(direct, chunked, atol=1e-12)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from glimpse.agents.returns import (
+    all_at_the_end,
     consequences,
     gains,
     generalised_advantage,
@@ -83,3 +84,9 @@ def test_masked_mean() -> None:
     values, mask = torch.tensor([[1.0, 5.0]]), torch.tensor([[True, False]])
     assert masked_mean(values, mask) == 1.0
     assert masked_mean(values, torch.zeros_like(mask)) == 0.0
+
+
+def test_the_whole_return_at_the_last_decision() -> None:
+    reward = torch.tensor([[0.2, -0.1, 0.5], [0.1, 0.3, 0.0]])
+    decided = torch.tensor([[True, True, True], [True, False, False]])
+    assert torch.allclose(all_at_the_end(reward, decided), torch.tensor([[0.0, 0.0, 0.6], [0.4, 0.0, 0.0]]))

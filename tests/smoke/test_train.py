@@ -38,7 +38,9 @@ def timeless(metrics: dict) -> dict:
         name: {key: value for key, value in row.items() if key != "seconds_per_case"}
         for name, row in metrics["readers"].items()
     }
-    return {**{key: value for key, value in metrics.items() if key != "seconds"}, "readers": readers}
+    looks = [{key: value for key, value in look.items() if key != "seconds"} for look in metrics["validation"]]
+    kept = {key: value for key, value in metrics.items() if key != "seconds"}
+    return {**kept, "readers": readers, "validation": looks}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,7 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
     assert metrics["max_glimpses"] == 3
     assert metrics["readers"]["overview"]["glimpses"] == 0
     assert metrics["readers"]["random"]["glimpses"] == 3
+    assert [look["updates"] for look in metrics["validation"]] == [1, 2]
     assert set(metrics["seconds"]) >= {"pretrain", "warm_up", "joint", "report"}
 
 

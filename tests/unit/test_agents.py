@@ -41,7 +41,7 @@ def test_every_agent_learns_and_predicts(agent: type) -> None:
     assert model.updates == 1
     assert model.num_timesteps == model.steps_per_update
     changed = {name for name, value in parameters(model).items() if not torch.equal(value, before[name])}
-    assert "answer_head.1.weight" in changed
+    assert "answer_head.weight" in changed
     assert ("locator.query.weight" in changed) == (agent in (PPO, Reinforce))
     expected = 0 if agent is Overview else 3
     assert model.episodes is not None
@@ -122,6 +122,31 @@ def test_the_policy_reads_its_whole_budget_until_it_may_stop() -> None:
     assert patient.episodes is not None and hasty.episodes is not None
     assert patient.episodes.length.tolist() == [3] * 8
     assert hasty.episodes.length.float().mean() < 1
+
+
+def test_budgets_are_drawn_between_the_least_and_the_most() -> None:
+    model = PPO("GlimpsePolicy", lanes(), least_glimpses=1, stop_from=1.0, **SMALL)
+    seen = set()
+    for _ in range(12):
+        model.learn(model.steps_per_update, reset_num_timesteps=False)
+        assert model.episodes is not None
+        seen |= set(model.episodes.length.tolist())
+    assert seen == {1, 2, 3}
+    assert model.updates == 12
+    with pytest.raises(ValueError, match="least_glimpses from 0 to max_glimpses"):
+        PPO("GlimpsePolicy", lanes(), least_glimpses=4, **SMALL)
+
+
+def test_credit_for_the_end_only_is_the_same_for_all_decisions() -> None:
+    model = PPO("GlimpsePolicy", lanes(), credit="final", stop_from=1.0, **SMALL)
+    model.learn(model.steps_per_update)
+    assert model.episodes is not None
+    advantage, returns = model.advantages(model.episodes)
+    total = model.episodes.reward.sum(1)
+    assert torch.allclose(returns[:, :3], total[:, None].expand(-1, 3), atol=1e-6)
+    assert torch.allclose(advantage[:, 0], advantage[:, 2])
+    with pytest.raises(ValueError, match="credit"):
+        PPO("GlimpsePolicy", lanes(), credit="some", **SMALL)
 
 
 def test_the_same_seed_gives_the_same_parameters() -> None:

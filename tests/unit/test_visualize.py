@@ -1,7 +1,6 @@
 """Pictures show what happened, where it happened."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +27,6 @@ from glimpse.visualize import (
     to_gif,
     watch,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On pictures this small, a second thread waits more than it works (for seconds, on a busy machine)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def environment(ndim: int) -> FlattenAction:

@@ -1,0 +1,149 @@
+"""Every benchmark can be asked for help; the cheap ones run at their smallest size, and go on from what they have."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import common, megapixel_mnist, memory, reference, throughput
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = sorted(
+    path.stem
+    for path in (ROOT / "benchmarks").glob("*.py")
+    if "def options()" in path.read_text(encoding="utf-8")  # the others are their parts
+)
+MACHINE = {"processor": "abacus", "threads": 1}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_says_what_it_measures(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"python -m benchmarks.{name}" in shown and "--quick" in shown
+    assert benchmark.__doc__.splitlines()[0] in shown
+    assert name == benchmark.NAME
+
+
+def test_the_readme_lists_every_benchmark() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert len(NAMES) == 8 and not [name for name in NAMES if f"python -m benchmarks.{name}" not in text]
+
+
+@pytest.mark.parametrize("name", ["megapixel_mnist", "low_data", "cluttered_mnist", "ablation", "budget"])
+def test_what_a_benchmark_needs_is_asked_for(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main(["--out", str(tmp_path), "--runs", str(tmp_path / "runs")])
+    assert ended.value.code == 2
+    assert "give --run" if name == "budget" else "give --root" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------- the cheap ones
+def written(folder: Path, name: str) -> dict[str, Any]:
+    """The JSON that a benchmark has left, beside its picture."""
+    assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    assert set(record) == {"command", "machine", "date", "rows"}
+    return record
+
+
+@pytest.mark.slow
+def test_memory_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    memory.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
+    record = written(tmp_path, "memory")
+    assert record["command"] == "python -m benchmarks.memory --quick --threads 1 --out <out>".replace(
+        "--quick --threads 1 --out <out>", "--out <out> --threads 1 --quick"
+    )
+    updates = [row for row in record["rows"] if row["what"] == "update"]
+    assert [(row["chunk"], row["glimpses"]) for row in updates] == [(32, 4), (32, 8), (0, 4), (0, 8)]
+    for row in updates:  # two episodes of 3 x 64 x 64 bytes per glimpse
+        assert row["stored_glimpses_mib"] == pytest.approx(2 * row["glimpses"] * 3 * 64 * 64 / 2**20, abs=1e-4)
+        assert 0 < row["update_mib"] < 500
+    assert all(row["reading_mib"] > 0 for row in record["rows"] if row["what"] == "reading")
+    assert "target: at most 1.3" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_throughput_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    throughput.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
+    ppo, reinforce = written(tmp_path, "throughput")["rows"]
+    assert (ppo["agent"], ppo["epochs"], reinforce["agent"], reinforce["epochs"]) == ("ppo", 2, "reinforce", 1)
+    for row in (ppo, reinforce):
+        assert row["glimpses_per_update"] == 2 * 2 * 2  # cases, rollouts, glimpses
+        assert row["trained_per_second"] == pytest.approx(row["epochs"] * row["collected_per_second"], rel=1e-3)
+        assert row["collected_of_bare"] == pytest.approx(row["collected_per_second"] / row["bare_per_second"], rel=1e-2)
+        assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-3) and min(row["shares"].values()) >= 0
+        assert {"rollout: reading", "rollout: encoding", "update: forward", "update: backward"} <= set(row["shares"])
+    assert "share of the time" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------- the file of results
+def test_rows_are_known_by_their_settings_and_survive(tmp_path: Path) -> None:
+    path = tmp_path / "some.json"
+    results = common.Results(path, "python -m benchmarks.some", MACHINE)
+    results.put({"agent": "ppo", "seed": 0}, accuracy=0.123456789, curve=[{"seconds": 1.0}])
+    results.put({"agent": "ppo", "seed": 1}, accuracy=0.5)
+    again = common.Results(path, "python -m benchmarks.some --seeds 1", MACHINE)
+    assert again.find(agent="ppo", seed=0) == {
+        "agent": "ppo",
+        "seed": 0,
+        "accuracy": 0.12346,
+        "curve": [{"seconds": 1.0}],
+    }
+    assert again.find(agent="reinforce", seed=0) is None
+    again.put({"agent": "ppo", "seed": 0}, accuracy=0.75)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert [(row["seed"], row["accuracy"]) for row in record["rows"]] == [(0, 0.75), (1, 0.5)]
+    assert record["command"] == "python -m benchmarks.some --seeds 1" and record["machine"] == MACHINE
+    assert common.Results(path, "", MACHINE, fresh=True).rows == []
+
+
+def test_rows_of_two_machines_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "some.json"
+    common.Results(path, "", MACHINE).put({"seed": 0}, accuracy=0.5)
+    with pytest.raises(SystemExit, match=r"some\.json.*another threads.*--fresh"):
+        common.Results(path, "", {**MACHINE, "threads": 2})
+
+
+def test_the_command_names_no_path() -> None:
+    made = megapixel_mnist.options()
+    options = made.parse_args(["--root", "/somewhere/mnist", "--reference", "/else/loop.py", "--seeds", "1", "2"])
+    command = common.command_of("megapixel_mnist", made, options)
+    assert command == "python -m benchmarks.megapixel_mnist --root <root> --seeds 1 2 --reference <reference>"
+
+
+def test_a_training_that_fails_says_where(tmp_path: Path) -> None:
+    made = common.parser("some", None)
+    bench = common.Benchmark("some", made, ["--out", str(tmp_path), "--runs", str(tmp_path / "runs")])
+    with pytest.raises(SystemExit, match=r"wrong-.* ended with exit code 1"):
+        bench.train("wrong", ["no_such_key=1"])
+
+
+# ---------------------------------------------------------------------------------------------- curves
+def test_the_lines_of_the_reference_are_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "loop.py"
+    script.write_text(
+        "print('pretrain 150 s, contrastive loss 0.81')\n"
+        "print('  224 s  warm-up  accuracy 0.350  digits hit 0.900  entropy 1.25  1480 glimpses/s')\n"
+        "print('  283 s  joint    accuracy 0.620  digits hit 0.960  entropy 0.90  1550 glimpses/s')\n"
+    )
+    first, second = reference.run(script)
+    assert first == {"stage": "warm-up", "seconds": 224.0, "accuracy": 0.35, "hits": 0.9, "rate": 1480.0}
+    assert (second["stage"], second["accuracy"]) == ("joint", 0.62)
+    script.write_text("raise SystemExit(3)")
+    with pytest.raises(SystemExit, match="exit code 3 and 0 lines"):
+        reference.run(script)
+
+
+def test_times_to_an_accuracy() -> None:
+    curve = [{"seconds": 100, "accuracy": 0.5}, {"seconds": 200, "accuracy": 0.8}, {"seconds": 300, "accuracy": 0.95}]
+    times = megapixel_mnist._times(curve)
+    assert times["seconds_to_0.90"] == 300 and times["seconds_to_0.96"] is None
+    assert times["crossing_0.90"] == pytest.approx(200 + 100 * (0.10 / 0.15))
+    assert times["crossing_0.96"] is None
