@@ -51,6 +51,7 @@ class EpisodePlayer:
         state = self.policy.begin(scene, rollouts)
         exhausted, alive = first["remaining"][:, 0] <= 0, np.ones(len(cases), bool)
         steps: list[_Step] = []
+        seen: list[Tensor] = []
         targets: list[Any] = [None] * len(cases)
         while alive.any():
             decision = self.policy.decide(scene, state, torch.from_numpy(exhausted).to(self.policy.device))
@@ -64,14 +65,24 @@ class EpisodePlayer:
             if alive.any():
                 glimpse = torch.from_numpy(steps[-1].glimpse).to(self.policy.device)
                 state = self.policy.observe(state, glimpse, decision.location, decision.cell, decision.zoom)
+                seen.append(state.seen.cpu())
                 exhausted = np.where(alive, observation["remaining"][:, 0] <= 0, True)
-        return self._stack(overview, foreground, steps, self.stack_targets(targets))
+        shown = torch.stack(seen, 1) if seen else state.seen.cpu()[:, None][:, :0]
+        return self._stack(overview, foreground, scene.features.cpu(), shown, steps, self.stack_targets(targets))
 
     def _step(self, decision: Decision) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         parts = (decision.location, decision.stop, decision.prediction, decision.zoom)
         return self.env.step(self.policy.layout.pack(*(part.cpu().numpy() for part in parts)))
 
-    def _stack(self, overview: Tensor, foreground: Tensor, steps: list[_Step], targets: np.ndarray) -> Episodes:
+    def _stack(
+        self,
+        overview: Tensor,
+        foreground: Tensor,
+        features: Tensor,
+        seen: Tensor,
+        steps: list[_Step],
+        targets: np.ndarray,
+    ) -> Episodes:
         def column(name: str) -> Tensor:
             return torch.stack([getattr(step.decision, name).cpu() for step in steps], 1)
 
@@ -83,7 +94,9 @@ class EpisodePlayer:
         return Episodes(
             overview=overview,
             foreground=foreground,
+            features=features,
             glimpse=torch.from_numpy(glimpse),
+            seen=seen,
             location=column("location")[:, :-1],
             cell=column("cell")[:, :-1],
             zoom=column("zoom")[:, :-1],
@@ -109,7 +122,7 @@ def join(parts: list[Episodes]) -> Episodes:
     columns: dict[str, Tensor] = {}
     for field in fields(Episodes):
         tensors = [getattr(part, field.name) for part in parts]
-        if field.name in ("glimpse", "location", "cell", "zoom"):
+        if field.name in ("glimpse", "seen", "location", "cell", "zoom"):
             tensors = [_padded(tensor, time) for tensor in tensors]
         elif field.name in ("prediction", "log_prob", "value", "reward"):
             tensors = [_padded(tensor, time + 1) for tensor in tensors]

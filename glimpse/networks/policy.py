@@ -1,5 +1,6 @@
 """The policy: one shared encoder, a memory, a locator, an aggregator, and the heads that stop, value and answer."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -120,40 +121,45 @@ class GlimpsePolicy(BasePolicy):
         """What tokens are made of, for many images (batch, channel, *size); on the policy's device."""
         return torch.cat([self.pool.summary(self.encode(part.to(self.device))) for part in images.split(chunk)])
 
-    def embed_in_chunks(self, images: Tensor) -> Float[Tensor, "batch embed"]:
-        """Like `embed`, with the memory of one chunk."""
-        if not self.chunk or len(images) <= self.chunk:
-            return self.embed(images)
-        parts = images.split(self.chunk)
+    def look(self, glimpses: Tensor) -> Float[Tensor, "batch twice"]:
+        """What glimpses (batch, channel, *size) show, before it is made a token; with the memory of one chunk."""
+
+        def shown(images: Tensor) -> Tensor:
+            return self.pool.summary(self.encode(images))
+
+        if not self.chunk or len(glimpses) <= self.chunk:
+            return shown(glimpses)
+        parts = glimpses.split(self.chunk)
         if torch.is_grad_enabled() and not self.frozen:
-            return torch.cat([checkpoint(self.embed, part, use_reentrant=False) for part in parts])
-        return torch.cat([self.embed(part) for part in parts])
+            return torch.cat([checkpoint(shown, part, use_reentrant=False) for part in parts])
+        return torch.cat([shown(part) for part in parts])
 
     def glimpse_token(
-        self, images: Tensor, location: Float[Tensor, "batch d"], zoom: Int[Tensor, "batch"]
+        self, seen: Float[Tensor, "batch twice"], location: Float[Tensor, "batch d"], zoom: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch embed"]:
-        """Tokens of glimpses: what they show, where, and how wide."""
-        return self.embed_in_chunks(images) + self.scale(zoom + 1) + self.position(location)
+        """Tokens of glimpses: what they show (see `look`), where, and how wide."""
+        return self.pool.token(seen) + self.scale(zoom + 1) + self.position(location)
 
     def open_cells(self, foreground: Tensor) -> Bool[Tensor, "case cell"]:
         """Cells with any foreground (case, 1, *size) in them; all of them where there is none."""
         inside = _MAX_POOL[len(self.grid)](foreground.float(), self.grid).flatten(1) > 0
         return inside | ~inside.any(1, keepdim=True)
 
-    def scene(self, overview: Tensor, foreground: Tensor) -> Scene:
+    def scene(self, overview: Tensor, foreground: Tensor, features: Tensor | None = None) -> Scene:
         """Encodes overviews uint8 (case, channel, *size); foreground uint8 (case, 1, *size), zero where not to look.
 
-        Where neither answers nor the choice of places depend on it, an overview is not encoded: its features are zeros.
+        `features` (case, embed, *cells) stand in for what the encoder would make of the overviews. Where neither
+        answers nor the choice of places depend on it, an overview is not encoded: its features are zeros.
         """
         inside = self.open_cells(foreground)
         if self.override is not None and self.overview_dropout == 1:
             features = self.scale.weight.new_zeros(len(overview), self.encoder.embed, *self.grid)
             token = self.scale.weight[0].expand(len(overview), -1)
         else:
-            features = self.encode(overview)
+            features = self.encode(overview) if features is None else features
             token = self.pool(features) + self.scale.weight[0]
         keys, unary = self.locator.describe(features.flatten(2).transpose(1, 2), self.position(self.cells))
-        return Scene(token, Candidates(keys, unary, inside, self.cells, self.grid))
+        return Scene(token, Candidates(keys, unary, inside, self.cells, self.grid), features)
 
     # ------------------------------------------------------------------------------------------ step by step
     def begin(self, scene: Scene, rollouts: int = 1) -> State:
@@ -164,7 +170,7 @@ class GlimpsePolicy(BasePolicy):
         answer, cache = self.aggregator.step(first, self.aggregator.empty(first))
         visited = torch.zeros(len(token), len(self.cells), dtype=torch.bool, device=token.device)
         zoom = torch.zeros(len(token), dtype=torch.long, device=token.device)
-        return State(memory, answer, cache, visited, zoom)
+        return State(memory, answer, cache, visited, zoom, self.pool.shift.expand(len(token), -1))
 
     def decide(
         self,
@@ -202,20 +208,28 @@ class GlimpsePolicy(BasePolicy):
 
     def observe(self, state: State, glimpse: Tensor, location: Tensor, cell: Tensor, zoom: Tensor) -> State:
         """The state after one more glimpse, uint8 (batch, channel, *size), read at `location` (batch, d)."""
-        token = self.glimpse_token(glimpse, location, zoom)
+        seen = self.look(glimpse)
+        token = self.glimpse_token(seen, location, zoom)
         answer, cache = self.aggregator.step(token, state.cache)
         visited = state.visited.clone()
         visited[torch.arange(len(cell), device=cell.device), cell] = True
-        return State(self.memory.step(token, state.memory), answer, cache, visited, zoom)
+        return State(self.memory.step(token, state.memory), answer, cache, visited, zoom, seen)
 
     # ------------------------------------------------------------------------------------------ whole episodes
-    def evaluate_episodes(self, episodes: Episodes) -> Evaluation:
-        """Runs the current parameters over stored episodes in one pass, with gradients."""
+    def evaluate_episodes(self, episodes: Episodes, encoder_share: float = 1.0) -> Evaluation:
+        """Runs the current parameters over stored episodes in one pass, with gradients.
+
+        Args:
+            episodes: of some cases.
+            encoder_share: of the overviews, and of the rollouts of each case, that are encoded anew, with a gradient;
+                the others stand as the rollout encoded them.
+        """
         read, (batch, time) = episodes.read, episodes.cell.shape
-        scene = self.scene(episodes.overview, episodes.foreground)
+        scene = self.scene(episodes.overview, episodes.foreground, self._features(episodes, encoder_share))
         tokens = scene.token.new_zeros(batch, time, scene.token.shape[-1])
-        seen = self.glimpse_token(episodes.glimpse[read], episodes.location[read], episodes.zoom[read])
-        tokens = tokens.masked_scatter(read[..., None], seen)
+        seen = self._seen(episodes, encoder_share)[read]
+        made = self.glimpse_token(seen, episodes.location[read], episodes.zoom[read])
+        tokens = tokens.masked_scatter(read[..., None], made)
         overview = scene.token.repeat_interleave(episodes.rollouts, 0)
         first, sequence = self.overview_in_answers(overview), torch.cat([overview[:, None], tokens], 1)
         states = self.memory(sequence)
@@ -227,6 +241,26 @@ class GlimpsePolicy(BasePolicy):
             prediction=self.answer_head(self.aggregator(torch.cat([first[:, None], tokens], 1))),
             glimpse_prediction=self.glimpse_head(tokens),
         )
+
+    def _features(self, episodes: Episodes, share: float) -> Tensor | None:
+        """Feature maps of the overviews, a share of them encoded anew; None stands for all."""
+        if self.frozen:
+            return episodes.features
+        if share >= 1:
+            return None
+        cases = torch.randperm(len(episodes.overview))[: math.ceil(share * len(episodes.overview))].to(self.device)
+        return episodes.features.index_put((cases,), self.encode(episodes.overview[cases]))
+
+    def _seen(self, episodes: Episodes, share: float) -> Float[Tensor, "batch time twice"]:
+        """What glimpses show, a share of the rollouts encoded anew."""
+        anew = episodes.read
+        if self.frozen:
+            return episodes.seen
+        if share < 1:
+            order = torch.rand(len(episodes.overview), episodes.rollouts).argsort(1).argsort(1)
+            chosen = (order < math.ceil(share * episodes.rollouts)).flatten().to(self.device)
+            anew = anew & chosen[:, None]
+        return episodes.seen.masked_scatter(anew[..., None], self.look(episodes.glimpse[anew]))
 
     def overview_in_answers(self, token: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
         """The overview's token as the aggregator sees it: with its content, or without (see `overview_dropout`)."""

@@ -17,6 +17,7 @@ class Scene:
 
     token: Float[Tensor, "case embed"]
     candidates: Candidates
+    features: Float[Tensor, "case embed *cells"]  # what both are made of
 
 
 @dataclass
@@ -28,6 +29,7 @@ class State:
     cache: Cache
     visited: Bool[Tensor, "batch cell"]
     zoom: Int[Tensor, "batch"]  # of the glimpse asked for last
+    seen: Float[Tensor, "batch twice"]  # what the last glimpse showed
 
 
 class Decision(NamedTuple):
@@ -51,7 +53,9 @@ class Episodes:
 
     overview: UInt8[Tensor, "case channel *size"]
     foreground: UInt8[Tensor, "case 1 *size"]
+    features: Float[Tensor, "case embed *cells"]  # of the overview, as encoded in the rollout
     glimpse: UInt8[Tensor, "batch time channel *glimpse"]
+    seen: Float[Tensor, "batch time twice"]  # what each glimpse showed, as encoded in the rollout
     location: Float[Tensor, "batch time d"]
     cell: Int[Tensor, "batch time"]
     zoom: Int[Tensor, "batch time"]
@@ -89,8 +93,10 @@ class Episodes:
     def of_cases(self, cases: Int[Tensor, "some"]) -> "Episodes":
         """The episodes of these cases only."""
         rows = (cases[:, None] * self.rollouts + torch.arange(self.rollouts)).flatten()
-        picked = {f.name: getattr(self, f.name)[rows] for f in fields(self)[2:]}
-        return Episodes(overview=self.overview[cases], foreground=self.foreground[cases], **picked)
+        per_case = ("overview", "foreground", "features")
+        return Episodes(**{
+            f.name: getattr(self, f.name)[cases if f.name in per_case else rows] for f in fields(self)
+        })
 
 
 @dataclass

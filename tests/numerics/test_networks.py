@@ -54,20 +54,21 @@ def play(policy: GlimpsePolicy, cases: int = 2, rollouts: int = 8, time: int = 5
     with torch.no_grad():
         scene = policy.scene(overview, foreground)
         state = policy.begin(scene, rollouts)
-        decisions, length = [], torch.full((batch,), time)
+        decisions, seen, length = [], [], torch.full((batch,), time)
         for step in range(time + 1):
             decision = policy.decide(scene, state, torch.full((batch,), step == time), generator=generator)
             length = torch.where(decision.stop & (length == time), torch.tensor(step), length)
             decisions.append(decision)
             if step < time:
                 state = policy.observe(state, glimpses[:, step], decision.location, decision.cell, decision.zoom)
+                seen.append(state.seen)
 
     def column(name: str, steps: int) -> torch.Tensor:
         return torch.stack([getattr(decision, name) for decision in decisions[:steps]], 1)
 
     return Episodes(
-        overview, foreground, glimpses, column("location", time), column("cell", time), column("zoom", time), length,
-        length == time, column("prediction", time + 1), column("log_prob", time + 1), column("value", time + 1),
+        overview, foreground, scene.features, glimpses, torch.stack(seen, 1), column("location", time),
+        column("cell", time), column("zoom", time), length, length == time, column("prediction", time + 1), column("log_prob", time + 1), column("value", time + 1),
         torch.zeros(batch, time + 1), torch.zeros(batch, dtype=torch.long),
     )  # fmt: skip
 
@@ -86,7 +87,7 @@ def test_an_aggregator_with_a_cache_equals_the_full_one(make: Callable[[int], nn
 def test_an_answer_does_not_depend_on_later_glimpses(make: Callable[[int], nn.Module]) -> None:
     aggregator, tokens = make(16).double(), torch.randn(2, 6, 16).double()
     changed = tokens.clone()
-    changed[:, 4:] += 1
+    changed[:, 4:] = torch.randn(2, 2, 16)
     assert torch.allclose(aggregator(tokens)[:, :4], aggregator(changed)[:, :4])
     assert not torch.allclose(aggregator(tokens)[:, 4:], aggregator(changed)[:, 4:])
 
@@ -124,6 +125,24 @@ def test_chunks_leave_the_gradient_as_it_is(cells_at_once: int, monkeypatch: pyt
         gradients.append([p.grad.clone() for p in policy.parameters() if p.grad is not None])
     for direct, chunked in zip(*gradients, strict=True):
         assert torch.allclose(direct, chunked, atol=1e-12)
+
+
+@pytest.mark.parametrize(("share", "frozen"), [(1.0, False), (0.5, False), (0.125, False), (1.0, True)])
+def test_a_share_of_the_rollouts_is_encoded_anew(share: float, frozen: bool) -> None:
+    policy = make_policy().double()
+    episodes, whole = play(policy), []
+    policy.frozen = frozen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy, "look", lambda images, look=policy.look: whole.append(images) or look(images))
+        anew = policy.evaluate_episodes(episodes, share)
+    full = policy.evaluate_episodes(episodes)
+    for name in ("log_prob", "prediction", "value"):  # nothing has been learned yet
+        assert torch.allclose(getattr(anew, name), getattr(full, name), atol=1e-9)
+    rows = sum(len(images) for images in whole)
+    assert rows <= share * episodes.cell.numel() and (rows > 0) == (not frozen)
+    assert frozen or share < 1 or rows == episodes.length.sum()
+    anew.prediction.sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in policy.encoder.parameters()) == (not frozen)
 
 
 def test_no_cell_is_visited_twice_nor_outside_the_foreground() -> None:
