@@ -60,9 +60,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         weight_decay: of AdamW.
         encoder_rate: learning rate of the shared encoder as a share of `learning_rate`; 0 leaves the encoder as it is,
             which is also quicker.
-        encoder_share: share of the glimpses and overviews that are encoded again in an update, with a gradient. The
-            encoder learns from these, everything else from all of them: the others stand as the rollout encoded them.
-            Rollouts of a case show much the same, so with four of them 0.25 loses little and takes half the time.
+        encoder_share: share of each case's rollouts whose glimpses are encoded again in an update, with a gradient. The
+            encoder learns from these, everything else from all rollouts: with less than 1, all other glimpses and the
+            overviews stand as the rollout encoded them. Rollouts of a case show much the same, so that with four of
+            them 0.25 loses nothing and takes half the time.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"GlimpsePolicy": GlimpsePolicy}

@@ -284,6 +284,7 @@ class FullScan:
             share_read=self.views.share(case.source, locations, zooms),
             pixels_read=self.views.pixels_read(case.source, locations, zooms),
             seconds=bag.seconds + time.perf_counter() - began,
+            hits=None if case.marks is None else self.views.hits(case.source, locations, zooms, case.marks),
         )
 
 

@@ -16,7 +16,6 @@ from benchmarks.common import (
     Row,
     Trained,
     add_seeds,
-    configured,
     figure,
     parser,
     table,
@@ -41,7 +40,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "Gaussian locator": ("network/locator=gaussian",),
     "mean pooling": ("network/aggregator=mean_pooling",),
 }
-_PROBE = (4, 12)  # updates of the warm-up and of the joint stage that measure a rate
+_PROBE = 12  # updates of the joint stage that measure its rate
 
 
 def options() -> argparse.ArgumentParser:
@@ -65,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _measure(bench: Benchmark, variant: str, seed: int) -> Row:
     updates = 2 if bench.options.quick else _updates(bench, variant)
-    fixed = (f"seed={seed}", f"joint.updates={updates}", "joint.validate_every=0", "env.n.test=1000")
+    fixed = (f"seed={seed}", f"joint.updates={updates}", "joint.validate_every=0", "env.cohort.n.test=1000")
     run = _train(bench, f"{_slug(variant)}-{seed}", *VARIANTS[variant], *fixed)
-    found = {name: value_of(run.own, name) for name in ("accuracy", "hits", "glimpses")}
+    found = {name: value_of(run.own, name) for name in ("accuracy", "hit_rate", "glimpses")}
     return {**found, "updates": updates, "seconds": run.seconds}
 
 
@@ -78,27 +77,21 @@ def _train(bench: Benchmark, label: str, *overrides: str) -> Trained:
 
 def _updates(bench: Benchmark, variant: str) -> int:
     """How many updates of the joint stage fit beside the other stages."""
-    small = ("env.n.test=10", "joint.validate_every=0")
-    warm, joint = _PROBE
-    kept = [override for override in VARIANTS[variant] if not override.startswith(("pretrain=", "warm_up="))]
-    counted = ("pretrain=statistics", f"warm_up.updates={warm}", f"joint.updates={joint}")
-    probe = _train(bench, f"rate-{_slug(variant)}", *kept, *counted, *small)
-    seconds, left = probe.metrics["seconds"], 60 * bench.options.minutes
-    if "warm_up=none" not in VARIANTS[variant]:
-        left -= _warm_up_updates(bench) * seconds["warm_up"] / warm
-    if "pretrain=statistics" in VARIANTS[variant]:
-        left -= seconds["pretrain"]
-    elif "pretrain=none" not in VARIANTS[variant]:
-        only = _train(bench, "pretraining", "warm_up=none", "joint=none", *small)
-        left -= only.metrics["seconds"]["pretrain"]
+    small, overrides = ("env.cohort.n.test=10", "joint.validate_every=0"), VARIANTS[variant]
+    stages = _train(bench, "stages", "joint=none", *small).metrics["seconds"]
+    kept = [override for override in overrides if not override.startswith(("pretrain=", "warm_up="))]
+    counted = ("pretrain=statistics", "warm_up=none", f"joint.updates={_PROBE}")
+    rate = _train(bench, f"rate-{_slug(variant)}", *kept, *counted, *small).metrics["seconds"]
+    left = 60 * bench.options.minutes
+    if "warm_up=none" not in overrides:
+        left -= stages["warm_up"]
+    if "pretrain=statistics" in overrides:
+        left -= rate["pretrain"]
+    elif "pretrain=none" not in overrides:
+        left -= stages["pretrain"]
     if left <= 0:
         bench.error(f"--minutes {bench.options.minutes:g} are over before the joint stage of {variant!r} begins.")
-    return max(1, int(left / (seconds["joint"] / joint)))
-
-
-def _warm_up_updates(bench: Benchmark) -> int:
-    """Updates of the warm-up, as the environment's own recipe has it."""
-    return int(configured("env=megapixel_mnist", root_of(bench)).warm_up.updates)
+    return max(1, int(left / (rate["joint"] / _PROBE)))
 
 
 def _slug(variant: str) -> str:
@@ -109,13 +102,13 @@ def report(bench: Benchmark) -> None:
     """Prints a line per variant and seed, and draws accuracies."""
     rows = [row for row in bench.results.rows if row["minutes"] == bench.options.minutes]
     header = ("variant", "seed", "accuracy", "digits hit", "glimpses", "updates", "learning, s")
-    names = ("seed", "accuracy", "hits", "glimpses", "updates", "seconds")
+    names = ("seed", "accuracy", "hit_rate", "glimpses", "updates", "seconds")
     print(table(header, [[row["variant"], *(row[name] for name in names)] for row in rows]))
     shown = list(dict.fromkeys(row["variant"] for row in rows))[::-1]
     made, axes = figure(7.2, 1.2 + 0.36 * len(shown))
     for row in rows:
         axes.barh(shown.index(row["variant"]), row["accuracy"], color="tab:blue", alpha=0.5)
-        axes.plot(row["hits"], shown.index(row["variant"]), "|", color="black", markersize=14)
+        axes.plot(row["hit_rate"], shown.index(row["variant"]), "|", color="black", markersize=14)
     axes.plot([], [], "|", color="black", markersize=10, label="share of the digits hit")
     axes.set(xlim=(0, 1), yticks=range(len(shown)), yticklabels=shown)
     axes.set_xlabel(f"test accuracy after {bench.options.minutes:g} minutes")

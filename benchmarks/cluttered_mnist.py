@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measure(bench: Benchmark, size: int, seed: int) -> Row:
-    views = (f"env.size={size}", f"env.make.glimpse_size={_GLIMPSE}", f"env.make.glimpse_extents=[{_GLIMPSE}]")
+    views = (f"env.cohort.size={size}", f"env.make.glimpse_size={_GLIMPSE}", f"env.make.glimpse_extents=[{_GLIMPSE}]")
     fixed = ("env=cluttered_mnist", root_of(bench), f"max_glimpses={_GLIMPSES}", f"seed={seed}")
     run = bench.train(f"{size}-{seed}", [*fixed, *views, *(QUICK_CASES if bench.options.quick else ())])
     accuracy = value_of(run.own, "accuracy")

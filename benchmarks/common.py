@@ -35,13 +35,17 @@ QUICK = (
     "++pretrain.steps=2",
     "++pretrain.batch=8",
     "++pretrain.pool=16",
-    "++warm_up.updates=1",
-    "++warm_up.algorithm.cases_per_rollout=4",
-    "++warm_up.algorithm.max_glimpses=2",
+    "++warm_up.trainer.glimpses=4",
+    "++warm_up.trainer.batch=4",
+    "++warm_up.trainer.steps=2",
     "joint.updates=2",
     "max_glimpses=2",
 )
-QUICK_CASES = ("env.n.train=8", "env.n.val=4", "env.n.test=4")  # of environments that make their images
+QUICK_CASES = (
+    "env.cohort.n.train=8",
+    "env.cohort.n.val=4",
+    "env.cohort.n.test=4",
+)  # of environments that make their images
 
 
 # ---------------------------------------------------------------------------------------------- options

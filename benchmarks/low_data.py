@@ -35,17 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measure(bench: Benchmark, images: int, seed: int) -> Row:
-    cases = QUICK_CASES if bench.options.quick else (f"env.n.train={images}", "env.n.test=1000")
+    cases = QUICK_CASES if bench.options.quick else (f"env.cohort.n.train={images}", "env.cohort.n.test=1000")
     fixed = ("env=megapixel_mnist", root_of(bench), "max_glimpses=12", "joint.validate_every=0")
     run = bench.train(f"{images}-{seed}", [*fixed, f"seed={seed}", *cases])
-    return {**{name: value_of(run.own, name) for name in ("accuracy", "hits", "glimpses")}, "seconds": run.seconds}
+    return {**{name: value_of(run.own, name) for name in ("accuracy", "hit_rate", "glimpses")}, "seconds": run.seconds}
 
 
 def report(bench: Benchmark) -> None:
     """Prints and draws accuracies beside the published ones."""
     rows = sorted(bench.results.rows, key=lambda row: (row["train"], row["seed"]))
     header = ("training images", "seed", "accuracy", "digits hit", "training, s", "IPS, published")
-    print(table(header, [[str(row["train"]), row["seed"], row["accuracy"], row["hits"], row["seconds"],
+    print(table(header, [[str(row["train"]), row["seed"], row["accuracy"], row["hit_rate"], row["seconds"],
                           PUBLISHED.get(row["train"])] for row in rows]))  # fmt: skip
     made, axes = figure()
     axes.plot([row["train"] for row in rows], [row["accuracy"] for row in rows], "o", label="glimpse, 1500 x 1500")

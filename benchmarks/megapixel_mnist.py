@@ -70,12 +70,12 @@ def learn(bench: Benchmark, agent: str, seed: int) -> None:
         curve = [*curve, {"updates": look["updates"], "seconds": look["seconds"], **found}]
         print(f"{look['seconds']:6.0f} s  test accuracy {found['accuracy']:.3f}", flush=True)
         bench.results.put(settings, complete=False, curve=curve)
-    final = {name: value_of(run.own, name) for name in ("accuracy", "hits")}
+    final = {name: value_of(run.own, name) for name in ("accuracy", "hit_rate")}
     bench.results.put(settings, complete=True, seconds=run.seconds, **final, **_times(curve), curve=curve)
 
 
 def _overrides(bench: Benchmark, agent: str, seed: int) -> list[str]:
-    cases = QUICK_CASES if bench.options.quick else (f"env.n.train={_TRAIN}", f"env.n.test={_TEST}")
+    cases = QUICK_CASES if bench.options.quick else (f"env.cohort.n.train={_TRAIN}", f"env.cohort.n.test={_TEST}")
     looks = ("joint.keep=true", f"joint.validate_every={bench.options.every}")
     return [
         "env=megapixel_mnist",
@@ -104,7 +104,7 @@ class TestSplit:
         policy = load(self.folder, file, device=self.config.device)
         readings = read_cases(policy, self.lanes, "policy", self.config.max_glimpses, self.config.seed)
         row = summarise(readings, self.task, self.config.seed)
-        return {name: value_of(row, name) for name in ("accuracy", "hits")}
+        return {name: value_of(row, name) for name in ("accuracy", "hit_rate")}
 
 
 def _reference(bench: Benchmark) -> None:
@@ -115,7 +115,7 @@ def _reference(bench: Benchmark) -> None:
         looks = reference.run(
             given.reference, "--mnist", str(given.root), "--threads", str(given.threads), *times, *sizes
         )
-        last = {name: looks[-1][name] for name in ("seconds", "accuracy", "hits")}
+        last = {name: looks[-1][name] for name in ("seconds", "accuracy", "hit_rate")}
         bench.results.put(settings, complete=True, **last, **_times(looks), curve=looks)
 
 
@@ -144,7 +144,7 @@ def _crossing(curve: Sequence[Row], level: float) -> float | None:
 def report(bench: Benchmark) -> None:
     """Prints a line per training, and draws all curves with the targets."""
     rows = [row for row in bench.results.rows if row["complete"]]
-    names = ("seconds_to_0.90", "seconds_to_0.96", "seconds", "accuracy", "hits")
+    names = ("seconds_to_0.90", "seconds_to_0.96", "seconds", "accuracy", "hit_rate")
     header = ("training", "0.90 at, s", "0.96 at, s", "all, s", "final accuracy", "digits hit")
     print(table(header, [[_label(row), *(row[name] for name in names)] for row in rows]))
     for level, minutes in TARGETS:

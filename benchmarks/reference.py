@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _LINE = re.compile(
-    r"^\s*(?P<seconds>\d+) s\s+(?P<stage>\S+)\s+accuracy (?P<accuracy>[\d.]+)\s+digits hit (?P<hits>[\d.]+)"
+    r"^\s*(?P<seconds>\d+) s\s+(?P<stage>\S+)\s+accuracy (?P<accuracy>[\d.]+)\s+digits hit (?P<hit_rate>[\d.]+)"
     r".*?(?P<rate>\d+) glimpses/s"
 )
 
@@ -30,7 +30,7 @@ def parse(line: str) -> dict[str, Any] | None:
     found = _LINE.match(line)
     if found is None:
         return None
-    numbers = {name: float(found[name]) for name in ("seconds", "accuracy", "hits", "rate")}
+    numbers = {name: float(found[name]) for name in ("seconds", "accuracy", "hit_rate", "rate")}
     return {"stage": found["stage"], **numbers}
 
 

@@ -36,7 +36,7 @@ def _measure(bench: Benchmark, aggregator: str, seed: int) -> Row:
     )
     entry = run.own["accuracy"]
     interval = {"low": entry["low"], "high": entry["high"]}
-    others = {"hits": value_of(run.own, "hits"), "glimpses": run.own["glimpses"], "seconds": run.seconds}
+    others = {"hit_rate": value_of(run.own, "hit_rate"), "glimpses": run.own["glimpses"], "seconds": run.seconds}
     return {"accuracy": entry["value"], **interval, **others}
 
 
@@ -44,7 +44,7 @@ def report(bench: Benchmark) -> None:
     """Prints and draws accuracies with their targets."""
     rows = bench.results.rows
     header = ("aggregator", "seed", "accuracy", "target", "objects hit", "glimpses", "training, s")
-    print(table(header, [[row["aggregator"], row["seed"], row["accuracy"], _target(row["aggregator"]), row["hits"],
+    print(table(header, [[row["aggregator"], row["seed"], row["accuracy"], _target(row["aggregator"]), row["hit_rate"],
                           row["glimpses"], row["seconds"]] for row in rows]))  # fmt: skip
     made, axes = figure()
     names = list(dict.fromkeys(row["aggregator"] for row in rows))

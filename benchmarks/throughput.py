@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks import reference
 from benchmarks.common import QUICK, QUICK_CASES, Benchmark, Row, configured, figure, parser, setting, table
+from glimpse.allocator import keep_freed_memory
 from glimpse.building import build
 from glimpse.loading import build_policy
 from glimpse.networks.policy import GlimpsePolicy
@@ -74,6 +75,7 @@ def _reference(bench: Benchmark) -> float:
 # ---------------------------------------------------------------------------------------------- measuring
 def measure(bench: Benchmark, agent: str) -> Row:
     """Times some updates of the joint stage, then the bare encoder on the last of their rollouts."""
+    keep_freed_memory()  # as the command does; for the bare encoder, too
     algorithm, policy, chunk = _joint_stage(bench, agent)
     updates, steps = 2 if bench.options.quick else bench.options.updates, algorithm.steps_per_update
     algorithm.learn((1 if bench.options.quick else 3) * steps)
@@ -103,7 +105,11 @@ def _joint_stage(bench: Benchmark, agent: str) -> tuple[Any, GlimpsePolicy, int]
     """The algorithm of the joint stage as `glimpse.train` builds it, on an untrained policy; it spends its budget."""
     given = bench.options
     overrides = [f"env={_env(bench)}", f"agent={agent}", f"threads={given.threads}", f"device={given.device}"]
-    overrides += [*QUICK, *QUICK_CASES] if given.quick else [f"env.n.train={_CASES}", "env.n.val=10", "env.n.test=10"]
+    overrides += (
+        [*QUICK, *QUICK_CASES]
+        if given.quick
+        else [f"env.cohort.n.train={_CASES}", "env.cohort.n.val=10", "env.cohort.n.test=10"]
+    )
     overrides += [setting("env.root", given.root.resolve()), "max_glimpses=12"] if given.root else []
     config = configured(*overrides, "agent.algorithm.stop_from=2")
     seed_everything(0, given.threads)

@@ -4,8 +4,10 @@ from glimpse.envs.array import array_cases, make_array
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import build_views
 from glimpse.envs.check import ContractError, check
+from glimpse.envs.cluttered_mnist import make_cluttered_mnist
 from glimpse.envs.episode import Episode
 from glimpse.envs.mnist import make_megapixel_mnist
+from glimpse.envs.relations import make_relations
 from glimpse.envs.vector import GlimpseVecEnv
 from glimpse.envs.wrappers import FlattenAction
 from glimpse.envs.wsi import make_wsi
@@ -20,6 +22,8 @@ __all__ = [
     "build_views",
     "check",
     "make_array",
+    "make_cluttered_mnist",
     "make_megapixel_mnist",
+    "make_relations",
     "make_wsi",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from glimpse.envs.building import Extents, Size, build_views
 from glimpse.sources.array import ArraySource
 from glimpse.tasks import Classification, Task
 
-Pair = tuple[Sequence[np.ndarray | str | os.PathLike[str]], Sequence[int]]
+Pair = tuple[Sequence[np.ndarray | str | os.PathLike[str]], Sequence[Any]]
 
 OVERVIEW_SIZE, GLIMPSE_SIZE = 64, 36  # at most, per axis; 36 is the least that the default CNN of SB3 takes
 
@@ -36,7 +37,7 @@ def make_array(
 
     Args:
         cohort: A cohort, a list of cases, or `(arrays, targets)`: uint8 arrays `(channel, *size)`, or paths of .npy
-            files with such arrays, and as many class indices.
+            files with such arrays, and as many targets of the task.
         split: "train", "val" or "test" of a cohort; None takes all cases.
         task: What an answer is; None is a classification with as many classes as the targets need, at least 2.
         overview_size: Pixels of the overview; None is 64 per axis, or the first image's size where that is smaller.
@@ -48,7 +49,7 @@ def make_array(
         render_mode: None or "rgb_array".
 
     Raises:
-        ValueError: The cohort is empty, or sizes do not fit it.
+        ValueError: The cohort is empty, sizes do not fit it, or its targets are no classes and no task is given.
     """
     cases = _cases(cohort, split)
     if not len(cases):
@@ -60,7 +61,7 @@ def make_array(
         glimpse_extents = [glimpse_size]
     return GlimpseEnv(
         cases,
-        task or Classification(max(2, 1 + max(int(case.target) for case in cases))),
+        task or _classification(cases),
         build_views(len(shape), overview_size, glimpse_size, glimpse_extents),
         max_glimpses=max_glimpses,
         glimpse_cost=glimpse_cost,
@@ -69,12 +70,12 @@ def make_array(
     )
 
 
-def array_cases(arrays: Sequence[Any], targets: Sequence[int], **options: Any) -> list[Case]:
+def array_cases(arrays: Sequence[Any], targets: Sequence[Any], **options: Any) -> list[Case]:
     """Makes cases of arrays `(channel, *size)`; each is its own patient.
 
     Args:
         arrays: uint8 arrays, or paths of .npy files.
-        targets: As many class indices.
+        targets: As many targets: class indices, or what the task takes.
         **options: Of `ArraySource`: spacing, unit, background.
 
     Raises:
@@ -84,9 +85,20 @@ def array_cases(arrays: Sequence[Any], targets: Sequence[int], **options: Any) -
         raise ValueError(f"Expected as many targets as arrays, got {len(targets)} and {len(arrays)}.")
     names = [f"array-{index:04d}" for index in range(len(arrays))]
     return [
-        Case(name, name, source=ArraySource(array, name=name, **options), target=int(target), split=None)
+        Case(name, name, source=ArraySource(array, name=name, **options), target=_plain(target), split=None)
         for name, array, target in zip(names, arrays, targets, strict=True)
     ]
+
+
+def _plain(target: Any) -> Any:
+    return int(target) if isinstance(target, Integral) else target
+
+
+def _classification(cases: Sequence[Case]) -> Task:
+    for case in cases:
+        if not isinstance(case.target, Integral):
+            raise ValueError(f"{case.slide_id}: the target {case.target!r} is no class; say what it means with task=.")
+    return Classification(max(2, 1 + max(int(case.target) for case in cases)))
 
 
 def _cases(cohort: Any, split: str | None) -> Sequence[Case]:

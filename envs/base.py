@@ -32,7 +32,8 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
     - scanpath: float32 `(n, d)` in [-1, 1], array axis order, and zooms: int64 `(n,)`; both array-like, see `Ragged`;
     - score: of the final prediction;
     - pixels_read: full-resolution pixels of the glimpses, clipped to the image; overlaps count each time;
-    - share_read: the same, divided by the foreground's pixels.
+    - share_read: the same, divided by the foreground's pixels;
+    - hits: bool `(mark,)`, which marks a glimpse has hit; array-like, and only where the case has marks.
 
     `reset` takes the options `case` (an index into `cases`) and `max_glimpses` (this episode's budget; any number).
     Without `case` the cases come in turn: in a new random order each time round, or as they are listed.
@@ -104,7 +105,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         overview, foreground = self.case_views()
         info = self.info()
         if self.episode.ended:
-            info |= {key: Ragged(info[key]) for key in ("scanpath", "zooms")}
+            info |= {key: Ragged(info[key]) for key in ("scanpath", "zooms", "hits") if key in info}
         return self._observation(overview, foreground), reward, self.episode.ended, False, info
 
     def render(self) -> NDArray[np.uint8] | None:
@@ -173,7 +174,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         return location, np.array([share], np.float32)
 
     def info(self) -> dict[str, Any]:
-        """Returns what is known beside the observation; see the class. Scanpath and zooms are plain arrays here."""
+        """Returns what is known beside the observation; see the class. Arrays are plain here, whatever their length."""
         episode = self.episode
         info: dict[str, Any] = {"case": episode.case.slide_id, "target": episode.case.target}
         if episode.ended:
@@ -181,6 +182,8 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
             pixels = self.views.pixels_read(source, path, episode.zooms)
             info |= {"scanpath": path, "zooms": np.array(episode.zooms, np.int64), "score": episode.score}
             info |= {"pixels_read": pixels, "share_read": pixels / self.views.foreground_pixels(source)}
+            if episode.case.marks is not None:
+                info["hits"] = self.views.hits(source, path, episode.zooms, episode.case.marks)
         return info
 
     # --- Inner parts ---------------------------------------------------------------------------------------------

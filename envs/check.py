@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -178,7 +178,7 @@ def _hidden_target(probe: Probe) -> Iterator[str]:
         after = probe.run()
     finally:
         base.cases = cases  # type: ignore[attr-defined]
-    if np.all(after.infos[0].get("target") == before.infos[0].get("target")):
+    if _equal(after.infos[0].get("target"), before.infos[0].get("target")):
         raise NotCheckedError("its targets do not come from its attribute `cases`")
     for step, (one, other) in enumerate(zip(before.observations, after.observations, strict=False)):
         for key in one:
@@ -190,9 +190,18 @@ def _other_target(target: Any, cases: Any, outputs: int) -> Any:
     if isinstance(target, (int, np.integer)):
         return (int(target) + 1) % max(2, outputs)
     for case in cases:
-        if np.any(case.target != target):
+        if not _equal(case.target, target):
             return case.target
     raise NotCheckedError("all cases have the same target")
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two targets are the same: numbers, arrays, or several of them by name or in a row."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return np.array_equal(one, other)
 
 
 def _determinism(probe: Probe) -> Iterator[str]:

@@ -10,7 +10,7 @@ from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
 from glimpse.synthetic.megapixel_mnist import TARGETS, Plan, make_cases
-from glimpse.tasks import Classification, Task
+from glimpse.tasks import Classification, MultiLabel, Several, Task
 
 NUMBERS = {"train": 5000, "val": 500, "test": 1000}
 
@@ -25,19 +25,11 @@ def mnist_task(targets: str | Sequence[str] = "majority") -> Task:
         CohortError: a target is none of these.
     """
     names = target_names(targets)
-    if len(names) == 1:
-        return _single(names[0])
-    from glimpse.tasks import Several
-
-    return Several({name: _single(name) for name in names})
+    return _single(names[0]) if len(names) == 1 else Several({name: _single(name) for name in names})
 
 
 def _single(name: str) -> Task:
-    if name == "multi":
-        from glimpse.tasks import MultiLabel
-
-        return MultiLabel(10)
-    return Classification(10)
+    return MultiLabel(10) if name == "multi" else Classification(10)
 
 
 def target_names(targets: str | Sequence[str]) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ class GlimpseVecEnv(VecEnv):
     Actions are flat, `(lane, size)` as `ActionLayout.pack` writes them, whether or not lanes wear `FlattenAction`. A
     lane that ends is reset in the same step, as everywhere in Stable-Baselines3: its last observation is
     `info["terminal_observation"]`. Infos are those of `GlimpseEnv`, with `episode` as `Monitor` writes it (r, l, t); so
-    no `Monitor` is needed, and `env_is_wrapped(Monitor)` says True. The scanpath and zooms are plain arrays.
+    no `Monitor` is needed, and `env_is_wrapped(Monitor)` says True. The scanpath, zooms and hits are plain arrays.
 
     Observations are arrays `(lane, ...)` that are never written again once returned, so they may be kept; treat them
     as read-only, because a step in which no lane is reset returns the same overview and foreground arrays as the one
@@ -165,7 +165,7 @@ class GlimpseVecEnv(VecEnv):
         if not chosen:
             return np.zeros(0)
         task = chosen[0].task
-        if all(env.task is task for env in chosen):
+        if all(env.task is task or env.task == task for env in chosen):
             return task.score(predictions, task.stack([env.episode.case.target for env in chosen]))
         return np.array([env.scores(one[None])[0] for env, one in zip(chosen, predictions, strict=True)])
 

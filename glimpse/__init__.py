@@ -21,16 +21,29 @@ if TYPE_CHECKING:
     from glimpse.cohort import Case, Cohort
     from glimpse.loading import load
     from glimpse.sources import open_source
-    from glimpse.tasks import Classification
+    from glimpse.tasks import Classification, MultiLabel, Regression, Several
 
 __version__ = "0.1.0"
 
-__all__ = ["Case", "Classification", "Cohort", "__version__", "load", "open_source"]
+__all__ = [
+    "Case",
+    "Classification",
+    "Cohort",
+    "MultiLabel",
+    "Regression",
+    "Several",
+    "__version__",
+    "load",
+    "open_source",
+]
 
 _HOMES = {
     "Case": "glimpse.cohort",
     "Classification": "glimpse.tasks",
     "Cohort": "glimpse.cohort",
+    "MultiLabel": "glimpse.tasks",
+    "Regression": "glimpse.tasks",
+    "Several": "glimpse.tasks",
     "load": "glimpse.loading",
     "open_source": "glimpse.sources",
 }
@@ -39,6 +52,8 @@ _ENVIRONMENTS = {
     "glimpse/WSI-v0": "glimpse.envs.wsi:make_wsi",
     "glimpse/Array-v0": "glimpse.envs.array:make_array",
     "glimpse/MegapixelMNIST-v0": "glimpse.envs.mnist:make_megapixel_mnist",
+    "glimpse/ClutteredMNIST-v0": "glimpse.envs.cluttered_mnist:make_cluttered_mnist",
+    "glimpse/Relations-v0": "glimpse.envs.relations:make_relations",
 }
 
 

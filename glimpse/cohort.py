@@ -16,6 +16,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from glimpse.cohort_splits import SPLITS, stratified_splits
+from glimpse.marks import read_marks
 from glimpse.sources import ImageReadError, ImageSource, UnsupportedImageError, open_source
 from glimpse.tasks import Task
 
@@ -73,14 +74,17 @@ class Cohort(Sequence[Case]):
         fractions: tuple[float, float, float] = (0.6, 0.15, 0.25),
         source_options: Mapping[str, Any] | None = None,
     ) -> "Cohort":
-        """Reads and checks ``case_id,slide_id,path,target[,split][,mpp][,...]``, with paths relative to the CSV.
+        """Reads and checks ``case_id,slide_id,path,target[,split][,mpp][,mask][,...]``, paths relative to the CSV.
+
+        A mask shows where in the image it matters to look (see `glimpse.marks.read_marks`). It is for reports only.
 
         Args:
             path: the CSV.
             task: says what the targets mean.
-            on_error: what to do about a case whose image is missing, damaged or of no known kind: "raise", or "skip" it
-                with a warning. Mistakes in the CSV itself always raise.
-            seed: of the split, where the CSV has no column ``split``: stratified by target and grouped by patient.
+            on_error: what to do about a case whose image or mask is missing, damaged or of no known kind: "raise", or
+                "skip" it with a warning. Mistakes in the CSV itself always raise.
+            seed: of the split, where the CSV has no column ``split``: stratified by target (see `Task.strata`) and
+                grouped by patient.
             fractions: of the patients in train, val and test.
             source_options: options of `open_source`, for all cases.
 
@@ -96,16 +100,16 @@ class Cohort(Sequence[Case]):
         opened = _open_sources(path, rows, parsed, source_options or {})
         broken = [message for message in opened if isinstance(message, str)]
         good = [
-            Case(row.cells["slide_id"], row.cells["case_id"], source, values["target"], values["split"])
-            for row, values, source in zip(rows, parsed, opened, strict=True)
-            if not problems and isinstance(source, ImageSource)
+            Case(row.cells["slide_id"], row.cells["case_id"], one.source, values["target"], values["split"], one.marks)
+            for row, values, one in zip(rows, parsed, opened, strict=True)
+            if not problems and isinstance(one, _Opened)
         ]
         if problems or (broken and (on_error == "raise" or not good)):
             remedy = "; on_error=skip leaves unreadable images out" if broken and on_error == "raise" else ""
             raise _cohort_error(path, problems + broken, remedy)
         for message in broken:
             warnings.warn(f"{path}: skipped {message}", UserWarning, stacklevel=2)
-        return cls(good if "split" in columns else _with_splits(path, good, fractions, seed), broken)
+        return cls(good if "split" in columns else _with_splits(path, good, task, fractions, seed), broken)
 
     @overload
     def __getitem__(self, index: int) -> Case: ...
@@ -151,6 +155,12 @@ class Cohort(Sequence[Case]):
 class _Row:
     line: int
     cells: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    source: ImageSource
+    marks: np.ndarray | None
 
 
 def _cohort_error(path: Path, problems: Sequence[str], remedy: str = "") -> CohortError:
@@ -274,9 +284,9 @@ def _join(lines: Sequence[int]) -> str:
 
 def _open_sources(
     path: Path, rows: Sequence[_Row], parsed: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
-) -> list[ImageSource | str | None]:
-    """For each row its source, or what is wrong with its image; None where the row names no image."""
-    found: list[ImageSource | str | None] = []
+) -> list[_Opened | str | None]:
+    """For each row its source and marks, or what is wrong with its files; None where the row names no image."""
+    found: list[_Opened | str | None] = []
     for row, values in tqdm(
         zip(rows, parsed, strict=True),
         desc=f"checking {path.name}",
@@ -292,23 +302,26 @@ def _open_sources(
     return found
 
 
-def _open_checked(path: Path, row: _Row, image: Path, options: Mapping[str, Any]) -> ImageSource | str:
-    """The source of an image that can be read (closed again), or what is wrong with it."""
+def _open_checked(path: Path, row: _Row, image: Path, options: Mapping[str, Any]) -> _Opened | str:
+    """The source of an image that can be read (closed again) with its marks, or what is wrong with them."""
     where = f"line {row.line}, {row.cells.get('slide_id') or 'without slide_id'}"
     try:
         source = open_source(image, **options)
         source.check()
+        mask = row.cells.get("mask")
+        marks = read_marks(path.parent / Path(mask).expanduser(), source) if mask else None
         source.close()
     except (ImageReadError, UnsupportedImageError) as error:
         return f"{where}: {error}"
     except (TypeError, ValueError) as error:
         raise CohortError(f"{path}, {where}: {image} cannot be opened with options {dict(options)}: {error}") from error
-    return source
+    return _Opened(source, marks)
 
 
-def _with_splits(path: Path, cases: Sequence[Case], fractions: Sequence[float], seed: int) -> list[Case]:
+def _with_splits(path: Path, cases: Sequence[Case], task: Task, fractions: Sequence[float], seed: int) -> list[Case]:
+    strata = task.strata([case.target for case in cases])
     try:
-        names = stratified_splits([case.case_id for case in cases], [case.target for case in cases], fractions, seed)
+        names = stratified_splits([case.case_id for case in cases], strata, fractions, seed)
     except ValueError as error:
         raise CohortError(f"{path}: {error}") from error
     return [replace(case, split=name) for case, name in zip(cases, names, strict=True)]

@@ -10,18 +10,18 @@ SPLITS = ("train", "val", "test")
 
 
 def stratified_splits(
-    patients: Sequence[str], targets: Sequence[Hashable], fractions: Sequence[float], seed: int
+    patients: Sequence[str], strata: Sequence[Hashable], fractions: Sequence[float], seed: int
 ) -> list[str]:
-    """Assigns each case "train", "val" or "test", grouped by patient and stratified by target.
+    """Assigns each case "train", "val" or "test", grouped by patient and stratified.
 
-    Patients are shuffled within each stratum (the target that most of a patient's cases have) and dealt out one by one,
-    each to the split that lacks most of its share of that stratum, ties broken by its share of all patients. A stratum
-    with at least as many patients as splits gives one to each of them first, so that every split can be measured on it;
-    and no split with a share stays empty.
+    Patients are shuffled within each stratum (the one that most of a patient's cases belong to) and dealt out one by
+    one, each to the split that lacks most of its share of that stratum, ties broken by its share of all patients. A
+    stratum with at least as many patients as splits gives one to each of them first, so that every split can be
+    measured on it; and no split with a share stays empty.
 
     Args:
         patients: the patient of each case.
-        targets: the target of each case; numbers that are not whole are stratified by quartile.
+        strata: what is to be held in proportion, of each case: its class, for example (see `Task.strata`).
         fractions: shares of train, val and test; they add up to 1.
         seed: of the shuffling; the order of the cases makes no difference.
 
@@ -31,36 +31,27 @@ def stratified_splits(
     shares = np.asarray(fractions, np.float64)
     if shares.shape != (3,) or (shares < 0).any() or not math.isclose(float(shares.sum()), 1.0, abs_tol=1e-6):
         raise ValueError(f"fractions must be three shares of train, val and test that add up to 1, got {fractions}.")
-    strata = _strata(patients, targets)
+    groups = _by_stratum(patients, strata)
     wanted = int((shares > 0).sum())
     if len(set(patients)) < wanted:
         raise ValueError(
             f"cannot split {len(set(patients))} patient(s) into {wanted} splits without leaving one empty. Add cases, "
             "or state the splits in a column 'split'."
         )
-    chosen = _deal(strata, shares, np.random.default_rng(seed))
+    chosen = _deal(groups, shares, np.random.default_rng(seed))
     _fill_empty(chosen, shares)
     return [SPLITS[chosen[patient]] for patient in patients]
 
 
-def _strata(patients: Sequence[str], targets: Sequence[Hashable]) -> dict[str, list[str]]:
-    """Patients by the most frequent target among their cases."""
-    labels = _labels(targets)
+def _by_stratum(patients: Sequence[str], strata: Sequence[Hashable]) -> dict[str, list[str]]:
+    """Patients by the most frequent stratum among their cases."""
     votes: dict[str, Counter[str]] = defaultdict(Counter)
-    for patient, label in zip(patients, labels, strict=True):
+    for patient, label in zip(patients, map(str, strata), strict=True):
         votes[patient][label] += 1
-    strata = defaultdict(list)
+    groups = defaultdict(list)
     for patient in sorted(votes):
-        strata[min(votes[patient], key=lambda label: (-votes[patient][label], label))].append(patient)
-    return dict(strata)
-
-
-def _labels(targets: Sequence[Hashable]) -> list[str]:
-    continuous = [isinstance(target, float) and not float(target).is_integer() for target in targets]
-    if not any(continuous):
-        return [str(target) for target in targets]
-    values = np.asarray(targets, np.float64)
-    return [str(quartile) for quartile in np.searchsorted(np.quantile(values, (0.25, 0.5, 0.75)), values)]
+        groups[min(votes[patient], key=lambda label: (-votes[patient][label], label))].append(patient)
+    return dict(groups)
 
 
 def _deal(strata: dict[str, list[str]], shares: np.ndarray, generator: np.random.Generator) -> dict[str, int]:

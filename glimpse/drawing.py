@@ -11,6 +11,8 @@ from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
+from glimpse.tasks.base import probability_caption
+
 Picture = UInt8[np.ndarray, "height width 3"]
 Colour = tuple[int, int, int]
 
@@ -72,40 +74,42 @@ def glimpse_strip(
     overview: UInt8[np.ndarray, "channel *size"] | None = None,
     height: int = 96,
     width: int = 1034,
+    captions: Sequence[tuple[str, float]] | None = None,
 ) -> Picture:
     """Glimpses in order, framed in the colours of the scanpath, each with the answer after it.
 
     Args:
         glimpses: uint8 (glimpse, channel, *size).
         probabilities: after each prefix of glimpses: one row more than glimpses.
-        names: of the outputs; of two, the second is shown, of more, the most probable.
+        names: of the outputs; of two, the probability of the second is shown, of more, the highest.
         overview: shown first, with the answer before the first glimpse.
         height: of one glimpse, in pixels.
         width: of the strip at most; it goes on in the next row.
+        captions: what to show of each answer instead (see `Task.caption`).
     """
     images = [] if overview is None else [enlarged(flat(overview), height, Image.Resampling.BICUBIC)]
     images += [enlarged(flat(glimpse), height, Image.Resampling.BICUBIC) for glimpse in glimpses]
     frames = [DARK] * (len(images) - len(glimpses)) + order_colours(len(glimpses))
     labels = [""] * (len(images) - len(glimpses)) + [str(i + 1) for i in range(len(glimpses))]
-    answers = probabilities[len(probabilities) - len(images) :]
-    tiles = [_tile(*parts, names) for parts in zip(images, frames, labels, answers, strict=True)]
+    texts = captions or [probability_caption(answer, names) for answer in probabilities]
+    tiles = [_tile(*parts) for parts in zip(images, frames, labels, texts[len(texts) - len(images) :], strict=True)]
     per_row = max(1, (width + _GAP) // (max((tile.width for tile in tiles), default=1) + _GAP))
     rows = [beside(tiles[i : i + per_row]) for i in range(0, len(tiles), per_row)]
     return np.array(below(rows))
 
 
-def _tile(image: Image.Image, frame: Colour, label: str, answer: np.ndarray, names: Sequence[str]) -> Image.Image:
+def _tile(image: Image.Image, frame: Colour, label: str, caption: tuple[str, float]) -> Image.Image:
     """One glimpse in its frame, its number, and the answer after it as text and bar."""
     tile = Image.new("RGB", (max(image.width + 6, 90), image.height + 6 + 30), WHITE)
-    pen, shown = ImageDraw.Draw(tile), 1 if len(answer) == 2 else int(answer.argmax())
+    pen, (text, share) = ImageDraw.Draw(tile), caption
     pen.rectangle([0, 0, image.width + 5, image.height + 5], fill=frame)
     tile.paste(image, (3, 3))
     if label:
         write(pen, (7, 5), label, frame, halo=2)
     top, wide = image.height + 10, tile.width - 1
-    write(pen, (0, top), f"p({names[shown]}) {answer[shown]:.2f}", DARK, size=12)
+    write(pen, (0, top), text, DARK, size=12)
     pen.rectangle([0, top + 18, wide, top + 24], fill=(225, 225, 225))
-    pen.rectangle([0, top + 18, float(answer[shown]) * wide, top + 24], fill=frame)
+    pen.rectangle([0, top + 18, share * wide, top + 24], fill=frame)
     return tile
 
 

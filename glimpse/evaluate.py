@@ -164,6 +164,7 @@ def _reading(case: Case, answers: list[np.ndarray], end: dict[str, Any], seconds
         share_read=float(end["share_read"]),
         pixels_read=int(end["pixels_read"]),
         seconds=seconds,
+        hits=np.asarray(end["hits"]) if "hits" in end else None,
     )
 
 
@@ -175,11 +176,13 @@ class Result:
     Attributes:
         record: the content of the JSON file, in the form of a run's `metrics.json`.
         readings: every reader's answers.
+        headline: the metrics that matter for the run's task.
         files: what was written.
     """
 
     record: dict[str, Any]
     readings: dict[str, list[Reading]]
+    headline: tuple[str, ...]
     files: tuple[Path, ...]
 
     @property
@@ -236,7 +239,7 @@ def evaluate(
     record = {"split": split, "seed": seed, "max_glimpses": budget, "readers": rows}
     if cohort is not None:
         record["cohort"] = str(cohort)
-    return Result(record, readings, _write(Path(run), record, readings, task))
+    return Result(record, readings, task.headline, _write(Path(run), record, readings, task))
 
 
 def _name(reader: str, config: DictConfig) -> str:
@@ -291,7 +294,7 @@ def main(config: DictConfig) -> None:
     except USER_ERRORS as error:
         print(f"glimpse: {error}", file=sys.stderr)
         sys.exit(2)
-    print(f"\n{table(result.rows)}\n\nWritten: {', '.join(map(str, result.files))}")
+    print(f"\n{table(result.rows, headline=result.headline)}\n\nWritten: {', '.join(map(str, result.files))}")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from glimpse.tasks import Task
+from glimpse.tasks import Interval, Task, interval, resampled_weights, weighted_mean
 
 Row = dict[str, Any]
 
@@ -22,7 +22,12 @@ CAPTION = (
     "answers never see the overview, one of the same kind trained to answer from overviews alone. 'full_scan' is what "
     "people do today: every foreground patch is embedded by the pretrained encoder, and gated attention pools it."
 )
-_HEADER = ("reader", "AUC (95 % interval)", "accuracy", "glimpses", "% of foreground read", "s/case")
+HIT_RATE = (
+    "A mark (an annotated region) is hit where a glimpse shows it whole or lies in it; the patches of a full scan may "
+    "cut it."
+)
+_COST = ("glimpses", "% of foreground read", "s/case")
+_WORDS = {"auc": "AUC", "f1": "F1", "mae": "MAE", "r2": "R2"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +47,7 @@ class Reading:
         share_read: pixels read over pixels of the foreground.
         pixels_read: level-0 pixels that the glimpses cover.
         seconds: wall-clock time, reading included.
+        hits: which of the case's marks some glimpse hit; None where it has no marks.
     """
 
     slide_id: str
@@ -55,10 +61,18 @@ class Reading:
     share_read: float
     pixels_read: int
     seconds: float
+    hits: Bool[np.ndarray, " mark"] | None = None
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of the case's marks that were hit; None where it has none."""
+        return float(np.mean(self.hits)) if self.hits is not None and len(self.hits) else None
 
 
 def summarise(readings: Sequence[Reading], task: Task, seed: int = 0) -> Row:
     """One reader's row of `metrics.json`: the task's metrics with intervals, and means of what it cost.
+
+    Where cases have marks, it says how many of them were hit, too: "hit_rate", the mean over those cases.
 
     Raises:
         ValueError: there is nothing to summarise.
@@ -71,9 +85,12 @@ def summarise(readings: Sequence[Reading], task: Task, seed: int = 0) -> Row:
         np.array([reading.case_id for reading in readings]),
         seed=seed,
     )
+    rated = [reading for reading in readings if reading.hit_rate is not None]
+    if rated:
+        metrics["hit_rate"] = _mean_hit_rate(rated, seed)
     row: Row = {
-        name: {"value": _finite(interval.value), "low": _finite(interval.low), "high": _finite(interval.high)}
-        for name, interval in metrics.items()
+        name: {"value": _finite(found.value), "low": _finite(found.low), "high": _finite(found.high)}
+        for name, found in metrics.items()
     }
     return row | {
         "glimpses": float(np.mean([reading.glimpses for reading in readings])),
@@ -82,30 +99,60 @@ def summarise(readings: Sequence[Reading], task: Task, seed: int = 0) -> Row:
     }
 
 
+def _mean_hit_rate(readings: Sequence[Reading], seed: int) -> Interval:
+    rates = np.array([reading.hit_rate for reading in readings])
+    weights = resampled_weights([reading.case_id for reading in readings], 1000, seed)
+    return interval(rates.mean(), weighted_mean(rates, weights))
+
+
 def _finite(value: float) -> float | None:
     """The value, or None where it is not defined (JSON knows no NaN): an AUC of a split with one class."""
     return float(value) if math.isfinite(value) else None
 
 
-def table(rows: Mapping[str, Row], caption: str = CAPTION) -> str:
-    """An aligned plain-text table of rows as `summarise` makes them, one per reader, with a caption above it."""
-    cells = [_HEADER, *(_cells(reader, row) for reader, row in rows.items())]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(_HEADER))]
+def table(rows: Mapping[str, Row], caption: str = CAPTION, headline: Sequence[str] = ("auc", "accuracy")) -> str:
+    """An aligned plain-text table with a caption above it.
+
+    Args:
+        rows: as `summarise` makes them, one per reader.
+        caption: what is to be known of the rows.
+        headline: the metrics to show, `Task.headline`; the first with its interval.
+    """
+    marked = any("hit_rate" in row for row in rows.values())
+    titles = [metric_title(name) for name in headline]
+    titles[:1] = [f"{title} (95 % interval)" for title in titles[:1]]
+    header = ("reader", *titles, *(["% of marks hit"] if marked else []), *_COST)
+    cells = [header, *(_cells(reader, row, headline, marked) for reader, row in rows.items())]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
     lines = ["  ".join(_align(text, width, i) for i, (text, width) in enumerate(zip(line, widths, strict=True)))
              for line in cells]  # fmt: skip
     lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join([*_wrap(caption, max(80, len(lines[1]))), "", *(line.rstrip() for line in lines)])
+    text = f"{caption} {HIT_RATE}" if marked else caption
+    return "\n".join([*_wrap(text, max(80, len(lines[1]))), "", *(line.rstrip() for line in lines)])
 
 
-def _cells(reader: str, row: Row) -> tuple[str, ...]:
+def metric_title(name: str) -> str:
+    """What tables and axes call a metric of `Task.metric_names`: "auc" is AUC, "max_accuracy" is max accuracy."""
+    return " ".join(_WORDS.get(word, word) for word in name.split("_"))
+
+
+def _cells(reader: str, row: Row, headline: Sequence[str], marked: bool) -> tuple[str, ...]:
+    hit = value_of(row, "hit_rate")
     return (
         reader,
-        _interval(row.get("auc")),
-        _number((row.get("accuracy") or {}).get("value"), 3),
+        *(_interval(row.get(name)) for name in headline[:1]),
+        *(_number(value_of(row, name), 3) for name in headline[1:]),
+        *([_number(None if hit is None else 100 * hit, 1)] if marked else []),
         _number(row["glimpses"], 1),
         _number(100 * row["share_read"], 1),
         _number(row["seconds_per_case"], 3),
     )
+
+
+def value_of(row: Row, name: str) -> float | None:
+    """The value of a row's metric; None where the row lacks it, or it is not defined."""
+    entry = row.get(name)
+    return entry["value"] if isinstance(entry, Mapping) else None
 
 
 def _interval(entry: Mapping[str, float | None] | None) -> str:
@@ -134,16 +181,23 @@ def _wrap(text: str, width: int) -> list[str]:
 def write_predictions(
     path: str | os.PathLike[str], readings: Mapping[str, Sequence[Reading]], task: Task, split: str
 ) -> None:
-    """Writes every reader's answers as CSV, one line per reader and case; probabilities in columns `p_<name>`."""
+    """Writes every reader's answers as CSV, one line per reader and case.
+
+    The target is written as in a cohort, answers in the columns of the task: probabilities as `p_<name>`. There is a
+    column `hit_rate` where any case has marks.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = (f"p_{name}" for name in task.names)
-    writer.writerow(["reader", "split", "slide_id", "case_id", "target", *names, "glimpses", "share_read", "seconds"])
+    marked = any(one.hit_rate is not None for answers in readings.values() for one in answers)
+    cost = ["glimpses", "share_read", "seconds", *(["hit_rate"] if marked else [])]
+    writer.writerow(["reader", "split", "slide_id", "case_id", "target", *task.columns, *cost])
     for reader, answers in readings.items():
         for one in answers:
-            probabilities = (f"{p:.6f}" for p in np.ravel(task.probabilities(one.prediction[None])[0]))
-            cost = (one.glimpses, f"{one.share_read:.6f}", f"{one.seconds:.6f}")
-            writer.writerow([reader, split, one.slide_id, one.case_id, one.target, *probabilities, *cost])
+            values = (f"{value:.6f}" for value in np.ravel(task.probabilities(one.prediction[None])[0]))
+            spent = [one.glimpses, f"{one.share_read:.6f}", f"{one.seconds:.6f}"]
+            spent += ["" if one.hit_rate is None else f"{one.hit_rate:.6f}"] if marked else []
+            known = (one.slide_id, one.case_id, task.write_target(one.target))
+            writer.writerow([reader, split, *known, *values, *spent])
     write_atomically(path, text.getvalue())
 
 

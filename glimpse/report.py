@@ -16,7 +16,7 @@ from glimpse.cohort import Cohort
 from glimpse.evaluate import read_cases
 from glimpse.loading import POLICY_FILE, load
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.readings import Reading, summarise, table, write_predictions
+from glimpse.readings import Reading, summarise, table, value_of, write_predictions
 from glimpse.stages import Training
 from glimpse.visualize import Watched, scanpath_picture, watch
 
@@ -35,8 +35,8 @@ def validator(training: Training, cohort: Cohort, config: DictConfig) -> Callabl
         training.policy.set_training_mode(False)
         readings = read_cases(training.policy, lanes[0], reader, config.max_glimpses, seed=config.seed)
         row = summarise(readings, training.env.task, seed=config.seed)
-        scores = {name: row[name]["value"] for name in ("score", "auc", "accuracy") if row.get(name)}
-        scores = {name: value for name, value in scores.items() if value is not None} | {"glimpses": row["glimpses"]}
+        found = {name: value_of(row, name) for name in ("score", *row)}
+        scores = {name: value for name, value in found.items() if value is not None} | {"glimpses": row["glimpses"]}
         picture = scanpath_picture(_watched(training.policy, training, cases[0], config.max_glimpses))
         return scores, picture
 
@@ -64,7 +64,7 @@ def report(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: Di
     write_predictions(run.folder / "predictions.csv", readings, task, split)
     run.write_json("metrics.json", metrics)
     run.logger.close()
-    print(f"\n{table(rows)}\n\nRun folder: {run.folder}")
+    print(f"\n{table(rows, headline=task.headline)}\n\nRun folder: {run.folder}")
     return metrics
 
 

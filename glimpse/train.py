@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig
 from stable_baselines3.common.vec_env import VecEnv
 
+from glimpse.allocator import keep_freed_memory
 from glimpse.building import build
 from glimpse.checkpoints import CheckpointError
 from glimpse.cohort import Cohort, CohortError
@@ -76,6 +77,7 @@ def _prepare(config: DictConfig, cohort: Cohort, resume: str | None) -> Training
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="train")
 def main(config: DictConfig) -> None:
     """Entry point: what a user can mend ends in one line with exit code 2, not in a traceback."""
+    keep_freed_memory()
     try:
         train(config)
     except USER_ERRORS as error:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from glimpse.geometry import Extent, MissingSpacingError, Numbers
 from glimpse.sources.base import ImageSource
 
 DEFAULT_CACHE_MB = 512.0
+_PAIRS = 1 << 20  # glimpses and marks compared at once
 
 
 class _ByteCache:
@@ -141,6 +142,36 @@ class Views:
     def share(self, source: ImageSource, locations: np.ndarray, zooms: Sequence[int] | np.ndarray) -> float:
         """Pixels read over pixels of the foreground: what part of what there is to see has been looked at."""
         return self.pixels_read(source, locations, zooms) / self.foreground_pixels(source)
+
+    def hits(
+        self,
+        source: ImageSource,
+        locations: np.ndarray,
+        zooms: Sequence[int] | np.ndarray,
+        marks: Float[np.ndarray, "mark 2 d"],
+    ) -> Bool[np.ndarray, " mark"]:
+        """Which marks some glimpse hits: it shows the mark whole, or lies in it.
+
+        On every axis a glimpse and the mark overlap by at least the smaller of their sides, less half a pixel for what
+        rounding takes away.
+
+        Args:
+            source: the image.
+            locations: of the glimpses, (n, d).
+            zooms: their fields of view, (n,).
+            marks: low and high corners of boxes in level-0 pixels.
+        """
+        count = len(zooms)
+        if count == 0 or len(marks) == 0:
+            return np.zeros(len(marks), bool)
+        centers = source.frame.to_pixels(np.asarray(locations, np.float64).reshape(count, self.ndim))[:, None]
+        half = np.stack([self.extent(source, int(zoom)) for zoom in zooms])[:, None] / 2
+        found = []
+        for part in np.array_split(np.asarray(marks, np.float64), math.ceil(count * len(marks) / _PAIRS)):
+            low, high = part[:, 0], part[:, 1]
+            overlap = np.minimum(centers + half, high) - np.maximum(centers - half, low)
+            found.append((overlap >= np.minimum(2 * half, high - low) - 0.5).all(axis=2).any(axis=0))
+        return np.concatenate(found)
 
     def problems(self, source: ImageSource, grid: tuple[int, ...] | None = None) -> list[str]:
         """What makes it impossible to look at a source with these sizes; empty where all is well.

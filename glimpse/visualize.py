@@ -37,7 +37,7 @@ from glimpse.drawing import (
 from glimpse.networks.locator import CellDistribution, Choice, GaussianDistribution
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Scene, State
-from glimpse.readings import write_atomically
+from glimpse.readings import metric_title, write_atomically
 from glimpse.tasks import Classification, Task
 from glimpse.views import Views
 
@@ -81,8 +81,13 @@ class Watched:
 
     @property
     def probabilities(self) -> Float[np.ndarray, "step output"]:
-        """The answers as probabilities."""
+        """The answers as probabilities, or in the units of the target (see `Task.probabilities`)."""
         return self.task.probabilities(self.predictions)
+
+    @property
+    def captions(self) -> list[tuple[str, float]]:
+        """What pictures say of each answer: a text and the length of a bar."""
+        return [self.task.caption(prediction) for prediction in self.predictions]
 
 
 # ---------------------------------------------------------------------------------------------- watching
@@ -148,16 +153,21 @@ def scanpath_picture(watched: Watched) -> Picture:
     """An episode in one picture: scanpath, where the policy would look first, and the glimpses with the answers."""
     wide = _side_by_side(watched, len(watched.scanpath), 512)
     strip = glimpse_strip(
-        watched.glimpses, watched.probabilities, watched.task.names, watched.overview, width=wide.width
+        watched.glimpses,
+        watched.probabilities,
+        watched.task.names,
+        watched.overview,
+        width=wide.width,
+        captions=watched.captions,
     )
     return np.array(below([_title(watched), wide, Image.fromarray(strip)]))
 
 
 def _title(watched: Watched) -> Image.Image:
-    names, answer = watched.task.names, watched.probabilities[-1]
+    task, count = watched.task, len(watched.glimpses)
     text = (
-        f"{watched.case.slide_id}: target {names[watched.case.target]}, answered {names[int(answer.argmax())]} "
-        f"({answer.max():.2f}) after {len(watched.glimpses)} glimpses"
+        f"{watched.case.slide_id}: target {task.describe_target(watched.case.target)}, answered "
+        f"{task.describe(watched.predictions[-1])} after {count} glimpses"
     )
     title = Image.new("RGB", (round(ImageFont.load_default(size=16).getlength(text)) + 4, 22), WHITE)
     write(ImageDraw.Draw(title), (0, 0), text, DARK, size=16)
@@ -173,12 +183,17 @@ def _side_by_side(watched: Watched, glimpses: int, height: int) -> Image.Image:
 
 def to_gif(watched: Watched, path: str | os.PathLike[str], seconds: float = 0.8, height: int = 360) -> None:
     """Writes an animation, one frame per prefix: the scanpath so far, where it wants to look next, and the answer."""
-    names = watched.task.names
+    names, captions = watched.task.names, watched.captions
     frames = []
     for step, answer in enumerate(watched.probabilities):
         wide = _side_by_side(watched, step, height)
         strip = glimpse_strip(
-            watched.glimpses[:step][-1:], answer[None], names, watched.overview if step == 0 else None, width=wide.width
+            watched.glimpses[:step][-1:],
+            answer[None],
+            names,
+            watched.overview if step == 0 else None,
+            width=wide.width,
+            captions=captions[step : step + 1],
         )
         frames.append(below([wide, Image.fromarray(strip)]))
     size = (max(frame.width for frame in frames), max(frame.height for frame in frames))
@@ -198,7 +213,7 @@ def budget_curve(
     Args:
         curves: `{reader: {budget: row}}`, rows as `glimpse.readings.summarise` makes them. A reader with a single
             budget is drawn as a horizontal line.
-        metric: "auc", "accuracy" or "score".
+        metric: of the task ("auc", "accuracy", "score"), or "hit_rate".
         path: where to save it, too.
     """
     figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
@@ -214,7 +229,7 @@ def budget_curve(
             budgets = [budget for budget, _ in points]
             axes.plot(budgets, values[0], color=f"C{i}", marker="o", label=reader)
             axes.fill_between(budgets, values[1], values[2], color=f"C{i}", alpha=0.15, linewidth=0)
-    axes.set(xlabel="glimpses at most", ylabel={"auc": "AUC"}.get(metric, metric))
+    axes.set(xlabel="glimpses at most", ylabel=metric_title(metric))
     axes.grid(alpha=0.3)
     axes.legend()
     if path is not None:
@@ -238,12 +253,12 @@ def to_geojson(watched: Watched, path: str | os.PathLike[str] | None = None) -> 
     for i, (centre, half) in enumerate(zip(centres, watched.extents * shape / 2, strict=True)):
         (top, left), (bottom, right) = (centre - half).tolist(), (centre + half).tolist()
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
-        answer = dict(zip(watched.task.names, watched.probabilities[i + 1].tolist(), strict=True))
+        answer = dict(zip(watched.task.columns, watched.probabilities[i + 1].tolist(), strict=True))
         properties = {
             "objectType": "annotation",
             "name": f"glimpse {i + 1}",
             "color": list(order_colours(len(centres))[i]),
-            "measurements": {"order": i + 1, **{f"p({name})": p for name, p in answer.items()}},
+            "measurements": {"order": i + 1, **answer},
         }
         geometry = {"type": "Polygon", "coordinates": [ring]}
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})

@@ -108,7 +108,7 @@ class TokenWarmUp(nn.Module):
     def _places(self, source: ImageSource, rng: np.random.Generator) -> np.ndarray:
         """Places (glimpse, d) that a pointer could point at: different cells, as long as there are enough."""
         policy = self._policy[0]
-        foreground = torch.from_numpy(self.views.foreground(source))[None]
+        foreground = torch.from_numpy(self.views.foreground(source).copy())[None]
         cells = np.flatnonzero(policy.open_cells(foreground)[0].numpy())
         chosen = rng.choice(cells, self.glimpses, replace=len(cells) < self.glimpses)
         return policy.cells.cpu().numpy()[chosen]

@@ -221,11 +221,12 @@ class GlimpsePolicy(BasePolicy):
 
         Args:
             episodes: of some cases.
-            encoder_share: of the overviews, and of the rollouts of each case, that are encoded anew, with a gradient;
-                the others stand as the rollout encoded them.
+            encoder_share: of the rollouts of each case, whose glimpses are encoded anew, with a gradient. With less
+                than 1 all other glimpses, and the overviews, stand as the rollout encoded them.
         """
         read, (batch, time) = episodes.read, episodes.cell.shape
-        scene = self.scene(episodes.overview, episodes.foreground, self._features(episodes, encoder_share))
+        kept = episodes.features if self.frozen or encoder_share < 1 else None
+        scene = self.scene(episodes.overview, episodes.foreground, kept)
         tokens = scene.token.new_zeros(batch, time, scene.token.shape[-1])
         seen = self._seen(episodes, encoder_share)[read]
         made = self.glimpse_token(seen, episodes.location[read], episodes.zoom[read])
@@ -241,15 +242,6 @@ class GlimpsePolicy(BasePolicy):
             prediction=self.answer_head(self.aggregator(torch.cat([first[:, None], tokens], 1))),
             glimpse_prediction=self.glimpse_head(tokens),
         )
-
-    def _features(self, episodes: Episodes, share: float) -> Tensor | None:
-        """Feature maps of the overviews, a share of them encoded anew; None stands for all."""
-        if self.frozen:
-            return episodes.features
-        if share >= 1:
-            return None
-        cases = torch.randperm(len(episodes.overview))[: math.ceil(share * len(episodes.overview))].to(self.device)
-        return episodes.features.index_put((cases,), self.encode(episodes.overview[cases]))
 
     def _seen(self, episodes: Episodes, share: float) -> Float[Tensor, "batch time twice"]:
         """What glimpses show, a share of the rollouts encoded anew."""

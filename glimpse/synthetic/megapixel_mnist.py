@@ -171,8 +171,7 @@ def _targets(classes: np.ndarray, rows: np.ndarray, targets: Sequence[str]) -> A
         "top": int(classes[rows.argmin()]),
         "multi": np.isin(np.arange(10), classes).astype(np.int64),
     }
-    values = tuple(known[target] for target in targets)
-    return values[0] if len(values) == 1 else values
+    return known[targets[0]] if len(targets) == 1 else {target: known[target] for target in targets}
 
 
 def _resized(patterns: np.ndarray, side: int) -> np.ndarray:

@@ -28,10 +28,15 @@ def pair(count: int = 4, shape: tuple[int, ...] = (90, 120), channels: int = 3) 
 
 @pytest.fixture(params=IDS)
 def env(request: pytest.FixtureRequest, tiny_slides: Path, tiny_mnist: Path) -> Iterator[gymnasium.Env]:
+    few = {"train": 6, "val": 2, "test": 2}
     options: dict[str, dict] = {
         "glimpse/WSI-v0": {"cohort": tiny_slides, "overview_size": 64},
         "glimpse/Array-v0": {"cohort": pair()},
-        "glimpse/MegapixelMNIST-v0": {"root": tiny_mnist, "n": {"train": 6, "val": 2, "test": 2}, "size": 600},
+        "glimpse/MegapixelMNIST-v0": {"root": tiny_mnist, "n": few, "size": 600, "glimpse_size": 36},
+        "glimpse/ClutteredMNIST-v0": {
+            "root": tiny_mnist, "n": few, "overview_size": 36, "glimpse_size": 36, "glimpse_extents": [36],
+        },
+        "glimpse/Relations-v0": {"n": few, "glimpse_size": 36},
     }
     if request.param not in options:
         pytest.fail(f"{request.param} is registered, but this test does not know how to make it small: add it.")

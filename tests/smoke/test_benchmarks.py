@@ -134,7 +134,7 @@ def test_the_lines_of_the_reference_are_read(tmp_path: Path, capfd: pytest.Captu
         "print('  283 s  joint    accuracy 0.620  digits hit 0.960  entropy 0.90  1550 glimpses/s')\n"
     )
     first, second = reference.run(script)
-    assert first == {"stage": "warm-up", "seconds": 224.0, "accuracy": 0.35, "hits": 0.9, "rate": 1480.0}
+    assert first == {"stage": "warm-up", "seconds": 224.0, "accuracy": 0.35, "hit_rate": 0.9, "rate": 1480.0}
     assert (second["stage"], second["accuracy"]) == ("joint", 0.62)
     script.write_text("raise SystemExit(3)")
     with pytest.raises(SystemExit, match="exit code 3 and 0 lines"):

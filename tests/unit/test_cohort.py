@@ -3,15 +3,17 @@
 import csv
 import math
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from glimpse.cohort import Cohort, CohortError
 from glimpse.cohort_splits import stratified_splits
-from glimpse.tasks import Classification
+from glimpse.tasks import Classification, MultiLabel, Regression, Several, Task
 
 TASK = Classification(2)
 REAL_SLIDE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "real" / "cmu_small_region.svs"
@@ -309,3 +311,51 @@ def test_real_slide_beside_a_truncated_and_a_missing_one(tmp_path: Path):
     with pytest.warns(UserWarning, match="skipped"):
         (case,) = Cohort.from_csv(path, TASK, on_error="skip")
     assert case.source.shape == (2967, 2220)
+
+
+# Masks, and targets that are no classes
+
+
+def test_masks_become_marks(folder: Path):
+    mask = np.zeros((4, 4), np.uint8)
+    mask[1, 2:] = 1
+    Image.fromarray(mask).save(folder / "m.png")
+    Image.fromarray(0 * mask).save(folder / "empty.png")
+    rows = "p,s0,0.npy,1,train,m.png", "q,s1,1.npy,0,test,", f"r,s2,2.npy,0,test,{folder / 'empty.png'}"
+    first, second, third = Cohort.from_csv(write(folder, "case_id,slide_id,path,target,split,mask", *rows), TASK)
+    assert first.marks is not None and first.marks.tolist() == [[[2, 4], [4, 8]]]  # images have 8 x 8 pixels
+    assert second.marks is None
+    assert third.marks is not None and third.marks.shape == (0, 2, 2)
+
+
+def test_problems_of_masks_are_listed_with_the_others(folder: Path):
+    Image.fromarray(np.zeros((4, 8), np.uint8)).save(folder / "wide.png")
+    rows = "p,s0,0.npy,1,train,absent.png", "q,s1,1.npy,0,test,wide.png", "r,s2,2.npy,5,test,", "s,s3,3.npy,0,val,"
+    path = write(folder, "case_id,slide_id,path,target,split,mask", *rows)
+    with pytest.raises(CohortError) as caught:
+        Cohort.from_csv(path, TASK)
+    message = str(caught.value)
+    assert "3 problems" in message and "line 4: target '5' is out of range" in message
+    assert f"line 2, s0: {folder / 'absent.png'}: no such file" in message
+    assert f"line 3, s1: {folder / 'wide.png'}: expected the proportions of its image" in message
+    path = write(folder, "case_id,slide_id,path,target,split,mask", *rows[:2], rows[3])
+    with pytest.warns(UserWarning, match=r"skipped line [23]"):
+        assert [case.slide_id for case in Cohort.from_csv(path, TASK, on_error="skip")] == ["s3"]
+
+
+@pytest.mark.parametrize(
+    ("task", "cell"),
+    [
+        (MultiLabel(["a", "b"]), lambda i: ("none", "a", "a;b")[i % 3]),
+        (Regression(), lambda i: f"{i * i}.0"),
+        (Several({"c": Classification(3), "v": Regression()}), lambda i: f"c={i % 3};v={i}.0"),
+    ],
+)
+def test_targets_of_every_task_are_read_and_stratified(folder: Path, task: Task, cell: Callable[[int], str]):
+    rows = (f"p{i},s{i},{i}.npy,{cell(i)}" for i in range(12))
+    cohort = Cohort.from_csv(write(folder, "case_id,slide_id,path,target", *rows), task)
+    assert [task.write_target(case.target) for case in cohort] == [cell(i) for i in range(12)]
+    strata = defaultdict(set)
+    for case, stratum in zip(cohort, task.strata([case.target for case in cohort]), strict=True):
+        strata[stratum].add(case.split)
+    assert len(strata) in (3, 4) and all(len(splits) == 3 for splits in strata.values())

@@ -149,3 +149,48 @@ def test_other_problems(source: ArraySource):
 def test_impossible_sizes_are_refused(overview: tuple[int, ...], glimpse: tuple[int, ...], extents: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"size|extents"):
         Views(overview, glimpse, extents)
+
+
+# A glimpse of 8 x 8 pixels at (0, 0) covers rows 16 to 24 and columns 26 to 34.
+@pytest.mark.parametrize(
+    ("low", "high", "hit"),
+    [
+        ((18, 28), (20, 30), True),  # lies whole in the glimpse
+        ((16, 26), (24, 34), True),  # is the glimpse
+        ((0, 0), (40, 60), True),  # holds the glimpse whole
+        ((0, 30), (40, 32), True),  # longer than the glimpse on one axis, narrower on the other
+        ((22, 28), (26, 30), False),  # half of it lies below
+        ((15.5, 28), (20, 30), True),  # half a pixel lies outside, which may be rounding
+        ((15.4, 28), (20, 30), False),
+        ((20.5, 0), (40, 60), False),  # half of the glimpse lies in it
+        ((30, 40), (32, 42), False),  # elsewhere
+        ((18, 40), (20, 42), False),  # in the same rows
+    ],
+)
+def test_hits_by_hand(source: ArraySource, low: tuple[float, ...], high: tuple[float, ...], hit: bool):
+    views, marks = Views((10, 10), (4, 4), (8,)), np.array([[low, high]])
+    assert views.hits(source, np.zeros((1, 2)), [0], marks).tolist() == [hit]
+
+
+def test_any_glimpse_hits_at_its_own_field_of_view(source: ArraySource, monkeypatch: pytest.MonkeyPatch):
+    views = Views((10, 10), (4, 4), (4, 16))
+    marks = np.array([[[4, 4], [10, 10]], [[14, 24], [22, 32]], [[35, 0], [39, 3]]], np.float64)
+    locations = np.array([[-0.5, -0.5], [0, 0]], np.float32)  # (10, 15) and (20, 30)
+    assert views.hits(source, locations, [0, 0], marks).tolist() == [False, True, False]  # lies within the second mark
+    assert views.hits(source, locations, np.array([0, 1]), marks).tolist() == [False, True, False]
+    assert views.hits(source, locations - [0, 0.25], [1, 0], marks).tolist() == [True, False, False]
+    monkeypatch.setattr(views_module, "_PAIRS", 2)  # compared one mark at a time
+    assert views.hits(source, locations - [0, 0.25], [1, 0], marks).tolist() == [True, False, False]
+
+
+def test_nothing_is_hit_without_glimpses_or_marks(source: ArraySource):
+    views = Views((10, 10), (4, 4), (8,))
+    assert views.hits(source, np.zeros((0, 2)), [], np.zeros((2, 2, 2))).tolist() == [False, False]
+    assert views.hits(source, np.zeros((1, 2)), [0], np.zeros((0, 2, 2))).shape == (0,)
+
+
+def test_hits_in_three_dimensions():
+    source = ArraySource(np.zeros((1, 10, 20, 30), np.uint8), spacing=(4, 2, 1), unit="mm")
+    views = Views((5, 10, 10), (2, 4, 8), ("8mm",))  # 2 x 4 x 8 pixels: slices 4 to 6, rows 8 to 12, columns 11 to 19
+    marks = np.array([[[4, 9, 12], [5, 11, 18]], [[3, 9, 12], [5, 11, 18]], [[0, 0, 0], [10, 20, 15]]], np.float64)
+    assert views.hits(source, np.zeros((1, 3)), [0], marks).tolist() == [True, False, False]

@@ -174,7 +174,7 @@ def test_geojson_by_hand(tmp_path: Path) -> None:
     # Centre (x, y) = (300, 100); 40 wide and 20 high.
     ring = feature["geometry"]["coordinates"][0]
     np.testing.assert_allclose(ring, [[280, 90], [320, 90], [320, 110], [280, 110], [280, 90]], atol=1e-3)
-    assert feature["properties"]["measurements"]["p(tumour)"] == pytest.approx(1 / (1 + np.exp(-1)))
+    assert feature["properties"]["measurements"]["p_tumour"] == pytest.approx(1 / (1 + np.exp(-1)))
 
 
 def test_geojson_is_for_planes_only() -> None:

@@ -1,0 +1,98 @@
+"""One of several classes."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, Num
+from torch import Tensor
+
+from glimpse.tasks.base import Task, mean_of_defined, numbered, parse_name, weighted_auc, weighted_mean
+
+
+class Classification(Task):
+    """One of several classes; predictions are logits.
+
+    Its metrics are "auc" (macro one-versus-rest with more than two classes, over those that some cases have and others
+    do not; NaN where only one class is present), "accuracy" and the mean "score".
+
+    Args:
+        classes: their number, or their names in order. Two is binary: class 1 is the positive one.
+    """
+
+    metric_names = ("auc", "accuracy", "score")
+    headline = ("auc", "accuracy")
+
+    def __init__(self, classes: int | Sequence[str] = 2) -> None:
+        names = [str(index) for index in range(classes)] if isinstance(classes, int) else list(classes)
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ValueError(f"a classification needs at least two classes with different names, got {classes!r}.")
+        self.names = tuple(names)
+        self.outputs = len(names)
+
+    def __repr__(self) -> str:
+        return f"Classification({list(self.names)})"
+
+    def loss(
+        self, prediction: Float[Tensor, "*batch output"], target: Num[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch"]:
+        """Cross-entropy, ``-log p(target)``."""
+        flat = F.cross_entropy(prediction.reshape(-1, self.outputs), target.reshape(-1).long(), reduction="none")
+        return flat.reshape(target.shape)
+
+    def score(
+        self, prediction: Float[np.ndarray, "*batch output"], target: Num[np.ndarray, "*batch"]
+    ) -> Float[np.ndarray, "*batch"]:
+        """``max(1 + log p(target) / log K, -1)`` with K classes: 1 when certain and right, 0 for p = 1 / K."""
+        target = np.asarray(target, np.int64)
+        chosen = np.take_along_axis(_log_softmax(np.asarray(prediction)), target[..., None], axis=-1)[..., 0]
+        return np.asarray(np.maximum(1.0 + chosen / math.log(self.outputs), -1.0))
+
+    def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
+        """Softmax over the classes."""
+        return np.exp(_log_softmax(np.asarray(predictions)))
+
+    def weighted_metrics(
+        self,
+        predictions: Float[np.ndarray, "case output"],
+        targets: Num[np.ndarray, " case"],
+        weights: Float[np.ndarray, "resample case"],
+    ) -> dict[str, Float[np.ndarray, " resample"]]:
+        """AUC, accuracy and mean score under each weighting; see the class."""
+        probabilities = self.probabilities(predictions)
+        compared = [1] if self.outputs == 2 else range(self.outputs)
+        areas = [weighted_auc(probabilities[:, k], targets == k, weights) for k in compared]
+        return {
+            "auc": mean_of_defined(np.stack(areas)),
+            "accuracy": weighted_mean(predictions.argmax(axis=-1) == targets, weights),
+            "score": weighted_mean(self.score(predictions, targets), weights),
+        }
+
+    def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
+        """The most probable class with its probability, "tumour (0.93)"."""
+        answer = self.probabilities(prediction)
+        return f"{self.names[int(answer.argmax())]} ({answer.max():.2f})"
+
+    def describe_target(self, target: int) -> str:
+        """The name of a class."""
+        return self.names[int(target)]
+
+    def parse_target(self, text: str) -> int:
+        """A class by its name or its number, "tumour" or "1" ("1.0", as spreadsheets write it, too)."""
+        text = str(text).strip()
+        found = parse_name(text, self.names)
+        if found is None:
+            named = "" if numbered(self.names) else f" or one of {', '.join(self.names)}"
+            raise ValueError(f"target {text!r} is out of range: expected a class from 0 to {self.outputs - 1}{named}")
+        return found
+
+    def stack(self, targets: Sequence[Any]) -> Int64[np.ndarray, " case"]:
+        """Classes as int64."""
+        return np.asarray(targets, np.int64)
+
+
+def _log_softmax(logits: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -1,0 +1,141 @@
+"""Any subset of several labels."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, Num
+from torch import Tensor
+
+from glimpse.tasks.base import Task, mean_of_defined, numbered, parse_name, ratio, weighted_auc, weighted_mean
+
+NONE = ("none", "-")  # how the empty set is written; the first is how it is written back
+_COMMON = 3  # cases with the same set of labels, from which on it is a stratum: one for each split
+
+
+class MultiLabel(Task):
+    """Any subset of several labels; predictions are one logit per label.
+
+    A target is an int64 array (label,) of 0 and 1. The metrics are "auc" (mean over the labels that some cases have and
+    others do not), "accuracy" (share of cases with all labels right, which is also called exact match or subset
+    accuracy), "f1" (macro: mean over the labels that occur, in targets or answers) and the mean "score".
+
+    Args:
+        labels: their number, or their names in order.
+    """
+
+    metric_names = ("auc", "accuracy", "f1", "score")
+    headline = ("auc", "accuracy")
+
+    def __init__(self, labels: int | Sequence[str]) -> None:
+        names = [str(index) for index in range(labels)] if isinstance(labels, int) else list(labels)
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"a multi-label task needs at least one label, all with different names, got {labels!r}.")
+        wrong = [name for name in names if ";" in name or name.strip().lower() in ("", *NONE)]
+        if wrong:
+            raise ValueError(f"labels must not be empty, hold ';' or be one of {', '.join(NONE)}; rename {wrong[0]!r}.")
+        self.names = tuple(names)
+        self.outputs = len(names)
+        self.target_shape = (self.outputs,)
+
+    def __repr__(self) -> str:
+        return f"MultiLabel({list(self.names)})"
+
+    def loss(
+        self, prediction: Float[Tensor, "*batch output"], target: Num[Tensor, "*batch output"]
+    ) -> Float[Tensor, "*batch"]:
+        """Binary cross-entropy, the mean over the labels."""
+        each = F.binary_cross_entropy_with_logits(prediction, target.to(prediction.dtype), reduction="none")
+        return each.mean(-1)
+
+    def score(
+        self, prediction: Float[np.ndarray, "*batch output"], target: Num[np.ndarray, "*batch output"]
+    ) -> Float[np.ndarray, "*batch"]:
+        """``max(1 - H / log 2, -1)``, H the mean binary cross-entropy: 1 when certain and right, 0 for p = 1 / 2."""
+        prediction, target = np.asarray(prediction), np.asarray(target)
+        entropy = (np.logaddexp(0.0, prediction) - target * prediction).mean(axis=-1)
+        return np.asarray(np.maximum(1.0 - entropy / math.log(2.0), -1.0))
+
+    def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
+        """The logistic function of each logit."""
+        return np.exp(-np.logaddexp(0.0, -np.asarray(predictions)))
+
+    def weighted_metrics(
+        self,
+        predictions: Float[np.ndarray, "case output"],
+        targets: Num[np.ndarray, "case output"],
+        weights: Float[np.ndarray, "resample case"],
+    ) -> dict[str, Float[np.ndarray, " resample"]]:
+        """AUC, accuracy, F1 and mean score under each weighting; see the class."""
+        wanted, answered = targets == 1, predictions > 0
+        areas = [weighted_auc(predictions[:, k], wanted[:, k], weights) for k in range(self.outputs)]
+        return {
+            "auc": mean_of_defined(np.stack(areas)),
+            "accuracy": weighted_mean((wanted == answered).all(axis=1), weights),
+            "f1": _macro_f1(wanted, answered, weights),
+            "score": weighted_mean(self.score(predictions, targets), weights),
+        }
+
+    def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
+        """The labels that are more probable than not, "1, 4, 7"."""
+        return self.describe_target(np.asarray(prediction) > 0)
+
+    def describe_target(self, target: np.ndarray) -> str:
+        """The names of a set's labels, "1, 4, 7"."""
+        return self.write_target(target).replace(";", ", ")
+
+    def caption(self, prediction: Float[np.ndarray, " output"]) -> tuple[str, float]:
+        """The labels that are more probable than not, and the probability that all of this is right."""
+        answer = self.probabilities(prediction)
+        return self.describe(prediction), float(np.maximum(answer, 1 - answer).prod())
+
+    def parse_target(self, text: str) -> Int64[np.ndarray, " label"]:
+        """A set of labels by name or number, "1;4;7" or "oedema;nodule"; "none" or "-" is the empty one."""
+        target = np.zeros(self.outputs, np.int64)
+        words = [word.strip() for word in str(text).split(";")]
+        if len(words) == 1 and words[0].lower() in NONE:
+            return target
+        for word in words:
+            found = parse_name(word, self.names)
+            if found is None:
+                named = "" if numbered(self.names) else f" or of {', '.join(self.names)}"
+                raise ValueError(
+                    f"target {text!r}: {word!r} is no label: expected labels from 0 to {self.outputs - 1}{named}, with "
+                    f"';' between them, or {NONE[0]!r}"
+                )
+            target[found] = 1
+        return target
+
+    def write_target(self, target: Any) -> str:
+        """The labels' names with ";" between them, or "none"."""
+        return ";".join(name for name, there in zip(self.names, target, strict=True) if there) or NONE[0]
+
+    def stack(self, targets: Sequence[Any]) -> Int64[np.ndarray, "case label"]:
+        """Sets as int64 of 0 and 1."""
+        return np.asarray(targets, np.int64).reshape(len(targets), self.outputs)
+
+    def strata(self, targets: Sequence[Any]) -> list[str]:
+        """The set of labels where several cases have the same one, and otherwise the rarest of its labels."""
+        sets = [self.write_target(target) for target in targets]
+        common, frequency = Counter(sets), self.stack(targets).sum(axis=0)
+        return [
+            whole if common[whole] >= _COMMON or whole == NONE[0] else self._rarest(target, frequency)
+            for whole, target in zip(sets, targets, strict=True)
+        ]
+
+    def _rarest(self, target: Any, frequency: np.ndarray) -> str:
+        return self.names[int(np.where(np.asarray(target) == 1, frequency, np.inf).argmin())]
+
+
+def _macro_f1(
+    wanted: Bool[np.ndarray, "case label"],
+    answered: Bool[np.ndarray, "case label"],
+    weights: Float[np.ndarray, "resample case"],
+) -> Float[np.ndarray, " resample"]:
+    """``2 TP / (2 TP + FP + FN)`` of each label, the mean over those where it is defined."""
+    both = weights @ (wanted & answered)
+    either = weights @ wanted + weights @ answered
+    return mean_of_defined(ratio(2 * both, either).T)

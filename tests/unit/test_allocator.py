@@ -1,0 +1,30 @@
+"""Freed memory stays with the process; measured in a process of its own, since it is for all of one."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys
+import torch
+from glimpse.allocator import keep_freed_memory
+assert keep_freed_memory() or sys.argv[1] == "0"
+torch.set_num_threads(1)
+for _ in range(20):  # the heap grows until a freed block fits the next
+    torch.ones(1 << 24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(1 << 24)  # 64 MiB, 16384 pages
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told")
+def test_large_tensors_are_made_in_memory_that_is_there_already() -> None:
+    def faults(script: str) -> int:
+        ended = subprocess.run([sys.executable, "-c", script, "1"], capture_output=True, text=True, check=True)
+        return int(ended.stdout)
+
+    assert faults(SCRIPT) < 16384
+    assert faults(SCRIPT.replace("assert keep_freed_memory()", "assert True")) > 10 * 16384

@@ -1,0 +1,220 @@
+"""Megapixel and cluttered MNIST: what the images show, what is asked of them, and what is wrong with a folder."""
+
+import gzip
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glimpse.cohort import Case, CohortError
+from glimpse.envs.cluttered_mnist import load_cluttered_mnist, make_cluttered_mnist
+from glimpse.envs.mnist import load_megapixel_mnist, make_megapixel_mnist, mnist_task
+from glimpse.sources.idx import read_idx
+from glimpse.synthetic import cluttered_mnist, megapixel_mnist
+from glimpse.synthetic.megapixel_mnist import TARGETS, place, read_digits
+from glimpse.tasks import Classification, Several
+
+FEW = {"train": 12, "val": 6, "test": 6}
+
+
+def classes_by_digit(root: Path, split: str) -> dict[bytes, int]:
+    """The class of every digit that a split may show."""
+    images, labels = read_digits(root, split)
+    return {image.tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
+
+
+def at_marks(case: Case) -> list[bytes]:
+    """The pixels in a case's marks."""
+    assert case.marks is not None
+    sides = case.marks[:, 1] - case.marks[:, 0]
+    return [
+        case.source.read(low + side / 2, side, side.astype(int)).tobytes()
+        for low, side in zip(case.marks[:, 0], sides, strict=True)
+    ]
+
+
+def pixels(case: Case) -> np.ndarray:
+    shape = np.array(case.source.shape)
+    return case.source.read(shape / 2, shape, shape)
+
+
+# ---------------------------------------------------------------------------------------------- megapixel MNIST
+def test_three_digits_of_one_class_and_two_of_others(tiny_mnist: Path) -> None:
+    cohort = load_megapixel_mnist(tiny_mnist, targets="all", n=FEW, size=600)
+    for case in cohort:
+        known = classes_by_digit(tiny_mnist, case.split or "")
+        shown = [known[digit] for digit in at_marks(case)]  # a digit that is not the split's own is a KeyError
+        assert sorted(Counter(shown).values()) == [1, 1, 3]
+        assert case.marks is not None and case.marks.shape == (5, 2, 2)
+        assert case.target["majority"] == Counter(shown).most_common(1)[0][0]
+        assert case.target["max"] == max(shown)
+        assert case.target["top"] == shown[int(case.marks[:, 0, 0].argmin())]
+        assert np.flatnonzero(case.target["multi"]).tolist() == sorted(set(shown))
+    assert [len(cohort.split(split)) for split in FEW] == list(FEW.values())
+
+
+def test_targets_by_hand() -> None:
+    classes, rows = np.array([3, 3, 3, 9, 0]), np.array([40.0, 90.0, 51.0, 60.0, 12.0])
+    found = megapixel_mnist._targets(classes, rows, TARGETS)
+    assert (found["majority"], found["max"], found["top"]) == (3, 9, 0)
+    assert found["multi"].tolist() == [1, 0, 0, 1, 0, 0, 0, 0, 0, 1]
+    assert megapixel_mnist._targets(classes, rows, ["top"]) == 0
+
+
+def test_digits_and_strokes_do_not_overlap(tiny_mnist: Path) -> None:
+    corners = place(np.random.default_rng(0), 40, 20, 200, 28)
+    assert corners.min() >= 0 and corners.max() <= 200 - 28
+    away = np.abs(corners[:, :, None] - corners[:, None]).max(-1) + 28 * np.eye(20, dtype=int)
+    assert away.min() >= 28
+    case = load_megapixel_mnist(tiny_mnist, n=FEW, size=600, noise=0)[0]
+    total = sum(int(np.frombuffer(digit, np.uint8).sum()) for digit in at_marks(case))
+    assert int(pixels(case).sum()) == total  # five digits and nothing else
+
+
+def test_what_does_not_fit_is_refused(tiny_mnist: Path) -> None:
+    with pytest.raises(CohortError, match="55 squares of 28 pixels do not find room in 120 x 120 pixels"):
+        load_megapixel_mnist(tiny_mnist, n=FEW, size=120)
+    with pytest.raises(CohortError, match="10000 pixels, got 10001"):
+        load_megapixel_mnist(tiny_mnist, n=FEW, size=10_001)
+    with pytest.raises(CohortError, match="thickness from 1 to 8"):
+        load_megapixel_mnist(tiny_mnist, n=FEW, thickness=0)
+
+
+def test_images_up_to_10000_pixels_a_side(tiny_mnist: Path) -> None:
+    case = load_megapixel_mnist(tiny_mnist, n={"train": 3, "val": 1, "test": 1}, size=10_000)[0]
+    known = classes_by_digit(tiny_mnist, "train")
+    assert case.source.shape == (10_000, 10_000)
+    assert all(digit in known for digit in at_marks(case))
+    assert case.source.overview((188, 188)).any()
+
+
+@pytest.mark.parametrize("side", [21, 14])
+def test_smaller_digits(tiny_mnist: Path, side: int) -> None:
+    case = load_megapixel_mnist(tiny_mnist, n=FEW, size=600, digit_size=side)[0]
+    images, _ = read_digits(tiny_mnist, "train")
+    box = 28 // 14 if side == 14 else None
+    assert [len(digit) for digit in at_marks(case)] == [side * side] * 5
+    if box:
+        halved = {((image.reshape(14, 2, 14, 2).sum((1, 3), np.int64) + 2) // 4).astype(np.uint8).tobytes() for image in images}  # fmt: skip
+        assert all(digit in halved for digit in at_marks(case))
+
+
+@pytest.mark.parametrize("load", [load_megapixel_mnist, load_cluttered_mnist])
+def test_equal_seeds_give_equal_images_and_others_do_not(load, tiny_mnist: Path) -> None:
+    size = {"size": 500} if load is load_megapixel_mnist else {}
+    one, same, other = (load(tiny_mnist, n=FEW, seed=seed, **size) for seed in (3, 3, 4))
+    for first, second in zip(one, same, strict=True):
+        assert first.target == second.target and first.source.identity == second.source.identity
+        np.testing.assert_array_equal(pixels(first), pixels(second))
+    assert not any((pixels(a) == pixels(b)).all() for a, b in zip(one, other, strict=True))
+    assert not {case.source.identity for case in one} & {case.source.identity for case in other}
+
+
+def test_no_digit_serves_two_splits(tiny_mnist: Path) -> None:
+    whole = read_idx(tiny_mnist / "train-images-idx3-ubyte.gz")
+    parts = [read_digits(tiny_mnist, split)[0] for split in ("train", "val")]
+    assert len(parts[1]) == len(whole) // 6
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    test = read_digits(tiny_mnist, "test")
+    np.testing.assert_array_equal(test[0], read_idx(tiny_mnist / "t10k-images-idx3-ubyte.gz"))
+    np.testing.assert_array_equal(test[1], read_idx(tiny_mnist / "t10k-labels-idx1-ubyte.gz"))
+
+
+def test_tasks_of_the_targets() -> None:
+    assert isinstance(mnist_task("max"), Classification)
+    assert isinstance(mnist_task(["max", "multi"]), Several)
+    with pytest.raises(CohortError, match="Expected targets of majority, max, top, multi, or all; got 'least'"):
+        mnist_task("least")
+
+
+# ---------------------------------------------------------------------------------------------- cluttered MNIST
+@pytest.mark.parametrize("size", [60, 100])
+def test_a_digit_among_pieces_of_others(tiny_mnist: Path, size: int) -> None:
+    for case in load_cluttered_mnist(tiny_mnist, n=FEW, size=size):
+        images, labels = read_digits(tiny_mnist, case.split or "")
+        image = pixels(case)[0]
+        assert image.shape == (size, size)
+        (low, high), pieces = case.marks[0].astype(int), case.source._pieces
+        assert (high - low).tolist() == [28, 28] and low.min() >= 0 and high.max() <= size
+        digit, *clutter = pieces.tolist()
+        assert case.target == labels[digit[0]] and digit[1:] == [0, 0, 28, *low.tolist()]
+        expected = np.zeros((size, size), np.uint8)
+        for number, top, left, side, y, x in pieces.tolist():
+            drawn = np.zeros_like(expected)
+            drawn[y : y + side, x : x + side] = images[number, top : top + side, left : left + side]
+            expected = np.maximum(expected, drawn)
+        np.testing.assert_array_equal(image, expected)
+        assert len(clutter) == 4 and {piece[3] for piece in clutter} == {8}
+        assert digit[0] not in {piece[0] for piece in clutter}
+
+
+def test_without_clutter_only_the_digit_is_there(tiny_mnist: Path) -> None:
+    for case in load_cluttered_mnist(tiny_mnist, n=FEW, clutter=0):
+        (digit,) = at_marks(case)
+        assert classes_by_digit(tiny_mnist, case.split or "")[digit] == case.target
+        assert int(pixels(case).sum()) == int(np.frombuffer(digit, np.uint8).sum())
+
+
+def test_more_images_than_digits_use_every_digit_equally_often(tiny_mnist: Path) -> None:
+    digits = len(read_digits(tiny_mnist, "test")[0])
+    cases = cluttered_mnist.make_cases(tiny_mnist, "test", 2 * digits + 5, cluttered_mnist.Plan(), 0)
+    used = Counter(int(case.source._pieces[0, 0]) for case in cases)
+    assert len(used) == digits and sorted(set(used.values())) == [2, 3] and list(used.values()).count(3) == 5
+    places = {tuple(case.marks[0, 0]) for case in cases}
+    assert len(places) > digits / 2  # of 33 x 33
+
+
+def test_the_overview_is_half_the_image_where_nothing_else_is_said(tiny_mnist: Path) -> None:
+    for size in (60, 100):
+        env = make_cluttered_mnist(root=tiny_mnist, n=FEW, size=size)
+        assert env.views.overview_size == (size // 2, size // 2) and env.views.glimpse_size == (12, 12)
+    assert make_cluttered_mnist(root=tiny_mnist, n=FEW, overview_size=20).views.overview_size == (20, 20)
+    with pytest.raises(ValueError, match="got none in split 'val'"):
+        make_cluttered_mnist(root=tiny_mnist, n=FEW | {"val": 0}, split="val")
+    with pytest.raises(CohortError, match="size from 28 to 512 pixels.*got 20 and 4"):
+        load_cluttered_mnist(tiny_mnist, n=FEW, size=20)
+
+
+# ---------------------------------------------------------------------------------------------- folders
+@pytest.mark.parametrize("load", [load_megapixel_mnist, load_cluttered_mnist])
+def test_a_missing_folder_or_file_is_named(
+    load, tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GLIMPSE_MNIST", raising=False)
+    with pytest.raises(CohortError, match=r"Where is MNIST\? .*env\.root=<folder>.*GLIMPSE_MNIST.*t10k-labels"):
+        load(n=FEW)
+    with pytest.raises(CohortError, match=r"nowhere: no file train-images-idx3-ubyte or train-images-idx3-ubyte\.gz"):
+        load(tmp_path / "nowhere", n=FEW)
+    for file in tiny_mnist.iterdir():
+        shutil.copy(file, tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(CohortError, match=r"no file t10k-labels-idx1-ubyte"):
+        load(tmp_path, n=FEW)
+    plain = gzip.decompress((tiny_mnist / "t10k-labels-idx1-ubyte.gz").read_bytes())
+    (tmp_path / "t10k-labels.idx1-ubyte").write_bytes(plain)  # not gzipped, and in the other spelling
+    monkeypatch.setenv("GLIMPSE_MNIST", str(tmp_path))
+    assert len(load(n=FEW)) == sum(FEW.values())
+
+
+def test_labels_that_do_not_belong_to_the_images_are_refused(tiny_mnist: Path, tmp_path: Path) -> None:
+    for file in tiny_mnist.iterdir():
+        shutil.copy(file, tmp_path)
+    shutil.copy(tiny_mnist / "t10k-labels-idx1-ubyte.gz", tmp_path / "train-labels-idx1-ubyte.gz")
+    with pytest.raises(CohortError, match=r"expected as many 28 x 28 images as labels, got \(1500, 28, 28\)"):
+        load_cluttered_mnist(tmp_path, n=FEW)
+
+
+def test_both_share_one_environment(tiny_mnist: Path) -> None:
+    for make, options in ((make_megapixel_mnist, {"size": 500}), (make_cluttered_mnist, {})):
+        env = make(root=tiny_mnist, n=FEW, max_glimpses=2, **options)
+        observation, info = env.reset(seed=0)
+        assert set(info) >= {"case", "target"} and observation["glimpse"].sum() == 0
+        case = next(case for case in env.cases if case.slide_id == info["case"])
+        assert case.marks is not None
+        action = {"location": case.source.frame.to_location(case.marks[0].mean(0)).astype(np.float32)}
+        observation, *_ = env.step(action | {"stop": 0, "prediction": np.zeros(10, np.float32)})
+        assert observation["glimpse"].any()
+        *_, info = env.step(action | {"stop": 1, "prediction": np.zeros(10, np.float32)})
+        assert np.asarray(info["hits"])[0]

@@ -1,0 +1,164 @@
+"""Every task from the environment to the table: nothing else knows what an answer is."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glimpse.agents import PPO
+from glimpse.agents.full_scan import FullScan
+from glimpse.cohort import Case
+from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, check, make_array
+from glimpse.evaluate import read_cases
+from glimpse.readings import summarise, table, write_predictions
+from glimpse.sources import ArraySource
+from glimpse.tasks import Classification, MultiLabel, Regression, Several, Task
+from glimpse.visualize import scanpath_picture, to_geojson, to_gif, watch
+from glimpse.warm_up import TokenWarmUp
+
+PARTS: dict[str, Any] = {"grade": Classification(3), "signs": MultiLabel(["a", "b"]), "age": Regression(50, 10)}
+TARGETS: dict[str, list[Any]] = {
+    "grade": [0, 1, 2, 1, 0, 2],
+    "signs": [np.array(row) for row in ([0, 0], [1, 0], [0, 1], [1, 1], [1, 0], [0, 1])],
+    "age": [41.5, 60.0, 55.25, 38.0, 49.0, 52.0],
+}
+TARGETS["all"] = [dict(zip(TARGETS, row, strict=True)) for row in zip(*TARGETS.values(), strict=True)]
+TASKS: dict[str, Task] = {**PARTS, "all": Several(PARTS)}
+
+
+@pytest.fixture(params=list(TASKS))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def cases(name: str) -> list[Case]:
+    arrays = np.random.default_rng(0).integers(1, 255, (6, 1, 48, 48), np.uint8)
+    return array_cases(arrays, TARGETS[name])
+
+
+def environment(name: str) -> FlattenAction:
+    sizes: dict[str, Any] = {"overview_size": 24, "glimpse_size": 8, "glimpse_extents": [16], "max_glimpses": 2}
+    return FlattenAction(make_array(cases(name), task=TASKS[name], **sizes))
+
+
+def test_environments_keep_their_contract(name: str) -> None:
+    assert check(environment(name)) == ()
+
+
+def test_gymnasiums_vectors_take_the_infos(name: str) -> None:
+    env = gymnasium.vector.SyncVectorEnv([lambda: environment(name)] * 2)
+    env.reset(seed=0)
+    for _ in range(4):
+        *_, infos = env.step(env.action_space.sample())
+    assert "target" in infos
+
+
+def test_learning_reading_and_reporting(name: str, tmp_path: Path) -> None:
+    task = TASKS[name]
+    torch.manual_seed(0)
+    lanes = GlimpseVecEnv([environment(name) for _ in range(4)], park=True)
+    model = PPO("GlimpsePolicy", lanes, cases_per_rollout=2, rollouts_per_case=2, seed=0, device="cpu")
+    warm_up = TokenWarmUp(model.policy, cases(name), lanes.lanes[0].views, task, glimpses=4, batch=3, threads=1)
+    warm_up.encode()
+    assert np.isfinite(warm_up.step())
+    before = model.policy.answer_head.weight.detach().clone()
+    model.learn(model.steps_per_update)
+    assert not torch.equal(model.policy.answer_head.weight, before)
+    views = lanes.lanes[0].views
+    scan = FullScan(model.policy, views, task, epochs=2, threads=1).fit(cases(name)[:4], cases(name)[4:])
+    readings = {"ppo": read_cases(model.policy, lanes), "full_scan": scan.read(cases(name))}
+    rows = {reader: summarise(answers, task) for reader, answers in readings.items()}
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    assert set(rows["ppo"]) == {*task.metric_names, "glimpses", "share_read", "seconds_per_case"}
+    assert "n/a" not in table({"ppo": rows["ppo"]}, headline=task.headline).split("\n\n")[1]
+    write_predictions(tmp_path / "predictions.csv", readings, task, "test")
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        line = next(csv.DictReader(file))
+    assert task.write_target(task.parse_target(line["target"])) == line["target"]
+    assert np.isfinite([float(line[column]) for column in task.columns]).all()
+
+
+def test_pictures(name: str, tmp_path: Path) -> None:
+    env = environment(name)
+    policy = PPO("GlimpsePolicy", env, cases_per_rollout=2, rollouts_per_case=2, seed=0, device="cpu").policy
+    watched = watch(policy, env.unwrapped.views, env.unwrapped.cases[1], 2, TASKS[name])
+    assert scanpath_picture(watched).shape[-1] == 3
+    to_gif(watched, tmp_path / "watched.gif", height=64)
+    with Image.open(tmp_path / "watched.gif") as gif:
+        assert gif.n_frames == 3
+    measured = to_geojson(watched)["features"][0]["properties"]["measurements"]
+    assert set(measured) == {"order", *TASKS[name].columns}
+
+
+def test_targets_that_are_no_classes_need_a_task() -> None:
+    for name in ("signs", "age", "all"):
+        with pytest.raises(ValueError, match=r"array-0000: the target .* is no class; say what it means with task="):
+            make_array(cases(name))
+
+
+# ---------------------------------------------------------------------------------------------- marks
+def marked(marks: list[Any] | None, name: str) -> Case:
+    source = ArraySource(np.full((1, 48, 48), 200, np.uint8), name=name)
+    return Case(name, name, source, 1, marks=None if marks is None else np.array(marks, float).reshape(-1, 2, 2))
+
+
+MARKED = [
+    marked([[[20, 20], [28, 28]], [[0, 0], [5, 5]]], "both"),  # the first lies whole in a glimpse at (0, 0)
+    marked([[[0, 0], [5, 5]]], "corner"),
+    marked([], "healthy"),
+    marked(None, "unknown"),
+]
+
+
+def small(chosen: list[Case]) -> FlattenAction:
+    sizes: dict[str, Any] = {"overview_size": 24, "glimpse_size": 8, "glimpse_extents": [16], "max_glimpses": 1}
+    return FlattenAction(make_array(chosen, **sizes))
+
+
+def test_the_last_info_says_which_marks_were_hit() -> None:
+    env = small(MARKED)
+    for index, expected in ((0, [True, False]), (1, [False]), (2, []), (3, None)):
+        env.reset(options={"case": index})
+        *_, info = env.step(env.layout.pack([0.0, 0.0], False, [0.0, 0.0]))
+        assert "hits" not in info
+        *_, info = env.step(env.layout.pack([0.0, 0.0], False, [0.0, 0.0]))
+        assert ("hits" in info) == (expected is not None)
+        assert expected is None or np.asarray(info["hits"]).tolist() == expected
+
+
+def test_the_hit_rate_is_reported(tmp_path: Path) -> None:
+    lanes = GlimpseVecEnv([small(MARKED) for _ in range(2)], park=True)
+    policy = PPO("GlimpsePolicy", lanes, cases_per_rollout=2, rollouts_per_case=2, seed=0, device="cpu").policy
+    readings = read_cases(policy, lanes, "grid", 1)  # one glimpse, in the middle
+    assert [reading.hit_rate for reading in readings] == [0.5, 0.0, None, None]
+    row = summarise(readings, Classification(2))
+    assert row["hit_rate"]["value"] == 0.25  # the mean over the cases that have marks
+    assert (row["hit_rate"]["low"], row["hit_rate"]["high"]) == (0, 0.5)
+    header, _, line = table({"grid": row, "ppo": row}).split("\n\n")[1].splitlines()[:3]
+    assert "% of marks hit" in header and "25.0" in line.split()
+    write_predictions(tmp_path / "predictions.csv", {"grid": readings}, Classification(2), "test")
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        assert [line["hit_rate"] for line in csv.DictReader(file)] == ["0.500000", "0.000000", "", ""]
+
+
+def test_without_marks_nothing_is_said_of_them(tmp_path: Path) -> None:
+    lanes = GlimpseVecEnv([small(MARKED[2:]) for _ in range(2)], park=True)
+    policy = PPO("GlimpsePolicy", lanes, cases_per_rollout=2, rollouts_per_case=2, seed=0, device="cpu").policy
+    readings = read_cases(policy, lanes, "grid", 1)
+    row = summarise(readings, Classification(2))
+    assert "hit_rate" not in row and "marks" not in table({"grid": row})
+    write_predictions(tmp_path / "predictions.csv", {"grid": readings}, Classification(2), "test")
+    assert "hit_rate" not in (tmp_path / "predictions.csv").read_text()
+
+
+def test_a_full_scan_has_a_hit_rate_too() -> None:
+    views = small(MARKED).unwrapped.views
+    scan = FullScan(lambda images: images.float().flatten(1), views, Classification(2), epochs=1, threads=1)
+    readings = scan.fit(MARKED).read(MARKED)  # patches of 16 pixels from the corner on: they cut [20, 28) nowhere
+    assert [reading.hit_rate for reading in readings] == [1.0, 1.0, None, None]
