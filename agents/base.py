@@ -220,7 +220,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             return callback.on_step()
 
         self.policy.override = self.override()
-        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)  # not that of an earlier call
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)  # not an earlier call's
         self.policy.may_stop = 1.0 - self._current_progress_remaining >= self.stop_from
         try:
             for wave in lanes:

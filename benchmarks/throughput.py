@@ -3,7 +3,7 @@
 python -m benchmarks.throughput --root <folder of MNIST's IDX files>
 
 Counting: an update plays a rollout and trains on it. *Collected* glimpses are those of the rollouts; every epoch trains
-on each of them once, so with PPO, which makes two, twice as many are *trained*. The bare encoder does one forward and
+on each of them once, so with two epochs twice as many are *trained*. The bare encoder does one forward and
 one backward pass over ready batches of one rollout: its glimpses, in the chunks of an update, and its overviews.
 """
 

@@ -10,10 +10,10 @@ _NEVER = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Tells glibc's allocator to keep what is freed; True where it understood.
 
-    By default a tensor of more than 32 MiB is mapped anew and unmapped when freed, and the system fills its pages with zeros at
-    the first touch. A training step makes hundreds of such tensors of ever the same sizes: kept, they cost a fifth to a
-    quarter less of the step's time (`benchmarks/README.md`). The peak of the memory in use stays what it was; between
-    peaks the process holds on to it. For the whole process, and only with glibc; elsewhere nothing is changed.
+    By default a tensor of more than 32 MiB is mapped anew and unmapped when freed, and the system fills its pages with
+    zeros at the first touch. A training step makes hundreds of such tensors of ever the same sizes: kept, they cost a
+    fifth to a quarter less of the step's time. The peak of the memory in use stays what it was; between peaks the
+    process holds on to it. For the whole process, and only with glibc; elsewhere nothing is changed.
     """
     if not sys.platform.startswith("linux"):
         return False

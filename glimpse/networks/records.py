@@ -94,9 +94,7 @@ class Episodes:
         """The episodes of these cases only."""
         rows = (cases[:, None] * self.rollouts + torch.arange(self.rollouts)).flatten()
         per_case = ("overview", "foreground", "features")
-        return Episodes(**{
-            f.name: getattr(self, f.name)[cases if f.name in per_case else rows] for f in fields(self)
-        })
+        return Episodes(**{f.name: getattr(self, f.name)[cases if f.name in per_case else rows] for f in fields(self)})
 
 
 @dataclass

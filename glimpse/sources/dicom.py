@@ -19,4 +19,5 @@ def require_pydicom() -> Any:
     try:
         return import_module("pydicom")
     except ImportError as error:
-        raise MissingExtraError(f"DICOM files need pydicom, which is not installed ({error}). Run: {INSTALL}") from error
+        message = f"DICOM files need pydicom, which is not installed ({error}). Run: {INSTALL}"
+        raise MissingExtraError(message) from error

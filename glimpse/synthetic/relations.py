@@ -96,7 +96,7 @@ def _frame(x: Grid, y: Grid) -> Grid:
 
 def _triangle(x: Grid, y: Grid) -> Grid:
     slope = math.sqrt(3) / 2
-    return np.maximum(np.maximum(slope * x - 0.5 * y, -slope * x - 0.5 * y), y) - 0.58 * RADIUS
+    return np.maximum(np.maximum(slope * x - 0.5 * y, -slope * x - 0.5 * y), y) - 0.53 * RADIUS
 
 
 def _disc(x: Grid, y: Grid) -> Grid:
@@ -131,8 +131,8 @@ def draw_glyphs(rng: np.random.Generator, shape: str, count: int) -> UInt8[np.nd
 def draw_strokes(rng: np.random.Generator, count: int) -> UInt8[np.ndarray, "count side side"]:
     """One to three parallel lines in any direction; with as much ink as a glyph."""
     x, y = _turned(rng.uniform(0, math.pi, (count, 1, 1)))
-    lines, pitch = rng.integers(1, 4, (count, 1, 1)), rng.uniform(6.5, 8.5, (count, 1, 1))
-    reach = rng.uniform(8.0, 11.0, (count, 1, 1))
+    lines, pitch = rng.integers(1, 4, (count, 1, 1)), rng.uniform(6.0, 7.5, (count, 1, 1))
+    reach = rng.uniform(8.0, 10.5, (count, 1, 1))
     place = np.clip(np.rint(y / pitch + (lines - 1) / 2), 0, lines - 1) - (lines - 1) / 2  # of the nearest line
     beyond = np.maximum(np.abs(x) - reach, 0)
     return _inked(rng, np.hypot(beyond, y - place * pitch) - _WIDTH / 2)
@@ -230,6 +230,6 @@ def _boxes(drawn: Bool[np.ndarray, "pattern side side"]) -> Int[np.ndarray, "pat
     """Low and high corners of what is drawn."""
     sides = []
     for axis in (2, 1):
-        along = drawn.any(axis)
+        along = np.asarray(drawn.any(axis))
         sides.append(np.stack([along.argmax(1), SIDE - along[:, ::-1].argmax(1)], 1))
     return np.stack(sides, 2)

@@ -34,9 +34,13 @@ def env(request: pytest.FixtureRequest, tiny_slides: Path, tiny_mnist: Path) -> 
         "glimpse/Array-v0": {"cohort": pair()},
         "glimpse/MegapixelMNIST-v0": {"root": tiny_mnist, "n": few, "size": 600, "glimpse_size": 36},
         "glimpse/ClutteredMNIST-v0": {
-            "root": tiny_mnist, "n": few, "overview_size": 36, "glimpse_size": 36, "glimpse_extents": [36],
+            "root": tiny_mnist,
+            "n": few,
+            "overview_size": 36,
+            "glimpse_size": 36,
+            "glimpse_extents": [36],
         },
-        "glimpse/Relations-v0": {"n": few, "glimpse_size": 36},
+        "glimpse/Relations-v0": {"n": few, "glimpse_size": 36, "strokes": 60},
     }
     if request.param not in options:
         pytest.fail(f"{request.param} is registered, but this test does not know how to make it small: add it.")

@@ -73,7 +73,7 @@ def test_memory_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_throughput_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     throughput.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
     ppo, reinforce = written(tmp_path, "throughput")["rows"]
-    assert (ppo["agent"], ppo["epochs"], reinforce["agent"], reinforce["epochs"]) == ("ppo", 2, "reinforce", 1)
+    assert (ppo["agent"], ppo["epochs"], reinforce["agent"], reinforce["epochs"]) == ("ppo", 1, "reinforce", 1)
     for row in (ppo, reinforce):
         assert row["glimpses_per_update"] == 2 * 2 * 2  # cases, rollouts, glimpses
         assert row["trained_per_second"] == pytest.approx(row["epochs"] * row["collected_per_second"], rel=1e-3)

@@ -82,7 +82,8 @@ def test_wide_reads_take_the_same_way_as_narrow_ones(monkeypatch: pytest.MonkeyP
     source, array = sprites()
     for limit in (1, 1 << 30):  # sprites resampled one by one; the region painted
         monkeypatch.setattr("glimpse.sources.sprites.PAINTED_PIXELS", limit)
-        np.testing.assert_array_equal(source.read((240, 300), (300, 400), (60, 80)), array.read((240, 300), (300, 400), (60, 80)))  # fmt: skip
+        wide = (240, 300), (300, 400), (60, 80)
+        np.testing.assert_array_equal(source.read(*wide), array.read(*wide))
         np.testing.assert_array_equal(source.read((5, 615), 40, (40, 40)), array.read((5, 615), 40, (40, 40)))
 
 

@@ -1,0 +1,81 @@
+"""Resampling by area in any number of dimensions, without rounding: for values that are windowed afterwards."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which pixels a read of ``size`` values takes along each axis, and where its first value begins.
+
+    Attributes:
+        first: first pixel, per axis; may lie before the image.
+        last: one past the last pixel, per axis; may lie behind the image.
+        start: of the region, in pixels from ``first``.
+        extent: of the region, in pixels.
+        size: values of the result.
+    """
+
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+    start: tuple[float, ...]
+    extent: tuple[float, ...]
+    size: tuple[int, ...]
+
+    @classmethod
+    def of(cls, start: Sequence[float], extent: Sequence[float], size: Sequence[int]) -> "Cut":
+        """The pixels of a region; where the extent is a whole multiple of the size, it starts at the nearest pixel."""
+        factors = [round(width / count) for width, count in zip(extent, size, strict=True)]
+        whole = [f >= 1 and abs(f * n - w) < 0.5 for f, n, w in zip(factors, size, extent, strict=True)]
+        if all(whole):
+            first = tuple(math.floor(value + 0.5) for value in start)
+            widths = tuple(float(f * n) for f, n in zip(factors, size, strict=True))
+            last = tuple(f + int(w) for f, w in zip(first, widths, strict=True))
+            return cls(first, last, (0.0,) * len(first), widths, tuple(size))
+        first = tuple(math.floor(value) for value in start)
+        last = tuple(max(math.ceil(s + w), f + 1) for s, w, f in zip(start, extent, first, strict=True))
+        offset = tuple(s - f for s, f in zip(start, first, strict=True))
+        return cls(first, last, offset, tuple(extent), tuple(size))
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels it takes."""
+        return math.prod(last - first for first, last in zip(self.first, self.last, strict=True))
+
+    def means(self, image: np.ndarray) -> tuple[Float[np.ndarray, "*size"], Float[np.ndarray, "*size"]]:
+        """Means over the part of each box that lies in an image (*shape), and how large that part is, 0 to 1."""
+        block: np.ndarray = image[
+            tuple(
+                slice(min(max(a, 0), n), max(min(b, n), 0))
+                for a, b, n in zip(self.first, self.last, image.shape, strict=True)
+            )
+        ]
+        cover = np.ones((1,) * image.ndim, np.float32)
+        for axis, length in enumerate(image.shape):
+            block, part = self._mean_along(block, axis, length)
+            cover = cover * part.reshape([-1 if other == axis else 1 for other in range(image.ndim)])
+        return block.astype(np.float32, copy=False), cover
+
+    def _mean_along(self, block: np.ndarray, axis: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Means along one axis of what was cut from an image of a length, and each mean's part inside the image."""
+        count, pixels = self.size[axis], self.last[axis] - self.first[axis]
+        inside = block.shape[axis] == pixels
+        if inside and self.start[axis] == 0 and self.extent[axis] == pixels and pixels % count == 0:
+            factor = pixels // count
+            if factor > 1:
+                parts = block.reshape(*block.shape[:axis], count, factor, *block.shape[axis + 1 :])
+                block = parts.mean(axis=axis + 1, dtype=np.float64)
+            return block, np.ones(count, np.float32)
+        begin = min(max(self.first[axis], 0), length) - self.first[axis]
+        edges = self.start[axis] + self.extent[axis] * np.arange(count + 1) / count
+        there = np.arange(begin, begin + block.shape[axis])
+        low, high = np.maximum(edges[:-1, None], there), np.minimum(edges[1:, None], there + 1)
+        weights = np.maximum(high - low, 0)
+        total = weights.sum(axis=1)
+        weights /= np.maximum(total, 1e-12)[:, None]
+        values = np.moveaxis(np.tensordot(weights, block.astype(np.float64), axes=(1, axis)), 0, axis)
+        return values, np.minimum(total * count / self.extent[axis], 1).astype(np.float32)
