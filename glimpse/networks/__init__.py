@@ -5,11 +5,13 @@ from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool
 from glimpse.networks.locator import GaussianLocator, GridLocator, PointerLocator, RandomLocator
 from glimpse.networks.memory import GRUMemory
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.pretrained import EfficientNetLite0
 
 __all__ = [
     "AttentionPooling",
     "CausalTransformer",
     "ConvEncoder",
+    "EfficientNetLite0",
     "GRUMemory",
     "GaussianLocator",
     "GlimpsePolicy",

