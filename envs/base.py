@@ -112,11 +112,11 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         """Returns a picture `(height, width, 3)`: the overview with the scanpath, and the current glimpse beside it."""
         if self.render_mode is None:
             return None
-        episode = self.episode
-        overview, _ = self.case_views()
-        extents = [self.views.extent(episode.case.source, zoom) for zoom in episode.zooms]
-        boxes = np.array(extents).reshape(-1, self.ndim) / np.array(episode.case.source.shape)
-        return draw(overview, self._glimpse, episode.scanpath(self.ndim), boxes, episode.case.source.shape)
+        episode, (overview, _) = self.episode, self.case_views()
+        source, path = episode.case.source, episode.scanpath(self.ndim)
+        extents = [self.views.extent(source, zoom) for zoom in episode.zooms]
+        boxes = np.array(extents).reshape(-1, self.ndim) / np.array(source.shape)
+        return draw(overview, self._glimpse, path, boxes, source.frame.sides, self.views.sides(source))
 
     # --- The parts of a step, for `GlimpseVecEnv` ----------------------------------------------------------------
 

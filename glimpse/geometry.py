@@ -63,6 +63,11 @@ class Frame:
         """Number of axes."""
         return len(self.shape)
 
+    @property
+    def sides(self) -> tuple[float, ...]:
+        """Length of each axis in ``unit``, or in pixels where the spacing is not known."""
+        return tuple(n * size for n, size in zip(self.shape, self.spacing or (1.0,) * self.ndim, strict=True))
+
     def to_pixels(self, location: Numbers) -> np.ndarray:
         """Level-0 pixels (..., d) of locations in [-1, 1]^d (..., d): ``(location + 1) / 2 * shape``."""
         return (np.asarray(location, np.float64) + 1.0) * 0.5 * np.asarray(self.shape, np.float64)

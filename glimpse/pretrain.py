@@ -1,7 +1,6 @@
 """Pretraining: the shared encoder learns, without labels, to tell glimpses of the training cohort from each other."""
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from glimpse.augment import Augment
 from glimpse.cohort import Case
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.sources import ImageSource
@@ -57,58 +57,6 @@ def random_places(
     size = np.array(inside.shape)
     locations = (pixels + rng.random((count, len(size)))) / size * 2 - 1
     return locations.astype(np.float32), rng.integers(len(views.glimpse_extents), size=count)
-
-
-class Augment:
-    """Two random views of a glimpse differ by turn, flip, zoom, shift, strength per channel, and noise.
-
-    Works in 2 and 3 dimensions (turns in the last two axes). Images are (batch, channel, *size * margin) in [0, 255];
-    views are (batch, channel, *size). Strength scales what stands out from the background.
-    """
-
-    def __init__(
-        self,
-        size: Sequence[int],
-        margin: float,
-        background: float,
-        *,
-        turn: float = 0.4,
-        zoom: float = 0.15,
-        shift: float = 0.18,
-        strength: float = 0.3,
-        noise: float = 6.0,
-        flips: bool = True,
-    ) -> None:
-        self.size, self.margin, self.background = tuple(size), margin, background
-        self.turn, self.zoom, self.shift, self.strength, self.noise, self.flips = (
-            turn,
-            zoom,
-            shift,
-            strength,
-            noise,
-            flips,
-        )
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        def uniform(*shape: int) -> Tensor:
-            return (torch.rand(shape, generator=generator) * 2 - 1).to(images.device)
-
-        batch, channels, ndim = images.shape[0], images.shape[1], len(self.size)
-        theta = torch.zeros(batch, ndim, ndim + 1, device=images.device)
-        theta[:, range(ndim), range(ndim)] = 1.0
-        angle = uniform(batch) * (math.pi if self.flips else self.turn)
-        theta[:, 0, 0], theta[:, 0, 1] = angle.cos(), -angle.sin()
-        theta[:, 1, 0], theta[:, 1, 1] = angle.sin(), angle.cos()
-        if self.flips:
-            theta[:, :, 0] *= uniform(batch, 1).sign()
-        theta[:, :, :ndim] *= (1 + uniform(batch, 1, 1) * self.zoom) / self.margin
-        theta[:, :, ndim] = uniform(batch, ndim) * self.shift
-        where = F.affine_grid(theta, [batch, channels, *self.size], align_corners=False)
-        content = images.float() - self.background
-        view = F.grid_sample(content, where, align_corners=False, padding_mode="reflection")
-        gain = 1 + uniform(batch, channels, *[1] * ndim) * self.strength
-        noise = torch.randn(view.shape, generator=generator).to(images.device) * self.noise
-        return view * gain + noise + self.background
 
 
 def contrastive_loss(first: Float[Tensor, "batch d"], second: Float[Tensor, "batch d"], temperature: float) -> Tensor:

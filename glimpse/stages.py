@@ -13,10 +13,12 @@ from stable_baselines3.common.logger import Image
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
+from glimpse.augment import Augment
+from glimpse.averaging import Average
 from glimpse.checkpoints import Checkpoint
 from glimpse.loading import save_policy
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.pretrain import Augment, ContrastivePretrainer, sample_glimpses
+from glimpse.pretrain import ContrastivePretrainer, sample_glimpses
 from glimpse.run import Run
 from glimpse.warm_up import TokenWarmUp
 
@@ -87,7 +89,8 @@ def _pretrain(training: Training, stage: str, config: DictConfig, done: int) -> 
 
 def _pretrainer(training: Training, config: DictConfig) -> ContrastivePretrainer:
     env, policy = training.env, training.policy
-    augment = Augment(env.views.glimpse_size, config.margin, policy.encoder.background, **config.augment)
+    sides = env.views.sides(env.cases[0].source)
+    augment = Augment(env.views.glimpse_size, policy.encoder.background, sides, **config.augment)
     with tqdm(total=config.pool, desc="reading", unit="glimpse", disable=not training.progress) as bar:
         pool = sample_glimpses(
             env.cases,
@@ -174,19 +177,22 @@ def _restore_warm_up(checkpoint: Checkpoint, policy: GlimpsePolicy, trainer: Tok
 
 # ---------------------------------------------------------------------------------------------- learning from episodes
 def learn(training: Training, stage: str, config: DictConfig) -> None:
-    """Runs the stage's algorithm for its number of updates, from where the run stands."""
+    """Runs the stage's algorithm for its number of updates, from where the run stands; it leaves the average."""
     run = training.run
     with run.timed(stage):
-        algorithm, validation = _algorithm(training, stage, config)
+        average = Average(training.policy, config.get("average", 0.0))
+        algorithm, validation = _algorithm(training, stage, config, average)
         total = config.updates * algorithm.steps_per_update
         remaining = algorithm.start_timesteps + total - algorithm.num_timesteps
-        callback = StageCallback(training, stage, config, validation)
+        callback = StageCallback(training, stage, config, validation, average)
         if remaining > 0:
             algorithm.learn(remaining, callback, reset_num_timesteps=False, tb_log_name=stage)
         algorithm.env.close()
+        average.apply()
+        run.save(_learning_state(algorithm, validation, average), stage)
 
 
-def _algorithm(training: Training, stage: str, config: DictConfig) -> tuple[Any, Progress]:
+def _algorithm(training: Training, stage: str, config: DictConfig, average: Average) -> tuple[Any, Progress]:
     """The stage's algorithm, restored if the run stopped within this stage, and what validation has said in it."""
     run, settings = training.run, config.algorithm
     lanes = training.lanes("train", settings.cases_per_rollout * settings.rollouts_per_case)
@@ -199,17 +205,23 @@ def _algorithm(training: Training, stage: str, config: DictConfig) -> tuple[Any,
     algorithm = instantiate(settings)(training.policy, lanes, seed=seed, **options)
     algorithm.set_logger(run.logger)
     if run.last.meta["stage"] == stage:
+        average.restore(run.last)
         return algorithm, _restore_learning(run.last, algorithm)
     algorithm.start_timesteps = algorithm.num_timesteps = int(run.last.meta.get("timesteps", 0))
     return algorithm, Progress(history=run.last.meta.get("validation", {}).get("history", []))
 
 
 class StageCallback(BaseCallback):
-    """After every update: progress and a checkpoint; now and then: the validation split, and the best policy so far."""
+    """After every update: the average, progress and a checkpoint; now and then: the validation split, and the best.
 
-    def __init__(self, training: Training, stage: str, config: DictConfig, validation: Progress) -> None:
+    What is validated and kept is the averaged policy.
+    """
+
+    def __init__(
+        self, training: Training, stage: str, config: DictConfig, validation: Progress, average: Average
+    ) -> None:
         super().__init__()
-        self.training_, self.stage, self.validation = training, stage, validation
+        self.training_, self.stage, self.validation, self.average = training, stage, validation, average
         self.updates, self.validate_every, self.keep = config.updates, config.validate_every, config.get("keep", False)
         self.saved = -1
 
@@ -244,16 +256,18 @@ class StageCallback(BaseCallback):
         if self.algorithm.updates == self.saved:
             return
         self.saved = self.algorithm.updates
+        self.average.update()
         values = self.logger.name_to_value
         self.bar.update()
         self.bar.set_postfix(
             {name: f"{values[key]:.3f}" for name, key in _SHOWN.items() if key in values}, refresh=False
         )
         if self.validate_every and (self.saved % self.validate_every == 0 or self.saved == self.updates):
-            self._validate()
+            with self.average.applied():
+                self._validate()
         run = self.training_.run
         run.tick(self.stage)
-        run.save(_learning_state(self.algorithm, self.validation), self.stage)
+        run.save(_learning_state(self.algorithm, self.validation, self.average), self.stage)
 
     def _validate(self) -> None:
         run, policy = self.training_.run, self.training_.policy
@@ -275,7 +289,7 @@ class StageCallback(BaseCallback):
 _SHOWN = {"loss": "train/loss", "return": "rollout/return", "glimpses": "rollout/glimpses", "val": "validation/score"}
 
 
-def _learning_state(algorithm: Any, validation: Progress) -> Checkpoint:
+def _learning_state(algorithm: Any, validation: Progress, average: Average) -> Checkpoint:
     checkpoint = Checkpoint(meta={
         "timesteps": algorithm.num_timesteps, "start": algorithm.start_timesteps, "updates": algorithm.updates,
         "queue": list(algorithm.queue), "random": algorithm.random.bit_generator.state,
@@ -284,6 +298,7 @@ def _learning_state(algorithm: Any, validation: Progress) -> Checkpoint:
     checkpoint.add_module("policy", algorithm.policy)
     checkpoint.add_optimizer("optimizer", algorithm.policy.optimizer)
     checkpoint.add_generator("torch")
+    average.save(checkpoint)
     return checkpoint
 
 

@@ -62,9 +62,9 @@ def _prepare(config: DictConfig, cohort: Cohort, resume: str | None) -> Training
 
     try:
         env = build(config.env.make, cohort=cohort, split="train").unwrapped
+        policy = build_policy(config.network, env.observation_space, env.layout)
     except ValueError as error:
         raise PreflightError(str(error)) from error
-    policy = build_policy(config.network, env.observation_space, env.layout)
     check_sizes(cohort, env.views, policy.grid, progress=config.progress)
     policy = policy.to(torch.device(config.device))
     run = Run(resume or config.run, config, resume=bool(resume))

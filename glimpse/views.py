@@ -91,6 +91,10 @@ class Views:
         """
         return self.glimpse_extents[zoom].to_pixels(source.frame)
 
+    def sides(self, source: ImageSource, zoom: int = 0) -> tuple[float, ...]:
+        """Lengths of a glimpse's axes in a source's unit, or in level-0 pixels where it has none."""
+        return tuple((self.extent(source, zoom) / source.shape * source.frame.sides).tolist())
+
     def overview(self, source: ImageSource) -> UInt8[np.ndarray, "channel *size"]:
         """The whole image at overview size; cached and read-only."""
         key = ("overview", _identity(source), self.overview_size)

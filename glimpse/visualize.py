@@ -3,12 +3,13 @@
     watched = watch(policy, views, case, max_glimpses=12)
     Image.fromarray(scanpath_picture(watched)).save("scanpath.png")
 
-Pictures are uint8 arrays (height, width, 3). Volumes are shown by their maximum along all axes but the last two.
+Pictures are uint8 arrays (height, width, 3), in the object's proportions. Volumes are shown in three planes, laid out
+as radiologists look at them (see `glimpse.planes`).
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from glimpse.cohort import Case
 from glimpse.drawing import (
     DARK,
     WHITE,
-    Picture,
     below,
     beside,
     draw_scanpath,
@@ -34,9 +34,11 @@ from glimpse.drawing import (
     order_colours,
     write,
 )
+from glimpse.geometry import cell_locations
 from glimpse.networks.locator import CellDistribution, Choice, GaussianDistribution
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Scene, State
+from glimpse.planes import Picture
 from glimpse.readings import metric_title, write_atomically
 from glimpse.tasks import Classification, Task
 from glimpse.views import Views
@@ -44,9 +46,11 @@ from glimpse.views import Views
 __all__ = [
     "Watched",
     "budget_curve",
+    "common_heat_map",
     "draw_scanpath",
     "glimpse_strip",
     "heat_map",
+    "looked_at",
     "scanpath_picture",
     "to_geojson",
     "to_gif",
@@ -88,6 +92,22 @@ class Watched:
     def captions(self) -> list[tuple[str, float]]:
         """What pictures say of each answer: a text and the length of a bar."""
         return [self.task.caption(prediction) for prediction in self.predictions]
+
+    @property
+    def sides(self) -> tuple[float, ...]:
+        """Lengths of the image's axes, in its unit or in pixels."""
+        return self.case.source.frame.sides
+
+    @property
+    def glimpse_sides(self) -> tuple[float, ...] | None:
+        """Lengths of the first glimpse's axes, likewise; None where there is none."""
+        return tuple((self.extents[0] * self.sides).tolist()) if len(self.extents) else None
+
+    @property
+    def decisive(self) -> int | None:
+        """The glimpse that changed the answer most, from 0 on; None where there is none."""
+        changes = np.abs(np.diff(self.predictions, axis=0)).sum(1)
+        return int(changes.argmax()) if len(changes) else None
 
 
 # ---------------------------------------------------------------------------------------------- watching
@@ -150,17 +170,23 @@ def _cell_probabilities(policy: GlimpsePolicy, scene: Scene, state: State) -> np
 
 # ---------------------------------------------------------------------------------------------- pictures
 def scanpath_picture(watched: Watched) -> Picture:
-    """An episode in one picture: scanpath, where the policy would look first, and the glimpses with the answers."""
-    wide = _side_by_side(watched, len(watched.scanpath), 512)
+    """An episode in one picture: scanpath, where the policy would look first, and the glimpses with the answers.
+
+    A volume is cut through the glimpse that changed the answer most.
+    """
+    at = None if watched.decisive is None else watched.scanpath[watched.decisive]
+    both = _scanpath_and_heat(watched, len(watched.scanpath), 512, at)
     strip = glimpse_strip(
         watched.glimpses,
         watched.probabilities,
         watched.task.names,
         watched.overview,
-        width=wide.width,
+        width=both.width,
         captions=watched.captions,
+        sides=watched.sides,
+        glimpse_sides=watched.glimpse_sides,
     )
-    return np.array(below([_title(watched), wide, Image.fromarray(strip)]))
+    return np.array(below([_title(watched), both, Image.fromarray(strip)]))
 
 
 def _title(watched: Watched) -> Image.Image:
@@ -169,16 +195,49 @@ def _title(watched: Watched) -> Image.Image:
         f"{watched.case.slide_id}: target {task.describe_target(watched.case.target)}, answered "
         f"{task.describe(watched.predictions[-1])} after {count} glimpses"
     )
+    if len(watched.sides) == 3 and watched.decisive is not None:
+        text += f"; cut through glimpse {watched.decisive + 1}"
     title = Image.new("RGB", (round(ImageFont.load_default(size=16).getlength(text)) + 4, 22), WHITE)
     write(ImageDraw.Draw(title), (0, 0), text, DARK, size=16)
     return title
 
 
-def _side_by_side(watched: Watched, glimpses: int, height: int) -> Image.Image:
+def _scanpath_and_heat(watched: Watched, glimpses: int, height: int, at: np.ndarray | None = None) -> Image.Image:
     """The scanpath's first glimpses, and where the policy wanted to look (before the first, or next)."""
-    drawn = draw_scanpath(watched.overview, watched.scanpath[:glimpses], watched.extents[:glimpses], height)
+    volume, sides = len(watched.sides) == 3, watched.sides
+    height = round(0.65 * height) if volume else height  # three planes beside each other, and three more below
+    path, extents = watched.scanpath[:glimpses], watched.extents[:glimpses]
     step = 0 if glimpses == len(watched.scanpath) else glimpses
-    return beside([Image.fromarray(drawn), Image.fromarray(heat_map(watched.overview, watched.cells[step], height))])
+    drawn = draw_scanpath(watched.overview, path, extents, height, sides, at)
+    pair = [Image.fromarray(drawn), Image.fromarray(heat_map(watched.overview, watched.cells[step], height, sides))]
+    return below(pair) if volume else beside(pair)
+
+
+def looked_at(episodes: Sequence[Watched]) -> Float[np.ndarray, "*grid"]:
+    """The share of episodes in which each cell was looked at.
+
+    A glimpse and a cell meet where one of them holds the centre of the other.
+    """
+    grid = episodes[0].cells.shape[1:]
+    centres = cell_locations(grid)[:, None].astype(np.float64)
+    seen = np.zeros(len(centres))
+    for episode in episodes:
+        reach = np.maximum(episode.extents, 1 / np.array(grid)) + 1e-6
+        seen += (np.abs(centres - episode.scanpath) <= reach).all(2).any(1)
+    return (seen / len(episodes)).reshape(grid)
+
+
+def common_heat_map(episodes: Sequence[Watched], height: int = 512) -> Picture:
+    """Where many episodes looked, over the mean of their overviews; proportions are those of the first image.
+
+    Raises:
+        ValueError: there are no episodes, or their overviews have different sizes.
+    """
+    sizes = {episode.overview.shape for episode in episodes}
+    if len(sizes) != 1:
+        raise ValueError(f"Expected episodes with overviews of one size, got {len(sizes)} sizes; watch one policy.")
+    mean = np.mean([episode.overview for episode in episodes], axis=0)
+    return heat_map(np.rint(mean).astype(np.uint8), looked_at(episodes), height, episodes[0].sides)
 
 
 def to_gif(watched: Watched, path: str | os.PathLike[str], seconds: float = 0.8, height: int = 360) -> None:
@@ -186,16 +245,18 @@ def to_gif(watched: Watched, path: str | os.PathLike[str], seconds: float = 0.8,
     names, captions = watched.task.names, watched.captions
     frames = []
     for step, answer in enumerate(watched.probabilities):
-        wide = _side_by_side(watched, step, height)
+        both = _scanpath_and_heat(watched, step, height)
         strip = glimpse_strip(
             watched.glimpses[:step][-1:],
             answer[None],
             names,
             watched.overview if step == 0 else None,
-            width=wide.width,
+            width=both.width,
             captions=captions[step : step + 1],
+            sides=watched.sides,
+            glimpse_sides=watched.glimpse_sides,
         )
-        frames.append(below([wide, Image.fromarray(strip)]))
+        frames.append(below([both, Image.fromarray(strip)]))
     size = (max(frame.width for frame in frames), max(frame.height for frame in frames))
     padded = [on_canvas(frame, size).quantize(128, Image.Quantize.FASTOCTREE) for frame in frames]
     durations = [round(1000 * seconds)] * (len(padded) - 1) + [round(3000 * seconds)]

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
+PerLayer = Sequence[int | Sequence[int]]
+
 
 class ConvEncoder(nn.Module):
     """A small convolutional net with group normalisation, in 1, 2 or 3 dimensions and for any number of input channels.
@@ -21,8 +23,10 @@ class ConvEncoder(nn.Module):
         channels: channels of the images.
         ndim: dimensions of the images.
         widths: output channels of each convolution; the last is the embedding's width.
-        kernels: odd kernel sizes, one per convolution.
-        strides: one per convolution; their product is the side of a cell in overview pixels.
+        kernels: odd kernel sizes, one per convolution: a number for all axes, or one per axis ([1, 3, 3] leaves slices
+            apart). A kernel may be wider than an axis.
+        strides: likewise, none above its kernel; their product is the side of a cell in overview pixels. Where voxels
+            are deeper than they are wide, [1, 2, 2] keeps slices while it halves the planes.
         groups: groups of each group normalisation.
         background: pixel value outside the image (255 for slides, 0 for most others).
         channels_last: keep channels beside each other in memory. Training becomes about a quarter quicker on
@@ -34,8 +38,8 @@ class ConvEncoder(nn.Module):
         channels: int,
         ndim: int = 2,
         widths: Sequence[int] = (16, 32, 64, 64),
-        kernels: Sequence[int] = (5, 3, 3, 3),
-        strides: Sequence[int] = (2, 2, 1, 1),
+        kernels: PerLayer = (5, 3, 3, 3),
+        strides: PerLayer = (2, 2, 1, 1),
         groups: int = 4,
         background: float = 0.0,
         channels_last: bool = False,
@@ -46,13 +50,13 @@ class ConvEncoder(nn.Module):
                 f"Expected one kernel and one stride per width, got widths={list(widths)}, kernels={list(kernels)}, "
                 f"strides={list(strides)}."
             )
-        if any(kernel % 2 == 0 for kernel in kernels):
-            raise ValueError(f"Expected odd kernel sizes (they keep cells aligned with pixels), got {list(kernels)}.")
         self.embed, self.ndim, self.background = widths[-1], ndim, background
-        self.strides = tuple(strides)
+        self.kernels, self.strides = _per_axis("kernels", kernels, ndim), _per_axis("strides", strides, ndim)
+        _check_reach(self.kernels, self.strides)
         layers: list[nn.Module] = []
-        for before, after, kernel, stride in zip([channels, *widths], widths, kernels, strides, strict=False):
-            convolution = _CONVOLUTIONS[ndim](before, after, kernel, stride, kernel // 2)
+        for before, after, kernel, stride in zip([channels, *widths], widths, self.kernels, self.strides, strict=False):
+            padding = tuple(side // 2 for side in kernel)
+            convolution = _CONVOLUTIONS[ndim](before, after, kernel, stride, padding)
             layers += [convolution, nn.GroupNorm(groups, after), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
         self.memory_format = _CHANNELS_LAST.get(ndim) if channels_last else None
@@ -61,16 +65,42 @@ class ConvEncoder(nn.Module):
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """Cells per axis of the feature map of an image of `size` pixels."""
-        cells = list(size)
+        cells = tuple(size)
         for stride in self.strides:
-            cells = [(n - 1) // stride + 1 for n in cells]
-        return tuple(cells)
+            cells = tuple((n - 1) // step + 1 for n, step in zip(cells, stride, strict=True))
+        return cells
 
     def forward(self, image: Tensor) -> Tensor:
         """Feature map (batch, embed, *grid(size)) of images in [0, 255], (batch, channel, *size)."""
         if self.memory_format is not None:
             image = image.contiguous(memory_format=self.memory_format)
         return self.layers((image.to(next(self.parameters()).dtype) - self.background) / 127.5)
+
+
+def _per_axis(name: str, values: PerLayer, ndim: int) -> tuple[tuple[int, ...], ...]:
+    """One number per axis and layer, from one per layer or one per axis and layer."""
+    layers = []
+    for value in values:
+        layer = (value,) * ndim if isinstance(value, int) else tuple(int(side) for side in value)
+        if len(layer) != ndim or min(layer) < 1:
+            raise ValueError(
+                f"Expected each of {name} to be a number above 0, or {ndim} of them (one per axis of the images), got "
+                f"{value}."
+            )
+        layers.append(layer)
+    return tuple(layers)
+
+
+def _check_reach(kernels: Sequence[tuple[int, ...]], strides: Sequence[tuple[int, ...]]) -> None:
+    """Refuses kernels that shift cells against pixels, and strides that leap over pixels."""
+    for kernel, stride in zip(kernels, strides, strict=True):
+        if any(side % 2 == 0 for side in kernel):
+            raise ValueError(f"Expected odd kernel sizes (they keep cells aligned with pixels), got {list(kernel)}.")
+        if any(step > side for side, step in zip(kernel, stride, strict=True)):
+            raise ValueError(
+                f"A stride above its kernel leaps over pixels that no cell ever sees: got stride {list(stride)} with "
+                f"kernel {list(kernel)}. Widen the kernel or shorten the stride."
+            )
 
 
 class TokenPool(nn.Module):

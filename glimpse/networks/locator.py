@@ -174,7 +174,7 @@ class GridLocator(nn.Module):
     """Looks at the points of a regular grid over the foreground, in raster order; `budget` points in all.
 
     The grid is the coarsest that has at least `budget` points in the foreground; where it has more, evenly spaced ones
-    of them are taken.
+    of them are taken. An axis shorter than the pitch has its points in the middle.
     """
 
     def __init__(self, budget: int) -> None:
@@ -197,7 +197,7 @@ class GridLocator(nn.Module):
         """The cells to look at, in order."""
         for pitch in range(max(grid), 0, -1):
             lattice = torch.zeros(grid, dtype=torch.bool)
-            lattice[tuple(slice(pitch // 2, None, pitch) for _ in grid)] = True
+            lattice[tuple(slice(min(pitch, cells) // 2, None, pitch) for cells in grid)] = True
             points = (lattice.flatten() & foreground).nonzero()[:, 0]
             if len(points) >= self.budget or pitch == 1:
                 break

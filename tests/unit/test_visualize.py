@@ -9,19 +9,22 @@ import torch
 from PIL import Image
 
 from glimpse.cohort import Case
-from glimpse.drawing import flat, order_colours
+from glimpse.drawing import order_colours
 from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
 from glimpse.evaluate import read_cases
 from glimpse.networks.locator import GaussianLocator, GridLocator
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.planes import coloured
 from glimpse.sources.array import ArraySource
 from glimpse.tasks import Classification
 from glimpse.visualize import (
     Watched,
     budget_curve,
+    common_heat_map,
     draw_scanpath,
     glimpse_strip,
     heat_map,
+    looked_at,
     scanpath_picture,
     to_geojson,
     to_gif,
@@ -132,7 +135,7 @@ def test_the_strip_holds_every_glimpse_and_goes_on_below() -> None:
     assert rows.shape[0] > 1.9 * one_row.shape[0] and rows.shape[1] <= 330
     for i in range(5):
         left = i * (96 + 6 + 10) + 3
-        expected = np.asarray(Image.fromarray(flat(glimpses[i])).resize((96, 96), Image.Resampling.BICUBIC))
+        expected = np.asarray(Image.fromarray(coloured(glimpses[i])).resize((96, 96), Image.Resampling.BICUBIC))
         np.testing.assert_array_equal(one_row[40:99, left : left + 96], expected[37:])
     bars = [(one_row[-4, i * 112 : i * 112 + 102] == order_colours(5)[i]).all(-1).sum() for i in range(5)]
     assert bars == sorted(bars) and bars[-1] >= 100 and bars[0] == pytest.approx(0.2 * 101, abs=2)
@@ -156,19 +159,43 @@ def test_whole_pictures_in_any_number_of_dimensions(watched: Watched, tmp_path: 
         assert gif.n_frames == len(watched.predictions) == 5
 
 
-def test_geojson_by_hand(tmp_path: Path) -> None:
-    case = Case("s", "p", ArraySource(np.zeros((3, 200, 400), np.uint8)), 1, None)
-    watched = Watched(
-        case=case,
+def watched_by_hand(scanpath: list[list[float]], extent: float, shape: tuple[int, ...] = (200, 400)) -> Watched:
+    """An episode with a budget of len(scanpath) glimpses on a black image, on a grid of 4 cells per axis."""
+    ndim, count = len(shape), len(scanpath)
+    return Watched(
+        case=Case("s", "p", ArraySource(np.zeros((3, *shape), np.uint8)), 1, None),
         task=Classification(["normal", "tumour"]),
-        overview=np.zeros((3, 8, 8), np.uint8),
-        foreground=np.ones((1, 8, 8), np.uint8),
-        glimpses=np.zeros((1, 3, 4, 4), np.uint8),
-        scanpath=np.array([[0.0, 0.5]], np.float32),
-        extents=np.array([[0.1, 0.1]]),
-        predictions=np.array([[0.0, 0.0], [0.0, 1.0]], np.float32),
-        cells=np.zeros((2, 4, 4), np.float32),
+        overview=np.zeros((3, *[8] * ndim), np.uint8),
+        foreground=np.ones((1, *[8] * ndim), np.uint8),
+        glimpses=np.zeros((count, 3, *[4] * ndim), np.uint8),
+        scanpath=np.array(scanpath, np.float32),
+        extents=np.full((count, ndim), extent),
+        predictions=np.array([[0.0, 0.0]] * count + [[0.0, 1.0]], np.float32),
+        cells=np.full((count + 1, *[4] * ndim), 4.0**-ndim, np.float32),
     )
+
+
+@pytest.mark.parametrize("extent", [0.5, 0.1, 0.01])
+def test_where_many_episodes_looked(extent: float) -> None:
+    corner, middle = [-0.75, -0.75], [0.25, 0.25]  # centres of cells
+    episodes = [watched_by_hand([corner, middle], extent), watched_by_hand([corner, corner], extent)]
+    share = looked_at(episodes)
+    expected = np.zeros((4, 4))
+    expected[0, 0], expected[2, 2] = 1.0, 0.5
+    if extent == 0.5:  # wide enough to show the centres of the cells around it
+        expected[1:, 1:] = 0.5
+        expected[:2, :2] = 1.0
+    np.testing.assert_array_equal(share, expected)
+    assert common_heat_map(episodes, height=100).shape == (100, 200, 3)  # the image is twice as wide as high
+
+
+def test_a_common_heat_map_needs_one_size_of_overview() -> None:
+    with pytest.raises(ValueError, match="one size, got 2"):
+        common_heat_map([watched_by_hand([[0.0, 0.0]], 0.1), watched_by_hand([[0.0] * 3], 0.1, (20, 20, 20))])
+
+
+def test_geojson_by_hand(tmp_path: Path) -> None:
+    watched = watched_by_hand([[0.0, 0.5]], 0.1)
     to_geojson(watched, tmp_path / "glimpses.geojson")
     (feature,) = json.loads((tmp_path / "glimpses.geojson").read_text())["features"]
     # Centre (x, y) = (300, 100); 40 wide and 20 high.
