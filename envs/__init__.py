@@ -5,12 +5,15 @@ from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import build_views
 from glimpse.envs.check import ContractError, check
 from glimpse.envs.cluttered_mnist import make_cluttered_mnist
+from glimpse.envs.ct import make_ct
 from glimpse.envs.episode import Episode
 from glimpse.envs.mnist import make_megapixel_mnist
+from glimpse.envs.mri import make_mri
 from glimpse.envs.relations import make_relations
 from glimpse.envs.vector import GlimpseVecEnv
 from glimpse.envs.wrappers import FlattenAction
 from glimpse.envs.wsi import make_wsi
+from glimpse.envs.xray import make_xray
 
 __all__ = [
     "ContractError",
@@ -23,7 +26,10 @@ __all__ = [
     "check",
     "make_array",
     "make_cluttered_mnist",
+    "make_ct",
     "make_megapixel_mnist",
+    "make_mri",
     "make_relations",
     "make_wsi",
+    "make_xray",
 ]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
-from glimpse.envs.probe import NotCheckedError, Probe, Trace
+from glimpse.envs.places import PIXEL_TOLERANCE, Places, differ, find_places, other_orders, read_at
+from glimpse.envs.probe import LONGEST, NotCheckedError, Probe, Trace
+from glimpse.sources import ImageSource
 from glimpse.spaces import OBSERVATION_KEYS
+from glimpse.tasks import Task
 
 TOLERANCE = 1e-5  # of rewards
-PIXEL_TOLERANCE = 1.0  # mean grey levels by which a glimpse may differ from what lies at its location
+CASES = 12  # looked at for places that tell, and for traces of the target
+CLASSES = 12  # up to as many, every class is tried as the target
 
 
 class ContractError(Exception):
@@ -85,7 +91,13 @@ def _observations(probe: Probe) -> Iterator[str]:
                 yield f"{key} at step {step}: expected {box.dtype} {box.shape}, got {value.dtype} {value.shape}"
             elif not box.contains(value):
                 yield f"{key} at step {step} is outside [{box.low.min()}, {box.high.max()}]"
+        if beside := sorted(set(observation) - set(OBSERVATION_KEYS)):
+            yield f"expected the keys {', '.join(OBSERVATION_KEYS)} at step {step}, got {', '.join(beside)} beside them"
     first = trace.observations[0]
+    for key in ("overview", "foreground"):
+        for step, observation in enumerate(trace.observations):
+            if not np.array_equal(observation[key], first[key]):
+                yield f"{key} at step {step} is not that of the reset; within an episode it stays"
     for key in ("glimpse", "location"):
         if np.any(first[key]):
             yield f"expected {key} to be zeros at reset"
@@ -93,14 +105,24 @@ def _observations(probe: Probe) -> Iterator[str]:
         read = not trace.ended or step < len(trace.actions)
         if read and not np.allclose(observation["location"], action.location, atol=1e-6):
             yield f"location at step {step}: expected {action.location} as asked, got {observation['location']}"
-    yield from _remaining(trace, probe.budget)
+    yield from _nothing_read_at_the_end(trace)
+    if probe.budget is not None:
+        yield from _remaining(trace, probe.budget, probe.budget)
 
 
-def _remaining(trace: Trace, budget: int | None) -> Iterator[str]:
-    if budget is None:
+def _nothing_read_at_the_end(trace: Trace) -> Iterator[str]:
+    if not trace.ended:
         return
+    for key in ("glimpse", "location"):
+        if not np.array_equal(trace.observations[-1][key], trace.observations[-2][key]):
+            yield f"{key} changes with the action that ends the episode, which reads nothing"
+
+
+def _remaining(trace: Trace, given: int, budget: int) -> Iterator[str]:
+    """Of an episode with a budget given, in an environment with a budget of its own."""
     for step, observation in enumerate(trace.observations):
-        expected = max(0, budget - step) / max(1, budget)
+        read = step - (trace.ended and step == len(trace.actions))
+        expected = min(1.0, (given - read) / max(1, budget))
         if not np.allclose(observation["remaining"], expected, atol=1e-6):
             yield f"remaining at step {step}: expected {expected:.4f}, got {observation['remaining']}"
 
@@ -109,6 +131,7 @@ def _rewards(probe: Probe) -> Iterator[str]:
     """Each prediction's score is found by giving it as the first answer and stopping."""
     trace = probe.run()
     scores = [probe.run([action._replace(stop=np.asarray(True))]).rewards[0] for action in trace.actions]
+    yield from _scores(probe, trace, scores)
     cost = probe.attribute("glimpse_cost")
     reads = np.array([not trace.ended or step < len(scores) - 1 for step in range(len(scores))])
     expected = np.diff([0.0, *scores]) - cost * reads
@@ -120,30 +143,57 @@ def _rewards(probe: Probe) -> Iterator[str]:
         yield f"the return {sum(trace.rewards):.6f} is not the final score {final:.6f} less {reads.sum()} glimpses"
 
 
+def _scores(probe: Probe, trace: Trace, scores: list[float]) -> Iterator[str]:
+    """The first answers' rewards are the task's scores, where the environment has a task."""
+    if not probe.env.has_wrapper_attr("task") or not isinstance(task := probe.attribute("task"), Task):
+        return
+    predictions = np.stack([action.prediction for action in trace.actions])
+    wanted = task.score(predictions, task.stack([trace.infos[0]["target"]] * len(predictions)))
+    for step, (got, score) in enumerate(zip(scores, wanted.tolist(), strict=True)):
+        if abs(got - score) > TOLERANCE:
+            yield f"the answer of step {step}, given first, is worth {score:.6f} to the task, but is rewarded {got:.6f}"
+
+
 def _locations(probe: Probe) -> Iterator[str]:
-    """Reads again from the source, by [-1, 1] -> pixels alone: (location + 1) / 2 * shape."""
+    """Reads again from the source, at places of which other orders of axes show something else."""
     cases, views = probe.attribute("cases"), probe.attribute("views")
-    trace = probe.run()
+    if not isinstance(getattr(cases[0], "source", None), ImageSource):
+        raise NotCheckedError("its cases have no sources")
+    actions = probe.actions(LONGEST if probe.budget is None else min(probe.budget, LONGEST))
+    if not actions:
+        return
+    index, places = _most_telling(probe, cases, np.array([int(action.zoom) for action in actions]))
+    asked = [action._replace(location=place) for action, place in zip(actions, places.locations, strict=True)]
+    trace = probe.run(asked, options={"case": index})
     source = next(case.source for case in cases if case.slide_id == trace.infos[0]["case"])
-    plain = True
     for action, observation in list(zip(trace.actions, trace.observations[1:], strict=True))[: trace.reads]:
-        extent = views.extent(source, int(action.zoom))
-        there, swapped = (
-            source.read((location.astype(np.float64) + 1) / 2 * np.array(source.shape), extent, views.glimpse_size)
-            for location in (action.location, action.location[::-1])
-        )
-        plain = plain and _differ(there, swapped) <= PIXEL_TOLERANCE
-        if _differ(observation["glimpse"], there) <= PIXEL_TOLERANCE:
+        zoom, location = int(action.zoom), action.location
+        if differ(observation["glimpse"], read_at(source, views, location, zoom)) <= PIXEL_TOLERANCE:
             continue
-        mirrored = _differ(observation["glimpse"], swapped) <= PIXEL_TOLERANCE
-        reason = "the order of axes is swapped, array order is (y, x)" if mirrored else "it shows another place"
-        yield f"the glimpse at location {np.round(action.location, 3)} is not what lies there: {reason}"
-    if plain and probe.layout.ndim > 1 and trace.reads:
-        raise NotCheckedError("the image is too plain to tell (y, x) from (x, y)")
+        others = (read_at(source, views, other, zoom) for other in other_orders(location))
+        swapped = any(differ(observation["glimpse"], there) <= PIXEL_TOLERANCE for there in others)
+        reason = "the order of axes is swapped, array order is (y, x)" if swapped else "it shows another place"
+        yield f"the glimpse at location {np.round(location, 3)} is not what lies there: {reason}"
+    if not places.telling.any():
+        raise NotCheckedError("the images are too plain to tell (y, x) from (x, y)")
 
 
-def _differ(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.abs(one.astype(np.float32) - other.astype(np.float32)).mean())
+def _most_telling(probe: Probe, cases: Any, zooms: NDArray[np.int64]) -> tuple[int, Places]:
+    """The case, of several, with the most places that tell; the first where they all do."""
+    best: tuple[int, Places] | None = None
+    for index in _several(len(cases)):
+        places = find_places(cases[index].source, probe.attribute("views"), zooms, probe.seed + index)
+        if best is None or places.telling.sum() > best[1].telling.sum():
+            best = index, places
+        if places.telling.all():
+            break
+    assert best is not None, "there is at least one case"
+    return best
+
+
+def _several(count: int) -> list[int]:
+    """Indices of some cases, all over the list."""
+    return np.unique(np.linspace(0, count - 1, min(count, CASES)).astype(int)).tolist()
 
 
 def _stop(probe: Probe) -> Iterator[str]:
@@ -155,6 +205,8 @@ def _stop(probe: Probe) -> Iterator[str]:
             yield f"expected stop at step {before} to end the episode, but it goes on"
         elif len(trace.infos[-1].get("scanpath", [None] * before)) != before:
             yield f"expected {before} glimpses when stopping at step {before}, got {trace.infos[-1]['scanpath']}"
+        else:
+            yield from _nothing_read_at_the_end(trace)
 
 
 def _budget(probe: Probe) -> Iterator[str]:
@@ -168,31 +220,60 @@ def _budget(probe: Probe) -> Iterator[str]:
 
 def _hidden_target(probe: Probe) -> Iterator[str]:
     """Changes the targets behind the environment's back; the same actions must then show the same."""
-    cases = probe.attribute("cases")
-    before = probe.run()
-    others = {case.slide_id: _other_target(case.target, cases, probe.layout.outputs) for case in cases}
-    changed = [dataclasses.replace(case, target=others[case.slide_id]) for case in cases]
-    base = probe.env.unwrapped
-    try:
-        base.cases = changed  # type: ignore[attr-defined]
-        after = probe.run()
-    finally:
-        base.cases = cases  # type: ignore[attr-defined]
-    if _equal(after.infos[0].get("target"), before.infos[0].get("target")):
+    cases, base = probe.attribute("cases"), probe.env.unwrapped
+    options: list[dict[str, Any] | None] = [None, *({"case": index} for index in _several(len(cases))[:3])]
+    before = [probe.run(options=option) for option in options]
+    seen = False
+    for number, others in enumerate(_other_targets(cases, probe.layout.outputs)):
+        changed = [_with_target(case, target) for case, target in zip(cases, others, strict=True)]
+        try:
+            base.cases = changed  # type: ignore[attr-defined]
+            after = [probe.run(options=option) for option in (options if number == 0 else options[:1])]
+        finally:
+            base.cases = cases  # type: ignore[attr-defined]
+        for one, other in zip(before, after, strict=False):
+            seen = seen or not _equal(other.infos[0].get("target"), one.infos[0].get("target"))
+            yield from _traces_of_the_target(one, other)
+    if not seen:
         raise NotCheckedError("its targets do not come from its attribute `cases`")
-    for step, (one, other) in enumerate(zip(before.observations, after.observations, strict=False)):
-        for key in one:
-            if not np.array_equal(one[key], other[key]):
+
+
+def _traces_of_the_target(one: Trace, other: Trace) -> Iterator[str]:
+    if len(one.rewards) != len(other.rewards):
+        yield f"the episode's length changes with the target, from {len(one.rewards)} to {len(other.rewards)} steps"
+    for step, (before, after) in enumerate(zip(one.observations, other.observations, strict=False)):
+        for key in sorted({*before, *after}):
+            if key not in before or key not in after or not np.array_equal(before[key], after[key]):
                 yield f"{key} at step {step} changes with the target"
 
 
-def _other_target(target: Any, cases: Any, outputs: int) -> Any:
-    if isinstance(target, (int, np.integer)):
-        return (int(target) + 1) % max(2, outputs)
-    for case in cases:
-        if not _equal(case.target, target):
-            return case.target
-    raise NotCheckedError("all cases have the same target")
+def _other_targets(cases: Any, outputs: int) -> Iterator[list[Any]]:
+    """Other targets for all cases, several times: every other class, or the target of another case."""
+    targets = [case.target for case in cases]
+    if all(isinstance(target, (int, np.integer)) for target in targets):
+        classes = max(2, outputs)
+        shifts = range(1, classes) if classes <= CLASSES else (1, classes // 2, classes - 1)
+        yield from ([(int(target) + shift) % classes for target in targets] for shift in shifts)
+        return
+    distinct: list[Any] = []
+    for target in targets:
+        if len(distinct) < CLASSES and not any(_equal(target, other) for other in distinct):
+            distinct.append(target)
+    if len(distinct) < 2:
+        raise NotCheckedError("all cases have the same target")
+    for shift in range(min(3, len(distinct) - 1)):
+        yield [[other for other in distinct if not _equal(other, target)][shift] for target in targets]
+
+
+def _with_target(case: Any, target: Any) -> Any:
+    if dataclasses.is_dataclass(case) and not isinstance(case, type):
+        return dataclasses.replace(case, target=target)
+    changed = copy.copy(case)
+    try:
+        changed.target = target
+    except AttributeError as error:
+        raise NotCheckedError(f"the target of {case!r} cannot be changed; make cases dataclasses") from error
+    return changed
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -223,10 +304,12 @@ def _options(probe: Probe) -> Iterator[str]:
         got = probe.reset(options={"case": index})["case"]
         if got != cases[index].slide_id:
             yield f"expected the option case={index} to give {cases[index].slide_id!r}, got {got!r}"
-    if budget > 1:
-        trace = probe.run(probe.actions(budget + 3), options={"max_glimpses": 1})
-        if len(trace.rewards) != 2:
-            yield f"expected 2 steps with the option max_glimpses=1, got {len(trace.rewards)}"
+    for given in sorted({0, 1, budget + 2} - {budget}):
+        trace = probe.run(probe.actions(given + 3), options={"max_glimpses": given})
+        if len(trace.rewards) != given + 1:
+            yield f"expected {given + 1} steps with the option max_glimpses={given}, got {len(trace.rewards)}"
+        else:
+            yield from (f"with max_glimpses={given}, {finding}" for finding in _remaining(trace, given, budget))
 
 
 def _infos(probe: Probe) -> Iterator[str]:

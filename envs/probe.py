@@ -13,6 +13,7 @@ import numpy as np
 from glimpse.spaces import Action, ActionLayout
 
 LONGEST = 8  # steps of an episode where the budget is not known
+_UNSURE = 0.03  # largest prediction tried, in units of the limit: scores of surer ones may be cut off, and all be equal
 
 
 class NotCheckedError(Exception):
@@ -85,7 +86,7 @@ class Probe:
         layout = self.layout
         signs = np.array([[1, -1][axis % 2] for axis in range(layout.ndim)]) * rng.choice([-1, 1], (count, 1))
         locations = (rng.uniform(0.1, 0.8, (count, layout.ndim)) * signs).astype(np.float32)
-        predictions = rng.uniform(-0.1, 0.1, (count, layout.outputs)) * layout.limit
+        predictions = rng.uniform(-_UNSURE, _UNSURE, (count, layout.outputs)) * layout.limit
         zooms = np.arange(count) % layout.zooms
         return [
             layout.unpack(layout.pack(location, False, prediction, zoom))

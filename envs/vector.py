@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from glimpse.envs.base import GlimpseEnv, Observation
+from glimpse.envs.stepped import SteppedLane
 from glimpse.envs.wrappers import FlattenAction
 from glimpse.spaces import Action
 
@@ -35,9 +36,13 @@ class GlimpseVecEnv(VecEnv):
     as read-only, because a step in which no lane is reset returns the same overview and foreground arrays as the one
     before. Lanes that share their cases share sources and caches.
 
+    Environments that are no `GlimpseEnv` may be lanes, too, if they keep to `glimpse.protocol`. They are stepped one
+    after another in the caller's thread, for they may not be safe from several.
+
     Args:
-        envs: Environments, or functions that make them: `GlimpseEnv`, bare or in `FlattenAction`. Their spaces must
-            agree. Other wrappers are refused, because lanes are stepped behind their backs.
+        envs: Environments, or functions that make them: `GlimpseEnv`, bare or in `FlattenAction`, or others in any
+            wrappers. Their spaces must agree. Other wrappers around a `GlimpseEnv` are refused, because it is stepped
+            behind their backs.
         threads: Number of threads that read; 1 reads in the caller's.
         park: Leaves a lane that has ended as it is until the next `reset()`: not active, its observation unchanged,
             reward 0, done False, an empty info.
@@ -52,12 +57,13 @@ class GlimpseVecEnv(VecEnv):
         if not envs:
             raise ValueError("Expected at least one environment, got none.")
         self.envs = [env if isinstance(env, gymnasium.Env) else env() for env in envs]
-        self.lanes = [_look_through(env) for env in self.envs]
+        self.lanes: list[GlimpseEnv | SteppedLane] = [_lane(env) for env in self.envs]
         first = self.lanes[0]
         for lane in self.lanes:
             if lane.observation_space != first.observation_space or lane.layout != first.layout:
                 raise ValueError("Expected lanes with equal spaces; build them all with the same views and task.")
-        self.layout, self.park, self.threads = first.layout, park, max(1, threads)
+        self.stepped = any(isinstance(lane, SteppedLane) for lane in self.lanes)
+        self.layout, self.park, self.threads = first.layout, park, 1 if self.stepped else max(1, threads)
         super().__init__(len(envs), first.observation_space, self.layout.box_space())
         self._enabled = np.ones(self.num_envs, bool)
         self._parked = np.zeros(self.num_envs, bool)
@@ -126,10 +132,13 @@ class GlimpseVecEnv(VecEnv):
 
     def _end_lane(self, lane: int, before: Observation) -> dict[str, Any]:
         """Closes the episode; nothing has been read, so the observation before it is the last one too."""
-        episode, info = self.lanes[lane].episode, self.lanes[lane].info() | {"TimeLimit.truncated": False}
+        ended = self.lanes[lane]
+        episode, info = ended.episode, ended.info() | {"TimeLimit.truncated": False}
         seconds = round(time.time() - self._start, 6)
         info["episode"] = {"r": round(episode.total, 6), "l": episode.steps, "t": seconds}
         info["terminal_observation"] = {key: value[lane] for key, value in before.items()}
+        if isinstance(ended, SteppedLane):
+            info |= {"TimeLimit.truncated": ended.episode.truncated, "terminal_observation": ended.observation}
         return info
 
     def _read_lane(self, lane: int) -> None:
@@ -149,8 +158,8 @@ class GlimpseVecEnv(VecEnv):
     # --- All lanes -----------------------------------------------------------------------------------------------
 
     def _blank(self) -> Observation:
-        spaces = self.lanes[0].observation_space.spaces  # type: ignore[attr-defined]
-        return {key: np.zeros((self.num_envs, *space.shape), space.dtype) for key, space in spaces.items()}
+        shown: Any = self.lanes[0].observation_space
+        return {key: np.zeros((self.num_envs, *box.shape), box.dtype) for key, box in shown.spaces.items()}
 
     def _next_arrays(self, dones: NDArray[np.bool_]) -> Observation:
         """Returns arrays to write this step into: large ones are copied only if a lane is about to be reset."""
@@ -161,9 +170,9 @@ class GlimpseVecEnv(VecEnv):
         }
 
     def _scores(self, lanes: NDArray[np.int64], predictions: NDArray[np.float32]) -> NDArray[Any]:
-        chosen = [self.lanes[lane] for lane in lanes.tolist()]
-        if not chosen:
-            return np.zeros(0)
+        chosen = [lane for lane in map(self.lanes.__getitem__, lanes.tolist()) if isinstance(lane, GlimpseEnv)]
+        if len(chosen) < len(lanes) or not chosen:
+            return np.zeros(len(lanes))  # lanes that are stepped as a whole score for themselves
         task = chosen[0].task
         if all(env.task is task or env.task == task for env in chosen):
             return task.score(predictions, task.stack([env.episode.case.target for env in chosen]))
@@ -198,6 +207,8 @@ class GlimpseVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Returns an attribute of each environment, looked for through its wrappers."""
+        if attr_name == "layout":
+            return [self.layout for _ in self._chosen(indices)]
         return [env.get_wrapper_attr(attr_name) for env in self._chosen(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
@@ -224,9 +235,11 @@ def _each(lanes: Sequence[int], work: Callable[[int], None]) -> None:
         work(lane)
 
 
-def _look_through(env: gymnasium.Env[Any, Any]) -> GlimpseEnv:
-    """Returns the `GlimpseEnv` inside wrappers that change nothing but the form of actions."""
-    inner = env
+def _lane(env: gymnasium.Env[Any, Any]) -> GlimpseEnv | SteppedLane:
+    """Returns the `GlimpseEnv` inside wrappers that change nothing but the form of actions, or any other as a whole."""
+    base, inner = env.unwrapped, env
+    if not isinstance(base, GlimpseEnv) or type(base).step is not GlimpseEnv.step:
+        return SteppedLane(env)
     while isinstance(inner, gymnasium.Wrapper):
         if not isinstance(inner, _TRANSPARENT):
             raise TypeError(
@@ -234,6 +247,4 @@ def _look_through(env: gymnasium.Env[Any, Any]) -> GlimpseEnv:
                 "wrap the vector environment instead, or use DummyVecEnv."
             )
         inner = inner.env
-    if not isinstance(inner, GlimpseEnv) or type(inner).step is not GlimpseEnv.step:
-        raise TypeError(f"Expected a GlimpseEnv with its own step(), got {type(inner).__name__}; use DummyVecEnv.")
-    return inner
+    return base

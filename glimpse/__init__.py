@@ -20,6 +20,7 @@ import gymnasium
 if TYPE_CHECKING:
     from glimpse.cohort import Case, Cohort
     from glimpse.loading import load
+    from glimpse.modalities import register_modality
     from glimpse.sources import open_source
     from glimpse.tasks import Classification, MultiLabel, Regression, Several
 
@@ -35,6 +36,7 @@ __all__ = [
     "__version__",
     "load",
     "open_source",
+    "register_modality",
 ]
 
 _HOMES = {
@@ -46,10 +48,14 @@ _HOMES = {
     "Several": "glimpse.tasks",
     "load": "glimpse.loading",
     "open_source": "glimpse.sources",
+    "register_modality": "glimpse.modalities",
 }
 
 _ENVIRONMENTS = {
     "glimpse/WSI-v0": "glimpse.envs.wsi:make_wsi",
+    "glimpse/XRay-v0": "glimpse.envs.xray:make_xray",
+    "glimpse/MRI-v0": "glimpse.envs.mri:make_mri",
+    "glimpse/CT-v0": "glimpse.envs.ct:make_ct",
     "glimpse/Array-v0": "glimpse.envs.array:make_array",
     "glimpse/MegapixelMNIST-v0": "glimpse.envs.mnist:make_megapixel_mnist",
     "glimpse/ClutteredMNIST-v0": "glimpse.envs.cluttered_mnist:make_cluttered_mnist",
@@ -85,10 +91,14 @@ def _extend_path_to_checkout() -> None:
 
 
 def _register_environments() -> None:
-    """Registers the Gymnasium ids by name; nothing of `glimpse.envs` is imported before `gymnasium.make`."""
+    """Registers the Gymnasium ids by name; nothing of `glimpse.envs` is imported before `gymnasium.make`.
+
+    So are those of modalities that other packages bring.
+    """
     for env_id, entry_point in _ENVIRONMENTS.items():
         if env_id not in gymnasium.registry:
             gymnasium.register(id=env_id, entry_point=entry_point)
+    import_module("glimpse.plugins").announce()
 
 
 _extend_path_to_checkout()

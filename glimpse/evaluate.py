@@ -27,7 +27,9 @@ from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.loading import load
 from glimpse.networks.locator import Candidates, CellDistribution, GridLocator, closed_cells
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.plugins import ModalityError, with_plugins
 from glimpse.preflight import PreflightError, check_sizes
+from glimpse.protocol import ProtocolError, parts_of
 from glimpse.readings import Reading, Row, summarise, table, write_atomically, write_predictions
 from glimpse.sources import ImageReadError, UnsupportedImageError
 from glimpse.tasks import Task
@@ -255,10 +257,13 @@ def _environments(policy: GlimpsePolicy, path: str | Path | None, split: str, la
     if not len(cases) or lanes < 1:
         raise EvaluationError(f"Nothing to read: the split {split!r} has {len(cases)} cases, and lanes is {lanes}.")
     envs = [build(config.env.make, cohort=cases, split=None) for _ in range(min(lanes, len(cases)))]
-    task, views = envs[0].unwrapped.task, envs[0].unwrapped.views
-    if path is not None:
-        check_sizes(cases, views, policy.grid)
-    return build(config.vector)(envs), task
+    try:
+        parts = parts_of(envs[0])
+    except ProtocolError as error:
+        raise PreflightError(str(error)) from error
+    if path is not None and parts.views is not None:
+        check_sizes(cases, parts.views, policy.grid)
+    return build(config.vector)(envs), parts.task
 
 
 def _split(cohort: Cohort, split: str) -> Cohort:
@@ -279,12 +284,19 @@ def _write(run: Path, record: dict[str, Any], readings: dict[str, list[Reading]]
     return summary, answers
 
 
-USER_ERRORS = (CheckpointError, CohortError, EvaluationError, ImageReadError, PreflightError, UnsupportedImageError)
+USER_ERRORS = (
+    CheckpointError,
+    CohortError,
+    EvaluationError,
+    ImageReadError,
+    ModalityError,
+    PreflightError,
+    UnsupportedImageError,
+)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="evaluate")
-def main(config: DictConfig) -> None:
-    """Entry point: what a user can mend ends in one line with exit code 2, not in a traceback."""
+def _main(config: DictConfig) -> None:
     options = {str(name): value for name, value in config.items() if name != "run"}
     options["readers"] = list(options["readers"]) if isinstance(options["readers"], ListConfig) else options["readers"]
     try:
@@ -295,6 +307,11 @@ def main(config: DictConfig) -> None:
         print(f"glimpse: {error}", file=sys.stderr)
         sys.exit(2)
     print(f"\n{table(result.rows, headline=result.headline)}\n\nWritten: {', '.join(map(str, result.files))}")
+
+
+def main() -> None:
+    """Entry point: what a user can mend ends in one line with exit code 2, not in a traceback."""
+    with_plugins(_main)
 
 
 if __name__ == "__main__":

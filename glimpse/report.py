@@ -18,6 +18,7 @@ from glimpse.loading import POLICY_FILE, load
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.readings import Reading, summarise, table, value_of, write_predictions
 from glimpse.stages import Training
+from glimpse.stepping import Looked
 from glimpse.visualize import Watched, scanpath_picture, watch
 
 
@@ -28,16 +29,18 @@ def validator(training: Training, cohort: Cohort, config: DictConfig) -> Callabl
         return lambda: ({}, None)
     reader = config.agent.name if config.agent.name in ("random", "grid", "overview") else "policy"
     lanes: list[VecEnv] = []
+    looked: list[Looked] = []
 
     def validate() -> tuple[dict[str, float], np.ndarray | None]:
         if not lanes:
             lanes.append(training.lanes("val", min(config.report.lanes, len(cases))))
+            looked.append(training.look("val"))
         training.policy.set_training_mode(False)
         readings = read_cases(training.policy, lanes[0], reader, config.max_glimpses, seed=config.seed)
         row = summarise(readings, training.env.task, seed=config.seed)
         found = {name: value_of(row, name) for name in ("score", *row)}
         scores = {name: value for name, value in found.items() if value is not None} | {"glimpses": row["glimpses"]}
-        picture = scanpath_picture(_watched(training.policy, training, cases[0], config.max_glimpses))
+        picture = scanpath_picture(_watched(training.policy, looked[0], 0, config.max_glimpses))
         return scores, picture
 
     return validate
@@ -51,8 +54,9 @@ def report(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: Di
         task = training.env.task
         rows = {reader: summarise(answers, task, seed=config.seed) for reader, answers in readings.items()}
         pictures = run.folder / "scanpaths"
-        for case in list(cohort.split(split))[: settings.pictures]:
-            _draw(policy, training, case, config.max_glimpses, pictures / f"{case.slide_id}.png")
+        looked = training.look(split)
+        for index, case in enumerate(looked.cases[: settings.pictures]):
+            _draw(policy, looked, index, config.max_glimpses, pictures / f"{case.slide_id}.png")
     metrics = {
         "split": split,
         "seed": config.seed,
@@ -75,7 +79,9 @@ def _read(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: Dic
     readers = [own, *(reader for reader in settings.readers if reader != own)]
     readings: dict[str, list[Reading]] = {}
     for reader in tqdm(readers, desc="report", unit="reader", disable=not config.progress):
-        if reader == "full_scan":
+        if reader == "full_scan" and training.env.stepped:
+            print("full_scan is left out: this environment is read through its steps, which show no whole tiling.")
+        elif reader == "full_scan":
             readings[reader] = _full_scan(training, policy, cohort, config)
         elif reader == "overview" and policy.overview_dropout == 1:
             readings[reader] = read_cases(_overview(training, cohort, config), lanes, reader, 0, seed=config.seed)
@@ -125,10 +131,10 @@ def _full_scan(training: Training, policy: GlimpsePolicy, cohort: Cohort, config
     return scan.read(cohort.split(config.report.split))
 
 
-def _draw(policy: GlimpsePolicy, training: Training, case: Any, max_glimpses: int, path: Path) -> None:
+def _draw(policy: GlimpsePolicy, looked: Looked, index: int, max_glimpses: int, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(scanpath_picture(_watched(policy, training, case, max_glimpses))).save(path)
+    Image.fromarray(scanpath_picture(_watched(policy, looked, index, max_glimpses))).save(path)
 
 
-def _watched(policy: GlimpsePolicy, training: Training, case: Any, max_glimpses: int) -> Watched:
-    return watch(policy, training.env.views, case, max_glimpses, training.env.task)
+def _watched(policy: GlimpsePolicy, looked: Looked, index: int, max_glimpses: int) -> Watched:
+    return watch(policy, looked.views, looked.cases[index], max_glimpses, looked.task)

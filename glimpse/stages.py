@@ -20,6 +20,7 @@ from glimpse.loading import save_policy
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.pretrain import ContrastivePretrainer, sample_glimpses
 from glimpse.run import Run
+from glimpse.stepping import Looked
 from glimpse.warm_up import TokenWarmUp
 
 STAGES = ["pretrain", "warm_up", "joint", "report"]
@@ -33,8 +34,9 @@ class Training:
 
     run: Run
     policy: GlimpsePolicy
-    env: Any  # an unwrapped environment of the training split
+    env: Looked  # the cases of the training split, and how to look at them
     lanes: Lanes
+    look: Callable[[str], Looked]
     seed: int
     threads: int
     progress: bool

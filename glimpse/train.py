@@ -18,13 +18,24 @@ from glimpse.building import build
 from glimpse.checkpoints import CheckpointError
 from glimpse.cohort import Cohort, CohortError
 from glimpse.loading import POLICY_FILE, build_policy, load, save_policy
+from glimpse.plugins import ModalityError, with_plugins
 from glimpse.preflight import PreflightError, check_sizes
+from glimpse.protocol import ProtocolError, parts_of
 from glimpse.report import report, validator
 from glimpse.run import Run, RunError
 from glimpse.sources import ImageReadError, UnsupportedImageError
 from glimpse.stages import STAGES, Training, restore_policy, seed_everything, stage_of
+from glimpse.stepping import Looked, look_at
 
-USER_ERRORS = (CheckpointError, CohortError, ImageReadError, PreflightError, RunError, UnsupportedImageError)
+USER_ERRORS = (
+    CheckpointError,
+    CohortError,
+    ImageReadError,
+    ModalityError,
+    PreflightError,
+    RunError,
+    UnsupportedImageError,
+)
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -60,29 +71,39 @@ def _prepare(config: DictConfig, cohort: Cohort, resume: str | None) -> Training
         part = cohort.split(split)
         return build(config.vector)([build(config.env.make, cohort=part, split=split) for _ in range(count)])
 
+    def look(split: str) -> Looked:
+        return look_at(build(config.env.make, cohort=cohort.split(split), split=split), config.seed)
+
     try:
-        env = build(config.env.make, cohort=cohort, split="train").unwrapped
-        policy = build_policy(config.network, env.observation_space, env.layout)
-    except ValueError as error:
+        env = build(config.env.make, cohort=cohort, split="train")
+        parts, looked = parts_of(env), look_at(env, config.seed)
+        policy = build_policy(config.network, parts.observation_space, parts.layout)
+    except (ProtocolError, ValueError) as error:
         raise PreflightError(str(error)) from error
-    check_sizes(cohort, env.views, policy.grid, progress=config.progress)
+    if not looked.stepped:
+        check_sizes(cohort, looked.views, policy.grid, progress=config.progress)
     policy = policy.to(torch.device(config.device))
     run = Run(resume or config.run, config, resume=bool(resume))
     cohort.write_splits(run.folder / "splits.csv")
-    training = Training(run, policy, env, lanes, config.seed, config.threads or 2, config.progress)
+    threads = 1 if looked.stepped else config.threads or 2
+    training = Training(run, policy, looked, lanes, look, config.seed, threads, config.progress)
     training.validate = validator(training, cohort, config)
     return training
 
 
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="train")
-def main(config: DictConfig) -> None:
-    """Entry point: what a user can mend ends in one line with exit code 2, not in a traceback."""
+def _main(config: DictConfig) -> None:
     keep_freed_memory()
     try:
         train(config)
     except USER_ERRORS as error:
         print(f"glimpse: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def main() -> None:
+    """Entry point: what a user can mend ends in one line with exit code 2, not in a traceback."""
+    with_plugins(_main)
 
 
 if __name__ == "__main__":

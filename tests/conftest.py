@@ -45,6 +45,30 @@ def tiny_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort of 12 synthetic radiographs of 512 x 512 pixels; returns the path of its CSV."""
+    from glimpse.synthetic.radiographs import embedded_cohort
+
+    return embedded_cohort(tmp_path_factory.mktemp("tiny_radiographs"), n=12, size=512, progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_mri(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort of 12 synthetic MR volumes of 80 x 96 x 80 voxels; returns the path of its CSV."""
+    from glimpse.synthetic.volumes import embedded_mri
+
+    return embedded_mri(tmp_path_factory.mktemp("tiny_mri"), n=12, size=96, progress=False, workers=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort of 12 synthetic CT volumes of 36 x 88 x 120 voxels; returns the path of its CSV."""
+    from glimpse.synthetic.volumes import embedded_ct
+
+    return embedded_ct(tmp_path_factory.mktemp("tiny_ct"), n=12, size=120, progress=False, workers=1)
+
+
+@pytest.fixture(scope="session")
 def tiny_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 1,797 small handwritten digits in the files of MNIST."""
     from benchmarks.mnist import small_digits

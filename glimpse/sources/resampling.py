@@ -3,9 +3,22 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
+
+
+class Sliced(Protocol):
+    """An array, or whatever else has a shape and can be sliced into arrays."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def ndim(self) -> int: ...
+
+    def __getitem__(self, index: tuple[slice, ...], /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class Cut:
         """How many pixels it takes."""
         return math.prod(last - first for first, last in zip(self.first, self.last, strict=True))
 
-    def means(self, image: np.ndarray) -> tuple[Float[np.ndarray, "*size"], Float[np.ndarray, "*size"]]:
+    def means(self, image: Sliced) -> tuple[Float[np.ndarray, "*size"], Float[np.ndarray, "*size"]]:
         """Means over the part of each box that lies in an image (*shape), and how large that part is, 0 to 1."""
         block: np.ndarray = image[
             tuple(

@@ -1,11 +1,11 @@
 """Intensity windows: which stored values are black, white, and everything between (DICOM PS3.3, C.11.2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 Window: TypeAlias = Callable[[Float[np.ndarray, "*size"]], Float[np.ndarray, "*size"]]
 """Maps values to [0, 1], 0 for black."""
@@ -74,15 +74,98 @@ class LookupWindow:
         return self.table[index]
 
 
+def regular_sample(values: np.ndarray) -> np.ndarray:
+    """A view of every n-th value per axis, of about as many as percentiles need."""
+    step = max(1, int(np.ceil((values.size / _SAMPLES) ** (1 / max(values.ndim, 1)))))
+    return values[(slice(None, None, step),) * values.ndim]
+
+
 def percentile_window(values: np.ndarray) -> LinearWindow:
     """A window from percentiles of an image that states none.
 
     The least and the greatest value are left out where enough others remain: they are the black of a collimator and
     the white of burnt-in letters. Of a large image a regular part of the pixels is taken.
     """
-    step = max(1, int(np.ceil(np.sqrt(values.size / _SAMPLES))))
-    sample = values[(slice(None, None, step),) * values.ndim].astype(np.float64)
+    sample = regular_sample(values).astype(np.float64)
     sample = sample[np.isfinite(sample)] if np.isfinite(sample).any() else np.zeros(1)
     inner = sample[(sample > sample.min()) & (sample < sample.max())]
     low, high = np.percentile(inner if inner.size >= _LEAST * sample.size and inner.size else sample, PERCENTILES)
     return LinearWindow(float(low), float(high)) if low < high else LinearWindow(float(low) - 1, float(low) + 1)
+
+
+# ---------------------------------------------------------------------------------------------- CT
+# Centre and width in Hounsfield units, as commonly used (https://radiopaedia.org/articles/windowing-ct).
+CT_WINDOWS = {
+    "brain": (40, 80),
+    "subdural": (80, 200),
+    "bone": (400, 1800),
+    "soft_tissue": (40, 400),
+    "lung": (-600, 1500),
+    "mediastinum": (50, 350),
+    "liver": (30, 150),
+}
+
+
+def parse_windows(given: Any) -> tuple[LinearWindow | None, ...]:
+    """Reads "auto" (None in the result), a name of `CT_WINDOWS`, [low, high], or a list of these.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(given, Sequence) and not isinstance(given, str) and not _is_pair(given):
+        if not given:
+            raise ValueError(f"windows is empty: {_WINDOWS_HELP}")
+        return tuple(_parse_window(one) for one in given)
+    return (_parse_window(given),)
+
+
+_WINDOWS_HELP = f"give 'auto', [low, high], one of {', '.join(CT_WINDOWS)} (for CT), or a list of these."
+
+
+def _is_pair(given: Any) -> bool:
+    return len(given) == 2 and all(isinstance(value, int | float) and not isinstance(value, bool) for value in given)
+
+
+def _parse_window(given: Any) -> LinearWindow | None:
+    if isinstance(given, str) and given == "auto":
+        return None
+    if isinstance(given, str) and given in CT_WINDOWS:
+        return LinearWindow.linear_exact(*CT_WINDOWS[given])
+    if isinstance(given, Sequence) and not isinstance(given, str) and _is_pair(given):
+        return LinearWindow(float(given[0]), float(given[1]))
+    raise ValueError(f"cannot read the window {given!r}: {_WINDOWS_HELP}")
+
+
+_WHITE = np.float32(255.5)
+
+
+def greys(
+    values: Float[np.ndarray, "*size"],
+    windows: Sequence[LinearWindow],
+    cover: Float[np.ndarray, "*size"] | None = None,
+) -> UInt8[np.ndarray, "channel *size"]:
+    """Values through windows, ``floor(255 clip((x - low) / (high - low), 0, 1) cover + 1 / 2)``, a channel for each.
+
+    Args:
+        values: float32; overwritten.
+        windows: one per channel.
+        cover: part of each value that lies inside the image, 0 to 1; what lies outside is black.
+    """
+    shown = np.empty((len(windows), *values.shape), np.uint8)
+    # In place, and into one buffer as long as the values are still needed: this takes as long as reading a glimpse.
+    buffer = np.empty(values.shape, np.float32) if len(windows) > 1 else values
+    for channel, window in enumerate(windows):
+        greys = values if channel + 1 == len(windows) else buffer
+        scale = 255 / (window.high - window.low)
+        if cover is None:
+            np.subtract(values, np.float32(window.low - 0.5 / scale), out=greys)  # the half that rounds is added here
+            np.multiply(greys, np.float32(scale), out=greys)
+            np.clip(greys, 0, _WHITE, out=greys)
+        else:
+            np.subtract(values, np.float32(window.low), out=greys)
+            np.multiply(greys, np.float32(scale), out=greys)
+            np.clip(greys, 0, 255, out=greys)
+            np.multiply(greys, cover, out=greys)
+            np.add(greys, np.float32(0.5), out=greys)
+        np.copyto(shown[channel], greys, casting="unsafe")
+    return shown

@@ -1,28 +1,40 @@
-"""Makes the embedded cohort from the command line: `python -m glimpse.synthetic --n 270`."""
+"""Makes an embedded cohort from the command line: `python -m glimpse.synthetic --kind wsi --n 270`."""
 
 import argparse
+import sys
+from importlib import import_module
 from pathlib import Path
 
-from glimpse.synthetic.slides import embedded_cohort, make_slides, plan_cohort
+from glimpse.synthetic.making import make_part
+
+KINDS = {
+    "wsi": "glimpse.synthetic.slides:embedded_cohort",
+    "mri": "glimpse.synthetic.volumes:embedded_mri",
+    "ct": "glimpse.synthetic.volumes:embedded_ct",
+    "xray": "glimpse.synthetic.radiographs:embedded_cohort",
+}
+"""The function that makes each kind, imported only when asked for."""
 
 
 def main() -> None:
-    """Makes the whole cohort, or with `--part k/w` only every w-th slide from the k-th on."""
+    """Makes a whole cohort and prints the path of its CSV; or, for another process, those cases that it orders."""
     parser = argparse.ArgumentParser(prog="python -m glimpse.synthetic", description=__doc__)
+    parser.add_argument("--kind", choices=KINDS, default="wsi")
     parser.add_argument("--folder", type=Path, help="where to keep it (default: in the cache)")
-    parser.add_argument("--n", type=int, default=270, help="number of slides")
+    parser.add_argument("--n", type=int, help="number of images")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, default=4096, help="side of a slide in pixels")
+    parser.add_argument("--size", type=int, help="side of an image in pixels (default: the kind's own)")
     parser.add_argument("--workers", type=int, help="number of processes (default: one per core)")
-    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--ordered", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.part is None:
-        print(embedded_cohort(options.folder, options.n, options.seed, options.size, workers=options.workers))
+    if options.ordered:
+        make_part(sys.stdin)
         return
-    first, step = (int(word) for word in options.part.split("/"))
-    records = plan_cohort(options.n, options.seed)[first::step]
-    for _ in make_slides(options.folder, records, options.seed, options.size):
-        pass
+    module, name = KINDS[options.kind].split(":")
+    wishes = {"n": options.n, "size": options.size}  # where there is none, the kind's own default holds
+    given = {name: wish for name, wish in wishes.items() if wish is not None}
+    make = getattr(import_module(module), name)
+    print(make(options.folder, seed=options.seed, workers=options.workers, **given))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every registered environment keeps the contract, and runs with what Gymnasium and Stable-Baselines3 bring."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,10 +28,24 @@ def pair(count: int = 4, shape: tuple[int, ...] = (90, 120), channels: int = 3) 
 
 
 @pytest.fixture(params=IDS)
-def env(request: pytest.FixtureRequest, tiny_slides: Path, tiny_mnist: Path) -> Iterator[gymnasium.Env]:
+def env(
+    request: pytest.FixtureRequest,
+    tiny_slides: Path,
+    tiny_radiographs: Path,
+    tiny_mri: Path,
+    tiny_ct: Path,
+    tiny_mnist: Path,
+) -> Iterator[gymnasium.Env]:
     few = {"train": 6, "val": 2, "test": 2}
     options: dict[str, dict] = {
         "glimpse/WSI-v0": {"cohort": tiny_slides, "overview_size": 64},
+        "glimpse/XRay-v0": {"cohort": tiny_radiographs, "overview_size": 64},
+        "glimpse/MRI-v0": {"cohort": tiny_mri, "overview_size": 36},
+        "glimpse/CT-v0": {
+            "cohort": tiny_ct,
+            "glimpse_size": (6, 36, 36),
+            "glimpse_extents": [["12mm", "24mm", "24mm"]],
+        },
         "glimpse/Array-v0": {"cohort": pair()},
         "glimpse/MegapixelMNIST-v0": {"root": tiny_mnist, "n": few, "size": 600, "glimpse_size": 36},
         "glimpse/ClutteredMNIST-v0": {
@@ -63,7 +78,9 @@ def test_gymnasium_checker(env: gymnasium.Env) -> None:
 
 
 def test_stable_baselines_checker(env: gymnasium.Env) -> None:
-    sb3_check(FlattenAction(env))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Your observation .* unconventional shape")  # it says so of every volume
+        sb3_check(FlattenAction(env))
 
 
 def test_stable_baselines_checker_with_pictures() -> None:

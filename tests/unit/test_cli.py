@@ -83,5 +83,5 @@ def test_importing_twice_registers_each_environment_once() -> None:
         "print(sorted(name for name in gymnasium.registry if name.startswith('glimpse/')))"
     )
     done = run_python("-c", code)
-    names = ["Array", "ClutteredMNIST", "MegapixelMNIST", "Relations", "WSI"]
+    names = ["Array", "CT", "ClutteredMNIST", "MRI", "MegapixelMNIST", "Relations", "WSI", "XRay"]
     assert done.stdout.strip() == str([f"glimpse/{name}-v0" for name in names]), done.stdout + done.stderr

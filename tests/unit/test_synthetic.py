@@ -13,7 +13,7 @@ import openslide
 import pytest
 from PIL import Image
 
-from glimpse.synthetic import slides
+from glimpse.synthetic import making, slides
 from glimpse.synthetic.atlas import GLANDS, Atlas, atlas
 from glimpse.synthetic.blobs import paint_blob
 from glimpse.synthetic.layout import Blob, lay_out
@@ -205,7 +205,7 @@ def test_an_interrupted_making_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_finished_cohort_is_not_made_again(tiny_slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slides, "plan_cohort", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(making, "plan", lambda *_: pytest.fail("made again"))
     assert embedded_cohort(tiny_slides.parent, n=12, size=1024) == tiny_slides
 
 

@@ -1,0 +1,343 @@
+"""Making of embedded cohorts of any kind: the plan of cases, folders in the cache, processes, and `cohort.csv` last.
+
+A `Recipe` says how one case is made; `embedded` makes all of them, once per machine. Every case is made from its own
+seed, so a cohort does not depend on the number of processes, and an interrupted making goes on where it stopped.
+"""
+
+import csv
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import platformdirs
+from tqdm import tqdm
+
+SHARES = {"test": 1 / 4, "val": 1 / 6}
+"""Shares of the cases in each split; the rest is for training."""
+
+_ALONE_MEGABYTES = 6.3  # a cohort below this isn't worth starting processes for
+_STALE_SECONDS = 3600.0
+_FACTS = "made_from.json"
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """One row of a cohort, before its pixels exist.
+
+    Attributes:
+        index: place in the cohort, from 0 on.
+        case_id: the patient, who may have two images.
+        slide_id: the image.
+        target: 0 or 1.
+        split: "train", "val" or "test".
+        path: of the image, relative to the cohort's folder.
+        mask: of the mask of what matters, likewise; empty where the case has none.
+    """
+
+    index: int
+    case_id: str
+    slide_id: str
+    target: int
+    split: str
+    path: str
+    mask: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV beside `cohort.csv` that tells of the same cases, for pictures and tests.
+
+    Attributes:
+        header: names of the columns.
+        rows: gives the rows, from the records, the seed and the size.
+    """
+
+    header: Sequence[str]
+    rows: Callable[[Sequence[CaseRecord], int, int], Iterable[Sequence[object]]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a kind of cohort is made.
+
+    Attributes:
+        kind: names the cohort in the cache, such as "wsi".
+        version: raised whenever the images change, so that cohorts of different making never mix.
+        noun: what one image is called, such as "slide"; begins the `slide_id`.
+        folder: of the images within the cohort's.
+        suffix: of the images, such as ".svs".
+        make: "module:function", importable in another process, called as ``make(record, folder, seed, size)``. It
+            draws from `generator` and writes ``folder / record.path`` with `write_whole`; where ``record.mask`` names
+            one, it writes that mask first, since an image that is there counts as finished.
+        check: raises a `ValueError` for an impossible size.
+        megabytes: room that an image of a size takes on disk, roughly.
+        mask: suffix of the masks of positive cases (".png" for planes, ".nii.gz" for volumes); None for no masks.
+        columns: columns of `cohort.csv` that are the same for all cases, such as ``{"mpp": 0.5}``.
+        tables: further tables by file name.
+    """
+
+    kind: str
+    version: int
+    noun: str
+    folder: str
+    suffix: str
+    make: str
+    check: Callable[[int], None]
+    megabytes: Callable[[int], float]
+    mask: str | None = None
+    columns: Mapping[str, object] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
+
+
+def embedded(
+    recipe: Recipe,
+    folder: str | Path | None = None,
+    n: int = 270,
+    seed: int = 0,
+    size: int = 256,
+    progress: bool = True,
+    workers: int | None = None,
+) -> Path:
+    """Makes a cohort unless it is there already.
+
+    Args:
+        recipe: What to make.
+        folder: Where to keep it; by default a folder of its own in `GLIMPSE_CACHE`, else in the user's cache folder.
+        n: Number of images, at least 6.
+        seed: Seed of everything drawn.
+        size: Of an image, in the recipe's own measure.
+        progress: Whether to show a progress bar.
+        workers: Number of processes; by default one per core, and only this one for a small cohort.
+
+    Returns:
+        Path of `cohort.csv`.
+
+    Raises:
+        ValueError: If `n`, `size` or `workers` is out of range, or the folder holds another cohort.
+        OSError: If the folder cannot be written to or its disk is full.
+    """
+    _check(recipe, n, size, workers)
+    folder = cache_folder(recipe, n, seed, size) if folder is None else Path(folder)
+    manifest = folder / "cohort.csv"
+    facts = {"version": recipe.version, "n": n, "seed": seed, "size": size, "kind": recipe.kind}
+    _refuse_another(folder, facts)
+    if manifest.exists():
+        return manifest
+    records = plan(n, seed, recipe)
+    with _readable_errors(folder, n * recipe.megabytes(size)):
+        for name in {recipe.folder, *(["masks"] if recipe.mask else [])}:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        write_whole(folder / _FACTS, lambda path: path.write_text(json.dumps(facts), encoding="utf-8"))
+        _make_all(recipe, folder, records, seed, size, progress, workers)
+        for name, table in recipe.tables.items():
+            _write_csv(folder / name, table.header, table.rows(records, seed, size))
+        _write_manifest(manifest, recipe, records)
+    return manifest
+
+
+def cache_folder(recipe: Recipe, n: int, seed: int, size: int) -> Path:
+    """Folder of a cohort in the cache; another kind, version, number, seed or size has another folder."""
+    root = os.environ.get("GLIMPSE_CACHE") or platformdirs.user_cache_dir("glimpse")
+    key = hashlib.sha256(f"{recipe.kind} {recipe.version} {n} {seed} {size}".encode()).hexdigest()[:12]
+    return Path(root) / f"{recipe.kind}-{key}"
+
+
+def plan(n: int, seed: int, recipe: Recipe) -> list[CaseRecord]:
+    """Draws targets, splits and patients: both targets in equal numbers in each split, 1 or 2 images per patient."""
+    rng = np.random.default_rng([recipe.version, seed, 0xC0403])
+    patients: list[tuple[int, str, int]] = []  # target, split, images
+    for target, total in ((0, n - n // 2), (1, n // 2)):
+        counts = {split: max(1, round(share * total)) for split, share in SHARES.items()}
+        counts["train"] = total - sum(counts.values())
+        for split, left in counts.items():
+            while left:
+                images = min(left, 1 + int(rng.random() < 0.25))
+                patients.append((target, split, images))
+                left -= images
+    records: list[CaseRecord] = []
+    for number, position in enumerate(rng.permutation(len(patients)), start=1):
+        target, split, images = patients[position]
+        for _ in range(images):
+            records.append(_record(recipe, len(records), f"case-{number:03d}", target, split))
+    return records
+
+
+def _record(recipe: Recipe, index: int, case_id: str, target: int, split: str) -> CaseRecord:
+    name = f"{recipe.noun}-{index + 1:03d}"
+    mask = f"masks/{name}{recipe.mask}" if recipe.mask and target else ""
+    return CaseRecord(index, case_id, name, target, split, f"{recipe.folder}/{name}{recipe.suffix}", mask)
+
+
+def generator(version: int, record: CaseRecord, seed: int, stage: int) -> np.random.Generator:
+    """Random numbers of one stage of one case's making."""
+    return np.random.default_rng([version, seed, record.index, stage])
+
+
+def make_cases(make: str, folder: Path, records: Iterable[CaseRecord], seed: int, size: int) -> Iterator[CaseRecord]:
+    """Makes those of the cases that are not there yet; yields each record once its file is complete."""
+    module, name = make.split(":")
+    for record in records:
+        if not (folder / record.path).exists():
+            getattr(import_module(module), name)(record, folder, seed, size)
+        yield record
+
+
+def make_part(order: TextIO) -> None:
+    """Makes what another process ordered; see `_start_part`."""
+    options = json.load(order)
+    records = [CaseRecord(**record) for record in options["records"]]
+    for _ in make_cases(options["make"], Path(options["folder"]), records, options["seed"], options["size"]):
+        pass
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file under a temporary name beside it and moves it into place, so that `path` is never half a file.
+
+    The temporary name ends in ".part": writers that choose the format by the suffix must be told it.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _make_all(
+    recipe: Recipe,
+    folder: Path,
+    records: Sequence[CaseRecord],
+    seed: int,
+    size: int,
+    progress: bool,
+    workers: int | None,
+) -> None:
+    """Makes all cases that are missing, in this process or in several."""
+    _sweep(folder)
+    small = len(records) * recipe.megabytes(size) <= _ALONE_MEGABYTES
+    workers = workers or (1 if small else os.cpu_count() or 1)
+    bar = tqdm(total=len(records), desc="Painting the embedded cohort (once)", unit=recipe.noun, disable=not progress)
+    with bar:
+        if workers == 1:
+            for _ in make_cases(recipe.make, folder, records, seed, size):
+                bar.update()
+            return
+        # Processes of their own rather than a pool: a pool would import the user's script again, and runs from neither
+        # a notebook nor a script without a main guard.
+        parts = [_start_part(recipe, folder, records[part::workers], seed, size) for part in range(workers)]
+        try:
+            _wait(parts, lambda: bar.update(sum((folder / r.path).exists() for r in records) - bar.n))
+        finally:
+            for part in parts:
+                part.terminate()
+                part.communicate()
+
+
+def _start_part(
+    recipe: Recipe, folder: Path, records: Sequence[CaseRecord], seed: int, size: int
+) -> "subprocess.Popen[str]":
+    root = Path(__file__).resolve().parents[2]
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    rows = [asdict(record) for record in records]
+    order = {"make": recipe.make, "folder": str(folder.resolve()), "seed": seed, "size": size, "records": rows}
+    command = [sys.executable, "-m", "glimpse.synthetic", "--ordered"]
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    part = subprocess.Popen(command, env=environment, text=True, **pipes)
+    with suppress(BrokenPipeError), part.stdin as orders:  # a process that died says why in `_wait`
+        json.dump(order, orders)
+    part.stdin = None
+    return part
+
+
+def _wait(parts: Sequence["subprocess.Popen[str]"], update: Callable[[], object]) -> None:
+    """Waits for all parts; raises what the first failing one said."""
+    while any(part.poll() is None for part in parts):
+        update()
+        failed = next((part for part in parts if part.poll()), None)
+        if failed:
+            break
+        time.sleep(0.25)
+    for part in parts:
+        if part.poll():
+            message = part.communicate()[1].strip()
+            if f"[Errno {errno.ENOSPC}]" in message:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise RuntimeError(f"Painting the embedded cohort failed in process {part.pid}:\n{message}")
+    update()
+
+
+def _write_manifest(path: Path, recipe: Recipe, records: Iterable[CaseRecord]) -> None:
+    header = ["case_id", "slide_id", "path", "target", "split", *recipe.columns, *(["mask"] if recipe.mask else [])]
+    constant = tuple(recipe.columns.values())
+    rows = (
+        (r.case_id, r.slide_id, r.path, r.target, r.split, *constant, *([r.mask] if recipe.mask else []))
+        for r in records
+    )
+    _write_csv(path, header, rows)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *rows])
+
+    write_whole(path, write)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what a killed process left behind long ago; younger files may be another process's work."""
+    for leftover in [*folder.glob(".*.part"), *folder.glob("*/.*.part")]:
+        if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+            leftover.unlink(missing_ok=True)
+
+
+def _refuse_another(folder: Path, wanted: Mapping[str, object]) -> None:
+    """Keeps the images of two cohorts apart when the user names the folder."""
+    path = folder / _FACTS
+    # The first cohorts were of slides, and did not name their kind.
+    found = {"kind": "wsi", **json.loads(path.read_text(encoding="utf-8"))} if path.exists() else wanted
+    if found != wanted:
+        raise ValueError(
+            f"{folder} holds another cohort: {found}, asked for {wanted}; name another folder, or empty this one."
+        )
+
+
+def _check(recipe: Recipe, n: int, size: int, workers: int | None) -> None:
+    if n < 6:
+        raise ValueError(
+            f"n={n}: the embedded cohort needs at least 6 {recipe.noun}s, one per target and split; ask for more."
+        )
+    recipe.check(size)
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers={workers}: expected at least one process, or None for one per core.")
+
+
+@contextmanager
+def _readable_errors(folder: Path, megabytes: float) -> Iterator[None]:
+    """Says what to do when the disk is full or the folder is read-only."""
+    remedy = "Set GLIMPSE_CACHE to a folder with more room, or pass `folder`; what is finished is kept."
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            rule = f"no room on the disk of {folder}: the embedded cohort takes about {megabytes:.0f} MB. {remedy}"
+            raise OSError(error.errno, rule) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise OSError(error.errno, f"cannot write to {folder}. {remedy}") from error
+        raise

@@ -1,0 +1,323 @@
+"""A source under a name: environment, option of the command line, reader; and what is refused."""
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+
+import glimpse
+from glimpse import modalities, plugins
+from glimpse.building import build
+from glimpse.cohort import CohortError
+from glimpse.envs import check
+from glimpse.modalities import ModalityError, find_modality, register_modality
+from glimpse.sources import ArraySource, ImageSource, base
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES: dict[str, Any] = {"overview_size": 32, "glimpse_size": 16, "glimpse_extents": (16,), "max_glimpses": 3}
+
+
+class OctSource(ArraySource):
+    """Scans in files that NumPy wrote, under a suffix of their own."""
+
+
+class OtherSource(ArraySource):
+    """Another reader of the same files."""
+
+
+class Unfinished(ImageSource):
+    """Lacks all but its channels."""
+
+    channels = 1
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Takes back what a test registers."""
+    monkeypatch.setattr(modalities, "_MODALITIES", dict(modalities._MODALITIES))
+    monkeypatch.setattr(base, "_READERS", dict(base._READERS))
+    ids, options = dict(gymnasium.registry), dict(ConfigStore.instance().repo.get("env", {}))
+    yield
+    for registry, before in ((gymnasium.registry, ids), (ConfigStore.instance().repo.get("env", {}), options)):
+        registry.clear()
+        registry.update(before)
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """Eight scans of 64 x 80 pixels."""
+    rng = np.random.default_rng(0)
+    lines = ["case_id,slide_id,path,target,split"]
+    for i in range(8):
+        with open(tmp_path / f"scan-{i}.oct", "wb") as file:
+            np.save(file, rng.integers(0, 256, (1, 64, 80), dtype=np.uint8))
+        lines.append(f"patient-{i},scan-{i},scan-{i}.oct,{i % 2},{('train', 'val', 'test', 'train')[i // 2]}")
+    (tmp_path / "cohort.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path / "cohort.csv"
+
+
+def composed(*overrides: str) -> Any:
+    with initialize_config_module("glimpse.configs", version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+# ---------------------------------------------------------------------------------------------- what it makes
+@pytest.mark.parametrize(
+    ("name", "env_id"),
+    [
+        ("ultrasound", "glimpse/Ultrasound-v0"),
+        ("retinal_oct", "glimpse/RetinalOct-v0"),
+        ("OCT", "glimpse/OCT-v0"),
+        ("oct2_wide", "glimpse/Oct2Wide-v0"),
+    ],
+)
+def test_names_of_environments(name: str, env_id: str) -> None:
+    assert register_modality(name, OctSource).env_id == env_id
+    assert env_id in gymnasium.registry
+
+
+def test_the_environment_keeps_the_contract_and_has_its_defaults(cohort: Path) -> None:
+    glimpse.register_modality("retinal_oct", source=OctSource, suffixes=(".oct",), **SIZES)
+    env = gymnasium.make("glimpse/RetinalOct-v0", cohort=cohort)
+    assert check(env) == ()
+    inner: Any = env.unwrapped
+    assert {type(case.source) for case in inner.cases} == {OctSource} and len(inner.cases) == 4
+    assert env.observation_space["overview"].shape == (1, 32, 32) and inner.max_glimpses == 3  # type: ignore[index]
+    other: Any = gymnasium.make("glimpse/RetinalOct-v0", cohort=cohort, split="val", max_glimpses=5, glimpse_size=8)
+    assert len(other.unwrapped.cases) == 2 and other.unwrapped.max_glimpses == 5
+    assert other.observation_space["glimpse"].shape == (1, 8, 8)
+
+
+def test_the_option_of_the_command_line(cohort: Path) -> None:
+    register_modality("retinal_oct", OctSource, suffixes=(".oct",), learning={"updates": 7, "flips": False}, **SIZES)
+    config = composed(
+        "env=retinal_oct", f"env.cohort.path={cohort}", "env.make.overview_size=[16,40]", "max_glimpses=6"
+    )
+    assert config.joint.updates == 7 and config.pretrain.augment.flips is False
+    env = build(config.env.make, cohort=build(config.env.cohort), split="train")
+    assert env.observation_space["overview"].shape == (1, 16, 40) and env.max_glimpses == 6
+    named = composed("env=retinal_oct", "env.task.classes=[healthy,ill]", "experiment=smoke")
+    assert build(named.env.task).names == ("healthy", "ill")
+
+
+def test_a_task_and_a_synthetic_cohort_of_its_own(cohort: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def make(**options: Any) -> Path:
+        asked.append(options)
+        return cohort
+
+    task = {"_target_": "glimpse.tasks.Regression", "mean": 0.5, "spread": 0.5}
+    register_modality("retinal_oct", OctSource, suffixes=(".oct",), task=task, synthetic=make, **SIZES)
+    env: Any = gymnasium.make("glimpse/RetinalOct-v0")
+    assert env.unwrapped.task.outputs == 1 and [case.target for case in env.unwrapped.cases] == [0.0, 1.0, 0.0, 1.0]
+    assert len(build(composed("env=retinal_oct", "+env.cohort.synthetic.n=3").env.cohort)) == 8
+    assert asked == [{}, {"n": 3}]
+
+
+def test_volumes_need_no_more_than_sizes_per_axis(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (1, 8, 40, 40), dtype=np.uint8))
+    (tmp_path / "c.csv").write_text("case_id,slide_id,path,target,split\na,a,a.npy,0,train\n", encoding="utf-8")
+    sizes = {"overview_size": (4, 20, 20), "glimpse_size": (4, 16, 16), "glimpse_extents": ((4, 16, 16),)}
+    register_modality("volumes", OctSource, **sizes)
+    env = gymnasium.make("glimpse/Volumes-v0", cohort=tmp_path / "c.csv", max_glimpses=2)
+    assert env.observation_space["glimpse"].shape == (1, 4, 16, 16)  # type: ignore[index]
+    assert list(composed("env=volumes").env.make.glimpse_extents[0]) == [4, 16, 16]
+
+
+# ---------------------------------------------------------------------------------------------- readers
+def test_open_source_finds_it_by_suffix_and_by_content(cohort: Path) -> None:
+    register_modality("by_suffix", OctSource, suffixes=(".oct",))
+    assert type(glimpse.open_source(cohort.parent / "scan-0.oct")) is OctSource
+    (cohort.parent / "scan").write_bytes(b"OCT1....")
+    register_modality("by_content", OtherSource, sniff=lambda path: path.read_bytes()[:4] == b"OCT1")
+    assert type(glimpse.open_source(cohort.parent / "scan")) is OtherSource
+
+
+def test_two_modalities_may_share_a_suffix(cohort: Path) -> None:
+    register_modality("first", OctSource, suffixes=(".oct",), **SIZES)
+    register_modality("second", OtherSource, suffixes=(".oct",), **SIZES)
+    for name, source in (("First", OctSource), ("Second", OtherSource)):
+        env: Any = gymnasium.make(f"glimpse/{name}-v0", cohort=cohort)
+        assert {type(case.source) for case in env.unwrapped.cases} == {source}
+
+
+def test_an_unknown_reader_is_named(cohort: Path) -> None:
+    with pytest.raises(ValueError, match=r"no reader 'osg'; known are .*slide"):
+        glimpse.open_source(cohort.parent / "scan-0.oct", reader="osg")
+
+
+# ---------------------------------------------------------------------------------------------- what is refused
+@pytest.mark.parametrize("name", ["two words", "retinal-oct", "2d", "", "class", "_", "öct", None])
+def test_what_is_no_identifier_is_refused(name: Any) -> None:
+    with pytest.raises(ModalityError, match=r"identifier|letter"):
+        register_modality(name, OctSource)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("wsi", "WSI|Wsi"),
+        ("relations", "environment exists"),
+        ("cluttered_mnist", "environment exists"),
+        ("slide", "reader called 'slide'"),
+    ],
+)
+def test_names_of_what_glimpse_brings_are_refused(name: str, words: str) -> None:
+    for overwrite in (False, True):
+        with pytest.raises(ModalityError, match=words):
+            register_modality(name, OctSource, overwrite=overwrite)
+
+
+def test_a_name_is_given_once_unless_it_is_overwritten(cohort: Path) -> None:
+    register_modality("retinal_oct", OctSource, suffixes=(".oct",), **SIZES)
+    with pytest.raises(ModalityError, match=r"exists already, with the source .*OctSource.*overwrite=True"):
+        register_modality("retinal_oct", OtherSource)
+    with pytest.raises(ModalityError, match="environment exists already"):
+        register_modality("retinalOct", OtherSource)  # another name, and the same id
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        register_modality("retinal_oct", OtherSource, overwrite=True, **{**SIZES, "overview_size": 16})
+    env: Any = gymnasium.make("glimpse/RetinalOct-v0", cohort=cohort)
+    assert type(env.unwrapped.cases[0].source) is OtherSource
+    assert composed("env=retinal_oct").env.make.overview_size == 16
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (dict, "subclass of glimpse.sources.ImageSource"),
+        (np.zeros(3), "subclass"),
+        (ArraySource(np.zeros((1, 4, 4), np.uint8)), "the class, not an object"),
+        (Unfinished, "lacks background, frame, identity, read"),
+    ],
+)
+def test_what_is_no_source_is_refused(source: Any, words: str) -> None:
+    with pytest.raises(ModalityError, match=words):
+        register_modality("retinal_oct", source)
+    assert "glimpse/RetinalOct-v0" not in gymnasium.registry
+
+
+def test_unknown_settings_and_tasks_are_refused() -> None:
+    with pytest.raises(ModalityError, match=r"overview_sise; known are .*overview_size"):
+        register_modality("retinal_oct", OctSource, overview_sise=3)
+    with pytest.raises(ModalityError, match="task as a configuration"):
+        register_modality("retinal_oct", OctSource, task="two classes")
+
+
+def test_what_is_missing_is_said(cohort: Path) -> None:
+    register_modality("retinal_oct", OctSource)
+    with pytest.raises(CohortError, match=r"env\.cohort\.path=cohort\.csv"):
+        gymnasium.make("glimpse/RetinalOct-v0")
+    with pytest.raises(ModalityError, match=r"no modality 'retina'; registered are: retinal_oct"):
+        find_modality("retina")
+    cases = [case for case in build(composed("env=retinal_oct", f"env.cohort.path={cohort}").env.cohort)][:2]
+    with pytest.raises(ValueError, match="is the split 'val' empty"):
+        gymnasium.make("glimpse/RetinalOct-v0", cohort=cases, split="val")
+
+
+# ---------------------------------------------------------------------------------------------- other packages
+def package(site: Path, name: str, code: str, points: str) -> None:
+    """A package as an installer leaves it."""
+    (site / f"{name}.py").write_text(code, encoding="utf-8")
+    info = site / f"{name}-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[glimpse.modalities]\n{points}\n", encoding="utf-8")
+
+
+GOOD = """
+import glimpse
+from glimpse.sources import ArraySource
+class Source(ArraySource): pass
+def register(): glimpse.register_modality("fundus", Source, suffixes=(".fundus",))
+glimpse.register_modality("thermal", Source, suffixes=(".heat",))
+"""
+POINTS = "fundus = good_package:register\nthermal = good_package\nwsi = good_package:register"
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs code where a good and a broken package are installed."""
+    package(tmp_path, "good_package", GOOD, POINTS)
+    package(tmp_path, "broken_package", "raise RuntimeError('out of order')", "broken = broken_package:register")
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **paths, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def test_packages_are_announced_on_import_and_loaded_when_needed(python: Callable[..., Any]) -> None:
+    code = """
+import sys, warnings, gymnasium
+warnings.simplefilter("error")
+import glimpse
+assert {"glimpse/Fundus-v0", "glimpse/Thermal-v0", "glimpse/Broken-v0"} <= set(gymnasium.registry)
+assert gymnasium.registry["glimpse/WSI-v0"].entry_point == "glimpse.envs.wsi:make_wsi"
+assert not {"good_package", "broken_package", "torch", "hydra"} & set(sys.modules)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from glimpse.modalities import find_modality
+    print(find_modality("fundus").source.__name__, find_modality("thermal").env_id)
+print(*(str(one.message) for one in caught if issubclass(one.category, UserWarning)), sep="\\n")
+try:
+    gymnasium.make("glimpse/Broken-v0")
+except ValueError as error:
+    print(error)
+"""
+    lines = python("-c", code)
+    shown = lines.stdout.splitlines()
+    assert shown[0] == "Source glimpse/Thermal-v0", lines.stderr
+    about = [line for line in shown[1:] if "broken_package 1.2" in line and "out of order" in line]
+    assert len(about) == 2 and "all else goes on" in about[0] and "no modality 'broken'" in about[1], lines.stdout
+
+
+def test_a_broken_package_does_not_keep_others_from_training(python: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(GOOD.replace("thermal", "mine").replace("fundus", "mine"), encoding="utf-8")
+    done = python("-m", "glimpse.train", "env=mine", "--cfg", "job", GLIMPSE_MODALITIES="mine")
+    assert done.returncode == 0, done.stderr
+    assert "broken_package 1.2" in done.stderr and "modality: mine" in done.stdout
+
+
+def test_a_module_that_the_variable_names_in_vain_ends_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GLIMPSE_MODALITIES", "numpy, nowhere")
+    with pytest.raises(SystemExit) as ended:
+        plugins.with_plugins(lambda: pytest.fail("the command has begun"))
+    assert ended.value.code == 2
+    assert "GLIMPSE_MODALITIES names the module 'nowhere'" in capsys.readouterr().err
+
+
+def test_a_function_that_was_called_before_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point:
+        name, value, module, dist = "retinal_oct", "somewhere:register", "somewhere", None
+
+        def load(self) -> Callable[[], Any]:
+            return lambda: register_modality("retinal_oct", OctSource)
+
+    register_modality("retinal_oct", OctSource)
+    monkeypatch.setattr(plugins, "_points", lambda: [Point()])
+    monkeypatch.setattr(plugins, "_failures", {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plugins.load_plugins()
+    assert plugins.why_missing("retinal_oct") == ""

@@ -1,0 +1,261 @@
+"""An environment written from scratch, which knows nothing of `GlimpseEnv`, is checked, trained on and evaluated."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+import glimpse
+from glimpse.cohort import Cohort
+from glimpse.envs import FlattenAction, GlimpseVecEnv, check
+from glimpse.evaluate import evaluate, read_cases
+from glimpse.preflight import PreflightError
+from glimpse.protocol import ProtocolError, parts_of
+from glimpse.spaces import ActionLayout, observation_space
+from glimpse.stepping import look_at
+from glimpse.tasks import Classification
+from glimpse.train import train
+from glimpse.views import Views
+
+SIDE, PATCH = 64, 16
+HERE = __name__
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A bright square somewhere on noise, or a dark one."""
+
+    slide_id: str
+    case_id: str
+    bright: bool
+    target: int
+    split: str
+
+    def pixels(self) -> np.ndarray:
+        rng = np.random.default_rng(int(self.case_id))
+        image = rng.integers(90, 110, (SIDE, SIDE), dtype=np.uint8)
+        y, x = rng.integers(0, SIDE - 8, 2)
+        image[y : y + 8, x : x + 8] = 240 if self.bright else 10
+        return image
+
+
+def load_pictures(n: int = 16) -> Cohort:
+    splits = ("train", "train", "val", "test")
+    kinds = [i // 4 % 2 for i in range(n)]
+    return Cohort(Picture(f"picture-{i}", str(i), kinds[i] == 1, kinds[i], splits[i % 4]) for i in range(n))  # type: ignore[misc]
+
+
+class OwnEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
+    """All of an environment in one class, of nothing but Gymnasium."""
+
+    def __init__(self, cohort: Any, split: str | None = "train", max_glimpses: int = 3, zooms: int = 1) -> None:
+        self.cases = [case for case in cohort if split is None or case.split == split]
+        self.task, self.max_glimpses, self.glimpse_cost = Classification(2), max_glimpses, 0.1
+        self.layout = ActionLayout(2, 2, zooms)
+        self.observation_space = observation_space(1, Views((32, 32), (PATCH, PATCH), (PATCH,)))  # type: ignore[assignment]
+        self.action_space = self.layout.dict_space()  # type: ignore[assignment]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        options = options or {}
+        index = options["case"] if "case" in options else int(self.np_random.integers(len(self.cases)))
+        self.case, self.budget = self.cases[index], options.get("max_glimpses", self.max_glimpses)
+        self.image, self.score = self.case.pixels(), 0.0
+        self.path: list[np.ndarray] = []
+        self.zooms: list[int] = []
+        self.patch = np.zeros((1, PATCH, PATCH), np.uint8)
+        return self.observe(), {"case": self.case.slide_id, "target": self.case.target}
+
+    def step(self, action: Any) -> Any:
+        parts = self.layout.from_dict(action)
+        score = float(self.task.score(parts.prediction[None], np.array([self.case.target]))[0])
+        reward, self.score = score - self.score, score
+        ended = bool(parts.stop) or len(self.path) >= self.budget
+        if not ended:
+            reward -= self.glimpse_cost
+            self.path.append(parts.location)
+            self.zooms.append(int(parts.zoom))
+            y, x = np.floor((parts.location + 1) / 2 * SIDE + 0.5).astype(int) + PATCH // 2
+            self.patch = np.pad(self.image, PATCH)[None, y : y + PATCH, x : x + PATCH]
+        info: dict[str, Any] = {"case": self.case.slide_id, "target": self.case.target}
+        if ended:
+            pixels = len(self.path) * PATCH**2
+            info |= {"scanpath": np.array(self.path, np.float32).reshape(-1, 2), "score": score}
+            info |= {"zooms": np.array(self.zooms, np.int64), "pixels_read": pixels, "share_read": pixels / SIDE**2}
+        return self.observe(), reward, ended, False, info
+
+    def observe(self) -> dict[str, Any]:
+        left = min(1.0, (self.budget - len(self.path)) / max(1, self.max_glimpses))
+        return {
+            "overview": self.image.reshape(1, 32, 2, 32, 2).mean((2, 4)).astype(np.uint8),
+            "foreground": np.full((1, 32, 32), 255, np.uint8),
+            "glimpse": self.patch,
+            "location": self.path[-1] if self.path else np.zeros(2, np.float32),
+            "remaining": np.array([left], np.float32),
+        }
+
+
+def configuration(folder: Path, **make: Any) -> Any:
+    """The configuration of a run of all stages at its smallest, with an environment of one's own."""
+    quick = (
+        "pretrain=contrastive pretrain.steps=2 pretrain.batch=8 pretrain.pool=16 warm_up.trainer.glimpses=4 "
+        "warm_up.trainer.batch=4 warm_up.trainer.steps=2 joint.updates=3 joint.validate_every=1 max_glimpses=3 "
+        "agent.algorithm.cases_per_rollout=2 agent.algorithm.rollouts_per_case=2 threads=2 progress=false "
+        "report.lanes=3 report.pictures=1 report.overview.updates=1 report.overview.algorithm.cases_per_rollout=4"
+    )
+    with initialize_config_module("glimpse.configs", version_base="1.3"):
+        config = compose("train", [*quick.split(), f"run={folder / 'run'}"])
+    env = {
+        "name": "own",
+        "background": 100,
+        "overview_dropout": 1.0,
+        "strides": [2, 2, 1, 1],
+        "cohort": {"_target_": f"{HERE}.load_pictures"},
+        "make": {"_target_": f"{HERE}.OwnEnv", "max_glimpses": "${max_glimpses}", **make},
+    }
+    OmegaConf.set_struct(config, False)
+    config.env = env
+    return config
+
+
+# ---------------------------------------------------------------------------------------------- trained on
+def test_it_passes_the_checker_but_for_what_needs_sources() -> None:
+    notes = check(OwnEnv(load_pictures()))
+    assert [note.partition(":")[0] for note in notes] == ["locations"] and "views" in notes[0]
+    assert check(FlattenAction(OwnEnv(load_pictures(), zooms=2))) == notes
+
+
+@pytest.mark.parametrize("zooms", [1, 2])
+def test_all_stages_run_and_its_readers_are_compared(
+    zooms: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = train(configuration(tmp_path, zooms=zooms))
+    assert set(metrics["readers"]) == {"ppo", "random", "grid", "overview"}
+    assert "full_scan is left out" in capsys.readouterr().out
+    assert metrics["readers"]["random"]["glimpses"] == 3
+    assert metrics["readers"]["random"]["share_read"] == pytest.approx(3 * PATCH**2 / SIDE**2)
+    assert [look["updates"] for look in metrics["validation"]] == [1, 2, 3]
+    assert set(metrics["seconds"]) >= {"pretrain", "warm_up", "joint", "report"}
+    assert len(list((tmp_path / "run" / "scanpaths").glob("*.png"))) == 1
+    result = evaluate(tmp_path / "run", max_glimpses=5, readers=("policy", "grid"), progress=False)
+    assert result.rows["grid"]["glimpses"] == 5
+    saved = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert saved["readers"]["ppo"] == metrics["readers"]["ppo"]
+    assert glimpse.load(tmp_path / "run").layout.zooms == zooms
+
+
+def test_wrappers_are_stepped_through(tmp_path: Path) -> None:
+    class Dimmed(gymnasium.ObservationWrapper):
+        def observation(self, observation: Any) -> Any:
+            return {**observation, "glimpse": observation["glimpse"] // 2}
+
+    env = Dimmed(OwnEnv(load_pictures()))
+    vector = GlimpseVecEnv([env])
+    vector.set_options([{"case": 0}])
+    vector.reset()
+    seen = vector.step(vector.layout.pack([[0.0, 0.0]], [False], [[0.0, 0.0]]))[0]["glimpse"][0]
+    assert 0 < seen.max() <= 120
+    looked = look_at(Dimmed(OwnEnv(load_pictures())))
+    np.testing.assert_array_equal(looked.views.glimpse(looked.cases[0].source, [0.0, 0.0]), seen)
+
+
+def test_lanes_do_what_the_environment_does_alone() -> None:
+    rng, alone = np.random.default_rng(0), OwnEnv(load_pictures())
+    vector = GlimpseVecEnv([OwnEnv(load_pictures()), FlattenAction(OwnEnv(load_pictures()))], threads=2)
+    assert vector.get_attr("layout") == [alone.layout] * 2
+    vector.set_options([{"case": 1}, {"case": 1}])
+    batch, (observation, _) = vector.reset(), alone.reset(options={"case": 1})
+    for step in range(4):
+        for key, value in observation.items():
+            np.testing.assert_array_equal(batch[key], np.stack([value, value]), err_msg=key)
+        action = alone.layout.pack(rng.uniform(-1, 1, 2), False, rng.normal(size=2))
+        batch, rewards, dones, infos = vector.step(np.stack([action, action]))
+        observation, reward, ended, _, info = alone.step(alone.layout.to_dict(action))
+        assert rewards.tolist() == pytest.approx([reward, reward]) and dones.tolist() == [ended, ended]
+        assert ended == (step == 3)
+    for lane in (0, 1):
+        np.testing.assert_array_equal(infos[lane]["scanpath"], info["scanpath"])
+        np.testing.assert_array_equal(infos[lane]["terminal_observation"]["glimpse"], observation["glimpse"])
+        assert infos[lane]["episode"]["l"] == 4
+        assert infos[lane]["episode"]["r"] == pytest.approx(info["score"] - 0.3)
+
+
+def test_looks_go_through_its_steps() -> None:
+    looked = look_at(OwnEnv(load_pictures(), zooms=2))
+    assert looked.stepped and len(looked.cases) == 8 and looked.cases[2].target == 1
+    source, image = looked.cases[2].source, OwnEnv(load_pictures()).cases[2].pixels()
+    np.testing.assert_array_equal(looked.views.overview(source), image.reshape(1, 32, 2, 32, 2).mean((2, 4)) // 1)
+    assert looked.views.foreground(source).all()
+    for _ in range(2):  # again, after another case
+        np.testing.assert_array_equal(looked.views.glimpse(source, [0.0, 0.5])[0], image[24:40, 40:56])
+        looked.views.glimpse(looked.cases[0].source, [0.0, 0.0])
+    np.testing.assert_allclose(looked.views.extent(source, 1), [8, 8])  # a quarter of the overview's side
+
+
+# ---------------------------------------------------------------------------------------------- what is missing
+class Bare(gymnasium.Env[Any, Any]):
+    """Has no part of what training needs."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (3,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, cohort: Any = None, split: Any = None, **_: Any) -> None:
+        pass
+
+
+def test_all_that_is_missing_is_listed_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError, match=r"(?s)Bare lacks.*observation_space.*action_space.*`task`.*`cases`.*`max_"):
+        parts_of(Bare())
+    with pytest.raises(TypeError, match="Bare"):
+        GlimpseVecEnv([Bare()])
+    with pytest.raises(PreflightError, match=r"(?s)Bare lacks.*glimpse\.envs\.check"):
+        train(configuration(tmp_path, _target_=f"{HERE}.Bare"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [
+        ("task", None, "`task`, a glimpse.tasks.Task, not None"),
+        ("cases", [], "`cases`, a sequence of at least one case"),
+        ("cases", [3], "slide_id, case_id, target missing in 3"),
+        ("max_glimpses", -1, "`max_glimpses`, a number from 0 on, not -1"),
+        ("action_space", gymnasium.spaces.Dict(), "action_space as"),
+    ],
+)
+def test_each_missing_part_is_named(attribute: str, value: Any, words: str) -> None:
+    env = OwnEnv(load_pictures())
+    setattr(env, attribute, value)
+    with pytest.raises(ProtocolError, match=words) as raised:
+        parts_of(env)
+    assert str(raised.value).count("\n  - ") == 1
+
+
+def test_an_episode_that_ends_too_early_is_told() -> None:
+    class Impatient(OwnEnv):
+        def step(self, action: Any) -> Any:
+            observation, reward, _, truncated, info = super().step(action)
+            return observation, reward, True, truncated, info
+
+    looked = look_at(Impatient(load_pictures()))
+    with pytest.raises(ProtocolError, match="ended after 1 glimpses, without `stop`"):
+        looked.views.glimpse(looked.cases[0].source, [0.0, 0.0])
+
+
+def test_readings_are_the_same_with_any_number_of_lanes(tmp_path: Path) -> None:
+    config = configuration(tmp_path, zooms=1)
+    config.joint = {"enabled": False}
+    config.report.readers = ["random"]
+    train(config)
+    policy = glimpse.load(tmp_path / "run")
+    one = read_cases(policy, GlimpseVecEnv([OwnEnv(load_pictures(), "test")]), "random")
+    many = read_cases(policy, GlimpseVecEnv([OwnEnv(load_pictures(), "test") for _ in range(3)], park=True), "random")
+    for a, b in zip(one, many, strict=True):
+        np.testing.assert_array_equal(a.scanpath, b.scanpath)
+        np.testing.assert_allclose(a.prediction, b.prediction, atol=1e-5)

@@ -1,0 +1,492 @@
+"""Volumes as sources: what is read is what lies there, whichever way the file was written."""
+
+import gzip
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+import glimpse.sources.volume as volume_module
+from glimpse.sources import ImageReadError, UnsupportedImageError, VolumeSource, open_source
+from glimpse.sources.body import ValueRange, body_mask
+from glimpse.sources.resampling import Cut
+from glimpse.sources.slabs import means_in_slabs, pixels_inside
+from glimpse.sources.unpacked import open_unpacked, unpacked_folder
+from glimpse.sources.windows import CT_WINDOWS, parse_windows
+
+RNG = np.random.default_rng(0)
+IDENTITY = np.diag([1.0, 1.0, 1.0, 1.0])
+REAL_VOLUME = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "real" / "mni152_t1.nii.gz"
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+
+
+def write(path: Path, values: np.ndarray, affine: np.ndarray = IDENTITY) -> Path:
+    """A NIfTI-1 file that holds an array (x, y, z) exactly as it is."""
+    image = nibabel.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
+    return path
+
+
+def whole(source: VolumeSource) -> np.ndarray:
+    return source.overview(source.shape)
+
+
+def greys(shape: tuple[int, ...]) -> np.ndarray:
+    return RNG.integers(0, 256, shape).astype(np.int16)
+
+
+# ---------------------------------------------------------------------------------------------- axes and spacing
+FLIPS = [(order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)]
+
+
+@pytest.mark.parametrize(("order", "signs"), FLIPS)
+def test_every_orientation_is_read_as_the_canonical_one(tmp_path: Path, order: tuple, signs: tuple):
+    affine = np.eye(4)
+    sizes = np.array([0.5, 1.5, 3.0])
+    affine[:3, :3] = np.eye(3)[:, list(order)] * np.array(signs) * sizes  # stored axis i runs along order[i]
+    affine[:3, 3] = (-7, 11, 3)
+    path = write(tmp_path / "a.nii", greys((5, 6, 7)), affine)
+    expected = nibabel.as_closest_canonical(nibabel.load(path))
+    values = np.asarray(expected.dataobj).T
+    source = open_source(path, windows=[0, 255])
+    assert source.shape == values.shape
+    np.testing.assert_allclose(source.spacing, expected.header.get_zooms()[::-1])
+    assert source.unit == "mm"
+    for _ in range(20):
+        place = RNG.integers(0, values.shape)
+        assert source.read(place + 0.5, 1, (1, 1, 1)).item() == values[tuple(place)]
+    np.testing.assert_array_equal(whole(source)[0], values)
+
+
+def test_oblique_volumes_take_their_nearest_axes(tmp_path: Path):
+    angle = np.deg2rad(20)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-0.8, 0.9, 2.5]) @ np.eye(3)[:, [1, 0, 2]]
+    path = write(tmp_path / "a.nii", greys((4, 5, 6)), affine)
+    canonical = nibabel.as_closest_canonical(nibabel.load(path))
+    source = open_source(path, windows=[0, 255])
+    np.testing.assert_array_equal(whole(source)[0], np.asarray(canonical.dataobj).T)
+    np.testing.assert_allclose(source.spacing, (2.5, 0.9, 0.8), rtol=1e-6)
+
+
+def test_spacing_is_that_of_the_file_unless_given(tmp_path: Path):
+    path = write(tmp_path / "a.nii", greys((2, 3, 4)), np.diag([0.5, 0.75, 5.0, 1]))
+    assert open_source(path).spacing == (5.0, 0.75, 0.5)
+    assert open_source(path, spacing=2).spacing == (2.0, 2.0, 2.0)
+    assert open_source(path, spacing=(3, 2, 1)).spacing == (3.0, 2.0, 1.0)
+    image = nibabel.load(path)
+    image.header.set_xyzt_units("micron")
+    nibabel.save(image, tmp_path / "b.nii")
+    np.testing.assert_allclose(open_source(tmp_path / "b.nii").spacing, (0.005, 0.00075, 0.0005))
+
+
+def test_an_affine_without_three_axes_is_refused(tmp_path: Path):
+    path = write(tmp_path / "a.nii", greys((2, 3, 4)))
+    header = bytearray(path.read_bytes())
+    header[280:328] = bytes(48)  # srow_x, srow_y and srow_z
+    path.write_bytes(header)
+    with pytest.raises(UnsupportedImageError, match=r"a\.nii: expected an affine with three independent axes"):
+        _ = open_source(path).shape
+
+
+# ---------------------------------------------------------------------------------------------- values
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_stored_types(tmp_path: Path, dtype: str, order: str):
+    values = RNG.integers(0, 128, (4, 5, 6))
+    image = nibabel.Nifti1Image(values.astype(order + dtype), IDENTITY, nibabel.Nifti1Header(endianness=order))
+    image.header.set_data_dtype(order + dtype)
+    nibabel.save(image, tmp_path / "a.nii")
+    np.testing.assert_array_equal(whole(open_source(tmp_path / "a.nii", windows=[0, 255]))[0], values.T)
+
+
+def scaled(path: Path, values: np.ndarray, slope: float, intercept: float) -> Path:
+    """A file with a slope and an intercept, which nibabel would work out itself."""
+    write(path, values)
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.array([slope, intercept], "<f4").tobytes()
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(2.0, -100.0), (-0.5, 50.0), (0.0, 7.0)])
+def test_slope_and_intercept_come_before_windows(tmp_path: Path, slope: float, intercept: float):
+    values = RNG.integers(-100, 200, (4, 5, 6)).astype(np.int16)
+    path = scaled(tmp_path / "a.nii", values, slope, intercept)
+    meant = nibabel.load(path).get_fdata()
+    np.testing.assert_array_equal(meant, slope * values + intercept if slope else values)
+    expected = np.floor(np.clip((meant.T + 40) / 160, 0, 1) * 255 + 0.5)
+    got = whole(open_source(path, windows=[-40, 120]))[0].astype(int)
+    assert np.abs(got - expected).max() <= 1
+    assert (got == expected).mean() > 0.99, "only halves may fall either way"
+
+
+def test_windows_by_hand(tmp_path: Path):
+    values = np.array([-1000, -160, -100, 0, 40, 80, 240, 3000], np.int16).reshape(8, 1, 1)
+    path = write(tmp_path / "a.nii", values)
+    source = open_source(path, windows=["brain", "soft_tissue", [0, 255], "auto"])
+    assert source.channels == 4
+    got = whole(source)[:, 0, 0]
+    np.testing.assert_array_equal(got[0], [0, 0, 0, 0, 128, 255, 255, 255])  # 40 of 80 is 127.5, which rounds up
+    np.testing.assert_array_equal(got[1], [0, 0, 38, 102, 128, 153, 255, 255])  # (x + 160) / 400 * 255
+    np.testing.assert_array_equal(got[2], [0, 0, 0, 0, 40, 80, 240, 255])
+    assert got[3, 1] == 0, "percentiles of the inner values: about -160 is black"
+    assert got[3, 6] == 255, "and about 240 white"
+
+
+def test_ct_windows_have_their_names():
+    assert set(CT_WINDOWS) == {"brain", "subdural", "bone", "soft_tissue", "lung", "mediastinum", "liver"}
+    lung, pair, automatic = parse_windows(["lung", (0, 5), "auto"])
+    assert (lung.low, lung.high, pair.low, pair.high, automatic) == (-1350, 150, 0, 5, None)
+    assert len(parse_windows([10, 20])) == 1
+
+
+@pytest.mark.parametrize("windows", ["lungs", [], [5, 1], [1, 2, 3], 7, None, [[1, 2], "x"]])
+def test_other_windows_are_refused(windows: object):
+    with pytest.raises(ValueError, match="window"):
+        VolumeSource("a.nii", windows=windows)
+
+
+def test_nan_is_black_and_infinite_is_at_an_end(tmp_path: Path):
+    values = np.array([np.nan, -np.inf, np.inf, 50, np.nan, 100, 10, 10], np.float32).reshape(8, 1, 1)
+    source = open_source(write(tmp_path / "a.nii", values), windows=[0, 100])
+    np.testing.assert_array_equal(whole(source)[0, 0, 0], [0, 0, 255, 128, 0, 255, 26, 26])
+    # (0 + 100) / 2 of 100: a NaN counts as the lowest value in means, too
+    assert source.read((0.5, 0.5, 5), (1, 1, 2), (1, 1, 1)).item() == 128
+    automatic = open_source(write(tmp_path / "b.nii", np.full((3, 3, 3), np.nan, np.float32)))
+    assert (whole(automatic) == 0).all()
+
+
+def test_colours_are_refused(tmp_path: Path):
+    colours = np.zeros((2, 3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    path = write(tmp_path / "a.nii", colours)
+    with pytest.raises(UnsupportedImageError, match=r"a\.nii: expected one real number per pixel, got colours"):
+        _ = open_source(path).shape
+    with pytest.raises(UnsupportedImageError, match="complex"):
+        _ = open_source(write(tmp_path / "b.nii", np.zeros((2, 3, 4), np.complex64))).shape
+
+
+def test_several_volumes_in_a_file(tmp_path: Path):
+    values = greys((3, 4, 5, 2))
+    path = write(tmp_path / "a.nii", values)
+    np.testing.assert_array_equal(whole(open_source(path, frame=1, windows=[0, 255]))[0], values[..., 1].T)
+    with pytest.raises(ValueError, match=r"a\.nii: it holds 2 volumes.*frame=0 to 1"):
+        open_source(path).check()
+    with pytest.raises(ValueError, match="frame=2"):
+        open_source(path, frame=2).check()
+    single = write(tmp_path / "b.nii", values[..., :1])
+    np.testing.assert_array_equal(whole(open_source(single, windows=[0, 255]))[0], values[..., 0].T)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+def test_reads_by_area(tmp_path: Path):
+    values = greys((8, 6, 4))
+    zyx = values.T.astype(np.float64)
+    source = open_source(write(tmp_path / "a.nii", values), windows=[0, 255])
+    np.testing.assert_array_equal(source.read((2, 3, 4.4), 2, (2, 2, 2))[0], zyx[1:3, 2:4, 3:5])
+    boxes = zyx.reshape(2, 2, 3, 2, 4, 2).mean(axis=(1, 3, 5))
+    np.testing.assert_array_equal(source.overview((2, 3, 4))[0], np.floor(boxes + 0.5))
+    # boxes of 1.5 pixels: (a + b / 2) / 1.5
+    row = zyx[0, 0, :3]
+    expected = np.floor(np.array([row[0] + row[1] / 2, row[1] / 2 + row[2]]) / 1.5 + 0.5)
+    np.testing.assert_array_equal(source.read((0.5, 0.5, 1.5), (1, 1, 3), (1, 1, 2))[0, 0, 0], expected)
+
+
+def test_outside_is_black(tmp_path: Path):
+    source = open_source(write(tmp_path / "a.nii", np.full((4, 4, 4), 200, np.int16)), windows=[[0, 255], [100, 300]])
+    corner = source.read((0, 4, 2), 4, (4, 4, 4))
+    expected = np.zeros((2, 4, 4, 4), np.uint8)
+    expected[0, 2:, :2], expected[1, 2:, :2] = 200, 128
+    np.testing.assert_array_equal(corner, expected)
+    assert source.read((0, 2, 2), (2, 4, 4), (1, 1, 1))[0].item() == 100, "half of the box lies outside"
+    assert (source.read((-50, 2, 2), 3.3, (2, 2, 2)) == 0).all()
+    far = source.read((2, 2, 2), 1e9, (1, 1, 2))
+    assert (far == 0).all(), "nearly all of it lies outside, and none of that is read"
+    assert source.background.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("size", [(20, 15, 10), (7, 11, 3), (1, 1, 1), (40, 1, 9)])
+def test_wide_reads_are_the_same_in_slabs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple):
+    source = open_source(write(tmp_path / "a.nii", greys((60, 30, 40))), windows=[0, 255])
+    places = [((20, 15, 30), (40, 30, 60)), ((18, 16, 29.3), (44.4, 37, 61))]
+    direct = [source.read(*place, size) for place in places]
+    monkeypatch.setattr(volume_module, "MAX_PIXELS", 300)
+    for place, expected in zip(places, direct, strict=True):
+        assert np.abs(source.read(*place, size).astype(int) - expected).max() <= 1
+
+
+def test_slabs_hold_the_limit_and_change_no_mean():
+    image = RNG.normal(size=(30, 20, 10))
+    cut = Cut.of((-3, 1.2, 0.4), (33.3, 17, 9), (5, 3, 1))
+    seen = []
+
+    def means(part: Cut) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(pixels_inside(part, image.shape))
+        return part.means(image)
+
+    values, cover = means_in_slabs(cut, image.shape, means, 200, (0, 2, 1))
+    assert max(seen) <= 200
+    expected, inside = cut.means(image)
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+    np.testing.assert_allclose(cover, inside, atol=1e-6)
+
+
+def test_pickles_as_its_path_and_reads_from_threads(tmp_path: Path):
+    path = write(tmp_path / "a.nii", greys((20, 20, 20)))
+    source = open_source(path, windows=["auto", [0, 255]])
+    expected = whole(source)
+    packed = pickle.dumps(source)
+    assert len(packed) < 1000
+    copy = pickle.loads(packed)
+    assert copy.identity == source.identity
+    assert copy.identity != open_source(path).identity, "other windows show other pixels"
+    with ThreadPoolExecutor(8) as pool:
+        for got in pool.map(lambda _: whole(copy), range(16)):
+            np.testing.assert_array_equal(got, expected)
+    source.close()
+    np.testing.assert_array_equal(whole(source), expected)
+
+
+def test_few_volumes_are_held_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(volume_module, "_open_volumes", volume_module._OpenVolumes(2))
+    sources = [open_source(write(tmp_path / f"{n}.nii", greys((3, 3, 3)))) for n in range(4)]
+    first = [whole(source) for source in sources]
+    assert [source._held is not None for source in sources] == [False, False, True, True]
+    for source, expected in zip(sources, first, strict=True):
+        np.testing.assert_array_equal(whole(source), expected)
+
+
+def test_the_automatic_window_is_taken_of_few_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sizes = []
+    original = volume_module.percentile_window
+
+    def watched(values: np.ndarray) -> object:
+        sizes.append(values.size)
+        return original(values)
+
+    monkeypatch.setattr(volume_module, "percentile_window", watched)
+    source = open_source(write(tmp_path / "a.nii", greys((128, 120, 130))))
+    source.read((64, 64, 64), 8, (8, 8, 8))
+    assert 30_000 < sizes[0] <= 1 << 18
+    assert len(sizes) == 1
+
+
+# ---------------------------------------------------------------------------------------------- unpacking
+def test_packed_files_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    values = greys((12, 13, 14))
+    plain, packed = write(tmp_path / "a.nii", values), write(tmp_path / "a.nii.gz", values)
+    source = open_source(packed, windows=[0, 255])
+    assert source.shape == (14, 13, 12)
+    assert not list(unpacked_folder().glob("*.nii")), "the header needs no unpacking"
+    np.testing.assert_array_equal(whole(source), whole(open_source(plain, windows=[0, 255])))
+    (cached,) = unpacked_folder().glob("*.nii")
+    assert cached.read_bytes() == plain.read_bytes()
+    monkeypatch.setattr("glimpse.sources.nifti.unpack", lambda *_: pytest.fail("unpacked a second time"))
+    np.testing.assert_array_equal(whole(open_source(packed, windows=[0, 255])), whole(source))
+
+
+def test_content_decides_and_not_the_name(tmp_path: Path):
+    values = greys((3, 4, 5))
+    write(tmp_path / "a.nii.gz", values).rename(tmp_path / "a.nii")
+    write(tmp_path / "b.nii", values).rename(tmp_path / "b.img")
+    for name in ("a.nii", "b.img"):
+        np.testing.assert_array_equal(whole(open_source(tmp_path / name, windows=[0, 255]))[0], values.T)
+
+
+def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    size = 352 + 2 * 20**3
+    monkeypatch.setenv("GLIMPSE_VOLUME_CACHE_GB", str(2.5 * size / 2**30))
+    values = [greys((20, 20, 20)) for _ in range(3)]
+    a, b, c = (
+        open_source(write(tmp_path / f"{n}.nii.gz", one), windows=[0, 255]) for n, one in enumerate(values)
+    )  # fmt: skip
+    files = {}
+    for source in (a, b):
+        source.check()
+        files[source] = next(path for path in unpacked_folder().glob("*.nii") if path not in files.values())
+    os.utime(files[a], (1, 1))
+    os.utime(files[b], (2, 2))
+    open_source(a.path).check()  # a is used again, so b was used longest ago
+    c.check()
+    assert files[a].exists()
+    assert not files[b].exists()
+    assert len(list(unpacked_folder().glob("*.nii"))) == 2
+    np.testing.assert_array_equal(whole(b)[0], values[1].T)  # still mapped
+    b.close()
+    np.testing.assert_array_equal(whole(b)[0], values[1].T)  # unpacked again
+    monkeypatch.setenv("GLIMPSE_VOLUME_CACHE_GB", "0")
+    a.close()
+    files[a].unlink(missing_ok=True)
+    np.testing.assert_array_equal(whole(a)[0], values[0].T)
+    assert len(list(unpacked_folder().glob("*.nii"))) == 1, "what is being opened stays"
+
+
+def test_abandoned_files_are_removed_and_fresh_ones_kept():
+    open_unpacked("a", lambda file: None).close()
+    old, fresh = unpacked_folder() / ".a.nii.1.unfinished", unpacked_folder() / ".b.nii.2.unfinished"
+    old.touch()
+    fresh.touch()
+    os.utime(old, (1, 1))
+    open_unpacked("b", lambda file: None).close()
+    assert (old.exists(), fresh.exists()) == (False, True)
+
+
+_CHILD = """
+import sys, numpy
+from glimpse.sources.volume import VolumeSource
+from glimpse.sources import unpacked, nifti
+calls, original = [], nifti.unpack
+nifti.unpack = lambda *a: (calls.append(1), original(*a))
+source = VolumeSource(sys.argv[1], windows=[0, 255])
+sys.stdin.readline()
+print(len(calls), int(source.overview(source.shape).sum(dtype=numpy.int64)), len(calls))
+"""
+
+
+def test_processes_may_unpack_at_once(tmp_path: Path):
+    values = greys((60, 60, 60))
+    path = write(tmp_path / "a.nii.gz", values)
+    command = [sys.executable, "-c", _CHILD, str(path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    children = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    said = [child.communicate(timeout=60)[0].split() for child in children]
+    assert [child.returncode for child in children] == [0, 0]
+    assert {int(total) for _, total, _ in said} == {int(values.sum())}
+    assert sum(int(after) for *_, after in said) == 1, "one unpacks, the other waits"
+    assert len(list(unpacked_folder().iterdir())) == 2, "the volume and its lock; nothing unfinished"
+
+
+def test_threads_may_unpack_at_once(tmp_path: Path):
+    values = greys((30, 30, 30))
+    path = write(tmp_path / "a.nii.gz", values)
+    with ThreadPoolExecutor(8) as pool:
+        for got in pool.map(lambda _: whole(VolumeSource(path, windows=[0, 255])), range(8)):
+            np.testing.assert_array_equal(got[0], values.T)
+
+
+@pytest.mark.parametrize("keep", [5000, 353, 200, 20])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_truncated_files_say_so(tmp_path: Path, name: str, keep: int):
+    path = write(tmp_path / name, greys((30, 30, 30)))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ImageReadError, match=rf"{name}: .*(truncated|damaged).*on_error=skip"):
+        open_source(path).check()
+    assert not unpacked_folder().exists() or not [*unpacked_folder().glob("*.nii"), *unpacked_folder().glob("*.unf*")]
+
+
+def test_damaged_files_say_so(tmp_path: Path):
+    path = write(tmp_path / "a.nii.gz", greys((30, 30, 30)))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(ImageReadError, match=r"a\.nii\.gz: cannot be unpacked"):
+        open_source(path).check()
+    cut = write(tmp_path / "b.nii", greys((30, 30, 30)))
+    with gzip.open(tmp_path / "b.nii.gz", "wb") as file:
+        file.write(cut.read_bytes()[:4000])  # whole for gzip, short for NIfTI
+    with pytest.raises(ImageReadError, match=r"b\.nii\.gz: the file is truncated: its values reach to byte 54,352"):
+        open_source(tmp_path / "b.nii.gz").check()
+    (tmp_path / "c.nii").write_bytes(b"")
+    with pytest.raises(ImageReadError, match=r"c\.nii"):
+        open_source(tmp_path / "c.nii").check()
+    with pytest.raises(ImageReadError, match="no such file"):
+        _ = VolumeSource(tmp_path / "nowhere.nii").shape
+
+
+def test_a_full_disk_names_the_variable(tmp_path: Path):
+    def full(file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"volumes: a volume cannot be unpacked here .*GLIMPSE_CACHE") as caught:
+        open_unpacked("key", full)
+    assert not isinstance(caught.value, ImageReadError), "a full disk must not pass for a damaged case"
+
+
+# ---------------------------------------------------------------------------------------------- foreground
+def ball(shape: tuple[int, int, int], radius: float, middle: tuple[float, float, float] | None = None) -> np.ndarray:
+    middle = middle or tuple(n / 2 for n in shape)
+    grids = np.meshgrid(*[np.arange(n) + 0.5 - at for n, at in zip(shape, middle, strict=True)], indexing="ij")
+    return sum(grid**2 for grid in grids) <= radius**2
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice's coefficient."""
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+@pytest.mark.parametrize("windows", ["lung", [-1350, 150], "soft_tissue", "brain", "bone", "auto"])
+def test_foreground_of_a_chest(tmp_path: Path, windows: object):
+    shape = (32, 32, 32)
+    body, lungs = ball(shape, 13), ball(shape, 5, (16, 16, 10)) | ball(shape, 5, (16, 16, 22))
+    values = np.where(lungs, -850, np.where(body, 60, -1000)) + RNG.normal(0, 10, shape)
+    source = open_source(write(tmp_path / "a.nii", values.astype(np.int16)), windows=windows)
+    assert overlap(source.foreground(source.overview(shape)), body.T) > 0.97
+
+
+def test_foreground_of_a_head_with_noise_around(tmp_path: Path):
+    shape = (32, 32, 32)
+    head, dark = ball(shape, 12), ball(shape, 4)
+    signal = np.where(dark, 120.0, np.where(head, 500.0, 0.0))
+    noisy = np.hypot(signal + RNG.normal(0, 20, shape), RNG.normal(0, 20, shape))
+    source = open_source(write(tmp_path / "a.nii", noisy.astype(np.float32)))
+    assert overlap(source.foreground(source.overview(shape)), head.T) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("dark", "bright", "noise"), [(60, 120, 3), (-100, 50, 12), (-100, 50, 2), (100, 100, 15), (40, 40, 0)]
+)
+@pytest.mark.parametrize("windows", ["auto", [-160, 240]])
+def test_a_volume_without_air_is_all_foreground(
+    tmp_path: Path, dark: float, bright: float, noise: float, windows: object
+):
+    values = np.where(ball((24, 24, 24), 9), bright, dark) + RNG.normal(0, noise, (24, 24, 24))
+    source = open_source(write(tmp_path / "a.nii", values.astype(np.int16)), windows=windows)
+    assert source.foreground(source.overview((24, 24, 24))).all()
+
+
+def test_small_parts_are_left_out_and_holes_filled():
+    overview = np.zeros((20, 20, 20), np.uint8)
+    overview[2:18, 2:18, 2:18] = 200
+    overview[5:9, 5:9, 5:9] = 0
+    expected = overview > 0
+    expected[5:9, 5:9, 5:9] = True
+    overview[19, 19, 19] = 255
+    np.testing.assert_array_equal(body_mask(overview, ValueRange(0, 1000)), expected)
+    assert body_mask(np.zeros((1, 4, 4), np.uint8), ValueRange(0, 0)).all()
+
+
+# ---------------------------------------------------------------------------------------------- a real volume
+def test_a_real_head(shared_data: Path):
+    if not REAL_VOLUME.is_file():
+        pytest.skip(f"{REAL_VOLUME.name} is absent")
+    source = open_source(REAL_VOLUME, windows=[0, 255])
+    assert (source.shape, source.spacing, source.unit) == ((189, 233, 197), (1.0, 1.0, 1.0), "mm")
+    source.check()
+    values = np.asarray(nibabel.as_closest_canonical(nibabel.load(REAL_VOLUME)).dataobj).T
+    inside = np.argwhere(values > 0)
+    for place in inside[RNG.integers(0, len(inside), 20)]:
+        assert source.read(place + 0.5, 1, (1, 1, 1)).item() == values[tuple(place)]
+    boxes = values[:188, :232, :196].reshape(47, 4, 58, 4, 49, 4).mean(axis=(1, 3, 5), dtype=np.float64)
+    got = source.read((94, 116, 98), (188, 232, 196), (47, 58, 49))[0]
+    assert np.abs(got - boxes).max() <= 0.51
+    automatic = open_source(REAL_VOLUME)
+    mask = automatic.foreground(automatic.overview((47, 58, 49)))
+    brain = source.overview((47, 58, 49))[0] > 80  # the file holds a brain without its skull
+    assert mask[brain].mean() > 0.99
+    assert overlap(mask, brain) > 0.98
