@@ -142,7 +142,6 @@ def _header(path: Path, data: Any, element: _Element, frame: int) -> Header:
         or data.get("PresentationLUTShape") == "INVERSE",
         stored=stored if native and table is None else None,
         padding=_padding(data, table),
-        complete=native,
     )
 
 

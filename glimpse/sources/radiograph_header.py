@@ -26,7 +26,6 @@ class Header:
         inverted: whether low values are shown white (MONOCHROME1).
         stored: where its pixels lie uncompressed in the file; None where they have to be decoded.
         padding: the lowest and highest pixel, before slope and intercept, that say "nothing was measured here".
-        complete: whether the file is known to hold all of its pixels; otherwise only reading them tells.
     """
 
     shape: tuple[int, int]
@@ -37,7 +36,6 @@ class Header:
     inverted: bool = False
     stored: Stored | None = None
     padding: tuple[float, float] | None = None
-    complete: bool = False
 
 
 def damaged(path: object, error: object) -> ImageReadError:

@@ -148,7 +148,6 @@ def _describe_tiff(path: Path, frame: int | None) -> Header:
             windows=_window(page.dtype.itemsize > 1 or page.dtype.kind == "f"),
             inverted=int(page.photometric) == 0,
             stored=Stored(page.dataoffsets[0], dtype) if plain else None,
-            complete=plain,
         )
 
 

@@ -257,8 +257,9 @@ def _start_part(
     rows = [asdict(record) for record in records]
     order = {"make": recipe.make, "folder": str(folder.resolve()), "seed": seed, "size": size, "records": rows}
     command = [sys.executable, "-m", "glimpse.synthetic", "--ordered"]
-    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
-    part = subprocess.Popen(command, env=environment, text=True, **pipes)
+    pipe = subprocess.PIPE
+    part = subprocess.Popen(command, env=environment, text=True, stdin=pipe, stderr=pipe, stdout=subprocess.DEVNULL)
+    assert part.stdin is not None, "it was asked for"
     with suppress(BrokenPipeError), part.stdin as orders:  # a process that died says why in `_wait`
         json.dump(order, orders)
     part.stdin = None

@@ -94,7 +94,7 @@ def paint_radiograph(
     field = enlarge(paint_chest(rng, anatomy), size).copy()
     paint_bodies(rng, field, spots)
     film = (1 - np.exp(np.float32(-_CURVE) * field)) / np.float32(1 - np.exp(-_CURVE))
-    film = film * np.float32(rng.uniform(0.90, 0.97)) + np.float32(rng.uniform(0.02, 0.04))
+    film = film * np.float32(rng.uniform(0.84, 0.91)) + np.float32(rng.uniform(0.02, 0.04))
     paint_details(rng, film, spots)
     grain = rng.standard_normal((size, size), dtype=np.float32)
     film += np.float32(_NOISE * rng.uniform(0.9, 1.1)) * grain * (np.float32(0.7) + np.float32(0.6) * film)

@@ -19,8 +19,14 @@ _REACH = 6.5
 _RIM = 0.65
 """Standard deviation of a shell across its thickness, in millimetres."""
 
-_SWELL = 1.02
-"""By how much more look-alikes are spread out: makes up for what voxels of an overview see beyond mean squares."""
+_GRAIN = 1.0
+"""Relative spread of a shell's brightness along it."""
+
+_CORE, _CORE_SHARE = 0.8, 0.42
+"""How dark a core is against a shell, and its spread against the shell's radius."""
+
+_SWELL = 0.985
+"""Factor on the extent of look-alikes: evens out what an overview sees of shapes beyond mean squares."""
 
 
 @dataclass(frozen=True)
@@ -126,19 +132,34 @@ def _shell(rng: np.random.Generator, distance: np.ndarray, radius: float, spacin
     """A shell with gaps; what lies in its core is darker than what is around it."""
     rim = np.exp(-((distance - radius) ** 2) / (2 * _RIM**2))
     grain = ndimage.gaussian_filter(rng.standard_normal(distance.shape), [0.45 / side for side in spacing])
-    rim = rim * np.clip(1 + 0.45 * grain / grain.std(), 0, None)
-    return rim - 0.45 * np.exp(-(distance**2) / (2 * (0.42 * radius) ** 2))
+    rim = rim * np.clip(1 + _GRAIN * grain / grain.std(), 0, None)
+    return rim - _CORE * np.exp(-(distance**2) / (2 * (_CORE_SHARE * radius) ** 2))
+
+
+def _mean_square(radius: float) -> float:
+    """Mean square distance from its middle of what a lesion adds: a shell of radius r and spread s less its core.
+
+    The integrals over space of w(d) and of w(d) d^2, for a shell w(d) = exp(-(d - r)^2 / 2 s^2), are k (r^2 + s^2) and
+    k (r^4 + 6 r^2 s^2 + 3 s^4) with k = 4 pi s sqrt(2 pi); for a core w(d) = a exp(-d^2 / 2 c^2), they are
+    a (2 pi)^1.5 c^3 and 3 c^2 times that.
+    """
+    core_spread = _CORE_SHARE * radius
+    core = _CORE * (2 * np.pi) ** 1.5 * core_spread**3
+    scale = 4 * np.pi * _RIM * np.sqrt(2 * np.pi)
+    shell = scale * (radius**2 + _RIM**2)
+    squares = scale * (radius**4 + 6 * radius**2 * _RIM**2 + 3 * _RIM**4)
+    return float((squares - 3 * core_spread**2 * core) / (shell - core))
 
 
 def _body(rng: np.random.Generator, offsets: Sequence[np.ndarray], radius: float) -> np.ndarray:
-    """An even ellipsoid whose mean square distance from its middle is that of a shell of a radius.
+    """An even ellipsoid that is spread out like a lesion of a radius.
 
-    A shell of radius r and spread s has r^2 + 5 s^2, roughly; an ellipsoid of semi-axes a, b, b has (a^2 + 2 b^2) / 5.
+    Its mean square distance from the middle is (a^2 + 2 b^2) / 5, for semi-axes a, b, b.
     """
     direction = rng.standard_normal(3)
     direction /= np.linalg.norm(direction)
     aspect = rng.uniform(1.1, 1.35)
-    short = _SWELL * np.sqrt(5 * (radius**2 + 5 * _RIM**2) / (aspect**2 + 2))
+    short = _SWELL * np.sqrt(5 * _mean_square(radius) / (aspect**2 + 2))
     along = sum(axis * part for axis, part in zip(offsets, direction, strict=True))
     across = sum(axis**2 for axis in offsets) - along**2
     depth = (1 - np.sqrt((along / aspect) ** 2 + across) / short) * short

@@ -197,14 +197,14 @@ def _finish_mri(rng: np.random.Generator, volume: Volume, spacing: Sequence[floa
     real, imaginary = (rng.standard_normal(volume.shape, np.float32) for _ in range(2))
     noise = np.float32(rng.uniform(0.02, 0.03))
     volume = np.sqrt((volume + noise * real) ** 2 + (noise * imaginary) ** 2)
-    return np.clip(volume * np.float32(rng.uniform(135, 180)) + np.float32(0.5), 0, 255).astype(np.uint8)
+    return np.clip(volume * np.float32(rng.uniform(75, 105)) + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
 def _finish_ct(rng: np.random.Generator, volume: Volume, spacing: Sequence[float]) -> np.ndarray:
     """Noise with the grain of a soft kernel: int16 Hounsfield units."""
     noise = rng.standard_normal(volume.shape, np.float32)
     for axis in (1, 2):
-        noise = ndimage.correlate1d(noise, np.float32([0.3, 0.85, 0.3]), axis)
+        noise = ndimage.correlate1d(noise, np.array([0.3, 0.85, 0.3], np.float32), axis)
     volume += noise * np.float32(rng.uniform(18, 28))
     return np.clip(np.rint(volume), -1024, 3071).astype(np.int16)
 
@@ -218,7 +218,7 @@ HEAD = Kind(
     least=72,
     full=144,
     orientations=("RAS", "LPS", "LAS", "PIR", "LIP", "ASL"),
-    rule=Rule(spots=(6, 9), lesions=(2, 5), apart=16.0, radius=(1.9, 2.3), weight=(0.9, 1.2)),
+    rule=Rule(spots=(6, 9), lesions=(2, 5), apart=16.0, radius=(1.9, 2.3), weight=(1.2, 1.5)),
 )
 
 THORAX = Kind(

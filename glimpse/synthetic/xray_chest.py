@@ -67,7 +67,7 @@ class Anatomy:
 def in_lungs(anatomy: Anatomy, y: Float[np.ndarray, " point"], x: Float[np.ndarray, " point"]) -> np.ndarray:
     """Whether points in [-1, 1] of the image lie in lungs that neither heart nor diaphragm covers, bool (point,)."""
     y, x = _of_patient(anatomy, y, x)
-    return (_lungs(anatomy, y, x) > 0.85) & (_heart(anatomy, y, x) < 0.08)
+    return (_lungs(anatomy, y, x) > 0.88) & (_heart(anatomy, y, x) < 0.08)
 
 
 def paint_chest(rng: np.random.Generator, anatomy: Anatomy) -> Field:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 from scipy import ndimage
 
 from glimpse.synthetic.xray_chest import Anatomy, in_lungs
@@ -21,12 +20,13 @@ SQUARE = 8
 LOOKALIKES = ("vessel", "nipple", "granuloma")
 NODULE = "nodule"
 RADII = (28.0, 40.0)  # pixels; half of that in small images
-CONTRASTS = (0.12, 0.17)  # of what a ray loses
-SPICULES = 1.6  # their height, and
-GRAIN = 0.4  # that of the grain within, over the contrast
+CONTRASTS = (0.20, 0.28)  # of what a ray loses
+SPICULES = 1.0  # their height, and
+GRAIN = 0.25  # that of the grain within, over the contrast
 _REACH = 1.9  # radii that a spot with its spicules covers
 _APART = 4.0  # radii between the middles of two spots, at least
 _CANDIDATES = 3000
+_DARKEST, _LIGHTEST = 0.02, 0.98  # of white, which leaves room for noise
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,14 @@ def paint_details(rng: np.random.Generator, film: Float[np.ndarray, "row column"
     for spot, own in _each(rng, spots):
         place, y, x = _place(spot, film.shape)
         detail = _spicules(own, spot, y, x) if spot.kind == NODULE else _rings(spot, y, x)
-        film[place] += np.float32(spot.contrast) * _without_means(detail)
+        detail = np.float32(spot.contrast) * _without_means(detail)
+        film[place] += detail * _share_that_fits(film[place], detail)
+
+
+def _share_that_fits(film: np.ndarray, detail: np.ndarray) -> float:
+    """The part of a detail that can be added without leaving the film's range, where means would change."""
+    room = np.where(detail > 0, _LIGHTEST - film, film - _DARKEST)
+    return float(np.clip((room / np.maximum(np.abs(detail), 1e-6)).min(), 0, 1))
 
 
 def _each(rng: np.random.Generator, spots: Sequence[Spot]) -> Iterator[tuple[Spot, np.random.Generator]]:
@@ -123,7 +130,7 @@ def _spicules(rng: np.random.Generator, spot: Spot, y: np.ndarray, x: np.ndarray
     """Fine rays that cross the rim, and grain within."""
     distance = np.hypot(y, x) / np.float32(spot.radius)
     detail = GRAIN * np.clip(2.2 - 2 * distance, 0, 1) * _grain(rng, y.shape)
-    count = round(2 * np.pi * spot.radius / rng.uniform(9, 11))
+    count = round(2 * np.pi * spot.radius / rng.uniform(7.5, 9))
     for angle in (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * (2 * np.pi / count):
         along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
         end = spot.radius * rng.uniform(1.25, 1.75)
@@ -140,17 +147,16 @@ def _grain(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 def _rings(spot: Spot, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """The layers of a granuloma, the wall of a vessel; a nipple has none."""
-    height = {"granuloma": 0.2, "vessel": 0.12, "nipple": 0.0}[spot.kind]
+    height = {"granuloma": 0.12, "vessel": 0.07, "nipple": 0.0}[spot.kind]
     distance = np.hypot(y, x)
     inside = np.clip((spot.radius - distance) / 4, 0, 1)
     return (height * inside * np.cos(distance * (2 * np.pi / 10))).astype(np.float32)
 
 
 def _without_means(detail: np.ndarray) -> np.ndarray:
-    """Takes the mean of each square off: smoothly first, so that no edges of squares are seen, then what is left."""
-    for _ in range(4):
-        means = Image.fromarray(_square_means(detail))
-        detail = detail - np.asarray(means.resize(detail.shape[::-1], Image.Resampling.BILINEAR))
+    """Takes means off: first those around every pixel, for overviews of other sizes, then what squares still have."""
+    for _ in range(3):
+        detail = detail - ndimage.uniform_filter(detail, SQUARE + 1, mode="constant")
     return detail - _square_means(detail).repeat(SQUARE, axis=0).repeat(SQUARE, axis=1)
 
 

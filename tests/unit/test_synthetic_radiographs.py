@@ -80,9 +80,9 @@ def test_bone_is_bright_and_air_dark_whatever_the_file_stores(tiny_radiographs: 
         source = open_source(tiny_radiographs.parent / row["path"])
         grey = source.overview((64, 64))
         assert 255 > grey[0, 20:44, 30:34].mean() > np.median(grey[0, 20:40, 12:24]) + 40 > 80, "spine and lung"
-        assert grey[0, 3:8, 4:8].mean() < 40, "air beside the neck"
+        assert grey[0, 1:3, 10:16].mean() < 40, "air beside the neck"
         body = source.foreground(grey)
-        assert 0.75 < body.mean() < 0.99 and not body[:4, 5:9].any() and body[20:40, 12:52].all()
+        assert 0.75 < body.mean() < 0.99 and not body[:3, 11:15].any() and body[20:40, 12:52].all()
 
 
 def test_a_radiograph_is_the_same_every_time(tmp_path: Path):
@@ -155,7 +155,7 @@ def test_an_overview_does_not_change_with_the_target():
     for index in range(2):
         (_, negative), (_, positive) = painted(index, 0), painted(index, 1)
         assert np.abs(negative.astype(int) - positive).max() > 200, "in full resolution they differ"
-        assert np.abs(overview(negative) - overview(positive)).max() < 0.5, "by less than half a grey level"
+        assert np.abs(overview(negative) - overview(positive)).max() < 0.75, "by less than a grey level"
         assert np.abs(overview(negative, 192) - overview(positive, 192)).max() < 10
 
 
