@@ -109,10 +109,11 @@ class PointerLocator(nn.Module):
 
     def __init__(self, embed: int, hidden: int, ndim: int = 2) -> None:
         super().__init__()
-        self.key, self.unary, self.query = nn.Linear(embed, embed), nn.Linear(embed, 1), nn.Linear(hidden, embed)
+        self.key, self.query = nn.Linear(embed, embed), nn.Linear(hidden, embed)
+        self.unary = nn.Sequential(nn.Linear(embed, embed), nn.ReLU(), nn.Linear(embed, 1))
 
     def describe(
-        self, features: Float[Tensor, "case cell embed"], where: Float[Tensor, "cell embed"]
+        self, features: Float[Tensor, "case cell embed"], where: Float[Tensor, "*case cell embed"]
     ) -> tuple[Float[Tensor, "case cell embed"], Float[Tensor, "case cell"]]:
         """Keys and unary scores of cells, from their features and the embedding of where they lie."""
         return self.key(features) + where, self.unary(features)[..., 0] * self.unary_gain
@@ -125,10 +126,18 @@ class PointerLocator(nn.Module):
     ) -> CellDistribution:
         """Batch rows are ordered by case: all rollouts of the first case come first."""
         keys = candidates.keys
-        query = self.query(states).view(keys.shape[0], -1, keys.shape[-1])
-        logits = query @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1]) + candidates.unary[:, None]
-        logits = logits.view(visited.shape).masked_fill(closed_cells(candidates, visited), _CLOSED)
-        return CellDistribution(logits, candidates.locations)
+        by_case = states.reshape(keys.shape[0], -1, states.shape[-1])
+        logits = self.logits(by_case, keys, candidates.unary).view(visited.shape)
+        return CellDistribution(logits.masked_fill(closed_cells(candidates, visited), _CLOSED), candidates.locations)
+
+    def logits(
+        self,
+        states: Float[Tensor, "case time hidden"],
+        keys: Float[Tensor, "case cell embed"],
+        unary: Float[Tensor, "case cell"],
+    ) -> Float[Tensor, "case time cell"]:
+        """Of cells as `describe` gives them, whether open or not."""
+        return self.query(states) @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1]) + unary[:, None]
 
 
 class GaussianLocator(nn.Module):
@@ -143,7 +152,7 @@ class GaussianLocator(nn.Module):
         self.log_std = nn.Parameter(torch.tensor(math.log(std)), requires_grad=learn_std)
 
     def describe(
-        self, features: Float[Tensor, "case cell embed"], where: Float[Tensor, "cell embed"]
+        self, features: Float[Tensor, "case cell embed"], where: Float[Tensor, "*case cell embed"]
     ) -> tuple[Float[Tensor, "case cell embed"], Float[Tensor, "case cell"]]:
         """It reads no cells: keys and unary scores are zeros."""
         return torch.zeros_like(features), torch.zeros_like(features[..., 0])

@@ -34,27 +34,30 @@ def make(overview_dropout: float = 1.0, **options: Any) -> tuple[GlimpsePolicy, 
     return policy, TokenWarmUp(policy, inner.cases, inner.views, inner.task, **given)
 
 
-def test_it_learns_to_answer_and_leaves_encoder_and_locator_as_they_are() -> None:
-    policy, trainer = make()
+@pytest.mark.parametrize("look_coef", [0.0, 1.0])
+def test_it_learns_to_answer_and_leaves_the_encoder_as_it_is(look_coef: float) -> None:
+    policy, trainer = make(look_coef=look_coef)
     trainer.encode()
     before = {name: value.clone() for name, value in policy.named_parameters()}
     losses = [trainer.step() for _ in range(60)]
     assert np.mean(losses[-5:]) < 0.2 * np.mean(losses[:5])
     changed = {name.split(".")[0] for name, value in policy.named_parameters() if not torch.equal(value, before[name])}
     assert {"pool", "aggregator", "answer_head", "glimpse_head", "position", "scale"} <= changed
-    assert not {"encoder", "memory", "locator", "stop_head", "value_head"} & changed
+    assert not {"encoder", "memory", "stop_head", "value_head"} & changed
+    assert ("locator" in changed) == (look_coef > 0)
     assert trainer.done == 60
 
 
 @pytest.mark.parametrize("overview_dropout", [0.0, 1.0])
 def test_kept_features_make_the_tokens_that_the_policy_makes(overview_dropout: float) -> None:
-    policy, trainer = make(overview_dropout)
+    policy, trainer = make(overview_dropout, look_coef=0.0)
     trainer.encode()
     assert ("overviews" in trainer.kept) == (overview_dropout < 1)
     cases = torch.tensor([5, 2])
-    tokens, first = trainer._tokens(cases)
+    tokens, first = trainer._tokens((cases[:, None], torch.tensor([[3, 0, 5, 2], [1, 4, 0, 3]])))
     for row, case in enumerate(cases.tolist()):
-        images, locations, zooms = trainer._read(case)
+        images, cells, zooms = trainer._read(case)
+        locations = policy.cells.numpy()[cells]
         own = policy.glimpse_token(
             policy.look(torch.from_numpy(images)), torch.from_numpy(locations), torch.from_numpy(zooms)
         )
@@ -74,8 +77,8 @@ def test_many_cases_get_fewer_glimpses_and_few_cells_get_some_twice() -> None:
     assert make(most=16)[1].glimpses == 2
     assert make(most=1)[1].glimpses == 1
     policy, trainer = make(glimpses=60)  # of 36 cells
-    _, locations, _ = trainer._read(0)
-    assert len(policy.cells) < 60 == len(locations)
+    _, cells, _ = trainer._read(0)
+    assert len(policy.cells) < 60 == len(cells)
 
 
 def test_the_same_seed_gives_the_same_losses() -> None:
@@ -85,3 +88,48 @@ def test_the_same_seed_gives_the_same_losses() -> None:
         trainer.encode()
         runs.append([trainer.step() for _ in range(3)])
     assert runs[0] == runs[1]
+
+
+def spotted(count: int, size: int = 64) -> tuple[list[np.ndarray], list[int], list[tuple[int, int]]]:
+    """Images with four squares of 16 pixels: a grey one, rough where the target is 1, and three white ones."""
+    rng = np.random.default_rng(0)
+    images, targets, middles = [], [], []
+    for index in range(count):
+        image, corners = rng.integers(0, 30, (1, size, size)), rng.permutation(16)[:4]
+        for y, x in zip(corners // 4 * 16, corners % 4 * 16, strict=True):
+            image[:, y : y + 16, x : x + 16] = 255
+        image[:, y : y + 16, x : x + 16] = 128 + 90 * rng.choice([-1, 1], (1, 16, 16)) * (index % 2)
+        images.append(image.astype(np.uint8))
+        targets.append(index % 2)
+        middles.append((int(y) + 8, int(x) + 8))
+    return images, targets, middles
+
+
+def test_the_locator_learns_where_what_tells_lies() -> None:
+    torch.manual_seed(0)
+    images, targets, middles = spotted(220)
+    sizes: dict[str, Any] = {"overview_size": 32, "glimpse_size": 16, "glimpse_extents": [16]}
+    env = FlattenAction(make_array((images, targets), max_glimpses=3, **sizes))
+    inner: Any = env.unwrapped
+    policy = GlimpsePolicy(env.observation_space, env.action_space, layout=inner.layout, overview_dropout=1.0)
+    train, test = inner.cases[:180], inner.cases[180:]
+    trainer = TokenWarmUp(
+        policy, train, inner.views, inner.task, glimpses=40, longest=40, steps=200, batch=30, threads=1
+    )
+    policy.calibrate(torch.from_numpy(np.concatenate([trainer._read(case)[0] for case in range(40)])))
+    trainer.encode()
+    before = first_found(policy, inner.views, test, middles[180:])
+    for _ in range(200):
+        trainer.step()
+    assert first_found(policy, inner.views, test, middles[180:]) >= max(0.6, before + 0.3)
+
+
+def first_found(policy: GlimpsePolicy, views: Any, cases: Any, middles: list[tuple[int, int]]) -> float:
+    """The share of images whose grey square the first glimpse would touch."""
+    found = []
+    for case, middle in zip(cases, middles, strict=True):
+        shown = (views.overview(case.source), views.foreground(case.source))
+        scene = policy.scene(*(torch.from_numpy(part.copy())[None] for part in shown))
+        decision = policy.decide(scene, policy.begin(scene), torch.tensor([False]), deterministic=True)
+        found.append(np.abs((decision.location[0].numpy() + 1) / 2 * 64 - middle).max() < 16)
+    return float(np.mean(found))
