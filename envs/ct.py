@@ -21,6 +21,7 @@ def make_ct(
     windows: Any = ("lung", "mediastinum"),
     spacing: float | Sequence[float] | None = None,
     neighbours: int = 0,
+    foreground: str = "lungs",
     overview_size: Size = (36, 36, 48),
     glimpse_size: Size = (12, 30, 30),
     glimpse_extents: Extents = ("24mm",),
@@ -46,6 +47,7 @@ def make_ct(
         neighbours: Slices on either side that become channels of each slice, for glimpses of one slice such as
             `glimpse_size=(1, 64, 64)` with `glimpse_extents=[["3mm", "64mm", "64mm"]]`; 0 leaves volumes as they are.
             Only where `cohort` is a path.
+        foreground: Where looking can make sense: "lungs" or "body". Only where `cohort` is a path.
         overview_size: Voxels of the overview; one number, or (z, y, x).
         glimpse_size: Voxels of a glimpse, likewise.
         glimpse_extents: Fields of view: a physical size ("24mm"), level-0 voxels (24), or a list of one per axis inside
@@ -62,7 +64,7 @@ def make_ct(
         ValueError: The split is empty, or sizes do not fit the volumes.
     """
     if cohort is None or isinstance(cohort, (str, os.PathLike)):
-        cohort = load_ct(cohort, task, on_error, seed, windows, spacing, neighbours)
+        cohort = load_ct(cohort, task, on_error, seed, windows, spacing, neighbours, foreground=foreground)
     return make_volumes(
         cohort,
         split,
@@ -86,6 +88,7 @@ def load_ct(
     spacing: float | Sequence[float] | None = None,
     neighbours: int = 0,
     synthetic: Mapping[str, Any] | None = None,
+    foreground: str = "lungs",
 ) -> Cohort:
     """Loads a cohort of CT volumes.
 
@@ -98,13 +101,14 @@ def load_ct(
         spacing: As in `make_ct`.
         neighbours: As in `make_ct`.
         synthetic: Options of `glimpse.synthetic.volumes.embedded_ct`, such as `n` and `size`.
+        foreground: As in `make_ct`.
 
     Raises:
         CohortError: The CSV has problems; all are listed.
-        ValueError: The windows, the spacing or the neighbours are impossible.
+        ValueError: The windows, the spacing, the foreground or the neighbours are impossible.
     """
     if path is None:
         from glimpse.synthetic.volumes import embedded_ct  # makes volumes: only where they are wanted
 
         path = embedded_ct(**synthetic or {})
-    return load_volumes(path, task, on_error, seed, windows, spacing, neighbours)
+    return load_volumes(path, task, on_error, seed, windows, spacing, neighbours, foreground)

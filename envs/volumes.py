@@ -50,6 +50,7 @@ def load_volumes(
     windows: Any = "auto",
     spacing: float | Sequence[float] | None = None,
     neighbours: int = 0,
+    foreground: str = "body",
 ) -> Cohort:
     """Loads a cohort of volumes: NIfTI files, or folders of DICOM slices.
 
@@ -61,12 +62,13 @@ def load_volumes(
         windows: Which values are black and white, one channel for each; see `glimpse.sources.VolumeSource`.
         spacing: Millimetres per voxel, one number or (z, y, x), instead of what the files state.
         neighbours: Slices on either side that become channels of each slice; 0 leaves volumes as they are.
+        foreground: Where looking can make sense: "body", or "lungs" (CT only).
 
     Raises:
         CohortError: The CSV has problems; all are listed.
-        ValueError: The windows, the spacing or the neighbours are impossible.
+        ValueError: The windows, the spacing, the foreground or the neighbours are impossible.
     """
-    options = {"reader": "volume", "windows": windows, "spacing": spacing}
+    options = {"reader": "volume", "windows": windows, "spacing": spacing, "foreground": foreground}
     cohort = Cohort.from_csv(path, task or Classification(2), on_error=on_error, seed=seed, source_options=options)
     if neighbours == 0:
         return cohort

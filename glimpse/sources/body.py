@@ -1,4 +1,4 @@
-"""Where in a volume a head or a body lies: tissue is told from the air around it."""
+"""Where in a volume a head, a body or lungs lie: tissue is told from the air around it and within."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,10 @@ _HOMOGENEOUS = 0.1  # median deviation of air over its distance from tissue, at 
 _MARGIN = 0.2  # of the way from air to tissue is still air
 _DEVIATIONS = 4.0  # of its noise, too
 _DARK = 0.3  # air over the brightest tissue, at most, where values cannot be negative
-_HOUNSFIELD_RANGE, _HOUNSFIELD_AIR = 100.0, -400.0
+_HOUNSFIELD_RANGE = 100.0
+
+HOUNSFIELD_AIR = -400.0
+"""Of lungs and of what surrounds a body, values are below this; those of tissue are above."""
 
 
 class ValueRange(NamedTuple):
@@ -31,11 +34,16 @@ class ValueRange(NamedTuple):
         """
         if self.low >= 0:
             return self.low <= _DARK * self.high
-        return self.low < _HOUNSFIELD_AIR if self.high - self.low > _HOUNSFIELD_RANGE else True
+        return self.hounsfield_air if self.high - self.low > _HOUNSFIELD_RANGE else True
+
+    @property
+    def hounsfield_air(self) -> bool:
+        """Whether these are Hounsfield units, some of them air's."""
+        return self.low < HOUNSFIELD_AIR and self.high - self.low > _HOUNSFIELD_RANGE
 
 
 def body_mask(
-    overview: UInt8[np.ndarray, "depth height width"], values: ValueRange
+    overview: UInt8[np.ndarray, "depth height width"], values: ValueRange, air: float | None = None
 ) -> Bool[np.ndarray, "depth height width"]:
     """Head or body in an overview: what is brighter than air, its largest parts, with their holes filled.
 
@@ -45,17 +53,40 @@ def body_mask(
     Args:
         overview: one channel.
         values: of the volume; they tell whether there can be air.
+        air: the grey that air has at most, where that is known; else it is told by `air_threshold`.
     """
-    threshold = air_threshold(overview) if values.may_hold_air else None
-    if threshold is None:
+    if air is None:
+        air = air_threshold(overview) if values.may_hold_air else None
+    if air is None:
         return np.ones(overview.shape, bool)
-    mask = _largest_parts(overview > threshold)
+    mask = _filled(_largest_parts(overview > air))
+    return mask if mask.any() else np.ones(overview.shape, bool)
+
+
+def lung_mask(
+    overview: UInt8[np.ndarray, "depth height width"], body: Bool[np.ndarray, "depth height width"], air: float
+) -> Bool[np.ndarray, "depth height width"]:
+    """Lungs in an overview: the largest parts of what is air within the body, with what they enclose in any plane.
+
+    Where there is no such air, the body.
+
+    Args:
+        overview: one channel.
+        body: as `body_mask` gives it.
+        air: the grey that air has at most.
+    """
+    inside = _largest_parts(ndimage.binary_erosion(body) & (overview <= air))
+    return _filled(ndimage.binary_closing(inside)) if inside.any() else body
+
+
+def _filled(mask: Bool[np.ndarray, "*size"]) -> Bool[np.ndarray, "*size"]:
+    """A mask with what it encloses in any axial, coronal or sagittal plane."""
     for axis in range(mask.ndim):
         plane = ndimage.generate_binary_structure(mask.ndim, 1)
         plane[tuple(slice(None) if other == axis else 1 for other in range(mask.ndim))] = False
         plane[(1,) * mask.ndim] = True
         mask = ndimage.binary_fill_holes(mask, plane)
-    return mask if mask.any() else np.ones(overview.shape, bool)
+    return mask
 
 
 def air_threshold(overview: UInt8[np.ndarray, "*size"]) -> float | None:

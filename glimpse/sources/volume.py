@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, UInt8
 from glimpse.geometry import Frame, Numbers
 from glimpse.sources import nifti
 from glimpse.sources.base import ImageSource, file_identity, missing_file, region
-from glimpse.sources.body import ValueRange, body_mask
+from glimpse.sources.body import HOUNSFIELD_AIR, ValueRange, body_mask, lung_mask
 from glimpse.sources.dicom_series import folder_identity, open_series
 from glimpse.sources.nifti import NiftiLayout
 from glimpse.sources.resampling import Cut
@@ -34,6 +34,7 @@ from glimpse.sources.windows import (
 
 MAX_PIXELS = 1 << 21  # a wider read is made slab by slab
 MAX_OPEN = 256  # volumes held open at once; each costs a file descriptor
+_FOREGROUNDS = ("body", "lungs")
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,10 @@ class VolumeSource(ImageSource):
         name: what messages call it; by default the path.
         frame: which volume of a file that holds several, from 0.
         series: SeriesInstanceUID, number or description, where a folder holds several series.
+        foreground: where looking can make sense: "body" (a head counts as one), or "lungs" (CT only; air within it).
 
     Raises:
-        ValueError: the windows are none of these.
+        ValueError: the windows or the foreground are none of these.
     """
 
     def __init__(
@@ -139,7 +141,11 @@ class VolumeSource(ImageSource):
         name: str | None = None,
         frame: int | None = None,
         series: str | int | None = None,
+        foreground: str = "body",
     ) -> None:
+        if foreground not in _FOREGROUNDS:
+            raise ValueError(f"foreground is one of {', '.join(_FOREGROUNDS)}, got {foreground!r}.")
+        self._lungs = foreground == "lungs"
         self.path: Path = Path(path)
         self.name = name or str(self.path)
         self._windows = parse_windows(windows)
@@ -155,7 +161,7 @@ class VolumeSource(ImageSource):
         windows = ["auto" if window is None else (window.low, window.high) for window in self._windows]
         options = {
             "windows": windows, "spacing": self._spacing, "name": self.name, "frame": self._volume,
-            "series": self._series,
+            "series": self._series, "foreground": _FOREGROUNDS[self._lungs],
         }  # fmt: skip
         return _rebuild, (self.path, options)
 
@@ -177,7 +183,7 @@ class VolumeSource(ImageSource):
 
     @property
     def identity(self) -> Hashable:
-        options = (self._windows, self._spacing, self._volume, self._series)
+        options = (self._windows, self._spacing, self._volume, self._series, self._lungs)
         of_path = folder_identity if self.path.is_dir() else file_identity
         return of_path(self.path, *options)
 
@@ -186,10 +192,14 @@ class VolumeSource(ImageSource):
         return self._opened().read(start, width, [int(n) for n in size])
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
-        """Head or body: what is brighter than air in the first channel, with its holes filled. Never empty."""
-        self._opened()
+        """Head, body or lungs, told from the air around or within them by the first channel. Never empty."""
+        window = self._opened().windows[0]
         assert self._sampled is not None, "a volume that was opened has been sampled"
-        return body_mask(overview[0], self._sampled.values)
+        values = self._sampled.values
+        air = 255 * float(window(np.float32(HOUNSFIELD_AIR)))
+        known = air if values.hounsfield_air and 0 < air < 255 else None
+        body = body_mask(overview[0], values, known)
+        return lung_mask(overview[0], body, air) if self._lungs and values.hounsfield_air else body
 
     def close(self) -> None:
         self._held = None

@@ -1,6 +1,6 @@
 """The embedded cohort of chest radiographs: real DICOM files of 12 bits, some with a few small nodules.
 
-A radiograph is positive if 2 to 4 of the 6 to 9 small round shadows in its lungs are nodules (see
+A radiograph is positive if 3 to 6 of the 7 to 10 small round shadows in its lungs are nodules (see
 `glimpse.synthetic.xray_spots`). In the overview nodules and look-alikes are the same; a glimpse tells them apart. Ribs,
 the heart, vessels, letters and collimators are on all of them alike. Half of the files are MONOCHROME1, their windows
 differ, and none of this has to do with the target.
@@ -23,7 +23,7 @@ from glimpse.synthetic.xray_chest import Anatomy, enlarge, paint_chest
 from glimpse.synthetic.xray_dicom import Shown, write_radiograph
 from glimpse.synthetic.xray_spots import NODULE, Spot, draw_spots, paint_bodies, paint_details
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the painting changes, so that cohorts of different painting never mix."""
 
 SPACING = 0.15

@@ -1,8 +1,8 @@
-"""Small bright spots in volumes: lesions and look-alikes that weigh the same, and are spread out alike.
+"""Bright spots in volumes: lesions and look-alikes of the same bodies, of which only lesions are grainy.
 
-A lesion is a broken shell around a dark core. A look-alike is an even, slightly elongated body of the same total
-brightness and the same mean square distance from its middle. Voxels of an overview are about as wide as a spot, and
-what they see of it is little more than these two numbers; in full resolution the core and the gaps show.
+A spot is a soft, slightly elongated body. That of a look-alike is even; in a lesion, fine grains are brighter and darker
+by turns. Grains are less wide than the voxels of an overview, and their mean around every voxel is taken off, so that an
+overview shows the same blob for both; in full resolution the grains show.
 """
 
 from collections.abc import Sequence
@@ -13,20 +13,14 @@ from scipy import ndimage
 
 from glimpse.synthetic.fields import Volume
 
-_REACH = 6.5
+_REACH = 9.5
 """Millimetres from its middle within which a spot changes voxels."""
 
-_RIM = 0.65
-"""Standard deviation of a shell across its thickness, in millimetres."""
+_GRAIN, _GRAIN_WIDTH = 0.5, 0.7
+"""Standard deviation of grains over a spot's brightness, and half their width in millimetres."""
 
-_GRAIN = 1.0
-"""Relative spread of a shell's brightness along it."""
-
-_CORE, _CORE_SHARE = 0.8, 0.42
-"""How dark a core is against a shell, and its spread against the shell's radius."""
-
-_SWELL = 0.985
-"""Factor on the extent of look-alikes: evens out what an overview sees of shapes beyond mean squares."""
+_EVEN = 4.0
+"""Millimetres within which the mean of grains is 0: about a voxel of an overview."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +30,8 @@ class Spot:
     Attributes:
         kind: "lesion" or "lookalike".
         middle: (z, y, x) in voxels, the first of which spans 0 to 1.
-        radius: of a lesion's shell, in millimetres.
-        weight: mean brightness over the ball that has as many cubic millimetres as the spot, in units of the volume.
+        radius: of the ball that has as many cubic millimetres as the spot, in millimetres.
+        weight: mean brightness over that ball, in units of the volume.
         seed: of its shape.
     """
 
@@ -104,17 +98,11 @@ def paint_spot(volume: Volume, spot: Spot, spacing: Sequence[float]) -> tuple[tu
     """Adds a spot to a volume, in place; returns the block of voxels it lies in and which of them it covers."""
     block, offsets = _block(volume.shape, spot, spacing)
     rng = np.random.default_rng(spot.seed)
-    distance = np.sqrt(sum(axis**2 for axis in offsets))
-    if spot.kind == "lesion":
-        pattern = _shell(rng, distance, spot.radius, spacing)
-        covered = distance < spot.radius + 2 * _RIM
-    else:
-        pattern = _body(rng, offsets, spot.radius)
-        covered = pattern > 0.5
-    voxel = float(np.prod(spacing))
+    body = _body(rng, offsets, spot.radius)
+    pattern = body + _grains(rng, body, spacing) if spot.kind == "lesion" else body
     total = spot.weight * 4 / 3 * np.pi * spot.radius**3
-    volume[block] += (pattern * (total / (pattern.sum() * voxel))).astype(np.float32)
-    return block, covered
+    volume[block] += (pattern * (total / (body.sum() * np.prod(spacing)))).astype(np.float32)
+    return block, body > 0.5
 
 
 def _block(shape: Sequence[int], spot: Spot, spacing: Sequence[float]) -> tuple[tuple[slice, ...], list[np.ndarray]]:
@@ -128,39 +116,23 @@ def _block(shape: Sequence[int], spot: Spot, spacing: Sequence[float]) -> tuple[
     return tuple(block), offsets
 
 
-def _shell(rng: np.random.Generator, distance: np.ndarray, radius: float, spacing: Sequence[float]) -> np.ndarray:
-    """A shell with gaps; what lies in its core is darker than what is around it."""
-    rim = np.exp(-((distance - radius) ** 2) / (2 * _RIM**2))
-    grain = ndimage.gaussian_filter(rng.standard_normal(distance.shape), [0.45 / side for side in spacing])
-    rim = rim * np.clip(1 + _GRAIN * grain / grain.std(), 0, None)
-    return rim - _CORE * np.exp(-(distance**2) / (2 * (_CORE_SHARE * radius) ** 2))
-
-
-def _mean_square(radius: float) -> float:
-    """Mean square distance from its middle of what a lesion adds: a shell of radius r and spread s less its core.
-
-    The integrals over space of w(d) and of w(d) d^2, for a shell w(d) = exp(-(d - r)^2 / 2 s^2), are k (r^2 + s^2) and
-    k (r^4 + 6 r^2 s^2 + 3 s^4) with k = 4 pi s sqrt(2 pi); for a core w(d) = a exp(-d^2 / 2 c^2), they are
-    a (2 pi)^1.5 c^3 and 3 c^2 times that.
-    """
-    core_spread = _CORE_SHARE * radius
-    core = _CORE * (2 * np.pi) ** 1.5 * core_spread**3
-    scale = 4 * np.pi * _RIM * np.sqrt(2 * np.pi)
-    shell = scale * (radius**2 + _RIM**2)
-    squares = scale * (radius**4 + 6 * radius**2 * _RIM**2 + 3 * _RIM**4)
-    return float((squares - 3 * core_spread**2 * core) / (shell - core))
-
-
 def _body(rng: np.random.Generator, offsets: Sequence[np.ndarray], radius: float) -> np.ndarray:
-    """An even ellipsoid that is spread out like a lesion of a radius.
-
-    Its mean square distance from the middle is (a^2 + 2 b^2) / 5, for semi-axes a, b, b.
-    """
+    """A soft ellipsoid of semi-axes a, b, b with a b^2 = r^3."""
     direction = rng.standard_normal(3)
     direction /= np.linalg.norm(direction)
-    aspect = rng.uniform(1.1, 1.35)
-    short = _SWELL * np.sqrt(5 * _mean_square(radius) / (aspect**2 + 2))
+    aspect = rng.uniform(1.05, 1.3)
+    short = radius / aspect ** (1 / 3)
     along = sum(axis * part for axis, part in zip(offsets, direction, strict=True))
     across = sum(axis**2 for axis in offsets) - along**2
     depth = (1 - np.sqrt((along / aspect) ** 2 + across) / short) * short
-    return np.clip(depth / 1.0 + 0.5, 0, 1)
+    return np.clip(depth / 1.5 + 0.5, 0, 1)
+
+
+def _grains(rng: np.random.Generator, body: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Noise within a body that an overview does not show: around every voxel, and in all, its mean is about 0."""
+    noise = ndimage.gaussian_filter(rng.standard_normal(body.shape), [_GRAIN_WIDTH / side for side in spacing])
+    grains = body * noise * (_GRAIN / noise.std())
+    size = [2 * round(_EVEN / side / 2) + 1 for side in spacing]
+    for _ in range(3):
+        grains -= ndimage.uniform_filter(grains, size, mode="constant")
+    return grains - body * (grains.sum() / body.sum())

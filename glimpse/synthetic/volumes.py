@@ -1,8 +1,8 @@
 """The embedded cohorts of volumes: MR of heads and CT of chests, as NIfTI files in mixed orientations.
 
-In both, a volume holds 6 to 9 small bright spots. In a positive one, 2 to 5 of them are lesions (a broken shell around
-a dark core) rather than look-alikes (even bodies: vessels, granulomas) of the same brightness and spread, which an
-overview does not tell apart; see `glimpse.synthetic.spots`. Small volumes have room for less: 3 or 4 spots, of which 1
+In both, a volume holds 7 to 10 bright spots. In a positive one, 3 to 6 of them are lesions (grainy) rather than
+look-alikes (even: vessels, granulomas) of the same brightness and shape, which an overview does not tell apart; see
+`glimpse.synthetic.spots`. Small volumes have room for less: 3 or 4 spots, of which 1
 or 2 are lesions in a positive one. Masks show the lesions.
 
 Made once per machine, in about two minutes on two cores, into a folder named after what was asked for (see
@@ -26,7 +26,7 @@ from glimpse.synthetic.fields import Volume, smooth_field
 from glimpse.synthetic.making import CaseRecord, Recipe, embedded, generator, write_whole
 from glimpse.synthetic.spots import Rule, Spot, draw_spots, paint_spot
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the painting changes, so that cohorts of different painting never mix."""
 
 COARSE = 2
@@ -154,7 +154,7 @@ def draw(kind: Kind, record: CaseRecord, seed: int, size: int) -> Drawn:
     """Draws one volume; the target decides over nothing but the kinds of its spots."""
     shape = kind.shape(size)
     volume, room = kind.anatomy(generator(VERSION, record, seed, 0), shape, kind.spacing, COARSE)
-    rule = kind.rule if size >= kind.full else replace(kind.rule, spots=(3, 4), lesions=(1, 2), apart=9.0)
+    rule = kind.rule if size >= kind.full else _few(kind.rule)
     spots = draw_spots(generator(VERSION, record, seed, 1), record.target, rule, room, kind.spacing, COARSE)
     mask = np.zeros(shape, bool)
     for spot in spots:
@@ -162,6 +162,12 @@ def draw(kind: Kind, record: CaseRecord, seed: int, size: int) -> Drawn:
         if spot.kind == "lesion":
             mask[block] |= covered
     return Drawn(kind.finish(generator(VERSION, record, seed, 2), volume, kind.spacing), mask, tuple(spots))
+
+
+def _few(rule: Rule) -> Rule:
+    """What there is room for in a small volume."""
+    low, high = rule.radius
+    return replace(rule, spots=(3, 4), lesions=(1, 2), apart=9.0, radius=(0.6 * low, 0.6 * high))
 
 
 def _make(kind: Kind, record: CaseRecord, folder: Path, seed: int, size: int) -> None:
@@ -218,7 +224,7 @@ HEAD = Kind(
     least=72,
     full=144,
     orientations=("RAS", "LPS", "LAS", "PIR", "LIP", "ASL"),
-    rule=Rule(spots=(6, 9), lesions=(2, 5), apart=16.0, radius=(1.9, 2.3), weight=(1.2, 1.5)),
+    rule=Rule(spots=(7, 10), lesions=(3, 6), apart=16.0, radius=(3.6, 4.4), weight=(0.4, 0.5)),
 )
 
 THORAX = Kind(
@@ -230,7 +236,7 @@ THORAX = Kind(
     least=120,
     full=180,
     orientations=("LPS", "RAS", "LAS", "RPI"),
-    rule=Rule(spots=(6, 9), lesions=(2, 5), apart=16.0, radius=(2.3, 2.9), weight=(1650.0, 2050.0)),
+    rule=Rule(spots=(7, 10), lesions=(3, 6), apart=16.0, radius=(3.8, 4.8), weight=(550.0, 700.0)),
 )
 
 MRI = Recipe(

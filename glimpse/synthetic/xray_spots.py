@@ -20,9 +20,9 @@ SQUARE = 8
 LOOKALIKES = ("vessel", "nipple", "granuloma")
 NODULE = "nodule"
 RADII = (28.0, 40.0)  # pixels; half of that in small images
-CONTRASTS = (0.20, 0.28)  # of what a ray loses
-SPICULES = 1.0  # their height, and
-GRAIN = 0.25  # that of the grain within, over the contrast
+CONTRASTS = (0.30, 0.38)  # of what a ray loses
+SPICULES = 0.8  # their height, and
+GRAIN = 0.2  # that of the grain within, over the contrast
 _REACH = 1.9  # radii that a spot with its spicules covers
 _APART = 4.0  # radii between the middles of two spots, at least
 _CANDIDATES = 3000
@@ -53,12 +53,12 @@ class Spot:
 def draw_spots(rng: np.random.Generator, anatomy: Anatomy, size: int, target: int) -> list[Spot]:
     """Draws the spots of one image of ``size`` pixels a side; but for their kinds they do not depend on the target.
 
-    There are 6 to 9, of which 2 to 4 are nodules where the target is 1; in images of less than 1,536 pixels a side 3
+    There are 7 to 10, of which 3 to 6 are nodules where the target is 1; in images of less than 1,536 pixels a side 3
     or 4, and 1 or 2.
     """
     small = size < 1536
-    count = int(rng.integers(3, 5) if small else rng.integers(6, 10))
-    nodules = int(rng.integers(1, 3) if small else rng.integers(2, 5))
+    count = int(rng.integers(3, 5) if small else rng.integers(7, 11))
+    nodules = int(rng.integers(1, 3) if small else rng.integers(3, 7))
     places = rng.uniform(-1, 1, (_CANDIDATES, 2))
     places = places[in_lungs(anatomy, places[:, 0], places[:, 1])]
     scale = 0.5 if small else 1.0

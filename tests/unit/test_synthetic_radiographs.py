@@ -135,8 +135,8 @@ def test_spots_do_not_depend_on_the_target_but_for_their_kinds():
         anatomy = Anatomy.draw(rng)
         negative, positive = (draw_spots(np.random.default_rng(index), anatomy, SIZE, target) for target in (0, 1))
         assert [replace(spot, kind="") for spot in negative] == [replace(spot, kind="") for spot in positive]
-        assert 6 <= len(negative) <= 9 and NODULE not in {spot.kind for spot in negative}
-        assert 2 <= sum(spot.kind == NODULE for spot in positive) <= 4
+        assert 7 <= len(negative) <= 10 and NODULE not in {spot.kind for spot in negative}
+        assert 3 <= sum(spot.kind == NODULE for spot in positive) <= 6
         places = np.array([(spot.y, spot.x) for spot in positive]) / SIZE * 2 - 1
         assert in_lungs(anatomy, places[:, 0], places[:, 1]).all()
         for i, spot in enumerate(positive):

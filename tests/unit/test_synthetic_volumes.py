@@ -93,7 +93,7 @@ def test_twins_weigh_the_same_and_spread_alike(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", [pytest.param(HEAD, id="mri"), pytest.param(THORAX, id="ct")])
 def test_kinds_differ_in_full_resolution_and_not_in_an_overview(kind: Kind) -> None:
-    """No statistic of an overview's voxels around a spot says much of its kind; its dark core says all."""
+    """No statistic of an overview's voxels around a spot says much of its kind; its grains say all."""
     rng = np.random.default_rng(0)
     blocks = [round(4 / side) for side in kind.spacing]
     shape = [8 * block for block in blocks]
@@ -108,7 +108,7 @@ def test_kinds_differ_in_full_resolution_and_not_in_an_overview(kind: Kind) -> N
             means = np.sort((means + 0.04 * kind.rule.weight[0] * rng.standard_normal(means.shape)).ravel())[::-1]
             coarse.append([means[0], means[1], means[:8].mean(), means[:8].std(), means[:27].mean(), means[-1]])
             z, y, x = (int(middle) for middle in spot.middle)
-            fine.append(-float(volume[z, y - 1 : y + 2, x - 1 : x + 2].mean()))
+            fine.append(float(volume[z, y - 2 : y + 3, x - 2 : x + 3].std()))
             kinds.append(spot.kind == "lesion")
     assert all(0.4 < roc_auc_score(kinds, values) < 0.6 for values in np.transpose(coarse))
     assert roc_auc_score(kinds, fine) > 0.97

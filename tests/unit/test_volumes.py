@@ -437,6 +437,22 @@ def test_foreground_of_a_chest(tmp_path: Path, windows: object):
     values = np.where(lungs, -850, np.where(body, 60, -1000)) + RNG.normal(0, 10, shape)
     source = open_source(write(tmp_path / "a.nii", values.astype(np.int16)), windows=windows)
     assert overlap(source.foreground(source.overview(shape)), body.T) > 0.97
+    inner = open_source(tmp_path / "a.nii", windows=windows, foreground="lungs")
+    assert overlap(inner.foreground(inner.overview(shape)), lungs.T) > 0.9
+    assert pickle.loads(pickle.dumps(inner)).identity == inner.identity != source.identity
+
+
+def test_the_body_is_found_where_lungs_and_air_differ_much(tmp_path: Path):
+    shape = (32, 32, 32)
+    body, lungs = ball(shape, 15), ball(shape, 13)
+    values = np.where(lungs, -750, np.where(body, 60, -1000)) + RNG.normal(0, 60, shape)
+    source = open_source(write(tmp_path / "a.nii", values.astype(np.int16)), windows="lung")
+    assert overlap(source.foreground(source.overview(shape)), body.T) > 0.97
+
+
+def test_another_foreground_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"foreground is one of body, lungs, got 'bones'\."):
+        VolumeSource(tmp_path / "a.nii", foreground="bones")
 
 
 def test_foreground_of_a_head_with_noise_around(tmp_path: Path):
