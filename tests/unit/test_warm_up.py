@@ -107,21 +107,21 @@ def spotted(count: int, size: int = 64) -> tuple[list[np.ndarray], list[int], li
 
 def test_the_locator_learns_where_what_tells_lies() -> None:
     torch.manual_seed(0)
-    images, targets, middles = spotted(220)
+    images, targets, middles = spotted(360)
     sizes: dict[str, Any] = {"overview_size": 32, "glimpse_size": 16, "glimpse_extents": [16]}
     env = FlattenAction(make_array((images, targets), max_glimpses=3, **sizes))
     inner: Any = env.unwrapped
     policy = GlimpsePolicy(env.observation_space, env.action_space, layout=inner.layout, overview_dropout=1.0)
-    train, test = inner.cases[:180], inner.cases[180:]
+    train, test = inner.cases[:320], inner.cases[320:]
     trainer = TokenWarmUp(
-        policy, train, inner.views, inner.task, glimpses=40, longest=40, steps=200, batch=30, threads=1
+        policy, train, inner.views, inner.task, glimpses=30, longest=30, steps=200, batch=40, threads=1
     )
     policy.calibrate(torch.from_numpy(np.concatenate([trainer._read(case)[0] for case in range(40)])))
     trainer.encode()
-    before = first_found(policy, inner.views, test, middles[180:])
+    before = first_found(policy, inner.views, test, middles[320:])
     for _ in range(200):
         trainer.step()
-    assert first_found(policy, inner.views, test, middles[180:]) >= max(0.6, before + 0.3)
+    assert first_found(policy, inner.views, test, middles[320:]) >= max(0.6, before + 0.3)
 
 
 def first_found(policy: GlimpsePolicy, views: Any, cases: Any, middles: list[tuple[int, int]]) -> float:
