@@ -266,7 +266,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             order = torch.randperm(len(episodes.overview))
             for cases in order.chunk(self.minibatches):
                 rows = (cases[:, None] * episodes.rollouts + torch.arange(episodes.rollouts)).flatten()
-                logs = self._step(_to(episodes.of_cases(cases), self.device), advantage[rows], returns[rows])
+                if self.minibatches == 1:  # stored glimpses can be large: no copy of them all
+                    logs = self._step(_to(episodes, self.device), advantage, returns)
+                else:
+                    logs = self._step(_to(episodes.of_cases(cases), self.device), advantage[rows], returns[rows])
         self.policy.override, self.policy.frozen = None, False
         self.updates += 1
         self._record(episodes, logs)

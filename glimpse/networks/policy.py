@@ -23,7 +23,7 @@ from glimpse.networks.records import Decision, Episodes, Evaluation, Scene, Stat
 from glimpse.spaces import ActionLayout
 
 Part = Callable[..., Any]
-_CELLS_AT_ONCE = 1 << 22  # of the locator's distributions, over rows, steps and cells
+_CELLS_AT_ONCE = 1 << 18  # of the locator's distributions, over rows, steps and cells
 _MAX_POOL: dict[int, Callable[..., Any]] = {
     1: F.adaptive_max_pool1d,
     2: F.adaptive_max_pool2d,
@@ -121,15 +121,18 @@ class GlimpsePolicy(BasePolicy):
         """What tokens are made of, for many images (batch, channel, *size); on the policy's device."""
         return torch.cat([self.pool.summary(self.encode(part.to(self.device))) for part in images.split(chunk)])
 
-    def look(self, glimpses: Tensor) -> Float[Tensor, "batch twice"]:
-        """What glimpses (batch, channel, *size) show, before it is made a token; with the memory of one chunk."""
+    def look(self, glimpses: Tensor, rows: Int[Tensor, "some"] | None = None) -> Float[Tensor, "batch twice"]:
+        """What glimpses (batch, channel, *size) show, before it is made a token; with the memory of one chunk.
 
-        def shown(images: Tensor) -> Tensor:
-            return self.pool.summary(self.encode(images))
+        `rows` picks some of them, without a copy of more than a chunk.
+        """
 
-        if not self.chunk or len(glimpses) <= self.chunk:
-            return shown(glimpses)
-        parts = glimpses.split(self.chunk)
+        def shown(rows: Tensor) -> Tensor:
+            return self.pool.summary(self.encode(glimpses[rows]))
+
+        if not self.chunk or len(glimpses if rows is None else rows) <= self.chunk:
+            return self.pool.summary(self.encode(glimpses)) if rows is None else shown(rows)
+        parts = (torch.arange(len(glimpses), device=glimpses.device) if rows is None else rows).split(self.chunk)
         if torch.is_grad_enabled() and not self.frozen:
             return torch.cat([checkpoint(shown, part, use_reentrant=False) for part in parts])
         return torch.cat([shown(part) for part in parts])
@@ -252,7 +255,7 @@ class GlimpsePolicy(BasePolicy):
             order = torch.rand(len(episodes.overview), episodes.rollouts).argsort(1).argsort(1)
             chosen = (order < math.ceil(share * episodes.rollouts)).flatten().to(self.device)
             anew = anew & chosen[:, None]
-        return episodes.seen.masked_scatter(anew[..., None], self.look(episodes.glimpse[anew]))
+        return episodes.seen.masked_scatter(anew[..., None], self.look(episodes.glimpse.flatten(0, 1), anew.flatten().nonzero()[:, 0]))
 
     def overview_in_answers(self, token: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
         """The overview's token as the aggregator sees it: with its content, or without (see `overview_dropout`)."""

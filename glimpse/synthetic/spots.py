@@ -13,10 +13,10 @@ from scipy import ndimage
 
 from glimpse.synthetic.fields import Volume
 
-_REACH = 9.5
+_REACH = 12.5
 """Millimetres from its middle within which a spot changes voxels."""
 
-_GRAIN, _GRAIN_WIDTH = 0.5, 0.7
+_GRAIN, _GRAIN_WIDTH = 0.7, 0.9
 """Standard deviation of grains over a spot's brightness, and half their width in millimetres."""
 
 _EVEN = 4.0
@@ -131,7 +131,8 @@ def _body(rng: np.random.Generator, offsets: Sequence[np.ndarray], radius: float
 def _grains(rng: np.random.Generator, body: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Noise within a body that an overview does not show: around every voxel, and in all, its mean is about 0."""
     noise = ndimage.gaussian_filter(rng.standard_normal(body.shape), [_GRAIN_WIDTH / side for side in spacing])
-    grains = body * noise * (_GRAIN / noise.std())
+    specks = np.clip(noise - noise.std(), 0, None)
+    grains = body * specks * (_GRAIN / specks.std())
     size = [2 * round(_EVEN / side / 2) + 1 for side in spacing]
     for _ in range(3):
         grains -= ndimage.uniform_filter(grains, size, mode="constant")

@@ -26,7 +26,7 @@ from glimpse.synthetic.fields import Volume, smooth_field
 from glimpse.synthetic.making import CaseRecord, Recipe, embedded, generator, write_whole
 from glimpse.synthetic.spots import Rule, Spot, draw_spots, paint_spot
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the painting changes, so that cohorts of different painting never mix."""
 
 COARSE = 2
@@ -167,7 +167,7 @@ def draw(kind: Kind, record: CaseRecord, seed: int, size: int) -> Drawn:
 def _few(rule: Rule) -> Rule:
     """What there is room for in a small volume."""
     low, high = rule.radius
-    return replace(rule, spots=(3, 4), lesions=(1, 2), apart=9.0, radius=(0.6 * low, 0.6 * high))
+    return replace(rule, spots=(3, 4), lesions=(1, 2), apart=9.0, radius=(0.5 * low, 0.5 * high))
 
 
 def _make(kind: Kind, record: CaseRecord, folder: Path, seed: int, size: int) -> None:
@@ -224,7 +224,7 @@ HEAD = Kind(
     least=72,
     full=144,
     orientations=("RAS", "LPS", "LAS", "PIR", "LIP", "ASL"),
-    rule=Rule(spots=(7, 10), lesions=(3, 6), apart=16.0, radius=(3.6, 4.4), weight=(0.4, 0.5)),
+    rule=Rule(spots=(7, 10), lesions=(3, 6), apart=20.0, radius=(5.5, 6.5), weight=(0.4, 0.5)),
 )
 
 THORAX = Kind(
@@ -236,7 +236,7 @@ THORAX = Kind(
     least=120,
     full=180,
     orientations=("LPS", "RAS", "LAS", "RPI"),
-    rule=Rule(spots=(7, 10), lesions=(3, 6), apart=16.0, radius=(3.8, 4.8), weight=(550.0, 700.0)),
+    rule=Rule(spots=(7, 10), lesions=(3, 6), apart=20.0, radius=(5.5, 6.5), weight=(550.0, 700.0)),
 )
 
 MRI = Recipe(

@@ -108,7 +108,7 @@ def test_kinds_differ_in_full_resolution_and_not_in_an_overview(kind: Kind) -> N
             means = np.sort((means + 0.04 * kind.rule.weight[0] * rng.standard_normal(means.shape)).ravel())[::-1]
             coarse.append([means[0], means[1], means[:8].mean(), means[:8].std(), means[:27].mean(), means[-1]])
             z, y, x = (int(middle) for middle in spot.middle)
-            fine.append(float(volume[z, y - 2 : y + 3, x - 2 : x + 3].std()))
+            fine.append(float(volume[z - 1 : z + 2, y - 3 : y + 4, x - 3 : x + 4].std()))
             kinds.append(spot.kind == "lesion")
     assert all(0.4 < roc_auc_score(kinds, values) < 0.6 for values in np.transpose(coarse))
     assert roc_auc_score(kinds, fine) > 0.97
