@@ -255,7 +255,8 @@ class GlimpsePolicy(BasePolicy):
             order = torch.rand(len(episodes.overview), episodes.rollouts).argsort(1).argsort(1)
             chosen = (order < math.ceil(share * episodes.rollouts)).flatten().to(self.device)
             anew = anew & chosen[:, None]
-        return episodes.seen.masked_scatter(anew[..., None], self.look(episodes.glimpse.flatten(0, 1), anew.flatten().nonzero()[:, 0]))
+        rows = anew.flatten().nonzero()[:, 0]
+        return episodes.seen.masked_scatter(anew[..., None], self.look(episodes.glimpse.flatten(0, 1), rows))
 
     def overview_in_answers(self, token: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
         """The overview's token as the aggregator sees it: with its content, or without (see `overview_dropout`)."""

@@ -134,12 +134,13 @@ def test_a_share_of_the_rollouts_is_encoded_anew(share: float, frozen: bool) -> 
     episodes, whole = play(policy), []
     policy.frozen = frozen
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policy, "look", lambda images, look=policy.look: whole.append(images) or look(images))
+        look = policy.look
+        patch.setattr(policy, "look", lambda images, rows: whole.append(rows) or look(images, rows))
         anew = policy.evaluate_episodes(episodes, share)
     full = policy.evaluate_episodes(episodes)
     for name in ("log_prob", "prediction", "value"):  # nothing has been learned yet
         assert torch.allclose(getattr(anew, name), getattr(full, name), atol=1e-9)
-    rows = sum(len(images) for images in whole)
+    rows = sum(map(len, whole))
     assert rows <= share * episodes.cell.numel() and (rows > 0) == (not frozen)
     assert frozen or share < 1 or rows == episodes.length.sum()
     anew.prediction.sum().backward()
