@@ -23,7 +23,7 @@ def make_ct(
     neighbours: int = 0,
     foreground: str = "lungs",
     overview_size: Size = (36, 36, 48),
-    glimpse_size: Size = (12, 30, 30),
+    glimpse_size: Size = (12, 24, 24),
     glimpse_extents: Extents = ("24mm",),
     max_glimpses: int = 8,
     glimpse_cost: float = 0.002,

@@ -21,7 +21,7 @@ def make_mri(
     windows: Any = "auto",
     spacing: float | Sequence[float] | None = None,
     neighbours: int = 0,
-    overview_size: Size = 48,
+    overview_size: Size = (40, 48, 40),
     glimpse_size: Size = 24,
     glimpse_extents: Extents = ("24mm",),
     max_glimpses: int = 8,

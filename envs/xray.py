@@ -20,8 +20,8 @@ def make_xray(
     window: int | Sequence[float] | None = None,
     spacing: float | Sequence[float] | None = None,
     overview_size: Size = 256,
-    glimpse_size: Size = 128,
-    glimpse_extents: Extents = (256,),
+    glimpse_size: Size = 96,
+    glimpse_extents: Extents = (192,),
     max_glimpses: int = 8,
     glimpse_cost: float = 0.01,
     on_error: Literal["raise", "skip"] = "raise",
@@ -40,7 +40,7 @@ def make_xray(
         spacing: Millimetres per pixel, instead of what the files state. Only where `cohort` is a path.
         overview_size: Pixels of the overview; one number, or one per axis.
         glimpse_size: Pixels of a glimpse, likewise.
-        glimpse_extents: Fields of view: level-0 pixels (256) or a physical size ("20mm"); the action chooses among
+        glimpse_extents: Fields of view: level-0 pixels (192) or a physical size ("20mm"); the action chooses among
             several.
         max_glimpses: Budget of an episode.
         glimpse_cost: What a glimpse costs, in units of the score.

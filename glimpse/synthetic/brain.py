@@ -1,4 +1,6 @@
-"""Brain-like heads as T1-weighted MR shows them after contrast medium: skull, folded cortex, ventricles, cerebellum.
+"""Brains as T1-weighted MR shows them after contrast medium: folded cortex, ventricles, cerebellum, brain stem.
+
+What is around a brain has been taken off, as it usually is before brains are analysed.
 
 Axes are (z, y, x), growing to superior, anterior and right; brightness is about 0 (air) to 1.2 (fat).
 """
@@ -13,11 +15,11 @@ from glimpse.synthetic.fields import Volume, axes_mm, blend, ellipsoid, smooth_f
 ADULT = 192.0
 """Millimetres from front to back of a volume in which the head has the size of an adult's."""
 
-FLUID, GREY, WHITE, BONE, MARROW, MUSCLE, FAT = 0.2, 0.5, 0.68, 0.09, 0.5, 0.46, 1.15
+FLUID, GREY, WHITE = 0.2, 0.5, 0.68
 
 
 class Head(NamedTuple):
-    """A head, and where in it spots may lie (every `coarse`-th voxel)."""
+    """A brain, and where in it spots may lie (every `coarse`-th voxel)."""
 
     volume: Volume
     room: np.ndarray
@@ -29,11 +31,15 @@ class _Depths(NamedTuple):
     cerebrum: Volume
     cerebellum: Volume
     stem: Volume
-    skull: Volume  # below the skull's inner surface
+
+    @property
+    def brain(self) -> Volume:
+        """Below the surface of any of them."""
+        return np.maximum(np.maximum(self.cerebrum, self.cerebellum), self.stem)
 
 
 def make_head(rng: np.random.Generator, shape: Sequence[int], spacing: Sequence[float], coarse: int) -> Head:
-    """Draws a head without noise, bias or spots.
+    """Draws a brain without noise, bias or spots.
 
     Args:
         rng: The volume's own source of randomness.
@@ -44,10 +50,9 @@ def make_head(rng: np.random.Generator, shape: Sequence[int], spacing: Sequence[
     side = np.asarray(spacing) * (ADULT / (shape[1] * spacing[1]))  # the anatomy is drawn in an adult's millimetres
     axes = axes_mm(shape, side)
     depths = _depths(rng, axes, shape, side)
-    volume = _outside(axes, depths, 0.04 * smooth_field(rng, shape, side, 5.0))
     cortex = _cortex(rng, axes, depths, shape, side)
-    blend(volume, FLUID, step(depths.skull))
-    inner = np.maximum(np.maximum(depths.cerebrum, depths.cerebellum), depths.stem)
+    inner = depths.brain
+    volume = FLUID * step(inner + 1.0)
     tissue = GREY + (WHITE - GREY) * step(cortex - 3.0, 1.6)
     tissue += 0.012 * smooth_field(rng, shape, side, 9.0)
     blend(volume, tissue, step(np.minimum(inner, cortex), 1.2))
@@ -69,25 +74,7 @@ def _depths(
     cerebellum = np.minimum(cerebellum, -cerebrum - 2)
     stem = 11 - np.sqrt(x**2 + (y + 14 + 0.15 * z) ** 2) + 0 * z
     stem = np.minimum(stem, 4 - z)
-    outer = np.maximum(np.maximum(cerebrum, cerebellum), np.minimum(stem, z + 70))
-    return _Depths(cerebrum, cerebellum, stem, outer + 2.5)
-
-
-def _outside(axes: Sequence[np.ndarray], depths: _Depths, grain: Volume) -> Volume:
-    """Air, face and neck, scalp and skull."""
-    z, y, x = axes
-    face = ellipsoid(axes, (-42, 36, 0), (46, 48, 50))
-    neck = np.minimum(46 - np.sqrt(x**2 + (y + 22) ** 2), -z - 35)
-    back = ellipsoid(axes, (-12, 0, 0), (58, 70, 60))
-    head = np.maximum(np.maximum(face, neck), np.maximum(back, depths.skull + 12))
-    volume = FAT * step(head)
-    blend(volume, MUSCLE + grain, step(head - 5, 2))
-    airway = ellipsoid(axes, (-48, 45, 0), (16, 30, 9))
-    blend(volume, 0.03, step(airway, 2))
-    bone = step(depths.skull + 7.5) * step(z + 58, 8)
-    blend(volume, BONE, bone)
-    blend(volume, MARROW, step(1.6 - np.abs(depths.skull + 3.8), 1.5) * bone)
-    return volume
+    return _Depths(cerebrum, cerebellum, np.minimum(stem, z + 70))
 
 
 def _cortex(

@@ -46,7 +46,7 @@ def make_chest(rng: np.random.Generator, shape: Sequence[int], spacing: Sequence
     vessels = _vessels(rng, axes, shape, side, lungs)
     volume += vessels * step(lungs, 3.0)
     pick = (slice(coarse // 2, None, coarse),) * 3
-    return Chest(volume, (lungs[pick] > 7) & (vessels[pick] < 60))
+    return Chest(volume, (lungs[pick] > 8) & (vessels[pick] < 60))
 
 
 def _superellipse(axes: Sequence[np.ndarray], radii: tuple[np.ndarray, np.ndarray]) -> Volume:

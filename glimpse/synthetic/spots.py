@@ -1,8 +1,8 @@
 """Bright spots in volumes: lesions and look-alikes of the same bodies, of which only lesions are grainy.
 
 A spot is a soft, slightly elongated body. That of a look-alike is even; in a lesion, fine grains are brighter and darker
-by turns. Grains are less wide than the voxels of an overview, and their mean around every voxel is taken off, so that an
-overview shows the same blob for both; in full resolution the grains show.
+by turns. Grains are less wide than the voxels of an overview, whose means they leave as they are, so that an overview
+shows the same blob for both; in full resolution the grains show.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,15 @@ from scipy import ndimage
 
 from glimpse.synthetic.fields import Volume
 
-_REACH = 12.5
+_REACH = 13.0
 """Millimetres from its middle within which a spot changes voxels."""
 
-_GRAIN, _GRAIN_WIDTH = 0.7, 0.9
+_GRAIN, _GRAIN_WIDTH = 0.6, 0.8
 """Standard deviation of grains over a spot's brightness, and half their width in millimetres."""
 
-_EVEN = 4.0
-"""Millimetres within which the mean of grains is 0: about a voxel of an overview."""
+EVEN = 4.0
+"""Side in millimetres of the blocks, counted from the volume's corner, that have the same mean whatever the kind: the
+voxels of an overview."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,11 @@ def paint_spot(volume: Volume, spot: Spot, spacing: Sequence[float]) -> tuple[tu
 
 
 def _block(shape: Sequence[int], spot: Spot, spacing: Sequence[float]) -> tuple[tuple[slice, ...], list[np.ndarray]]:
-    """The voxels around a spot, and their middles' millimetres from its own."""
+    """The voxels around a spot, in whole blocks, and their middles' millimetres from its own."""
     block, offsets = [], []
-    for axis, (n, middle, side) in enumerate(zip(shape, spot.middle, spacing, strict=True)):
-        low, high = max(0, int(middle - _REACH / side)), min(n, int(middle + _REACH / side) + 2)
+    for axis, (n, middle, side, even) in enumerate(zip(shape, spot.middle, spacing, _sides(spacing), strict=True)):
+        low = max(0, int((middle - _REACH / side) // even)) * even
+        high = min(n // even, int((middle + _REACH / side) // even) + 1) * even
         block.append(slice(low, high))
         apart = (np.arange(low, high) + 0.5 - middle) * side
         offsets.append(apart.reshape([-1 if a == axis else 1 for a in range(3)]))
@@ -129,11 +131,17 @@ def _body(rng: np.random.Generator, offsets: Sequence[np.ndarray], radius: float
 
 
 def _grains(rng: np.random.Generator, body: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Noise within a body that an overview does not show: around every voxel, and in all, its mean is about 0."""
+    """Noise within a body that an overview does not show: its mean is 0 in every block, and about 0 anywhere."""
     noise = ndimage.gaussian_filter(rng.standard_normal(body.shape), [_GRAIN_WIDTH / side for side in spacing])
-    specks = np.clip(noise - noise.std(), 0, None)
-    grains = body * specks * (_GRAIN / specks.std())
-    size = [2 * round(_EVEN / side / 2) + 1 for side in spacing]
-    for _ in range(3):
-        grains -= ndimage.uniform_filter(grains, size, mode="constant")
-    return grains - body * (grains.sum() / body.sum())
+    grains = body * noise * (_GRAIN / noise.std())
+    sides = _sides(spacing)
+    for _ in range(3):  # first around every voxel, for overviews of other sizes, then what blocks still have
+        grains -= ndimage.uniform_filter(grains, [side // 2 * 2 + 1 for side in sides], mode="constant")
+    split = [part for n, side in zip(grains.shape, sides, strict=True) for part in (n // side, side)]
+    means = grains.reshape(split).mean((1, 3, 5))
+    return grains - means.repeat(sides[0], 0).repeat(sides[1], 1).repeat(sides[2], 2)
+
+
+def _sides(spacing: Sequence[float]) -> list[int]:
+    """Voxels along the sides of a block."""
+    return [round(EVEN / side) for side in spacing]

@@ -116,7 +116,7 @@ def embedded_ct(
         folder: Where to keep it.
         n: Number of volumes, at least 6.
         seed: Seed of everything drawn.
-        size: Voxels of 0.8 mm from side to side, a multiple of 30 of at least 120; there are 11/15 of it from front to
+        size: Voxels of 0.8 mm from side to side, a multiple of 60 of at least 120; there is 3/4 of it from front to
             back and 3/10 of it, of 2 mm, from below to above.
         progress: Whether to show a progress bar.
         workers: Number of processes.
@@ -167,7 +167,7 @@ def draw(kind: Kind, record: CaseRecord, seed: int, size: int) -> Drawn:
 def _few(rule: Rule) -> Rule:
     """What there is room for in a small volume."""
     low, high = rule.radius
-    return replace(rule, spots=(3, 4), lesions=(1, 2), apart=9.0, radius=(0.5 * low, 0.5 * high))
+    return replace(rule, spots=(3, 4), lesions=(1, 2), apart=9.0, radius=(0.4 * low, 0.4 * high))
 
 
 def _make(kind: Kind, record: CaseRecord, folder: Path, seed: int, size: int) -> None:
@@ -224,19 +224,19 @@ HEAD = Kind(
     least=72,
     full=144,
     orientations=("RAS", "LPS", "LAS", "PIR", "LIP", "ASL"),
-    rule=Rule(spots=(7, 10), lesions=(3, 6), apart=20.0, radius=(5.5, 6.5), weight=(0.4, 0.5)),
+    rule=Rule(spots=(7, 10), lesions=(3, 6), apart=22.0, radius=(6.5, 7.5), weight=(0.28, 0.36)),
 )
 
 THORAX = Kind(
     anatomy=make_chest,
     finish=_finish_ct,
     spacing=(2.0, 0.8, 0.8),
-    shares=(0.3, 11 / 15, 1.0),
-    step=30,
+    shares=(0.3, 3 / 4, 1.0),
+    step=60,
     least=120,
     full=180,
     orientations=("LPS", "RAS", "LAS", "RPI"),
-    rule=Rule(spots=(7, 10), lesions=(3, 6), apart=20.0, radius=(5.5, 6.5), weight=(550.0, 700.0)),
+    rule=Rule(spots=(7, 10), lesions=(3, 6), apart=22.0, radius=(6.5, 7.5), weight=(450.0, 550.0)),
 )
 
 MRI = Recipe(
