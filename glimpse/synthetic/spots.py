@@ -1,8 +1,8 @@
 """Bright spots in volumes: lesions and look-alikes of the same bodies, of which only lesions are grainy.
 
-A spot is a soft, slightly elongated body. That of a look-alike is even; in a lesion, fine grains are brighter and darker
-by turns. Grains are less wide than the voxels of an overview, whose means they leave as they are, so that an overview
-shows the same blob for both; in full resolution the grains show.
+A spot is a soft, slightly elongated body. That of a look-alike is even; in a lesion, fine grains are brighter and
+darker by turns. Grains are less wide than the voxels of an overview, whose means they leave as they are, so that an
+overview shows the same blob for both; in full resolution the grains show.
 """
 
 from collections.abc import Sequence
