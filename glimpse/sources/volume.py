@@ -196,7 +196,7 @@ class VolumeSource(ImageSource):
         window = self._opened().windows[0]
         assert self._sampled is not None, "a volume that was opened has been sampled"
         values = self._sampled.values
-        air = 255 * float(window(np.float32(HOUNSFIELD_AIR)))
+        air = 255 * float(window(np.array(HOUNSFIELD_AIR, np.float32)))
         known = air if values.hounsfield_air and 0 < air < 255 else None
         body = body_mask(overview[0], values, known)
         return lung_mask(overview[0], body, air) if self._lungs and values.hounsfield_air else body

@@ -47,7 +47,8 @@ def make_head(rng: np.random.Generator, shape: Sequence[int], spacing: Sequence[
         spacing: Side of a voxel in millimetres; below `ADULT` millimetres from front to back, the head is smaller.
         coarse: Voxels between those of `room`.
     """
-    side = np.asarray(spacing) * (ADULT / (shape[1] * spacing[1]))  # the anatomy is drawn in an adult's millimetres
+    adult = ADULT / (shape[1] * spacing[1])  # the anatomy is drawn in an adult's millimetres
+    side = (np.asarray(spacing) * adult).tolist()
     axes = axes_mm(shape, side)
     depths = _depths(rng, axes, shape, side)
     cortex = _cortex(rng, axes, depths, shape, side)

@@ -34,7 +34,7 @@ def make_chest(rng: np.random.Generator, shape: Sequence[int], spacing: Sequence
             smaller.
         coarse: Voxels between those of `room`.
     """
-    side = np.asarray(spacing) * (WIDTH / (shape[2] * spacing[2]))
+    side = (np.asarray(spacing) * (WIDTH / (shape[2] * spacing[2]))).tolist()
     axes = axes_mm(shape, side)
     wobble = 2.0 * smooth_field(rng, shape, side, 30.0)
     body = _superellipse(axes, (64 + 0.04 * axes[0], 90 + 0.05 * axes[0])) + wobble
@@ -139,7 +139,7 @@ _STEP_SHARE = 1.6
 
 def _tree(rng: np.random.Generator, sign: int) -> np.ndarray:
     """Points (point, 4) of one lung's vessels."""
-    heads = np.tile(np.float64([[-4, -6, sign * 20]]), (14, 1)) + rng.normal(0, 5, (14, 3)) * (1.6, 1, 0.3)
+    heads = np.tile(np.array([[-4.0, -6.0, sign * 20.0]]), (14, 1)) + rng.normal(0, 5, (14, 3)) * (1.6, 1, 0.3)
     ways = rng.standard_normal((14, 3)) * (1.2, 0.9, 0.4) + (-0.1, 0, sign * 0.9)
     radius = np.full(14, 2.3)
     points = []
