@@ -12,13 +12,16 @@ from glimpse.envs.building import Extents, Size
 from glimpse.envs.volumes import load_volumes, make_volumes
 from glimpse.tasks import Task
 
+SYNTHETIC_WINDOW = (0.0, 160.0)
+"""Black and white of synthetic heads, whose spots are brighter than the percentiles that "auto" goes by."""
+
 
 def make_mri(
     cohort: str | os.PathLike[str] | Cohort | Sequence[Case] | None = None,
     split: str | None = "train",
     *,
     task: Task | None = None,
-    windows: Any = "auto",
+    windows: Any = None,
     spacing: float | Sequence[float] | None = None,
     neighbours: int = 0,
     overview_size: Size = (40, 48, 40),
@@ -40,7 +43,7 @@ def make_mri(
         split: "train", "val" or "test"; None takes all cases.
         task: What an answer is; None is a classification into two classes.
         windows: Which values are black and white, one channel for each: "auto" (percentiles of each volume: MR has
-            no units), [low, high], or a list of these. Only where `cohort` is a path.
+            no units), [low, high], or a list of these; None takes "auto" for files. Only where `cohort` is a path.
         spacing: Millimetres per voxel, one number or (z, y, x), instead of what the files state. Only where `cohort` is
             a path.
         neighbours: Slices on either side that become channels of each slice, for glimpses of one slice such as
@@ -82,7 +85,7 @@ def load_mri(
     task: Task | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     seed: int = 0,
-    windows: Any = "auto",
+    windows: Any = None,
     spacing: float | Sequence[float] | None = None,
     neighbours: int = 0,
     synthetic: Mapping[str, Any] | None = None,
@@ -103,8 +106,11 @@ def load_mri(
         CohortError: The CSV has problems; all are listed.
         ValueError: The windows, the spacing or the neighbours are impossible.
     """
+    usual: Any
     if path is None:
         from glimpse.synthetic.volumes import embedded_mri  # makes volumes: only where they are wanted
 
-        path = embedded_mri(**synthetic or {})
-    return load_volumes(path, task, on_error, seed, windows, spacing, neighbours)
+        path, usual = embedded_mri(**synthetic or {}), SYNTHETIC_WINDOW
+    else:
+        usual = "auto"
+    return load_volumes(path, task, on_error, seed, usual if windows is None else windows, spacing, neighbours)
