@@ -78,8 +78,8 @@ def draw_spots(
     count = int(rng.integers(rule.spots[0], rule.spots[1] + 1))
     lesions = int(rng.integers(rule.lesions[0], rule.lesions[1] + 1)) * target
     everywhere = np.argwhere(room)
-    places = everywhere[rng.permutation(len(everywhere))[:4000]] * coarse
-    places = places + rng.uniform(0, coarse, places.shape)
+    corners = everywhere[rng.permutation(len(everywhere))[:4000]] * coarse
+    places = corners + rng.uniform(0, coarse, corners.shape)
     chosen: list[np.ndarray] = []
     for place in places:
         if all(np.linalg.norm((place - other) * spacing) >= rule.apart for other in chosen):
