@@ -48,8 +48,6 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         credit: "gain" (each glimpse is credited with what the answer gained by it and later ones) or "final" (all of
             an episode's decisions with its return).
         baseline: "leave_one_out" (the other rollouts of the case) or "critic" (the value head, with GAE, discount 1).
-        credit_decay: per step, what is left of the credit for what later glimpses brought; 1 credits all of it. A
-            leave-one-out baseline only.
         max_glimpses: budget while learning; the environment's own when not given.
         least_glimpses: the budget of each rollout is drawn from this to `max_glimpses`, so that one policy learns to
             do with any; always `max_glimpses` when not given.
@@ -82,7 +80,6 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         rollouts_per_case: int = 4,
         credit: str = "gain",
         baseline: str = "leave_one_out",
-        credit_decay: float = 1.0,
         max_glimpses: int | None = None,
         least_glimpses: int | None = None,
         stop_from: float = 0.0,
@@ -105,19 +102,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        if credit not in ("gain", "final"):
-            raise ValueError(f'Expected credit "gain" or "final", got {credit!r}.')
-        if baseline not in ("leave_one_out", "critic"):
-            raise ValueError(f'Expected baseline "leave_one_out" or "critic", got {baseline!r}.')
-        if not 0 <= credit_decay <= 1:
-            raise ValueError(f"Expected credit_decay from 0 to 1, got {credit_decay}.")
-        if not 0 < encoder_share <= 1:
-            raise ValueError(f"Expected encoder_share above 0 and up to 1, got {encoder_share}.")
-        if baseline == "leave_one_out" and rollouts_per_case < 2 and self.explores:
-            raise ValueError(
-                f"A leave-one-out baseline needs rollouts_per_case >= 2, got {rollouts_per_case}; "
-                'use more of them or baseline="critic".'
-            )
+        _check_options(credit, baseline, encoder_share, rollouts_per_case if self.explores else None)
         self._given = policy if isinstance(policy, GlimpsePolicy) else None
         env = maybe_make_env(env, verbose) if isinstance(env, str) else env
         super().__init__(
@@ -142,7 +127,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             supported_action_spaces=(spaces.Box,),
         )
         self.cases_per_rollout, self.rollouts_per_case = cases_per_rollout, rollouts_per_case
-        self.credit, self.baseline, self.credit_decay = credit, baseline, credit_decay
+        self.credit, self.baseline = credit, baseline
         self.n_epochs, self.minibatches, self.weight_decay = n_epochs, minibatches, weight_decay
         self.prefix_coef, self.glimpse_coef = prefix_coef, glimpse_coef
         self.max_glimpses, self.least_glimpses, self.stop_from = max_glimpses, least_glimpses, stop_from
@@ -310,7 +295,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         if not self.explores:
             return torch.zeros_like(returns), returns
         if self.baseline == "leave_one_out":
-            advantage = leave_one_out(returns_to_go(caused, self.credit_decay), self.rollouts_per_case)
+            advantage = leave_one_out(returns, self.rollouts_per_case)
         else:
             advantage = generalised_advantage(caused, episodes.value, episodes.decided, self.gae_lambda)
             returns = (advantage + episodes.value).masked_fill(~episodes.decided, 0.0)
@@ -365,6 +350,21 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "episodes", "task"]
+
+
+def _check_options(credit: str, baseline: str, encoder_share: float, rollouts: int | None) -> None:
+    """Refuses what cannot work together; `rollouts` per case, None where nothing is learned from comparing them."""
+    if credit not in ("gain", "final"):
+        raise ValueError(f'Expected credit "gain" or "final", got {credit!r}.')
+    if baseline not in ("leave_one_out", "critic"):
+        raise ValueError(f'Expected baseline "leave_one_out" or "critic", got {baseline!r}.')
+    if not 0 < encoder_share <= 1:
+        raise ValueError(f"Expected encoder_share above 0 and up to 1, got {encoder_share}.")
+    if baseline == "leave_one_out" and rollouts is not None and rollouts < 2:
+        raise ValueError(
+            f"A leave-one-out baseline needs rollouts_per_case >= 2, got {rollouts}; "
+            'use more of them or baseline="critic".'
+        )
 
 
 def _regrouped(episodes: Episodes, repeats: int) -> Episodes:

@@ -31,18 +31,9 @@ def all_at_the_end(
     return torch.zeros_like(reward).scatter_(1, last, reward.sum(1, keepdim=True))
 
 
-def returns_to_go(reward: Float[Tensor, "batch step"], decay: float = 1.0) -> Float[Tensor, "batch step"]:
-    r"""R_t = \sum_{k >= t} \gamma^{k - t} \rho_k.
-
-    With a decay gamma below 1 a step is credited mostly with what followed soon: biased, with far less variance.
-    """
-    if decay == 1:
-        return reward.flip(1).cumsum(1).flip(1)
-    returns, later = [], torch.zeros_like(reward[:, 0])
-    for step in reversed(reward.unbind(1)):
-        later = step + decay * later
-        returns.append(later)
-    return torch.stack(returns[::-1], 1)
+def returns_to_go(reward: Float[Tensor, "batch step"]) -> Float[Tensor, "batch step"]:
+    r"""R_t = \sum_{k >= t} \rho_k."""
+    return reward.flip(1).cumsum(1).flip(1)
 
 
 def leave_one_out(returns: Float[Tensor, "batch step"], rollouts: int) -> Float[Tensor, "batch step"]:

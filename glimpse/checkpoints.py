@@ -2,14 +2,13 @@
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 _KEY = "glimpse"  # of the JSON text in the file's header
@@ -95,9 +94,14 @@ class Checkpoint:
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: there is no such file; is the run folder complete?")
         try:
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-                meta: Mapping[str, str] = file.metadata() or {}
+            content = Path(path).read_bytes()  # opened once: a run under way may put another file in its place
+            return cls(load(content), json.loads(_header(content).get(_KEY, "{}")))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: not a complete safetensors file ({error}).") from error
-        return cls(tensors, json.loads(meta.get(_KEY, "{}")))
+
+
+def _header(content: bytes) -> dict[str, str]:
+    """Metadata of a safetensors file: 8 bytes with the length of a JSON text, the text, the numbers."""
+    length = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    return metadata

@@ -21,6 +21,7 @@ from glimpse.sources.base import (
     read_in_parts,
     region,
 )
+from glimpse.sources.resampling import Cut
 
 SUFFIXES = (".npy",)
 MAX_PIXELS = 1 << 24  # a wider read is made in parts
@@ -103,21 +104,13 @@ class ArraySource(ImageSource):
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         array = self._opened()
         start, width = region(center, extent, size, array.ndim - 1)
-        factors = [round(extent / count) for extent, count in zip(width, size, strict=True)]
-        whole = all(f >= 1 and abs(f * n - w) < 0.5 for f, n, w in zip(factors, size, width, strict=True))
-        if whole:
-            first = [math.floor(value + 0.5) for value in start]
-            last = [begin + f * n for begin, f, n in zip(first, factors, size, strict=True)]
-        else:
-            first = [math.floor(value) for value in start]
-            last = [math.ceil(value + w) for value, w in zip(start, width, strict=True)]
-        pixels = math.prod(end - begin for begin, end in zip(first, last, strict=True))
-        if pixels > MAX_PIXELS and max(size) > 1:
+        cut = Cut.of(start, width, size)
+        if cut.pixels > MAX_PIXELS and max(size) > 1:
             return read_in_parts(self, start, width, size)
-        block = self._block(array, first, last)
-        if whole:
-            return _reduce(block, factors)
-        return _area_resample(block, [s - f for s, f in zip(start, first, strict=True)], width, size)
+        block = self._block(array, cut.first, cut.last)
+        if cut.factors is not None:
+            return _reduce(block, cut.factors)
+        return _area_resample(block, cut.start, cut.extent, size)
 
     def close(self) -> None:
         if self.path is not None:

@@ -55,6 +55,13 @@ class Cut:
         return cls(first, last, offset, tuple(extent), tuple(size))
 
     @property
+    def factors(self) -> tuple[int, ...] | None:
+        """Whole pixels per value along each axis; None where boxes have edges inside pixels."""
+        if any(self.start) or any(width % count for width, count in zip(self.extent, self.size, strict=True)):
+            return None
+        return tuple(round(width / count) for width, count in zip(self.extent, self.size, strict=True))
+
+    @property
     def pixels(self) -> int:
         """How many pixels it takes."""
         return math.prod(last - first for first, last in zip(self.first, self.last, strict=True))

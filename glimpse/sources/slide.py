@@ -3,8 +3,6 @@
 import math
 import os
 import threading
-import weakref
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from glimpse.sources.base import (
     read_in_parts,
     region,
 )
+from glimpse.sources.held import HeldOpen
 from glimpse.sources.slide_files import check_complete, explain_unreadable, known_mpp
 
 SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".tif", ".tiff", ".bif", ".vms", ".vmu", ".svslide")
@@ -130,8 +129,12 @@ class SlideSource(ImageSource):
         self.read(np.asarray(self.shape) / 2, lowest, (1, 1))
 
     def close(self) -> None:
-        self._slide = None
+        self.let_go()
         _open_slides.forget(self)
+
+    def let_go(self) -> None:
+        """Drops the handle; the next read opens the file again, and reads under way keep it until they end."""
+        self._slide = None
 
     def _handle(self) -> openslide.OpenSlide:
         slide = self._slide
@@ -178,32 +181,7 @@ class SlideSource(ImageSource):
         return pixels.resize((size[1], size[0]), Image.Resampling.BOX, box=inner)
 
 
-class _OpenSlides:
-    """Bounds the number of slides held open: the one opened longest ago is let go of.
-
-    A slide that is let go of is closed when the last read of it ends, because each read holds a reference of its own.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._sources: OrderedDict[int, weakref.ref[SlideSource]] = OrderedDict()
-
-    def opened(self, source: SlideSource) -> None:
-        with self._lock:
-            self._sources[id(source)] = weakref.ref(source)
-            self._sources.move_to_end(id(source))
-            while len(self._sources) > self._limit:
-                oldest = self._sources.popitem(last=False)[1]()
-                if oldest is not None:
-                    oldest._slide = None
-
-    def forget(self, source: SlideSource) -> None:
-        with self._lock:
-            self._sources.pop(id(source), None)
-
-
-_open_slides = _OpenSlides(MAX_OPEN)
+_open_slides = HeldOpen(MAX_OPEN)
 _cache: openslide.OpenSlideCache | None = None
 _cache_lock = threading.Lock()
 

@@ -3,8 +3,6 @@
 import math
 import os
 import threading
-import weakref
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +17,7 @@ from glimpse.sources import nifti
 from glimpse.sources.base import ImageSource, file_identity, missing_file, region
 from glimpse.sources.body import HOUNSFIELD_AIR, ValueRange, body_mask, lung_mask
 from glimpse.sources.dicom_series import folder_identity, open_series
+from glimpse.sources.held import HeldOpen
 from glimpse.sources.nifti import NiftiLayout
 from glimpse.sources.resampling import Cut
 from glimpse.sources.slabs import Means, means_in_slabs
@@ -202,8 +201,12 @@ class VolumeSource(ImageSource):
         return lung_mask(overview[0], body, air) if self._lungs and values.hounsfield_air else body
 
     def close(self) -> None:
-        self._held = None
+        self.let_go()
         _open_volumes.forget(self)
+
+    def let_go(self) -> None:
+        """Drops the handle; the next read opens the file again, and reads under way keep it until they end."""
+        self._held = None
 
     def _opened(self) -> _Opened:
         opened = self._held
@@ -258,29 +261,4 @@ def _rebuild(path: Path, options: dict[str, Any]) -> VolumeSource:
     return VolumeSource(path, **options)
 
 
-class _OpenVolumes:
-    """Bounds the number of volumes held open: the one opened longest ago is let go of.
-
-    Its memory map ends with the last read of it, because each read holds a reference of its own.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._sources: OrderedDict[int, weakref.ref[VolumeSource]] = OrderedDict()
-
-    def opened(self, source: VolumeSource) -> None:
-        with self._lock:
-            self._sources[id(source)] = weakref.ref(source)
-            self._sources.move_to_end(id(source))
-            while len(self._sources) > self._limit:
-                oldest = self._sources.popitem(last=False)[1]()
-                if oldest is not None:
-                    oldest._held = None
-
-    def forget(self, source: VolumeSource) -> None:
-        with self._lock:
-            self._sources.pop(id(source), None)
-
-
-_open_volumes = _OpenVolumes(MAX_OPEN)
+_open_volumes = HeldOpen(MAX_OPEN)

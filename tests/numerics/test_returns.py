@@ -90,10 +90,3 @@ def test_the_whole_return_at_the_last_decision() -> None:
     reward = torch.tensor([[0.2, -0.1, 0.5], [0.1, 0.3, 0.0]])
     decided = torch.tensor([[True, True, True], [True, False, False]])
     assert torch.allclose(all_at_the_end(reward, decided), torch.tensor([[0.0, 0.0, 0.6], [0.4, 0.0, 0.0]]))
-
-
-def test_returns_to_go_with_a_decay() -> None:
-    reward = torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 8.0]])
-    assert torch.equal(returns_to_go(reward, 0.5), torch.tensor([[3.0, 4.0, 4.0], [2.0, 4.0, 8.0]]))
-    assert torch.equal(returns_to_go(reward, 0.0), reward)
-    assert torch.allclose(returns_to_go(reward, 1.0), returns_to_go(reward, 1 - 1e-7))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 
 import glimpse
+from glimpse.checkpoints import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,8 +98,7 @@ def joint_updates(last: Path) -> int:
     """Updates of the joint stage that the last checkpoint holds; it can always be read."""
     if not last.exists():
         return 0
-    with safe_open(last, "pt") as file:
-        meta = json.loads(file.metadata()["glimpse"])
+    meta = Checkpoint.load(last).meta
     return meta["updates"] if meta["stage"] == "joint" else 0
 
 

@@ -1,95 +1,28 @@
 """Radiographs as sources: the values of DICOM's own pipeline, pictures at full depth, and errors that help."""
 
 import pickle
-import struct
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-import tifffile
-from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import (
     ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     RLELossless,
-    generate_uid,
 )
 
 import glimpse.sources.dicom as dicom_module
 import glimpse.sources.radiograph as radiograph_module
-from glimpse.sources import ImageReadError, RadiographSource, SlideSource, UnsupportedImageError, open_source
+from glimpse.sources import ImageReadError, RadiographSource, UnsupportedImageError, open_source
 from glimpse.sources.dicom import MissingExtraError
 from glimpse.sources.image_cache import ImageCache
-
-DX = "1.2.840.10008.5.1.4.1.1.1.1"
-
-
-def values(height: int = 40, width: int = 56, top: int = 4096, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, top, (height, width)).astype(np.uint16)
-
-
-def dataset(pixels: np.ndarray, syntax: str = ExplicitVRLittleEndian, **elements: Any) -> Dataset:
-    data = Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = syntax
-    data.SOPClassUID = elements.pop("SOPClassUID", DX)
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
-    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["test"])
-    data.Modality, data.SamplesPerPixel, data.PhotometricInterpretation = "DX", 1, "MONOCHROME2"
-    data.Rows, data.Columns = pixels.shape[-2:]
-    if pixels.ndim == 3:
-        data.NumberOfFrames = len(pixels)
-    data.BitsAllocated = 8 * pixels.dtype.itemsize
-    data.BitsStored = elements.pop("BitsStored", 12 if data.BitsAllocated == 16 else data.BitsAllocated)
-    data.HighBit = elements.pop("HighBit", data.BitsStored - 1)
-    data.PixelRepresentation = int(pixels.dtype.kind == "i")
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    data.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-    data["PixelData"].VR = "OW" if data.BitsAllocated > 8 else "OB"
-    for keyword, value in elements.items():
-        setattr(data, keyword, value)
-    return data
-
-
-def save(data: Dataset, path: Path) -> Path:
-    data.save_as(path, enforce_file_format=True)
-    return path
-
-
-def lut(first: int, entries: list[int], bits: int = 16) -> Dataset:
-    item = Dataset()
-    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(entries), first, bits])
-    item.add_new("LUTData", "US", entries)
-    item.ModalityLUTType = "US"
-    return item
-
-
-def whole(source: RadiographSource) -> np.ndarray:
-    """All pixels at full resolution."""
-    height, width = source.shape
-    return source.read((height / 2, width / 2), source.shape, source.shape)[0]
-
-
-def pipeline(path: Path, index: int = 0) -> np.ndarray:
-    """pydicom's own values, scaled to 0..255 by the range that its windows have."""
-    data = pydicom.dcmread(path)
-    shown = apply_voi_lut(apply_modality_lut(data.pixel_array, data), data, index).astype(float)
-    low, high = 0.0, 2.0**data.BitsStored - 1
-    if data.PixelRepresentation:
-        low, high = -(2.0 ** (data.BitsStored - 1)), 2.0 ** (data.BitsStored - 1) - 1
-    if "RescaleSlope" in data:
-        low, high = (end * float(data.RescaleSlope) + float(data.RescaleIntercept) for end in (low, high))
-    grey = (shown - low) / (high - low)
-    return 255 * (1 - grey if data.PhotometricInterpretation == "MONOCHROME1" else grey)
+from tests.radiograph_files import dataset, lut, pipeline, save, values, whole
 
 
 # ---------------------------------------------------------------------------------------------- a real radiograph
@@ -351,94 +284,6 @@ def test_reads_are_means_of_values_before_the_window(tmp_path: Path):
     assert (source.read((20, 20), 40, (20, 20)) == round(255 * (2000 - 500) / 2000)).all()
     outside = source.read((0, 0), 4, (4, 4))[0]
     assert not outside[:2].any() and not outside[:, :2].any() and outside[2:, 2:].any()
-
-
-# ---------------------------------------------------------------------------------------------- pictures
-def ramp() -> np.ndarray:
-    return (np.arange(2000, dtype=np.uint16).reshape(40, 50) * 32 + 7)[:, ::-1].copy()
-
-
-@pytest.mark.parametrize("kind", ["png", "tif", "packed.tif", "deflated.tif"])
-def test_sixteen_bits_are_kept_until_the_window(tmp_path: Path, kind: str):
-    pixels, path = ramp(), tmp_path / f"a.{kind}"
-    if kind == "png":
-        Image.fromarray(pixels).save(path)
-    elif kind == "packed.tif":
-        Image.fromarray(pixels).save(path, compression="tiff_lzw")
-    else:
-        tifffile.imwrite(path, pixels, compression="zlib" if kind == "deflated.tif" else None)
-    for low in (100, 20000, 60000):  # windows so narrow that single values of 16 bits are told apart
-        source = open_source(path, window=(low, low + 255))
-        assert isinstance(source, RadiographSource)
-        np.testing.assert_array_equal(whole(source), np.clip(pixels.astype(int) - low, 0, 255))
-    shown = whole(open_source(path))
-    assert shown.min() == 0 and shown.max() == 255, "by default the window comes from percentiles"
-
-
-def test_tiff_of_floats_and_white_zero(tmp_path: Path):
-    floats = ramp().astype(np.float32) / 65536 - 0.5
-    tifffile.imwrite(tmp_path / "f.tif", floats, resolution=(100, 50), resolutionunit="CENTIMETER")
-    source = open_source(tmp_path / "f.tif", window=(-0.5, 0.5))
-    assert source.spacing == (0.2, 0.1) and source.unit == "mm"
-    np.testing.assert_allclose(whole(source), np.clip(floats + 0.5, 0, 1) * 255, atol=0.51)
-    grey = (ramp() >> 8).astype(np.uint8)
-    tifffile.imwrite(tmp_path / "w.tif", grey, photometric="miniswhite")
-    np.testing.assert_array_equal(whole(open_source(tmp_path / "w.tif")), 255 - grey)
-
-
-def test_eight_bits_are_shown_as_they_are(tmp_path: Path):
-    grey = (ramp() >> 8).astype(np.uint8)
-    for index, picture in enumerate((grey, np.stack([grey] * 3, -1), np.stack([grey] * 3 + [grey * 0 + 255], -1))):
-        Image.fromarray(picture).save(tmp_path / f"{index}.png", dpi=(254, 127))
-        source = open_source(tmp_path / f"{index}.png")
-        np.testing.assert_array_equal(whole(source), grey)
-        np.testing.assert_allclose(source.spacing, (0.2, 0.1), rtol=1e-3)
-    Image.fromarray(grey).save(tmp_path / "a.jpg", quality=98, dpi=(72, 72))
-    source = open_source(tmp_path / "a.jpg")
-    assert source.spacing is None, "72 dpi says only that nobody knew"
-    assert np.abs(whole(source).astype(int) - grey).max() <= 6
-    tifffile.imwrite(tmp_path / "rgb.tif", np.stack([grey] * 3, -1), photometric="rgb")
-    np.testing.assert_array_equal(whole(open_source(tmp_path / "rgb.tif")), grey)
-
-
-def test_coloured_pictures_are_refused(tmp_path: Path):
-    colours = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    for name in ("a.png", "a.jpg"):
-        Image.fromarray(colours).save(tmp_path / name)
-        with pytest.raises(UnsupportedImageError, match=rf"{name}: it is coloured.*convert it, e\.g\. with 'magick"):
-            open_source(tmp_path / name).check()
-    deep = colours.astype(">u2") * 257
-    rows = b"".join(b"\0" + row.tobytes() for row in deep)
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", 30, 20, 16, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    )
-    packed = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks]
-    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
-    with pytest.raises(UnsupportedImageError, match=r"deep\.png: .*16 bits in several channels"):
-        open_source(tmp_path / "deep.png").check()
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
-def test_truncated_pictures_are_found_out(tmp_path: Path, name: str):
-    noise = values(300, 300, 256).astype(np.uint8)
-    Image.fromarray(noise).save(tmp_path / name)
-    content = (tmp_path / name).read_bytes()
-    for kept in (len(content) // 2, len(content) - 200, 40, 6, 0):
-        path = tmp_path / f"cut_{kept}_{name}"
-        path.write_bytes(content[:kept])
-        with pytest.raises((ImageReadError, UnsupportedImageError), match=rf"{path.name}: "):
-            open_source(path).check()
-        with pytest.raises((ImageReadError, UnsupportedImageError), match=rf"{path.name}: "):
-            RadiographSource(path).check()
-    with pytest.raises(ImageReadError, match=r"cannot be read .*Copy the file again"):
-        RadiographSource(tmp_path / f"cut_{len(content) // 2}_{name}").check()
-
-
-def test_tiffs_that_openslide_knows_stay_slides(tmp_path: Path):
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((512, 512), np.uint8), tile=(256, 256))
-    assert isinstance(open_source(tmp_path / "a.tif"), SlideSource)
 
 
 # ---------------------------------------------------------------------------------------------- the body

@@ -18,6 +18,7 @@ from glimpse.sources import (
     UnsupportedImageError,
     open_source,
 )
+from glimpse.sources.held import HeldOpen
 from glimpse.sources.slide import otsu_threshold
 from glimpse.sources.slide_files import known_mpp
 
@@ -226,7 +227,7 @@ def test_slides_open_lazily_and_again_after_closing(tmp_path: Path):
 
 
 def test_open_slides_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(slide_module, "_open_slides", slide_module._OpenSlides(2))
+    monkeypatch.setattr(slide_module, "_open_slides", HeldOpen(2))
     path = write_svs(tmp_path / "a.svs", pixels(128, 128))
     sources = [SlideSource(path) for _ in range(4)]
     views = [source.overview((8, 8)) for source in sources]

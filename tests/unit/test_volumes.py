@@ -1,11 +1,7 @@
 """Volumes as sources: what is read is what lies there, whichever way the file was written."""
 
-import gzip
 import itertools
-import os
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,37 +10,19 @@ import numpy as np
 import pytest
 
 import glimpse.sources.volume as volume_module
-from glimpse.sources import ImageReadError, UnsupportedImageError, VolumeSource, open_source
-from glimpse.sources.body import ValueRange, body_mask
+from glimpse.sources import UnsupportedImageError, VolumeSource, open_source
+from glimpse.sources.held import HeldOpen
 from glimpse.sources.resampling import Cut
 from glimpse.sources.slabs import means_in_slabs, pixels_inside
-from glimpse.sources.unpacked import open_unpacked, unpacked_folder
 from glimpse.sources.windows import CT_WINDOWS, parse_windows
+from tests.volume_files import IDENTITY, RNG, greys, overlap, whole, write
 
-RNG = np.random.default_rng(0)
-IDENTITY = np.diag([1.0, 1.0, 1.0, 1.0])
 REAL_VOLUME = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "real" / "mni152_t1.nii.gz"
 
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
-
-
-def write(path: Path, values: np.ndarray, affine: np.ndarray = IDENTITY) -> Path:
-    """A NIfTI-1 file that holds an array (x, y, z) exactly as it is."""
-    image = nibabel.Nifti1Image(values, affine)
-    image.header.set_xyzt_units("mm")
-    nibabel.save(image, path)
-    return path
-
-
-def whole(source: VolumeSource) -> np.ndarray:
-    return source.overview(source.shape)
-
-
-def greys(shape: tuple[int, ...]) -> np.ndarray:
-    return RNG.integers(0, 256, shape).astype(np.int16)
 
 
 # ---------------------------------------------------------------------------------------------- axes and spacing
@@ -261,7 +239,7 @@ def test_pickles_as_its_path_and_reads_from_threads(tmp_path: Path):
 
 
 def test_few_volumes_are_held_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(volume_module, "_open_volumes", volume_module._OpenVolumes(2))
+    monkeypatch.setattr(volume_module, "_open_volumes", HeldOpen(2))
     sources = [open_source(write(tmp_path / f"{n}.nii", greys((3, 3, 3)))) for n in range(4)]
     first = [whole(source) for source in sources]
     assert [source._held is not None for source in sources] == [False, False, True, True]
@@ -282,209 +260,6 @@ def test_the_automatic_window_is_taken_of_few_pixels(tmp_path: Path, monkeypatch
     source.read((64, 64, 64), 8, (8, 8, 8))
     assert 30_000 < sizes[0] <= 1 << 18
     assert len(sizes) == 1
-
-
-# ---------------------------------------------------------------------------------------------- unpacking
-def test_packed_files_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    values = greys((12, 13, 14))
-    plain, packed = write(tmp_path / "a.nii", values), write(tmp_path / "a.nii.gz", values)
-    source = open_source(packed, windows=[0, 255])
-    assert source.shape == (14, 13, 12)
-    assert not list(unpacked_folder().glob("*.nii")), "the header needs no unpacking"
-    np.testing.assert_array_equal(whole(source), whole(open_source(plain, windows=[0, 255])))
-    (cached,) = unpacked_folder().glob("*.nii")
-    assert cached.read_bytes() == plain.read_bytes()
-    monkeypatch.setattr("glimpse.sources.nifti.unpack", lambda *_: pytest.fail("unpacked a second time"))
-    np.testing.assert_array_equal(whole(open_source(packed, windows=[0, 255])), whole(source))
-
-
-def test_content_decides_and_not_the_name(tmp_path: Path):
-    values = greys((3, 4, 5))
-    write(tmp_path / "a.nii.gz", values).rename(tmp_path / "a.nii")
-    write(tmp_path / "b.nii", values).rename(tmp_path / "b.img")
-    for name in ("a.nii", "b.img"):
-        np.testing.assert_array_equal(whole(open_source(tmp_path / name, windows=[0, 255]))[0], values.T)
-
-
-def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    size = 352 + 2 * 20**3
-    monkeypatch.setenv("GLIMPSE_VOLUME_CACHE_GB", str(2.5 * size / 2**30))
-    values = [greys((20, 20, 20)) for _ in range(3)]
-    a, b, c = (
-        open_source(write(tmp_path / f"{n}.nii.gz", one), windows=[0, 255]) for n, one in enumerate(values)
-    )  # fmt: skip
-    files = {}
-    for source in (a, b):
-        source.check()
-        files[source] = next(path for path in unpacked_folder().glob("*.nii") if path not in files.values())
-    os.utime(files[a], (1, 1))
-    os.utime(files[b], (2, 2))
-    open_source(a.path).check()  # a is used again, so b was used longest ago
-    c.check()
-    assert files[a].exists()
-    assert not files[b].exists()
-    assert len(list(unpacked_folder().glob("*.nii"))) == 2
-    np.testing.assert_array_equal(whole(b)[0], values[1].T)  # still mapped
-    b.close()
-    np.testing.assert_array_equal(whole(b)[0], values[1].T)  # unpacked again
-    monkeypatch.setenv("GLIMPSE_VOLUME_CACHE_GB", "0")
-    a.close()
-    files[a].unlink(missing_ok=True)
-    np.testing.assert_array_equal(whole(a)[0], values[0].T)
-    assert len(list(unpacked_folder().glob("*.nii"))) == 1, "what is being opened stays"
-
-
-def test_abandoned_files_are_removed_and_fresh_ones_kept():
-    open_unpacked("a", lambda file: None).close()
-    old, fresh = unpacked_folder() / ".a.nii.1.unfinished", unpacked_folder() / ".b.nii.2.unfinished"
-    old.touch()
-    fresh.touch()
-    os.utime(old, (1, 1))
-    open_unpacked("b", lambda file: None).close()
-    assert (old.exists(), fresh.exists()) == (False, True)
-
-
-_CHILD = """
-import sys, numpy
-from glimpse.sources.volume import VolumeSource
-from glimpse.sources import unpacked, nifti
-calls, original = [], nifti.unpack
-nifti.unpack = lambda *a: (calls.append(1), original(*a))
-source = VolumeSource(sys.argv[1], windows=[0, 255])
-sys.stdin.readline()
-print(len(calls), int(source.overview(source.shape).sum(dtype=numpy.int64)), len(calls))
-"""
-
-
-def test_processes_may_unpack_at_once(tmp_path: Path):
-    values = greys((60, 60, 60))
-    path = write(tmp_path / "a.nii.gz", values)
-    command = [sys.executable, "-c", _CHILD, str(path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    children = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    said = [child.communicate(timeout=60)[0].split() for child in children]
-    assert [child.returncode for child in children] == [0, 0]
-    assert {int(total) for _, total, _ in said} == {int(values.sum())}
-    assert sum(int(after) for *_, after in said) == 1, "one unpacks, the other waits"
-    assert len(list(unpacked_folder().iterdir())) == 2, "the volume and its lock; nothing unfinished"
-
-
-def test_threads_may_unpack_at_once(tmp_path: Path):
-    values = greys((30, 30, 30))
-    path = write(tmp_path / "a.nii.gz", values)
-    with ThreadPoolExecutor(8) as pool:
-        for got in pool.map(lambda _: whole(VolumeSource(path, windows=[0, 255])), range(8)):
-            np.testing.assert_array_equal(got[0], values.T)
-
-
-@pytest.mark.parametrize("keep", [5000, 353, 200, 20])
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_truncated_files_say_so(tmp_path: Path, name: str, keep: int):
-    path = write(tmp_path / name, greys((30, 30, 30)))
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ImageReadError, match=rf"{name}: .*(truncated|damaged).*on_error=skip"):
-        open_source(path).check()
-    assert not unpacked_folder().exists() or not [*unpacked_folder().glob("*.nii"), *unpacked_folder().glob("*.unf*")]
-
-
-def test_damaged_files_say_so(tmp_path: Path):
-    path = write(tmp_path / "a.nii.gz", greys((30, 30, 30)))
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
-    path.write_bytes(content)
-    with pytest.raises(ImageReadError, match=r"a\.nii\.gz: cannot be unpacked"):
-        open_source(path).check()
-    cut = write(tmp_path / "b.nii", greys((30, 30, 30)))
-    with gzip.open(tmp_path / "b.nii.gz", "wb") as file:
-        file.write(cut.read_bytes()[:4000])  # whole for gzip, short for NIfTI
-    with pytest.raises(ImageReadError, match=r"b\.nii\.gz: the file is truncated: its values reach to byte 54,352"):
-        open_source(tmp_path / "b.nii.gz").check()
-    (tmp_path / "c.nii").write_bytes(b"")
-    with pytest.raises(ImageReadError, match=r"c\.nii"):
-        open_source(tmp_path / "c.nii").check()
-    with pytest.raises(ImageReadError, match="no such file"):
-        _ = VolumeSource(tmp_path / "nowhere.nii").shape
-
-
-def test_a_full_disk_names_the_variable(tmp_path: Path):
-    def full(file: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match=r"volumes: a volume cannot be unpacked here .*GLIMPSE_CACHE") as caught:
-        open_unpacked("key", full)
-    assert not isinstance(caught.value, ImageReadError), "a full disk must not pass for a damaged case"
-
-
-# ---------------------------------------------------------------------------------------------- foreground
-def ball(shape: tuple[int, int, int], radius: float, middle: tuple[float, float, float] | None = None) -> np.ndarray:
-    middle = middle or tuple(n / 2 for n in shape)
-    grids = np.meshgrid(*[np.arange(n) + 0.5 - at for n, at in zip(shape, middle, strict=True)], indexing="ij")
-    return sum(grid**2 for grid in grids) <= radius**2
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Dice's coefficient."""
-    return 2 * (a & b).sum() / (a.sum() + b.sum())
-
-
-@pytest.mark.parametrize("windows", ["lung", [-1350, 150], "soft_tissue", "brain", "bone", "auto"])
-def test_foreground_of_a_chest(tmp_path: Path, windows: object):
-    shape = (32, 32, 32)
-    body, lungs = ball(shape, 13), ball(shape, 5, (16, 16, 10)) | ball(shape, 5, (16, 16, 22))
-    values = np.where(lungs, -850, np.where(body, 60, -1000)) + RNG.normal(0, 10, shape)
-    source = open_source(write(tmp_path / "a.nii", values.astype(np.int16)), windows=windows)
-    assert overlap(source.foreground(source.overview(shape)), body.T) > 0.97
-    inner = open_source(tmp_path / "a.nii", windows=windows, foreground="lungs")
-    assert overlap(inner.foreground(inner.overview(shape)), lungs.T) > 0.9
-    assert pickle.loads(pickle.dumps(inner)).identity == inner.identity != source.identity
-
-
-def test_the_body_is_found_where_lungs_and_air_differ_much(tmp_path: Path):
-    shape = (32, 32, 32)
-    body, lungs = ball(shape, 15), ball(shape, 13)
-    values = np.where(lungs, -750, np.where(body, 60, -1000)) + RNG.normal(0, 60, shape)
-    source = open_source(write(tmp_path / "a.nii", values.astype(np.int16)), windows="lung")
-    assert overlap(source.foreground(source.overview(shape)), body.T) > 0.97
-
-
-def test_another_foreground_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"foreground is one of body, lungs, got 'bones'\."):
-        VolumeSource(tmp_path / "a.nii", foreground="bones")
-
-
-def test_foreground_of_a_head_with_noise_around(tmp_path: Path):
-    shape = (32, 32, 32)
-    head, dark = ball(shape, 12), ball(shape, 4)
-    signal = np.where(dark, 120.0, np.where(head, 500.0, 0.0))
-    noisy = np.hypot(signal + RNG.normal(0, 20, shape), RNG.normal(0, 20, shape))
-    source = open_source(write(tmp_path / "a.nii", noisy.astype(np.float32)))
-    assert overlap(source.foreground(source.overview(shape)), head.T) > 0.97
-
-
-@pytest.mark.parametrize(
-    ("dark", "bright", "noise"), [(60, 120, 3), (-100, 50, 12), (-100, 50, 2), (100, 100, 15), (40, 40, 0)]
-)
-@pytest.mark.parametrize("windows", ["auto", [-160, 240]])
-def test_a_volume_without_air_is_all_foreground(
-    tmp_path: Path, dark: float, bright: float, noise: float, windows: object
-):
-    values = np.where(ball((24, 24, 24), 9), bright, dark) + RNG.normal(0, noise, (24, 24, 24))
-    source = open_source(write(tmp_path / "a.nii", values.astype(np.int16)), windows=windows)
-    assert source.foreground(source.overview((24, 24, 24))).all()
-
-
-def test_small_parts_are_left_out_and_holes_filled():
-    overview = np.zeros((20, 20, 20), np.uint8)
-    overview[2:18, 2:18, 2:18] = 200
-    overview[5:9, 5:9, 5:9] = 0
-    expected = overview > 0
-    expected[5:9, 5:9, 5:9] = True
-    overview[19, 19, 19] = 255
-    np.testing.assert_array_equal(body_mask(overview, ValueRange(0, 1000)), expected)
-    assert body_mask(np.zeros((1, 4, 4), np.uint8), ValueRange(0, 0)).all()
 
 
 # ---------------------------------------------------------------------------------------------- a real volume

@@ -1,0 +1,109 @@
+"""Radiographs as PNG, TIFF and JPEG: full depth until the window, and clear words where that cannot be."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import glimpse.sources.radiograph as radiograph_module
+from glimpse.sources import ImageReadError, RadiographSource, SlideSource, UnsupportedImageError, open_source
+from glimpse.sources.image_cache import ImageCache
+from tests.radiograph_files import values, whole
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch) -> ImageCache:
+    cache = ImageCache(1 << 20)
+    monkeypatch.setattr(radiograph_module, "images", cache)
+    return cache
+
+
+def ramp() -> np.ndarray:
+    return (np.arange(2000, dtype=np.uint16).reshape(40, 50) * 32 + 7)[:, ::-1].copy()
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "packed.tif", "deflated.tif"])
+def test_sixteen_bits_are_kept_until_the_window(tmp_path: Path, kind: str):
+    pixels, path = ramp(), tmp_path / f"a.{kind}"
+    if kind == "png":
+        Image.fromarray(pixels).save(path)
+    elif kind == "packed.tif":
+        Image.fromarray(pixels).save(path, compression="tiff_lzw")
+    else:
+        tifffile.imwrite(path, pixels, compression="zlib" if kind == "deflated.tif" else None)
+    for low in (100, 20000, 60000):  # windows so narrow that single values of 16 bits are told apart
+        source = open_source(path, window=(low, low + 255))
+        assert isinstance(source, RadiographSource)
+        np.testing.assert_array_equal(whole(source), np.clip(pixels.astype(int) - low, 0, 255))
+    shown = whole(open_source(path))
+    assert shown.min() == 0 and shown.max() == 255, "by default the window comes from percentiles"
+
+
+def test_tiff_of_floats_and_white_zero(tmp_path: Path):
+    floats = ramp().astype(np.float32) / 65536 - 0.5
+    tifffile.imwrite(tmp_path / "f.tif", floats, resolution=(100, 50), resolutionunit="CENTIMETER")
+    source = open_source(tmp_path / "f.tif", window=(-0.5, 0.5))
+    assert source.spacing == (0.2, 0.1) and source.unit == "mm"
+    np.testing.assert_allclose(whole(source), np.clip(floats + 0.5, 0, 1) * 255, atol=0.51)
+    grey = (ramp() >> 8).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "w.tif", grey, photometric="miniswhite")
+    np.testing.assert_array_equal(whole(open_source(tmp_path / "w.tif")), 255 - grey)
+
+
+def test_eight_bits_are_shown_as_they_are(tmp_path: Path):
+    grey = (ramp() >> 8).astype(np.uint8)
+    for index, picture in enumerate((grey, np.stack([grey] * 3, -1), np.stack([grey] * 3 + [grey * 0 + 255], -1))):
+        Image.fromarray(picture).save(tmp_path / f"{index}.png", dpi=(254, 127))
+        source = open_source(tmp_path / f"{index}.png")
+        np.testing.assert_array_equal(whole(source), grey)
+        np.testing.assert_allclose(source.spacing, (0.2, 0.1), rtol=1e-3)
+    Image.fromarray(grey).save(tmp_path / "a.jpg", quality=98, dpi=(72, 72))
+    source = open_source(tmp_path / "a.jpg")
+    assert source.spacing is None, "72 dpi says only that nobody knew"
+    assert np.abs(whole(source).astype(int) - grey).max() <= 6
+    tifffile.imwrite(tmp_path / "rgb.tif", np.stack([grey] * 3, -1), photometric="rgb")
+    np.testing.assert_array_equal(whole(open_source(tmp_path / "rgb.tif")), grey)
+
+
+def test_coloured_pictures_are_refused(tmp_path: Path):
+    colours = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(colours).save(tmp_path / name)
+        with pytest.raises(UnsupportedImageError, match=rf"{name}: it is coloured.*convert it, e\.g\. with 'magick"):
+            open_source(tmp_path / name).check()
+    deep = colours.astype(">u2") * 257
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 30, 20, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    packed = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks]
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    with pytest.raises(UnsupportedImageError, match=r"deep\.png: .*16 bits in several channels"):
+        open_source(tmp_path / "deep.png").check()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_truncated_pictures_are_found_out(tmp_path: Path, name: str):
+    noise = values(300, 300, 256).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    for kept in (len(content) // 2, len(content) - 200, 40, 6, 0):
+        path = tmp_path / f"cut_{kept}_{name}"
+        path.write_bytes(content[:kept])
+        with pytest.raises((ImageReadError, UnsupportedImageError), match=rf"{path.name}: "):
+            open_source(path).check()
+        with pytest.raises((ImageReadError, UnsupportedImageError), match=rf"{path.name}: "):
+            RadiographSource(path).check()
+    with pytest.raises(ImageReadError, match=r"cannot be read .*Copy the file again"):
+        RadiographSource(tmp_path / f"cut_{len(content) // 2}_{name}").check()
+
+
+def test_tiffs_that_openslide_knows_stay_slides(tmp_path: Path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((512, 512), np.uint8), tile=(256, 256))
+    assert isinstance(open_source(tmp_path / "a.tif"), SlideSource)
