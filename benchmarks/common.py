@@ -38,7 +38,7 @@ QUICK = (
     "++warm_up.trainer.glimpses=4",
     "++warm_up.trainer.batch=4",
     "++warm_up.trainer.steps=2",
-    "joint.updates=2",
+    "++joint.updates=2",
     "max_glimpses=2",
 )
 QUICK_CASES = (

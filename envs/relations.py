@@ -11,7 +11,7 @@ from glimpse.envs.building import Extents, Size, build_views, cases_of
 from glimpse.synthetic.relations import Plan, make_cases
 from glimpse.tasks import Classification, Task
 
-NUMBERS = {"train": 4000, "val": 500, "test": 1000}
+NUMBERS = {"train": 16000, "val": 500, "test": 1000}
 
 
 def load_relations(
@@ -28,7 +28,7 @@ def load_relations(
     Args:
         target: "match" (1 where both glyphs have one shape) or "left" (1 where the ring lies left of the cross); see
             `glimpse.synthetic.relations` for what pooling can make of them.
-        n: images per split; by default 4,000 train, 500 val and 1,000 test.
+        n: images per split; by default 16,000 train, 500 val and 1,000 test.
         size: side of an image, 256 to 10,000 pixels.
         shapes: how many different ones there are, 2 to 8; "left" takes the first two.
         strokes: number of noise strokes.

@@ -105,7 +105,8 @@ class Cohort(Sequence[Case]):
             if not problems and isinstance(one, _Opened)
         ]
         if problems or (broken and (on_error == "raise" or not good)):
-            remedy = "; on_error=skip leaves unreadable images out" if broken and on_error == "raise" else ""
+            skip = "; on_error=skip (in commands env.cohort.on_error=skip) leaves unreadable images out"
+            remedy = skip if broken and on_error == "raise" else ""
             raise _cohort_error(path, problems + broken, remedy)
         for message in broken:
             warnings.warn(f"{path}: skipped {message}", UserWarning, stacklevel=2)

@@ -44,7 +44,7 @@ def test_what_a_benchmark_needs_is_asked_for(name: str, tmp_path: Path, capsys: 
     assert "give --run" if name == "budget" else "give --root" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------- the cheap ones
+# ---------------------------------------------------------------------------------------------- at their smallest
 def written(folder: Path, name: str) -> dict[str, Any]:
     """The JSON that a benchmark has left, beside its picture."""
     assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -67,6 +67,23 @@ def test_memory_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert 0 < row["update_mib"] < 500
     assert all(row["reading_mib"] > 0 for row in record["rows"] if row["what"] == "reading")
     assert "target: at most 1.3" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "measured"),
+    [
+        ("ablation", ["--variant", "no warm-up"], "accuracy"),
+        ("cluttered_mnist", ["--size", "60"], "error"),
+        ("low_data", [], "accuracy"),
+        ("relations", ["--aggregator", "mean_pooling"], "accuracy"),
+    ],
+)
+def test_trainings_at_their_smallest(name: str, options: list[str], measured: str, tmp_path: Path) -> None:
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    benchmark.main(["--quick", "--threads", "1", "--out", str(tmp_path), *options])
+    (row,) = written(tmp_path, name)["rows"]
+    assert 0 <= row[measured] <= 1 and row["seconds"] > 0
 
 
 @pytest.mark.slow
