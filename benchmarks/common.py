@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -163,7 +164,7 @@ def command_of(name: str, made: argparse.ArgumentParser, options: argparse.Names
         if isinstance(value, Path):
             words.append(f"<{key}>")
         elif value is not True:
-            words += map(str, value) if isinstance(value, list) else [str(value)]
+            words += [shlex.quote(str(word)) for word in (value if isinstance(value, list) else [value])]
     return " ".join(words)
 
 
