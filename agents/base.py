@@ -25,10 +25,14 @@ from glimpse.agents.returns import (
     standardised,
 )
 from glimpse.agents.rollout import EpisodePlayer, join
+from glimpse.networks.locator import RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.networks.records import Episodes, Evaluation
+from glimpse.networks.records import Episodes, Evaluation, Glimpses
 
 Self = TypeVar("Self", bound="GlimpseAlgorithm")
+Record = TypeVar("Record", Episodes, Glimpses, Glimpses | None)
+
+_EXTRA_EVERY = 8  # updates
 
 
 class GlimpseAlgorithm(OnPolicyAlgorithm):
@@ -51,6 +55,9 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         max_glimpses: budget while learning; the environment's own when not given.
         least_glimpses: the budget of each rollout is drawn from this to `max_glimpses`, so that one policy learns to
             do with any; always `max_glimpses` when not given.
+        extra_glimpses: at random places, read after the policy's own in one update of eight. Answers after these are
+            learned as well, so that they hold when more is read than `max_glimpses`; nothing else learns from them.
+            When not given, half of `max_glimpses` where budgets are drawn, else none.
         stop_from: share of the learning after which the policy may stop by itself. Before, it reads its whole budget:
             while answers are worth nothing yet, looking costs more than it brings, and all it would learn is to stop.
         n_epochs, minibatches: passes over a rollout, and parts (by case) per pass.
@@ -82,6 +89,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         baseline: str = "leave_one_out",
         max_glimpses: int | None = None,
         least_glimpses: int | None = None,
+        extra_glimpses: int | None = None,
         stop_from: float = 0.0,
         n_epochs: int = 1,
         minibatches: int = 1,
@@ -130,9 +138,11 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.credit, self.baseline = credit, baseline
         self.n_epochs, self.minibatches, self.weight_decay = n_epochs, minibatches, weight_decay
         self.prefix_coef, self.glimpse_coef = prefix_coef, glimpse_coef
-        self.max_glimpses, self.least_glimpses, self.stop_from = max_glimpses, least_glimpses, stop_from
+        self.max_glimpses, self.least_glimpses, self.extra_glimpses = max_glimpses, least_glimpses, extra_glimpses
+        self.stop_from = stop_from
         self.encoder_rate, self.encoder_share = encoder_rate, encoder_share
         self.episodes: Episodes | None = None
+        self.extra: Glimpses | None = None  # of the same cases, row by row: what random places show
         self.updates = 0
         self.start_timesteps = 0  # where this algorithm's own progress begins, when another has come before it
         if _init_setup_model:
@@ -150,6 +160,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             raise ValueError(
                 f"Expected least_glimpses from 0 to max_glimpses ({self.max_glimpses}), got {self.least_glimpses}."
             )
+        if self.extra_glimpses is not None and self.extra_glimpses < 0:
+            raise ValueError(f"Expected extra_glimpses of at least 0, got {self.extra_glimpses}.")
+        if self.extra_glimpses is None:
+            self.extra_glimpses = 0 if self.least_glimpses is None else (self.max_glimpses + 1) // 2
         self._check_lanes(env.num_envs)
         if self._given is None:
             layout = env.get_attr("layout", [0])[0]
@@ -195,7 +209,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any = None, n_rollout_steps: int = 0
     ) -> bool:
-        """Plays one rollout of complete episodes into `self.episodes`; False when a callback asked to stop."""
+        """Plays one rollout of complete episodes into `self.episodes`; False when a callback asked to stop.
+
+        What random places of the same cases show goes into `self.extra`, in the updates that learn from it.
+        """
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
         lanes = np.repeat(self._next_cases(), self.rollouts_per_case).reshape(-1, env.num_envs)
@@ -218,12 +235,22 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
                 if episodes is None:
                     return False
                 waves.append(episodes)
+            self.extra = self._look_elsewhere(env, lanes, grouped)
         finally:
             self.policy.override = None
         self.num_timesteps = before + self.steps_per_update
         self.episodes = _regrouped(join(waves), self.rollouts_per_case // grouped)
         callback.on_rollout_end()
         return True
+
+    def _look_elsewhere(self, env: VecEnv, lanes: np.ndarray, grouped: int) -> Glimpses | None:
+        """What random places of the same cases show, in one update of `_EXTRA_EVERY`; this counts as no steps."""
+        if not self.extra_glimpses or self.updates % _EXTRA_EVERY:
+            return None
+        self.policy.override = RandomLocator()
+        player = EpisodePlayer(env, self.policy, self.extra_glimpses, self.task.stack)
+        played = join([player.play(wave.tolist(), grouped, lambda ended: True) for wave in lanes])
+        return Glimpses(played.seen, played.location, played.zoom)
 
     def _draw_budget(self) -> int:
         most = int(self.max_glimpses or 0)
@@ -245,22 +272,24 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.policy.optimizer.param_groups[1]["lr"] *= self.encoder_rate
         self.policy.frozen = self.encoder_rate == 0
         self.policy.override = self.override()
-        episodes, logs = self.episodes, {}
+        episodes, extra, logs = self.episodes, self.extra, {}
         advantage, returns = self.advantages(episodes)
         for _ in range(self.n_epochs):
             order = torch.randperm(len(episodes.overview))
             for cases in order.chunk(self.minibatches):
                 rows = (cases[:, None] * episodes.rollouts + torch.arange(episodes.rollouts)).flatten()
                 if self.minibatches == 1:  # stored glimpses can be large: no copy of them all
-                    logs = self._step(_to(episodes, self.device), advantage, returns)
+                    logs = self._step(_to(episodes, self.device), _to(extra, self.device), advantage, returns)
                 else:
-                    logs = self._step(_to(episodes.of_cases(cases), self.device), advantage[rows], returns[rows])
+                    some, more = episodes.of_cases(cases), None if extra is None else extra.of_rows(rows)
+                    some, more = _to(some, self.device), _to(more, self.device)
+                    logs = self._step(some, more, advantage[rows], returns[rows])
         self.policy.override, self.policy.frozen = None, False
         self.updates += 1
         self._record(episodes, logs)
 
-    def _step(self, episodes: Episodes, advantage: Tensor, returns: Tensor) -> dict[str, float]:
-        evaluation = self.policy.evaluate_episodes(episodes, self.encoder_share)
+    def _step(self, episodes: Episodes, extra: Glimpses | None, advantage: Tensor, returns: Tensor) -> dict[str, float]:
+        evaluation = self.policy.evaluate_episodes(episodes, self.encoder_share, extra)
         loss, logs = self.supervised_loss(episodes, evaluation)
         if self.explores:
             more, policy_logs = self.policy_loss(episodes, evaluation, advantage, returns)
@@ -283,7 +312,12 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         single = self.task.loss(evaluation.glimpse_prediction, _along(episodes.target, read))
         glimpse = masked_mean(single, read)
         loss = last + self.prefix_coef * prefixes + self.glimpse_coef * glimpse
-        return loss, {"supervised_last": last.item(), "supervised_all": prefixes.item(), "glimpse": glimpse.item()}
+        logs = {"supervised_last": last.item(), "supervised_all": prefixes.item(), "glimpse": glimpse.item()}
+        if evaluation.extra_prediction is not None:
+            extra = evaluation.extra_prediction
+            more = self.task.loss(extra, _along(episodes.target, extra[..., 0])).mean()
+            loss, logs = loss + more, {**logs, "supervised_extra": more.item()}
+        return loss, logs
 
     def advantages(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """Standardised advantages and the value head's targets, both (batch, step)."""
@@ -349,7 +383,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "episodes", "task"]
+        return [*super()._excluded_save_params(), "episodes", "extra", "task"]
 
 
 def _check_options(credit: str, baseline: str, encoder_share: float, rollouts: int | None) -> None:
@@ -375,10 +409,10 @@ def _regrouped(episodes: Episodes, repeats: int) -> Episodes:
     return episodes
 
 
-def _to(episodes: Episodes, device: torch.device) -> Episodes:
-    if device.type == "cpu":
-        return episodes
-    return Episodes(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(episodes).items()})
+def _to(record: Record, device: torch.device) -> Record:
+    if record is None or device.type == "cpu":
+        return record
+    return type(record)(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(record).items()})
 
 
 def _along(target: Tensor, mask: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 python -m benchmarks.megapixel_mnist --root <folder of MNIST's IDX files>
 
-5,000 training images, 12 glimpses, all stages included. PPO with seeds 0, 1 and 2 and REINFORCE with seed 0; --agent
-and --seeds choose others. The test split is read after the run, from the policies kept at each look at the validation
-split, so that testing costs the run no time.
+5,000 training images, 12 glimpses, all stages included. PPO with seeds 0, 1 and 2 and REINFORCE with seed 0; --agent,
+--seeds and --updates choose others. The test split is read after the run, from the policies kept at each look at the
+validation split, so that testing costs the run no time.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from glimpse.run import Run
 NAME = "megapixel_mnist"
 TARGETS = ((0.90, 8), (0.96, 20))  # test accuracy, and the minutes it may take
 _PLAN = (("ppo", 0), ("ppo", 1), ("ppo", 2), ("reinforce", 0))
-_TRAIN, _TEST, _GLIMPSES = 5000, 1000, 12
+_TRAIN, _TEST, _GLIMPSES, _UPDATES = 5000, 1000, 12, 800
 
 
 def options() -> argparse.ArgumentParser:
@@ -33,6 +33,7 @@ def options() -> argparse.ArgumentParser:
     add_root(made)
     made.add_argument("--agent", nargs="+", help="agents, each with every seed (default: see above)")
     made.add_argument("--seeds", type=int, nargs="+", help="seeds (default: see above)")
+    made.add_argument("--updates", type=int, default=_UPDATES, help=f"of the joint stage (default: {_UPDATES})")
     made.add_argument(
         "--every", type=int, default=25, help="updates of the joint stage between two looks (default: 25)"
     )
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = bench.options
     if given.quick:
         given.every = 1
-    chosen = given.agent or given.seeds or given.quick
+    chosen = given.agent or given.seeds or given.quick or given.updates != _UPDATES
     plan = product(given.agent or ["ppo"], given.seeds or [0]) if chosen else _PLAN
     if given.reference:
         _reference(bench)
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def learn(bench: Benchmark, agent: str, seed: int) -> None:
     """One training, then its curve on the test split, point by point."""
-    settings = {"agent": agent, "seed": seed}
+    settings = {"agent": agent, "seed": seed, "updates": bench.options.updates}
     row = bench.results.find(**settings)
     if row is not None and row["complete"]:
         return
@@ -77,6 +78,7 @@ def learn(bench: Benchmark, agent: str, seed: int) -> None:
 def _overrides(bench: Benchmark, agent: str, seed: int) -> list[str]:
     cases = QUICK_CASES if bench.options.quick else (f"env.cohort.n.train={_TRAIN}", f"env.cohort.n.test={_TEST}")
     looks = ("joint.keep=true", f"joint.validate_every={bench.options.every}")
+    updates = () if bench.options.quick else (f"joint.updates={bench.options.updates}",)
     return [
         "env=megapixel_mnist",
         root_of(bench),
@@ -85,6 +87,7 @@ def _overrides(bench: Benchmark, agent: str, seed: int) -> list[str]:
         f"max_glimpses={_GLIMPSES}",
         *cases,
         *looks,
+        *updates,
     ]
 
 
@@ -158,7 +161,10 @@ def report(bench: Benchmark) -> None:
 
 
 def _label(row: Row) -> str:
-    return "reference" if row["agent"] == "reference" else f"{row['agent']}, seed {row['seed']}"
+    if row["agent"] == "reference":
+        return "reference"
+    longer = "" if row["updates"] == _UPDATES else f", {row['updates']} updates"
+    return f"{row['agent']}, seed {row['seed']}{longer}"
 
 
 def _draw(bench: Benchmark, rows: Sequence[Row]) -> None:

@@ -19,7 +19,7 @@ from glimpse.networks.aggregator import CausalTransformer
 from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool
 from glimpse.networks.locator import Candidates, Choice, PointerLocator, Where
 from glimpse.networks.memory import GRUMemory
-from glimpse.networks.records import Decision, Episodes, Evaluation, Scene, State
+from glimpse.networks.records import Decision, Episodes, Evaluation, Glimpses, Scene, State
 from glimpse.spaces import ActionLayout
 
 Part = Callable[..., Any]
@@ -219,13 +219,16 @@ class GlimpsePolicy(BasePolicy):
         return State(self.memory.step(token, state.memory), answer, cache, visited, zoom, seen)
 
     # ------------------------------------------------------------------------------------------ whole episodes
-    def evaluate_episodes(self, episodes: Episodes, encoder_share: float = 1.0) -> Evaluation:
+    def evaluate_episodes(
+        self, episodes: Episodes, encoder_share: float = 1.0, extra: Glimpses | None = None
+    ) -> Evaluation:
         """Runs the current parameters over stored episodes in one pass, with gradients.
 
         Args:
             episodes: of some cases.
             encoder_share: of the rollouts of each case, whose glimpses are encoded anew, with a gradient. With less
                 than 1 all other glimpses, and the overviews, stand as the rollout encoded them.
+            extra: glimpses that follow the episodes, as they were encoded then; answers are given after each of them.
         """
         read, (batch, time) = episodes.read, episodes.cell.shape
         kept = episodes.features if self.frozen or encoder_share < 1 else None
@@ -238,13 +241,32 @@ class GlimpsePolicy(BasePolicy):
         first, sequence = self.overview_in_answers(overview), torch.cat([overview[:, None], tokens], 1)
         states = self.memory(sequence)
         log_prob, entropy = self._log_prob(episodes, states, scene.candidates)
+        prediction, after_extra = self._answers(first, tokens, episodes.length, extra)
         return Evaluation(
             log_prob=log_prob,
             entropy=entropy,
             value=self.value_head(states)[..., 0],
-            prediction=self.answer_head(self.aggregator(torch.cat([first[:, None], tokens], 1))),
+            prediction=prediction,
             glimpse_prediction=self.glimpse_head(tokens),
+            extra_prediction=after_extra,
         )
+
+    def _answers(
+        self, first: Tensor, tokens: Tensor, length: Tensor, extra: Glimpses | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Answers (batch, step, output) after every prefix of tokens (batch, time, embed), and after each extra one.
+
+        Extra glimpses follow where a row ends, in place of its padding, which no answer before them sees.
+        """
+        if extra is None:
+            return self.answer_head(self.aggregator(torch.cat([first[:, None], tokens], 1))), None
+        steps, more = tokens.shape[1] + 1, extra.zoom.shape[1]
+        made = self.glimpse_token(extra.seen.flatten(0, 1), extra.location.flatten(0, 1), extra.zoom.flatten())
+        after = 1 + length[:, None] + torch.arange(more, device=length.device)  # steps, 0 being the overview
+        sequence = F.pad(torch.cat([first[:, None], tokens], 1), (0, 0, 0, more))
+        sequence = sequence.scatter(1, after[..., None].expand(-1, -1, first.shape[-1]), made.unflatten(0, after.shape))
+        answers = self.answer_head(self.aggregator(sequence))
+        return answers[:, :steps], answers.gather(1, after[..., None].expand(-1, -1, answers.shape[-1]))
 
     def _seen(self, episodes: Episodes, share: float) -> Float[Tensor, "batch time twice"]:
         """What glimpses show, a share of the rollouts encoded anew."""

@@ -98,6 +98,19 @@ class Episodes:
 
 
 @dataclass
+class Glimpses:
+    """Some more glimpses of each row of `Episodes`, that no decision led to."""
+
+    seen: Float[Tensor, "batch more twice"]
+    location: Float[Tensor, "batch more d"]
+    zoom: Int[Tensor, "batch more"]
+
+    def of_rows(self, rows: Int[Tensor, "some"]) -> "Glimpses":
+        """Those of these rows only."""
+        return Glimpses(self.seen[rows], self.location[rows], self.zoom[rows])
+
+
+@dataclass
 class Evaluation:
     """Episodes seen with the current parameters, with gradients."""
 
@@ -106,3 +119,4 @@ class Evaluation:
     value: Float[Tensor, "batch step"]
     prediction: Float[Tensor, "batch step output"]
     glimpse_prediction: Float[Tensor, "batch time output"]  # answers from single glimpses, for the auxiliary loss
+    extra_prediction: Float[Tensor, "batch more output"] | None = None  # after each glimpse that followed the episode

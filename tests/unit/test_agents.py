@@ -137,6 +137,46 @@ def test_budgets_are_drawn_between_the_least_and_the_most() -> None:
         PPO("GlimpsePolicy", lanes(), least_glimpses=4, **SMALL)
 
 
+def test_answers_after_extra_glimpses_are_learned_where_budgets_are_drawn() -> None:
+    model = PPO("GlimpsePolicy", lanes(), least_glimpses=1, minibatches=2, **SMALL)
+    model.learn(model.steps_per_update)
+    assert model.extra is not None and model.extra.zoom.shape == (8, 2)  # half of three, rounded up
+    assert "train/supervised_extra" in model.logger.name_to_value
+    assert model.num_timesteps == model.steps_per_update  # looking elsewhere counts as no step
+    model.learn(model.steps_per_update, reset_num_timesteps=False)
+    assert model.extra is None  # the second update does without
+    never = PPO("GlimpsePolicy", lanes(), **SMALL)
+    never.learn(never.steps_per_update)
+    assert never.extra is None
+    with pytest.raises(ValueError, match="extra_glimpses of at least 0"):
+        PPO("GlimpsePolicy", lanes(), extra_glimpses=-1, **SMALL)
+
+
+def test_extra_glimpses_follow_where_each_episode_has_ended() -> None:
+    model = PPO("GlimpsePolicy", lanes(), policy_kwargs={"stop_bias": 0.0}, extra_glimpses=2, **SMALL)
+    model.learn(model.steps_per_update)
+    episodes, extra, policy = model.episodes, model.extra, model.policy
+    assert episodes is not None and extra is not None
+    assert len(set(episodes.length.tolist())) > 1
+    policy.set_training_mode(False)
+    policy.frozen = True  # glimpses and overviews stand as the rollout encoded them
+    with torch.no_grad():
+        found, without = policy.evaluate_episodes(episodes, extra=extra), policy.evaluate_episodes(episodes)
+        assert found.extra_prediction is not None and without.extra_prediction is None
+        scene = policy.scene(episodes.overview, episodes.foreground, episodes.features)
+        first = scene.token.repeat_interleave(2, 0)
+        for row, length in enumerate(episodes.length.tolist()):
+            tokens = [
+                policy.glimpse_token(record.seen[row, :end], record.location[row, :end], record.zoom[row, :end])
+                for record, end in ((episodes, length), (extra, 2))
+            ]
+            sequence = torch.cat([first[row : row + 1], *tokens])
+            answers = policy.answer_head(policy.aggregator(sequence[None]))[0]
+            torch.testing.assert_close(found.extra_prediction[row], answers[length + 1 :])
+            torch.testing.assert_close(found.prediction[row, : length + 1], answers[: length + 1])
+            torch.testing.assert_close(without.prediction[row, : length + 1], answers[: length + 1])
+
+
 def test_credit_for_the_end_only_is_the_same_for_all_decisions() -> None:
     model = PPO("GlimpsePolicy", lanes(), credit="final", stop_from=1.0, **SMALL)
     model.learn(model.steps_per_update)
