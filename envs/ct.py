@@ -89,6 +89,7 @@ def load_ct(
     neighbours: int = 0,
     synthetic: Mapping[str, Any] | None = None,
     foreground: str = "lungs",
+    progress: bool = True,
 ) -> Cohort:
     """Loads a cohort of CT volumes.
 
@@ -102,6 +103,7 @@ def load_ct(
         neighbours: As in `make_ct`.
         synthetic: Options of `glimpse.synthetic.volumes.embedded_ct`, such as `n` and `size`.
         foreground: As in `make_ct`.
+        progress: Whether to show a bar while files are checked.
 
     Raises:
         CohortError: The CSV has problems; all are listed.
@@ -111,4 +113,4 @@ def load_ct(
         from glimpse.synthetic.volumes import embedded_ct  # makes volumes: only where they are wanted
 
         path = embedded_ct(**synthetic or {})
-    return load_volumes(path, task, on_error, seed, windows, spacing, neighbours, foreground)
+    return load_volumes(path, task, on_error, seed, windows, spacing, neighbours, foreground, progress)

@@ -83,6 +83,7 @@ def load_modality(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     synthetic: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> Cohort:
     """Loads a cohort of a registered modality.
 
@@ -94,6 +95,7 @@ def load_modality(
         seed: of the split, where the CSV has none.
         options: of the source; the modality's own when not given.
         synthetic: options of the maker of synthetic cohorts, such as `n` and `size`.
+        progress: whether to show a bar while files are checked.
 
     Raises:
         ModalityError: there is no such modality.
@@ -104,7 +106,7 @@ def load_modality(
         path = _made(known, synthetic or {})
     settings = {"reader": modality, **(known.options if options is None else options)}
     task = task or build(dict(known.task))
-    return Cohort.from_csv(path, task, on_error=on_error, seed=seed, source_options=settings)
+    return Cohort.from_csv(path, task, on_error=on_error, seed=seed, source_options=settings, progress=progress)
 
 
 def _made(modality: Modality, options: Mapping[str, Any]) -> Any:

@@ -89,6 +89,7 @@ def load_mri(
     spacing: float | Sequence[float] | None = None,
     neighbours: int = 0,
     synthetic: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> Cohort:
     """Loads a cohort of MR volumes.
 
@@ -101,6 +102,7 @@ def load_mri(
         spacing: As in `make_mri`.
         neighbours: As in `make_mri`.
         synthetic: Options of `glimpse.synthetic.volumes.embedded_mri`, such as `n` and `size`.
+        progress: Whether to show a bar while files are checked.
 
     Raises:
         CohortError: The CSV has problems; all are listed.
@@ -113,4 +115,5 @@ def load_mri(
         path, usual = embedded_mri(**synthetic or {}), SYNTHETIC_WINDOW
     else:
         usual = "auto"
-    return load_volumes(path, task, on_error, seed, usual if windows is None else windows, spacing, neighbours)
+    windows = usual if windows is None else windows
+    return load_volumes(path, task, on_error, seed, windows, spacing, neighbours, progress=progress)

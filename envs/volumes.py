@@ -51,6 +51,7 @@ def load_volumes(
     spacing: float | Sequence[float] | None = None,
     neighbours: int = 0,
     foreground: str = "body",
+    progress: bool = True,
 ) -> Cohort:
     """Loads a cohort of volumes: NIfTI files, or folders of DICOM slices.
 
@@ -63,13 +64,15 @@ def load_volumes(
         spacing: Millimetres per voxel, one number or (z, y, x), instead of what the files state.
         neighbours: Slices on either side that become channels of each slice; 0 leaves volumes as they are.
         foreground: Where looking can make sense: "body", or "lungs" (CT only).
+        progress: Whether to show a bar while files are checked.
 
     Raises:
         CohortError: The CSV has problems; all are listed.
         ValueError: The windows, the spacing, the foreground or the neighbours are impossible.
     """
     options = {"reader": "volume", "windows": windows, "spacing": spacing, "foreground": foreground}
-    cohort = Cohort.from_csv(path, task or Classification(2), on_error=on_error, seed=seed, source_options=options)
+    task = task or Classification(2)
+    cohort = Cohort.from_csv(path, task, on_error=on_error, seed=seed, source_options=options, progress=progress)
     if neighbours == 0:
         return cohort
     return Cohort((replace(case, source=NeighbourSlices(case.source, neighbours)) for case in cohort), cohort.skipped)

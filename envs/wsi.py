@@ -68,6 +68,7 @@ def load_cohort(
     on_error: Literal["raise", "skip"] = "raise",
     seed: int = 0,
     synthetic: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> Cohort:
     """Loads a cohort of slides.
 
@@ -77,6 +78,7 @@ def load_cohort(
         on_error: With "skip", broken slides are left out with a warning; with "raise" they are an error.
         seed: Of the split, where the CSV has none.
         synthetic: Options of `glimpse.synthetic.slides.embedded_cohort`, such as `n` and `size`.
+        progress: Whether to show a bar while files are checked.
 
     Raises:
         CohortError: The CSV has problems; all are listed.
@@ -85,4 +87,4 @@ def load_cohort(
         from glimpse.synthetic.slides import embedded_cohort  # makes pictures: only where they are wanted
 
         path = embedded_cohort(**synthetic or {})
-    return Cohort.from_csv(path, task or Classification(2), on_error=on_error, seed=seed)
+    return Cohort.from_csv(path, task or Classification(2), on_error=on_error, seed=seed, progress=progress)

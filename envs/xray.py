@@ -76,6 +76,7 @@ def load_xray(
     window: int | Sequence[float] | None = None,
     spacing: float | Sequence[float] | None = None,
     synthetic: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> Cohort:
     """Loads a cohort of radiographs.
 
@@ -87,6 +88,7 @@ def load_xray(
         window: As in `make_xray`.
         spacing: As in `make_xray`.
         synthetic: Options of `glimpse.synthetic.radiographs.embedded_cohort`, such as `n` and `size`.
+        progress: Whether to show a bar while files are checked.
 
     Raises:
         CohortError: The CSV has problems; all are listed.
@@ -98,4 +100,5 @@ def load_xray(
         path = embedded_cohort(**synthetic or {})
     chosen = {"window": window, "spacing": spacing}
     options = {"reader": "radiograph", **{key: value for key, value in chosen.items() if value is not None}}
-    return Cohort.from_csv(path, task or Classification(2), on_error=on_error, seed=seed, source_options=options)
+    task = task or Classification(2)
+    return Cohort.from_csv(path, task, on_error=on_error, seed=seed, source_options=options, progress=progress)

@@ -73,6 +73,7 @@ class Cohort(Sequence[Case]):
         seed: int = 0,
         fractions: tuple[float, float, float] = (0.6, 0.15, 0.25),
         source_options: Mapping[str, Any] | None = None,
+        progress: bool = True,
     ) -> "Cohort":
         """Reads and checks ``case_id,slide_id,path,target[,split][,mpp][,mask][,...]``, paths relative to the CSV.
 
@@ -87,6 +88,7 @@ class Cohort(Sequence[Case]):
                 grouped by patient.
             fractions: of the patients in train, val and test.
             source_options: options of `open_source`, for all cases.
+            progress: whether to show a bar while files are checked (for more than 50 cases).
 
         Raises:
             CohortError: anything is wrong; all problems are listed with their lines.
@@ -97,7 +99,7 @@ class Cohort(Sequence[Case]):
         rows, columns = _read_rows(path)
         problems = _column_problems(columns) + _table_problems(rows, columns)
         parsed = [_parse_row(row, columns, task, problems) for row in rows]
-        opened = _open_sources(path, rows, parsed, source_options or {})
+        opened = _open_sources(path, rows, parsed, source_options or {}, progress)
         broken = [message for message in opened if isinstance(message, str)]
         good = [
             Case(row.cells["slide_id"], row.cells["case_id"], one.source, values["target"], values["split"], one.marks)
@@ -284,7 +286,11 @@ def _join(lines: Sequence[int]) -> str:
 
 
 def _open_sources(
-    path: Path, rows: Sequence[_Row], parsed: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+    path: Path,
+    rows: Sequence[_Row],
+    parsed: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+    progress: bool,
 ) -> list[_Opened | str | None]:
     """For each row its source and marks, or what is wrong with its files; None where the row names no image."""
     found: list[_Opened | str | None] = []
@@ -293,7 +299,7 @@ def _open_sources(
         desc=f"checking {path.name}",
         unit="case",
         total=len(rows),
-        disable=len(rows) <= _MANY,
+        disable=not progress or len(rows) <= _MANY,
     ):
         extra = {} if values["mpp"] is None else {"mpp": values["mpp"]}
         image = row.cells.get("path")

@@ -62,6 +62,7 @@ class Modality:
                 "seed": "${seed}",
                 "options": dict(self.options),
                 "synthetic": {},
+                "progress": "${progress}",
             },
             "task": dict(self.task),
             "make": {

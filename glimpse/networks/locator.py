@@ -53,14 +53,21 @@ class Where(Protocol):
 
 
 class CellDistribution:
-    """A categorical distribution over cells; logits (batch, time, cell), closed cells masked."""
+    """A categorical distribution over cells; logits (batch, time, cell), closed cells masked.
+
+    Probabilities are softmaxes of the logits: `exp` of the log-probabilities of closed cells would take longer than
+    everything else here.
+    """
 
     def __init__(self, logits: Float[Tensor, "batch time cell"], locations: Float[Tensor, "cell d"]) -> None:
-        self.log_probs, self.locations = F.log_softmax(logits, -1), locations
+        self.logits, self.log_probs, self.locations = logits, F.log_softmax(logits, -1), locations
 
     def sample(self, generator: torch.Generator | None = None) -> Choice:
-        rows = self.log_probs.exp().flatten(0, 1)
-        cell = torch.multinomial(rows, 1, generator=generator).view(self.log_probs.shape[:2])
+        """By inverting the cumulative distribution; a cell without probability is never drawn."""
+        below = self.logits.softmax(-1).cumsum(-1, dtype=torch.float64)
+        shape, options = (*below.shape[:2], 1), {"dtype": below.dtype, "device": below.device}
+        level = torch.rand(shape, generator=generator, **options) * below[..., -1:]
+        cell = torch.searchsorted(below, level, right=True)[..., 0].clamp_max(below.shape[-1] - 1)
         return Choice(self.locations[cell], cell)
 
     def mode(self) -> Choice:
@@ -71,7 +78,7 @@ class CellDistribution:
         return self.log_probs.gather(-1, choice.cell[..., None])[..., 0]
 
     def entropy(self) -> Float[Tensor, "batch time"]:
-        return -(self.log_probs.exp() * self.log_probs.clamp_min(-50)).sum(-1)
+        return -(self.logits.softmax(-1) * self.log_probs.clamp_min(-50)).sum(-1)
 
 
 class GaussianDistribution:

@@ -23,7 +23,7 @@ from glimpse.networks.records import Decision, Episodes, Evaluation, Glimpses, S
 from glimpse.spaces import ActionLayout
 
 Part = Callable[..., Any]
-_CELLS_AT_ONCE = 1 << 18  # of the locator's distributions, over rows, steps and cells
+_CELLS_AT_ONCE = 1 << 20  # of the locator's distributions, over rows, steps and cells
 _MAX_POOL: dict[int, Callable[..., Any]] = {
     1: F.adaptive_max_pool1d,
     2: F.adaptive_max_pool2d,

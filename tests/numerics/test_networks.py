@@ -20,7 +20,7 @@ from glimpse.networks import (
     PointerLocator,
     RandomLocator,
 )
-from glimpse.networks.locator import Candidates
+from glimpse.networks.locator import Candidates, CellDistribution
 from glimpse.networks.records import Episodes
 from glimpse.spaces import ActionLayout
 
@@ -169,6 +169,16 @@ def test_visited_cells_open_again_when_none_is_left() -> None:
     visited = torch.tensor([[[True, True, False, False]]])
     where = RandomLocator()(torch.zeros(1, 1, 4), few, visited)
     assert torch.allclose(where.log_probs.exp(), torch.tensor([[[0.5, 0.5, 0.0, 0.0]]]))
+
+
+def test_cells_are_drawn_as_often_as_they_are_likely_and_closed_ones_never() -> None:
+    logits = torch.tensor([[[0.0, 1.0, -1e9, 2.0, -1e9]], [[-1e9, -1e9, -1e9, -1e9, 3.0]]])
+    where = CellDistribution(logits.repeat_interleave(4000, 0), torch.arange(10.0).view(5, 2))
+    choice = where.sample(torch.Generator().manual_seed(0))
+    assert torch.equal(choice.location, where.locations[choice.cell])
+    drawn = torch.stack([cells.bincount(minlength=5) for cells in choice.cell[:, 0].view(2, 4000)]) / 4000
+    assert torch.allclose(drawn, logits[:, 0].softmax(-1), atol=0.03)
+    assert torch.equal(drawn == 0, logits[:, 0] < -1e8)
 
 
 def test_the_grid_is_regular_and_inside_the_foreground() -> None:

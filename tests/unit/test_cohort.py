@@ -66,6 +66,16 @@ def test_options_of_the_sources(folder: Path):
         Cohort.from_csv(path, TASK, source_options={"colour": "red"})
 
 
+@pytest.mark.parametrize(("progress", "shown"), [(True, True), (False, False)])
+def test_checking_many_files_shows_a_bar_unless_told_not_to(
+    folder: Path, capsys: pytest.CaptureFixture[str], progress: bool, shown: bool
+):
+    lines = (f"p{index},s{index},{index % 12}.npy,{index % 2},train" for index in range(60))
+    path = write(folder, "case_id,slide_id,path,target,split", *lines)
+    assert len(Cohort.from_csv(path, TASK, progress=progress)) == 60
+    assert ("checking cohort.csv" in capsys.readouterr().err) == shown
+
+
 def test_spreadsheets_add_marks_spaces_and_empty_lines(folder: Path):
     lines = "case_id, slide_id,path ,target,split", "", "p, s0 ,0.npy,1.0,train", ",,,,"
     (folder / "cohort.csv").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
