@@ -38,6 +38,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--root", type=Path, help="folder of MNIST's IDX files; without it, env=relations is measured")
     made.add_argument("--agent", nargs="+", default=["ppo", "reinforce"], help="default: ppo reinforce")
     made.add_argument("--updates", type=int, default=20, help="updates timed, after three that are not (default: 20)")
+    made.add_argument("--overrides", nargs="+", default=[], help="of the training, such as network.autocast=true")
     reference.add_option(made)
     return made
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench.error("--reference trains on megapixel MNIST: give --root, too.")
     rate = _reference(bench) if bench.options.reference else None
     for agent in bench.options.agent:
-        settings = {"env": _env(bench), "agent": agent}
+        settings = {"env": _env(bench), "agent": agent, "overrides": " ".join(bench.options.overrides)}
         found = bench.results.find(**settings)
         measured = found or measure(bench, agent)
         if found is None or rate is not None:
@@ -111,7 +112,7 @@ def _joint_stage(bench: Benchmark, agent: str) -> tuple[Any, GlimpsePolicy, int]
         else [f"env.cohort.n.train={_CASES}", "env.cohort.n.val=10", "env.cohort.n.test=10"]
     )
     overrides += [setting("env.root", given.root.resolve()), "max_glimpses=12"] if given.root else []
-    config = configured(*overrides, "agent.algorithm.stop_from=2")
+    config = configured(*overrides, *given.overrides, "agent.algorithm.stop_from=2")
     seed_everything(0, given.threads)
     cases, algorithm = build(config.env.cohort).split("train"), config.joint.algorithm
     count = algorithm.cases_per_rollout * algorithm.rollouts_per_case
@@ -209,21 +210,25 @@ def report(bench: Benchmark) -> None:
     names = ("collected_per_second", "trained_per_second", "bare_per_second", "collected_of_bare", "trained_of_bare")
     header = ("joint stage", "collected/s", "trained/s", "bare/s", "collected of bare", "trained of bare")
     print(table((*header, "trained of reference"),
-                [[row["agent"], *(row.get(name) for name in (*names, "of_reference"))] for row in rows]))  # fmt: skip
+                [[_label(row), *(row.get(name) for name in (*names, "of_reference"))] for row in rows]))  # fmt: skip
     print(f"targets: trained at least {OF_BARE} of the bare encoder, and {OF_REFERENCE} of the reference")
     ours = [row for row in rows if "shares" in row]
     parts = list(dict.fromkeys(part for row in ours for part in row["shares"]))
-    print(table(("share of the time", *(row["agent"] for row in ours)),
+    print(table(("share of the time", *map(_label, ours)),
                 [[part, *(row["shares"].get(part) for row in ours)] for part in parts]))  # fmt: skip
     made, axes = figure(7.6, 1.6 + 0.7 * len(ours))
     left = [0.0] * len(ours)
     for i, part in enumerate(parts):
         shares = [row["shares"].get(part, 0.0) for row in ours]
-        axes.barh([row["agent"] for row in ours], shares, left=left, label=part, color=f"C{i}")
+        axes.barh([_label(row) for row in ours], shares, left=left, label=part, color=f"C{i}")
         left = [a + b for a, b in zip(left, shares, strict=True)]
     axes.set(xlim=(0, 1), xlabel="share of the time of the joint stage")
     made.legend(loc="outside upper center", ncols=3, fontsize="small")
     bench.picture(made)
+
+
+def _label(row: Row) -> str:
+    return " ".join(filter(None, (row["agent"], row.get("overrides"))))
 
 
 if __name__ == "__main__":

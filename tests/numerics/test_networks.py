@@ -157,6 +157,21 @@ def test_no_cell_is_visited_twice_nor_outside_the_foreground() -> None:
         assert scene.candidates.open[row // episodes.rollouts][visited].all()
 
 
+def test_encoding_in_bfloat16_leaves_the_rest_as_it_is() -> None:
+    """Features come in the precision of the parameters, near the exact ones; gradients reach the encoder."""
+    exact, low = make_policy().float(), make_policy(autocast=True).float()
+    images = torch.randint(0, 256, (6, 2, 12, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    features = low.encode(images)
+    assert features.dtype == torch.float32
+    difference = (features - exact.encode(images)).norm() / features.norm()
+    assert 1e-6 < difference < 2e-2
+    episodes = play(low)
+    evaluation = low.evaluate_episodes(episodes)
+    assert evaluation.prediction.dtype == evaluation.log_prob.dtype == torch.float32
+    evaluation.prediction.square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0 for p in low.encoder.parameters())
+
+
 def candidates(open_: torch.Tensor, grid: tuple[int, ...]) -> Candidates:
     cells = open_.shape[1]
     return Candidates(

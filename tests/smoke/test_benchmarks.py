@@ -88,10 +88,11 @@ def test_trainings_at_their_smallest(name: str, options: list[str], measured: st
 
 @pytest.mark.slow
 def test_throughput_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    throughput.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
+    throughput.main(["--quick", "--threads", "1", "--out", str(tmp_path), "--overrides", "network.autocast=true"])
     ppo, reinforce = written(tmp_path, "throughput")["rows"]
     assert (ppo["agent"], ppo["epochs"], reinforce["agent"], reinforce["epochs"]) == ("ppo", 1, "reinforce", 1)
     for row in (ppo, reinforce):
+        assert row["overrides"] == "network.autocast=true"
         assert row["glimpses_per_update"] == 2 * 2 * 2  # cases, rollouts, glimpses
         assert row["trained_per_second"] == pytest.approx(row["epochs"] * row["collected_per_second"], rel=1e-3)
         assert row["collected_of_bare"] == pytest.approx(row["collected_per_second"] / row["bare_per_second"], rel=1e-2)
