@@ -32,7 +32,7 @@ from glimpse.networks.records import Episodes, Evaluation, Glimpses
 Self = TypeVar("Self", bound="GlimpseAlgorithm")
 Record = TypeVar("Record", Episodes, Glimpses, Glimpses | None)
 
-_EXTRA_EVERY = 8  # updates
+_EXTRA_EVERY = 4  # updates
 
 
 class GlimpseAlgorithm(OnPolicyAlgorithm):
@@ -55,9 +55,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         max_glimpses: budget while learning; the environment's own when not given.
         least_glimpses: the budget of each rollout is drawn from this to `max_glimpses`, so that one policy learns to
             do with any; always `max_glimpses` when not given.
-        extra_glimpses: at random places, read after the policy's own in one update of eight. Answers after these are
-            learned as well, so that they hold when more is read than `max_glimpses`; nothing else learns from them.
-            When not given, half of `max_glimpses` where budgets are drawn, else none.
+        extra_glimpses: at random places, read in one update of four after every rollout's own. Each rollout is followed
+            by those of all rollouts of its case, and answers after these are learned as well, so that they hold when
+            more is read than `max_glimpses`; nothing else learns from them. When not given, `max_glimpses` where
+            budgets are drawn, else none.
         stop_from: share of the learning after which the policy may stop by itself. Before, it reads its whole budget:
             while answers are worth nothing yet, looking costs more than it brings, and all it would learn is to stop.
         n_epochs, minibatches: passes over a rollout, and parts (by case) per pass.
@@ -163,7 +164,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         if self.extra_glimpses is not None and self.extra_glimpses < 0:
             raise ValueError(f"Expected extra_glimpses of at least 0, got {self.extra_glimpses}.")
         if self.extra_glimpses is None:
-            self.extra_glimpses = 0 if self.least_glimpses is None else (self.max_glimpses + 1) // 2
+            self.extra_glimpses = 0 if self.least_glimpses is None else self.max_glimpses
         self._check_lanes(env.num_envs)
         if self._given is None:
             layout = env.get_attr("layout", [0])[0]
@@ -250,7 +251,12 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.policy.override = RandomLocator()
         player = EpisodePlayer(env, self.policy, self.extra_glimpses, self.task.stack)
         played = join([player.play(wave.tolist(), grouped, lambda ended: True) for wave in lanes])
-        return Glimpses(played.seen, played.location, played.zoom)
+        return Glimpses(*(self._of_case(values) for values in (played.seen, played.location, played.zoom)))
+
+    def _of_case(self, values: Tensor) -> Tensor:
+        """From (batch, time, ...) to (batch, rollouts * time, ...): for each rollout those of all of its case."""
+        shared = values.unflatten(0, (-1, self.rollouts_per_case)).flatten(1, 2)
+        return shared.repeat_interleave(self.rollouts_per_case, 0)
 
     def _draw_budget(self) -> int:
         most = int(self.max_glimpses or 0)

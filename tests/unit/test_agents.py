@@ -140,7 +140,8 @@ def test_budgets_are_drawn_between_the_least_and_the_most() -> None:
 def test_answers_after_extra_glimpses_are_learned_where_budgets_are_drawn() -> None:
     model = PPO("GlimpsePolicy", lanes(), least_glimpses=1, minibatches=2, **SMALL)
     model.learn(model.steps_per_update)
-    assert model.extra is not None and model.extra.zoom.shape == (8, 2)  # half of three, rounded up
+    assert model.extra is not None and model.extra.zoom.shape == (8, 6)  # three of each of two rollouts
+    assert torch.equal(model.extra.location[0::2], model.extra.location[1::2])
     assert "train/supervised_extra" in model.logger.name_to_value
     assert model.num_timesteps == model.steps_per_update  # looking elsewhere counts as no step
     model.learn(model.steps_per_update, reset_num_timesteps=False)
@@ -168,7 +169,7 @@ def test_extra_glimpses_follow_where_each_episode_has_ended() -> None:
         for row, length in enumerate(episodes.length.tolist()):
             tokens = [
                 policy.glimpse_token(record.seen[row, :end], record.location[row, :end], record.zoom[row, :end])
-                for record, end in ((episodes, length), (extra, 2))
+                for record, end in ((episodes, length), (extra, 4))
             ]
             sequence = torch.cat([first[row : row + 1], *tokens])
             answers = policy.answer_head(policy.aggregator(sequence[None]))[0]
