@@ -25,7 +25,7 @@ from glimpse.run import Run
 NAME = "megapixel_mnist"
 TARGETS = ((0.90, 8), (0.96, 20))  # test accuracy, and the minutes it may take
 _PLAN = (("ppo", 0), ("ppo", 1), ("ppo", 2), ("reinforce", 0))
-_TRAIN, _TEST, _GLIMPSES, _UPDATES = 5000, 1000, 12, 800
+_TRAIN, _TEST, _GLIMPSES, _UPDATES = 5000, 1000, 12, 1200
 
 
 def options() -> argparse.ArgumentParser:
