@@ -250,7 +250,8 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             return None
         self.policy.override = RandomLocator()
         player = EpisodePlayer(env, self.policy, self.extra_glimpses, self.task.stack)
-        played = join([player.play(wave.tolist(), grouped, lambda ended: True) for wave in lanes])
+        waves = (player.play(wave.tolist(), grouped, lambda ended: True) for wave in lanes)
+        played = join([episodes for episodes in waves if episodes is not None])  # nobody stops these
         return Glimpses(*(self._of_case(values) for values in (played.seen, played.location, played.zoom)))
 
     def _of_case(self, values: Tensor) -> Tensor:

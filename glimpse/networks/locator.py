@@ -65,8 +65,8 @@ class CellDistribution:
     def sample(self, generator: torch.Generator | None = None) -> Choice:
         """By inverting the cumulative distribution; a cell without probability is never drawn."""
         below = self.logits.softmax(-1).cumsum(-1, dtype=torch.float64)
-        shape, options = (*below.shape[:2], 1), {"dtype": below.dtype, "device": below.device}
-        level = torch.rand(shape, generator=generator, **options) * below[..., -1:]
+        shape = (*below.shape[:2], 1)
+        level = torch.rand(shape, generator=generator, dtype=below.dtype, device=below.device) * below[..., -1:]
         cell = torch.searchsorted(below, level, right=True)[..., 0].clamp_max(below.shape[-1] - 1)
         return Choice(self.locations[cell], cell)
 
