@@ -24,7 +24,7 @@ from glimpse.agents.returns import (
     returns_to_go,
     standardised,
 )
-from glimpse.agents.rollout import EpisodePlayer, join
+from glimpse.agents.rollout import EpisodePlayer, join, regrouped, shared_glimpses
 from glimpse.networks.locator import RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Episodes, Evaluation, Glimpses
@@ -240,7 +240,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         finally:
             self.policy.override = None
         self.num_timesteps = before + self.steps_per_update
-        self.episodes = _regrouped(join(waves), self.rollouts_per_case // grouped)
+        self.episodes = regrouped(join(waves), self.rollouts_per_case // grouped)
         callback.on_rollout_end()
         return True
 
@@ -252,12 +252,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         player = EpisodePlayer(env, self.policy, self.extra_glimpses, self.task.stack)
         waves = (player.play(wave.tolist(), grouped, lambda ended: True) for wave in lanes)
         played = join([episodes for episodes in waves if episodes is not None])  # nobody stops these
-        return Glimpses(*(self._of_case(values) for values in (played.seen, played.location, played.zoom)))
-
-    def _of_case(self, values: Tensor) -> Tensor:
-        """From (batch, time, ...) to (batch, rollouts * time, ...): for each rollout those of all of its case."""
-        shared = values.unflatten(0, (-1, self.rollouts_per_case)).flatten(1, 2)
-        return shared.repeat_interleave(self.rollouts_per_case, 0)
+        return shared_glimpses(played, self.rollouts_per_case)
 
     def _draw_budget(self) -> int:
         most = int(self.max_glimpses or 0)
@@ -406,14 +401,6 @@ def _check_options(credit: str, baseline: str, encoder_share: float, rollouts: i
             f"A leave-one-out baseline needs rollouts_per_case >= 2, got {rollouts}; "
             'use more of them or baseline="critic".'
         )
-
-
-def _regrouped(episodes: Episodes, repeats: int) -> Episodes:
-    """Keeps one overview per case where waves have brought it once per rollout."""
-    if repeats > 1:
-        for name in ("overview", "foreground", "features"):
-            setattr(episodes, name, getattr(episodes, name)[::repeats])
-    return episodes
 
 
 def _to(record: Record, device: torch.device) -> Record:

@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.networks.records import Decision, Episodes
+from glimpse.networks.records import Decision, Episodes, Glimpses
 
 OnStep = Callable[[list[dict[str, Any]]], bool]
 
@@ -133,3 +133,21 @@ def join(parts: list[Episodes]) -> Episodes:
 def _padded(tensor: Tensor, time: int) -> Tensor:
     extra = tensor.new_zeros(tensor.shape[0], time - tensor.shape[1], *tensor.shape[2:])
     return torch.cat([tensor, extra], 1)
+
+
+def regrouped(episodes: Episodes, repeats: int) -> Episodes:
+    """Keeps one overview per case where waves have brought it once per rollout."""
+    if repeats > 1:
+        for name in ("overview", "foreground", "features"):
+            setattr(episodes, name, getattr(episodes, name)[::repeats])
+    return episodes
+
+
+def shared_glimpses(episodes: Episodes, rollouts: int) -> Glimpses:
+    """The glimpses of all `rollouts` of a case, for each of its rollouts."""
+
+    def of_case(values: Tensor) -> Tensor:
+        """From (batch, time, ...) to (batch, rollouts * time, ...)."""
+        return values.unflatten(0, (-1, rollouts)).flatten(1, 2).repeat_interleave(rollouts, 0)
+
+    return Glimpses(of_case(episodes.seen), of_case(episodes.location), of_case(episodes.zoom))

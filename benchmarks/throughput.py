@@ -220,7 +220,7 @@ def report(bench: Benchmark) -> None:
     left = [0.0] * len(ours)
     for i, part in enumerate(parts):
         shares = [row["shares"].get(part, 0.0) for row in ours]
-        axes.barh([_label(row) for row in ours], shares, left=left, label=part, color=f"C{i}")
+        axes.barh([_label(row).replace(" ", "\n") for row in ours], shares, left=left, label=part, color=f"C{i}")
         left = [a + b for a, b in zip(left, shares, strict=True)]
     axes.set(xlim=(0, 1), xlabel="share of the time of the joint stage")
     made.legend(loc="outside upper center", ncols=3, fontsize="small")
