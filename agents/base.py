@@ -53,7 +53,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             an episode's decisions with its return).
         baseline: "leave_one_out" (the other rollouts of the case) or "critic" (the value head, with GAE, discount 1).
         max_glimpses: budget while learning; the environment's own when not given.
-        least_glimpses: the budget of each rollout is drawn from this to `max_glimpses`, so that one policy learns to
+        min_glimpses: the budget of each rollout is drawn from this to `max_glimpses`, so that one policy learns to
             do with any; always `max_glimpses` when not given.
         extra_glimpses: at random places, read in one update of four after every rollout's own. Each rollout is followed
             by those of all rollouts of its case, and answers after these are learned as well, so that they hold when
@@ -89,7 +89,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         credit: str = "gain",
         baseline: str = "leave_one_out",
         max_glimpses: int | None = None,
-        least_glimpses: int | None = None,
+        min_glimpses: int | None = None,
         extra_glimpses: int | None = None,
         stop_from: float = 0.0,
         n_epochs: int = 1,
@@ -139,7 +139,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.credit, self.baseline = credit, baseline
         self.n_epochs, self.minibatches, self.weight_decay = n_epochs, minibatches, weight_decay
         self.prefix_coef, self.glimpse_coef = prefix_coef, glimpse_coef
-        self.max_glimpses, self.least_glimpses, self.extra_glimpses = max_glimpses, least_glimpses, extra_glimpses
+        self.max_glimpses, self.min_glimpses, self.extra_glimpses = max_glimpses, min_glimpses, extra_glimpses
         self.stop_from = stop_from
         self.encoder_rate, self.encoder_share = encoder_rate, encoder_share
         self.episodes: Episodes | None = None
@@ -157,14 +157,14 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.task, self.n_cases = env.get_attr("task", [0])[0], len(env.get_attr("cases", [0])[0])
         if self.max_glimpses is None:
             self.max_glimpses = env.get_attr("max_glimpses", [0])[0]
-        if self.least_glimpses is not None and not 0 <= self.least_glimpses <= self.max_glimpses:
+        if self.min_glimpses is not None and not 0 <= self.min_glimpses <= self.max_glimpses:
             raise ValueError(
-                f"Expected least_glimpses from 0 to max_glimpses ({self.max_glimpses}), got {self.least_glimpses}."
+                f"Expected min_glimpses from 0 to max_glimpses ({self.max_glimpses}), got {self.min_glimpses}."
             )
         if self.extra_glimpses is not None and self.extra_glimpses < 0:
             raise ValueError(f"Expected extra_glimpses of at least 0, got {self.extra_glimpses}.")
         if self.extra_glimpses is None:
-            self.extra_glimpses = 0 if self.least_glimpses is None else self.max_glimpses
+            self.extra_glimpses = 0 if self.min_glimpses is None else self.max_glimpses
         self._check_lanes(env.num_envs)
         if self._given is None:
             layout = env.get_attr("layout", [0])[0]
@@ -256,7 +256,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
 
     def _draw_budget(self) -> int:
         most = int(self.max_glimpses or 0)
-        return most if self.least_glimpses is None else int(self.random.integers(self.least_glimpses, most + 1))
+        return most if self.min_glimpses is None else int(self.random.integers(self.min_glimpses, most + 1))
 
     def _next_cases(self) -> np.ndarray:
         """The next cases of a shuffled pass through the cohort; a new pass begins when one is through."""

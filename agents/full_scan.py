@@ -17,10 +17,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from glimpse.checkpoints import Checkpoint, CheckpointError
 from glimpse.cohort import Case
 from glimpse.networks.aggregator import AttentionPooling
-from glimpse.readings import Reading
+from glimpse.report.tables import Reading
+from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.sources import ImageSource
 from glimpse.tasks import Task
 from glimpse.views import Views
@@ -175,7 +175,7 @@ class FullScan:
     def bags(self, cases: Sequence[Case]) -> list[Bag]:
         """The embedded patches of cases, from the folder where they are kept already."""
         probe = self._probe(cases[0].source)
-        meta = {"slides": [case.slide_id for case in cases], "views": repr(self.views), "zoom": self.zoom}
+        meta = {"slides": [case.id for case in cases], "views": repr(self.views), "zoom": self.zoom}
         path = self.folder / f"full_scan-{cases[0].split or 'cases'}.safetensors" if self.folder else None
         kept = _kept(path, meta, probe) if path else None
         if kept is not None:
@@ -273,8 +273,8 @@ class FullScan:
         prediction = head(*_padded([bag])).numpy()
         zooms, locations = np.full(len(bag.locations), self.zoom), bag.locations.numpy()
         return Reading(
-            slide_id=case.slide_id,
-            case_id=case.case_id,
+            id=case.id,
+            patient=case.patient,
             target=case.target,
             prediction=prediction[0],
             predictions=prediction,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.common import Benchmark, Row, parser, table, value_of
 from glimpse.evaluate import evaluate
-from glimpse.visualize import budget_curve
+from glimpse.pictures.curves import budget_curve
 
 NAME = "budget"
 READERS = ("policy", "random", "grid")

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 import glimpse
-from glimpse.readings import write_atomically
+from glimpse.atomic import write_atomically
 
 Row = dict[str, Any]
 
@@ -36,7 +36,7 @@ QUICK = (
     "++pretrain.steps=2",
     "++pretrain.batch=8",
     "++pretrain.pool=16",
-    "++warm_up.trainer.glimpses=4",
+    "++warm_up.trainer.glimpses_per_case=4",
     "++warm_up.trainer.batch=4",
     "++warm_up.trainer.steps=2",
     "++joint.updates=2",

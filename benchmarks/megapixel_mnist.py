@@ -16,11 +16,11 @@ from typing import Any
 from benchmarks import reference
 from benchmarks.common import QUICK_CASES, Benchmark, Row, figure, parser, table, value_of
 from benchmarks.mnist import add_root, root_of
-from glimpse.building import build
 from glimpse.evaluate import read_cases
-from glimpse.loading import load
-from glimpse.readings import summarise
-from glimpse.run import Run
+from glimpse.report.tables import summarise
+from glimpse.runs.folder import Run
+from glimpse.runs.loading import load
+from glimpse.settings.building import build
 
 NAME = "megapixel_mnist"
 TARGETS = ((0.90, 8), (0.96, 20))  # test accuracy, and the minutes it may take

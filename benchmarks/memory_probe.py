@@ -21,13 +21,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from benchmarks.common import configured
-from glimpse.building import build
 from glimpse.cohort import Case
 from glimpse.envs.array import make_array
 from glimpse.envs.wsi import make_wsi
 from glimpse.evaluate import read_cases
-from glimpse.loading import build_policy
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.runs.loading import build_policy
+from glimpse.settings.building import build
 from glimpse.sources import open_source
 
 MIB = 2**20

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from glimpse.synthetic.svs import TILE, write_svs
+from glimpse.synthetic.slides.svs import TILE, write_svs
 
 _STEP = 4  # between the sizes of two levels, as scanners write them
 _SMALLEST = 512  # side of the last level, at most

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from benchmarks import reference
 from benchmarks.common import QUICK, QUICK_CASES, Benchmark, Row, configured, figure, parser, setting, table
-from glimpse.allocator import keep_freed_memory
-from glimpse.building import build
-from glimpse.loading import build_policy
+from glimpse.learning.allocator import keep_freed_memory
+from glimpse.learning.stages import seed_everything
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Episodes
-from glimpse.stages import seed_everything
+from glimpse.runs.loading import build_policy
+from glimpse.settings.building import build
 
 NAME = "throughput"
 OF_BARE, OF_REFERENCE = 0.5, 0.8  # targets

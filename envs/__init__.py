@@ -3,7 +3,7 @@
 from glimpse.envs.array import array_cases, make_array
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import build_views
-from glimpse.envs.check import ContractError, check
+from glimpse.envs.checking.checker import ContractError, check
 from glimpse.envs.cluttered_mnist import make_cluttered_mnist
 from glimpse.envs.ct import make_ct
 from glimpse.envs.episode import Episode

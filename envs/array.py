@@ -97,7 +97,7 @@ def _plain(target: Any) -> Any:
 def _classification(cases: Sequence[Case]) -> Task:
     for case in cases:
         if not isinstance(case.target, Integral):
-            raise ValueError(f"{case.slide_id}: the target {case.target!r} is no class; say what it means with task=.")
+            raise ValueError(f"{case.id}: the target {case.target!r} is no class; say what it means with task=.")
     return Classification(max(2, 1 + max(int(case.target) for case in cases)))
 
 

@@ -134,7 +134,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         chosen = self.cases[self._next_case() if case is None else self._checked_case(case)]
         if (len(chosen.source.shape), chosen.source.channels) != (self.ndim, self.channels):
             raise ValueError(
-                f"{chosen.slide_id} has {len(chosen.source.shape)} axes and {chosen.source.channels} channels, but the "
+                f"{chosen.id} has {len(chosen.source.shape)} axes and {chosen.source.channels} channels, but the "
                 f"first case has {self.ndim} and {self.channels}; keep images of different kinds in separate cohorts."
             )
         self._episode = Episode(chosen, int(budget), self.glimpse_cost)
@@ -148,7 +148,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
     def act(self, action: Action, score: float) -> float:
         """Applies the rules of the episode to one action and returns the reward; reads nothing."""
         if self.episode.ended:
-            raise ResetNeeded(f"The episode on {self.episode.case.slide_id} has ended: call reset() before step().")
+            raise ResetNeeded(f"The episode on {self.episode.case.id} has ended: call reset() before step().")
         return self.episode.act(float(score), action.location, bool(action.stop), int(action.zoom))
 
     def case_views(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -176,7 +176,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
     def info(self) -> dict[str, Any]:
         """Returns what is known beside the observation; see the class. Arrays are plain here, whatever their length."""
         episode = self.episode
-        info: dict[str, Any] = {"case": episode.case.slide_id, "target": episode.case.target}
+        info: dict[str, Any] = {"case": episode.case.id, "target": episode.case.target}
         if episode.ended:
             source, path = episode.case.source, episode.scanpath(self.ndim)
             pixels = self.views.pixels_read(source, path, episode.zooms)
@@ -228,4 +228,4 @@ def _check_arguments(cases: Sequence[Case], max_glimpses: int, glimpse_cost: flo
 def _check_fit(case: Case, views: Views) -> None:
     problems = views.problems(case.source, None)
     if problems:
-        raise ValueError(f"{case.slide_id} cannot be looked at with these sizes: " + "; ".join(problems))
+        raise ValueError(f"{case.id} cannot be looked at with these sizes: " + "; ".join(problems))

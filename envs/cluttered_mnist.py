@@ -9,7 +9,7 @@ from typing import Any
 from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
-from glimpse.synthetic.cluttered_mnist import Plan, make_cases
+from glimpse.synthetic.glyphs.cluttered_mnist import Plan, make_cases
 from glimpse.tasks import Classification, Task
 
 NUMBERS = {"train": 100_000, "val": 5000, "test": 10_000}

@@ -101,7 +101,7 @@ def load_ct(
         windows: As in `make_ct`.
         spacing: As in `make_ct`.
         neighbours: As in `make_ct`.
-        synthetic: Options of `glimpse.synthetic.volumes.embedded_ct`, such as `n` and `size`.
+        synthetic: Options of `glimpse.synthetic.volumes.recipe.embedded_ct`, such as `n` and `size`.
         foreground: As in `make_ct`.
         progress: Whether to show a bar while files are checked.
 
@@ -110,7 +110,7 @@ def load_ct(
         ValueError: The windows, the spacing, the foreground or the neighbours are impossible.
     """
     if path is None:
-        from glimpse.synthetic.volumes import embedded_ct  # makes volumes: only where they are wanted
+        from glimpse.synthetic.volumes.recipe import embedded_ct  # makes volumes: only where they are wanted
 
         path = embedded_ct(**synthetic or {})
     return load_volumes(path, task, on_error, seed, windows, spacing, neighbours, foreground, progress)

@@ -9,8 +9,8 @@ from typing import Any
 from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
-from glimpse.synthetic.megapixel_mnist import TARGETS, Plan, make_cases
-from glimpse.tasks import Classification, MultiLabel, Several, Task
+from glimpse.synthetic.glyphs.megapixel_mnist import TARGETS, Plan, make_cases
+from glimpse.tasks import Classification, MultiLabel, MultiTask, Task
 
 NUMBERS = {"train": 5000, "val": 500, "test": 1000}
 
@@ -25,7 +25,7 @@ def mnist_task(targets: str | Sequence[str] = "majority") -> Task:
         CohortError: a target is none of these.
     """
     names = target_names(targets)
-    return _single(names[0]) if len(names) == 1 else Several({name: _single(name) for name in names})
+    return _single(names[0]) if len(names) == 1 else MultiTask({name: _single(name) for name in names})
 
 
 def _single(name: str) -> Task:

@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from glimpse.building import build
 from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
 from glimpse.modalities import Modality, find_modality
+from glimpse.settings.building import build
 from glimpse.tasks import Task
 
 

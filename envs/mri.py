@@ -101,7 +101,7 @@ def load_mri(
         windows: As in `make_mri`.
         spacing: As in `make_mri`.
         neighbours: As in `make_mri`.
-        synthetic: Options of `glimpse.synthetic.volumes.embedded_mri`, such as `n` and `size`.
+        synthetic: Options of `glimpse.synthetic.volumes.recipe.embedded_mri`, such as `n` and `size`.
         progress: Whether to show a bar while files are checked.
 
     Raises:
@@ -110,7 +110,7 @@ def load_mri(
     """
     usual: Any
     if path is None:
-        from glimpse.synthetic.volumes import embedded_mri  # makes volumes: only where they are wanted
+        from glimpse.synthetic.volumes.recipe import embedded_mri  # makes volumes: only where they are wanted
 
         path, usual = embedded_mri(**synthetic or {}), SYNTHETIC_WINDOW
     else:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
-from glimpse.synthetic.relations import Plan, make_cases
+from glimpse.synthetic.glyphs.relations import Plan, make_cases
 from glimpse.tasks import Classification, Task
 
 NUMBERS = {"train": 16000, "val": 500, "test": 1000}
@@ -27,7 +27,7 @@ def load_relations(
 
     Args:
         target: "match" (1 where both glyphs have one shape) or "left" (1 where the ring lies left of the cross); see
-            `glimpse.synthetic.relations` for what pooling can make of them.
+            `glimpse.synthetic.glyphs.relations` for what pooling can make of them.
         n: images per split; by default 16,000 train, 500 val and 1,000 test.
         size: side of an image, 256 to 10,000 pixels.
         shapes: how many different ones there are, 2 to 8; "left" takes the first two.

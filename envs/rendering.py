@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from glimpse.drawing import below, beside, draw_scanpath, through_the_middle
+from glimpse.pictures.drawing import below, beside, draw_scanpath, through_the_middle
 
 HEIGHT = 512  # of a picture, in pixels
 _VOLUME_HEIGHT = 320  # of each of two rows of three planes

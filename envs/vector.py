@@ -16,8 +16,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
+from glimpse.contract.lane import SteppedLane
 from glimpse.envs.base import GlimpseEnv, Observation
-from glimpse.envs.stepped import SteppedLane
 from glimpse.envs.wrappers import FlattenAction
 from glimpse.spaces import Action
 
@@ -36,8 +36,8 @@ class GlimpseVecEnv(VecEnv):
     as read-only, because a step in which no lane is reset returns the same overview and foreground arrays as the one
     before. Lanes that share their cases share sources and caches.
 
-    Environments that are no `GlimpseEnv` may be lanes, too, if they keep to `glimpse.protocol`. They are stepped one
-    after another in the caller's thread, for they may not be safe from several.
+    Environments that are no `GlimpseEnv` may be lanes, too, if they keep to `glimpse.contract.protocol`. They are
+    stepped one after another in the caller's thread, because they may not be safe from several.
 
     Args:
         envs: Environments, or functions that make them: `GlimpseEnv`, bare or in `FlattenAction`, or others in any

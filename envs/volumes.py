@@ -10,7 +10,7 @@ from typing import Any, Literal
 from glimpse.cohort import Case, Cohort
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
-from glimpse.sources.neighbours import NeighbourSlices
+from glimpse.sources.volume.neighbours import NeighbourSlices
 from glimpse.tasks import Classification, Task
 
 

@@ -77,14 +77,14 @@ def load_cohort(
         task: What an answer is; None is a classification into two classes.
         on_error: With "skip", broken slides are left out with a warning; with "raise" they are an error.
         seed: Of the split, where the CSV has none.
-        synthetic: Options of `glimpse.synthetic.slides.embedded_cohort`, such as `n` and `size`.
+        synthetic: Options of `glimpse.synthetic.slides.recipe.embedded_cohort`, such as `n` and `size`.
         progress: Whether to show a bar while files are checked.
 
     Raises:
         CohortError: The CSV has problems; all are listed.
     """
     if path is None:
-        from glimpse.synthetic.slides import embedded_cohort  # makes pictures: only where they are wanted
+        from glimpse.synthetic.slides.recipe import embedded_cohort  # makes pictures: only where they are wanted
 
         path = embedded_cohort(**synthetic or {})
     return Cohort.from_csv(path, task or Classification(2), on_error=on_error, seed=seed, progress=progress)

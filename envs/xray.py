@@ -87,7 +87,7 @@ def load_xray(
         seed: Of the split, where the CSV has none.
         window: As in `make_xray`.
         spacing: As in `make_xray`.
-        synthetic: Options of `glimpse.synthetic.radiographs.embedded_cohort`, such as `n` and `size`.
+        synthetic: Options of `glimpse.synthetic.radiographs.recipe.embedded_cohort`, such as `n` and `size`.
         progress: Whether to show a bar while files are checked.
 
     Raises:
@@ -95,7 +95,7 @@ def load_xray(
         MissingExtraError: A file is DICOM, or synthetic ones are to be made, and pydicom is not installed.
     """
     if path is None:
-        from glimpse.synthetic.radiographs import embedded_cohort  # makes pictures: only where they are wanted
+        from glimpse.synthetic.radiographs.recipe import embedded_cohort  # makes pictures: only where they are wanted
 
         path = embedded_cohort(**synthetic or {})
     chosen = {"window": window, "spacing": spacing}

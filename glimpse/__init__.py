@@ -19,10 +19,10 @@ import gymnasium
 
 if TYPE_CHECKING:
     from glimpse.cohort import Case, Cohort
-    from glimpse.loading import load
     from glimpse.modalities import register_modality
+    from glimpse.runs.loading import load
     from glimpse.sources import open_source
-    from glimpse.tasks import Classification, MultiLabel, Regression, Several
+    from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression
 
 __version__ = "0.1.0"
 
@@ -31,8 +31,8 @@ __all__ = [
     "Classification",
     "Cohort",
     "MultiLabel",
+    "MultiTask",
     "Regression",
-    "Several",
     "__version__",
     "load",
     "open_source",
@@ -45,11 +45,13 @@ _HOMES = {
     "Cohort": "glimpse.cohort",
     "MultiLabel": "glimpse.tasks",
     "Regression": "glimpse.tasks",
-    "Several": "glimpse.tasks",
-    "load": "glimpse.loading",
+    "MultiTask": "glimpse.tasks",
+    "load": "glimpse.runs.loading",
     "open_source": "glimpse.sources",
     "register_modality": "glimpse.modalities",
 }
+
+_FORMER_NAMES = {"Several": "MultiTask"}
 
 _ENVIRONMENTS = {
     "glimpse/WSI-v0": "glimpse.envs.wsi:make_wsi",
@@ -65,6 +67,7 @@ _ENVIRONMENTS = {
 
 def __getattr__(name: str) -> Any:
     """Imports a public name from its module the first time it is asked for."""
+    name = _FORMER_NAMES.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module 'glimpse' has no attribute {name!r}; its public names are {', '.join(__all__)}.")
     value = getattr(import_module(_HOMES[name]), name)

@@ -14,32 +14,27 @@ from typing import Any, Literal, get_args
 
 import hydra
 import numpy as np
-import torch
-from jaxtyping import Bool
 from omegaconf import DictConfig, ListConfig
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from glimpse.building import build
-from glimpse.checkpoints import CheckpointError
+from glimpse.atomic import write_atomically
 from glimpse.cohort import Case, Cohort, CohortError
-from glimpse.loading import load
-from glimpse.networks.locator import Candidates, CellDistribution, GridLocator, closed_cells
+from glimpse.cohort.preflight import PreflightError, check_sizes
+from glimpse.contract.protocol import ProtocolError, contract_of
+from glimpse.errors import EvaluationError
+from glimpse.networks.locator import GridLocator, ShuffledLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.plugins import ModalityError, with_plugins
-from glimpse.preflight import PreflightError, check_sizes
-from glimpse.protocol import ProtocolError, parts_of
-from glimpse.readings import Reading, Row, summarise, table, write_atomically, write_predictions
+from glimpse.report.tables import Reading, Row, summarise, table, write_predictions
+from glimpse.runs.checkpoints import CheckpointError
+from glimpse.runs.loading import load
+from glimpse.settings.building import build
 from glimpse.sources import ImageReadError, UnsupportedImageError
 from glimpse.tasks import Task
 
 Reader = Literal["policy", "random", "grid", "overview"]
 READERS: tuple[str, ...] = get_args(Reader)
-
-
-class EvaluationError(ValueError):
-    """An evaluation cannot be done as asked."""
 
 
 # ---------------------------------------------------------------------------------------------- reading cases
@@ -100,29 +95,6 @@ def _reading_as(policy: GlimpsePolicy, reader: str, budget: int, seed: int, lane
         policy.set_training_mode(training)
 
 
-class ShuffledLocator(nn.Module):
-    """Looks anywhere in the foreground, every cell at most once, in an order drawn from a seed and the case's index.
-
-    Its mode is a uniform draw without replacement. Where a case is looked at depends on nothing but seed and case, not
-    on how many cases are read at once.
-    """
-
-    def __init__(self, seed: int, cases: Sequence[int]) -> None:
-        super().__init__()
-        self.seed, self.cases = seed, tuple(cases)
-        self._priority: Tensor | None = None
-
-    def forward(
-        self, states: Tensor, candidates: Candidates, visited: Bool[Tensor, "batch time cell"]
-    ) -> CellDistribution:
-        if self._priority is None:
-            draws = [np.random.default_rng((self.seed, case)).random(visited.shape[-1]) for case in self.cases]
-            self._priority = torch.from_numpy(np.stack(draws)).float().to(visited.device)
-        closed = closed_cells(candidates, visited)
-        logits = self._priority[:, None].expand(visited.shape).masked_fill(closed, -1e9)
-        return CellDistribution(logits, candidates.locations)
-
-
 def _one_per_lane(chosen: Sequence[int], vec_env: VecEnv) -> list[int]:
     """The chosen cases, the last repeated where there are more lanes than cases."""
     return [chosen[min(lane, len(chosen) - 1)] for lane in range(vec_env.num_envs)]
@@ -155,8 +127,8 @@ def _play(
 
 def _reading(case: Case, answers: list[np.ndarray], end: dict[str, Any], seconds: float) -> Reading:
     return Reading(
-        slide_id=case.slide_id,
-        case_id=case.case_id,
+        id=case.id,
+        patient=case.patient,
         target=case.target,
         prediction=answers[-1],
         predictions=np.stack(answers),
@@ -258,7 +230,7 @@ def _environments(policy: GlimpsePolicy, path: str | Path | None, split: str, la
         raise EvaluationError(f"Nothing to read: the split {split!r} has {len(cases)} cases, and lanes is {lanes}.")
     envs = [build(config.env.make, cohort=cases, split=None) for _ in range(min(lanes, len(cases)))]
     try:
-        parts = parts_of(envs[0])
+        parts = contract_of(envs[0])
     except ProtocolError as error:
         raise PreflightError(str(error)) from error
     if path is not None and parts.views is not None:

@@ -11,7 +11,8 @@ from typing import Any
 import gymnasium
 
 from glimpse.plugins import MAKER, ModalityError, environment_id, is_loading, load_plugins, why_missing
-from glimpse.sources.base import ImageSource, reader_names, register_reader
+from glimpse.sources.base import ImageSource
+from glimpse.sources.registry import reader_names, register_reader
 
 __all__ = ["Modality", "ModalityError", "find_modality", "register_modality"]
 

@@ -13,19 +13,19 @@ import torch
 from omegaconf import DictConfig
 from stable_baselines3.common.vec_env import VecEnv
 
-from glimpse.allocator import keep_freed_memory
-from glimpse.building import build
-from glimpse.checkpoints import CheckpointError
 from glimpse.cohort import Cohort, CohortError
-from glimpse.loading import POLICY_FILE, build_policy, load, save_policy
+from glimpse.cohort.preflight import PreflightError, check_sizes
+from glimpse.contract.protocol import ProtocolError, contract_of
+from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
+from glimpse.learning.allocator import keep_freed_memory
+from glimpse.learning.stages import STAGES, Training, restore_policy, seed_everything, stage_of
 from glimpse.plugins import ModalityError, with_plugins
-from glimpse.preflight import PreflightError, check_sizes
-from glimpse.protocol import ProtocolError, parts_of
-from glimpse.report import report, validator
-from glimpse.run import Run, RunError
+from glimpse.report.comparison import report, validator
+from glimpse.runs.checkpoints import CheckpointError
+from glimpse.runs.folder import Run, RunError
+from glimpse.runs.loading import POLICY_FILE, build_policy, load, save_policy
+from glimpse.settings.building import build
 from glimpse.sources import ImageReadError, UnsupportedImageError
-from glimpse.stages import STAGES, Training, restore_policy, seed_everything, stage_of
-from glimpse.stepping import Looked, look_at
 
 USER_ERRORS = (
     CheckpointError,
@@ -71,12 +71,12 @@ def _prepare(config: DictConfig, cohort: Cohort, resume: str | None) -> Training
         part = cohort.split(split)
         return build(config.vector)([build(config.env.make, cohort=part, split=split) for _ in range(count)])
 
-    def look(split: str) -> Looked:
-        return look_at(build(config.env.make, cohort=cohort.split(split), split=split), config.seed)
+    def look(split: str) -> ViewableCases:
+        return viewable_cases(build(config.env.make, cohort=cohort.split(split), split=split), config.seed)
 
     try:
         env = build(config.env.make, cohort=cohort, split="train")
-        parts, looked = parts_of(env), look_at(env, config.seed)
+        parts, looked = contract_of(env), viewable_cases(env, config.seed)
         policy = build_policy(config.network, parts.observation_space, parts.layout)
     except (ProtocolError, ValueError) as error:
         raise PreflightError(str(error)) from error

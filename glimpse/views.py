@@ -1,10 +1,7 @@
 """What an agent sees of a case: one overview, its foreground, and glimpses; the same for everybody who looks."""
 
 import math
-import os
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,39 +9,9 @@ from jaxtyping import Bool, Float, UInt8
 
 from glimpse.geometry import Extent, MissingSpacingError, Numbers
 from glimpse.sources.base import ImageSource
+from glimpse.sources.caches import overviews
 
-DEFAULT_CACHE_MB = 512.0
 _PAIRS = 1 << 20  # glimpses and marks compared at once
-
-
-class _ByteCache:
-    """Least-recently-used cache of arrays, bounded in bytes and safe from several threads."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held = 0
-        self._lock = threading.Lock()
-        self._arrays: OrderedDict[Hashable, np.ndarray] = OrderedDict()
-
-    def get(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array of a key, made when it is not held; read-only, since it is shared."""
-        with self._lock:
-            found = self._arrays.get(key)
-            if found is not None:
-                self._arrays.move_to_end(key)
-                return found
-        array = make()  # outside the lock: two threads may make the same array, none waits for another's reading
-        array.setflags(write=False)
-        with self._lock:
-            if key not in self._arrays:
-                self._arrays[key] = array
-                self._held += array.nbytes
-            while self._held > self._limit and len(self._arrays) > 1:
-                self._held -= self._arrays.popitem(last=False)[1].nbytes
-        return array
-
-
-_cache = _ByteCache(int(float(os.environ.get("GLIMPSE_OVERVIEW_CACHE_MB", DEFAULT_CACHE_MB)) * 2**20))
 
 
 @dataclass(frozen=True)
@@ -98,12 +65,12 @@ class Views:
     def overview(self, source: ImageSource) -> UInt8[np.ndarray, "channel *size"]:
         """The whole image at overview size; cached and read-only."""
         key = ("overview", _identity(source), self.overview_size)
-        return _cache.get(key, lambda: source.overview(self.overview_size))
+        return overviews.get(key, lambda: source.overview(self.overview_size))
 
     def foreground(self, source: ImageSource) -> UInt8[np.ndarray, "1 *size"]:
         """The foreground of the overview, 0 or 1; cached and read-only."""
         key = ("foreground", _identity(source), self.overview_size)
-        return _cache.get(key, lambda: source.foreground(self.overview(source))[None].astype(np.uint8))
+        return overviews.get(key, lambda: source.foreground(self.overview(source))[None].astype(np.uint8))
 
     def glimpse(
         self, source: ImageSource, location: Numbers, zoom: int = 0, margin: float | int = 1.0

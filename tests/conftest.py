@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported: more 
 
 # Shapes in signatures are checked in pytest only. The hook acts on modules imported after it, so it stands up here.
 _SHAPE_CHECKS = jaxtyping.install_import_hook(
-    ["glimpse.agents", "glimpse.networks", "glimpse.pretrain"], "tests.shape_checks.check"
+    ["glimpse.agents", "glimpse.networks", "glimpse.learning"], "tests.shape_checks.check"
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ def _few_threads() -> None:
 @pytest.fixture(scope="session")
 def tiny_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort of 12 synthetic slides of 1024 x 1024 pixels; returns the path of its CSV."""
-    from glimpse.synthetic.slides import embedded_cohort
+    from glimpse.synthetic.slides.recipe import embedded_cohort
 
     return embedded_cohort(tmp_path_factory.mktemp("tiny_slides"), n=12, size=1024, progress=False)
 
@@ -47,7 +47,7 @@ def tiny_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort of 12 synthetic radiographs of 512 x 512 pixels; returns the path of its CSV."""
-    from glimpse.synthetic.radiographs import embedded_cohort
+    from glimpse.synthetic.radiographs.recipe import embedded_cohort
 
     return embedded_cohort(tmp_path_factory.mktemp("tiny_radiographs"), n=12, size=512, progress=False)
 
@@ -55,7 +55,7 @@ def tiny_radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_mri(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort of 12 synthetic MR volumes of 80 x 96 x 80 voxels; returns the path of its CSV."""
-    from glimpse.synthetic.volumes import embedded_mri
+    from glimpse.synthetic.volumes.recipe import embedded_mri
 
     return embedded_mri(tmp_path_factory.mktemp("tiny_mri"), n=12, size=96, progress=False, workers=1)
 
@@ -63,7 +63,7 @@ def tiny_mri(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort of 12 synthetic CT volumes of 36 x 88 x 120 voxels; returns the path of its CSV."""
-    from glimpse.synthetic.volumes import embedded_ct
+    from glimpse.synthetic.volumes.recipe import embedded_ct
 
     return embedded_ct(tmp_path_factory.mktemp("tiny_ct"), n=12, size=120, progress=False, workers=1)
 

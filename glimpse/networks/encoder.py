@@ -121,17 +121,17 @@ class TokenPool(nn.Module):
         self.register_buffer("shift", torch.zeros(2 * embed))
         self.register_buffer("spread", torch.ones(2 * embed))
 
-    def summary(self, features: Float[Tensor, "batch embed *cells"]) -> Float[Tensor, "batch twice"]:
+    def summary(self, features: Float[Tensor, "batch embed *cells"]) -> Float[Tensor, "batch pooled"]:
         """Mean and maximum over the cells, not yet standardised."""
         flat = features.flatten(2)
         return torch.cat([flat.mean(-1), flat.amax(-1)], -1)
 
-    def calibrate(self, summaries: Float[Tensor, "batch twice"]) -> None:
+    def calibrate(self, summaries: Float[Tensor, "batch pooled"]) -> None:
         """Sets the statistics to those of a sample of glimpses."""
         self.shift.copy_(summaries.mean(0))
         self.spread.copy_(summaries.std(0) + 1e-3)
 
-    def token(self, summary: Float[Tensor, "*batch twice"]) -> Float[Tensor, "*batch embed"]:
+    def token(self, summary: Float[Tensor, "*batch pooled"]) -> Float[Tensor, "*batch embed"]:
         """The token of a summary."""
         standardised = (summary - self.shift) / self.spread
         return self.project(standardised.clamp(-self.bound, self.bound))

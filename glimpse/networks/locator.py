@@ -5,9 +5,11 @@ log-probability of a choice. A choice is a location together with the index of t
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -184,6 +186,29 @@ class RandomLocator(nn.Module):
     ) -> CellDistribution:
         logits = states.new_zeros(visited.shape)
         return CellDistribution(logits.masked_fill(closed_cells(candidates, visited), _CLOSED), candidates.locations)
+
+
+class ShuffledLocator(nn.Module):
+    """Looks anywhere in the foreground, every cell at most once, in an order drawn from a seed and the case's index.
+
+    Its mode is a uniform draw without replacement. Where a case is looked at depends on nothing but seed and case, not
+    on how many cases are read at once.
+    """
+
+    def __init__(self, seed: int, cases: Sequence[int]) -> None:
+        super().__init__()
+        self.seed, self.cases = seed, tuple(cases)
+        self._priority: Tensor | None = None
+
+    def forward(
+        self, states: Tensor, candidates: Candidates, visited: Bool[Tensor, "batch time cell"]
+    ) -> CellDistribution:
+        if self._priority is None:
+            draws = [np.random.default_rng((self.seed, case)).random(visited.shape[-1]) for case in self.cases]
+            self._priority = torch.from_numpy(np.stack(draws)).float().to(visited.device)
+        closed = closed_cells(candidates, visited)
+        logits = self._priority[:, None].expand(visited.shape).masked_fill(closed, _CLOSED)
+        return CellDistribution(logits, candidates.locations)
 
 
 class GridLocator(nn.Module):

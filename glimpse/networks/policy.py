@@ -117,11 +117,11 @@ class GlimpsePolicy(BasePolicy):
         """Standardises what tokens are made of over a sample of glimpses (batch, channel, *size)."""
         self.pool.calibrate(self.summary_in_chunks(images, chunk))
 
-    def summary_in_chunks(self, images: Tensor, chunk: int = 256) -> Float[Tensor, "batch twice"]:
+    def summary_in_chunks(self, images: Tensor, chunk: int = 256) -> Float[Tensor, "batch pooled"]:
         """What tokens are made of, for many images (batch, channel, *size); on the policy's device."""
         return torch.cat([self.pool.summary(self.encode(part.to(self.device))) for part in images.split(chunk)])
 
-    def look(self, glimpses: Tensor, rows: Int[Tensor, "some"] | None = None) -> Float[Tensor, "batch twice"]:
+    def look(self, glimpses: Tensor, rows: Int[Tensor, "some"] | None = None) -> Float[Tensor, "batch pooled"]:
         """What glimpses (batch, channel, *size) show, before it is made a token; with the memory of one chunk.
 
         `rows` picks some of them, without a copy of more than a chunk.
@@ -138,7 +138,7 @@ class GlimpsePolicy(BasePolicy):
         return torch.cat([shown(part) for part in parts])
 
     def glimpse_token(
-        self, seen: Float[Tensor, "batch twice"], location: Float[Tensor, "batch d"], zoom: Int[Tensor, "batch"]
+        self, seen: Float[Tensor, "batch pooled"], location: Float[Tensor, "batch d"], zoom: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch embed"]:
         """Tokens of glimpses: what they show (see `look`), where, and how wide."""
         return self.pool.token(seen) + self.scale(zoom + 1) + self.position(location)
@@ -268,7 +268,7 @@ class GlimpsePolicy(BasePolicy):
         answers = self.answer_head(self.aggregator(sequence))
         return answers[:, :steps], answers.gather(1, after[..., None].expand(-1, -1, answers.shape[-1]))
 
-    def _seen(self, episodes: Episodes, share: float) -> Float[Tensor, "batch time twice"]:
+    def _seen(self, episodes: Episodes, share: float) -> Float[Tensor, "batch time pooled"]:
         """What glimpses show, a share of the rollouts encoded anew."""
         anew = episodes.read
         if self.frozen:

@@ -29,7 +29,7 @@ class State:
     cache: Cache
     visited: Bool[Tensor, "batch cell"]
     zoom: Int[Tensor, "batch"]  # of the glimpse asked for last
-    seen: Float[Tensor, "batch twice"]  # what the last glimpse showed
+    seen: Float[Tensor, "batch pooled"]  # what the last glimpse showed
 
 
 class Decision(NamedTuple):
@@ -55,7 +55,7 @@ class Episodes:
     foreground: UInt8[Tensor, "case 1 *size"]
     features: Float[Tensor, "case embed *cells"]  # of the overview, as encoded in the rollout
     glimpse: UInt8[Tensor, "batch time channel *glimpse"]
-    seen: Float[Tensor, "batch time twice"]  # what each glimpse showed, as encoded in the rollout
+    seen: Float[Tensor, "batch time pooled"]  # what each glimpse showed, as encoded in the rollout
     location: Float[Tensor, "batch time d"]
     cell: Int[Tensor, "batch time"]
     zoom: Int[Tensor, "batch time"]
@@ -101,7 +101,7 @@ class Episodes:
 class Glimpses:
     """Some more glimpses of each row of `Episodes`, that no decision led to."""
 
-    seen: Float[Tensor, "batch more twice"]
+    seen: Float[Tensor, "batch more pooled"]
     location: Float[Tensor, "batch more d"]
     zoom: Int[Tensor, "batch more"]
 

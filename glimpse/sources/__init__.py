@@ -1,23 +1,22 @@
 """Lazy readers of images: `open_source` finds the right one."""
 
-from glimpse.sources import array, nifti, radiograph, slide
-from glimpse.sources.array import ArraySource
-from glimpse.sources.base import (
-    ImageReadError,
-    ImageSource,
-    UnsupportedImageError,
-    open_source,
-    register_reader,
-)
-from glimpse.sources.dicom_series import is_series
-from glimpse.sources.radiograph import RadiographSource
-from glimpse.sources.slide import SlideSource
-from glimpse.sources.volume import VolumeSource
+from glimpse.sources.array import SUFFIXES as ARRAY_SUFFIXES
+from glimpse.sources.array import ArraySource, is_array
+from glimpse.sources.base import ImageReadError, ImageSource, UnsupportedImageError
+from glimpse.sources.radiograph.source import SUFFIXES as RADIOGRAPH_SUFFIXES
+from glimpse.sources.radiograph.source import RadiographSource, is_radiograph
+from glimpse.sources.registry import open_source, register_reader
+from glimpse.sources.slide.source import SUFFIXES as SLIDE_SUFFIXES
+from glimpse.sources.slide.source import SlideSource, is_slide
+from glimpse.sources.volume.dicom_series import is_series
+from glimpse.sources.volume.nifti import SUFFIXES as NIFTI_SUFFIXES
+from glimpse.sources.volume.nifti import is_nifti
+from glimpse.sources.volume.source import VolumeSource
 
-register_reader("slide", SlideSource, suffixes=slide.SUFFIXES, sniff=slide.is_slide)
-register_reader("array", ArraySource, suffixes=array.SUFFIXES, sniff=array.is_array)
-register_reader("radiograph", RadiographSource, suffixes=radiograph.SUFFIXES, sniff=radiograph.is_radiograph)
-register_reader("volume", VolumeSource, suffixes=nifti.SUFFIXES, sniff=nifti.is_nifti, sniff_folder=is_series)
+register_reader("slide", SlideSource, suffixes=SLIDE_SUFFIXES, sniff=is_slide)
+register_reader("array", ArraySource, suffixes=ARRAY_SUFFIXES, sniff=is_array)
+register_reader("radiograph", RadiographSource, suffixes=RADIOGRAPH_SUFFIXES, sniff=is_radiograph)
+register_reader("volume", VolumeSource, suffixes=NIFTI_SUFFIXES, sniff=is_nifti, sniff_folder=is_series)
 
 __all__ = [
     "ArraySource",

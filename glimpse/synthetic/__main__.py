@@ -8,10 +8,10 @@ from pathlib import Path
 from glimpse.synthetic.making import make_part
 
 KINDS = {
-    "wsi": "glimpse.synthetic.slides:embedded_cohort",
-    "mri": "glimpse.synthetic.volumes:embedded_mri",
-    "ct": "glimpse.synthetic.volumes:embedded_ct",
-    "xray": "glimpse.synthetic.radiographs:embedded_cohort",
+    "wsi": "glimpse.synthetic.slides.recipe:embedded_cohort",
+    "mri": "glimpse.synthetic.volumes.recipe:embedded_mri",
+    "ct": "glimpse.synthetic.volumes.recipe:embedded_ct",
+    "xray": "glimpse.synthetic.radiographs.recipe:embedded_cohort",
 }
 """The function that makes each kind, imported only when asked for."""
 

@@ -38,8 +38,8 @@ class CaseRecord:
 
     Attributes:
         index: place in the cohort, from 0 on.
-        case_id: the patient, who may have two images.
-        slide_id: the image.
+        patient: the patient, who may have two images.
+        id: the image.
         target: 0 or 1.
         split: "train", "val" or "test".
         path: of the image, relative to the cohort's folder.
@@ -47,8 +47,8 @@ class CaseRecord:
     """
 
     index: int
-    case_id: str
-    slide_id: str
+    patient: str
+    id: str
     target: int
     split: str
     path: str
@@ -287,8 +287,7 @@ def _write_manifest(path: Path, recipe: Recipe, records: Iterable[CaseRecord]) -
     header = ["case_id", "slide_id", "path", "target", "split", *recipe.columns, *(["mask"] if recipe.mask else [])]
     constant = tuple(recipe.columns.values())
     rows = (
-        (r.case_id, r.slide_id, r.path, r.target, r.split, *constant, *([r.mask] if recipe.mask else []))
-        for r in records
+        (r.patient, r.id, r.path, r.target, r.split, *constant, *([r.mask] if recipe.mask else [])) for r in records
     )
     _write_csv(path, header, rows)
 

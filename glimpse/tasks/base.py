@@ -219,3 +219,11 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """``above / below``, NaN where the latter is not positive."""
     above = np.asarray(above, np.float64)
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=np.asarray(below) > 0)
+
+
+_WORDS = {"auc": "AUC", "f1": "F1", "mae": "MAE", "r2": "R2"}
+
+
+def metric_title(name: str) -> str:
+    """What tables and axes call a metric of `Task.metric_names`: "auc" is AUC, "max_accuracy" is max accuracy."""
+    return " ".join(_WORDS.get(word, word) for word in name.split("_"))

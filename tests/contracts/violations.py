@@ -80,7 +80,7 @@ class LeaksOneClass(GlimpseEnv):
 class LeaksInOneCase(GlimpseEnv):
     def case_views(self) -> Any:
         overview, foreground = super().case_views()
-        last = self.episode.case.slide_id == self.cases[-1].slide_id
+        last = self.episode.case.id == self.cases[-1].id
         return overview ^ np.uint8(last and self.episode.case.target), foreground
 
 

@@ -13,7 +13,7 @@ GUIDE = (ROOT / "docs" / "new_modality.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"<!-- tested(?:: (?P<file>\S+))? -->\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
 
 QUICK = (
-    "pretrain.steps=2 pretrain.batch=8 pretrain.pool=16 warm_up.trainer.glimpses=4 warm_up.trainer.batch=4 "
+    "pretrain.steps=2 pretrain.batch=8 pretrain.pool=16 warm_up.trainer.glimpses_per_case=4 warm_up.trainer.batch=4 "
     "warm_up.trainer.steps=2 joint.updates=2 agent.algorithm.cases_per_rollout=2 agent.algorithm.rollouts_per_case=2 "
     "report.overview.updates=1 report.overview.algorithm.cases_per_rollout=4 report.pictures=1 progress=false threads=1"
 )

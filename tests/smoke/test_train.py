@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import glimpse
-from glimpse.checkpoints import Checkpoint
+from glimpse.runs.checkpoints import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 

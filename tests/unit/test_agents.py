@@ -125,7 +125,7 @@ def test_the_policy_reads_its_whole_budget_until_it_may_stop() -> None:
 
 
 def test_budgets_are_drawn_between_the_least_and_the_most() -> None:
-    model = PPO("GlimpsePolicy", lanes(), least_glimpses=1, stop_from=1.0, **SMALL)
+    model = PPO("GlimpsePolicy", lanes(), min_glimpses=1, stop_from=1.0, **SMALL)
     seen = set()
     for _ in range(12):
         model.learn(model.steps_per_update, reset_num_timesteps=False)
@@ -133,12 +133,12 @@ def test_budgets_are_drawn_between_the_least_and_the_most() -> None:
         seen |= set(model.episodes.length.tolist())
     assert seen == {1, 2, 3}
     assert model.updates == 12
-    with pytest.raises(ValueError, match="least_glimpses from 0 to max_glimpses"):
-        PPO("GlimpsePolicy", lanes(), least_glimpses=4, **SMALL)
+    with pytest.raises(ValueError, match="min_glimpses from 0 to max_glimpses"):
+        PPO("GlimpsePolicy", lanes(), min_glimpses=4, **SMALL)
 
 
 def test_answers_after_extra_glimpses_are_learned_where_budgets_are_drawn() -> None:
-    model = PPO("GlimpsePolicy", lanes(), least_glimpses=1, minibatches=2, **SMALL)
+    model = PPO("GlimpsePolicy", lanes(), min_glimpses=1, minibatches=2, **SMALL)
     model.learn(model.steps_per_update)
     assert model.extra is not None and model.extra.zoom.shape == (8, 6)  # three of each of two rollouts
     assert torch.equal(model.extra.location[0::2], model.extra.location[1::2])

@@ -8,7 +8,7 @@ import pytest
 SCRIPT = """
 import resource, sys
 import torch
-from glimpse.allocator import keep_freed_memory
+from glimpse.learning.allocator import keep_freed_memory
 assert keep_freed_memory() or sys.argv[1] == "0"
 torch.set_num_threads(1)
 for _ in range(20):  # the heap grows until a freed block fits the next

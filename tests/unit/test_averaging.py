@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from glimpse.averaging import Average
-from glimpse.checkpoints import Checkpoint
+from glimpse.learning.averaging import Average
+from glimpse.runs.checkpoints import Checkpoint
 
 
 def module(value: float) -> nn.Linear:

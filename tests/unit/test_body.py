@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from glimpse.sources import VolumeSource, open_source
-from glimpse.sources.body import ValueRange, body_mask
+from glimpse.sources.volume.body import ValueRange, body_mask
 from tests.volume_files import RNG, overlap, write
 
 

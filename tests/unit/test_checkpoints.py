@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from glimpse.checkpoints import Checkpoint, CheckpointError
+from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import tifffile
 from PIL import Image
 
 from glimpse.cohort import Cohort, CohortError
-from glimpse.cohort_splits import stratified_splits
-from glimpse.tasks import Classification, MultiLabel, Regression, Several, Task
+from glimpse.cohort.splits import stratified_splits
+from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Task
 
 TASK = Classification(2)
 REAL_SLIDE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "real" / "cmu_small_region.svs"
@@ -42,11 +42,11 @@ def test_a_plain_cohort(folder: Path):
     )
     cohort = Cohort.from_csv(path, TASK)
     first, second = cohort
-    assert (first.slide_id, first.case_id, first.target, first.split) == ("s0", "p", 1, "train")
+    assert (first.id, first.patient, first.target, first.split) == ("s0", "p", 1, "train")
     assert first.source.spacing == (0.5, 0.5)
     assert second.source.spacing is None
     assert second.source.overview((1, 1)) == 1
-    assert [case.slide_id for case in cohort.split("test")] == ["s1"]
+    assert [case.id for case in cohort.split("test")] == ["s1"]
     assert len(cohort.split("val")) == 0
     assert cohort.split("train")[0] is first
     assert len(cohort[:1]) == 1
@@ -80,7 +80,7 @@ def test_spreadsheets_add_marks_spaces_and_empty_lines(folder: Path):
     lines = "case_id, slide_id,path ,target,split", "", "p, s0 ,0.npy,1.0,train", ",,,,"
     (folder / "cohort.csv").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
     (case,) = Cohort.from_csv(folder / "cohort.csv", TASK)
-    assert (case.slide_id, case.target) == ("s0", 1)
+    assert (case.id, case.target) == ("s0", 1)
 
 
 def test_all_problems_at_once(folder: Path):
@@ -192,7 +192,7 @@ def test_broken_images_are_skipped_and_said_so(folder: Path):
     with pytest.warns(UserWarning, match=r"skipped line 1[56]") as caught:
         cohort = Cohort.from_csv(path, TASK, on_error="skip")
     assert len(cohort) == 13
-    assert {"truncated", "missing"}.isdisjoint(case.slide_id for case in cohort)
+    assert {"truncated", "missing"}.isdisjoint(case.id for case in cohort)
     assert [str(warning.message).removeprefix(f"{path}: skipped ") for warning in caught] == list(cohort.skipped)
     assert "truncated.svs" in cohort.skipped[0]
     assert "missing.svs" in cohort.skipped[1]
@@ -243,7 +243,7 @@ def test_splits_are_written_whole(folder: Path):
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["case_id", "slide_id", "split"]
     assert [(row["case_id"], row["slide_id"], row["split"]) for row in rows] == [
-        (case.case_id, case.slide_id, case.split) for case in cohort
+        (case.patient, case.id, case.split) for case in cohort
     ]
     assert not list(folder.glob(".splits*")), "nothing half-written stays behind"
 
@@ -350,7 +350,7 @@ def test_problems_of_masks_are_listed_with_the_others(folder: Path):
     assert f"line 3, s1: {folder / 'wide.png'}: expected the proportions of its image" in message
     path = write(folder, "case_id,slide_id,path,target,split,mask", *rows[:2], rows[3])
     with pytest.warns(UserWarning, match=r"skipped line [23]"):
-        assert [case.slide_id for case in Cohort.from_csv(path, TASK, on_error="skip")] == ["s3"]
+        assert [case.id for case in Cohort.from_csv(path, TASK, on_error="skip")] == ["s3"]
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_problems_of_masks_are_listed_with_the_others(folder: Path):
     [
         (MultiLabel(["a", "b"]), lambda i: ("none", "a", "a;b")[i % 3]),
         (Regression(), lambda i: f"{i * i}.0"),
-        (Several({"c": Classification(3), "v": Regression()}), lambda i: f"c={i % 3};v={i}.0"),
+        (MultiTask({"c": Classification(3), "v": Regression()}), lambda i: f"c={i % 3};v={i}.0"),
     ],
 )
 def test_targets_of_every_task_are_read_and_stratified(folder: Path, task: Task, cell: Callable[[int], str]):

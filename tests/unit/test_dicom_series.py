@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glimpse.sources import ImageReadError, UnsupportedImageError, VolumeSource, dicom, open_source
-from glimpse.sources.unpacked import unpacked_folder
+from glimpse.sources.volume.unpacked import unpacked_folder
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -155,7 +155,7 @@ def test_converted_once_and_again_when_files_change(tmp_path: Path, monkeypatch:
     before, identity = whole(source), source.identity
     assert len(list(unpacked_folder().glob("*.nii"))) == 1
     with monkeypatch.context() as patch:
-        patch.setattr("glimpse.sources.dicom_series._pixels", lambda one: pytest.fail("converted a second time"))
+        patch.setattr("glimpse.sources.volume.dicom_series._pixels", lambda one: pytest.fail("converted a second time"))
         copy = pickle.loads(pickle.dumps(source))
         np.testing.assert_array_equal(whole(copy), before)
         assert copy.identity == identity

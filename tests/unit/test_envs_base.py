@@ -63,9 +63,9 @@ def test_volumes_and_zoom() -> None:
 def test_cases_come_in_turn_and_in_a_new_order_each_time_round() -> None:
     env = make_array((arrays(6), [0, 1] * 3), max_glimpses=1)
     env.reset(seed=1)
-    rounds = [[env.episode.case.slide_id, *(env.reset()[1]["case"] for _ in range(5))]]
+    rounds = [[env.episode.case.id, *(env.reset()[1]["case"] for _ in range(5))]]
     rounds.append([env.reset()[1]["case"] for _ in range(6)])
-    assert sorted(rounds[0]) == sorted(rounds[1]) == sorted(case.slide_id for case in env.cases)
+    assert sorted(rounds[0]) == sorted(rounds[1]) == sorted(case.id for case in env.cases)
     assert rounds[0] != rounds[1]
     ordered = make_array((arrays(3), [0, 1, 0]), max_glimpses=1, shuffle=False)
     assert [ordered.reset()[1]["case"] for _ in range(4)] == [f"array-000{i}" for i in (0, 1, 2, 0)]
@@ -190,7 +190,7 @@ def test_broken_slides_end_in_a_message_or_are_skipped(shared_data: Path, tmp_pa
         make_wsi(cohort, overview_size=64)
     with pytest.warns(UserWarning, match=r"gone|cut"):
         env = make_wsi(cohort, overview_size=64, on_error="skip")
-    assert [case.slide_id for case in env.cases] == ["good"]
+    assert [case.id for case in env.cases] == ["good"]
 
 
 def test_a_slide_that_breaks_later_is_named(tiny_slides: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_set_active_leaves_lanes_alone() -> None:
     case = env.lanes[1].episode.case
     obs = env.reset()
     np.testing.assert_array_equal(obs["overview"][1], first["overview"][1])
-    assert env.lanes[1].episode.case is case and env.lanes[2].episode.case.slide_id == "array-0002"
+    assert env.lanes[1].episode.case is case and env.lanes[2].episode.case.id == "array-0002"
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         env.set_active([True])
 
@@ -166,7 +166,7 @@ def test_the_rest_of_the_interface() -> None:
     assert env.get_attr("max_glimpses") == [3, 3]
     env.set_attr("max_glimpses", 5, indices=1)
     assert [lane.max_glimpses for lane in env.lanes] == [3, 5]
-    assert env.env_method("info", indices=[0])[0]["case"] == env.lanes[0].episode.case.slide_id
+    assert env.env_method("info", indices=[0])[0]["case"] == env.lanes[0].episode.case.id
     assert env.env_is_wrapped(FlattenAction) == [True, True] and env.env_is_wrapped(Monitor) == [True, True]
     assert env.env_is_wrapped(gymnasium.wrappers.TimeLimit) == [False, False]
     assert env.render("rgb_array").ndim == 3

@@ -17,13 +17,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from glimpse.checkpoints import CheckpointError
+from glimpse.atomic import write_atomically
 from glimpse.cohort import Case, CohortError
 from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
 from glimpse.evaluate import EvaluationError, evaluate, read_cases
-from glimpse.loading import build_policy, save_policy
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.readings import CAPTION, Reading, summarise, table, write_atomically, write_predictions
+from glimpse.report.tables import CAPTION, Reading, summarise, table, write_predictions
+from glimpse.runs.checkpoints import CheckpointError
+from glimpse.runs.loading import build_policy, save_policy
 from glimpse.tasks import Classification
 
 Make = Callable[[int], VecEnv]
@@ -60,7 +61,7 @@ def policy(cases: list[Case]) -> GlimpsePolicy:
 
 def test_every_case_is_read_once_in_order(policy: GlimpsePolicy, make: Make, cases: list[Case]) -> None:
     readings = read_cases(policy, make(2))  # five cases do not divide by two lanes
-    assert [reading.slide_id for reading in readings] == [case.slide_id for case in cases]
+    assert [reading.id for reading in readings] == [case.id for case in cases]
     assert [reading.target for reading in readings] == [0, 1, 0, 1, 1]
     for reading in readings:
         assert reading.glimpses == 3 and reading.scanpath.shape == (3, 2) and reading.zooms.tolist() == [0, 0, 0]
@@ -170,7 +171,7 @@ def test_another_cohort_keeps_its_own_files(run: Path, tiny_slides: Path) -> Non
         writer.writeheader()
         writer.writerows(rows[:4])
     result = evaluate(run, split="all", cohort=other, readers=["overview"], progress=False)
-    assert [reading.slide_id for reading in result.readings["overview"]] == [row["slide_id"] for row in rows[:4]]
+    assert [reading.id for reading in result.readings["overview"]] == [row["slide_id"] for row in rows[:4]]
     assert result.files[0].name == "evaluation-other-all-3.json" and result.record["cohort"] == str(other)
 
 
@@ -207,8 +208,8 @@ def test_a_mistake_is_one_line_and_exit_code_two(tmp_path: Path, options: list[s
 def reading(index: int, target: int, logit: float, glimpses: int = 4) -> Reading:
     prediction = np.array([0.0, logit], np.float32)
     return Reading(
-        slide_id=f"s{index}",
-        case_id=f"c{index}",
+        id=f"s{index}",
+        patient=f"c{index}",
         target=target,
         prediction=prediction,
         predictions=prediction[None],

@@ -90,7 +90,7 @@ def test_it_finds_a_single_telling_patch() -> None:
     readings = scan.fit(train, val).read(test)
     assert [int(reading.prediction.argmax()) for reading in readings] == [case.target for case in test]
     one = readings[0]
-    assert (one.slide_id, one.glimpses, one.scanpath.shape) == ("test0", 18, (18, 2))
+    assert (one.id, one.glimpses, one.scanpath.shape) == ("test0", 18, (18, 2))
     assert one.share_read == pytest.approx(1.0) and one.pixels_read == 24 * 48
     assert one.predictions.shape == (1, 2) and one.seconds > 0
 

@@ -8,8 +8,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from glimpse import marks
-from glimpse.marks import boxes, read_marks
+from glimpse.cohort import marks
+from glimpse.cohort.marks import boxes, read_marks
 from glimpse.sources import ArraySource, ImageReadError, UnsupportedImageError
 
 

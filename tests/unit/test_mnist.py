@@ -11,10 +11,10 @@ import pytest
 from glimpse.cohort import Case, CohortError
 from glimpse.envs.cluttered_mnist import load_cluttered_mnist, make_cluttered_mnist
 from glimpse.envs.mnist import load_megapixel_mnist, make_megapixel_mnist, mnist_task
-from glimpse.sources.idx import read_idx
-from glimpse.synthetic import cluttered_mnist, megapixel_mnist
-from glimpse.synthetic.megapixel_mnist import TARGETS, place, read_digits
-from glimpse.tasks import Classification, Several
+from glimpse.synthetic.glyphs import cluttered_mnist, megapixel_mnist
+from glimpse.synthetic.glyphs.idx import read_idx
+from glimpse.synthetic.glyphs.megapixel_mnist import TARGETS, place, read_digits
+from glimpse.tasks import Classification, MultiTask
 
 FEW = {"train": 12, "val": 6, "test": 6}
 
@@ -123,7 +123,7 @@ def test_no_digit_serves_two_splits(tiny_mnist: Path) -> None:
 
 def test_tasks_of_the_targets() -> None:
     assert isinstance(mnist_task("max"), Classification)
-    assert isinstance(mnist_task(["max", "multi"]), Several)
+    assert isinstance(mnist_task(["max", "multi"]), MultiTask)
     with pytest.raises(CohortError, match="Expected targets of majority, max, top, multi, or all; got 'least'"):
         mnist_task("least")
 
@@ -216,7 +216,7 @@ def test_both_share_one_environment(tiny_mnist: Path) -> None:
         env = make(root=tiny_mnist, n=FEW, max_glimpses=2, **options)
         observation, info = env.reset(seed=0)
         assert set(info) >= {"case", "target"} and observation["glimpse"].sum() == 0
-        case = next(case for case in env.cases if case.slide_id == info["case"])
+        case = next(case for case in env.cases if case.id == info["case"])
         assert case.marks is not None
         action = {"location": case.source.frame.to_location(case.marks[0].mean(0)).astype(np.float32)}
         observation, *_ = env.step(action | {"stop": 0, "prediction": np.zeros(10, np.float32)})

@@ -16,11 +16,11 @@ from hydra.core.config_store import ConfigStore
 
 import glimpse
 from glimpse import modalities, plugins
-from glimpse.building import build
 from glimpse.cohort import CohortError
 from glimpse.envs import check
 from glimpse.modalities import ModalityError, find_modality, register_modality
-from glimpse.sources import ArraySource, ImageSource, base
+from glimpse.settings.building import build
+from glimpse.sources import ArraySource, ImageSource, registry
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES: dict[str, Any] = {"overview_size": 32, "glimpse_size": 16, "glimpse_extents": (16,), "max_glimpses": 3}
@@ -44,12 +44,12 @@ class Unfinished(ImageSource):
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Takes back what a test registers."""
     monkeypatch.setattr(modalities, "_MODALITIES", dict(modalities._MODALITIES))
-    monkeypatch.setattr(base, "_READERS", dict(base._READERS))
+    monkeypatch.setattr(registry, "_READERS", dict(registry._READERS))
     ids, options = dict(gymnasium.registry), dict(ConfigStore.instance().repo.get("env", {}))
     yield
-    for registry, before in ((gymnasium.registry, ids), (ConfigStore.instance().repo.get("env", {}), options)):
-        registry.clear()
-        registry.update(before)
+    for store, before in ((gymnasium.registry, ids), (ConfigStore.instance().repo.get("env", {}), options)):
+        store.clear()
+        store.update(before)
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from omegaconf import OmegaConf
 
 import glimpse
 from glimpse.cohort import Cohort
+from glimpse.cohort.preflight import PreflightError
+from glimpse.contract.protocol import ProtocolError, contract_of
+from glimpse.contract.stepped_sources import viewable_cases
 from glimpse.envs import FlattenAction, GlimpseVecEnv, check
 from glimpse.evaluate import evaluate, read_cases
-from glimpse.preflight import PreflightError
-from glimpse.protocol import ProtocolError, parts_of
 from glimpse.spaces import ActionLayout, observation_space
-from glimpse.stepping import look_at
 from glimpse.tasks import Classification
 from glimpse.train import train
 from glimpse.views import Views
@@ -31,14 +31,14 @@ HERE = __name__
 class Picture:
     """A bright square somewhere on noise, or a dark one."""
 
-    slide_id: str
-    case_id: str
+    id: str
+    patient: str
     bright: bool
     target: int
     split: str
 
     def pixels(self) -> np.ndarray:
-        rng = np.random.default_rng(int(self.case_id))
+        rng = np.random.default_rng(int(self.patient))
         image = rng.integers(90, 110, (SIDE, SIDE), dtype=np.uint8)
         y, x = rng.integers(0, SIDE - 8, 2)
         image[y : y + 8, x : x + 8] = 240 if self.bright else 10
@@ -70,7 +70,7 @@ class OwnEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
         self.path: list[np.ndarray] = []
         self.zooms: list[int] = []
         self.patch = np.zeros((1, PATCH, PATCH), np.uint8)
-        return self.observe(), {"case": self.case.slide_id, "target": self.case.target}
+        return self.observe(), {"case": self.case.id, "target": self.case.target}
 
     def step(self, action: Any) -> Any:
         parts = self.layout.from_dict(action)
@@ -83,7 +83,7 @@ class OwnEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
             self.zooms.append(int(parts.zoom))
             y, x = np.floor((parts.location + 1) / 2 * SIDE + 0.5).astype(int) + PATCH // 2
             self.patch = np.pad(self.image, PATCH)[None, y : y + PATCH, x : x + PATCH]
-        info: dict[str, Any] = {"case": self.case.slide_id, "target": self.case.target}
+        info: dict[str, Any] = {"case": self.case.id, "target": self.case.target}
         if ended:
             pixels = len(self.path) * PATCH**2
             info |= {"scanpath": np.array(self.path, np.float32).reshape(-1, 2), "score": score}
@@ -104,7 +104,7 @@ class OwnEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
 def configuration(folder: Path, **make: Any) -> Any:
     """The configuration of a run of all stages at its smallest, with an environment of one's own."""
     quick = (
-        "pretrain=contrastive pretrain.steps=2 pretrain.batch=8 pretrain.pool=16 warm_up.trainer.glimpses=4 "
+        "pretrain=contrastive pretrain.steps=2 pretrain.batch=8 pretrain.pool=16 warm_up.trainer.glimpses_per_case=4 "
         "warm_up.trainer.batch=4 warm_up.trainer.steps=2 joint.updates=3 joint.validate_every=1 max_glimpses=3 "
         "agent.algorithm.cases_per_rollout=2 agent.algorithm.rollouts_per_case=2 threads=2 progress=false "
         "report.lanes=3 report.pictures=1 report.overview.updates=1 report.overview.algorithm.cases_per_rollout=4"
@@ -161,7 +161,7 @@ def test_wrappers_are_stepped_through(tmp_path: Path) -> None:
     vector.reset()
     seen = vector.step(vector.layout.pack([[0.0, 0.0]], [False], [[0.0, 0.0]]))[0]["glimpse"][0]
     assert 0 < seen.max() <= 120
-    looked = look_at(Dimmed(OwnEnv(load_pictures())))
+    looked = viewable_cases(Dimmed(OwnEnv(load_pictures())))
     np.testing.assert_array_equal(looked.views.glimpse(looked.cases[0].source, [0.0, 0.0]), seen)
 
 
@@ -187,7 +187,7 @@ def test_lanes_do_what_the_environment_does_alone() -> None:
 
 
 def test_looks_go_through_its_steps() -> None:
-    looked = look_at(OwnEnv(load_pictures(), zooms=2))
+    looked = viewable_cases(OwnEnv(load_pictures(), zooms=2))
     assert looked.stepped and len(looked.cases) == 8 and looked.cases[2].target == 1
     source, image = looked.cases[2].source, OwnEnv(load_pictures()).cases[2].pixels()
     np.testing.assert_array_equal(looked.views.overview(source), image.reshape(1, 32, 2, 32, 2).mean((2, 4)) // 1)
@@ -211,7 +211,7 @@ class Bare(gymnasium.Env[Any, Any]):
 
 def test_all_that_is_missing_is_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match=r"(?s)Bare lacks.*observation_space.*action_space.*`task`.*`cases`.*`max_"):
-        parts_of(Bare())
+        contract_of(Bare())
     with pytest.raises(TypeError, match="Bare"):
         GlimpseVecEnv([Bare()])
     with pytest.raises(PreflightError, match=r"(?s)Bare lacks.*glimpse\.envs\.check"):
@@ -224,7 +224,7 @@ def test_all_that_is_missing_is_listed_at_once(tmp_path: Path) -> None:
     [
         ("task", None, "`task`, a glimpse.tasks.Task, not None"),
         ("cases", [], "`cases`, a sequence of at least one case"),
-        ("cases", [3], "slide_id, case_id, target missing in 3"),
+        ("cases", [3], "id, patient, target missing in 3"),
         ("max_glimpses", -1, "`max_glimpses`, a number from 0 on, not -1"),
         ("action_space", gymnasium.spaces.Dict(), "action_space as"),
     ],
@@ -233,7 +233,7 @@ def test_each_missing_part_is_named(attribute: str, value: Any, words: str) -> N
     env = OwnEnv(load_pictures())
     setattr(env, attribute, value)
     with pytest.raises(ProtocolError, match=words) as raised:
-        parts_of(env)
+        contract_of(env)
     assert str(raised.value).count("\n  - ") == 1
 
 
@@ -243,7 +243,7 @@ def test_an_episode_that_ends_too_early_is_told() -> None:
             observation, reward, _, truncated, info = super().step(action)
             return observation, reward, True, truncated, info
 
-    looked = look_at(Impatient(load_pictures()))
+    looked = viewable_cases(Impatient(load_pictures()))
     with pytest.raises(ProtocolError, match="ended after 1 glimpses, without `stop`"):
         looked.views.glimpse(looked.cases[0].source, [0.0, 0.0])
 

@@ -5,12 +5,12 @@ import pytest
 from PIL import Image
 
 from glimpse.cohort import Case
-from glimpse.drawing import draw_scanpath, glimpse_strip, heat_map, order_colours, through_the_middle
 from glimpse.envs import array_cases, make_array
-from glimpse.planes import coloured, planes
+from glimpse.pictures.drawing import draw_scanpath, glimpse_strip, heat_map, order_colours, through_the_middle
+from glimpse.pictures.episodes import Watched, scanpath_picture, to_gif
+from glimpse.pictures.planes import coloured, planes
 from glimpse.sources.array import ArraySource
 from glimpse.tasks import Classification
-from glimpse.visualize import Watched, scanpath_picture, to_gif
 
 NAMES = ["axial", "coronal", "sagittal"]
 

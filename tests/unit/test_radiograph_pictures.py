@@ -9,15 +9,15 @@ import pytest
 import tifffile
 from PIL import Image
 
-import glimpse.sources.radiograph as radiograph_module
+import glimpse.sources.radiograph.source as radiograph_module
 from glimpse.sources import ImageReadError, RadiographSource, SlideSource, UnsupportedImageError, open_source
-from glimpse.sources.image_cache import ImageCache
+from glimpse.sources.caches import ByteCache
 from tests.radiograph_files import values, whole
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch) -> ImageCache:
-    cache = ImageCache(1 << 20)
+def own_cache(monkeypatch: pytest.MonkeyPatch) -> ByteCache:
+    cache = ByteCache(1 << 20)
     monkeypatch.setattr(radiograph_module, "images", cache)
     return cache
 

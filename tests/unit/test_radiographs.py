@@ -18,10 +18,10 @@ from pydicom.uid import (
 )
 
 import glimpse.sources.dicom as dicom_module
-import glimpse.sources.radiograph as radiograph_module
+import glimpse.sources.radiograph.source as radiograph_module
 from glimpse.sources import ImageReadError, RadiographSource, UnsupportedImageError, open_source
+from glimpse.sources.caches import ByteCache
 from glimpse.sources.dicom import MissingExtraError
-from glimpse.sources.image_cache import ImageCache
 from tests.radiograph_files import dataset, lut, pipeline, save, values, whole
 
 
@@ -76,8 +76,8 @@ def test_values_are_those_of_pydicom(tmp_path: Path, rule: str):
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch) -> ImageCache:
-    cache = ImageCache(1 << 20)
+def own_cache(monkeypatch: pytest.MonkeyPatch) -> ByteCache:
+    cache = ByteCache(1 << 20)
     monkeypatch.setattr(radiograph_module, "images", cache)
     return cache
 
@@ -201,8 +201,8 @@ def test_compressed_pixels_are_decoded_once(tmp_path: Path, monkeypatch: pytest.
     data.compress(syntax, encoding_plugin="pydicom" if syntax == RLELossless else "", generate_instance_uid=False)
     path = save(data, tmp_path / "packed.dcm")
     source, calls = open_source(path), []
-    decode = radiograph_module.radiograph_dicom.decode
-    monkeypatch.setattr(radiograph_module.radiograph_dicom, "decode", lambda *given: calls.append(1) or decode(*given))
+    decode = radiograph_module.dicom_files.decode
+    monkeypatch.setattr(radiograph_module.dicom_files, "decode", lambda *given: calls.append(1) or decode(*given))
     source.check()
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: whole(source), range(16)))

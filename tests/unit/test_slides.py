@@ -10,7 +10,7 @@ import openslide
 import pytest
 import tifffile
 
-import glimpse.sources.slide as slide_module
+import glimpse.sources.slide.source as slide_module
 from glimpse.sources import (
     ArraySource,
     ImageReadError,
@@ -19,8 +19,8 @@ from glimpse.sources import (
     open_source,
 )
 from glimpse.sources.held import HeldOpen
-from glimpse.sources.slide import otsu_threshold
-from glimpse.sources.slide_files import known_mpp
+from glimpse.sources.slide.files import known_mpp
+from glimpse.sources.slide.source import otsu_threshold
 
 APERIO = "Aperio Image Library v12\r\n{w}x{h} [0,0 {w}x{h}] (64x64) RAW"
 REAL_SLIDE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "real" / "cmu_small_region.svs"

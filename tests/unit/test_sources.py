@@ -14,7 +14,7 @@ from glimpse.sources import (
     open_source,
     register_reader,
 )
-from glimpse.sources import base as base_module
+from glimpse.sources import registry as base_module
 
 # Arrays
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from glimpse.sources import ArraySource, ImageSource
-from glimpse.sources.collage import CollageSource
-from glimpse.sources.sprites import SpriteSource
-from glimpse.synthetic.megapixel_mnist import Plan, make_cases, place
+from glimpse.sources.drawn.collage import CollageSource
+from glimpse.sources.drawn.sprites import SpriteSource
+from glimpse.synthetic.glyphs.megapixel_mnist import Plan, make_cases, place
 
 SHAPE = (500, 620)
 SIDE = 20
@@ -81,7 +81,7 @@ def test_overviews_are_those_of_the_painted_canvas(make, size: tuple[int, int]) 
 def test_wide_reads_take_the_same_way_as_narrow_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     source, array = sprites()
     for limit in (1, 1 << 30):  # sprites resampled one by one; the region painted
-        monkeypatch.setattr("glimpse.sources.sprites.PAINTED_PIXELS", limit)
+        monkeypatch.setattr("glimpse.sources.drawn.sprites.PAINTED_PIXELS", limit)
         wide = (240, 300), (300, 400), (60, 80)
         np.testing.assert_array_equal(source.read(*wide), array.read(*wide))
         np.testing.assert_array_equal(source.read((5, 615), 40, (40, 40)), array.read((5, 615), 40, (40, 40)))

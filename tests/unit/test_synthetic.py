@@ -13,13 +13,14 @@ import openslide
 import pytest
 from PIL import Image
 
-from glimpse.synthetic import making, slides
-from glimpse.synthetic.atlas import GLANDS, Atlas, atlas
-from glimpse.synthetic.blobs import paint_blob
-from glimpse.synthetic.layout import Blob, lay_out
-from glimpse.synthetic.slides import embedded_cohort, make_slides, plan_cohort
-from glimpse.synthetic.svs import write_svs
-from glimpse.synthetic.tissue import Staining
+from glimpse.synthetic import making
+from glimpse.synthetic.slides import recipe as slides
+from glimpse.synthetic.slides.atlas import GLANDS, Atlas, atlas
+from glimpse.synthetic.slides.blobs import paint_blob
+from glimpse.synthetic.slides.layout import Blob, lay_out
+from glimpse.synthetic.slides.recipe import embedded_cohort, make_slides, plan_cohort
+from glimpse.synthetic.slides.svs import write_svs
+from glimpse.synthetic.slides.tissue import Staining
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,14 +94,14 @@ def test_tissue_covers_about_two_fifths(tiny_slides: Path) -> None:
 @pytest.mark.parametrize("n", [6, 12, 13, 240])
 def test_splits_are_balanced_and_patients_stay_in_one(n: int) -> None:
     records = plan_cohort(n, seed=3)
-    assert len(records) == n == len({record.slide_id for record in records})
+    assert len(records) == n == len({record.id for record in records})
     targets, splits = Counter(r.target for r in records), Counter((r.split, r.target) for r in records)
     assert abs(targets[0] - targets[1]) <= 1
     assert len(splits) == 6
     assert all(abs(splits[split, 0] - splits[split, 1]) <= 1 for split in ("train", "val", "test"))
-    slides_of, places = Counter(r.case_id for r in records), defaultdict(set)
+    slides_of, places = Counter(r.patient for r in records), defaultdict(set)
     for record in records:
-        places[record.case_id].add((record.split, record.target))
+        places[record.patient].add((record.split, record.target))
     assert set(slides_of.values()) <= {1, 2}
     assert all(len(place) == 1 for place in places.values())
 
@@ -217,7 +218,7 @@ def test_a_folder_holds_one_cohort(tiny_slides: Path) -> None:
 def test_processes_started_by_a_script_without_main_guard_make_the_same_slides(tmp_path: Path) -> None:
     """The script comes from standard input, which a spawned pool could not import again."""
     script = (
-        "from glimpse.synthetic.slides import embedded_cohort\n"
+        "from glimpse.synthetic.slides.recipe import embedded_cohort\n"
         "print(embedded_cohort('cohort', n=6, size=1024, progress=False, workers=2))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

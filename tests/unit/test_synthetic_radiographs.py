@@ -16,11 +16,11 @@ from sklearn.metrics import roc_auc_score
 
 from glimpse.cohort import Cohort
 from glimpse.sources import RadiographSource, open_source
-from glimpse.synthetic import radiographs
 from glimpse.synthetic.making import CaseRecord, generator, plan
-from glimpse.synthetic.radiographs import embedded_cohort, make_radiograph, paint_radiograph, plan_radiograph
-from glimpse.synthetic.xray_chest import Anatomy, in_lungs
-from glimpse.synthetic.xray_spots import NODULE, SQUARE, Spot, draw_spots
+from glimpse.synthetic.radiographs import recipe as radiographs
+from glimpse.synthetic.radiographs.chest import Anatomy, in_lungs
+from glimpse.synthetic.radiographs.recipe import embedded_cohort, make_radiograph, paint_radiograph, plan_radiograph
+from glimpse.synthetic.radiographs.spots import NODULE, SQUARE, Spot, draw_spots
 from glimpse.tasks import Classification
 
 SIZE = 2048
@@ -121,9 +121,9 @@ def test_masks_mark_the_nodules(tiny_radiographs: Path):
         if row["kind"] == NODULE:
             nodules[row["slide_id"]].append((float(row["y"]), float(row["x"])))
     for case in cohort:
-        assert (case.marks is not None) == bool(case.target) == (case.slide_id in nodules)
+        assert (case.marks is not None) == bool(case.target) == (case.id in nodules)
         if case.target:
-            middles = np.array(nodules[case.slide_id])
+            middles = np.array(nodules[case.id])
             inside = (case.marks[None, :, 0] < middles[:, None]) & (middles[:, None] < case.marks[None, :, 1])
             assert len(case.marks) == len(middles) and inside.all(axis=2).any(axis=1).all()
 

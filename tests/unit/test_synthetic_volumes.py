@@ -11,11 +11,12 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from glimpse.sources import VolumeSource
-from glimpse.synthetic import making, volumes
-from glimpse.synthetic.fields import axes_mm, smooth_field
+from glimpse.synthetic import making
 from glimpse.synthetic.making import CaseRecord, plan
-from glimpse.synthetic.spots import Rule, Spot, draw_spots, paint_spot
-from glimpse.synthetic.volumes import CT, HEAD, MRI, THORAX, Kind, draw, embedded_ct, embedded_mri
+from glimpse.synthetic.volumes import recipe as volumes
+from glimpse.synthetic.volumes.fields import axes_mm, smooth_field
+from glimpse.synthetic.volumes.recipe import CT, HEAD, MRI, THORAX, Kind, draw, embedded_ct, embedded_mri
+from glimpse.synthetic.volumes.spots import Rule, Spot, draw_spots, paint_spot
 
 KINDS = [pytest.param(HEAD, MRI, 96, id="mri"), pytest.param(THORAX, CT, 120, id="ct")]
 
@@ -164,7 +165,7 @@ def test_an_interrupted_making_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     make = volumes.make_ct_volume
 
     def failing(record: CaseRecord, folder: Path, seed: int, size: int) -> None:
-        calls.append(record.slide_id)
+        calls.append(record.id)
         if len(calls) == 3:
             raise KeyboardInterrupt
         make(record, folder, seed, size)

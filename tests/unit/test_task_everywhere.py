@@ -16,11 +16,12 @@ from glimpse.agents.full_scan import FullScan
 from glimpse.cohort import Case
 from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, check, make_array
 from glimpse.evaluate import read_cases
-from glimpse.readings import summarise, table, write_predictions
+from glimpse.learning.warm_up import TokenWarmUp
+from glimpse.pictures.episodes import scanpath_picture, to_gif, watch
+from glimpse.pictures.geojson import to_geojson
+from glimpse.report.tables import summarise, table, write_predictions
 from glimpse.sources import ArraySource
-from glimpse.tasks import Classification, MultiLabel, Regression, Several, Task
-from glimpse.visualize import scanpath_picture, to_geojson, to_gif, watch
-from glimpse.warm_up import TokenWarmUp
+from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Task
 
 PARTS: dict[str, Any] = {"grade": Classification(3), "signs": MultiLabel(["a", "b"]), "age": Regression(50, 10)}
 TARGETS: dict[str, list[Any]] = {
@@ -29,7 +30,7 @@ TARGETS: dict[str, list[Any]] = {
     "age": [41.5, 60.0, 55.25, 38.0, 49.0, 52.0],
 }
 TARGETS["all"] = [dict(zip(TARGETS, row, strict=True)) for row in zip(*TARGETS.values(), strict=True)]
-TASKS: dict[str, Task] = {**PARTS, "all": Several(PARTS)}
+TASKS: dict[str, Task] = {**PARTS, "all": MultiTask(PARTS)}
 
 
 @pytest.fixture(params=list(TASKS))
@@ -64,7 +65,9 @@ def test_learning_reading_and_reporting(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     lanes = GlimpseVecEnv([environment(name) for _ in range(4)], park=True)
     model = PPO("GlimpsePolicy", lanes, cases_per_rollout=2, rollouts_per_case=2, seed=0, device="cpu")
-    warm_up = TokenWarmUp(model.policy, cases(name), lanes.lanes[0].views, task, glimpses=4, batch=3, threads=1)
+    warm_up = TokenWarmUp(
+        model.policy, cases(name), lanes.lanes[0].views, task, glimpses_per_case=4, batch=3, threads=1
+    )
     warm_up.encode()
     assert np.isfinite(warm_up.step())
     before = model.policy.answer_head.weight.detach().clone()

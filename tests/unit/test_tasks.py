@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from glimpse.tasks import (
     Classification,
     MultiLabel,
+    MultiTask,
     Regression,
-    Several,
     Task,
 )
 
@@ -129,9 +129,9 @@ def test_quantities_are_stratified_by_quarter():
     assert Regression().strata([1, 2, 3, 4, 5, 6, 7, 8]) == ["0", "0", "1", "1", "2", "2", "3", "3"]
 
 
-# Several at once
+# MultiTask at once
 
-SEVERAL = Several({"grade": Classification(["low", "high"]), "signs": MultiLabel(3), "age": Regression(50, 10)})
+SEVERAL = MultiTask({"grade": Classification(["low", "high"]), "signs": MultiLabel(3), "age": Regression(50, 10)})
 
 
 def test_several_are_the_parts_one_after_another():
@@ -141,7 +141,7 @@ def test_several_are_the_parts_one_after_another():
     assert SEVERAL.headline == ("grade_accuracy", "signs_accuracy", "age_mae")
     targets = SEVERAL.stack([{"grade": 1, "signs": [0, 1, 1], "age": 61.5}, (0, [1, 0, 0], 40)])
     assert targets.tolist() == [[1, 0, 1, 1, 61.5], [0, 1, 0, 0, 40]] and targets.dtype == np.float32
-    whole = Several({"a": Classification(3), "b": MultiLabel(2)}).stack([(2, [0, 1])])
+    whole = MultiTask({"a": Classification(3), "b": MultiLabel(2)}).stack([(2, [0, 1])])
     assert whole.tolist() == [[2, 0, 1]] and whole.dtype == np.int64
 
 
@@ -206,15 +206,15 @@ def test_wrong_cells_name_the_part(text: str, said: str):
 
 def test_several_refuses_what_it_cannot_write():
     with pytest.raises(ValueError, match="at least one task"):
-        Several({})
+        MultiTask({})
     with pytest.raises(ValueError, match="neither '=' nor ';'"):
-        Several({"a=b": Classification(2)})
+        MultiTask({"a=b": Classification(2)})
     with pytest.raises(ValueError, match="expected a target with the parts"):
         SEVERAL.stack([{"grade": 1}])
 
 
 def test_tasks_with_equal_options_are_equal():
-    made = [Several({"a": Classification(3), "b": Regression(1, spread)}) for spread in (2, 2.0, 3)]
+    made = [MultiTask({"a": Classification(3), "b": Regression(1, spread)}) for spread in (2, 2.0, 3)]
     assert made[0] == made[1] != made[2] and len({*made[:2]}) == 1
     assert MultiLabel(2) != Classification(2) == Classification(["0", "1"])
 
@@ -222,7 +222,7 @@ def test_tasks_with_equal_options_are_equal():
 def test_tasks_in_a_configuration():
     part = {"_target_": "glimpse.tasks.MultiLabel", "labels": ["a", "b"]}
     other = {"_target_": "glimpse.tasks.Regression", "mean": 60, "spread": 12}
-    made = instantiate(OmegaConf.create({"_target_": "glimpse.tasks.Several", "tasks": {"x": part, "y": other}}))
+    made = instantiate(OmegaConf.create({"_target_": "glimpse.tasks.MultiTask", "tasks": {"x": part, "y": other}}))
     assert made.names == ("x_a", "x_b", "y_value") and made.tasks["y"].spread == 12
 
 

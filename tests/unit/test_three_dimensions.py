@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from torch import Tensor
 
-from glimpse.augment import Augment
+from glimpse.learning.augment import Augment
 from glimpse.networks import ConvEncoder, GridLocator
 
 FLAT: dict[str, Any] = {"kernels": [[1, 5, 5], 3, 3, 3], "strides": [[1, 2, 2], [2, 2, 2], 1, 1]}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from glimpse.sources import ImageReadError, VolumeSource, open_source
-from glimpse.sources.unpacked import open_unpacked, unpacked_folder
+from glimpse.sources.volume.unpacked import open_unpacked, unpacked_folder
 from tests.volume_files import greys, whole, write
 
 
@@ -29,7 +29,7 @@ def test_packed_files_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.Monk
     np.testing.assert_array_equal(whole(source), whole(open_source(plain, windows=[0, 255])))
     (cached,) = unpacked_folder().glob("*.nii")
     assert cached.read_bytes() == plain.read_bytes()
-    monkeypatch.setattr("glimpse.sources.nifti.unpack", lambda *_: pytest.fail("unpacked a second time"))
+    monkeypatch.setattr("glimpse.sources.volume.nifti.unpack", lambda *_: pytest.fail("unpacked a second time"))
     np.testing.assert_array_equal(whole(open_source(packed, windows=[0, 255])), whole(source))
 
 
@@ -81,8 +81,8 @@ def test_abandoned_files_are_removed_and_fresh_ones_kept():
 
 _CHILD = """
 import sys, numpy
-from glimpse.sources.volume import VolumeSource
-from glimpse.sources import unpacked, nifti
+from glimpse.sources.volume.source import VolumeSource
+from glimpse.sources.volume import nifti, unpacked
 calls, original = [], nifti.unpack
 nifti.unpack = lambda *a: (calls.append(1), original(*a))
 source = VolumeSource(sys.argv[1], windows=[0, 255])

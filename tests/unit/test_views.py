@@ -8,7 +8,8 @@ import pytest
 import glimpse.views as views_module
 from glimpse.geometry import Extent, MissingSpacingError
 from glimpse.sources import ArraySource
-from glimpse.views import Views, _ByteCache
+from glimpse.sources.caches import ByteCache
+from glimpse.views import Views
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_three_dimensions():
 
 
 def test_overview_and_foreground_are_cached_shared_and_read_only(source: ArraySource, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(views_module, "_cache", _ByteCache(1 << 20))
+    monkeypatch.setattr(views_module, "overviews", ByteCache(1 << 20))
     overview = Views((10, 10), (4, 4), (4,)).overview(source)
     other = Views((10, 10), (2, 2), (8,))
     assert other.overview(source) is overview
@@ -77,7 +78,7 @@ def test_overview_and_foreground_are_cached_shared_and_read_only(source: ArraySo
 
 
 def test_the_cache_is_bounded_in_bytes_and_forgets_the_least_used():
-    cache = _ByteCache(250)
+    cache = ByteCache(250)
     made: list[str] = []
 
     def get(key: str) -> np.ndarray:
@@ -90,7 +91,7 @@ def test_the_cache_is_bounded_in_bytes_and_forgets_the_least_used():
 
 
 def test_the_cache_is_safe_from_threads():
-    cache = _ByteCache(1000)
+    cache = ByteCache(1000)
     with ThreadPoolExecutor(8) as pool:
         found = list(
             pool.map(lambda i: cache.get(i % 20, lambda: np.full(100, i % 20, np.uint8))[0] == i % 20, range(2000))

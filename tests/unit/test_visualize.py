@@ -9,27 +9,27 @@ import torch
 from PIL import Image
 
 from glimpse.cohort import Case
-from glimpse.drawing import order_colours
 from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
 from glimpse.evaluate import read_cases
 from glimpse.networks.locator import GaussianLocator, GridLocator
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.planes import coloured
-from glimpse.sources.array import ArraySource
-from glimpse.tasks import Classification
-from glimpse.visualize import (
+from glimpse.pictures.curves import budget_curve
+from glimpse.pictures.drawing import order_colours
+from glimpse.pictures.episodes import (
     Watched,
-    budget_curve,
     common_heat_map,
     draw_scanpath,
     glimpse_strip,
     heat_map,
     looked_at,
     scanpath_picture,
-    to_geojson,
     to_gif,
     watch,
 )
+from glimpse.pictures.geojson import to_geojson
+from glimpse.pictures.planes import coloured
+from glimpse.sources.array import ArraySource
+from glimpse.tasks import Classification
 
 
 def environment(ndim: int) -> FlattenAction:
@@ -143,7 +143,7 @@ def test_the_strip_holds_every_glimpse_and_goes_on_below() -> None:
 
 def test_the_answer_shown_is_the_second_of_two_or_the_best_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
-    monkeypatch.setattr("glimpse.drawing.write", lambda pen, place, text, *rest, **more: texts.append(text))
+    monkeypatch.setattr("glimpse.pictures.drawing.write", lambda pen, place, text, *rest, **more: texts.append(text))
     glimpses = np.zeros((1, 1, 8, 8), np.uint8)
     glimpse_strip(glimpses, np.array([[0.5, 0.5], [0.9, 0.1]]), ("a", "b"))
     glimpse_strip(glimpses, np.array([[0.1, 0.2, 0.7]]), ("a", "b", "c"))

@@ -9,11 +9,11 @@ import nibabel
 import numpy as np
 import pytest
 
-import glimpse.sources.volume as volume_module
+import glimpse.sources.volume.source as volume_module
 from glimpse.sources import UnsupportedImageError, VolumeSource, open_source
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.resampling import Cut
-from glimpse.sources.slabs import means_in_slabs, pixels_inside
+from glimpse.sources.volume.slabs import means_in_slabs, pixels_inside
 from glimpse.sources.windows import CT_WINDOWS, parse_windows
 from tests.volume_files import IDENTITY, RNG, greys, overlap, whole, write
 

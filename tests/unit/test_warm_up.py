@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from glimpse.envs import FlattenAction, array_cases, make_array
+from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.warm_up import TokenWarmUp
 
 CASES = 8
 
@@ -30,7 +30,14 @@ def make(overview_dropout: float = 1.0, **options: Any) -> tuple[GlimpsePolicy, 
     policy = GlimpsePolicy(
         env.observation_space, env.action_space, layout=inner.layout, overview_dropout=overview_dropout
     )
-    given: dict[str, Any] = {"glimpses": 6, "longest": 4, "batch": 4, "steps": 60, "threads": 1, **options}
+    given: dict[str, Any] = {
+        "glimpses_per_case": 6,
+        "max_sequence": 4,
+        "batch": 4,
+        "steps": 60,
+        "threads": 1,
+        **options,
+    }
     return policy, TokenWarmUp(policy, inner.cases, inner.views, inner.task, **given)
 
 
@@ -74,9 +81,9 @@ def test_kept_features_make_the_tokens_that_the_policy_makes(overview_dropout: f
 
 
 def test_many_cases_get_fewer_glimpses_and_few_cells_get_some_twice() -> None:
-    assert make(most=16)[1].glimpses == 2
-    assert make(most=1)[1].glimpses == 1
-    policy, trainer = make(glimpses=60)  # of 36 cells
+    assert make(max_total_glimpses=16)[1].glimpses_per_case == 2
+    assert make(max_total_glimpses=1)[1].glimpses_per_case == 1
+    policy, trainer = make(glimpses_per_case=60)  # of 36 cells
     _, cells, _ = trainer._read(0)
     assert len(policy.cells) < 60 == len(cells)
 
@@ -114,7 +121,7 @@ def test_the_locator_learns_where_what_tells_lies() -> None:
     policy = GlimpsePolicy(env.observation_space, env.action_space, layout=inner.layout, overview_dropout=1.0)
     train, test = inner.cases[:320], inner.cases[320:]
     trainer = TokenWarmUp(
-        policy, train, inner.views, inner.task, glimpses=30, longest=30, steps=200, batch=40, threads=1
+        policy, train, inner.views, inner.task, glimpses_per_case=30, max_sequence=30, steps=200, batch=40, threads=1
     )
     policy.calibrate(torch.from_numpy(np.concatenate([trainer._read(case)[0] for case in range(40)])))
     trainer.encode()

@@ -1,0 +1,5 @@
+"""The contract checker for everyone who adds an environment: `glimpse.envs.check(env)`."""
+
+from glimpse.envs.checking.checker import ContractError, check
+
+__all__ = ["ContractError", "check"]

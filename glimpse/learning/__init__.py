@@ -1,0 +1,1 @@
+"""The stages of learning: contrastive pretraining, warm-up, and learning from episodes."""

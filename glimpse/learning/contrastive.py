@@ -1,0 +1,119 @@
+"""Pretraining: the shared encoder learns, without labels, to tell glimpses of the training cohort from each other."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from glimpse.cohort import Case
+from glimpse.learning.augment import Augment
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.sources import ImageSource
+from glimpse.views import Views
+
+
+def sample_glimpses(
+    cases: Sequence[Case],
+    views: Views,
+    count: int,
+    *,
+    margin: float = 1.0,
+    seed: int = 0,
+    threads: int = 2,
+    progress: Callable[[int], Any] | None = None,
+) -> np.ndarray:
+    """Glimpses at random foreground places of random cases, uint8 (count, channel, *size).
+
+    `margin` > 1 enlarges field of view and size alike, as room for shifts and turns. `progress` counts what is read.
+    """
+    rng = np.random.default_rng(seed)
+    per_case = np.bincount(rng.integers(len(cases), size=count), minlength=len(cases))
+    seeds = rng.integers(2**63, size=len(cases))
+
+    def read(index: int) -> list[np.ndarray]:
+        source, number = cases[index].source, int(per_case[index])
+        locations, zooms = random_places(views, source, number, np.random.default_rng(seeds[index]))
+        if progress is not None:
+            progress(number)
+        both = zip(locations, zooms.tolist(), strict=True)
+        return [views.glimpse(source, location, zoom, margin) for location, zoom in both]
+
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(itertools.chain.from_iterable(pool.map(read, np.flatnonzero(per_case).tolist()))))
+
+
+def random_places(
+    views: Views, source: ImageSource, count: int, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "count d"], Int64[np.ndarray, " count"]]:
+    """Places anywhere in a source's foreground, as locations in [-1, 1], and fields of view by index."""
+    inside = views.foreground(source)[0] > 0
+    pixels = np.argwhere(inside)[rng.integers(int(inside.sum()), size=count)]
+    size = np.array(inside.shape)
+    locations = (pixels + rng.random((count, len(size)))) / size * 2 - 1
+    return locations.astype(np.float32), rng.integers(len(views.glimpse_extents), size=count)
+
+
+def contrastive_loss(first: Float[Tensor, "batch d"], second: Float[Tensor, "batch d"], temperature: float) -> Tensor:
+    r"""NT-Xent (Chen et al. 2020): -log exp(z_i z_j / \tau) / \sum_{k != i} exp(z_i z_k / \tau), positives i, j."""
+    z = F.normalize(torch.cat([first, second]), dim=-1)
+    similarity = (z @ z.T / temperature).fill_diagonal_(-1e9)
+    batch = len(first)
+    positives = torch.cat([torch.arange(batch) + batch, torch.arange(batch)]).to(z.device)
+    return F.cross_entropy(similarity, positives)
+
+
+class ContrastivePretrainer(nn.Module):
+    """SimCLR on a pool of glimpses. A module, so that its projection head is saved and restored with its optimizer.
+
+    Args:
+        policy: its encoder and token pool are trained.
+        pool: uint8 (count, channel, *size * margin), as `sample_glimpses` reads them.
+        augment: makes the two views.
+        batch: glimpses per step; each is seen twice.
+    """
+
+    def __init__(
+        self,
+        policy: GlimpsePolicy,
+        pool: np.ndarray,
+        augment: Augment,
+        *,
+        batch: int = 128,
+        learning_rate: float = 2e-3,
+        temperature: float = 0.2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        embed = policy.encoder.embed
+        self.head = nn.Sequential(nn.Linear(embed, 128), nn.ReLU(), nn.Linear(128, embed)).to(policy.device)
+        self._policy, self.augment = (policy,), augment
+        self.pool = torch.from_numpy(pool)
+        self.batch, self.temperature = min(batch, len(pool)), temperature
+        trained = [*policy.encoder.parameters(), *policy.pool.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.AdamW(trained, learning_rate)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def calibrate(self, count: int = 2048) -> None:
+        """Standardises the policy's tokens over the centres of some glimpses of the pool (see `TokenPool`)."""
+        margins = [(have - want) // 2 for have, want in zip(self.pool.shape[2:], self.augment.size, strict=True)]
+        centre = tuple(slice(m, m + size) for m, size in zip(margins, self.augment.size, strict=True))
+        self._policy[0].calibrate(self.pool[(slice(count), slice(None), *centre)])
+
+    def step(self) -> float:
+        """One update; returns its loss."""
+        policy = self._policy[0]
+        rows = torch.randint(len(self.pool), (self.batch,), generator=self.generator)
+        images = self.pool[rows].to(policy.device)
+        views = [self.augment(images, self.generator) for _ in range(2)]
+        first, second = self.head(policy.embed(torch.cat(views))).chunk(2)
+        loss = contrastive_loss(first, second, self.temperature)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()

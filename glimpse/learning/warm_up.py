@@ -1,0 +1,190 @@
+"""Warm-up on glimpses that are encoded once: everything after the encoder learns what is worth finding, and where.
+
+What single glimpses tell about a whole image is little, so a policy that learns to answer needs many of them, and until
+it has seen them it has nothing to search for. The encoder stays as it is here, so each glimpse is read and encoded once
+and then seen in a hundred different sequences, which costs next to nothing.
+
+The locator learns where to look first from the same glimpses: their places were drawn evenly, and what each of them
+alone tells about the target is known, so the expected benefit of its choice among them has an exact gradient. Trying
+places one by one, as in the joint stage, would take many episodes to find small things in a large image.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from glimpse.cohort import Case
+from glimpse.networks.locator import PointerLocator
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.sources import ImageSource
+from glimpse.tasks import Task
+from glimpse.views import Views
+
+
+class TokenWarmUp(nn.Module):
+    """Supervised learning on sequences of random glimpses of each case, from features that are computed once.
+
+    The loss is the one of all agents: that of the last answer, of the mean over all prefixes, and of answers from
+    single glimpses. To it comes what the locator's choice among the sequence's places is worth (see `looking_loss`).
+    A module, so that its optimizer is saved and restored with it.
+
+    Args:
+        policy: all of it but the encoder and the memory is trained; a locator that points at no cells is left alone.
+        cases: of the training split.
+        views: sizes of glimpses.
+        task: what is asked.
+        glimpses_per_case: read per case.
+        max_total_glimpses: glimpses read in all; with many cases, each gets fewer.
+        max_sequence: glimpses in a sequence.
+        batch: cases per step.
+        learning_rate: of AdamW; it follows half a cosine over `steps`.
+        weight_decay: of AdamW.
+        steps: how many there will be.
+        prefix_coef: weight of the loss averaged over all prefixes.
+        glimpse_coef: weight of the loss of answers from single glimpses.
+        look_coef: weight of the locator's loss; 0 leaves it as it is.
+        look_entropy: weight of the entropy of its choice.
+        seed: of places, orders and batches.
+        threads: that read.
+    """
+
+    def __init__(
+        self,
+        policy: GlimpsePolicy,
+        cases: Sequence[Case],
+        views: Views,
+        task: Task,
+        *,
+        glimpses_per_case: int = 24,
+        max_total_glimpses: int = 150_000,
+        max_sequence: int = 16,
+        batch: int = 64,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 1e-2,
+        steps: int = 1000,
+        prefix_coef: float = 0.5,
+        glimpse_coef: float = 1.0,
+        look_coef: float = 1.0,
+        look_entropy: float = 0.01,
+        seed: int = 0,
+        threads: int = 2,
+    ) -> None:
+        super().__init__()
+        self._policy, self.task, self.steps, self.done = (policy,), task, steps, 0
+        self.look_coef, self.look_entropy = look_coef if isinstance(policy.locator, PointerLocator) else 0, look_entropy
+        self.cases, self.views, self.threads = cases, views, threads
+        self.glimpses_per_case = max(1, min(glimpses_per_case, max_total_glimpses // max(1, len(cases))))
+        self.max_sequence, self.batch = min(max_sequence, self.glimpses_per_case), min(batch, len(cases))
+        self.prefix_coef, self.glimpse_coef = prefix_coef, glimpse_coef
+        self.generator = torch.Generator().manual_seed(seed)
+        self.seeds = np.random.default_rng(seed).integers(2**63, size=len(cases))
+        idle = [policy.encoder, policy.memory, *([] if self.look_coef else [policy.locator])]
+        left = {id(p) for part in idle for p in part.parameters()}
+        trained = [p for p in policy.parameters() if id(p) not in left]
+        self.optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=weight_decay)
+        self.learning_rate = learning_rate
+
+    # ------------------------------------------------------------------------------------------ reading, once
+    @torch.no_grad()
+    def encode(self, progress: Callable[[int], Any] = lambda count: None, at_once: int = 64) -> None:
+        """Reads and encodes the glimpses of all cases, and their overviews where answers see them."""
+        policy = self._policy[0]
+        parts: dict[str, list[Tensor]] = {name: [] for name in ("features", "places", "zooms", "overviews", "cells")}
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="warm-up") as pool:
+            for start in range(0, len(self.cases), at_once):
+                chosen = range(start, min(start + at_once, len(self.cases)))
+                images, cells, zooms = zip(*pool.map(self._read, chosen), strict=True)
+                flat = torch.from_numpy(np.concatenate(images)).to(policy.device)
+                parts["features"].append(policy.summary_in_chunks(flat).unflatten(0, (len(chosen), -1)))
+                parts["places"].append(torch.from_numpy(np.stack(cells)))
+                parts["zooms"].append(torch.from_numpy(np.stack(zooms)))
+                if policy.overview_dropout < 1 or self.look_coef:
+                    for index, places in zip(chosen, parts["places"][-1], strict=True):
+                        shown, pointed_at = self._overview(index, places)
+                        parts["overviews"].append(shown)
+                        parts["cells"].append(pointed_at)
+                progress(len(chosen))
+        self.kept = {name: torch.cat(tensors).to(policy.device) for name, tensors in parts.items() if tensors}
+        self.targets = torch.from_numpy(self.task.stack([case.target for case in self.cases])).to(policy.device)
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Glimpses, the cells they lie in, and their zooms."""
+        source, rng = self.cases[index].source, np.random.default_rng(self.seeds[index])
+        cells = self._places(source, rng)
+        zooms = rng.integers(len(self.views.glimpse_extents), size=self.glimpses_per_case)
+        both = zip(self._policy[0].cells.cpu().numpy()[cells], zooms.tolist(), strict=True)
+        return np.stack([self.views.glimpse(source, place, zoom) for place, zoom in both]), cells, zooms
+
+    def _overview(self, index: int, places: Tensor) -> tuple[Tensor, Tensor]:
+        """What a case's overview shows as a whole (1, pooled), and in the cells of its glimpses (1, glimpse, embed)."""
+        policy = self._policy[0]
+        overview = torch.from_numpy(self.views.overview(self.cases[index].source).copy())[None]
+        features = policy.encode(overview.to(policy.device))
+        return policy.pool.summary(features), features.flatten(2)[:, :, places.to(policy.device)].transpose(1, 2)
+
+    def _places(self, source: ImageSource, rng: np.random.Generator) -> np.ndarray:
+        """Cells (glimpse,) that a pointer could point at: different ones, as long as there are enough."""
+        policy = self._policy[0]
+        foreground = torch.from_numpy(self.views.foreground(source).copy())[None]
+        cells = np.flatnonzero(policy.open_cells(foreground)[0].numpy())
+        return rng.choice(cells, self.glimpses_per_case, replace=len(cells) < self.glimpses_per_case)
+
+    # ------------------------------------------------------------------------------------------ learning
+    def step(self) -> float:
+        """One update; returns its loss."""
+        policy = self._policy[0]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * 0.5 * (1 + np.cos(np.pi * self.done / self.steps))
+        cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(policy.device)
+        order = torch.rand(len(cases), self.glimpses_per_case, generator=self.generator).argsort(1)[
+            :, : self.max_sequence
+        ]
+        rows = cases[:, None], order.to(cases.device)
+        tokens, first = self._tokens(rows)
+        every = self._losses(policy.answer_head(policy.aggregator(torch.cat([first[:, None], tokens], 1))), cases)
+        single = self._losses(policy.glimpse_head(tokens), cases)
+        loss = every[:, -1].mean() + self.prefix_coef * every.mean() + self.glimpse_coef * single.mean()
+        if self.look_coef:
+            loss = loss + self.look_coef * self.looking_loss(rows, single.detach())
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(itertools.chain.from_iterable(g["params"] for g in self.optimizer.param_groups), 1.0)
+        self.optimizer.step()
+        self.done += 1
+        return loss.item()
+
+    def _tokens(self, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens (batch, time, embed) of glimpses, and the first tokens (batch, embed); rows are cases and glimpses."""
+        policy = self._policy[0]
+        where = policy.position(policy.cells[self.kept["places"][rows]]) + policy.scale(self.kept["zooms"][rows] + 1)
+        tokens = policy.pool.token(self.kept["features"][rows]) + where
+        first = policy.scale.weight[0].expand(len(tokens), -1)
+        if policy.overview_dropout < 1:
+            first = policy.overview_in_answers(policy.pool.token(self.kept["overviews"][rows[0][:, 0]]) + first)
+        return tokens, first
+
+    def looking_loss(self, rows: tuple[Tensor, Tensor], single: Float[Tensor, "batch time"]) -> Tensor:
+        r"""What the locator's first choice among the places of some glimpses costs, -\sum_i p_i (\bar l - l_i).
+
+        l_i is the loss of the answer from glimpse i alone: in the mean over cases, a glimpse that tells more has less.
+        """
+        policy = self._policy[0]
+        places = self.kept["places"][rows]
+        keys, unary = policy.locator.describe(self.kept["cells"][rows], policy.position(policy.cells[places]))
+        with torch.no_grad():
+            token = policy.pool.token(self.kept["overviews"][rows[0][:, 0]]) + policy.scale.weight[0]
+            state = policy.memory.step(token, token.new_zeros(len(token), policy.memory.hidden))
+        log_probs = policy.locator.logits(state[:, None], keys, unary)[:, 0].log_softmax(-1)
+        benefit = single.mean(1, keepdim=True) - single
+        return -(log_probs.exp() * (benefit - self.look_entropy * log_probs)).sum(1).mean()
+
+    def _losses(self, predictions: Tensor, cases: Tensor) -> Tensor:
+        """The task's loss (batch, time) of predictions (batch, time, output)."""
+        target = self.targets[cases]
+        return self.task.loss(predictions, target[:, None].expand(-1, predictions.shape[1], *target.shape[1:]))

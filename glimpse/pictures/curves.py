@@ -1,0 +1,44 @@
+"""Curves of metrics over the number of glimpses."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from glimpse.tasks import metric_title
+
+
+def budget_curve(
+    curves: Mapping[str, Mapping[int, Mapping[str, Any]]],
+    metric: str = "auc",
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """A metric over the number of glimpses, with its interval, one curve per reader.
+
+    Args:
+        curves: `{reader: {budget: row}}`, rows as `glimpse.report.tables.summarise` makes them. A reader with a single
+            budget is drawn as a horizontal line.
+        metric: of the task ("auc", "accuracy", "score"), or "hit_rate".
+        path: where to save it, too.
+    """
+    figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for i, (reader, rows) in enumerate(curves.items()):
+        points = [(budget, rows[budget][metric]) for budget in sorted(rows)]
+        points = [(budget, entry) for budget, entry in points if entry["value"] is not None]
+        values = [[entry[name] for _, entry in points] for name in ("value", "low", "high")]
+        if len(points) == 1:
+            axes.axhline(values[0][0], color=f"C{i}", linestyle="--", label=reader)
+        elif points:
+            budgets = [budget for budget, _ in points]
+            axes.plot(budgets, values[0], color=f"C{i}", marker="o", label=reader)
+            axes.fill_between(budgets, values[1], values[2], color=f"C{i}", alpha=0.15, linewidth=0)
+    axes.set(xlabel="glimpses at most", ylabel=metric_title(metric))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    if path is not None:
+        figure.savefig(path)
+    return figure

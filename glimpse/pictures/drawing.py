@@ -1,0 +1,225 @@
+"""What pictures are made of: the scanpath on the overview, the strip of glimpses, the heat map over the cells.
+
+Pictures are uint8 arrays (height, width, 3). Volumes are cut in three planes, side by side
+(see `glimpse.pictures.planes`).
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+
+from glimpse.pictures.planes import Picture, Plane, coloured, planes
+from glimpse.tasks.base import probability_caption
+
+Colour = tuple[int, int, int]
+
+DARK, WHITE = (40, 40, 40), (255, 255, 255)
+_GAP, _TEXT = 10, 14
+_WIDEST = 4.0  # of a picture, width over height
+_ORDER, _HEAT = "winter", "inferno"  # colour maps of the order of glimpses, and of probabilities
+
+
+def draw_scanpath(
+    overview: UInt8[np.ndarray, "channel *size"],
+    scanpath: Float[np.ndarray, "glimpse d"],
+    extents: Float[np.ndarray, "glimpse d"],
+    height: int = 512,
+    sides: Sequence[float] | None = None,
+    at: Float[np.ndarray, " d"] | None = None,
+) -> Picture:
+    """The scanpath on the overview: a numbered box of true size per glimpse, joined by lines, coloured by order.
+
+    In a volume, boxes that the cut goes through are drawn thick, the others thin.
+
+    Args:
+        overview: the image.
+        scanpath: locations in [-1, 1].
+        extents: fields of view as shares of the image, per axis.
+        height: of the picture at most; it is up to four times as wide.
+        sides: lengths of the image's axes, in any unit; those of the overview's pixels when not given.
+        at: location through which a volume is cut; that of the last glimpse, or the middle, when not given.
+    """
+    if at is None:
+        at = scanpath[-1] if len(scanpath) else np.zeros(overview.ndim - 1)
+    panels = _panels(overview, at, height, sides)
+    for plane, panel in panels:
+        centres, boxes = plane.places(scanpath) * panel.size, plane.lengths(extents) * panel.size
+        _draw_path(panel, centres, np.maximum(boxes / 2, 3), plane.crosses(at, scanpath, extents))
+        _name(plane, panel)
+    return np.array(beside([panel for _, panel in panels]))
+
+
+def _draw_path(
+    panel: Image.Image,
+    centres: Float[np.ndarray, "glimpse 2"],
+    halves: Float[np.ndarray, "glimpse 2"],
+    near: Bool[np.ndarray, " glimpse"],
+) -> None:
+    """Lines, boxes and numbers, in pixels (x, y) of the panel; boxes that are not near are thin."""
+    pen, colours = ImageDraw.Draw(panel), order_colours(len(centres))
+    for i, (one, other) in enumerate(pairwise(centres)):
+        pen.line([*one, *other], fill=WHITE, width=3)
+        pen.line([*one, *other], fill=colours[i + 1], width=1)
+    for i in np.argsort(near, kind="stable"):  # thick ones lie on thin ones
+        centre, half = centres[i], halves[i]
+        for grown, width, outline in ((2, 5, WHITE), (1, 3, colours[i])) if near[i] else ((0, 1, colours[i]),):
+            pen.rectangle([*(centre - half - grown), *(centre + half + grown)], outline=outline, width=width)
+    for i, (centre, half) in enumerate(zip(centres, halves, strict=True)):
+        place = (centre[0] + half[0] + 3, centre[1] - half[1] - 4)
+        write(pen, place, str(i + 1), colours[i], size=_TEXT if near[i] else _TEXT - 4, halo=2)
+
+
+def _name(plane: Plane, panel: Image.Image) -> None:
+    """What the cut is, and which side of the body lies on the left."""
+    pen = ImageDraw.Draw(panel)
+    write(pen, (4, 2), plane.name, DARK, size=12, halo=2)
+    write(pen, (4, panel.height / 2 - 7), plane.left, DARK, size=12, halo=2)
+
+
+def heat_map(
+    overview: UInt8[np.ndarray, "channel *size"],
+    cells: Float[np.ndarray, "*grid"],
+    height: int = 512,
+    sides: Sequence[float] | None = None,
+) -> Picture:
+    """The locator's probabilities over the cells, laid over a pale overview; the most probable cell is brightest.
+
+    What is shown is the square root of p / max p, so that places with a tenth of the chance can still be seen. A volume
+    is cut through the most probable cell, and shows the highest probability in front of or behind each place.
+
+    Args:
+        overview: the image.
+        cells: probabilities, or anything else of which more is brighter, from 0 on.
+        height: of the picture at most.
+        sides: as for `draw_scanpath`.
+    """
+    peak = (2.0 * np.array(np.unravel_index(cells.argmax(), cells.shape)) + 1) / cells.shape - 1
+    panels = _panels(overview, peak, height, sides)
+    return np.array(beside([_heated(panel, plane, cells) for plane, panel in panels]))
+
+
+def _heated(panel: Image.Image, plane: Plane, cells: Float[np.ndarray, "*grid"]) -> Image.Image:
+    strength = np.sqrt(plane.most(cells) / max(float(cells.max()), 1e-12)).astype(np.float32)
+    share = np.array(Image.fromarray(strength).resize(panel.size, Image.Resampling.NEAREST))[..., None]
+    colour = colormaps[_HEAT](0.25 + 0.7 * share[..., 0])[..., :3] * 255
+    pale = 0.5 * np.asarray(panel.convert("L").convert("RGB"), np.float32) + 0.5 * 255
+    heated = Image.fromarray(np.rint((1 - share) * pale + share * colour).astype(np.uint8))
+    _name(plane, heated)
+    return heated
+
+
+def glimpse_strip(
+    glimpses: np.ndarray,
+    probabilities: Float[np.ndarray, "step output"],
+    names: Sequence[str],
+    overview: UInt8[np.ndarray, "channel *size"] | None = None,
+    height: int = 96,
+    width: int = 1034,
+    captions: Sequence[tuple[str, float]] | None = None,
+    sides: Sequence[float] | None = None,
+    glimpse_sides: Sequence[float] | None = None,
+) -> Picture:
+    """Glimpses in order, framed in the colours of the scanpath, each with the answer after it.
+
+    Of volumes it shows the slices through the middle of each glimpse.
+
+    Args:
+        glimpses: uint8 (glimpse, channel, *size).
+        probabilities: after each prefix of glimpses: one row more than glimpses.
+        names: of the outputs; of two, the probability of the second is shown, of more, the highest.
+        overview: shown first, with the answer before the first glimpse.
+        height: of one glimpse, in pixels.
+        width: of the strip at most; it goes on in the next row.
+        captions: what to show of each answer instead (see `Task.caption`).
+        sides: lengths of the image's axes, as for `draw_scanpath`.
+        glimpse_sides: lengths of a glimpse's axes, in any unit; those of its pixels when not given.
+    """
+    images = [] if overview is None else [through_the_middle(overview, height, sides)]
+    images += [through_the_middle(glimpse, height, glimpse_sides) for glimpse in glimpses]
+    frames = [DARK] * (len(images) - len(glimpses)) + order_colours(len(glimpses))
+    labels = [""] * (len(images) - len(glimpses)) + [str(i + 1) for i in range(len(glimpses))]
+    texts = captions or [probability_caption(answer, names) for answer in probabilities]
+    tiles = [_tile(*parts) for parts in zip(images, frames, labels, texts[len(texts) - len(images) :], strict=True)]
+    per_row = max(1, (width + _GAP) // (max((tile.width for tile in tiles), default=1) + _GAP))
+    rows = [beside(tiles[i : i + per_row]) for i in range(0, len(tiles), per_row)]
+    return np.array(below(rows))
+
+
+def _tile(image: Image.Image, frame: Colour, label: str, caption: tuple[str, float]) -> Image.Image:
+    """One glimpse in its frame, its number, and the answer after it as text and bar."""
+    tile = Image.new("RGB", (max(image.width + 6, 90), image.height + 6 + 30), WHITE)
+    pen, (text, share) = ImageDraw.Draw(tile), caption
+    pen.rectangle([0, 0, image.width + 5, image.height + 5], fill=frame)
+    tile.paste(image, (3, 3))
+    if label:
+        write(pen, (7, 5), label, frame, halo=2)
+    top, wide = image.height + 10, tile.width - 1
+    write(pen, (0, top), text, DARK, size=12)
+    pen.rectangle([0, top + 18, wide, top + 24], fill=(225, 225, 225))
+    pen.rectangle([0, top + 18, share * wide, top + 24], fill=frame)
+    return tile
+
+
+# ---------------------------------------------------------------------------------------------- small parts
+def through_the_middle(
+    image: UInt8[np.ndarray, "channel *size"], height: int, sides: Sequence[float] | None = None
+) -> Image.Image:
+    """An image in a height at most; a volume by the three cuts through its middle."""
+    return beside([panel for _, panel in _panels(image, np.zeros(image.ndim - 1), height, sides)], gap=2)
+
+
+def _panels(
+    image: UInt8[np.ndarray, "channel *size"], at: np.ndarray, height: int, sides: Sequence[float] | None
+) -> list[tuple[Plane, Image.Image]]:
+    """The image in every plane that it is shown in, all at the same scale and in the object's proportions."""
+    size = image.shape[1:]
+    shown = planes(size)
+    lengths = [plane.proportions(sides or size) for plane in shown]
+    scale = min(height / max(high for high, _ in lengths), _WIDEST * height / max(wide for _, wide in lengths))
+    panels = []
+    for plane, (high, wide) in zip(shown, lengths, strict=True):
+        pixels = Image.fromarray(coloured(plane.cut(image, at), colour=len(size) < 3))
+        target = max(1, round(wide * scale)), max(1, round(high * scale))
+        panels.append((plane, pixels.resize(target, Image.Resampling.BICUBIC)))
+    return panels
+
+
+def order_colours(count: int) -> list[Colour]:
+    """One colour per glimpse, by its place in the order."""
+    shades = colormaps[_ORDER](np.linspace(0, 1, max(count, 1)))[:count, :3] * 255
+    return [(int(red), int(green), int(blue)) for red, green, blue in shades]
+
+
+def write(
+    pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: Colour, size: int = _TEXT, halo: int = 0
+) -> None:
+    pen.text(place, text, fill=colour, font=ImageFont.load_default(size=size), stroke_width=halo, stroke_fill=WHITE)
+
+
+def on_canvas(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    canvas = Image.new("RGB", size, WHITE)
+    canvas.paste(image, (0, 0))
+    return canvas
+
+
+def beside(images: Sequence[Image.Image], gap: int = _GAP) -> Image.Image:
+    width = sum(image.width for image in images) + gap * (len(images) - 1)
+    canvas, left = Image.new("RGB", (width, max(image.height for image in images)), WHITE), 0
+    for image in images:
+        canvas.paste(image, (left, 0))
+        left += image.width + gap
+    return canvas
+
+
+def below(images: Sequence[Image.Image]) -> Image.Image:
+    images = images or [Image.new("RGB", (1, 1), WHITE)]
+    height = sum(image.height for image in images) + _GAP * (len(images) - 1)
+    canvas, top = Image.new("RGB", (max(image.width for image in images), height), WHITE), 0
+    for image in images:
+        canvas.paste(image, (0, top))
+        top += image.height + _GAP
+    return canvas

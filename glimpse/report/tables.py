@@ -1,0 +1,195 @@
+"""What came of reading cases: one record per case, and the table, the JSON row and the CSV made of them."""
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from glimpse.atomic import write_atomically
+from glimpse.tasks import Interval, Task, interval, metric_title, resampled_weights, weighted_mean
+
+Row = dict[str, Any]
+
+CAPTION = (
+    "Intervals are 95 %, bootstrapped over patients. 'random' and 'grid' are this run's own network sent to other "
+    "places (it was not trained for them). 'overview' answers before the first glimpse: the same network, or where its "
+    "answers never see the overview, one of the same kind trained to answer from overviews alone. 'full_scan' is what "
+    "people do today: every foreground patch is embedded by the pretrained encoder, and gated attention pools it."
+)
+HIT_RATE = (
+    "A mark (an annotated region) is hit where a glimpse shows it whole or lies in it; the patches of a full scan may "
+    "cut it."
+)
+_COST = ("glimpses", "% of foreground read", "s/case")
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How one case was read, and what was answered.
+
+    Attributes:
+        id: of the case.
+        patient: of the patient.
+        target: what the prediction is held against.
+        prediction: the last answer.
+        predictions: the answer after each prefix of glimpses, the first from the overview alone; a reader that answers
+            only once has one row.
+        scanpath: locations of the glimpses, in order.
+        zooms: which field of view each glimpse had.
+        glimpses: how many were read.
+        share_read: pixels read over pixels of the foreground.
+        pixels_read: level-0 pixels that the glimpses cover.
+        seconds: wall-clock time, reading included.
+        hits: which of the case's marks some glimpse hit; None where it has no marks.
+    """
+
+    id: str
+    patient: str
+    target: Any
+    prediction: Float[np.ndarray, " output"]
+    predictions: Float[np.ndarray, "step output"]
+    scanpath: Float[np.ndarray, "glimpse d"]
+    zooms: np.ndarray
+    glimpses: int
+    share_read: float
+    pixels_read: int
+    seconds: float
+    hits: Bool[np.ndarray, " mark"] | None = None
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of the case's marks that were hit; None where it has none."""
+        return float(np.mean(self.hits)) if self.hits is not None and len(self.hits) else None
+
+
+def summarise(readings: Sequence[Reading], task: Task, seed: int = 0) -> Row:
+    """One reader's row of `metrics.json`: the task's metrics with intervals, and means of what it cost.
+
+    Where cases have marks, it says how many of them were hit, too: "hit_rate", the mean over those cases.
+
+    Raises:
+        ValueError: there is nothing to summarise.
+    """
+    if not readings:
+        raise ValueError("expected at least one reading, got none: the split is empty. Choose another split.")
+    metrics = task.metrics(
+        np.stack([reading.prediction for reading in readings]),
+        task.stack([reading.target for reading in readings]),
+        np.array([reading.patient for reading in readings]),
+        seed=seed,
+    )
+    rated = [reading for reading in readings if reading.hit_rate is not None]
+    if rated:
+        metrics["hit_rate"] = _mean_hit_rate(rated, seed)
+    row: Row = {
+        name: {"value": _finite(found.value), "low": _finite(found.low), "high": _finite(found.high)}
+        for name, found in metrics.items()
+    }
+    return row | {
+        "glimpses": float(np.mean([reading.glimpses for reading in readings])),
+        "share_read": float(np.mean([reading.share_read for reading in readings])),
+        "seconds_per_case": float(np.mean([reading.seconds for reading in readings])),
+    }
+
+
+def _mean_hit_rate(readings: Sequence[Reading], seed: int) -> Interval:
+    rates = np.array([reading.hit_rate for reading in readings])
+    weights = resampled_weights([reading.patient for reading in readings], 1000, seed)
+    return interval(rates.mean(), weighted_mean(rates, weights))
+
+
+def _finite(value: float) -> float | None:
+    """The value, or None where it is not defined (JSON knows no NaN): an AUC of a split with one class."""
+    return float(value) if math.isfinite(value) else None
+
+
+def table(rows: Mapping[str, Row], caption: str = CAPTION, headline: Sequence[str] = ("auc", "accuracy")) -> str:
+    """An aligned plain-text table with a caption above it.
+
+    Args:
+        rows: as `summarise` makes them, one per reader.
+        caption: what is to be known of the rows.
+        headline: the metrics to show, `Task.headline`; the first with its interval.
+    """
+    marked = any("hit_rate" in row for row in rows.values())
+    titles = [metric_title(name) for name in headline]
+    titles[:1] = [f"{title} (95 % interval)" for title in titles[:1]]
+    header = ("reader", *titles, *(["% of marks hit"] if marked else []), *_COST)
+    cells = [header, *(_cells(reader, row, headline, marked) for reader, row in rows.items())]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
+    lines = ["  ".join(_align(text, width, i) for i, (text, width) in enumerate(zip(line, widths, strict=True)))
+             for line in cells]  # fmt: skip
+    lines.insert(1, "-" * max(map(len, lines)))
+    text = f"{caption} {HIT_RATE}" if marked else caption
+    return "\n".join([*_wrap(text, max(80, len(lines[1]))), "", *(line.rstrip() for line in lines)])
+
+
+def _cells(reader: str, row: Row, headline: Sequence[str], marked: bool) -> tuple[str, ...]:
+    hit = value_of(row, "hit_rate")
+    return (
+        reader,
+        *(_interval(row.get(name)) for name in headline[:1]),
+        *(_number(value_of(row, name), 3) for name in headline[1:]),
+        *([_number(None if hit is None else 100 * hit, 1)] if marked else []),
+        _number(row["glimpses"], 1),
+        _number(100 * row["share_read"], 1),
+        _number(row["seconds_per_case"], 3),
+    )
+
+
+def value_of(row: Row, name: str) -> float | None:
+    """The value of a row's metric; None where the row lacks it, or it is not defined."""
+    entry = row.get(name)
+    return entry["value"] if isinstance(entry, Mapping) else None
+
+
+def _interval(entry: Mapping[str, float | None] | None) -> str:
+    if entry is None or entry["value"] is None:
+        return "n/a"
+    return f"{_number(entry['value'], 3)} ({_number(entry['low'], 3)} to {_number(entry['high'], 3)})"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def _align(text: str, width: int, column: int) -> str:
+    return text.ljust(width) if column == 0 else text.rjust(width)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append("")
+        lines[-1] += (" " if lines[-1] else "") + word
+    return lines
+
+
+def write_predictions(
+    path: str | os.PathLike[str], readings: Mapping[str, Sequence[Reading]], task: Task, split: str
+) -> None:
+    """Writes every reader's answers as CSV, one line per reader and case.
+
+    The target is written as in a cohort, answers in the columns of the task: probabilities as `p_<name>`. There is a
+    column `hit_rate` where any case has marks.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    marked = any(one.hit_rate is not None for answers in readings.values() for one in answers)
+    cost = ["glimpses", "share_read", "seconds", *(["hit_rate"] if marked else [])]
+    writer.writerow(["reader", "split", "slide_id", "case_id", "target", *task.columns, *cost])
+    for reader, answers in readings.items():
+        for one in answers:
+            values = (f"{value:.6f}" for value in np.ravel(task.probabilities(one.prediction[None])[0]))
+            spent = [one.glimpses, f"{one.share_read:.6f}", f"{one.seconds:.6f}"]
+            spent += ["" if one.hit_rate is None else f"{one.hit_rate:.6f}"] if marked else []
+            known = (one.id, one.patient, task.write_target(one.target))
+            writer.writerow([reader, split, *known, *values, *spent])
+    write_atomically(path, text.getvalue())

@@ -1,0 +1,74 @@
+"""What stays in memory while there is room: decoded images, and overviews with their foregrounds."""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+import numpy as np
+
+DEFAULT_CACHE_MB = 512.0
+
+
+class ByteCache:
+    """Least-recently-used cache of arrays, bounded in bytes and safe from several threads.
+
+    Threads that ask for the same array at once wait for one of them to make it; other arrays are not held up.
+
+    Args:
+        limit: bytes held at most; a single larger array is held alone.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._lock = threading.Lock()
+        self._arrays: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._under_way: dict[Hashable, threading.Lock] = {}
+
+    def get(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array of a key, made when it is not held; read-only, since it is shared."""
+        with self._lock:
+            found = self._touch(key)
+            if found is not None:
+                return found
+            turn = self._under_way.setdefault(key, threading.Lock())
+        with turn:
+            with self._lock:
+                found = self._touch(key)
+            if found is not None:
+                return found
+            try:
+                array = make()
+                array.setflags(write=False)
+                self._keep(key, array)
+            finally:
+                with self._lock:
+                    self._under_way.pop(key, None)
+        return array
+
+    def discard(self, key: Hashable) -> None:
+        """Lets go of an array, if it is held."""
+        with self._lock:
+            array = self._arrays.pop(key, None)
+            self._held -= 0 if array is None else array.nbytes
+
+    def _touch(self, key: Hashable) -> np.ndarray | None:
+        if key in self._arrays:
+            self._arrays.move_to_end(key)
+        return self._arrays.get(key)
+
+    def _keep(self, key: Hashable, array: np.ndarray) -> None:
+        with self._lock:
+            replaced = self._arrays.pop(key, None)
+            self._arrays[key] = array
+            self._held += array.nbytes - (0 if replaced is None else replaced.nbytes)
+            while self._held > self._limit and len(self._arrays) > 1:
+                self._held -= self._arrays.popitem(last=False)[1].nbytes
+
+
+images = ByteCache(int(float(os.environ.get("GLIMPSE_IMAGE_CACHE_MB", DEFAULT_CACHE_MB)) * 2**20))
+"""The process's one cache of decoded images; GLIMPSE_IMAGE_CACHE_MB sets its size (512)."""
+
+overviews = ByteCache(int(float(os.environ.get("GLIMPSE_OVERVIEW_CACHE_MB", DEFAULT_CACHE_MB)) * 2**20))
+"""The process's one cache of overviews and foregrounds; GLIMPSE_OVERVIEW_CACHE_MB sets its size (512)."""

@@ -1,0 +1,1 @@
+"""Radiographs: DICOM, PNG, TIFF and JPEG."""

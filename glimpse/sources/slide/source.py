@@ -1,0 +1,254 @@
+"""Whole-slide images through OpenSlide: SVS, NDPI, MRXS, SCN, tiled TIFF, DICOM."""
+
+import math
+import os
+import threading
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+from jaxtyping import Bool, UInt8
+from PIL import Image
+
+from glimpse.geometry import Frame, Numbers
+from glimpse.sources.base import (
+    ImageSource,
+    file_identity,
+    missing_file,
+    never_empty,
+    read_in_parts,
+    region,
+)
+from glimpse.sources.held import HeldOpen
+from glimpse.sources.slide.files import check_complete, explain_unreadable, known_mpp
+from glimpse.sources.thresholds import otsu_threshold
+
+SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".tif", ".tiff", ".bif", ".vms", ".vmu", ".svslide")
+LEVEL_TOLERANCE = 1.01  # a level counts as fine enough when it is at most 1 % too coarse
+MAX_PIXELS = 1 << 24  # a wider read is made in parts
+MAX_OPEN = 256  # slides held open at once; each costs a file descriptor or two
+MIN_SATURATION = 8  # of 255: less than this is never tissue
+_OPAQUE = 0xFF000000
+
+
+def is_slide(path: Path) -> bool:
+    """Whether OpenSlide knows the format of a file."""
+    return openslide.OpenSlide.detect_format(path) is not None
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """What a read needs to know of a slide; lengths in (y, x) order.
+
+    Attributes:
+        frame: the image's own grid, which is the slide's bounds where it states them.
+        offset: level-0 pixels of the slide before the frame begins.
+        downsamples: of each level, increasing.
+        bounded: whether the frame is only a part of the slide.
+    """
+
+    frame: Frame
+    offset: tuple[int, int]
+    downsamples: tuple[float, ...]
+    bounded: bool
+
+
+class SlideSource(ImageSource):
+    """A whole-slide image; three channels, white outside the slide and where it is transparent.
+
+    The spacing is the file's mpp, else its TIFF resolution, else a guess from the objective power (with a warning),
+    else ``mpp``, else unknown. Where the slide states the bounds of its non-empty part, these are the image.
+
+    Args:
+        path: the file (for MRXS the .mrxs file, for DICOM any file of the series).
+        mpp: micrometres per pixel to fall back on.
+        name: what messages call it; by default the path.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], mpp: float | int | None = None, name: str | None = None) -> None:
+        self.path: Path = Path(path)
+        self.name = name or str(self.path)
+        self._mpp = None if mpp is None else float(mpp)
+        self._options: dict[str, Any] = {"mpp": mpp, "name": name}
+        self._lock = threading.Lock()
+        self._levels: _Levels | None = None
+        self._slide: openslide.OpenSlide | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.path, self._options)
+
+    @property
+    def frame(self) -> Frame:
+        return (self._levels or self._known_levels()).frame
+
+    @property
+    def channels(self) -> int:
+        return 3
+
+    @property
+    def background(self) -> UInt8[np.ndarray, " channel"]:
+        return np.full(3, 255, np.uint8)
+
+    @property
+    def identity(self) -> Hashable:
+        return file_identity(self.path)
+
+    def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
+        levels = self._levels or self._known_levels()
+        start, width = region(center, extent, size, 2)
+        rows, columns = size
+        level = _best_level(levels.downsamples, min(width[0] / rows, width[1] / columns))
+        scale = levels.downsamples[level]
+        high, wide = width[0] / scale, width[1] / scale  # the extent in pixels of the level
+        top, left = (start[0] + levels.offset[0]) / scale, (start[1] + levels.offset[1]) / scale
+        if high * wide > MAX_PIXELS and max(size) > 1:
+            return read_in_parts(self, start, width, size)
+        down, across = round(high / rows), round(wide / columns)
+        if down >= 1 and across >= 1 and abs(down * rows - high) < 0.5 and abs(across * columns - wide) < 0.5:
+            first = (math.floor(top + 0.5), math.floor(left + 0.5))
+            pixels = self._pixels(levels, level, first, (down * rows, across * columns))
+            if down > 1 or across > 1:
+                pixels = pixels.reduce((across, down))
+        else:
+            pixels = self._resample(levels, level, (top, left, top + high, left + wide), (rows, columns))
+        return _channels_first(pixels)
+
+    def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
+        """Tissue: Otsu's threshold on the saturation of the overview. Never empty."""
+        high, low = overview.max(axis=0).astype(np.float32), overview.min(axis=0).astype(np.float32)
+        saturation = np.rint(255 * (high - low) / np.maximum(high, 1)).astype(np.uint8)
+        return never_empty(saturation > max(otsu_threshold(saturation), MIN_SATURATION))
+
+    def check(self) -> None:
+        self._known_levels()
+        check_complete(self.path)
+        super().check()
+        lowest = self._known_levels().downsamples[-1]
+        self.read(np.asarray(self.shape) / 2, lowest, (1, 1))
+
+    def close(self) -> None:
+        self.let_go()
+        _open_slides.forget(self)
+
+    def let_go(self) -> None:
+        """Drops the handle; the next read opens the file again, and reads under way keep it until they end."""
+        self._slide = None
+
+    def _handle(self) -> openslide.OpenSlide:
+        slide = self._slide
+        if slide is None:
+            with self._lock:
+                slide = self._slide
+                if slide is None:
+                    slide = self._slide = _open(self.path)
+                    _open_slides.opened(self)
+        return slide
+
+    def _known_levels(self) -> _Levels:
+        if self._levels is None:
+            slide = self._handle()
+            with self._lock:
+                if self._levels is None:
+                    self._levels = _describe(slide, self.name, self._mpp)
+        return self._levels
+
+    def _pixels(self, levels: _Levels, level: int, first: tuple[int, int], size: tuple[int, int]) -> Image.Image:
+        """Pixels of a level from ``first`` on, composited on white, as four bands with an unused last one."""
+        scale = levels.downsamples[level]
+        corner = (round(first[1] * scale), round(first[0] * scale))
+        slide = self._handle()
+        try:
+            pixels = np.asarray(slide.read_region(corner, level, (size[1], size[0])))
+        except openslide.OpenSlideError as error:
+            self.close()  # OpenSlide keeps a handle in its error state for ever
+            raise explain_unreadable(self.path, error) from error
+        if levels.bounded:
+            pixels = _clear_outside(pixels, levels, scale, first)
+        if pixels.view("<u4").min() < _OPAQUE:
+            pixels = _on_white(pixels)
+        return Image.frombuffer("RGBX", (size[1], size[0]), pixels, "raw", "RGBX", 0, 1)
+
+    def _resample(
+        self, levels: _Levels, level: int, box: tuple[float, float, float, float], size: tuple[int, int]
+    ) -> Image.Image:
+        """Resamples a box (top, left, bottom, right), in pixels of the level, whose edges fall inside pixels."""
+        top, left = math.floor(box[0]), math.floor(box[1])
+        bottom, right = max(math.ceil(box[2]), top + 1), max(math.ceil(box[3]), left + 1)
+        pixels = self._pixels(levels, level, (top, left), (bottom - top, right - left))
+        inner = (box[1] - left, box[0] - top, box[3] - left, box[2] - top)
+        return pixels.resize((size[1], size[0]), Image.Resampling.BOX, box=inner)
+
+
+_open_slides = HeldOpen(MAX_OPEN)
+_cache: openslide.OpenSlideCache | None = None
+_cache_lock = threading.Lock()
+
+
+def _shared_cache() -> openslide.OpenSlideCache:
+    """The process's one cache of decoded tiles; GLIMPSE_OPENSLIDE_CACHE_MB sets its size (512)."""
+    global _cache
+    with _cache_lock:
+        if _cache is None:
+            _cache = openslide.OpenSlideCache(int(float(os.environ.get("GLIMPSE_OPENSLIDE_CACHE_MB", "512")) * 2**20))
+        return _cache
+
+
+def _rebuild(path: Path, options: dict[str, Any]) -> SlideSource:
+    return SlideSource(path, **options)
+
+
+def _open(path: Path) -> openslide.OpenSlide:
+    if not path.is_file():
+        raise missing_file(path)
+    try:
+        slide = openslide.OpenSlide(path)
+    except openslide.OpenSlideError as error:
+        raise explain_unreadable(path, error) from error
+    slide.set_cache(_shared_cache())
+    return slide
+
+
+def _describe(slide: openslide.OpenSlide, name: str, mpp: float | None) -> _Levels:
+    properties = slide.properties
+    width, height = slide.dimensions
+    bounds = [properties.get(f"openslide.bounds-{key}") for key in ("y", "x", "height", "width")]
+    top, left, rows, columns = (0, 0, height, width) if None in bounds else (int(str(value)) for value in bounds)
+    spacing = known_mpp(properties, name, mpp)
+    frame = Frame((rows, columns), spacing, "um" if spacing else None, name)
+    bounded = (top, left, rows, columns) != (0, 0, height, width)
+    return _Levels(frame, (top, left), tuple(float(value) for value in slide.level_downsamples), bounded)
+
+
+def _best_level(downsamples: Sequence[float], scale: float) -> int:
+    """The coarsest level that is still fine enough for ``scale`` level-0 pixels per pixel."""
+    for level in range(len(downsamples) - 1, 0, -1):
+        if downsamples[level] <= scale * LEVEL_TOLERANCE:
+            return level
+    return 0
+
+
+def _clear_outside(pixels: np.ndarray, levels: _Levels, scale: float, first: tuple[int, int]) -> np.ndarray:
+    """Makes transparent what lies outside the frame but still on the slide."""
+    kept = []
+    for axis in (0, 1):
+        begin = round(levels.offset[axis] / scale) - first[axis]
+        end = round((levels.offset[axis] + levels.frame.shape[axis]) / scale) - first[axis]
+        kept.append(slice(max(begin, 0), max(end, 0)))
+    cleared = np.zeros_like(pixels)
+    cleared[tuple(kept)] = pixels[tuple(kept)]
+    return cleared
+
+
+def _on_white(pixels: np.ndarray) -> np.ndarray:
+    """Composites RGBA (height, width, 4) on white, ``alpha colour + (1 - alpha) 255``, rounded; alpha becomes 255."""
+    alpha = pixels[..., 3:].astype(np.uint16)
+    mixed = (pixels.astype(np.uint16) * alpha + 255 * (255 - alpha) + 127) // 255
+    mixed[..., 3] = 255
+    return mixed.astype(np.uint8)
+
+
+def _channels_first(image: Image.Image) -> UInt8[np.ndarray, "channel height width"]:
+    return np.ascontiguousarray(np.asarray(image)[..., :3].transpose(2, 0, 1))

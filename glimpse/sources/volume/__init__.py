@@ -1,0 +1,1 @@
+"""Volumes: NIfTI files and folders of DICOM slices."""

@@ -1,0 +1,1 @@
+"""Digits and glyphs on large canvases, to learn the craft on."""

@@ -1,0 +1,79 @@
+"""Cluttered translated MNIST: a digit somewhere among pieces of other digits.
+
+Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention (NeurIPS 2014): a digit on 60 x 60 or 100 x 100
+pixels, with four pieces of 8 x 8 pixels.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from glimpse.cohort import Case
+from glimpse.sources.drawn.collage import CollageSource
+from glimpse.synthetic.glyphs.megapixel_mnist import SIDE, read_digits
+
+SPLITS = ("train", "val", "test")
+PIECE = 8  # side of a piece of clutter
+_LARGEST = 512  # an image is painted whole for every read
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How images look.
+
+    Attributes:
+        size: side of an image in pixels.
+        clutter: number of pieces of other digits.
+    """
+
+    size: int = 60
+    clutter: int = 4
+
+    def __post_init__(self) -> None:
+        if not SIDE <= self.size <= _LARGEST or self.clutter < 0:
+            raise ValueError(
+                f"expected a size from {SIDE} to {_LARGEST} pixels and a clutter of at least 0, got {self.size} and "
+                f"{self.clutter}."
+            )
+
+
+def make_cases(root: str | Path | None, split: str, count: int, plan: Plan, seed: int) -> list[Case]:
+    """The images of one split, painted where they are read; deterministic from the seed.
+
+    Every digit of the split is drawn as often as any other, give or take one; each time in another place and among
+    other clutter, so that there may be more images than digits.
+
+    Raises:
+        CohortError: the folder is not given or lacks a file.
+    """
+    images, labels = read_digits(root, split)
+    digits = images.copy()  # not a view, which would keep the digits of the other split
+    rng = np.random.default_rng((seed, SPLITS.index(split)))
+    pieces = _draw_pieces(rng, len(digits), count, plan)
+    low = pieces[:, :1, 4:].astype(np.float32)
+    marks = np.stack([low, low + SIDE], 2)
+    targets = labels[pieces[:, 0, 0]].tolist()
+    key = ("cluttered", str(root), split, count, seed, plan)
+    cases = []
+    for number in range(count):
+        name = f"{split}-{number:06d}"
+        source = CollageSource((plan.size, plan.size), digits, pieces[number], (key, number), name)
+        cases.append(Case(name, name, source=source, target=targets[number], split=split, marks=marks[number]))
+    return cases
+
+
+def _draw_pieces(rng: np.random.Generator, digits: int, count: int, plan: Plan) -> Int[np.ndarray, "image piece 6"]:
+    """Which pixels of which digits lie where (see `CollageSource`): first the digit itself, then the clutter."""
+    pieces = np.zeros((count, 1 + plan.clutter, 6), np.int32)
+    rounds = [rng.permutation(digits) for _ in range(-(-count // digits))]
+    own = np.concatenate([np.zeros(0, np.int64), *rounds])[:count]
+    shape = (count, plan.clutter)
+    pieces[:, 0, 0], pieces[:, 0, 3] = own, SIDE
+    pieces[:, 0, 4:] = rng.integers(0, plan.size - SIDE + 1, (count, 2))
+    pieces[:, 1:, 0] = (own[:, None] + rng.integers(1, max(digits, 2), shape)) % digits  # never the digit itself
+    pieces[:, 1:, 1:3] = rng.integers(0, SIDE - PIECE + 1, (*shape, 2))
+    pieces[:, 1:, 3] = PIECE
+    pieces[:, 1:, 4:] = rng.integers(0, plan.size - PIECE + 1, (*shape, 2))
+    return pieces

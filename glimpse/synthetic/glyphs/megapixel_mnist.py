@@ -1,0 +1,181 @@
+"""Megapixel MNIST: a few digits and many noise strokes on a large empty canvas.
+
+Katharopoulos and Fleuret (ICML 2019); the four targets are those of IPS (Bergner, Lippert, Mahendran, ICLR 2023).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glimpse.cohort import Case, CohortError
+from glimpse.sources.array import ArraySource
+from glimpse.sources.drawn.sprites import SpriteSource
+from glimpse.synthetic.glyphs.idx import read_idx
+
+SIDE = 28  # of a digit in the files
+DIGITS, MAJORITY = 5, 3
+STROKES = 4096  # different noise strokes per split
+_HELD_OUT = 5000  # training digits that only validation images show
+_REDRAWS = 1000
+_FILES = {
+    "train": ("train-images", "train-labels"),
+    "val": ("train-images", "train-labels"),
+    "test": ("t10k-images", "t10k-labels"),
+}
+TARGETS = ("majority", "max", "top", "multi")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How images look.
+
+    Attributes:
+        size: side of an image in pixels.
+        digit_size: side of a digit, and of the square that a stroke lies in.
+        noise: number of strokes.
+        thickness: of a stroke, in pixels of a 28 x 28 square.
+    """
+
+    size: int = 1500
+    digit_size: int = 28
+    noise: int = 50
+    thickness: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.digit_size <= self.size <= 10_000:
+            raise ValueError(f"size must be from the digits' {self.digit_size} to 10000 pixels, got {self.size}.")
+        if not 7 <= self.digit_size <= SIDE or self.noise < 0 or not 1 <= self.thickness <= 8:
+            raise ValueError(
+                "expected a digit_size from 7 to 28, noise of at least 0 and a thickness from 1 to 8, got "
+                f"{self.digit_size}, {self.noise} and {self.thickness}."
+            )
+
+
+def read_digits(root: str | Path | None, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Digits (n, 28, 28) and classes (n,) that the images of a split may show; no digit serves two splits.
+
+    Raises:
+        CohortError: the folder is not given or lacks a file.
+    """
+    if root is None:
+        raise CohortError(
+            "Where is MNIST? Give its folder with env.root=<folder>, or in the variable GLIMPSE_MNIST. " + _HINT
+        )
+    images, labels = (
+        read_idx(_find(Path(root), name, kind)) for name, kind in zip(_FILES[split], ("idx3", "idx1"), strict=True)
+    )
+    if images.shape[1:] != (SIDE, SIDE) or len(images) != len(labels):
+        raise CohortError(f"{root}: expected as many 28 x 28 images as labels, got {images.shape} and {labels.shape}.")
+    if split == "test":
+        return images, labels
+    held_out = min(_HELD_OUT, len(images) // 6)
+    part = slice(len(images) - held_out, None) if split == "val" else slice(len(images) - held_out)
+    return images[part], labels[part]
+
+
+_HINT = (
+    "It holds train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, "
+    "plain or as .gz (for example from https://ossci-datasets.s3.amazonaws.com/mnist/)."
+)
+
+
+def _find(root: Path, name: str, kind: str) -> Path:
+    for spelling in (f"{name}-{kind}-ubyte", f"{name}.{kind}-ubyte"):
+        for suffix in ("", ".gz"):
+            if (root / (spelling + suffix)).is_file():
+                return root / (spelling + suffix)
+    raise CohortError(f"{root}: no file {name}-{kind}-ubyte or {name}-{kind}-ubyte.gz in this folder. {_HINT}")
+
+
+def draw_strokes(rng: np.random.Generator, count: int, thickness: int) -> np.ndarray:
+    """Straight strokes across a 28 x 28 square, uint8 (count, 28, 28): bright, with a softer flank."""
+    strokes = np.zeros((count, SIDE, SIDE), np.uint8)
+    angle, start = rng.uniform(0, math.pi, (count, 1)), rng.integers(2, SIDE - 2, (count, 2))
+    along, which = np.linspace(-SIDE / 2, SIDE / 2, 60), np.arange(count)[:, None]
+    y = np.clip(start[:, :1] + along * np.sin(angle), 0, SIDE - 1).astype(int)
+    x = np.clip(start[:, 1:] + along * np.cos(angle), 0, SIDE - 1).astype(int)
+    strokes[which, y, x] = 255
+    for offset in range(1, thickness):
+        strokes[which, np.clip(y + offset, 0, SIDE - 1), x] = 200
+    return strokes
+
+
+def place(rng: np.random.Generator, images: int, sprites: int, size: int, side: int) -> np.ndarray:
+    """Corners (images, sprites, 2) of squares that do not overlap, anywhere in the image.
+
+    Raises:
+        ValueError: they do not fit, or so tightly that drawing places at random does not find them.
+    """
+    corners = np.zeros((images, sprites, 2), np.int32)
+    for sprite in range(sprites):
+        todo = np.arange(images)
+        for _ in range(_REDRAWS):
+            corners[todo, sprite] = rng.integers(0, size - side + 1, (len(todo), 2))
+            near = np.abs(corners[todo, :sprite] - corners[todo, sprite, None]).max(-1) < side
+            todo = todo[near.any(-1)]
+            if not len(todo):
+                break
+        else:
+            raise ValueError(
+                f"{sprites} squares of {side} pixels do not find room in {size} x {size} pixels. Ask for less noise, "
+                "smaller digits or a larger image."
+            )
+    return corners
+
+
+def make_cases(
+    root: str | Path | None, split: str, count: int, plan: Plan, targets: Sequence[str], seed: int
+) -> list[Case]:
+    """The images of one split, rendered where they are read; deterministic from the seed."""
+    images, labels = read_digits(root, split)
+    rng = np.random.default_rng((seed, ("train", "val", "test").index(split)))
+    patterns = _resized(np.concatenate([images, draw_strokes(rng, STROKES, plan.thickness)]), plan.digit_size)
+    chosen, classes = _choose_digits(rng, labels, count)
+    corners = place(rng, count, DIGITS + plan.noise, plan.size, plan.digit_size)
+    strokes = len(images) + rng.integers(STROKES, size=(count, plan.noise))
+    index = np.concatenate([chosen, strokes], 1).astype(np.int32)
+    key = (str(root), split, seed, plan)
+    cases = []
+    for number in range(count):
+        name = f"{split}-{number:05d}"
+        shape = (plan.size, plan.size)
+        source = SpriteSource(shape, patterns, index[number], corners[number], ("megapixel", key, number), name)
+        low = corners[number, :DIGITS].astype(np.float64)
+        marks = np.stack([low, low + plan.digit_size], 1)
+        target = _targets(classes[number], low[:, 0], targets)
+        cases.append(Case(name, name, source=source, target=target, split=split, marks=marks))
+    return cases
+
+
+def _choose_digits(rng: np.random.Generator, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which digits each image shows, and their classes, (count, 5): three of one class, two of two others."""
+    others = np.argsort(rng.random((count, 10)), 1)[:, :3]
+    classes = np.concatenate([others[:, :1].repeat(MAJORITY, 1), others[:, 1:]], 1)
+    members = [np.flatnonzero(labels == digit) for digit in range(10)]
+    draws = rng.random(classes.shape)
+    chosen = np.zeros(classes.shape, np.int64)
+    for digit, those in enumerate(members):
+        here = classes == digit
+        chosen[here] = those[(draws[here] * len(those)).astype(int)]
+    return chosen, classes
+
+
+def _targets(classes: np.ndarray, rows: np.ndarray, targets: Sequence[str]) -> Any:
+    known: Mapping[str, Any] = {
+        "majority": int(classes[0]),
+        "max": int(classes.max()),
+        "top": int(classes[rows.argmin()]),
+        "multi": np.isin(np.arange(10), classes).astype(np.int64),
+    }
+    return known[targets[0]] if len(targets) == 1 else {target: known[target] for target in targets}
+
+
+def _resized(patterns: np.ndarray, side: int) -> np.ndarray:
+    if side == SIDE:
+        return patterns
+    stacked = ArraySource(np.ascontiguousarray(patterns))  # channels are patterns
+    return stacked.overview((side, side))

@@ -1,0 +1,107 @@
+"""Paints the dark blobs so that tumour and lymphoid aggregate differ in their cells but not in the overview.
+
+A blob first exists as a flat field of colour, drawn by the same law for both kinds and blended into the slide. Its
+cells are then painted, and shifted smoothly in colour until every 16 x 16 block has the mean that the flat field had.
+Reduced 16 times, the two kinds are therefore equal in law; at full resolution the cells tell them apart.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from glimpse.synthetic.slides.layout import COARSE, Blob
+from glimpse.synthetic.slides.textures import UNIT, smooth_noise
+
+ROUNDS = 4
+"""Repetitions of the smooth shift; what is left then is below the steps of JPEG."""
+
+_MEAN = (0.93, 0.50)  # hematoxylin and eosin of the flat field, between the means of both kinds' cells
+
+
+def paint_blob(
+    rng: np.random.Generator,
+    slide: np.ndarray,
+    blob: Blob,
+    texture: np.ndarray,
+    colour: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    """Paints one blob onto a slide.
+
+    Args:
+        rng: Source of randomness, drawn from alike for both kinds.
+        slide: uint8 (height, width, 3), painted on in place.
+        blob: Where, how large, of which kind.
+        texture: Stain of the kind's cells, uint8 (2, side, side).
+        colour: The slide's staining: stain (2, h, w) to colours (h, w, 3).
+    """
+    reach = 1.35 * blob.radius + 8
+    low = [max(int((middle - reach) // COARSE) * COARSE, 0) for middle in (blob.y, blob.x)]
+    high = [min(-int(-(middle + reach) // COARSE) * COARSE, size)
+            for middle, size in zip((blob.y, blob.x), slide.shape, strict=False)]  # fmt: skip
+    rows, columns = slice(low[0], high[0]), slice(low[1], high[1])
+    shape = high[0] - low[0], high[1] - low[1]
+    cover = _outline(rng, blob, rows, columns)[..., None]
+    cells = colour(_cut(rng, texture, shape)).astype(np.float32)
+    flat = colour(_flat_field(rng, shape)).astype(np.float32)
+    below = slide[rows, columns].astype(np.float32)
+    wanted = _block_means(below + cover * (flat - below))
+    painted = below + cover * (cells - below)
+    slide[rows, columns] = (_match(painted, wanted, cover) + 0.5).astype(np.uint8)
+
+
+def _outline(rng: np.random.Generator, blob: Blob, rows: slice, columns: slice) -> np.ndarray:
+    """How far the blob covers each pixel: an irregular disc with a ragged border."""
+    y, x = np.mgrid[rows, columns].astype(np.float32) + 0.5
+    dy, dx = y - np.float32(blob.y), x - np.float32(blob.x)
+    turn = np.arctan2(dy, dx)
+    radius = np.full_like(y, blob.radius)
+    for wave in range(2, 6):
+        radius += blob.radius * 0.14 / wave * rng.normal() * np.cos(wave * turn + rng.uniform(0, 2 * np.pi))
+    rag = 9 * smooth_noise(rng, y.shape, 6)
+    return np.clip((np.minimum(radius, 1.3 * blob.radius) - np.hypot(dy, dx) + rag) / 7 + 0.5, 0, 1)
+
+
+def _cut(rng: np.random.Generator, texture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A random piece of a texture, flipped and turned at random; takes as many draws for every texture."""
+    top, left = (int(rng.random() * (texture.shape[axis + 1] - max(shape))) for axis in range(2))
+    turn = int(rng.integers(8))
+    piece = texture.swapaxes(1, 2) if turn & 4 else texture
+    piece = piece[:, top : top + shape[0], left : left + shape[1]]
+    return piece[:, :: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
+
+
+def _flat_field(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Stain that varies slowly and, from block to block, a little; uint8 (2, height, width)."""
+    blocks = shape[0] // COARSE, shape[1] // COARSE
+    level = np.exp(rng.normal(0, 0.06))
+    grain = 0.07 * smooth_noise(rng, blocks, 2.5) + 0.05 * rng.standard_normal(blocks)
+    planes = [level * mean * (1 + grain + 0.02 * rng.standard_normal(blocks)) for mean in _MEAN]
+    return np.stack([_smooth(plane.astype(np.float32), shape) * UNIT for plane in planes]).astype(np.uint8)
+
+
+def _smooth(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(plane).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+
+
+def _block_means(image: np.ndarray) -> np.ndarray:
+    rows, columns = image.shape[0] // COARSE, image.shape[1] // COARSE
+    summed = image.reshape(rows, COARSE, -1).sum(1)  # in two steps: along whole lines of memory first
+    return summed.reshape(rows, columns, COARSE, 3).sum(2) / np.float32(COARSE**2)
+
+
+def _match(painted: np.ndarray, wanted: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """Shifts colours smoothly, where the blob covers, until the means of the blocks are those wanted."""
+    shape = painted.shape[:2]
+    share = np.maximum(_block_means(np.broadcast_to(cover, painted.shape)), 0.15)
+    shift = np.zeros_like(wanted)
+    for _ in range(ROUNDS):
+        missing = wanted - _block_means(np.clip(painted + cover * _smooth_colours(shift, shape), 0, 255))
+        shift += missing / share
+    result = np.clip(painted + cover * _smooth_colours(shift, shape), 0, 255)
+    missing = wanted - _block_means(result)
+    return np.clip(result + missing.repeat(COARSE, 0).repeat(COARSE, 1), 0, 255)
+
+
+def _smooth_colours(blocks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return np.stack([_smooth(blocks[..., channel], shape) for channel in range(3)], axis=-1)

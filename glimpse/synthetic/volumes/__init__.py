@@ -1,0 +1,1 @@
+"""Synthetic heads (MR) and chests (CT)."""

@@ -1,0 +1,179 @@
+"""Several tasks at once."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+from glimpse.tasks.base import Task
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+class MultiTask(Task):
+    """Several tasks at once: a prediction is theirs, one after another; loss and score are the means of theirs.
+
+    A target is a mapping from the tasks' names to their targets, or a tuple of these in the tasks' order. Stacked, they
+    are one array (case, number): the numbers of each task's target one after another, int64 where all of them are
+    whole, and float32 otherwise (classes and labels are exact in either).
+
+    The metrics are "score", the mean of the tasks' scores, and everything that each task reports, called
+    "<task>_<metric>".
+
+    Args:
+        tasks: by name.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task]) -> None:
+        self.tasks: dict[str, Task] = {str(name): task for name, task in tasks.items()}
+        wrong = [name for name in self.tasks if not name.strip() or set(name) & set("=;")]
+        if not self.tasks or wrong:
+            raise ValueError(
+                f"expected at least one task, and names that are not empty and hold neither '=' nor ';', got "
+                f"{list(self.tasks)}."
+            )
+        self._outputs = _slices([task.outputs for task in self.tasks.values()])
+        self._numbers = _slices([math.prod(task.target_shape) for task in self.tasks.values()])
+        self.outputs = self._outputs[-1].stop
+        self.target_shape = (self._numbers[-1].stop,)
+        self.names = self._prefixed("names")
+        self.metric_names = ("score", *self._prefixed("metric_names"))
+        self.headline = tuple(f"{name}_{_main(task)}" for name, task in self.tasks.items())
+
+    def __repr__(self) -> str:
+        return f"MultiTask({self.tasks})"
+
+    def loss(
+        self, prediction: Float[Tensor, "*batch output"], target: Num[Tensor, "*batch number"]
+    ) -> Float[Tensor, "*batch"]:
+        """The mean of the tasks' losses."""
+        losses = [task.loss(*part) for task, part in self._parts(prediction, target)]
+        return torch.stack(losses).mean(0)
+
+    def score(
+        self, prediction: Float[np.ndarray, "*batch output"], target: Num[np.ndarray, "*batch number"]
+    ) -> Float[np.ndarray, "*batch"]:
+        """The mean of the tasks' scores."""
+        both = self._parts(np.asarray(prediction), np.asarray(target))
+        return np.asarray(np.mean([task.score(*part) for task, part in both], axis=0))
+
+    def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
+        """What each task makes of its outputs."""
+        predictions = np.asarray(predictions)
+        parts = zip(self.tasks.values(), self._outputs, strict=True)
+        return np.concatenate([task.probabilities(predictions[..., where]) for task, where in parts], axis=-1)
+
+    def weighted_metrics(
+        self,
+        predictions: Float[np.ndarray, "case output"],
+        targets: Num[np.ndarray, "case number"],
+        weights: Float[np.ndarray, "resample case"],
+    ) -> dict[str, Float[np.ndarray, " resample"]]:
+        """The mean score and every task's metrics under each weighting."""
+        both = zip(self.tasks, self._parts(predictions, targets), strict=True)
+        found = {name: task.weighted_metrics(*part, weights) for name, (task, part) in both}
+        score = np.mean([metrics["score"] for metrics in found.values()], axis=0)
+        each = {f"{name}_{key}": values for name, metrics in found.items() for key, values in metrics.items()}
+        return {"score": score, **each}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Each task's columns, with its name before them."""
+        return self._prefixed("columns")
+
+    def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
+        """Each task's answer, "majority 3 (0.98); max 7 (0.91)"."""
+        parts = zip(self.tasks.items(), self._outputs, strict=True)
+        return "; ".join(f"{name} {task.describe(prediction[where])}" for (name, task), where in parts)
+
+    def describe_target(self, target: Any) -> str:
+        """Each task's target, "majority 3; max 7"."""
+        parts = self._by_name(target)
+        return "; ".join(f"{name} {task.describe_target(parts[name])}" for name, task in self.tasks.items())
+
+    def caption(self, prediction: Float[np.ndarray, " output"]) -> tuple[str, float]:
+        """That of the first task."""
+        return next(iter(self.tasks.values())).caption(prediction[self._outputs[0]])
+
+    def parse_target(self, text: str) -> dict[str, Any]:
+        """Each task's target as "name=target", with ";" between them: "majority=3;max=7"."""
+        cells: dict[str, str] = {}
+        last = None
+        for word in str(text).split(";"):
+            name, equals, rest = word.partition("=")
+            if equals and name.strip() in self.tasks:
+                last = name.strip()
+                if last in cells:
+                    raise ValueError(f"target {text!r} states {last!r} twice: expected {self._form()}")
+                cells[last] = rest
+            elif last is None:
+                raise ValueError(f"target {text!r}: expected {self._form()}")
+            else:  # a set of labels is written with ";" too
+                cells[last] += f";{word}"
+        missing = [name for name in self.tasks if name not in cells]
+        if missing:
+            raise ValueError(f"target {text!r} lacks {', '.join(missing)}: expected {self._form()}")
+        return {name: self._parse(name, task, cells[name]) for name, task in self.tasks.items()}
+
+    @staticmethod
+    def _parse(name: str, task: Task, cell: str) -> Any:
+        try:
+            return task.parse_target(cell.strip())
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+    def _form(self) -> str:
+        return "'" + ";".join(f"{name}=..." for name in self.tasks) + "'"
+
+    def write_target(self, target: Any) -> str:
+        """Each task's target as "name=target", with ";" between them."""
+        parts = self._by_name(target)
+        return ";".join(f"{name}={task.write_target(parts[name])}" for name, task in self.tasks.items())
+
+    def stack(self, targets: Sequence[Any]) -> Num[np.ndarray, "case number"]:
+        """The numbers of all tasks' targets side by side; see the class."""
+        by_name = [self._by_name(target) for target in targets]
+        columns = [
+            task.stack([target[name] for target in by_name]).reshape(len(targets), math.prod(task.target_shape))
+            for name, task in self.tasks.items()
+        ]
+        whole = all(np.issubdtype(column.dtype, np.integer) for column in columns)
+        return np.concatenate([column.astype(np.int64 if whole else np.float32) for column in columns], axis=1)
+
+    def strata(self, targets: Sequence[Any]) -> list[str]:
+        """The first task's."""
+        first = next(iter(self.tasks))
+        return self.tasks[first].strata([self._by_name(target)[first] for target in targets])
+
+    # ------------------------------------------------------------------------------------------ parts
+    def _parts(self, prediction: Array, target: Array) -> list[tuple[Task, tuple[Array, Array]]]:
+        """Each task with its outputs (*batch, output) and its targets (*batch, *target)."""
+        parts = []
+        for task, outputs, numbers in zip(self.tasks.values(), self._outputs, self._numbers, strict=True):
+            shape = tuple(target.shape[:-1]) + task.target_shape
+            parts.append((task, (prediction[..., outputs], target[..., numbers].reshape(shape))))
+        return parts
+
+    def _by_name(self, target: Any) -> Mapping[str, Any]:
+        if not isinstance(target, Mapping):
+            return dict(zip(self.tasks, target, strict=True))
+        if target.keys() != self.tasks.keys():
+            raise ValueError(f"expected a target with the parts {list(self.tasks)}, got {list(target)}.")
+        return target
+
+    def _prefixed(self, attribute: str) -> tuple[str, ...]:
+        return tuple(f"{name}_{one}" for name, task in self.tasks.items() for one in getattr(task, attribute))
+
+
+def _slices(lengths: Sequence[int]) -> list[slice]:
+    ends = np.cumsum(lengths).tolist()
+    return [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+
+
+def _main(task: Task) -> str:
+    """The metric that stands for a task where there is room for one."""
+    return "accuracy" if "accuracy" in task.metric_names else task.headline[0]
