@@ -27,7 +27,7 @@ from glimpse.agents.returns import (
 from glimpse.agents.rollout import EpisodePlayer, join, regrouped, shared_glimpses
 from glimpse.networks.locator import RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.networks.records import Episodes, Evaluation, Glimpses
+from glimpse.networks.records import Conduct, Episodes, Evaluation, Glimpses
 
 Self = TypeVar("Self", bound="GlimpseAlgorithm")
 Record = TypeVar("Record", Episodes, Glimpses, Glimpses | None)
@@ -143,6 +143,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.stop_from = stop_from
         self.encoder_rate, self.encoder_share = encoder_rate, encoder_share
         self.episodes: Episodes | None = None
+        self.conduct = Conduct()  # of the policy in the last rollout
         self.extra: Glimpses | None = None  # of the same cases, row by row: what random places show
         self.updates = 0
         self.start_timesteps = 0  # where this algorithm's own progress begins, when another has come before it
@@ -227,18 +228,15 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             callback.update_locals({"infos": ended, "self": self})
             return callback.on_step()
 
-        self.policy.override = self.override()
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)  # not an earlier call's
-        self.policy.may_stop = 1.0 - self._current_progress_remaining >= self.stop_from
-        try:
-            for wave in lanes:
-                episodes = player.play(wave.tolist(), grouped, on_step)
-                if episodes is None:
-                    return False
-                waves.append(episodes)
-            self.extra = self._look_elsewhere(env, lanes, grouped)
-        finally:
-            self.policy.override = None
+        may_stop = 1.0 - self._current_progress_remaining >= self.stop_from
+        self.conduct = Conduct(self.override(), may_stop, train_encoder=self.encoder_rate > 0)
+        for wave in lanes:
+            episodes = player.play(wave.tolist(), grouped, on_step, self.conduct)
+            if episodes is None:
+                return False
+            waves.append(episodes)
+        self.extra = self._look_elsewhere(env, lanes, grouped)
         self.num_timesteps = before + self.steps_per_update
         self.episodes = regrouped(join(waves), self.rollouts_per_case // grouped)
         callback.on_rollout_end()
@@ -248,9 +246,9 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         """What random places of the same cases show, in one update of `_EXTRA_EVERY`; this counts as no steps."""
         if not self.extra_glimpses or self.updates % _EXTRA_EVERY:
             return None
-        self.policy.override = RandomLocator()
+        elsewhere = Conduct(RandomLocator())
         player = EpisodePlayer(env, self.policy, self.extra_glimpses, self.task.stack)
-        waves = (player.play(wave.tolist(), grouped, lambda ended: True) for wave in lanes)
+        waves = (player.play(wave.tolist(), grouped, lambda ended: True, elsewhere) for wave in lanes)
         played = join([episodes for episodes in waves if episodes is not None])  # nobody stops these
         return shared_glimpses(played, self.rollouts_per_case)
 
@@ -272,8 +270,6 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         self.policy.optimizer.param_groups[1]["lr"] *= self.encoder_rate
-        self.policy.frozen = self.encoder_rate == 0
-        self.policy.override = self.override()
         episodes, extra, logs = self.episodes, self.extra, {}
         advantage, returns = self.advantages(episodes)
         for _ in range(self.n_epochs):
@@ -286,12 +282,11 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
                     some, more = episodes.of_cases(cases), None if extra is None else extra.of_rows(rows)
                     some, more = _to(some, self.device), _to(more, self.device)
                     logs = self._step(some, more, advantage[rows], returns[rows])
-        self.policy.override, self.policy.frozen = None, False
         self.updates += 1
         self._record(episodes, logs)
 
     def _step(self, episodes: Episodes, extra: Glimpses | None, advantage: Tensor, returns: Tensor) -> dict[str, float]:
-        evaluation = self.policy.evaluate_episodes(episodes, self.encoder_share, extra)
+        evaluation = self.policy.evaluate_episodes(episodes, self.encoder_share, extra, self.conduct)
         loss, logs = self.supervised_loss(episodes, evaluation)
         if self.explores:
             more, policy_logs = self.policy_loss(episodes, evaluation, advantage, returns)
@@ -385,7 +380,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "episodes", "extra", "task"]
+        return [*super()._excluded_save_params(), "conduct", "episodes", "extra", "task"]
 
 
 def _check_options(credit: str, baseline: str, encoder_share: float, rollouts: int | None) -> None:

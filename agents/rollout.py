@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.networks.records import Decision, Episodes, Glimpses
+from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Episodes, Glimpses
 
 OnStep = Callable[[list[dict[str, Any]]], bool]
 
@@ -31,7 +31,7 @@ class EpisodePlayer:
 
     Args:
         env: vector of flattened glimpse environments.
-        policy: it decides; its `override`, if any, says where to look.
+        policy: it decides.
         max_glimpses: budget of the episodes.
         stack_targets: from a list of `info["target"]` to an array.
     """
@@ -42,19 +42,22 @@ class EpisodePlayer:
         self.env, self.policy, self.max_glimpses, self.stack_targets = env, policy, max_glimpses, stack_targets
 
     @torch.no_grad()
-    def play(self, cases: Sequence[int], rollouts: int, on_step: OnStep) -> Episodes | None:
+    def play(
+        self, cases: Sequence[int], rollouts: int, on_step: OnStep, conduct: Conduct = OWN_CONDUCT
+    ) -> Episodes | None:
         """Complete episodes of `cases` (one per lane, `rollouts` adjacent lanes to a case); None if stopped."""
         self.env.set_options([{"case": int(case), "max_glimpses": self.max_glimpses} for case in cases])
         first: Any = self.env.reset()
         overview, foreground = (torch.from_numpy(first[name][::rollouts].copy()) for name in ("overview", "foreground"))
-        scene = self.policy.scene(overview.to(self.policy.device), foreground.to(self.policy.device))
+        device = self.policy.device
+        scene = self.policy.scene(overview.to(device), foreground.to(device), conduct=conduct)
         state = self.policy.begin(scene, rollouts)
         exhausted, alive = first["remaining"][:, 0] <= 0, np.ones(len(cases), bool)
         steps: list[_Step] = []
         seen: list[Tensor] = []
         targets: list[Any] = [None] * len(cases)
         while alive.any():
-            decision = self.policy.decide(scene, state, torch.from_numpy(exhausted).to(self.policy.device))
+            decision = self.policy.decide(scene, state, torch.from_numpy(exhausted).to(device), conduct=conduct)
             observation, reward, done, infos = self._step(decision)
             for lane in np.flatnonzero(alive & (done | (len(steps) == 0))):
                 targets[lane] = infos[lane]["target"]
@@ -63,7 +66,7 @@ class EpisodePlayer:
                 return None
             alive = alive & ~done
             if alive.any():
-                glimpse = torch.from_numpy(steps[-1].glimpse).to(self.policy.device)
+                glimpse = torch.from_numpy(steps[-1].glimpse).to(device)
                 state = self.policy.observe(state, glimpse, decision.location, decision.cell, decision.zoom)
                 seen.append(state.seen.cpu())
                 exhausted = np.where(alive, observation["remaining"][:, 0] <= 0, True)

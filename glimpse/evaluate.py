@@ -25,6 +25,7 @@ from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.errors import EvaluationError
 from glimpse.networks.locator import GridLocator, ShuffledLocator
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.records import Conduct
 from glimpse.plugins import ModalityError, with_plugins
 from glimpse.report.tables import Reading, Row, summarise, table, write_predictions
 from glimpse.runs.checkpoints import CheckpointError
@@ -75,24 +76,28 @@ def read_cases(
     with tqdm(total=len(cases), desc=f"reading ({reader})", unit="case", disable=not progress) as bar:
         for start in range(0, len(cases), vec_env.num_envs):
             chosen = range(start, min(start + vec_env.num_envs, len(cases)))
-            with _reading_as(policy, reader, budget, seed, _one_per_lane(chosen, vec_env)):
-                readings += _play(policy, vec_env, cases, chosen, budget)
+            conduct = _conduct(reader, budget, seed, _one_per_lane(chosen, vec_env))
+            with _evaluating(policy):
+                readings += _play(policy, vec_env, cases, chosen, budget, conduct)
             bar.update(len(chosen))
     return readings
 
 
 @contextmanager
-def _reading_as(policy: GlimpsePolicy, reader: str, budget: int, seed: int, lanes: Sequence[int]) -> Iterator[None]:
-    """Evaluation mode, with the reader's word on where to look; afterwards the policy is as it was."""
-    before, training = policy.override, policy.training
-    overrides = {"random": lambda: ShuffledLocator(seed, lanes), "grid": lambda: GridLocator(max(budget, 1))}
-    policy.override = overrides[reader]() if reader in overrides else None
+def _evaluating(policy: GlimpsePolicy) -> Iterator[None]:
+    """Evaluation mode; afterwards the policy is as it was."""
+    training = policy.training
     policy.set_training_mode(False)
     try:
         yield
     finally:
-        policy.override = before
         policy.set_training_mode(training)
+
+
+def _conduct(reader: str, budget: int, seed: int, lanes: Sequence[int]) -> Conduct:
+    """The reader's word on where to look."""
+    locators = {"random": lambda: ShuffledLocator(seed, lanes), "grid": lambda: GridLocator(max(budget, 1))}
+    return Conduct(locators[reader]() if reader in locators else None)
 
 
 def _one_per_lane(chosen: Sequence[int], vec_env: VecEnv) -> list[int]:
@@ -101,7 +106,7 @@ def _one_per_lane(chosen: Sequence[int], vec_env: VecEnv) -> list[int]:
 
 
 def _play(
-    policy: GlimpsePolicy, vec_env: VecEnv, cases: Sequence[Case], chosen: Sequence[int], budget: int
+    policy: GlimpsePolicy, vec_env: VecEnv, cases: Sequence[Case], chosen: Sequence[int], budget: int, conduct: Conduct
 ) -> list[Reading]:
     """One episode of each chosen case, all at once."""
     began = time.perf_counter()
@@ -113,7 +118,7 @@ def _play(
     while not all(ends):
         # Lanes that have ended go on with whatever they show (a vector that parks lanes does not step them any more).
         start = np.full(vec_env.num_envs, state is None)
-        actions, state = policy.predict(observation, state, start, deterministic=True)
+        actions, state = policy.predict(observation, state, start, deterministic=True, conduct=conduct)
         predictions = policy.layout.unpack(actions).prediction
         observation, _, done, infos = vec_env.step(actions)
         for lane in range(len(chosen)):

@@ -19,7 +19,7 @@ from glimpse.networks.aggregator import CausalTransformer
 from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool
 from glimpse.networks.locator import Candidates, Choice, PointerLocator, Where
 from glimpse.networks.memory import GRUMemory
-from glimpse.networks.records import Decision, Episodes, Evaluation, Glimpses, Scene, State
+from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Episodes, Evaluation, Glimpses, Scene, State
 from glimpse.spaces import ActionLayout
 
 Part = Callable[..., Any]
@@ -97,18 +97,15 @@ class GlimpsePolicy(BasePolicy):
         nn.init.zeros_(self.stop_head.weight)
         nn.init.constant_(self.stop_head.bias, stop_bias)
         self.register_buffer("cells", torch.from_numpy(cell_locations(self.grid)), persistent=False)
-        self.override: nn.Module | None = None
-        self.frozen = False  # on: the encoder is not trained
-        self.may_stop = True  # off: only the budget ends an episode, and stopping is no part of the probabilities
 
     # ------------------------------------------------------------------------------------------ encoding
     def embed(self, images: Tensor) -> Float[Tensor, "batch embed"]:
         """Pooled features of images (batch, channel, *size), without where and at what scale they were read."""
         return self.pool(self.encode(images))
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Feature map (batch, embed, *cells) of images, without a gradient where the encoder is frozen."""
-        grad, low = torch.is_grad_enabled() and not self.frozen, self.autocast
+    def encode(self, images: Tensor, conduct: Conduct = OWN_CONDUCT) -> Tensor:
+        """Feature map (batch, embed, *cells) of images; without a gradient where the encoder is not trained."""
+        grad, low = torch.is_grad_enabled() and conduct.train_encoder, self.autocast
         with torch.set_grad_enabled(grad), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             return self.encoder(images).to(self.pool.project.weight.dtype)
 
@@ -121,19 +118,21 @@ class GlimpsePolicy(BasePolicy):
         """What tokens are made of, for many images (batch, channel, *size); on the policy's device."""
         return torch.cat([self.pool.summary(self.encode(part.to(self.device))) for part in images.split(chunk)])
 
-    def look(self, glimpses: Tensor, rows: Int[Tensor, "some"] | None = None) -> Float[Tensor, "batch pooled"]:
+    def look(
+        self, glimpses: Tensor, rows: Int[Tensor, "some"] | None = None, conduct: Conduct = OWN_CONDUCT
+    ) -> Float[Tensor, "batch pooled"]:
         """What glimpses (batch, channel, *size) show, before it is made a token; with the memory of one chunk.
 
         `rows` picks some of them, without a copy of more than a chunk.
         """
 
         def shown(rows: Tensor) -> Tensor:
-            return self.pool.summary(self.encode(glimpses[rows]))
+            return self.pool.summary(self.encode(glimpses[rows], conduct))
 
         if not self.chunk or len(glimpses if rows is None else rows) <= self.chunk:
-            return self.pool.summary(self.encode(glimpses)) if rows is None else shown(rows)
+            return self.pool.summary(self.encode(glimpses, conduct)) if rows is None else shown(rows)
         parts = (torch.arange(len(glimpses), device=glimpses.device) if rows is None else rows).split(self.chunk)
-        if torch.is_grad_enabled() and not self.frozen:
+        if torch.is_grad_enabled() and conduct.train_encoder:
             return torch.cat([checkpoint(shown, part, use_reentrant=False) for part in parts])
         return torch.cat([shown(part) for part in parts])
 
@@ -148,18 +147,24 @@ class GlimpsePolicy(BasePolicy):
         inside = _MAX_POOL[len(self.grid)](foreground.float(), self.grid).flatten(1) > 0
         return inside | ~inside.any(1, keepdim=True)
 
-    def scene(self, overview: Tensor, foreground: Tensor, features: Tensor | None = None) -> Scene:
+    def scene(
+        self,
+        overview: Tensor,
+        foreground: Tensor,
+        features: Tensor | None = None,
+        conduct: Conduct = OWN_CONDUCT,
+    ) -> Scene:
         """Encodes overviews uint8 (case, channel, *size); foreground uint8 (case, 1, *size), zero where not to look.
 
         `features` (case, embed, *cells) stand in for what the encoder would make of the overviews. Where neither
         answers nor the choice of places depend on it, an overview is not encoded: its features are zeros.
         """
         inside = self.open_cells(foreground)
-        if self.override is not None and self.overview_dropout == 1:
+        if conduct.locator is not None and self.overview_dropout == 1:
             features = self.scale.weight.new_zeros(len(overview), self.encoder.embed, *self.grid)
             token = self.scale.weight[0].expand(len(overview), -1)
         else:
-            features = self.encode(overview) if features is None else features
+            features = self.encode(overview, conduct) if features is None else features
             token = self.pool(features) + self.scale.weight[0]
         keys, unary = self.locator.describe(features.flatten(2).transpose(1, 2), self.position(self.cells))
         return Scene(token, Candidates(keys, unary, inside, self.cells, self.grid), features)
@@ -182,9 +187,10 @@ class GlimpsePolicy(BasePolicy):
         exhausted: Tensor,
         deterministic: bool = False,
         generator: torch.Generator | None = None,
+        conduct: Conduct = OWN_CONDUCT,
     ) -> Decision:
         """Answers from what has been seen and chooses what to do next; `exhausted` (batch,): no glimpse is left."""
-        where = self.where(state.memory[:, None], scene.candidates, state.visited[:, None])
+        where = self.where(state.memory[:, None], scene.candidates, state.visited[:, None], conduct)
         choice = where.mode() if deterministic else where.sample(generator)
         zoom_log_probs, stop_logit = self.zoom_head(state.memory).log_softmax(-1), self.stop_head(state.memory)[:, 0]
         if deterministic:
@@ -192,9 +198,9 @@ class GlimpsePolicy(BasePolicy):
         else:
             zoom = torch.multinomial(zoom_log_probs.exp(), 1, generator=generator)[:, 0]
             stop = torch.rand(stop_logit.shape, generator=generator, device=stop_logit.device) < stop_logit.sigmoid()
-        stop = (stop & self.may_stop & (self.override is None)) | exhausted
+        stop = (stop & conduct.may_stop & (conduct.locator is None)) | exhausted
         looked = where.log_prob(choice)[:, 0] + zoom_log_probs.gather(1, zoom[:, None])[:, 0]
-        log_prob = self._with_stop(stop, stop_logit, looked)
+        log_prob = _with_stop(stop, stop_logit, looked, conduct)
         return Decision(
             choice.location[:, 0],
             choice.cell[:, 0],
@@ -205,9 +211,9 @@ class GlimpsePolicy(BasePolicy):
             self.value_head(state.memory)[:, 0],
         )
 
-    def where(self, states: Tensor, candidates: Candidates, visited: Tensor) -> Where:
-        """Where to look next: the locator's word, unless a baseline's `override` speaks for it."""
-        return (self.override or self.locator)(states, candidates, visited)
+    def where(self, states: Tensor, candidates: Candidates, visited: Tensor, conduct: Conduct = OWN_CONDUCT) -> Where:
+        """The distribution over places to look at next: by the policy's locator, or by the one that `conduct` names."""
+        return (conduct.locator or self.locator)(states, candidates, visited)
 
     def observe(self, state: State, glimpse: Tensor, location: Tensor, cell: Tensor, zoom: Tensor) -> State:
         """The state after one more glimpse, uint8 (batch, channel, *size), read at `location` (batch, d)."""
@@ -220,7 +226,11 @@ class GlimpsePolicy(BasePolicy):
 
     # ------------------------------------------------------------------------------------------ whole episodes
     def evaluate_episodes(
-        self, episodes: Episodes, encoder_share: float = 1.0, extra: Glimpses | None = None
+        self,
+        episodes: Episodes,
+        encoder_share: float = 1.0,
+        extra: Glimpses | None = None,
+        conduct: Conduct = OWN_CONDUCT,
     ) -> Evaluation:
         """Runs the current parameters over stored episodes in one pass, with gradients.
 
@@ -229,18 +239,19 @@ class GlimpsePolicy(BasePolicy):
             encoder_share: of the rollouts of each case, whose glimpses are encoded anew, with a gradient. With less
                 than 1 all other glimpses, and the overviews, stand as the rollout encoded them.
             extra: glimpses that follow the episodes, as they were encoded then; answers are given after each of them.
+            conduct: as when the episodes were played.
         """
         read, (batch, time) = episodes.read, episodes.cell.shape
-        kept = episodes.features if self.frozen or encoder_share < 1 else None
-        scene = self.scene(episodes.overview, episodes.foreground, kept)
+        kept = episodes.features if not conduct.train_encoder or encoder_share < 1 else None
+        scene = self.scene(episodes.overview, episodes.foreground, kept, conduct)
         tokens = scene.token.new_zeros(batch, time, scene.token.shape[-1])
-        seen = self._seen(episodes, encoder_share)[read]
+        seen = self._seen(episodes, encoder_share, conduct)[read]
         made = self.glimpse_token(seen, episodes.location[read], episodes.zoom[read])
         tokens = tokens.masked_scatter(read[..., None], made)
         overview = scene.token.repeat_interleave(episodes.rollouts, 0)
         first, sequence = self.overview_in_answers(overview), torch.cat([overview[:, None], tokens], 1)
         states = self.memory(sequence)
-        log_prob, entropy = self._log_prob(episodes, states, scene.candidates)
+        log_prob, entropy = self._log_prob(episodes, states, scene.candidates, conduct)
         prediction, after_extra = self._answers(first, tokens, episodes.length, extra)
         return Evaluation(
             log_prob=log_prob,
@@ -268,17 +279,17 @@ class GlimpsePolicy(BasePolicy):
         answers = self.answer_head(self.aggregator(sequence))
         return answers[:, :steps], answers.gather(1, after[..., None].expand(-1, -1, answers.shape[-1]))
 
-    def _seen(self, episodes: Episodes, share: float) -> Float[Tensor, "batch time pooled"]:
-        """What glimpses show, a share of the rollouts encoded anew."""
+    def _seen(self, episodes: Episodes, share: float, conduct: Conduct) -> Float[Tensor, "batch time pooled"]:
+        """What each glimpse shows. The glimpses of a `share` of each case's rollouts are encoded again."""
         anew = episodes.read
-        if self.frozen:
+        if not conduct.train_encoder:
             return episodes.seen
         if share < 1:
             order = torch.rand(len(episodes.overview), episodes.rollouts).argsort(1).argsort(1)
             chosen = (order < math.ceil(share * episodes.rollouts)).flatten().to(self.device)
             anew = anew & chosen[:, None]
         rows = anew.flatten().nonzero()[:, 0]
-        return episodes.seen.masked_scatter(anew[..., None], self.look(episodes.glimpse.flatten(0, 1), rows))
+        return episodes.seen.masked_scatter(anew[..., None], self.look(episodes.glimpse.flatten(0, 1), rows, conduct))
 
     def overview_in_answers(self, token: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
         """The overview's token as the aggregator sees it: with its content, or without (see `overview_dropout`)."""
@@ -287,19 +298,21 @@ class GlimpsePolicy(BasePolicy):
         kept = torch.rand(len(token), 1, device=token.device) >= self.overview_dropout
         return torch.where(kept, token, self.scale.weight[0])
 
-    def _log_prob(self, episodes: Episodes, states: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
+    def _log_prob(
+        self, episodes: Episodes, states: Tensor, candidates: Candidates, conduct: Conduct
+    ) -> tuple[Tensor, Tensor]:
         """Log-probability of what was done at each step, and the entropy of where to look; zero where nothing was."""
         read = F.pad(episodes.read, (0, 1))
         # The last step looks nowhere: any choice stands in for it and is masked.
         choice = Choice(F.pad(episodes.location, (0, 0, 0, 1)), F.pad(episodes.cell, (0, 1)))
-        looked, entropy = self._looked(states, candidates, self._first_read(episodes), choice)
+        looked, entropy = self._looked(states, candidates, self._first_read(episodes), choice, conduct)
         zoom = self.zoom_head(states).log_softmax(-1).gather(-1, F.pad(episodes.zoom, (0, 1))[..., None])[..., 0]
         stop_logit = self.stop_head(states)[..., 0]
-        log_prob = self._with_stop(~read, stop_logit, looked + zoom)
+        log_prob = _with_stop(~read, stop_logit, looked + zoom, conduct)
         return log_prob.masked_fill(~episodes.decided, 0.0), entropy.masked_fill(~episodes.decided, 0.0)
 
     def _looked(
-        self, states: Tensor, candidates: Candidates, first_read: Tensor, choice: Choice
+        self, states: Tensor, candidates: Candidates, first_read: Tensor, choice: Choice, conduct: Conduct
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities of choices and entropies, (batch, step); a few steps at a time where there are many.
 
@@ -308,7 +321,7 @@ class GlimpsePolicy(BasePolicy):
         batch, steps = states.shape[:2]
 
         def part(states: Tensor, location: Tensor, cell: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-            where = self.where(states, candidates, first_read[:, None] < step[:, None])
+            where = self.where(states, candidates, first_read[:, None] < step[:, None], conduct)
             return where.log_prob(Choice(location, cell)), where.entropy()
 
         rows = (states, choice.location, choice.cell)
@@ -320,12 +333,6 @@ class GlimpsePolicy(BasePolicy):
         parts = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
         log_probs, entropies = zip(*parts, strict=True)
         return torch.cat(log_probs, 1), torch.cat(entropies, 1)
-
-    def _with_stop(self, stop: Tensor, stop_logit: Tensor, looked: Tensor) -> Tensor:
-        """Log-probability of stopping, or of going on and looking where one looked."""
-        if not self.may_stop:
-            return looked.masked_fill(stop, 0.0)
-        return torch.where(stop, F.logsigmoid(stop_logit), F.logsigmoid(-stop_logit) + looked)
 
     def _first_read(self, episodes: Episodes) -> Tensor:
         """Int (batch, cell): the step at which each cell was read first; beyond the last step where it was not."""
@@ -345,6 +352,7 @@ class GlimpsePolicy(BasePolicy):
         state: tuple[Scene, State] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        conduct: Conduct = OWN_CONDUCT,
     ) -> tuple[np.ndarray, tuple[Scene, State]]:
         """Flat actions for a batch of observations (or a single one), and the state to hand back with the next ones.
 
@@ -354,22 +362,22 @@ class GlimpsePolicy(BasePolicy):
         tensors = {k: torch.as_tensor(v[None] if single else v, device=self.device) for k, v in observation.items()}
         batch = len(tensors["remaining"])
         anew = torch.as_tensor(np.broadcast_to(state is None if episode_start is None else episode_start, batch).copy())
-        scene, carried = self._carry(tensors, state, anew.to(self.device))
-        decision = self.decide(scene, carried, tensors["remaining"][:, 0] <= 0, deterministic)
+        scene, carried = self._carry(tensors, state, anew.to(self.device), conduct)
+        decision = self.decide(scene, carried, tensors["remaining"][:, 0] <= 0, deterministic, conduct=conduct)
         carried.zoom = decision.zoom
         parts = (decision.location, decision.stop, decision.prediction, decision.zoom)
         action = self.layout.pack(*(part.cpu().numpy() for part in parts))
         return (action[0] if single else action), (scene, carried)
 
-    def _carry(self, tensors: dict[str, Tensor], state: Any, anew: Tensor) -> tuple[Scene, State]:
+    def _carry(self, tensors: dict[str, Tensor], state: Any, anew: Tensor, conduct: Conduct) -> tuple[Scene, State]:
         if state is None or bool(anew.all()):
-            scene = self.scene(tensors["overview"], tensors["foreground"])
+            scene = self.scene(tensors["overview"], tensors["foreground"], conduct=conduct)
             return scene, self.begin(scene)
         scene, carried = state
         cell = scene.candidates.nearest(tensors["location"])
         carried = self.observe(carried, tensors["glimpse"], tensors["location"], cell, carried.zoom)
         if bool(anew.any()):
-            fresh = self.scene(tensors["overview"], tensors["foreground"])
+            fresh = self.scene(tensors["overview"], tensors["foreground"], conduct=conduct)
             carried, scene = _merge(carried, self.begin(fresh), anew), _merge(scene, fresh, anew)
         return scene, carried
 
@@ -386,3 +394,10 @@ def _merge(old: Any, new: Any, rows: Tensor) -> Any:
     if old.ndim > 2 and old.shape[2] != new.shape[2]:  # a cache that has grown
         new = F.pad(new, (0, 0, 0, old.shape[2] - new.shape[2]))
     return torch.where(rows.view(-1, *[1] * (old.ndim - 1)), new, old)
+
+
+def _with_stop(stop: Tensor, stop_logit: Tensor, looked: Tensor, conduct: Conduct) -> Tensor:
+    """Log-probability of stopping, or of going on and looking where one looked."""
+    if not conduct.may_stop:
+        return looked.masked_fill(stop, 0.0)
+    return torch.where(stop, F.logsigmoid(stop_logit), F.logsigmoid(-stop_logit) + looked)

@@ -5,10 +5,30 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from glimpse.networks.aggregator import Cache
 from glimpse.networks.locator import Candidates
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a policy acts in one pass, where this is not its own affair.
+
+    Attributes:
+        locator: says where to look in place of the policy's own locator; the pass then goes on until its budget is
+            spent.
+        may_stop: whether the policy may end an episode by itself. Where it may not, stopping is no part of the
+            probabilities.
+        train_encoder: whether gradients reach the encoder.
+    """
+
+    locator: nn.Module | None = None
+    may_stop: bool = True
+    train_encoder: bool = True
+
+
+OWN_CONDUCT = Conduct()
 
 
 @dataclass

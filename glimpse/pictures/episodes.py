@@ -20,7 +20,7 @@ from glimpse.cohort import Case
 from glimpse.geometry import cell_locations
 from glimpse.networks.locator import CellDistribution, Choice, GaussianDistribution
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.networks.records import Scene, State
+from glimpse.networks.records import OWN_CONDUCT, Conduct, Scene, State
 from glimpse.pictures.drawing import (
     DARK,
     WHITE,
@@ -103,7 +103,14 @@ class Watched:
 
 # ---------------------------------------------------------------------------------------------- watching
 @torch.no_grad()
-def watch(policy: GlimpsePolicy, views: Views, case: Case, max_glimpses: int, task: Task | None = None) -> Watched:
+def watch(
+    policy: GlimpsePolicy,
+    views: Views,
+    case: Case,
+    max_glimpses: int,
+    task: Task | None = None,
+    conduct: Conduct = OWN_CONDUCT,
+) -> Watched:
     """Plays one episode with the policy's most probable choices, and keeps what it saw and thought.
 
     Args:
@@ -112,17 +119,18 @@ def watch(policy: GlimpsePolicy, views: Views, case: Case, max_glimpses: int, ta
         case: what to look at.
         max_glimpses: budget, any number.
         task: what is asked; a classification when not given.
+        conduct: where to look instead of where the policy would.
     """
     source, device = case.source, policy.device
     overview, foreground = views.overview(source), views.foreground(source)
-    scene = policy.scene(_batch(overview, device), _batch(foreground * np.uint8(255), device))
+    scene = policy.scene(_batch(overview, device), _batch(foreground * np.uint8(255), device), conduct=conduct)
     state = policy.begin(scene)
     glimpses, locations, zooms, predictions, cells = [], [], [], [], []
     for step in range(max_glimpses + 1):
         exhausted = torch.tensor([step == max_glimpses], device=device)
-        decision = policy.decide(scene, state, exhausted, deterministic=True)
+        decision = policy.decide(scene, state, exhausted, deterministic=True, conduct=conduct)
         predictions.append(decision.prediction[0].float().cpu().numpy())
-        cells.append(_cell_probabilities(policy, scene, state))
+        cells.append(_cell_probabilities(policy, scene, state, conduct))
         if bool(decision.stop):
             break
         locations.append(decision.location[0].cpu().numpy())
@@ -147,9 +155,9 @@ def _batch(image: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.array(image)[None]).to(device)
 
 
-def _cell_probabilities(policy: GlimpsePolicy, scene: Scene, state: State) -> np.ndarray:
+def _cell_probabilities(policy: GlimpsePolicy, scene: Scene, state: State, conduct: Conduct) -> np.ndarray:
     """The probability of looking at each cell next, (*grid); of a Gaussian, its density at the cells' centres."""
-    where = policy.where(state.memory[:, None], scene.candidates, state.visited[:, None])
+    where = policy.where(state.memory[:, None], scene.candidates, state.visited[:, None], conduct)
     if isinstance(where, GaussianDistribution):
         centres = scene.candidates.locations[None]
         logits = where.log_prob(Choice(centres, scene.candidates.nearest(centres)))

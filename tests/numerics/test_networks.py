@@ -21,7 +21,7 @@ from glimpse.networks import (
     RandomLocator,
 )
 from glimpse.networks.locator import Candidates, CellDistribution
-from glimpse.networks.records import Episodes
+from glimpse.networks.records import Conduct, Episodes
 from glimpse.spaces import ActionLayout
 
 
@@ -132,12 +132,12 @@ def test_chunks_leave_the_gradient_as_it_is(cells_at_once: int, monkeypatch: pyt
 def test_a_share_of_the_rollouts_is_encoded_anew(share: float, frozen: bool) -> None:
     policy = make_policy().double()
     episodes, whole = play(policy), []
-    policy.frozen = frozen
+    conduct = Conduct(train_encoder=not frozen)
     with pytest.MonkeyPatch.context() as patch:
         look = policy.look
-        patch.setattr(policy, "look", lambda images, rows: whole.append(rows) or look(images, rows))
-        anew = policy.evaluate_episodes(episodes, share)
-    full = policy.evaluate_episodes(episodes)
+        patch.setattr(policy, "look", lambda images, rows, how: whole.append(rows) or look(images, rows, how))
+        anew = policy.evaluate_episodes(episodes, share, conduct=conduct)
+    full = policy.evaluate_episodes(episodes, conduct=conduct)
     for name in ("log_prob", "prediction", "value"):  # nothing has been learned yet
         assert torch.allclose(getattr(anew, name), getattr(full, name), atol=1e-9)
     rows = sum(map(len, whole))

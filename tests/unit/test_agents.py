@@ -11,7 +11,7 @@ from torch import Tensor
 from glimpse.agents import PPO, Grid, Overview, Random, Reinforce
 from glimpse.agents.schedules import Cosine
 from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
-from glimpse.networks.records import Episodes, Evaluation
+from glimpse.networks.records import Conduct, Episodes, Evaluation
 
 CASES = 6
 SMALL: dict[str, Any] = {"cases_per_rollout": 4, "rollouts_per_case": 2, "seed": 0, "device": "cpu"}
@@ -160,9 +160,10 @@ def test_extra_glimpses_follow_where_each_episode_has_ended() -> None:
     assert episodes is not None and extra is not None
     assert len(set(episodes.length.tolist())) > 1
     policy.set_training_mode(False)
-    policy.frozen = True  # glimpses and overviews stand as the rollout encoded them
+    frozen = Conduct(train_encoder=False)  # glimpses and overviews stand as the rollout encoded them
     with torch.no_grad():
-        found, without = policy.evaluate_episodes(episodes, extra=extra), policy.evaluate_episodes(episodes)
+        found = policy.evaluate_episodes(episodes, extra=extra, conduct=frozen)
+        without = policy.evaluate_episodes(episodes, conduct=frozen)
         assert found.extra_prediction is not None and without.extra_prediction is None
         scene = policy.scene(episodes.overview, episodes.foreground, episodes.features)
         first = scene.token.repeat_interleave(2, 0)

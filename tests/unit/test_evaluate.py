@@ -116,7 +116,7 @@ def test_the_policy_may_stop_and_the_baselines_may_not(policy: GlimpsePolicy, ma
 def test_the_policy_is_left_as_it_was(policy: GlimpsePolicy, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     policy.set_training_mode(True)
     read_cases(policy, make(2), "grid")
-    assert policy.override is None and policy.training
+    assert policy.training
 
     def broken(*_: Any, **__: Any) -> None:
         raise OSError("disk on fire")
@@ -124,7 +124,7 @@ def test_the_policy_is_left_as_it_was(policy: GlimpsePolicy, make: Make, monkeyp
     monkeypatch.setattr(policy, "predict", broken)
     with pytest.raises(OSError, match="fire"):
         read_cases(policy, make(2), "grid")
-    assert policy.override is None and policy.training
+    assert policy.training
 
 
 def test_it_refuses_what_it_does_not_know(policy: GlimpsePolicy, cases: list[Case]) -> None:

@@ -13,6 +13,7 @@ from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
 from glimpse.evaluate import read_cases
 from glimpse.networks.locator import GaussianLocator, GridLocator
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.records import Conduct
 from glimpse.pictures.curves import budget_curve
 from glimpse.pictures.drawing import order_colours
 from glimpse.pictures.episodes import (
@@ -73,8 +74,8 @@ def test_cell_probabilities_say_where_it_looks() -> None:
             ((location[0] + 1) / 2 * policy.grid[0]) // 1 * policy.grid[1]
             + ((location[1] + 1) / 2 * policy.grid[1]) // 1
         )
-    policy.override = GridLocator(2)
-    assert watch(policy, inner.views, inner.cases[0], 1).cells[0].max() == pytest.approx(1)
+    conduct = Conduct(GridLocator(2))
+    assert watch(policy, inner.views, inner.cases[0], 1, conduct=conduct).cells[0].max() == pytest.approx(1)
 
 
 def test_a_gaussian_has_its_hill_where_it_looks() -> None:
