@@ -22,8 +22,8 @@ from omegaconf import DictConfig
 
 from benchmarks.common import configured
 from glimpse.cohort import Case
+from glimpse.envs import make_wsi
 from glimpse.envs.array import make_array
-from glimpse.envs.wsi import make_wsi
 from glimpse.evaluate import read_cases
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.loading import build_policy

@@ -1,19 +1,15 @@
-"""Gymnasium environments: one per modality over one base, wrappers, a vector environment and a contract checker."""
+"""Gymnasium environments: records of modalities over one base, wrappers, a vector environment, a contract checker."""
 
 from glimpse.envs.array import array_cases, make_array
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import build_views
-from glimpse.envs.checking.checker import ContractError, check
-from glimpse.envs.cluttered_mnist import make_cluttered_mnist
-from glimpse.envs.ct import make_ct
+from glimpse.envs.checking import ContractError, check
 from glimpse.envs.episode import Episode
-from glimpse.envs.mnist import make_megapixel_mnist
-from glimpse.envs.mri import make_mri
-from glimpse.envs.relations import make_relations
+from glimpse.envs.glyphs import make_cluttered_mnist, make_megapixel_mnist, make_relations
+from glimpse.envs.medical import make_ct, make_mri, make_wsi, make_xray
+from glimpse.envs.modality import make_modality
 from glimpse.envs.vector import GlimpseVecEnv
 from glimpse.envs.wrappers import FlattenAction
-from glimpse.envs.wsi import make_wsi
-from glimpse.envs.xray import make_xray
 
 __all__ = [
     "ContractError",
@@ -28,6 +24,7 @@ __all__ = [
     "make_cluttered_mnist",
     "make_ct",
     "make_megapixel_mnist",
+    "make_modality",
     "make_mri",
     "make_relations",
     "make_wsi",

@@ -1,16 +1,21 @@
-"""Environments on registered modalities: `gymnasium.make("glimpse/Ultrasound-v0", cohort="cohort.csv")`."""
+"""Environments on registered modalities: `gymnasium.make("glimpse/WSI-v0", cohort="cohort.csv")`."""
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from omegaconf import OmegaConf
+
 from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
+from glimpse.errors import SettingsError
 from glimpse.modalities import Modality, find_modality
 from glimpse.settings.building import build
+from glimpse.settings.keys import check_names
 from glimpse.tasks import Task
 
 
@@ -29,45 +34,46 @@ def make_modality(
     seed: int = 0,
     shuffle: bool = True,
     render_mode: str | None = None,
+    **options: Any,
 ) -> GlimpseEnv:
-    """Makes an environment on a registered modality; None stands for what was said when it was registered.
+    """Makes an environment on a modality; None stands for the modality's own default.
 
     Args:
-        cohort: path of a cohort's CSV, or what was loaded from one, or a list of cases; None makes (once) and takes
-            the modality's synthetic cohort.
+        cohort: path of a cohort's CSV, or what was loaded from one, or a list of cases; None takes the modality's
+            synthetic cohort (made once) or its drawn images.
         split: "train", "val" or "test"; None takes all cases.
         modality: its name.
         task: what an answer is.
         overview_size: pixels of the overview; one number, or one per axis.
         glimpse_size: pixels of a glimpse, likewise.
-        glimpse_extents: fields of view: level-0 pixels (128) or a physical size ("8mm"); the action chooses among
-            several.
+        glimpse_extents: fields of view, such as 128 (level-0 pixels) or "8mm"; the action chooses among several.
         max_glimpses: budget of an episode.
         glimpse_cost: what a glimpse costs, in units of the score.
-        on_error: with "skip", broken images of a CSV are left out with a warning; with "raise" they are an error.
-        seed: of the split, where the CSV has none.
+        on_error: "skip" leaves broken images of a CSV out with a warning; "raise" makes them an error.
+        seed: of the split, where the CSV has none; of drawn images.
         shuffle: whether cases come in random order.
         render_mode: None or "rgb_array".
+        **options: of the cohort, such as `windows` or `spacing`; see `Modality.options`.
 
     Raises:
-        ModalityError: there is no such modality.
         CohortError: the CSV has problems (all are listed), or there is neither a CSV nor a synthetic cohort.
-        ValueError: the split is empty, or sizes do not fit the images.
+        ValueError: the split is empty, sizes do not fit the images, or an option is unknown.
     """
     known = find_modality(modality)
-    task = task or build(dict(known.task))
+    task = task or _task(known, options)
     if cohort is None or isinstance(cohort, (str, os.PathLike)):
-        cohort = load_modality(modality, cohort, task, on_error, seed)
+        cohort = load_modality(modality, cohort, task, on_error, seed, **options)
     cases = cases_of(cohort, split)
     if not len(cases):
         raise ValueError(f"Expected at least one case of {modality}, got none; is the split {split!r} empty?")
-    sizes = (overview_size, known.overview_size), (glimpse_size, known.glimpse_size)
-    overview, glimpse = (default if size is None else size for size, default in sizes)
-    extents = known.glimpse_extents if glimpse_extents is None else glimpse_extents
+    given = {"overview_size": overview_size, "glimpse_size": glimpse_size, "glimpse_extents": glimpse_extents}
+    sizes = {name: getattr(known, name) if value is None else value for name, value in given.items()}
+    if sizes["overview_size"] is None:
+        sizes["overview_size"] = [side // 2 for side in cases[0].source.shape]
     return GlimpseEnv(
         cases,
         task,
-        build_views(cases[0].source.ndim, overview, glimpse, extents),
+        build_views(cases[0].source.ndim, **sizes),
         max_glimpses=known.max_glimpses if max_glimpses is None else max_glimpses,
         glimpse_cost=known.glimpse_cost if glimpse_cost is None else glimpse_cost,
         shuffle=shuffle,
@@ -81,38 +87,74 @@ def load_modality(
     task: Task | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     seed: int = 0,
-    options: Mapping[str, Any] | None = None,
     synthetic: Mapping[str, Any] | None = None,
     progress: bool = True,
+    **options: Any,
 ) -> Cohort:
-    """Loads a cohort of a registered modality.
+    """Loads a cohort of a modality.
 
     Args:
         modality: its name; its source is asked first, so that files of a suffix that others read, too, are its own.
         path: of the cohort's CSV; None makes and loads the modality's synthetic cohort.
         task: what an answer is; the modality's own when not given.
-        on_error: with "skip", broken images are left out with a warning; with "raise" they are an error.
-        seed: of the split, where the CSV has none.
-        options: of the source; the modality's own when not given.
+        on_error: "skip" leaves broken images out with a warning; "raise" makes them an error.
+        seed: of the split, where the CSV has none; of drawn images.
         synthetic: options of the maker of synthetic cohorts, such as `n` and `size`.
         progress: whether to show a bar while files are checked.
+        **options: see `Modality.options`; of drawn images, the keyword arguments of `Modality.draws`.
 
     Raises:
         ModalityError: there is no such modality.
         CohortError: the CSV has problems (all are listed), or there is neither a CSV nor a synthetic cohort.
+        SettingsError: an option is unknown.
     """
     known = find_modality(modality)
+    check_names(options, [*known.cohort_options(), *known.shared], f"the cohorts of {modality}")
+    options = {**known.cohort_options(), **known.shared, **options}
+    if known.draws is not None:
+        return _drawn(known, path, {**options, "seed": seed})
     if path is None:
-        path = _made(known, synthetic or {})
-    settings = {"reader": modality, **(known.options if options is None else options)}
-    task = task or build(dict(known.task))
-    return Cohort.from_csv(path, task, on_error=on_error, seed=seed, source_options=settings, progress=progress)
+        path = _made(known, synthetic or {}, progress)
+        missing = {name for name, value in options.items() if value is None}
+        options |= {name: value for name, value in known.synthetic_options.items() if name in missing}
+    set_options = {name: value for name, value in options.items() if value is not None}
+    return Cohort.from_csv(
+        path,
+        task or _task(known, options),
+        on_error=on_error,
+        seed=seed,
+        source_options={"reader": known.reader or modality, **set_options},
+        progress=progress,
+    )
 
 
-def _made(modality: Modality, options: Mapping[str, Any]) -> Any:
-    if modality.synthetic is None:
+def _task(modality: Modality, options: Mapping[str, Any]) -> Task:
+    """The modality's own task, which may depend on options that it shares with the cohort."""
+    shared = {name: options.get(name, default) for name, default in modality.shared.items()}
+    config = OmegaConf.create({"env": shared, "task": dict(modality.task)})
+    return build(OmegaConf.to_container(config.task, resolve=True))  # type: ignore[no-any-return]
+
+
+def _drawn(modality: Modality, path: Any, options: Mapping[str, Any]) -> Cohort:
+    if path is not None:
+        raise CohortError(f"{path}: the images of {modality.name} are drawn; they are read from no CSV.")
+    maker = modality.maker()
+    assert maker is not None
+    return maker(**options)  # type: ignore[no-any-return]
+
+
+def _made(modality: Modality, options: Mapping[str, Any], progress: bool) -> Any:
+    maker = modality.maker()
+    if maker is None:
         raise CohortError(
             f"{modality.name}: which images? Give the CSV of a cohort: env.cohort.path=cohort.csv on the command line, "
             "or cohort='cohort.csv' in gymnasium.make. This modality has no synthetic ones."
         )
-    return modality.synthetic(**options)
+    parameters = inspect.signature(maker).parameters
+    if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        check_names(options, parameters, f"env.cohort.synthetic of {modality.name}")
+        options = {**options, **({"progress": progress} if "progress" in parameters else {})}
+    try:
+        return maker(**options)
+    except ValueError as error:
+        raise SettingsError(f"env.cohort.synthetic of {modality.name}: {error}") from error

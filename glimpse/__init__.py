@@ -53,17 +53,6 @@ _HOMES = {
 
 _FORMER_NAMES = {"Several": "MultiTask"}
 
-_ENVIRONMENTS = {
-    "glimpse/WSI-v0": "glimpse.envs.wsi:make_wsi",
-    "glimpse/XRay-v0": "glimpse.envs.xray:make_xray",
-    "glimpse/MRI-v0": "glimpse.envs.mri:make_mri",
-    "glimpse/CT-v0": "glimpse.envs.ct:make_ct",
-    "glimpse/Array-v0": "glimpse.envs.array:make_array",
-    "glimpse/MegapixelMNIST-v0": "glimpse.envs.mnist:make_megapixel_mnist",
-    "glimpse/ClutteredMNIST-v0": "glimpse.envs.cluttered_mnist:make_cluttered_mnist",
-    "glimpse/Relations-v0": "glimpse.envs.relations:make_relations",
-}
-
 
 def __getattr__(name: str) -> Any:
     """Imports a public name from its module the first time it is asked for."""
@@ -94,13 +83,9 @@ def _extend_path_to_checkout() -> None:
 
 
 def _register_environments() -> None:
-    """Registers the Gymnasium ids by name; nothing of `glimpse.envs` is imported before `gymnasium.make`.
-
-    So are those of modalities that other packages bring.
-    """
-    for env_id, entry_point in _ENVIRONMENTS.items():
-        if env_id not in gymnasium.registry:
-            gymnasium.register(id=env_id, entry_point=entry_point)
+    """Registers the Gymnasium ids by name; nothing of `glimpse.envs` is imported before `gymnasium.make`."""
+    if "glimpse/Array-v0" not in gymnasium.registry:
+        gymnasium.register(id="glimpse/Array-v0", entry_point="glimpse.envs.array:make_array")
     import_module("glimpse.plugins").announce()
 
 

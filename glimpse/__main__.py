@@ -1,14 +1,16 @@
-"""`python -m glimpse`: lists the commands; each is a module of its own, `python -m glimpse.<command>`."""
+"""`glimpse`, or `python -m glimpse`: lists the commands, and runs them: `glimpse train env=wsi`."""
 
 import ast
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import glimpse
+from glimpse.settings.keys import suggestion
 
-EXAMPLE = "python -m glimpse.train env=wsi agent=ppo"
-_FIRST = ("train", "evaluate", "predict", "pretrain")  # the order in which a user needs them; others follow by name
+EXAMPLE = "glimpse train env=wsi agent=ppo"
+_FIRST = ("train", "evaluate", "predict")  # the order in which a user needs them; others follow by name
 
 
 def commands(folder: Path | None = None) -> dict[str, str]:
@@ -33,20 +35,20 @@ def commands(folder: Path | None = None) -> dict[str, str]:
 
 
 def overview() -> str:
-    """The text that `python -m glimpse` prints."""
+    """The text that `glimpse` prints."""
     found = commands()
     width = max(map(len, found), default=0)
-    listed = "\n".join(f"  python -m glimpse.{name:<{width}}  {line}" for name, line in found.items())
+    listed = "\n".join(f"  glimpse {name:<{width}}  {line}" for name, line in found.items())
     return (
         f"glimpse {glimpse.__version__}: reinforcement learning on large medical images\n\n"
-        f"Commands (add --help to see the options of one):\n{listed}\n\n"
+        f"Commands (--help shows the options of one; each is a module, too: python -m glimpse.train):\n{listed}\n\n"
         f"Example:\n  {EXAMPLE}"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the commands; returns the exit code, 2 for an argument that it does not know."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Runs a command, or lists them; returns the exit code, 2 for a command that it does not know."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0
@@ -54,9 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(glimpse.__version__)
         return 0
     word, known = arguments[0], commands()
-    remedy = f"run `python -m glimpse.{word}`" if word in known else "`python -m glimpse` lists them"
-    print(f"python -m glimpse: unknown argument {word!r}. Each command is a module: {remedy}.", file=sys.stderr)
-    return 2
+    if word not in known:
+        print(f"glimpse: there is no command {word!r}{suggestion(word, known)}; `glimpse` lists them.", file=sys.stderr)
+        return 2
+    package = (Path(__file__).parent / word).is_dir()
+    module = import_module(f"glimpse.{word}.__main__" if package else f"glimpse.{word}")
+    sys.argv = [f"glimpse {word}", *arguments[1:]]
+    return int(module.main() or 0)
 
 
 if __name__ == "__main__":

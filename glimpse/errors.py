@@ -12,5 +12,9 @@ class SettingsError(UserError, ValueError):
     """A setting does not exist, or has an impossible value."""
 
 
+class MissingExtraError(UserError, ImportError):
+    """An optional dependency is not installed; the message says how to install it."""
+
+
 class EvaluationError(UserError, ValueError):
     """An evaluation cannot be done as asked."""

@@ -26,7 +26,7 @@ from glimpse.errors import EvaluationError
 from glimpse.networks.locator import GridLocator, ShuffledLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
-from glimpse.plugins import ModalityError, with_plugins
+from glimpse.plugins import ModalityError
 from glimpse.report.tables import Reading, Row, summarise, table, write_predictions
 from glimpse.runs.checkpoints import CheckpointError
 from glimpse.runs.loading import load

@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from glimpse.errors import UserError
+
 Numbers: TypeAlias = np.ndarray | Sequence[Any] | float | int
 
 MILLIMETRES = {"um": 1e-3, "mm": 1.0}
@@ -22,7 +24,7 @@ _VALUE = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµμ]*)
 _UNITS = {"": "px", "px": "px", "um": "um", "µm": "um", "μm": "um", "mm": "mm"}
 
 
-class MissingSpacingError(ValueError):
+class MissingSpacingError(UserError, ValueError):
     """A physical size was asked of an image whose pixels have no known physical size."""
 
 

@@ -19,16 +19,30 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 
+from glimpse.errors import UserError
+
 GROUP = "glimpse.modalities"
 VARIABLE = "GLIMPSE_MODALITIES"
 MAKER = "glimpse.envs.modality:make_modality"
+BUILT_IN = {
+    "wsi": "glimpse/WSI-v0",
+    "xray": "glimpse/XRay-v0",
+    "mri": "glimpse/MRI-v0",
+    "ct": "glimpse/CT-v0",
+    "megapixel_mnist": "glimpse/MegapixelMNIST-v0",
+    "cluttered_mnist": "glimpse/ClutteredMNIST-v0",
+    "relations": "glimpse/Relations-v0",
+}
+"""The modalities that glimpse brings, and the ids of their environments."""
+
+_BUILT_IN_MODULES = ("glimpse.envs.medical", "glimpse.envs.glyphs")  # imported by name: the core knows no modality
 
 _lock = threading.RLock()
 _failures: dict[tuple[str, str], str | None] = {}  # (name, value) of what has been loaded, and why it could not be
@@ -36,7 +50,7 @@ _loading = False  # whether a package is being loaded
 _folders: dict[str, Path] = {}  # of YAML files, by the name of who brought them
 
 
-class ModalityError(ValueError):
+class ModalityError(UserError, ValueError):
     """A modality cannot be registered, found or loaded."""
 
 
@@ -46,7 +60,10 @@ def environment_id(name: str) -> str:
 
 
 def announce() -> None:
-    """Registers the ids of all modalities that other packages name; imports none of these packages."""
+    """Registers the ids of all modalities that glimpse and other packages bring; imports none of them."""
+    for name, env_id in BUILT_IN.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(id=env_id, entry_point=MAKER, kwargs={"modality": name})
     known = {env_id.lower() for env_id in gymnasium.registry}
     for point in _points():
         env_id = environment_id(point.name)
@@ -55,7 +72,7 @@ def announce() -> None:
 
 
 def load_plugins() -> None:
-    """Imports the packages that bring modalities, each once, and shows Hydra their YAML files.
+    """Imports the modules that bring modalities, each once, and shows Hydra their YAML files.
 
     A package that fails is left out with a warning that names it.
 
@@ -63,6 +80,8 @@ def load_plugins() -> None:
         ModalityError: a module named in GLIMPSE_MODALITIES cannot be imported.
     """
     with _lock:
+        for module in _BUILT_IN_MODULES:
+            importlib.import_module(module)
         for point in _points():
             if (point.name, point.value) not in _failures:
                 _load(point)
@@ -70,16 +89,6 @@ def load_plugins() -> None:
             if (module, module) not in _failures:
                 _load_module(module)
         _extend_search_path()
-
-
-def with_plugins(main: Callable[[], Any]) -> None:
-    """Loads plugins and runs a command; a module that GLIMPSE_MODALITIES names in vain ends it with exit code 2."""
-    try:
-        load_plugins()
-    except ModalityError as error:
-        print(f"glimpse: {error}", file=sys.stderr)
-        sys.exit(2)
-    main()
 
 
 def why_missing(name: str) -> str:

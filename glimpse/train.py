@@ -19,7 +19,7 @@ from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
 from glimpse.learning.allocator import keep_freed_memory
 from glimpse.learning.stages import STAGES, Training, restore_policy, seed_everything, stage_of
-from glimpse.plugins import ModalityError, with_plugins
+from glimpse.plugins import ModalityError
 from glimpse.report.comparison import report, validator
 from glimpse.runs.checkpoints import CheckpointError
 from glimpse.runs.folder import Run, RunError

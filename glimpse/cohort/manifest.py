@@ -17,16 +17,18 @@ from tqdm import tqdm
 
 from glimpse.cohort.marks import read_marks
 from glimpse.cohort.splits import SPLITS, stratified_splits
+from glimpse.errors import UserError
 from glimpse.sources import ImageReadError, ImageSource, UnsupportedImageError, open_source
 from glimpse.tasks import Task
 
 REQUIRED = ("case_id", "slide_id", "path", "target")
 OPTIONAL = ("split", "mpp", "mask")
+OTHER_NAMES = {"patient": "case_id", "case": "slide_id"}  # of columns
 _MANY = 50  # cases from which on a progress bar is worth its line
 _LISTED = 50  # problems listed in full; the rest are counted
 
 
-class CohortError(ValueError):
+class CohortError(UserError, ValueError):
     """A cohort that cannot be used; the message lists all problems at once."""
 
 
@@ -77,6 +79,7 @@ class Cohort(Sequence[Case]):
     ) -> "Cohort":
         """Reads and checks ``case_id,slide_id,path,target[,split][,mpp][,mask][,...]``, paths relative to the CSV.
 
+        ``case_id`` is the patient and ``slide_id`` the case; the columns may be called ``patient`` and ``case``, too.
         A mask shows where in the image it matters to look (see `glimpse.cohort.marks.read_marks`); for reports only.
 
         Args:
@@ -179,7 +182,7 @@ def _read_rows(path: Path) -> tuple[list[_Row], list[str]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            columns = [column.strip() for column in next(reader, [])]
+            columns = _named([column.strip() for column in next(reader, [])])
             rows = [
                 _Row(reader.line_num, dict(zip(columns, (cell.strip() for cell in cells), strict=False)))
                 for cells in reader
@@ -194,9 +197,19 @@ def _read_rows(path: Path) -> tuple[list[_Row], list[str]]:
     return rows, columns
 
 
+def _named(columns: list[str]) -> list[str]:
+    """The columns under their first names; those that are there under both names stay as they are."""
+    return [name if OTHER_NAMES.get(name, name) in columns else OTHER_NAMES[name] for name in columns]
+
+
 def _column_problems(columns: Sequence[str]) -> list[str]:
     """Missing, repeated and probably misspelt columns."""
     problems = [f"line 1: column {name!r} occurs twice" for name, n in Counter(columns).items() if n > 1 and name]
+    problems += [
+        f"line 1: columns {other!r} and {name!r} mean the same; remove one"
+        for other, name in OTHER_NAMES.items()
+        if other in columns and name in columns
+    ]
     missing = [name for name in (*REQUIRED, *OPTIONAL) if name not in columns]
     suspects: dict[str, str] = {}
     for column in columns:
@@ -213,7 +226,7 @@ def _column_problems(columns: Sequence[str]) -> list[str]:
     return problems
 
 
-_SYNONYMS = {"label": "target", "lable": "target", "labels": "target", "class": "target", "patient": "case_id"}
+_SYNONYMS = {"label": "target", "lable": "target", "labels": "target", "class": "target"}
 _SYNONYMS |= {"patient_id": "case_id", "slide": "slide_id", "file": "path", "filename": "path"}
 
 

@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from tqdm import tqdm
 
 from glimpse.cohort import Case
+from glimpse.errors import UserError
 from glimpse.views import Views
 
 _SHOWN = 2
 
 
-class PreflightError(ValueError):
+class PreflightError(UserError, ValueError):
     """The sizes asked for are impossible on these images."""
 
 

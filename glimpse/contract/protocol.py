@@ -23,6 +23,7 @@ from typing import Any
 import gymnasium
 
 from glimpse.cohort import Case
+from glimpse.errors import UserError
 from glimpse.sources import ImageSource
 from glimpse.spaces import OBSERVATION_KEYS, ActionLayout
 from glimpse.tasks import Task
@@ -31,7 +32,7 @@ from glimpse.views import Views
 _OF_A_CASE = ("id", "patient", "target")
 
 
-class ProtocolError(TypeError):
+class ProtocolError(UserError, TypeError):
     """An environment lacks what training and evaluating ask of it; the message lists all of it."""
 
 

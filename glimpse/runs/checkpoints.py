@@ -11,10 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
+from glimpse.errors import UserError
+
 _KEY = "glimpse"  # of the JSON text in the file's header
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A file that should hold parameters is missing, broken, or of another model."""
 
 

@@ -3,20 +3,22 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
 from glimpse.atomic import write_atomically
+from glimpse.errors import UserError
 from glimpse.runs.checkpoints import Checkpoint
+from glimpse.runs.earlier import is_earlier
 from glimpse.runs.loading import CONFIG_FILE
 
 
-class RunError(ValueError):
+class RunError(UserError, ValueError):
     """A run folder cannot be used as asked."""
 
 
@@ -29,11 +31,11 @@ class Run:
 
     Args:
         folder: where; made if it is not there.
-        config: of the run; written to `config.yaml` of a new one.
+        settings: of the run, with everything resolved; written to `config.yaml`.
         resume: go on with what the folder holds. A new run refuses a folder that holds one already.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], config: DictConfig, resume: bool = False) -> None:
+    def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any], resume: bool = False) -> None:
         self.folder = Path(folder)
         if not resume and (self.folder / CONFIG_FILE).exists():
             raise RunError(
@@ -41,26 +43,11 @@ class Run:
                 "or choose another folder with run=."
             )
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if not resume:
-            write_atomically(self.folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
+        write_atomically(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
         self.logger = Logger(str(self.folder), [TensorBoardOutputFormat(str(self.folder))])
         last = self.checkpoint("last")
         self.last = Checkpoint.load(last) if last.exists() else Checkpoint(meta={"stage": None, "seconds": {}})
         self.seconds: dict[str, float] = dict(self.last.meta["seconds"])
-
-    @staticmethod
-    def config_of(folder: str | os.PathLike[str]) -> DictConfig:
-        """The configuration of an earlier run.
-
-        Raises:
-            RunError: the folder holds no run.
-        """
-        path = Path(folder) / CONFIG_FILE
-        if not path.is_file():
-            raise RunError(f"{folder}: there is no run to resume here (no {CONFIG_FILE}).")
-        config = OmegaConf.load(path)
-        assert isinstance(config, DictConfig)
-        return config
 
     def checkpoint(self, name: str) -> Path:
         """Path of a checkpoint."""
@@ -95,3 +82,22 @@ class Run:
     def write_json(self, name: str, record: dict[str, Any]) -> None:
         """Writes a JSON file into the folder, atomically."""
         write_atomically(self.folder / name, json.dumps(record, indent=2) + "\n")
+
+
+def settings_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings of an earlier run, to resume it.
+
+    Raises:
+        RunError: the folder holds no run, or one that cannot be resumed.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise RunError(f"{folder}: there is no run to resume here (no {CONFIG_FILE}).")
+    settings = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    assert isinstance(settings, dict)
+    if is_earlier(settings):
+        raise RunError(
+            f"{folder}: an earlier version of glimpse began this run, under settings that had other names. It can be "
+            "evaluated, but not resumed: train anew with run=<another folder>."
+        )
+    return {str(key): value for key, value in settings.items()}

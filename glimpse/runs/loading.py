@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
+from glimpse.runs.earlier import upgraded
+from glimpse.settings.building import build
 from glimpse.spaces import ActionLayout
 
 POLICY_FILE, CONFIG_FILE = "policy.safetensors", "config.yaml"
@@ -18,7 +19,7 @@ POLICY_FILE, CONFIG_FILE = "policy.safetensors", "config.yaml"
 
 def build_policy(network: Any, observation_space: spaces.Dict, layout: ActionLayout) -> GlimpsePolicy:
     """An untrained policy from the `network` part of a configuration."""
-    return instantiate(network)(observation_space, layout.box_space(), layout=layout)
+    return build(network)(observation_space, layout.box_space(), layout=layout)
 
 
 def save_policy(policy: GlimpsePolicy, path: str | os.PathLike[str]) -> None:
@@ -37,7 +38,7 @@ def save_policy(policy: GlimpsePolicy, path: str | os.PathLike[str]) -> None:
 def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cpu") -> GlimpsePolicy:
     """The policy of a run folder, in evaluation mode.
 
-    Its `config` is the run's configuration. `file` may name another checkpoint of the folder.
+    Its `settings` are those of the run, as nested dictionaries. `file` may name another checkpoint of the folder.
 
     Raises:
         CheckpointError: the folder, its `config.yaml` or its parameters are missing or broken.
@@ -47,13 +48,14 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
         raise CheckpointError(
             f"{folder}: not a run folder (it has no {CONFIG_FILE}). Give the folder that training wrote."
         )
-    config = OmegaConf.load(folder / CONFIG_FILE)
-    assert isinstance(config, DictConfig)
+    stored = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE), resolve=True)
+    assert isinstance(stored, dict)
+    settings = upgraded(stored)  # type: ignore[arg-type]
     checkpoint = Checkpoint.load(folder / file)
     layout = ActionLayout(**checkpoint.meta["layout"])
-    policy = build_policy(config.network, _space(checkpoint.meta["observation"], layout.ndim), layout)
+    policy = build_policy(settings["network"], _space(checkpoint.meta["observation"], layout.ndim), layout)
     checkpoint.restore_module("policy", policy)
-    policy.config = config
+    policy.settings = settings
     policy.set_training_mode(False)
     return policy.to(device)
 

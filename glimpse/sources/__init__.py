@@ -9,6 +9,7 @@ from glimpse.sources.registry import open_source, register_reader
 from glimpse.sources.slide.source import SUFFIXES as SLIDE_SUFFIXES
 from glimpse.sources.slide.source import SlideSource, is_slide
 from glimpse.sources.volume.dicom_series import is_series
+from glimpse.sources.volume.neighbours import open_volume
 from glimpse.sources.volume.nifti import SUFFIXES as NIFTI_SUFFIXES
 from glimpse.sources.volume.nifti import is_nifti
 from glimpse.sources.volume.source import VolumeSource
@@ -16,7 +17,7 @@ from glimpse.sources.volume.source import VolumeSource
 register_reader("slide", SlideSource, suffixes=SLIDE_SUFFIXES, sniff=is_slide)
 register_reader("array", ArraySource, suffixes=ARRAY_SUFFIXES, sniff=is_array)
 register_reader("radiograph", RadiographSource, suffixes=RADIOGRAPH_SUFFIXES, sniff=is_radiograph)
-register_reader("volume", VolumeSource, suffixes=NIFTI_SUFFIXES, sniff=is_nifti, sniff_folder=is_series)
+register_reader("volume", open_volume, suffixes=NIFTI_SUFFIXES, sniff=is_nifti, sniff_folder=is_series)
 
 __all__ = [
     "ArraySource",

@@ -4,11 +4,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from glimpse.errors import MissingExtraError
+
 INSTALL = 'pip install "glimpse-rl[dicom]"'
-
-
-class MissingExtraError(ImportError):
-    """An optional dependency is not installed; the message says how to install it."""
 
 
 def require_pydicom() -> Any:

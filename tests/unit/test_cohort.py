@@ -36,6 +36,11 @@ def twelve(header: str = "case_id,slide_id,path,target", extra: str = "") -> lis
     return [header, *(f"p{index},s{index},{index}.npy,{index % 2}{extra}" for index in range(12))]
 
 
+def test_columns_may_be_called_patient_and_case(folder: Path) -> None:
+    (case,) = Cohort.from_csv(write(folder, "patient,case,path,target,split", "p,s0,0.npy,1,train"), TASK)
+    assert (case.patient, case.id) == ("p", "s0")
+
+
 def test_a_plain_cohort(folder: Path):
     path = write(
         folder, "case_id,slide_id,path,target,split,mpp,note", "p,s0,0.npy,1,train,0.5,x", "q,s1,1.npy,0,test,,"
@@ -119,7 +124,8 @@ def test_all_problems_at_once(folder: Path):
         ("case_id,slide_id,path,lable", "column 'lable' looks like 'target'"),
         ("case_id,slide_id,path,Label", "column 'Label' looks like 'target'"),
         ("case_id,slide_id,path,traget", "column 'traget' looks like 'target'"),
-        ("patient,slide_id,path,target", "column 'patient' looks like 'case_id'"),
+        ("patient_id,slide_id,path,target", "column 'patient_id' looks like 'case_id'"),
+        ("case_id,slide_id,path,target,patient", "columns 'patient' and 'case_id' mean the same"),
         ("Case ID,slide_id,path,target", "column 'Case ID' looks like 'case_id'"),
         ("case_id,slide_id,paths,target", "column 'paths' looks like 'path'"),
         ("case_id,slide_id,path,target,spilt", "column 'spilt' looks like 'split'"),

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from glimpse.cohort import Case, CohortError
-from glimpse.envs.cluttered_mnist import load_cluttered_mnist, make_cluttered_mnist
-from glimpse.envs.mnist import load_megapixel_mnist, make_megapixel_mnist, mnist_task
+from glimpse.envs import make_cluttered_mnist, make_megapixel_mnist
+from glimpse.envs.glyphs import mnist_task
 from glimpse.synthetic.glyphs import cluttered_mnist, megapixel_mnist
+from glimpse.synthetic.glyphs.cluttered_mnist import load_cluttered_mnist
 from glimpse.synthetic.glyphs.idx import read_idx
-from glimpse.synthetic.glyphs.megapixel_mnist import TARGETS, place, read_digits
+from glimpse.synthetic.glyphs.megapixel_mnist import TARGETS, load_megapixel_mnist, place, read_digits
 from glimpse.tasks import Classification, MultiTask
 
 FEW = {"train": 12, "val": 6, "test": 6}
@@ -176,7 +177,7 @@ def test_the_overview_is_half_the_image_where_nothing_else_is_said(tiny_mnist: P
         env = make_cluttered_mnist(root=tiny_mnist, n=FEW, size=size)
         assert env.views.overview_size == (size // 2, size // 2) and env.views.glimpse_size == (12, 12)
     assert make_cluttered_mnist(root=tiny_mnist, n=FEW, overview_size=20).views.overview_size == (20, 20)
-    with pytest.raises(ValueError, match="got none in split 'val'"):
+    with pytest.raises(ValueError, match="is the split 'val' empty"):
         make_cluttered_mnist(root=tiny_mnist, n=FEW | {"val": 0}, split="val")
     with pytest.raises(CohortError, match=r"size from 28 to 512 pixels.*got 20 and 4"):
         load_cluttered_mnist(tiny_mnist, n=FEW, size=20)

@@ -20,6 +20,7 @@ from glimpse.cohort import CohortError
 from glimpse.envs import check
 from glimpse.modalities import ModalityError, find_modality, register_modality
 from glimpse.settings.building import build
+from glimpse.settings.command import run_command
 from glimpse.sources import ArraySource, ImageSource, registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,11 +46,13 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Takes back what a test registers."""
     monkeypatch.setattr(modalities, "_MODALITIES", dict(modalities._MODALITIES))
     monkeypatch.setattr(registry, "_READERS", dict(registry._READERS))
-    ids, options = dict(gymnasium.registry), dict(ConfigStore.instance().repo.get("env", {}))
+    options = ConfigStore.instance().repo
+    changed = [gymnasium.registry, options.setdefault("env", {}), options.setdefault("recipe", {})]
+    before = [dict(one) for one in changed]
     yield
-    for store, before in ((gymnasium.registry, ids), (ConfigStore.instance().repo.get("env", {}), options)):
-        store.clear()
-        store.update(before)
+    for one, kept in zip(changed, before, strict=True):
+        one.clear()
+        one.update(kept)
 
 
 @pytest.fixture
@@ -98,7 +101,13 @@ def test_the_environment_keeps_the_contract_and_has_its_defaults(cohort: Path) -
 
 
 def test_the_option_of_the_command_line(cohort: Path) -> None:
-    register_modality("retinal_oct", OctSource, suffixes=(".oct",), learning={"updates": 7, "flips": False}, **SIZES)
+    register_modality(
+        "retinal_oct",
+        OctSource,
+        suffixes=(".oct",),
+        learning={"joint": {"updates": 7}, "pretrain": {"augment": {"flips": False}}},
+        **SIZES,
+    )
     config = composed(
         "env=retinal_oct", f"env.cohort.path={cohort}", "env.make.overview_size=[16,40]", "max_glimpses=6"
     )
@@ -218,7 +227,7 @@ def test_what_is_missing_is_said(cohort: Path) -> None:
     register_modality("retinal_oct", OctSource)
     with pytest.raises(CohortError, match=r"env\.cohort\.path=cohort\.csv"):
         gymnasium.make("glimpse/RetinalOct-v0")
-    with pytest.raises(ModalityError, match=r"no modality 'retina'; registered are: retinal_oct"):
+    with pytest.raises(ModalityError, match=r"no modality 'retina'; registered are: .*retinal_oct"):
         find_modality("retina")
     cases = [case for case in build(composed("env=retinal_oct", f"env.cohort.path={cohort}").env.cohort)][:2]
     with pytest.raises(ValueError, match="is the split 'val' empty"):
@@ -271,7 +280,7 @@ import sys, warnings, gymnasium
 warnings.simplefilter("error")
 import glimpse
 assert {"glimpse/Fundus-v0", "glimpse/Thermal-v0", "glimpse/Broken-v0"} <= set(gymnasium.registry)
-assert gymnasium.registry["glimpse/WSI-v0"].entry_point == "glimpse.envs.wsi:make_wsi"
+assert gymnasium.registry["glimpse/WSI-v0"].kwargs == {"modality": "wsi"}
 assert not {"good_package", "broken_package", "torch", "hydra"} & set(sys.modules)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -302,7 +311,7 @@ def test_a_module_that_the_variable_names_in_vain_ends_a_command(
 ) -> None:
     monkeypatch.setenv("GLIMPSE_MODALITIES", "numpy, nowhere")
     with pytest.raises(SystemExit) as ended:
-        plugins.with_plugins(lambda: pytest.fail("the command has begun"))
+        run_command(lambda: pytest.fail("the command has begun"))
     assert ended.value.code == 2
     assert "GLIMPSE_MODALITIES names the module 'nowhere'" in capsys.readouterr().err
 

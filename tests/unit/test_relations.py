@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from glimpse.cohort import Case, CohortError
-from glimpse.envs.relations import load_relations, make_relations
+from glimpse.envs import make_relations
 from glimpse.networks.aggregator import Aggregator, AttentionPooling, CausalTransformer, MeanPooling
 from glimpse.synthetic.glyphs import relations
-from glimpse.synthetic.glyphs.relations import SHAPES, SIDE, Plan, draw_glyphs, draw_strokes, make_cases
+from glimpse.synthetic.glyphs.relations import SHAPES, SIDE, Plan, draw_glyphs, draw_strokes, load_relations, make_cases
 
 FEW = {"train": 8, "val": 4, "test": 4}
 

@@ -1,12 +1,15 @@
 """Slices with their neighbours as channels: volumes for encoders that see planes."""
 
+import os
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
 from glimpse.geometry import Frame, Numbers
 from glimpse.sources.base import ImageSource, region
+from glimpse.sources.volume.source import VolumeSource
 
 
 class NeighbourSlices(ImageSource):
@@ -71,3 +74,18 @@ class NeighbourSlices(ImageSource):
 
     def close(self) -> None:
         self.source.close()
+
+
+def open_volume(path: str | os.PathLike[str], *, neighbours: int = 0, **options: Any) -> ImageSource:
+    """Opens a volume, with the slices around each slice as further channels where asked for.
+
+    Args:
+        path: a NIfTI file, or a folder of DICOM slices.
+        neighbours: slices on either side that become channels of each slice; 0 leaves the volume as it is.
+        **options: of `VolumeSource`.
+
+    Raises:
+        ValueError: an option is impossible.
+    """
+    volume = VolumeSource(path, **options)
+    return volume if neighbours == 0 else NeighbourSlices(volume, neighbours)

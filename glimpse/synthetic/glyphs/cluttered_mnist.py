@@ -4,13 +4,16 @@ Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention (NeurIPS 
 pixels, with four pieces of 8 x 8 pixels.
 """
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Int
 
-from glimpse.cohort import Case
+from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.sources.drawn.collage import CollageSource
 from glimpse.synthetic.glyphs.megapixel_mnist import SIDE, read_digits
 
@@ -77,3 +80,38 @@ def _draw_pieces(rng: np.random.Generator, digits: int, count: int, plan: Plan) 
     pieces[:, 1:, 3] = PIECE
     pieces[:, 1:, 4:] = rng.integers(0, plan.size - PIECE + 1, (*shape, 2))
     return pieces
+
+
+NUMBERS = MappingProxyType({"train": 50_000, "val": 2000, "test": 10_000})
+"""Images per split where nothing else is said."""
+
+
+def load_cluttered_mnist(
+    root: str | os.PathLike[str] | None = None,
+    *,
+    n: Mapping[str, int] = NUMBERS,
+    size: int = 60,
+    clutter: int = 4,
+    seed: int = 0,
+) -> Cohort:
+    """Draws the images of all splits; they are painted where they are read.
+
+    Args:
+        root: folder of the MNIST files, gzipped or plain; None takes the variable GLIMPSE_MNIST.
+        n: images per split; by default 50,000 train, 2,000 val and 10,000 test. The 55,000 digits for training are
+            drawn several times where more images are asked for, each time in another place.
+        size: side of an image in pixels, 60 or 100 in the paper.
+        clutter: number of pieces of other digits.
+        seed: of the images.
+
+    Raises:
+        CohortError: files are missing, or the numbers do not go together.
+    """
+    folder = os.fspath(root) if root is not None else os.environ.get("GLIMPSE_MNIST")
+    numbers = {**NUMBERS, **n}
+    try:
+        plan = Plan(size, clutter)
+        parts = [make_cases(folder, split, int(numbers[split]), plan, seed) for split in NUMBERS]
+    except ValueError as error:
+        raise CohortError(str(error)) from error
+    return Cohort([case for part in parts for case in part])

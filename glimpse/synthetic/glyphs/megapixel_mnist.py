@@ -4,14 +4,16 @@ Katharopoulos and Fleuret (ICML 2019); the four targets are those of IPS (Bergne
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from glimpse.cohort import Case, CohortError
+from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.sources.array import ArraySource
 from glimpse.sources.drawn.sprites import SpriteSource
 from glimpse.synthetic.glyphs.idx import read_idx
@@ -179,3 +181,51 @@ def _resized(patterns: np.ndarray, side: int) -> np.ndarray:
         return patterns
     stacked = ArraySource(np.ascontiguousarray(patterns))  # channels are patterns
     return stacked.overview((side, side))
+
+
+NUMBERS = MappingProxyType({"train": 5000, "val": 500, "test": 1000})
+"""Images per split where nothing else is said."""
+
+
+def target_names(targets: str | Sequence[str]) -> tuple[str, ...]:
+    """The targets asked for, by name."""
+    names = TARGETS if targets == "all" else (targets,) if isinstance(targets, str) else tuple(targets)
+    if not names or any(name not in TARGETS for name in names):
+        raise CohortError(f"Expected targets of {', '.join(TARGETS)}, or all; got {targets!r}.")
+    return names
+
+
+def load_megapixel_mnist(
+    root: str | os.PathLike[str] | None = None,
+    *,
+    targets: str | Sequence[str] = "majority",
+    n: Mapping[str, int] = NUMBERS,
+    size: int = 1500,
+    digit_size: int = 28,
+    noise: int = 50,
+    thickness: int = 2,
+    seed: int = 0,
+) -> Cohort:
+    """Lays out the images of all splits; they are rendered where they are read.
+
+    Args:
+        root: folder of the MNIST files, gzipped or plain; None takes the variable GLIMPSE_MNIST.
+        targets: see `mnist_task`.
+        n: images per split; by default 5,000 train, 500 val and 1,000 test.
+        size: side of an image, up to 10,000 pixels.
+        digit_size: side of a digit: 28 as in the files, or smaller (21, 14).
+        noise: number of strokes.
+        thickness: of a stroke.
+        seed: of the images.
+
+    Raises:
+        CohortError: files are missing, or the numbers do not go together.
+    """
+    folder = os.fspath(root) if root is not None else os.environ.get("GLIMPSE_MNIST")
+    numbers = {**NUMBERS, **n}
+    try:
+        plan = Plan(size, digit_size, noise, thickness)
+        parts = [make_cases(folder, split, int(numbers[split]), plan, target_names(targets), seed) for split in NUMBERS]
+    except ValueError as error:
+        raise CohortError(str(error)) from error
+    return Cohort([case for part in parts for case in part])

@@ -15,13 +15,15 @@ Target "left": does the ring lie left of the cross? Tokens know their locations,
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from glimpse.cohort import Case
+from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.sources.drawn.sprites import SpriteSource
 
 SIDE = 32  # of the square that a glyph or stroke lies in
@@ -233,3 +235,39 @@ def _boxes(drawn: Bool[np.ndarray, "pattern side side"]) -> Int[np.ndarray, "pat
         along = np.asarray(drawn.any(axis))
         sides.append(np.stack([along.argmax(1), SIDE - along[:, ::-1].argmax(1)], 1))
     return np.stack(sides, 2)
+
+
+NUMBERS = MappingProxyType({"train": 16_000, "val": 500, "test": 1000})
+"""Images per split where nothing else is said."""
+
+
+def load_relations(
+    target: Literal["match", "left"] = "match",
+    *,
+    n: Mapping[str, int] = NUMBERS,
+    size: int = 512,
+    shapes: int = 8,
+    strokes: int = 12,
+    seed: int = 0,
+) -> Cohort:
+    """Lays out the images of all splits; they are rendered where they are read.
+
+    Args:
+        target: "match" (1 where both glyphs have one shape) or "left" (1 where the ring lies left of the cross); see
+            `glimpse.synthetic.glyphs.relations` for what pooling can make of them.
+        n: images per split; by default 16,000 train, 500 val and 1,000 test.
+        size: side of an image, 256 to 10,000 pixels.
+        shapes: how many different ones there are, 2 to 8; "left" takes the first two.
+        strokes: number of noise strokes.
+        seed: of the images.
+
+    Raises:
+        CohortError: the numbers do not go together.
+    """
+    numbers = {**NUMBERS, **n}
+    try:
+        plan = Plan(size, shapes, strokes, target)
+        parts = [make_cases(split, int(numbers[split]), plan, seed) for split in NUMBERS]
+    except ValueError as error:
+        raise CohortError(str(error)) from error
+    return Cohort([case for part in parts for case in part])

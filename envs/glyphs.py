@@ -1,0 +1,67 @@
+"""Digits and glyphs to learn the craft on, drawn where they are read. Their defaults stand here and nowhere else."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from glimpse.envs.modality import make_modality
+from glimpse.modalities import Modality, install
+from glimpse.synthetic.glyphs.megapixel_mnist import target_names
+from glimpse.tasks import Classification, MultiLabel, MultiTask, Task
+
+
+def mnist_task(targets: str | Sequence[str] = "majority") -> Task:
+    """What is asked: "majority", "max", "top" (ten classes each), "multi" (which digits are there), or several.
+
+    Args:
+        targets: one of them, a list of them, or "all".
+
+    Raises:
+        CohortError: a target is none of these.
+    """
+    names = target_names(targets)
+    return _single(names[0]) if len(names) == 1 else MultiTask({name: _single(name) for name in names})
+
+
+def _single(name: str) -> Task:
+    return MultiLabel(10) if name == "multi" else Classification(10)
+
+
+MEGAPIXEL_MNIST = Modality(
+    "megapixel_mnist",  # 5 digits and 50 noise strokes on 1500 x 1500 pixels; which digit is there three times?
+    draws="glimpse.synthetic.glyphs.megapixel_mnist:load_megapixel_mnist",
+    shared={"root": None, "targets": "majority"},
+    task={"_target_": "glimpse.envs.glyphs.mnist_task", "targets": "${env.targets}"},
+    overview_size=188,
+    glimpse_size=32,
+    glimpse_extents=(64,),
+    max_glimpses=8,
+    glimpse_cost=0.0,
+)
+CLUTTERED_MNIST = Modality(
+    "cluttered_mnist",  # a digit on 60 x 60 pixels, among four pieces of other digits; which is it?
+    draws="glimpse.synthetic.glyphs.cluttered_mnist:load_cluttered_mnist",
+    shared={"root": None},
+    task={"_target_": "glimpse.tasks.Classification", "classes": 10},
+    overview_size=None,
+    glimpse_size=12,
+    glimpse_extents=(12,),
+    max_glimpses=8,
+    glimpse_cost=0.0,
+)
+RELATIONS = Modality(
+    "relations",  # two glyphs far apart among noise strokes: are they of one shape? 8 glimpses are too few to learn it
+    draws="glimpse.synthetic.glyphs.relations:load_relations",
+    shared={"target": "match"},
+    overview_size=64,
+    glimpse_size=32,
+    glimpse_extents=(64,),
+    max_glimpses=8,
+    glimpse_cost=0.0,
+)
+
+for _modality in (MEGAPIXEL_MNIST, CLUTTERED_MNIST, RELATIONS):
+    install(_modality)
+
+make_megapixel_mnist = partial(make_modality, modality="megapixel_mnist")
+make_cluttered_mnist = partial(make_modality, modality="cluttered_mnist")
+make_relations = partial(make_modality, modality="relations")

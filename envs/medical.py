@@ -1,0 +1,62 @@
+"""The medical modalities: whole slides, radiographs, MR and CT volumes. Their defaults stand here and nowhere else."""
+
+from functools import partial
+
+from glimpse.envs.modality import make_modality
+from glimpse.modalities import Modality, install
+from glimpse.sources import RadiographSource, SlideSource, VolumeSource
+
+WSI = Modality(
+    "wsi",
+    SlideSource,
+    reader="slide",
+    synthetic="glimpse.synthetic.slides.recipe:embedded_cohort",
+    overview_size=256,
+    glimpse_size=64,
+    glimpse_extents=(256,),
+    max_glimpses=8,
+    background=255,
+)
+XRAY = Modality(
+    "xray",
+    RadiographSource,
+    reader="radiograph",
+    # window: each file's first, or an index into those it states, or [low, high]; spacing: millimetres per pixel
+    options={"window": None, "spacing": None},
+    synthetic="glimpse.synthetic.radiographs.recipe:embedded_cohort",
+    overview_size=256,
+    glimpse_size=96,
+    glimpse_extents=(192,),
+    max_glimpses=8,
+)
+MRI = Modality(
+    "mri",
+    VolumeSource,
+    reader="volume",
+    # windows: "auto" (percentiles of each volume, since MR has no units), [low, high], or a list, one channel for each;
+    # spacing: millimetres per voxel, one number or [z, y, x]; neighbours: slices on either side that become channels
+    options={"windows": None, "spacing": None, "neighbours": 0},
+    synthetic="glimpse.synthetic.volumes.recipe:embedded_mri",
+    synthetic_options={"windows": (0.0, 160.0)},  # its spots are brighter than the percentiles that "auto" goes by
+    overview_size=(40, 48, 40),
+    glimpse_size=24,
+    glimpse_extents=("24mm",),
+    max_glimpses=8,
+)
+CT = Modality(
+    "ct",
+    VolumeSource,
+    reader="volume",
+    # as of MRI, but windows are of Hounsfield units, by name or as [low, high]; foreground: "lungs" or "body"
+    options={"windows": ("lung", "mediastinum"), "spacing": None, "neighbours": 0, "foreground": "lungs"},
+    synthetic="glimpse.synthetic.volumes.recipe:embedded_ct",
+    overview_size=(36, 36, 48),
+    glimpse_size=(12, 24, 24),
+    glimpse_extents=("24mm",),
+    max_glimpses=8,
+)
+
+for _modality in (WSI, XRAY, MRI, CT):
+    install(_modality)
+
+make_wsi, make_xray, make_mri, make_ct = (partial(make_modality, modality=one.name) for one in (WSI, XRAY, MRI, CT))

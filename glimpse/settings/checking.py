@@ -1,0 +1,150 @@
+"""Checks the keys of a composed configuration: each one must have somebody who takes it.
+
+Hydra refuses to override a key that no file has, but a file, a recipe or `+key=value` can bring any. Here every key
+beside a `_target_` is looked for among the arguments of that target. A recipe holds keys of several options of a group,
+such as those of both warm-ups; those that the chosen option does not have are left out.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from glimpse.errors import SettingsError
+from glimpse.settings.keys import suggestion
+
+Path = tuple[str, ...]
+
+_OF_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
+_SECTIONS: dict[Path, tuple[str, ...]] = {
+    (): (
+        "env", "network", "agent", "pretrain", "warm_up", "joint", "seed", "max_glimpses", "threads", "device",
+        "progress", "run", "resume", "vector", "report",
+    ),
+    ("agent",): ("name", "algorithm"),
+    ("report",): ("split", "readers", "lanes", "pictures", "overview", "full_scan"),
+    ("pretrain", "augment"): ("turn", "tilt", "zoom", "shift", "strength", "noise", "flips"),
+}  # fmt: skip
+"""Sections without a target, and what can be set in them."""
+
+_GROUPS: dict[Path, str] = {
+    ("pretrain",): "pretrain",
+    ("warm_up",): "warm_up",
+    ("joint",): "joint",
+    ("agent", "algorithm"): "agent",
+    ("network", "encoder"): "network/encoder",
+    ("network", "locator"): "network/locator",
+    ("network", "aggregator"): "network/aggregator",
+}
+"""Sections whose target is chosen by a group."""
+
+
+def checked(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A configuration without the keys of a recipe that nothing takes.
+
+    Args:
+        config: as it was composed, with everything resolved; `recipe` holds the environment's recipe.
+        overrides: what was typed on the command line, `key=value`.
+
+    Raises:
+        SettingsError: a key does not exist; the message names the nearest that does.
+    """
+    sections = dict(config)
+    recipe = sections.pop("recipe", None) or {}
+    found = _checked(sections, (), recipe, {_path_of(one) for one in overrides})
+    _check_environment(found, overrides)
+    return found
+
+
+def typed_keys(overrides: Iterable[str]) -> list[str]:
+    """The keys of overrides such as `+joint.updates=9`, `~env.task.classes` or `agent=ppo`."""
+    return [".".join(_path_of(one)) for one in overrides]
+
+
+def _path_of(override: str) -> Path:
+    return tuple(override.partition("=")[0].lstrip("+~").split("."))
+
+
+def _checked(node: Any, path: Path, recipe: Any, typed: set[Path]) -> Any:
+    if isinstance(node, list):
+        return [_checked(part, (*path, str(index)), None, typed) for index, part in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    known = _known(node, path)
+    kept = {}
+    for key, value in node.items():
+        here = (*path, str(key))
+        below = recipe.get(key) if isinstance(recipe, Mapping) else None
+        if known is None or key in known or key in _OF_HYDRA:
+            kept[key] = _checked(value, here, below, typed)
+        elif below is None or any(one[: len(here)] == here for one in typed) or key not in _of_other_options(path):
+            raise SettingsError(
+                f"There is no setting {'.'.join(here)!r}{_meant(path, str(key), known)}. "
+                f"{_named(path)} has: {', '.join(sorted(known))}."
+            )
+    return kept
+
+
+def _meant(path: Path, key: str, known: Iterable[str]) -> str:
+    return suggestion(".".join((*path, key)), (".".join((*path, one)) for one in known))
+
+
+def _named(path: Path) -> str:
+    return ".".join(path) or "A training"
+
+
+def _known(node: Mapping[str, Any], path: Path) -> tuple[str, ...] | None:
+    """The keys that a section may have; None where any are allowed."""
+    if "_target_" in node:
+        return _arguments(str(node["_target_"]), ".".join(path))
+    return _SECTIONS.get(path)
+
+
+@cache
+def _arguments(target: str, where: str) -> tuple[str, ...] | None:
+    """The names of a target's arguments; None where it takes any."""
+    try:
+        taken: Callable[..., Any] = get_object(target)
+    except Exception as error:  # Hydra raises ImportError or ValueError, and a module may fail in any way
+        raise SettingsError(f"{where}._target_={target}: cannot be imported ({error}).") from error
+    names = []
+    for one in inspect.signature(taken).parameters.values():
+        if one.kind is one.VAR_KEYWORD:
+            more = getattr(taken, "option_names", None)
+            if more is None:
+                return None
+            names += list(more())
+        else:
+            names.append(one.name)
+    return tuple(names)
+
+
+@cache
+def _of_other_options(path: Path) -> frozenset[str]:
+    """What the options of a section's group take, all of them together."""
+    names: set[str] = set()
+    if path not in _GROUPS:
+        return frozenset()
+    for file in files("glimpse.configs").joinpath(*_GROUPS[path].split("/")).iterdir():
+        if file.name.endswith(".yaml"):
+            node: Any = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8")))
+            for key in path if node.get("_target_") is None else ():
+                node = node.get(key, node)
+            target = node.get("_target_") or node.get("algorithm", {}).get("_target_")
+            names |= set(_arguments(target, _named(path)) or ()) if target else set()
+    return frozenset(names)
+
+
+def _check_environment(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuses keys that were added to `env` by `+`: nothing reads them."""
+    added = {_path_of(one)[1] for one in overrides if one.startswith("+") and len(_path_of(one)) == 2}
+    added &= {_path_of(one)[1] for one in overrides if _path_of(one)[0] == "env" and len(_path_of(one)) == 2}
+    known = [key for key in config.get("env", {}) if key not in added]
+    for key in sorted(added):
+        raise SettingsError(
+            f"There is no setting 'env.{key}'{_meant(('env',), key, known)}. env has: {', '.join(sorted(known))}."
+        )

@@ -1,0 +1,75 @@
+"""Runs a command of Hydra: what a user can mend ends in one line with exit code 2, not in a traceback."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from glimpse.errors import SettingsError, UserError
+from glimpse.plugins import load_plugins
+from glimpse.settings.keys import suggestion
+
+EXIT_CODE = 2
+
+
+def run_command(main: Callable[[], Any]) -> None:
+    """Loads plugins and runs a function that `hydra.main` has made; a mistake of the user ends it with exit code 2.
+
+    Hydra prints errors itself and exits with code 1, unless it is told to raise them.
+    """
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        load_plugins()
+        main()
+    except UserError as error:
+        _end(str(error))
+    except HydraException as error:
+        _end(_explained(error))
+    except OmegaConfBaseException as error:
+        _end(_first_line(error))
+    except KeyboardInterrupt:
+        print("glimpse: stopped.", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        if before is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def _end(message: str) -> None:
+    print(f"glimpse: {message}", file=sys.stderr)
+    sys.exit(EXIT_CODE)
+
+
+def _explained(error: HydraException) -> str:
+    """One line that names what is wrong and what was probably meant."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        options = ", ".join(sorted(error.options))
+        return f"There is no option {group}={choice}{suggestion(choice, error.options)}. {group} has: {options}."
+    cause = error.__cause__
+    parent = getattr(cause, "parent_node", None)
+    if isinstance(error, ConfigCompositionException) and isinstance(parent, DictConfig) and hasattr(cause, "key"):
+        return str(_no_such_key(str(getattr(cause, "full_key", "") or cause.key), parent))
+    return _first_line(error)
+
+
+def _no_such_key(full_key: str, parent: Mapping[Any, Any]) -> SettingsError:
+    section, _, _ = full_key.rpartition(".")
+    known = [f"{section}.{key}" if section else str(key) for key in parent if key not in ("_target_", "_partial_")]
+    known = [key for key in known if key != "recipe"]
+    names = ", ".join(sorted(key.rpartition(".")[2] for key in known))
+    return SettingsError(
+        f"There is no setting {full_key!r}{suggestion(full_key, known)}. {section or 'A training'} has: {names}."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__
