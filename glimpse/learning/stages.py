@@ -64,29 +64,35 @@ def pretrain(training: Training, stage: str, config: DictConfig) -> None:
     done = int(run.last.meta["done"]) if begun else 0
     with run.timed(stage):
         if not begun or done < config.steps:
-            _pretrain(training, stage, config, done)
+            _pretrain(training, stage, config)
     save_policy(training.policy, run.checkpoint("pretrained"))
 
 
-def _pretrain(training: Training, stage: str, config: DictConfig, done: int) -> None:
+def _pretrain(training: Training, stage: str, config: DictConfig) -> None:
     run = training.run
     trainer = _pretrainer(training, config)
     if run.last.meta["stage"] == stage:
-        _restore_pretraining(run.last, training.policy, trainer)
+        trainer.restore_state(run.last)
     else:
         trainer.calibrate()
-    bar = tqdm(total=config.steps, initial=done, desc="pretrain", unit="step", disable=not training.progress)
-    while done < config.steps:
-        loss, done = trainer.step(), done + 1
+    bar = tqdm(total=config.steps, initial=trainer.done, desc="pretrain", unit="step", disable=not training.progress)
+    while trainer.done < config.steps:
+        loss = trainer.step()
         bar.update()
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         run.logger.record("pretrain/loss", loss)
-        run.logger.dump(done)
+        run.logger.dump(trainer.done)
         run.tick(stage)
-        run.save(_pretraining_state(training.policy, trainer, done), stage)
+        run.save(_state_of(trainer), stage)
     bar.close()
     trainer.calibrate()
-    run.save(_pretraining_state(training.policy, trainer, done), stage)
+    run.save(_state_of(trainer), stage)
+
+
+def _state_of(trainer: ContrastivePretrainer | TokenWarmUp) -> Checkpoint:
+    checkpoint = Checkpoint()
+    trainer.save_state(checkpoint)
+    return checkpoint
 
 
 def _pretrainer(training: Training, config: DictConfig) -> ContrastivePretrainer:
@@ -114,24 +120,6 @@ def _pretrainer(training: Training, config: DictConfig) -> ContrastivePretrainer
     )
 
 
-def _pretraining_state(policy: GlimpsePolicy, trainer: ContrastivePretrainer, done: int) -> Checkpoint:
-    checkpoint = Checkpoint(meta={"done": done})
-    checkpoint.add_module("policy", policy)
-    checkpoint.add_module("head", trainer.head)
-    checkpoint.add_optimizer("optimizer", trainer.optimizer)
-    checkpoint.add_generator("views", trainer.generator)
-    checkpoint.add_generator("torch")
-    return checkpoint
-
-
-def _restore_pretraining(checkpoint: Checkpoint, policy: GlimpsePolicy, trainer: ContrastivePretrainer) -> None:
-    checkpoint.restore_module("policy", policy)
-    checkpoint.restore_module("head", trainer.head)
-    checkpoint.restore_optimizer("optimizer", trainer.optimizer)
-    checkpoint.restore_generator("views", trainer.generator)
-    checkpoint.restore_generator("torch")
-
-
 # ---------------------------------------------------------------------------------------------- warm-up
 def warm_up(training: Training, stage: str, config: DictConfig) -> None:
     """Supervised learning on random glimpses that are encoded once."""
@@ -141,7 +129,7 @@ def warm_up(training: Training, stage: str, config: DictConfig) -> None:
             policy, env.cases, env.views, env.task, seed=training.seed, threads=training.threads
         )
         if run.last.meta["stage"] == stage:
-            _restore_warm_up(run.last, policy, trainer)
+            trainer.restore_state(run.last)
         with tqdm(total=len(env.cases), desc="encoding", unit="case", disable=not training.progress) as bar:
             trainer.encode(bar.update)
         bar = tqdm(total=trainer.steps, initial=trainer.done, desc="warm-up", disable=not training.progress)
@@ -153,28 +141,11 @@ def warm_up(training: Training, stage: str, config: DictConfig) -> None:
                 run.logger.record("warm_up/loss", loss)
                 run.logger.dump(trainer.done)
                 run.tick(stage)
-                run.save(_warm_up_state(policy, trainer), stage)
+                run.save(_state_of(trainer), stage)
         bar.close()
 
 
 _STEPS_PER_SAVE = 50  # steps take milliseconds
-
-
-def _warm_up_state(policy: GlimpsePolicy, trainer: TokenWarmUp) -> Checkpoint:
-    checkpoint = Checkpoint(meta={"done": trainer.done})
-    checkpoint.add_module("policy", policy)
-    checkpoint.add_optimizer("optimizer", trainer.optimizer)
-    checkpoint.add_generator("views", trainer.generator)
-    checkpoint.add_generator("torch")
-    return checkpoint
-
-
-def _restore_warm_up(checkpoint: Checkpoint, policy: GlimpsePolicy, trainer: TokenWarmUp) -> None:
-    checkpoint.restore_module("policy", policy)
-    checkpoint.restore_optimizer("optimizer", trainer.optimizer)
-    checkpoint.restore_generator("views", trainer.generator)
-    checkpoint.restore_generator("torch")
-    trainer.done = int(checkpoint.meta["done"])
 
 
 # ---------------------------------------------------------------------------------------------- learning from episodes
@@ -197,7 +168,7 @@ def learn(training: Training, stage: str, config: DictConfig) -> None:
 def _algorithm(training: Training, stage: str, config: DictConfig, average: Average) -> tuple[Any, Progress]:
     """The stage's algorithm, restored if the run stopped within this stage, and what validation has said in it."""
     run, settings = training.run, config.algorithm
-    lanes = training.lanes("train", settings.cases_per_rollout * settings.rollouts_per_case)
+    lanes = training.lanes("train", settings.cases_per_rollout * settings.get("rollouts_per_case", 1))
     rate = config.learning_rate
     options = {
         "learning_rate": rate if isinstance(rate, int | float) else instantiate(rate),
@@ -208,7 +179,8 @@ def _algorithm(training: Training, stage: str, config: DictConfig, average: Aver
     algorithm.set_logger(run.logger)
     if run.last.meta["stage"] == stage:
         average.restore(run.last)
-        return algorithm, _restore_learning(run.last, algorithm)
+        algorithm.restore_state(run.last)
+        return algorithm, Progress(**run.last.meta["validation"])
     algorithm.start_timesteps = algorithm.num_timesteps = int(run.last.meta.get("timesteps", 0))
     return algorithm, Progress(history=run.last.meta.get("validation", {}).get("history", []))
 
@@ -292,31 +264,10 @@ _SHOWN = {"loss": "train/loss", "return": "rollout/return", "glimpses": "rollout
 
 
 def _learning_state(algorithm: Any, validation: Progress, average: Average) -> Checkpoint:
-    checkpoint = Checkpoint(meta={
-        "timesteps": algorithm.num_timesteps, "start": algorithm.start_timesteps, "updates": algorithm.updates,
-        "queue": list(algorithm.queue), "random": algorithm.random.bit_generator.state,
-        "validation": asdict(validation),
-    })  # fmt: skip
-    checkpoint.add_module("policy", algorithm.policy)
-    checkpoint.add_optimizer("optimizer", algorithm.policy.optimizer)
-    checkpoint.add_generator("torch")
+    checkpoint = Checkpoint(meta={"validation": asdict(validation)})
+    algorithm.save_state(checkpoint)
     average.save(checkpoint)
     return checkpoint
-
-
-def _restore_learning(checkpoint: Checkpoint, algorithm: Any) -> Progress:
-    meta = checkpoint.meta
-    checkpoint.restore_module("policy", algorithm.policy)
-    checkpoint.restore_optimizer("optimizer", algorithm.policy.optimizer)
-    checkpoint.restore_generator("torch")
-    algorithm.num_timesteps, algorithm.start_timesteps, algorithm.updates = (
-        meta["timesteps"],
-        meta["start"],
-        meta["updates"],
-    )
-    algorithm.queue.extend(meta["queue"])
-    algorithm.random.bit_generator.state = meta["random"]
-    return Progress(**meta["validation"])
 
 
 def stage_of(name: str, config: DictConfig) -> Callable[[Training, str, DictConfig], None]:
