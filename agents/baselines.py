@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
@@ -10,35 +9,48 @@ from torch import nn
 from tqdm import tqdm
 
 from glimpse.agents.base import GlimpseAlgorithm
+from glimpse.errors import SettingsError
 from glimpse.networks.locator import GridLocator, RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
 
 
-class Random(GlimpseAlgorithm):
-    """Supervised learning on glimpses at random foreground locations; also the warm-up of the other agents."""
+class _Baseline(GlimpseAlgorithm):
+    """Learns to answer, and nothing about where to look: there are no decisions to compare, to credit or to value."""
 
-    explores = False
+    fixed = {"rollouts_per_case": 1}
+    unused = frozenset({
+        "baseline",
+        "credit",
+        "encoder_share",
+        "ent_coef",
+        "extra_glimpses",
+        "gae_lambda",
+        "min_glimpses",
+        "minibatches",
+        "stop_from",
+        "vf_coef",
+    })  # fmt: skip
+
+
+class Random(_Baseline):
+    """Supervised learning on glimpses at random foreground locations; also the warm-up of the other agents."""
 
     def override(self) -> nn.Module:
         return RandomLocator()
 
 
-class Grid(GlimpseAlgorithm):
+class Grid(_Baseline):
     """Supervised learning on glimpses at the points of a regular grid, as many as the budget allows."""
 
-    explores = False
-
     def override(self) -> nn.Module:
-        return GridLocator(int(self.max_glimpses or 0))
+        return GridLocator(self.rollouts.budget)
 
 
-class Overview(GlimpseAlgorithm):
-    """Supervised learning on overviews; it never looks closer, whatever the budget."""
+class Overview(_Baseline):
+    """Supervised learning on overviews; it never looks closer, and its encoder always learns."""
 
-    explores = False
-
-    def __init__(self, policy: Any, env: Any, learning_rate: Any = 1e-3, **options: Any) -> None:
-        super().__init__(policy, env, learning_rate, **{**options, "max_glimpses": 0})
+    fixed = {**_Baseline.fixed, "max_glimpses": 0}
+    unused = _Baseline.unused | {"encoder_rate"}
 
 
 def train_overview(
@@ -56,7 +68,7 @@ def train_overview(
     """Trains a policy to answer from overviews alone, encoder included, and leaves it where it validated best.
 
     Args:
-        policy: trained in place; its answers are made to see the overview.
+        policy: Trained in place. It must have been built with `overview_dropout=0`, for it answers from the overview.
         lanes: environments of the training split.
         validate: the validation score of a policy.
         algorithm: makes the `Overview` agent.
@@ -65,8 +77,15 @@ def train_overview(
         learning_rate: of AdamW.
         seed: of the order of cases.
         progress: whether to show a bar.
+
+    Raises:
+        SettingsError: The policy does not answer from overviews.
     """
-    policy.overview_dropout = 0.0
+    if policy.overview_dropout:
+        raise SettingsError(
+            f"A policy that answers from the overview alone must see it: expected overview_dropout 0, got "
+            f"{policy.overview_dropout}."
+        )
     model = algorithm(policy, lanes, learning_rate=learning_rate, seed=seed, device=policy.device)
     model.set_logger(Logger(None, []))
     best, highest = copy.deepcopy(policy.state_dict()), validate(policy)

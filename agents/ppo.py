@@ -1,49 +1,68 @@
 """Proximal policy optimisation (Schulman et al. 2017) on complete episodes."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from glimpse.agents.base import GlimpseAlgorithm
+from glimpse.agents.learner import Loss, PolicyLearner
+from glimpse.agents.options import Losses, Options
 from glimpse.agents.returns import masked_mean
+from glimpse.errors import SettingsError
 from glimpse.networks.records import Episodes, Evaluation
 
 
-class PPO(GlimpseAlgorithm):
-    r"""Several passes over each rollout, the probability ratio clipped.
+@dataclass(frozen=True)
+class PPOLosses(Losses):
+    r"""The losses of all agents, and how far a policy may move from the one that played the rollout.
 
-    The loss is the mean of -min(w_t A_t, clip(w_t, 1 - \epsilon, 1 + \epsilon) A_t) with
-    w_t = pi(a_t | s_t) / pi_old(a_t | s_t), which is 1 at the first minibatch.
-
-    Args:
-        clip_range: epsilon.
-        **options: of `GlimpseAlgorithm`.
+    Attributes:
+        clip_range: \epsilon, the change of a decision's probability (as a share of it) beyond which nothing is gained.
     """
 
-    def __init__(
-        self,
-        policy: Any,
-        env: Any,
-        learning_rate: Any = 1e-3,
-        *,
-        clip_range: float = 0.2,
-        n_epochs: int = 2,
-        **options: Any,
-    ) -> None:
-        self.clip_range = clip_range
-        super().__init__(policy, env, learning_rate, n_epochs=n_epochs, **options)
+    clip_range: float = 0.2
 
-    def policy_loss(
-        self, episodes: Episodes, evaluation: Evaluation, advantage: Tensor, returns: Tensor
-    ) -> tuple[Tensor, dict[str, float]]:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.clip_range > 0:
+            raise SettingsError(f"Expected clip_range above 0, got {self.clip_range}.")
+
+
+@dataclass(frozen=True)
+class PPOOptions(Options):
+    """All options of `PPO`."""
+
+    losses: PPOLosses
+
+
+class PPOLearner(PolicyLearner):
+    r"""The policy's loss is the mean of -min(w_t A_t, clip(w_t, 1 - \epsilon, 1 + \epsilon) A_t) over all decisions.
+
+    w_t = pi(a_t | s_t) / pi_old(a_t | s_t) is 1 at the first minibatch.
+    """
+
+    losses: PPOLosses
+
+    def policy_loss(self, episodes: Episodes, evaluation: Evaluation, advantage: Float[Tensor, "batch step"]) -> Loss:
+        epsilon = self.losses.clip_range
         log_ratio = (evaluation.log_prob - episodes.log_prob).masked_fill(~episodes.decided, 0.0)
         ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - self.clip_range, 1 + self.clip_range)
-        policy = -masked_mean(torch.minimum(ratio * advantage, clipped * advantage), episodes.decided)
-        common, logs = self.common_losses(episodes, evaluation, returns)
+        clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+        loss = -masked_mean(torch.minimum(ratio * advantage, clipped * advantage), episodes.decided)
         with torch.no_grad():
             divergence = masked_mean(ratio - 1 - log_ratio, episodes.decided).item()
-            outside = masked_mean(((ratio - 1).abs() > self.clip_range).float(), episodes.decided).item()
-        logs = {**logs, "policy_loss": policy.item(), "approx_kl": divergence, "clip_fraction": outside}
-        return policy + common, logs
+            outside = masked_mean(((ratio - 1).abs() > epsilon).float(), episodes.decided).item()
+        return Loss(loss, {"policy_loss": loss.item(), "approx_kl": divergence, "clip_fraction": outside})
+
+
+class PPO(GlimpseAlgorithm):
+    """Two passes over each rollout unless told otherwise, the probability ratio clipped (see `PPOLearner`).
+
+    The options are those of `glimpse.agents.options`, and `clip_range`.
+    """
+
+    options_class = PPOOptions
+    learner_class = PPOLearner
+    defaults = {"n_epochs": 2}

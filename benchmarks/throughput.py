@@ -86,7 +86,7 @@ def measure(bench: Benchmark, agent: str) -> Row:
         algorithm.learn(updates * steps, reset_num_timesteps=False)
         seconds = (watch.now() - started) / updates
     episodes: Episodes = algorithm.episodes
-    glimpses, epochs = int(episodes.length.sum()), algorithm.n_epochs
+    glimpses, epochs = int(episodes.length.sum()), algorithm.options.updates.n_epochs
     alone = bare(policy, episodes, chunk, watch.now)
     parts = {name: spent / updates / seconds for name, spent in watch.seconds.items()}
     return {

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from glimpse.cohort import Case
 from glimpse.learning.augment import Augment
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.runs.checkpoints import Checkpoint
 from glimpse.sources import ImageSource
 from glimpse.views import Views
 
@@ -68,14 +69,20 @@ def contrastive_loss(first: Float[Tensor, "batch d"], second: Float[Tensor, "bat
     return F.cross_entropy(similarity, positives)
 
 
-class ContrastivePretrainer(nn.Module):
-    """SimCLR on a pool of glimpses. A module, so that its projection head is saved and restored with its optimizer.
+class ContrastivePretrainer:
+    """SimCLR (Chen et al. 2020) on a pool of glimpses.
 
     Args:
-        policy: its encoder and token pool are trained.
+        policy: Its encoder and token pool are trained.
         pool: uint8 (count, channel, *size * margin), as `sample_glimpses` reads them.
-        augment: makes the two views.
-        batch: glimpses per step; each is seen twice.
+        augment: Makes the two views.
+        batch: Glimpses per step; each is seen twice.
+        learning_rate: Of AdamW.
+        temperature: Of `contrastive_loss`.
+        seed: Of the choice of glimpses, and of their views.
+
+    Attributes:
+        done: Steps that have been made.
     """
 
     def __init__(
@@ -89,10 +96,9 @@ class ContrastivePretrainer(nn.Module):
         temperature: float = 0.2,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         embed = policy.encoder.embed
         self.head = nn.Sequential(nn.Linear(embed, 128), nn.ReLU(), nn.Linear(128, embed)).to(policy.device)
-        self._policy, self.augment = (policy,), augment
+        self.policy, self.augment, self.done = policy, augment, 0
         self.pool = torch.from_numpy(pool)
         self.batch, self.temperature = min(batch, len(pool)), temperature
         trained = [*policy.encoder.parameters(), *policy.pool.parameters(), *self.head.parameters()]
@@ -103,11 +109,11 @@ class ContrastivePretrainer(nn.Module):
         """Standardises the policy's tokens over the centres of some glimpses of the pool (see `TokenPool`)."""
         margins = [(have - want) // 2 for have, want in zip(self.pool.shape[2:], self.augment.size, strict=True)]
         centre = tuple(slice(m, m + size) for m, size in zip(margins, self.augment.size, strict=True))
-        self._policy[0].calibrate(self.pool[(slice(count), slice(None), *centre)])
+        self.policy.calibrate(self.pool[(slice(count), slice(None), *centre)])
 
     def step(self) -> float:
         """One update; returns its loss."""
-        policy = self._policy[0]
+        policy = self.policy
         rows = torch.randint(len(self.pool), (self.batch,), generator=self.generator)
         images = self.pool[rows].to(policy.device)
         views = [self.augment(images, self.generator) for _ in range(2)]
@@ -116,4 +122,27 @@ class ContrastivePretrainer(nn.Module):
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        self.done += 1
         return loss.item()
+
+    def save_state(self, checkpoint: Checkpoint) -> None:
+        """Adds everything that the pretraining needs to go on as if it had not been interrupted."""
+        checkpoint.meta["done"] = self.done
+        checkpoint.add_module("policy", self.policy)
+        checkpoint.add_module("head", self.head)
+        checkpoint.add_optimizer("optimizer", self.optimizer)
+        checkpoint.add_generator("views", self.generator)
+        checkpoint.add_generator("torch")
+
+    def restore_state(self, checkpoint: Checkpoint) -> None:
+        """Goes back to where `save_state` was called, PyTorch's global random numbers included.
+
+        Raises:
+            CheckpointError: The checkpoint is of another network.
+        """
+        checkpoint.restore_module("policy", self.policy)
+        checkpoint.restore_module("head", self.head)
+        checkpoint.restore_optimizer("optimizer", self.optimizer)
+        checkpoint.restore_generator("views", self.generator)
+        checkpoint.restore_generator("torch")
+        self.done = int(checkpoint.meta["done"])

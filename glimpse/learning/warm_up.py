@@ -10,8 +10,9 @@ places one by one, as in the joint stage, would take many episodes to find small
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,38 +21,108 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glimpse.cohort import Case
+from glimpse.errors import SettingsError
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.runs.checkpoints import Checkpoint
+from glimpse.settings.options import sorted_into
 from glimpse.sources import ImageSource
 from glimpse.tasks import Task
 from glimpse.views import Views
 
 
-class TokenWarmUp(nn.Module):
+@dataclass(frozen=True)
+class WarmUpGlimpses:
+    """How many glimpses are read, and how many of them make a sequence.
+
+    Attributes:
+        glimpses_per_case: Glimpses that are read of each case.
+        max_total_glimpses: Glimpses that are read in all; with many cases, each gets fewer.
+        max_sequence: Glimpses in a sequence.
+    """
+
+    glimpses_per_case: int = 24
+    max_total_glimpses: int = 150_000
+    max_sequence: int = 16
+
+    def __post_init__(self) -> None:
+        _above_zero(self, "glimpses_per_case", "max_total_glimpses", "max_sequence")
+
+
+@dataclass(frozen=True)
+class WarmUpLosses:
+    """How much each part of the loss weighs, beside 1 for the last answer of a sequence.
+
+    Attributes:
+        prefix_coef: Weight of the loss averaged over all answers of a sequence.
+        glimpse_coef: Weight of the loss of answers from single glimpses.
+        look_coef: Weight of the locator's loss; at 0 the locator stays as it is.
+        look_entropy: Weight of the entropy of the locator's choice, within its loss.
+    """
+
+    prefix_coef: float = 0.5
+    glimpse_coef: float = 1.0
+    look_coef: float = 1.0
+    look_entropy: float = 0.01
+
+
+@dataclass(frozen=True)
+class WarmUpSteps:
+    """The steps of AdamW.
+
+    Attributes:
+        steps: How many there will be.
+        batch: Cases per step.
+        learning_rate: Of the first step; it falls to 0 over all steps, along half a cosine.
+        weight_decay: Of AdamW.
+    """
+
+    steps: int = 1000
+    batch: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        _above_zero(self, "batch", "learning_rate")
+        if self.steps < 0:
+            raise SettingsError(f"Expected steps of the warm-up of at least 0, got {self.steps}.")
+
+
+@dataclass(frozen=True)
+class WarmUpOptions:
+    """All options of the warm-up."""
+
+    glimpses: WarmUpGlimpses
+    losses: WarmUpLosses
+    steps: WarmUpSteps
+
+
+def _above_zero(record: object, *names: str) -> None:
+    for name in names:
+        if not getattr(record, name) > 0:
+            raise SettingsError(f"Expected {name} of the warm-up to be above 0, got {getattr(record, name)}.")
+
+
+class TokenWarmUp:
     """Supervised learning on sequences of random glimpses of each case, from features that are computed once.
 
     The loss is the one of all agents: that of the last answer, of the mean over all prefixes, and of answers from
     single glimpses. To it comes what the locator's choice among the sequence's places is worth (see `looking_loss`).
-    A module, so that its optimizer is saved and restored with it.
 
     Args:
-        policy: all of it but the encoder and the memory is trained; a locator that points at no cells is left alone.
-        cases: of the training split.
-        views: sizes of glimpses.
-        task: what is asked.
-        glimpses_per_case: read per case.
-        max_total_glimpses: glimpses read in all; with many cases, each gets fewer.
-        max_sequence: glimpses in a sequence.
-        batch: cases per step.
-        learning_rate: of AdamW; it follows half a cosine over `steps`.
-        weight_decay: of AdamW.
-        steps: how many there will be.
-        prefix_coef: weight of the loss averaged over all prefixes.
-        glimpse_coef: weight of the loss of answers from single glimpses.
-        look_coef: weight of the locator's loss; 0 leaves it as it is.
-        look_entropy: weight of the entropy of its choice.
-        seed: of places, orders and batches.
-        threads: that read.
+        policy: All of it but the encoder and the memory is trained; a locator that points at no cells is left alone.
+        cases: Of the training split.
+        views: Sizes of glimpses.
+        task: What is asked.
+        seed: Of places, orders and batches.
+        threads: That read.
+        **options: The fields of `WarmUpGlimpses`, `WarmUpLosses` and `WarmUpSteps`, by name.
+
+    Attributes:
+        done: Steps that have been made.
+
+    Raises:
+        SettingsError: An option does not exist or has an impossible value.
     """
 
     def __init__(
@@ -61,40 +132,49 @@ class TokenWarmUp(nn.Module):
         views: Views,
         task: Task,
         *,
-        glimpses_per_case: int = 24,
-        max_total_glimpses: int = 150_000,
-        max_sequence: int = 16,
-        batch: int = 64,
-        learning_rate: float = 3e-3,
-        weight_decay: float = 1e-2,
-        steps: int = 1000,
-        prefix_coef: float = 0.5,
-        glimpse_coef: float = 1.0,
-        look_coef: float = 1.0,
-        look_entropy: float = 0.01,
         seed: int = 0,
         threads: int = 2,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self._policy, self.task, self.steps, self.done = (policy,), task, steps, 0
-        self.look_coef, self.look_entropy = look_coef if isinstance(policy.locator, PointerLocator) else 0, look_entropy
-        self.cases, self.views, self.threads = cases, views, threads
-        self.glimpses_per_case = max(1, min(glimpses_per_case, max_total_glimpses // max(1, len(cases))))
-        self.max_sequence, self.batch = min(max_sequence, self.glimpses_per_case), min(batch, len(cases))
-        self.prefix_coef, self.glimpse_coef = prefix_coef, glimpse_coef
+        self.options = self.parse_options(options)
+        self.policy, self.cases, self.views, self.task, self.threads = policy, cases, views, task, threads
+        self.done = 0
+        glimpses = self.options.glimpses
+        affordable = glimpses.max_total_glimpses // max(1, len(cases))
+        self.glimpses_per_case = max(1, min(glimpses.glimpses_per_case, affordable))
+        self.max_sequence = min(glimpses.max_sequence, self.glimpses_per_case)
+        self.batch = min(self.options.steps.batch, len(cases))
+        self.looks = self.options.losses.look_coef != 0 and isinstance(policy.locator, PointerLocator)
         self.generator = torch.Generator().manual_seed(seed)
         self.seeds = np.random.default_rng(seed).integers(2**63, size=len(cases))
-        idle = [policy.encoder, policy.memory, *([] if self.look_coef else [policy.locator])]
+        rate, decay = self.options.steps.learning_rate, self.options.steps.weight_decay
+        self.optimizer = torch.optim.AdamW(self._trained(), rate, weight_decay=decay)
+
+    @classmethod
+    def parse_options(cls, options: Mapping[str, Any]) -> WarmUpOptions:
+        """Checks options and sorts them into records, before there is a policy or a case.
+
+        Raises:
+            SettingsError: An option does not exist or has an impossible value.
+        """
+        return sorted_into(WarmUpOptions, options, cls.__name__)
+
+    @property
+    def steps(self) -> int:
+        """How many steps there will be."""
+        return self.options.steps.steps
+
+    def _trained(self) -> list[nn.Parameter]:
+        policy = self.policy
+        idle = [policy.encoder, policy.memory, *([] if self.looks else [policy.locator])]
         left = {id(p) for part in idle for p in part.parameters()}
-        trained = [p for p in policy.parameters() if id(p) not in left]
-        self.optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=weight_decay)
-        self.learning_rate = learning_rate
+        return [p for p in policy.parameters() if id(p) not in left]
 
     # ------------------------------------------------------------------------------------------ reading, once
     @torch.no_grad()
     def encode(self, progress: Callable[[int], Any] = lambda count: None, at_once: int = 64) -> None:
         """Reads and encodes the glimpses of all cases, and their overviews where answers see them."""
-        policy = self._policy[0]
+        policy = self.policy
         parts: dict[str, list[Tensor]] = {name: [] for name in ("features", "places", "zooms", "overviews", "cells")}
         with ThreadPoolExecutor(self.threads, thread_name_prefix="warm-up") as pool:
             for start in range(0, len(self.cases), at_once):
@@ -104,7 +184,7 @@ class TokenWarmUp(nn.Module):
                 parts["features"].append(policy.summary_in_chunks(flat).unflatten(0, (len(chosen), -1)))
                 parts["places"].append(torch.from_numpy(np.stack(cells)))
                 parts["zooms"].append(torch.from_numpy(np.stack(zooms)))
-                if policy.overview_dropout < 1 or self.look_coef:
+                if policy.overview_dropout < 1 or self.looks:
                     for index, places in zip(chosen, parts["places"][-1], strict=True):
                         shown, pointed_at = self._overview(index, places)
                         parts["overviews"].append(shown)
@@ -118,19 +198,19 @@ class TokenWarmUp(nn.Module):
         source, rng = self.cases[index].source, np.random.default_rng(self.seeds[index])
         cells = self._places(source, rng)
         zooms = rng.integers(len(self.views.glimpse_extents), size=self.glimpses_per_case)
-        both = zip(self._policy[0].cells.cpu().numpy()[cells], zooms.tolist(), strict=True)
+        both = zip(self.policy.cells.cpu().numpy()[cells], zooms.tolist(), strict=True)
         return np.stack([self.views.glimpse(source, place, zoom) for place, zoom in both]), cells, zooms
 
     def _overview(self, index: int, places: Tensor) -> tuple[Tensor, Tensor]:
         """What a case's overview shows as a whole (1, pooled), and in the cells of its glimpses (1, glimpse, embed)."""
-        policy = self._policy[0]
+        policy = self.policy
         overview = torch.from_numpy(self.views.overview(self.cases[index].source).copy())[None]
         features = policy.encode(overview.to(policy.device))
         return policy.pool.summary(features), features.flatten(2)[:, :, places.to(policy.device)].transpose(1, 2)
 
     def _places(self, source: ImageSource, rng: np.random.Generator) -> np.ndarray:
         """Cells (glimpse,) that a pointer could point at: different ones, as long as there are enough."""
-        policy = self._policy[0]
+        policy = self.policy
         foreground = torch.from_numpy(self.views.foreground(source).copy())[None]
         cells = np.flatnonzero(policy.open_cells(foreground)[0].numpy())
         return rng.choice(cells, self.glimpses_per_case, replace=len(cells) < self.glimpses_per_case)
@@ -138,20 +218,19 @@ class TokenWarmUp(nn.Module):
     # ------------------------------------------------------------------------------------------ learning
     def step(self) -> float:
         """One update; returns its loss."""
-        policy = self._policy[0]
+        policy, losses = self.policy, self.options.losses
+        rate = self.options.steps.learning_rate * 0.5 * (1 + np.cos(np.pi * self.done / self.steps))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * 0.5 * (1 + np.cos(np.pi * self.done / self.steps))
+            group["lr"] = rate
         cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(policy.device)
-        order = torch.rand(len(cases), self.glimpses_per_case, generator=self.generator).argsort(1)[
-            :, : self.max_sequence
-        ]
-        rows = cases[:, None], order.to(cases.device)
+        order = torch.rand(len(cases), self.glimpses_per_case, generator=self.generator).argsort(1)
+        rows = cases[:, None], order[:, : self.max_sequence].to(cases.device)
         tokens, first = self._tokens(rows)
         every = self._losses(policy.answer_head(policy.aggregator(torch.cat([first[:, None], tokens], 1))), cases)
         single = self._losses(policy.glimpse_head(tokens), cases)
-        loss = every[:, -1].mean() + self.prefix_coef * every.mean() + self.glimpse_coef * single.mean()
-        if self.look_coef:
-            loss = loss + self.look_coef * self.looking_loss(rows, single.detach())
+        loss = every[:, -1].mean() + losses.prefix_coef * every.mean() + losses.glimpse_coef * single.mean()
+        if self.looks:
+            loss = loss + losses.look_coef * self.looking_loss(rows, single.detach())
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(itertools.chain.from_iterable(g["params"] for g in self.optimizer.param_groups), 1.0)
@@ -159,9 +238,31 @@ class TokenWarmUp(nn.Module):
         self.done += 1
         return loss.item()
 
+    # ------------------------------------------------------------------------------------------ going on later
+    def save_state(self, checkpoint: Checkpoint) -> None:
+        """Adds everything that the warm-up needs to go on as if it had not been interrupted; not what it has read."""
+        checkpoint.meta["done"] = self.done
+        checkpoint.add_module("policy", self.policy)
+        checkpoint.add_optimizer("optimizer", self.optimizer)
+        checkpoint.add_generator("views", self.generator)
+        checkpoint.add_generator("torch")
+
+    def restore_state(self, checkpoint: Checkpoint) -> None:
+        """Goes back to where `save_state` was called, PyTorch's global random numbers included.
+
+        Raises:
+            CheckpointError: The checkpoint is of another network.
+        """
+        checkpoint.restore_module("policy", self.policy)
+        checkpoint.restore_optimizer("optimizer", self.optimizer)
+        checkpoint.restore_generator("views", self.generator)
+        checkpoint.restore_generator("torch")
+        self.done = int(checkpoint.meta["done"])
+
+    # ------------------------------------------------------------------------------------------ parts of a step
     def _tokens(self, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Tokens (batch, time, embed) of glimpses, and the first tokens (batch, embed); rows are cases and glimpses."""
-        policy = self._policy[0]
+        policy = self.policy
         where = policy.position(policy.cells[self.kept["places"][rows]]) + policy.scale(self.kept["zooms"][rows] + 1)
         tokens = policy.pool.token(self.kept["features"][rows]) + where
         first = policy.scale.weight[0].expand(len(tokens), -1)
@@ -174,7 +275,7 @@ class TokenWarmUp(nn.Module):
 
         l_i is the loss of the answer from glimpse i alone: in the mean over cases, a glimpse that tells more has less.
         """
-        policy = self._policy[0]
+        policy = self.policy
         places = self.kept["places"][rows]
         keys, unary = policy.locator.describe(self.kept["cells"][rows], policy.position(policy.cells[places]))
         with torch.no_grad():
@@ -182,7 +283,7 @@ class TokenWarmUp(nn.Module):
             state = policy.memory.step(token, token.new_zeros(len(token), policy.memory.hidden))
         log_probs = policy.locator.logits(state[:, None], keys, unary)[:, 0].log_softmax(-1)
         benefit = single.mean(1, keepdim=True) - single
-        return -(log_probs.exp() * (benefit - self.look_entropy * log_probs)).sum(1).mean()
+        return -(log_probs.exp() * (benefit - self.options.losses.look_entropy * log_probs)).sum(1).mean()
 
     def _losses(self, predictions: Tensor, cases: Tensor) -> Tensor:
         """The task's loss (batch, time) of predictions (batch, time, output)."""

@@ -95,9 +95,9 @@ def _read(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: Dic
 def _overview(training: Training, cohort: Cohort, config: DictConfig) -> GlimpsePolicy:
     """A network of its own that answers from overviews, where the run's network was made not to."""
     settings, val = config.report.overview, cohort.split("val")
-    network = load(training.run.folder, POLICY_FILE, device=config.device)
-    start = _pretrained(training, network)
-    start.overview_dropout = 0.0
+    pretrained = training.run.checkpoint("pretrained")
+    file = f"checkpoints/{pretrained.name}" if pretrained.exists() else POLICY_FILE
+    start = load(training.run.folder, file, config.device, overview_dropout=0.0)
     checks = training.lanes("val", min(config.report.lanes, len(val))) if len(val) else None
 
     def validate(policy: GlimpsePolicy) -> float:

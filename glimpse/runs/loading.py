@@ -17,9 +17,9 @@ from glimpse.spaces import ActionLayout
 POLICY_FILE, CONFIG_FILE = "policy.safetensors", "config.yaml"
 
 
-def build_policy(network: Any, observation_space: spaces.Dict, layout: ActionLayout) -> GlimpsePolicy:
-    """An untrained policy from the `network` part of a configuration."""
-    return build(network)(observation_space, layout.box_space(), layout=layout)
+def build_policy(network: Any, observation_space: spaces.Dict, layout: ActionLayout, **changes: Any) -> GlimpsePolicy:
+    """An untrained policy from the `network` part of a configuration; `changes` take the place of keys of it."""
+    return build(network)(observation_space, layout.box_space(), layout=layout, **changes)
 
 
 def save_policy(policy: GlimpsePolicy, path: str | os.PathLike[str]) -> None:
@@ -35,10 +35,12 @@ def save_policy(policy: GlimpsePolicy, path: str | os.PathLike[str]) -> None:
     checkpoint.save(path)
 
 
-def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cpu") -> GlimpsePolicy:
+def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cpu", **changes: Any) -> GlimpsePolicy:
     """The policy of a run folder, in evaluation mode.
 
     Its `settings` are those of the run, as nested dictionaries. `file` may name another checkpoint of the folder.
+    `changes` take the place of keys of the settings of the network, such as `overview_dropout=0`; the saved parameters
+    must still fit.
 
     Raises:
         CheckpointError: the folder, its `config.yaml` or its parameters are missing or broken.
@@ -53,7 +55,7 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
     settings = upgraded(stored)  # type: ignore[arg-type]
     checkpoint = Checkpoint.load(folder / file)
     layout = ActionLayout(**checkpoint.meta["layout"])
-    policy = build_policy(settings["network"], _space(checkpoint.meta["observation"], layout.ndim), layout)
+    policy = build_policy(settings["network"], _space(checkpoint.meta["observation"], layout.ndim), layout, **changes)
     checkpoint.restore_module("policy", policy)
     policy.settings = settings
     policy.set_training_mode(False)

@@ -21,6 +21,7 @@ from glimpse.networks import (
     RandomLocator,
 )
 from glimpse.networks.locator import Candidates, CellDistribution
+from glimpse.networks.network import Encoding
 from glimpse.networks.records import Conduct, Episodes
 from glimpse.spaces import ActionLayout
 
@@ -119,7 +120,7 @@ def test_chunks_leave_the_gradient_as_it_is(cells_at_once: int, monkeypatch: pyt
     episodes = play(policy)
     gradients = []
     for chunk in (0, 4):
-        policy.chunk = chunk
+        policy.encoding = Encoding(chunk=chunk)
         policy.zero_grad()
         evaluation = policy.evaluate_episodes(episodes)
         (evaluation.prediction.pow(2).mean() + evaluation.log_prob.mean() + evaluation.entropy.mean()).backward()

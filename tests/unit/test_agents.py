@@ -9,12 +9,15 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from torch import Tensor
 
 from glimpse.agents import PPO, Grid, Overview, Random, Reinforce
+from glimpse.agents.learner import Loss
+from glimpse.agents.ppo import PPOLearner
 from glimpse.agents.schedules import Cosine
 from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
 from glimpse.networks.records import Conduct, Episodes, Evaluation
 
 CASES = 6
-SMALL: dict[str, Any] = {"cases_per_rollout": 4, "rollouts_per_case": 2, "seed": 0, "device": "cpu"}
+BASELINE: dict[str, Any] = {"cases_per_rollout": 4, "seed": 0, "device": "cpu"}
+SMALL: dict[str, Any] = {**BASELINE, "rollouts_per_case": 2}
 
 
 def environment(max_glimpses: int = 3, ndim: int = 2) -> FlattenAction:
@@ -35,7 +38,8 @@ def parameters(agent: Any) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("agent", [PPO, Reinforce, Random, Grid, Overview])
 def test_every_agent_learns_and_predicts(agent: type) -> None:
-    model = agent("GlimpsePolicy", lanes(), **SMALL)
+    options = SMALL if agent in (PPO, Reinforce) else {**BASELINE, "cases_per_rollout": 8}
+    model = agent("GlimpsePolicy", lanes(), **options)
     before = parameters(model)
     model.learn(model.steps_per_update)
     assert model.updates == 1
@@ -89,10 +93,13 @@ def test_one_rollout_per_case_needs_a_critic() -> None:
 def test_the_probability_ratio_is_one_at_the_first_minibatch_of_an_update() -> None:
     ratios: list[Tensor] = []
 
-    class Watched(PPO):
-        def policy_loss(self, episodes: Episodes, evaluation: Evaluation, advantage: Tensor, returns: Tensor) -> Any:
+    class WatchedLearner(PPOLearner):
+        def policy_loss(self, episodes: Episodes, evaluation: Evaluation, advantage: Tensor) -> Loss:
             ratios.append((evaluation.log_prob - episodes.log_prob).exp()[episodes.decided].detach())
-            return super().policy_loss(episodes, evaluation, advantage, returns)
+            return super().policy_loss(episodes, evaluation, advantage)
+
+    class Watched(PPO):
+        learner_class = WatchedLearner
 
     model = Watched("GlimpsePolicy", lanes(), 1e-2, n_epochs=2, **SMALL)
     model.learn(2 * model.steps_per_update)
@@ -183,7 +190,9 @@ def test_credit_for_the_end_only_is_the_same_for_all_decisions() -> None:
     model = PPO("GlimpsePolicy", lanes(), credit="final", stop_from=1.0, **SMALL)
     model.learn(model.steps_per_update)
     assert model.episodes is not None
-    advantage, returns = model.advantages(model.episodes)
+    credit = model.learner.credit(model.episodes)
+    assert credit is not None
+    advantage, returns = credit.advantage, credit.returns
     total = model.episodes.reward.sum(1)
     assert torch.allclose(returns[:, :3], total[:, None].expand(-1, 3), atol=1e-6)
     assert torch.allclose(advantage[:, 0], advantage[:, 2])

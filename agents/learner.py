@@ -1,0 +1,220 @@
+"""What an update does with the episodes of a rollout: losses, advantages, and steps of the optimizer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from glimpse.agents.options import Options
+from glimpse.agents.returns import (
+    all_at_the_end,
+    consequences,
+    gains,
+    generalised_advantage,
+    leave_one_out,
+    masked_mean,
+    returns_to_go,
+    standardised,
+)
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses
+from glimpse.tasks import Task
+
+Record = TypeVar("Record", Episodes, Glimpses, Glimpses | None)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss with what a log says about it; losses can be added."""
+
+    value: Tensor
+    logs: dict[str, float] = field(default_factory=dict)
+
+    def __add__(self, other: "Loss") -> "Loss":
+        return Loss(self.value + other.value, {**self.logs, **other.logs})
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What the decisions of some episodes were worth.
+
+    Attributes:
+        advantage: How much better a decision turned out than the baseline says, standardised over all decisions.
+        returns: What the value head should have said.
+    """
+
+    advantage: Float[Tensor, "batch step"]
+    returns: Float[Tensor, "batch step"]
+
+    def of_rows(self, rows: Int[Tensor, "some"]) -> "Credit":
+        """That of these rows only."""
+        return Credit(self.advantage[rows], self.returns[rows])
+
+
+class Minibatch(NamedTuple):
+    """Whole episodes of some cases, on the policy's device, with what is known about them."""
+
+    episodes: Episodes
+    extra: Glimpses | None
+    credit: Credit | None
+
+
+class Learner:
+    """Learns to answer: the supervised loss on every answer of an episode, and steps of AdamW.
+
+    The optimizer has two groups of parameters, first everything else and then the shared encoder, because the encoder
+    has a learning rate of its own and its gradient is clipped by itself. It is kept at `policy.optimizer`, where
+    Stable-Baselines3 looks for it. A policy that has one already goes on with it.
+
+    Args:
+        policy: What is trained.
+        task: What is asked of it.
+        options: Of the agent.
+        learning_rate: With which a new optimizer begins.
+    """
+
+    def __init__(self, policy: GlimpsePolicy, task: Task, options: Options, learning_rate: float) -> None:
+        self.policy, self.task = policy, task
+        self.rollouts, self.losses, self.updates = options.rollouts, options.losses, options.updates
+        if getattr(policy, "optimizer", None) is None:
+            encoder = list(policy.encoder.parameters())
+            others = [p for name, p in policy.named_parameters() if not name.startswith("encoder.")]
+            groups = [{"params": others}, {"params": encoder}]
+            policy.optimizer = torch.optim.AdamW(groups, learning_rate, weight_decay=self.updates.weight_decay)
+
+    # ------------------------------------------------------------------------------------------ the update
+    def update(
+        self, episodes: Episodes, extra: Glimpses | None, learning_rate: float, conduct: Conduct = OWN_CONDUCT
+    ) -> dict[str, float]:
+        """Learns from one rollout in `n_epochs` passes; returns what the log says of the last step.
+
+        Args:
+            episodes: Of the rollout.
+            extra: More glimpses of each row of the episodes, or None.
+            learning_rate: Of this update.
+            conduct: How the policy acted when the episodes were played.
+        """
+        self.policy.set_training_mode(True)
+        self._apply_rate(learning_rate)
+        credit, logs = self.credit(episodes), {}
+        for _ in range(self.updates.n_epochs):
+            for minibatch in self._minibatches(episodes, extra, credit):
+                logs = self._step(minibatch, conduct)
+        return logs
+
+    def _apply_rate(self, learning_rate: float) -> None:
+        others, encoder = self.policy.optimizer.param_groups
+        others["lr"] = learning_rate
+        encoder["lr"] = learning_rate * self.updates.encoder_rate
+
+    def _minibatches(self, episodes: Episodes, extra: Glimpses | None, credit: Credit | None) -> Iterator[Minibatch]:
+        """The rollout in parts of whole cases, in a random order."""
+        device = self.policy.device
+        order = torch.randperm(len(episodes.overview))
+        for cases in order.chunk(self.updates.minibatches):
+            if self.updates.minibatches == 1:  # stored glimpses can be large: no copy of them all
+                yield Minibatch(_to(episodes, device), _to(extra, device), credit)
+                continue
+            rows = (cases[:, None] * episodes.rollouts + torch.arange(episodes.rollouts)).flatten()
+            more = None if extra is None else extra.of_rows(rows)
+            part = None if credit is None else credit.of_rows(rows)
+            yield Minibatch(_to(episodes.of_cases(cases), device), _to(more, device), part)
+
+    def _step(self, minibatch: Minibatch, conduct: Conduct) -> dict[str, float]:
+        episodes, extra, credit = minibatch
+        evaluation = self.policy.evaluate_episodes(episodes, self.updates.encoder_share, extra, conduct)
+        loss = self.loss(episodes, evaluation, credit)
+        optimizer = self.policy.optimizer
+        optimizer.zero_grad()
+        loss.value.backward()
+        # The encoder's gradient can be a hundred times that of the rest: clipped together, it would silence the rest.
+        groups = [group["params"] for group in optimizer.param_groups]
+        norm = torch.stack([nn.utils.clip_grad_norm_(group, self.updates.max_grad_norm) for group in groups]).norm()
+        if torch.isfinite(norm):  # a single broken batch must not poison the parameters
+            optimizer.step()
+        return {**loss.logs, "loss": loss.value.item(), "gradient_norm": norm.item()}
+
+    # ------------------------------------------------------------------------------------------ the losses
+    def credit(self, episodes: Episodes) -> Credit | None:
+        """What decisions were worth; None where nothing is learned from it."""
+        return None
+
+    def loss(self, episodes: Episodes, evaluation: Evaluation, credit: Credit | None) -> Loss:
+        """The loss of one step; `credit` is what the method `credit` said of these episodes."""
+        return self.answer_loss(episodes, evaluation)
+
+    def answer_loss(self, episodes: Episodes, evaluation: Evaluation) -> Loss:
+        """The task's loss on the last answer, on the mean of all answers, and on answers from single glimpses."""
+        answered, read = episodes.answered, episodes.read
+        every = self.task.loss(evaluation.prediction, _along(episodes.target, answered))
+        last = every.gather(1, episodes.length[:, None])[:, 0].mean()
+        prefixes = masked_mean(every, answered)
+        single = self.task.loss(evaluation.glimpse_prediction, _along(episodes.target, read))
+        glimpse = masked_mean(single, read)
+        value = last + self.losses.prefix_coef * prefixes + self.losses.glimpse_coef * glimpse
+        logs = {"supervised_last": last.item(), "supervised_all": prefixes.item(), "glimpse": glimpse.item()}
+        loss = Loss(value, logs)
+        if evaluation.extra_prediction is None:
+            return loss
+        extra = evaluation.extra_prediction
+        more = self.task.loss(extra, _along(episodes.target, extra[..., 0])).mean()
+        return loss + Loss(more, {"supervised_extra": more.item()})
+
+
+class PolicyLearner(Learner):
+    """Learns where to look, too, by a policy gradient; subclasses say which.
+
+    A decision is credited with what came of it (`Losses.credit`) and compared with a baseline (`Losses.baseline`).
+    """
+
+    def credit(self, episodes: Episodes) -> Credit:
+        if self.losses.credit == "final":
+            caused = all_at_the_end(episodes.reward, episodes.decided)
+        else:
+            caused = self._consequences(episodes)
+        returns = returns_to_go(caused)
+        if self.losses.baseline == "leave_one_out":
+            advantage = leave_one_out(returns, self.rollouts.rollouts_per_case)
+        else:
+            advantage = generalised_advantage(caused, episodes.value, episodes.decided, self.losses.gae_lambda)
+            returns = (advantage + episodes.value).masked_fill(~episodes.decided, 0.0)
+        device = self.policy.device
+        return Credit(standardised(advantage, episodes.decided).to(device), returns.to(device))
+
+    def _consequences(self, episodes: Episodes) -> Tensor:
+        """Rewards (batch, step), each booked on the decision that brought it (see `returns.consequences`)."""
+        target = _along(episodes.target, episodes.answered)
+        score = torch.from_numpy(self.task.score(episodes.prediction.numpy(), target.numpy())).float()
+        return consequences(episodes.reward, gains(score, episodes.answered))
+
+    def loss(self, episodes: Episodes, evaluation: Evaluation, credit: Credit | None) -> Loss:
+        assert credit is not None  # the method above gives one
+        policy = self.policy_loss(episodes, evaluation, credit.advantage)
+        return self.answer_loss(episodes, evaluation) + (policy + self._other_losses(episodes, evaluation, credit))
+
+    def policy_loss(self, episodes: Episodes, evaluation: Evaluation, advantage: Float[Tensor, "batch step"]) -> Loss:
+        """The loss whose gradient makes good decisions more likely."""
+        raise NotImplementedError
+
+    def _other_losses(self, episodes: Episodes, evaluation: Evaluation, credit: Credit) -> Loss:
+        """The entropy bonus and, with a critic, the value head's loss."""
+        entropy = masked_mean(evaluation.entropy, episodes.decided)
+        loss = Loss(-self.losses.ent_coef * entropy, {"entropy": entropy.item()})
+        if self.losses.baseline != "critic":
+            return loss
+        value = masked_mean((evaluation.value - credit.returns) ** 2, episodes.decided)
+        return loss + Loss(self.losses.vf_coef * value, {"value_loss": value.item()})
+
+
+def _to(record: Record, device: torch.device) -> Record:
+    if record is None or device.type == "cpu":
+        return record
+    return type(record)(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(record).items()})
+
+
+def _along(target: Tensor, mask: Tensor) -> Tensor:
+    """Targets (batch, ...) repeated along the steps of `mask` (batch, step)."""
+    return target[:, None].expand(-1, mask.shape[1], *target.shape[1:])

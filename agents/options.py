@@ -1,0 +1,167 @@
+"""The options of the agents, in three small records; their defaults stand here and nowhere else."""
+
+from dataclasses import dataclass, replace
+
+from glimpse.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """How many episodes are played between two updates, and how long they are.
+
+    Attributes:
+        cases_per_rollout: Cases that are played between two updates.
+        rollouts_per_case: Episodes of each of these cases. They share the encoded overview of the case.
+        max_glimpses: Budget of an episode while learning; None takes the environment's own.
+        min_glimpses: If given, the budget of each rollout is drawn from this number to `max_glimpses`. One policy then
+            learns to do with any budget. None always plays with `max_glimpses`.
+        extra_glimpses: In every fourth update, each rollout reads this many more glimpses, at random places, and is
+            followed by those of all rollouts of its case. Only the answers after them are learned; these keep answers
+            sound when more than `max_glimpses` are read later. None means as many as `max_glimpses` where budgets are
+            drawn, and 0 otherwise.
+        stop_from: Share of the training (0 to 1) after which the policy may end an episode by itself; until then it
+            spends its whole budget. Early on, answers are worth nothing yet while looking costs something, so a policy
+            that may stop would learn to stop at once, and nothing else.
+    """
+
+    cases_per_rollout: int = 16
+    rollouts_per_case: int = 4
+    max_glimpses: int | None = None
+    min_glimpses: int | None = None
+    extra_glimpses: int | None = None
+    stop_from: float = 0.0
+
+    def __post_init__(self) -> None:
+        _at_least("cases_per_rollout", self.cases_per_rollout, 1)
+        _at_least("rollouts_per_case", self.rollouts_per_case, 1)
+        _at_least("stop_from", self.stop_from, 0)
+        for name in ("max_glimpses", "extra_glimpses"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 0)
+        self._check_least()
+
+    def _check_least(self) -> None:
+        least, most = self.min_glimpses, self.max_glimpses
+        if least is None or (least >= 0 and (most is None or least <= most)):
+            return
+        most_known = "" if most is None else f" ({most})"
+        raise SettingsError(f"Expected min_glimpses from 0 to max_glimpses{most_known}, got {least}.")
+
+    @property
+    def episodes(self) -> int:
+        """Episodes between two updates."""
+        return self.cases_per_rollout * self.rollouts_per_case
+
+    @property
+    def budget(self) -> int:
+        """The largest budget of an episode; 0 as long as nobody has said it."""
+        return self.max_glimpses or 0
+
+    def settled(self, max_glimpses: int) -> "Rollouts":
+        """These options with what was left open filled in, for an environment with a budget of `max_glimpses`.
+
+        Raises:
+            SettingsError: `min_glimpses` is above the budget.
+        """
+        most = max_glimpses if self.max_glimpses is None else self.max_glimpses
+        extra = self.extra_glimpses
+        if extra is None:
+            extra = 0 if self.min_glimpses is None else most
+        return replace(self, max_glimpses=most, extra_glimpses=extra)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What is learned from episodes, and how much each part of the loss weighs.
+
+    The weight of the loss of an episode's last answer is 1.
+
+    Attributes:
+        credit: "gain" credits each glimpse with what the answer gained by it and by later ones; "final" credits every
+            decision with the return of the whole episode.
+        baseline: What a return is compared with. "leave_one_out" takes the mean of the other rollouts of the case;
+            "critic" takes the value head, with generalised advantage estimation at discount 1.
+        prefix_coef: Weight of the loss averaged over all answers of an episode.
+        glimpse_coef: Weight of the loss of answers from single glimpses.
+        gae_lambda: Lambda of generalised advantage estimation; only used with a critic.
+        ent_coef: Weight of the entropy bonus.
+        vf_coef: Weight of the value head's loss; only used with a critic.
+    """
+
+    credit: str = "gain"
+    baseline: str = "leave_one_out"
+    prefix_coef: float = 0.5
+    glimpse_coef: float = 1.0
+    gae_lambda: float = 1.0
+    ent_coef: float = 0.001
+    vf_coef: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.credit not in ("gain", "final"):
+            raise SettingsError(f'Expected credit "gain" or "final", got {self.credit!r}.')
+        if self.baseline not in ("leave_one_out", "critic"):
+            raise SettingsError(f'Expected baseline "leave_one_out" or "critic", got {self.baseline!r}.')
+        if not 0 <= self.gae_lambda <= 1:
+            raise SettingsError(f"Expected gae_lambda from 0 to 1, got {self.gae_lambda}.")
+
+
+@dataclass(frozen=True)
+class Updates:
+    """How parameters change in one update.
+
+    Attributes:
+        n_epochs: Passes over each rollout.
+        minibatches: Parts into which the cases of a rollout are divided in each pass.
+        max_grad_norm: Longest gradient, of the encoder and of all the rest separately.
+        weight_decay: Of AdamW.
+        encoder_rate: Learning rate of the shared encoder, as a share of the learning rate. At 0 the encoder stays as it
+            is, which is also quicker.
+        encoder_share: Share of each case's rollouts whose glimpses are encoded again in an update, with a gradient. The
+            encoder learns from these only, everything else learns from all rollouts: below 1, the other glimpses and
+            the overviews stand as they were encoded when the rollout was played. Rollouts of a case show much the same,
+            so with four of them 0.25 loses nothing and takes half the time.
+    """
+
+    n_epochs: int = 1
+    minibatches: int = 1
+    max_grad_norm: float = 1.0
+    weight_decay: float = 1e-4
+    encoder_rate: float = 1.0
+    encoder_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        _at_least("n_epochs", self.n_epochs, 1)
+        _at_least("minibatches", self.minibatches, 1)
+        _at_least("weight_decay", self.weight_decay, 0)
+        _at_least("encoder_rate", self.encoder_rate, 0)
+        if not self.max_grad_norm > 0:
+            raise SettingsError(f"Expected max_grad_norm above 0, got {self.max_grad_norm}.")
+        if not 0 < self.encoder_share <= 1:
+            raise SettingsError(f"Expected encoder_share above 0 and up to 1, got {self.encoder_share}.")
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options of an agent."""
+
+    rollouts: Rollouts
+    losses: Losses
+    updates: Updates
+
+    def check_comparable(self) -> None:
+        """Refuses a baseline that compares the rollouts of a case where there is only one.
+
+        Raises:
+            SettingsError: It says what to change.
+        """
+        count = self.rollouts.rollouts_per_case
+        if self.losses.baseline == "leave_one_out" and count < 2:
+            raise SettingsError(
+                f"A leave-one-out baseline needs rollouts_per_case >= 2, got {count}; "
+                'use more of them or baseline="critic".'
+            )
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise SettingsError(f"Expected {name} of at least {least}, got {value}.")

@@ -1,0 +1,285 @@
+"""The network of a policy: one shared encoder, a memory, a locator, an aggregator, and the heads; step by step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
+from jaxtyping import Bool, Float, Int
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from glimpse.errors import SettingsError
+from glimpse.geometry import cell_locations
+from glimpse.networks.aggregator import CausalTransformer
+from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool
+from glimpse.networks.locator import Candidates, PointerLocator, Where
+from glimpse.networks.memory import GRUMemory
+from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Scene, State
+from glimpse.settings.options import sorted_into
+from glimpse.spaces import ActionLayout
+
+Part = Callable[..., Any]
+_MAX_POOL: dict[int, Callable[..., Any]] = {
+    1: F.adaptive_max_pool1d,
+    2: F.adaptive_max_pool2d,
+    3: F.adaptive_max_pool3d,
+}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the encoder is run. What it computes stays the same, up to rounding.
+
+    Attributes:
+        chunk: Glimpses that are encoded at once in an update; 0 encodes all of them at once. The chunks are encoded a
+            second time on the way back, so that the gradient stays exact while memory stays that of one chunk.
+        autocast: Whether to encode in bfloat16 where PyTorch thinks it safe. Parameters, and everything after the
+            encoder, keep their precision.
+        compile: Whether to compile the encoder with `torch.compile`. This takes minutes once; on some machines steps
+            are quicker afterwards.
+    """
+
+    chunk: int = 0
+    autocast: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.chunk < 0:
+            raise SettingsError(f"Expected chunk of at least 0, got {self.chunk}.")
+
+
+class GlimpseNetwork(BasePolicy):
+    """Looks at an overview, then at glimpses it chooses, and answers after each; one step at a time.
+
+    An episode is `scene` (once per case), `begin`, and then `decide` and `observe` in turn. What the episode has shown
+    so far is in the `State` that these hand on, so the network itself remembers nothing.
+
+    The parts are given as factories, so that a config or a caller can swap or re-parametrise each of them.
+
+    Args:
+        observation_space: Of a glimpse environment.
+        action_space: Of the flattened environment; `layout` says what its numbers are.
+        lr_schedule: Not used; Stable-Baselines3 passes it to every policy.
+        layout: Of the actions.
+        encoder: `encoder(channels, ndim) -> ConvEncoder` or alike, with `.embed` and `.grid(size)`.
+        memory: `memory(embed) -> GRUMemory` or alike.
+        locator: `locator(embed, hidden, ndim) -> PointerLocator` or alike.
+        aggregator: `aggregator(embed) -> CausalTransformer` or alike.
+        stop_bias: First logit of stopping: at -4 an untrained policy stops once in fifty decisions.
+        overview_dropout: How often, in training, answers must do without the overview (0 to 1). With few cases an
+            overview is like a fingerprint: its label is learnt by heart, and then no glimpse can improve the answer.
+            At 1 answers never see the overview, after training neither; it only tells where to look.
+        **encoding: `chunk`, `autocast` and `compile`, the fields of `Encoding`.
+
+    Raises:
+        SettingsError: A keyword does not exist or has an impossible value.
+    """
+
+    cells: Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        action_space: spaces.Box,
+        lr_schedule: Any = None,
+        *,
+        layout: ActionLayout,
+        encoder: Part = ConvEncoder,
+        memory: Part = GRUMemory,
+        locator: Part = PointerLocator,
+        aggregator: Part = CausalTransformer,
+        stop_bias: float = -4.0,
+        overview_dropout: float = 0.0,
+        **encoding: Any,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self.layout, self.overview_dropout = layout, overview_dropout
+        self.encoding = sorted_into(Encoding, encoding, type(self).__name__)
+        channels, *size = observation_space["overview"].shape or ()
+        ndim = len(size)
+        self.encoder = encoder(channels, ndim)
+        if self.encoding.compile:
+            self.encoder.compile(dynamic=True)
+        embed = self.encoder.embed
+        self.grid: tuple[int, ...] = self.encoder.grid(size)
+        self.pool, self.position = TokenPool(embed), LocationEmbedding(ndim, embed)
+        self.scale = nn.Embedding(1 + layout.zooms, embed)
+        self.memory = memory(embed)
+        hidden = self.memory.hidden
+        self.locator, self.aggregator = locator(embed, hidden, ndim), aggregator(embed)
+        self.answer_head, self.glimpse_head = nn.Linear(embed, layout.outputs), nn.Linear(embed, layout.outputs)
+        self.stop_head, self.value_head = nn.Linear(hidden, 1), nn.Linear(hidden, 1)
+        self.zoom_head = nn.Linear(hidden, layout.zooms)
+        nn.init.zeros_(self.stop_head.weight)
+        nn.init.constant_(self.stop_head.bias, stop_bias)
+        self.register_buffer("cells", torch.from_numpy(cell_locations(self.grid)), persistent=False)
+
+    # ------------------------------------------------------------------------------------------ encoding
+    def embed(self, images: Tensor) -> Float[Tensor, "batch embed"]:
+        """Pooled features of images (batch, channel, *size), without where and at what scale they were read."""
+        return self.pool(self.encode(images))
+
+    def encode(self, images: Tensor, conduct: Conduct = OWN_CONDUCT) -> Tensor:
+        """Feature map (batch, embed, *cells) of images; without a gradient where the encoder is not trained."""
+        grad, low = torch.is_grad_enabled() and conduct.train_encoder, self.encoding.autocast
+        with torch.set_grad_enabled(grad), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            return self.encoder(images).to(self.pool.project.weight.dtype)
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor, chunk: int = 256) -> None:
+        """Sets the statistics by which tokens are standardised to those of a sample of glimpses (see `TokenPool`)."""
+        self.pool.calibrate(self.summary_in_chunks(images, chunk))
+
+    def summary_in_chunks(self, images: Tensor, chunk: int = 256) -> Float[Tensor, "batch pooled"]:
+        """What many images (batch, channel, *size) show, a `chunk` of them at a time; on the policy's device."""
+        return torch.cat([self.pool.summary(self.encode(part.to(self.device))) for part in images.split(chunk)])
+
+    def look(
+        self, glimpses: Tensor, rows: Int[Tensor, "some"] | None = None, conduct: Conduct = OWN_CONDUCT
+    ) -> Float[Tensor, "batch pooled"]:
+        """What glimpses show, before it is made a token.
+
+        Args:
+            glimpses: uint8 (batch, channel, *size).
+            rows: Which of them; None takes all. Never more than a chunk of them is copied.
+            conduct: Whether the encoder is trained.
+        """
+
+        def shown(rows: Tensor) -> Tensor:
+            return self.pool.summary(self.encode(glimpses[rows], conduct))
+
+        chunk = self.encoding.chunk
+        if not chunk or len(glimpses if rows is None else rows) <= chunk:
+            return self.pool.summary(self.encode(glimpses, conduct)) if rows is None else shown(rows)
+        parts = (torch.arange(len(glimpses), device=glimpses.device) if rows is None else rows).split(chunk)
+        if torch.is_grad_enabled() and conduct.train_encoder:
+            return torch.cat([checkpoint(shown, part, use_reentrant=False) for part in parts])
+        return torch.cat([shown(part) for part in parts])
+
+    def glimpse_token(
+        self, seen: Float[Tensor, "batch pooled"], location: Float[Tensor, "batch d"], zoom: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch embed"]:
+        """Tokens of glimpses: what they show (see `look`), where, and how wide."""
+        return self.pool.token(seen) + self.scale(zoom + 1) + self.position(location)
+
+    def overview_in_answers(self, token: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
+        """The overview's token as the aggregator sees it: with its content, or without (see `overview_dropout`)."""
+        if self.overview_dropout == 0 or (not self.training and self.overview_dropout < 1):
+            return token
+        kept = torch.rand(len(token), 1, device=token.device) >= self.overview_dropout
+        return torch.where(kept, token, self.scale.weight[0])
+
+    def open_cells(self, foreground: Tensor) -> Bool[Tensor, "case cell"]:
+        """Cells with any foreground (case, 1, *size) in them; all of them where there is none."""
+        inside = _MAX_POOL[len(self.grid)](foreground.float(), self.grid).flatten(1) > 0
+        return inside | ~inside.any(1, keepdim=True)
+
+    def scene(
+        self,
+        overview: Tensor,
+        foreground: Tensor,
+        features: Tensor | None = None,
+        conduct: Conduct = OWN_CONDUCT,
+    ) -> Scene:
+        """Encodes the overviews of some cases.
+
+        An overview is not encoded where nothing depends on it: `conduct` says where to look, and answers never see the
+        overview. Its features are zeros then.
+
+        Args:
+            overview: uint8 (case, channel, *size).
+            foreground: uint8 (case, 1, *size), zero where not to look.
+            features: (case, embed, *cells), which take the place of what the encoder would make of the overviews.
+            conduct: Who says where to look, and whether the encoder is trained.
+        """
+        inside = self.open_cells(foreground)
+        if conduct.locator is not None and self.overview_dropout == 1:
+            features = self.scale.weight.new_zeros(len(overview), self.encoder.embed, *self.grid)
+            token = self.scale.weight[0].expand(len(overview), -1)
+        else:
+            features = self.encode(overview, conduct) if features is None else features
+            token = self.pool(features) + self.scale.weight[0]
+        keys, unary = self.locator.describe(features.flatten(2).transpose(1, 2), self.position(self.cells))
+        return Scene(token, Candidates(keys, unary, inside, self.cells, self.grid), features)
+
+    # ------------------------------------------------------------------------------------------ step by step
+    def begin(self, scene: Scene, rollouts: int = 1) -> State:
+        """The state after the overview, for several rollouts of each case."""
+        token = scene.token.repeat_interleave(rollouts, 0)
+        memory = self.memory.step(token, token.new_zeros(len(token), self.memory.hidden))
+        first = self.overview_in_answers(token)
+        answer, cache = self.aggregator.step(first, self.aggregator.empty(first))
+        visited = torch.zeros(len(token), len(self.cells), dtype=torch.bool, device=token.device)
+        zoom = torch.zeros(len(token), dtype=torch.long, device=token.device)
+        return State(memory, answer, cache, visited, zoom, self.pool.shift.expand(len(token), -1))
+
+    def decide(
+        self,
+        scene: Scene,
+        state: State,
+        exhausted: Tensor,
+        deterministic: bool = False,
+        generator: torch.Generator | None = None,
+        conduct: Conduct = OWN_CONDUCT,
+    ) -> Decision:
+        """Answers from what has been seen so far, and chooses what to do next.
+
+        Args:
+            scene: Of the cases.
+            state: Of their episodes.
+            exhausted: bool (batch,), where no glimpse is left to read; these episodes stop.
+            deterministic: Whether to take the likeliest choice instead of a random one.
+            generator: Of random choices; PyTorch's global one by default.
+            conduct: Who says where to look, and whether the policy may stop.
+        """
+        where = self.where(state.memory[:, None], scene.candidates, state.visited[:, None], conduct)
+        choice = where.mode() if deterministic else where.sample(generator)
+        zoom_log_probs, stop_logit = self.zoom_head(state.memory).log_softmax(-1), self.stop_head(state.memory)[:, 0]
+        if deterministic:
+            zoom, stop = zoom_log_probs.argmax(-1), stop_logit > 0
+        else:
+            zoom = torch.multinomial(zoom_log_probs.exp(), 1, generator=generator)[:, 0]
+            stop = torch.rand(stop_logit.shape, generator=generator, device=stop_logit.device) < stop_logit.sigmoid()
+        stop = (stop & conduct.may_stop & (conduct.locator is None)) | exhausted
+        looked = where.log_prob(choice)[:, 0] + zoom_log_probs.gather(1, zoom[:, None])[:, 0]
+        log_prob = with_stop(stop, stop_logit, looked, conduct)
+        return Decision(
+            choice.location[:, 0],
+            choice.cell[:, 0],
+            zoom,
+            stop,
+            self.answer_head(state.answer),
+            log_prob.masked_fill(exhausted, 0.0),
+            self.value_head(state.memory)[:, 0],
+        )
+
+    def where(self, states: Tensor, candidates: Candidates, visited: Tensor, conduct: Conduct = OWN_CONDUCT) -> Where:
+        """The distribution over places to look at next: by the policy's locator, or by the one that `conduct` names."""
+        return (conduct.locator or self.locator)(states, candidates, visited)
+
+    def observe(self, state: State, glimpse: Tensor, location: Tensor, cell: Tensor, zoom: Tensor) -> State:
+        """The state after one more glimpse, uint8 (batch, channel, *size), read at `location` (batch, d)."""
+        seen = self.look(glimpse)
+        token = self.glimpse_token(seen, location, zoom)
+        answer, cache = self.aggregator.step(token, state.cache)
+        visited = state.visited.clone()
+        visited[torch.arange(len(cell), device=cell.device), cell] = True
+        return State(self.memory.step(token, state.memory), answer, cache, visited, zoom, seen)
+
+
+def with_stop(stop: Tensor, stop_logit: Tensor, looked: Tensor, conduct: Conduct) -> Tensor:
+    """Log-probability of stopping, or of going on and looking where one looked.
+
+    Args:
+        stop: bool, where an episode stopped.
+        stop_logit: Of stopping.
+        looked: Log-probability of where one looked, given that one went on.
+        conduct: Whether there was a choice to stop at all.
+    """
+    if not conduct.may_stop:
+        return looked.masked_fill(stop, 0.0)
+    return torch.where(stop, F.logsigmoid(stop_logit), F.logsigmoid(-stop_logit) + looked)

@@ -1,0 +1,94 @@
+"""Flat options, as people write them, sorted into the small records that the code hands on.
+
+A user writes `PPO(..., n_epochs=4, ent_coef=0.01)`; inside, `n_epochs` belongs to a record of updates and `ent_coef` to
+a record of losses. The records are frozen dataclasses. The names of their fields are the names of the options, and the
+defaults of their fields are the only place where defaults stand.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from glimpse.errors import SettingsError
+from glimpse.settings.nearest import unknown_message
+
+Record = TypeVar("Record")
+
+_KINDS: dict[type, tuple[type, str]] = {
+    bool: (bool, "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+}
+
+
+def option_names(record: type) -> tuple[str, ...]:
+    """The options of a record: the names of its fields, those of the records within it included."""
+    return tuple(name for name, _ in _options(record))
+
+
+def sorted_into(record: type[Record], options: Mapping[str, Any], where: str) -> Record:
+    """Makes a record from flat options; what is not given keeps its default.
+
+    Args:
+        record: A dataclass. A field whose type is a dataclass too is made from the options named after its fields.
+        options: Values by the name of the option.
+        where: Who has these options, for the messages.
+
+    Raises:
+        SettingsError: There is no such option, or its value is of the wrong kind or refused by the record.
+    """
+    refuse_unknown(options, option_names(record), where)
+    for name, hint in _options(record):
+        if name in options:
+            _check_kind(name, options[name], hint, where)
+    return _made(record, options)
+
+
+def refuse_unknown(options: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuses the first of some options that is not known.
+
+    Raises:
+        SettingsError: It names the option and the nearest known one.
+    """
+    names = tuple(known)
+    for name in options:
+        if name not in names:
+            raise SettingsError(unknown_message(name, names, where))
+
+
+def _options(record: type) -> Iterator[tuple[str, Any]]:
+    """Names and types of all options of a record."""
+    hints = get_type_hints(record)
+    for field in fields(record):
+        hint = hints[field.name]
+        if isinstance(hint, type) and is_dataclass(hint):
+            yield from _options(hint)
+        else:
+            yield field.name, hint
+
+
+def _made(record: type[Record], options: Mapping[str, Any]) -> Record:
+    hints = get_type_hints(record)
+    given: dict[str, Any] = {}
+    for field in fields(record):  # type: ignore[arg-type]
+        hint = hints[field.name]
+        if isinstance(hint, type) and is_dataclass(hint):
+            given[field.name] = _made(hint, options)
+        elif field.name in options:
+            given[field.name] = options[field.name]
+    return record(**given)
+
+
+def _check_kind(name: str, value: Any, hint: Any, where: str) -> None:
+    """Refuses a value of another kind than the field says; kinds that this file does not know pass."""
+    allowed = get_args(hint) or (hint,)
+    kinds = [_KINDS[one] for one in allowed if one in _KINDS]
+    if not kinds or (value is None and type(None) in allowed):
+        return
+    for kind, _ in kinds:
+        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return
+    expected = " or ".join([text for _, text in kinds] + (["none"] if type(None) in allowed else []))
+    raise SettingsError(f"Expected {name} of {where} to be {expected}, got {value!r}.")
