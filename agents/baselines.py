@@ -17,6 +17,7 @@ from glimpse.networks.policy import GlimpsePolicy
 class _Baseline(GlimpseAlgorithm):
     """Learns to answer, and nothing about where to look: there are no decisions to compare, to credit or to value."""
 
+    defaults = {"cases_per_rollout": 32, "weight_decay": 1e-4}
     fixed = {"rollouts_per_case": 1}
     unused = frozenset({
         "baseline",

@@ -29,7 +29,7 @@ class Rollouts:
     max_glimpses: int | None = None
     min_glimpses: int | None = None
     extra_glimpses: int | None = None
-    stop_from: float = 0.0
+    stop_from: float = 0.5
 
     def __post_init__(self) -> None:
         _at_least("cases_per_rollout", self.cases_per_rollout, 1)
@@ -125,7 +125,7 @@ class Updates:
     n_epochs: int = 1
     minibatches: int = 1
     max_grad_norm: float = 1.0
-    weight_decay: float = 1e-4
+    weight_decay: float = 0.01
     encoder_rate: float = 1.0
     encoder_share: float = 1.0
 

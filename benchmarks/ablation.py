@@ -28,9 +28,9 @@ _CRITIC = "agent.algorithm.baseline=critic"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "everything": (),
     "no pretraining": ("pretrain=none",),
-    "pretraining: statistics only": ("pretrain=statistics",),
+    "pretraining: statistics only": ("pretrain.steps=0",),
     "no warm-up": ("warm_up=none",),
-    "a warm-up that does not look": ("warm_up.trainer.look_coef=0",),
+    "a warm-up that does not look": ("warm_up.look_coef=0",),
     "no gain reward (final score only)": ("agent.algorithm.credit=final",),
     "critic": (_CRITIC,),
     "critic, one rollout per case": (
@@ -79,15 +79,15 @@ def _train(bench: Benchmark, label: str, *overrides: str) -> Trained:
 
 def _updates(bench: Benchmark, variant: str) -> int:
     """How many updates of the joint stage fit beside the other stages."""
-    small, overrides = ("env.cohort.n.test=10", "++joint.validate_every=0"), VARIANTS[variant]
-    stages = _train(bench, "stages", "joint=none", *small).metrics["seconds"]
+    small, overrides = "env.cohort.n.test=10", VARIANTS[variant]
+    stages = _train(bench, "stages", "joint=none", small).metrics["seconds"]
     kept = [override for override in overrides if not override.startswith(("pretrain", "warm_up"))]
-    counted = ("pretrain=statistics", "warm_up=none", f"joint.updates={_PROBE}")
-    rate = _train(bench, f"rate-{_slug(variant)}", *kept, *counted, *small).metrics["seconds"]
+    counted = ("pretrain.steps=0", "warm_up=none", f"joint.updates={_PROBE}")
+    rate = _train(bench, f"rate-{_slug(variant)}", *kept, *counted, "joint.validate_every=0", small).metrics["seconds"]
     left = 60 * bench.options.minutes
     if "warm_up=none" not in overrides:
         left -= stages["warm_up"]
-    if "pretrain=statistics" in overrides:
+    if "pretrain.steps=0" in overrides:
         left -= rate["pretrain"]
     elif "pretrain=none" not in overrides:
         left -= stages["pretrain"]

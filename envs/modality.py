@@ -15,8 +15,10 @@ from glimpse.envs.building import Extents, Size, build_views, cases_of
 from glimpse.errors import SettingsError
 from glimpse.modalities import Modality, find_modality
 from glimpse.settings.building import build
-from glimpse.settings.keys import check_names
+from glimpse.settings.options import refuse_unknown
 from glimpse.tasks import Task
+
+_OF_ALL = ("path", "task", "on_error", "seed", "synthetic", "progress")  # options of every cohort
 
 
 def make_modality(
@@ -109,7 +111,7 @@ def load_modality(
         SettingsError: an option is unknown.
     """
     known = find_modality(modality)
-    check_names(options, [*known.cohort_options(), *known.shared], f"the cohorts of {modality}")
+    refuse_unknown(options, [*known.cohort_options(), *known.shared, *_OF_ALL], f"env.cohort of {modality}")
     options = {**known.cohort_options(), **known.shared, **options}
     if known.draws is not None:
         return _drawn(known, path, {**options, "seed": seed})
@@ -152,7 +154,7 @@ def _made(modality: Modality, options: Mapping[str, Any], progress: bool) -> Any
         )
     parameters = inspect.signature(maker).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-        check_names(options, parameters, f"env.cohort.synthetic of {modality.name}")
+        refuse_unknown(options, parameters, f"env.cohort.synthetic of {modality.name}")
         options = {**options, **({"progress": progress} if "progress" in parameters else {})}
     try:
         return maker(**options)

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import glimpse
-from glimpse.settings.keys import suggestion
+from glimpse.settings.nearest import suggestion
 
 EXAMPLE = "glimpse train env=wsi agent=ppo"
 _FIRST = ("train", "evaluate", "predict")  # the order in which a user needs them; others follow by name

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 
 from glimpse.plugins import BUILT_IN, MAKER, ModalityError, environment_id, is_loading, load_plugins, why_missing
-from glimpse.settings.keys import suggestion
+from glimpse.settings.nearest import suggestion
 from glimpse.sources.base import ImageSource
 from glimpse.sources.registry import reader_names, register_reader
 

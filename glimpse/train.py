@@ -1,109 +1,139 @@
 """Train an agent on a cohort: pretrain, warm up, learn where to look, and report on the test split.
 
-python -m glimpse.train env=wsi agent=ppo
-python -m glimpse.train env=wsi agent=ppo env.cohort.path=my_cohort.csv max_glimpses=32
-python -m glimpse.train resume=runs/wsi-ppo-0
+glimpse train env=wsi agent=ppo
+glimpse train env=wsi agent=ppo env.cohort.path=my_cohort.csv max_glimpses=32
+glimpse train resume=runs/wsi-ppo-0 joint.updates=400
 """
 
-import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.vec_env import VecEnv
 
-from glimpse.cohort import Cohort, CohortError
+from glimpse.cohort import Cohort
 from glimpse.cohort.preflight import PreflightError, check_sizes
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
+from glimpse.errors import UserError
 from glimpse.learning.allocator import keep_freed_memory
-from glimpse.learning.stages import STAGES, Training, restore_policy, seed_everything, stage_of
-from glimpse.plugins import ModalityError
-from glimpse.report.comparison import report, validator
-from glimpse.runs.checkpoints import CheckpointError
-from glimpse.runs.folder import Run, RunError
+from glimpse.learning.stages import STAGES, Stage, Training, restore_policy, seed_everything
+from glimpse.report.comparison import Report
+from glimpse.report.validation import validator
+from glimpse.runs.folder import Run, check_continues, settings_of
 from glimpse.runs.loading import POLICY_FILE, build_policy, load, save_policy
-from glimpse.settings.building import build
-from glimpse.sources import ImageReadError, UnsupportedImageError
-
-USER_ERRORS = (
-    CheckpointError,
-    CohortError,
-    ImageReadError,
-    ModalityError,
-    PreflightError,
-    RunError,
-    UnsupportedImageError,
-)
+from glimpse.settings.building import build, build_setting
+from glimpse.settings.checking import checked
+from glimpse.settings.command import run_command
+from glimpse.settings.resuming import resumed
 
 
-def train(config: DictConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Plan:
+    """What a configuration asks for, built as far as it can be without a cohort.
+
+    Attributes:
+        settings: the configuration as nested dictionaries, everything in it resolved and known.
+        stages: by name, in their order.
+        report: the comparison at the end.
+    """
+
+    settings: Mapping[str, Any]
+    stages: Mapping[str, Stage]
+    report: Report
+
+
+def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Runs all stages that a configuration asks for and returns the content of `metrics.json`.
 
-    With `config.resume` the run of that folder goes on, under its own configuration.
+    Args:
+        config: as Hydra composes it from `glimpse.configs`. With `config.resume` the run of that folder goes on, under
+            its own configuration.
+        overrides: what was typed on the command line, `key=value`. Beside `resume` they change the run's settings.
 
     Raises:
-        CohortError, PreflightError, RunError: before any work begins; the message says what to change.
+        UserError: something is wrong with the settings, the cohort or the run folder; the message says what to change.
+            Settings are checked before any work begins.
     """
-    resume = config.resume
-    if resume:
-        config = Run.config_of(resume)
-    seed_everything(config.seed, config.threads)
-    cohort = build(config.env.cohort)
-    training = _prepare(config, cohort, resume)
+    plan = _plan(config, overrides)
+    settings = plan.settings
+    seed_everything(settings["seed"], settings["threads"])
+    cohort = build(settings["env"]["cohort"])
+    training = _prepare(settings, cohort)
+    training.validate = validator(training, cohort, plan.report)
     run = training.run
+    check_continues(run, settings["joint"].get("updates"))
     restore_policy(training)
-    for stage in STAGES[:-1]:
-        settings = config[stage]
-        if settings is not None and settings.get("enabled", True) and not run.finished(stage, STAGES):
-            stage_of(stage, settings)(training, stage, settings)
+    for name, stage in plan.stages.items():
+        if not run.finished(name, STAGES):
+            stage.run(training, name)
     best = run.checkpoint("best")
     final = load(run.folder, f"checkpoints/{best.name}") if best.exists() else training.policy
     save_policy(final, run.folder / POLICY_FILE)
-    return report(training, final, cohort, config)
+    return plan.report.write(training, final, cohort)
 
 
-def _prepare(config: DictConfig, cohort: Cohort, resume: str | None) -> Training:
-    """Builds what all stages share, and refuses what cannot work before anything is written."""
+def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
+    """Builds stages and report, so that whatever is wrong with them shows before any work begins."""
+    given: Any = OmegaConf.to_container(config, resolve=True)
+    resume = given["resume"]
+    if resume:
+        given = resumed(settings_of(resume), given, overrides) | {"resume": resume}
+    settings = checked(given, () if resume else overrides)
+    stages = {name: build_setting(name, settings[name]) for name in STAGES[:-1]}
+    shown = build_setting("report", settings["report"], _convert_="all")
+    name, budget, seed = settings["agent"]["name"], settings["max_glimpses"], settings["seed"]
+    report = build_setting(
+        "report", {"_target_": "glimpse.report.comparison.Report"}, agent=name, max_glimpses=budget, seed=seed, **shown
+    )
+    encoder = build_setting("network.encoder", settings["network"]["encoder"])
+    if hasattr(encoder.func, "check_installed"):
+        encoder.func.check_installed()
+    return Plan(settings, stages, report)
+
+
+def _prepare(settings: Mapping[str, Any], cohort: Cohort) -> Training:
+    """Builds what all stages share, and refuses what does not fit the cohort before anything is written."""
+    make, seed = settings["env"]["make"], settings["seed"]
 
     def lanes(split: str, count: int) -> VecEnv:
         part = cohort.split(split)
-        return build(config.vector)([build(config.env.make, cohort=part, split=split) for _ in range(count)])
+        return build(settings["vector"])([build(make, cohort=part, split=split) for _ in range(count)])
 
-    def look(split: str) -> ViewableCases:
-        return viewable_cases(build(config.env.make, cohort=cohort.split(split), split=split), config.seed)
+    def viewable(split: str) -> ViewableCases:
+        return viewable_cases(build(make, cohort=cohort.split(split), split=split), seed)
 
     try:
-        env = build(config.env.make, cohort=cohort, split="train")
-        parts, looked = contract_of(env), viewable_cases(env, config.seed)
-        policy = build_policy(config.network, parts.observation_space, parts.layout)
+        env = build(make, cohort=cohort, split="train")
+        contract, cases = contract_of(env), viewable_cases(env, seed)
+        policy = build_policy(settings["network"], contract.observation_space, contract.layout)
+    except UserError:
+        raise
     except (ProtocolError, ValueError) as error:
         raise PreflightError(str(error)) from error
-    if not looked.stepped:
-        check_sizes(cohort, looked.views, policy.grid, progress=config.progress)
-    policy = policy.to(torch.device(config.device))
-    run = Run(resume or config.run, config, resume=bool(resume))
+    if not cases.stepped:
+        check_sizes(cohort, cases.views, policy.grid, progress=settings["progress"])
+    policy = policy.to(torch.device(settings["device"]))
+    resume = settings["resume"]
+    run = Run(resume or settings["run"], {**settings, "resume": None}, resume=bool(resume))
     cohort.write_splits(run.folder / "splits.csv")
-    threads = 1 if looked.stepped else config.threads or 2
-    training = Training(run, policy, looked, lanes, look, config.seed, threads, config.progress)
-    training.validate = validator(training, cohort, config)
-    return training
+    threads = 1 if cases.stepped else settings["threads"] or 2
+    return Training(run, policy, cases, lanes, viewable, seed, threads, settings["progress"])
 
 
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="train")
 def _main(config: DictConfig) -> None:
     keep_freed_memory()
-    try:
-        train(config)
-    except USER_ERRORS as error:
-        print(f"glimpse: {error}", file=sys.stderr)
-        sys.exit(2)
+    train(config, HydraConfig.get().overrides.task)
 
 
 def main() -> None:
     """Entry point: what a user can mend ends in one line with exit code 2, not in a traceback."""
-    with_plugins(_main)
+    run_command(_main)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,11 @@ class EpisodeLearning:
         at_least("validate_every", self.validate_every, 0)
         if not 0 <= self.average < 1:
             raise SettingsError(f"Expected average of at least 0 and below 1, got {self.average!r}.")
-        self.algorithm.func.parse_options(self.algorithm.keywords)
+        assert self._options  # which refuses what the agent does not know
+
+    @property
+    def _options(self) -> Any:
+        return self.algorithm.func.parse_options(self.algorithm.keywords)
 
     def run(self, training: Training, name: str) -> None:
         run = training.run
@@ -74,7 +78,7 @@ class EpisodeLearning:
     def _agent(self, training: Training, name: str, average: Average) -> tuple[Any, ValidationHistory]:
         """The agent, restored if the run stopped within this stage, and what validation has said in it."""
         run = training.run
-        lanes = training.lanes("train", self.algorithm.func.episodes_per_rollout(self.algorithm.keywords))
+        lanes = training.lanes("train", self._options.rollouts.episodes)
         seed = training.seed + 1000 * STAGES.index(name)  # stages draw different numbers
         agent = self.algorithm(
             training.policy, lanes, learning_rate=self.learning_rate, seed=seed, device=training.policy.device

@@ -25,7 +25,7 @@ from glimpse.errors import SettingsError
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint
-from glimpse.settings.options import sorted_into
+from glimpse.settings.options import option_names, sorted_into
 from glimpse.sources import ImageSource
 from glimpse.tasks import Task
 from glimpse.views import Views
@@ -149,6 +149,11 @@ class TokenWarmUp:
         self.seeds = np.random.default_rng(seed).integers(2**63, size=len(cases))
         rate, decay = self.options.steps.learning_rate, self.options.steps.weight_decay
         self.optimizer = torch.optim.AdamW(self._trained(), rate, weight_decay=decay)
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """The names of the options."""
+        return option_names(WarmUpOptions)
 
     @classmethod
     def parse_options(cls, options: Mapping[str, Any]) -> WarmUpOptions:

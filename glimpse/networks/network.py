@@ -19,7 +19,7 @@ from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool
 from glimpse.networks.locator import Candidates, PointerLocator, Where
 from glimpse.networks.memory import GRUMemory
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Scene, State
-from glimpse.settings.options import sorted_into
+from glimpse.settings.options import option_names, sorted_into
 from glimpse.spaces import ActionLayout
 
 Part = Callable[..., Any]
@@ -80,6 +80,11 @@ class GlimpseNetwork(BasePolicy):
     """
 
     cells: Tensor
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """What can be set beside the arguments that are named: how the encoder is run."""
+        return option_names(Encoding)
 
     def __init__(
         self,

@@ -1,13 +1,13 @@
 """The policy: what its network does, over whole episodes and in the words of Stable-Baselines3."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -25,7 +25,7 @@ class GlimpsePolicy(GlimpseNetwork):
     and its users call, one step at a time.
     """
 
-    config: DictConfig  # of the run it was loaded from, if it was
+    settings: Mapping[str, Any]  # of the run it was loaded from, if it was
 
     # ------------------------------------------------------------------------------------------ whole episodes
     def evaluate_episodes(

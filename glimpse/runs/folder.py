@@ -101,3 +101,17 @@ def settings_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
             "evaluated, but not resumed: train anew with run=<another folder>."
         )
     return {str(key): value for key, value in settings.items()}
+
+
+def check_continues(run: Run, updates: int | None) -> None:
+    """Refuses fewer updates of the joint stage than the run has made already.
+
+    Raises:
+        RunError: the number can take no effect.
+    """
+    last = run.last.meta
+    if last["stage"] == "joint" and updates is not None and updates < last["updates"]:
+        raise RunError(
+            f"{run.folder}: joint.updates={updates} can take no effect, because this run has made {last['updates']} "
+            "updates already. Ask for more."
+        )

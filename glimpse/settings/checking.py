@@ -15,7 +15,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from glimpse.errors import SettingsError
-from glimpse.settings.keys import suggestion
+from glimpse.settings.nearest import suggestion
 
 Path = tuple[str, ...]
 
@@ -110,7 +110,8 @@ def _arguments(target: str, where: str) -> tuple[str, ...] | None:
     try:
         taken: Callable[..., Any] = get_object(target)
     except Exception as error:  # Hydra raises ImportError or ValueError, and a module may fail in any way
-        raise SettingsError(f"{where}._target_={target}: cannot be imported ({error}).") from error
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"{where}._target_={target}: cannot be imported ({reason}).") from error
     names = []
     for one in inspect.signature(taken).parameters.values():
         if one.kind is one.VAR_KEYWORD:
@@ -118,7 +119,7 @@ def _arguments(target: str, where: str) -> tuple[str, ...] | None:
             if more is None:
                 return None
             names += list(more())
-        else:
+        elif not one.name.startswith("_"):
             names.append(one.name)
     return tuple(names)
 

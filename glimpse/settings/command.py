@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from glimpse.errors import SettingsError, UserError
 from glimpse.plugins import load_plugins
-from glimpse.settings.keys import suggestion
+from glimpse.settings.nearest import suggestion
 
 EXIT_CODE = 2
 

@@ -10,6 +10,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A question whether the nearest known name was meant, in brackets; empty where none is near."""
+    meant = nearest(name, known)
+    return "" if meant is None else f" (did you mean {meant!r}?)"
+
+
 def unknown_message(name: str, known: Iterable[str], where: str, kind: str = "option") -> str:
     """One sentence that says that `where` has nothing called `name`, and what was probably meant.
 

@@ -13,8 +13,8 @@ GUIDE = (ROOT / "docs" / "new_modality.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"<!-- tested(?:: (?P<file>\S+))? -->\n```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
 
 QUICK = (
-    "pretrain.steps=2 pretrain.batch=8 pretrain.pool=16 warm_up.trainer.glimpses_per_case=4 warm_up.trainer.batch=4 "
-    "warm_up.trainer.steps=2 joint.updates=2 agent.algorithm.cases_per_rollout=2 agent.algorithm.rollouts_per_case=2 "
+    "pretrain.steps=2 pretrain.batch=8 pretrain.pool=16 warm_up.glimpses_per_case=4 warm_up.batch=4 "
+    "warm_up.steps=2 joint.updates=2 agent.algorithm.cases_per_rollout=2 agent.algorithm.rollouts_per_case=2 "
     "report.overview.updates=1 report.overview.algorithm.cases_per_rollout=4 report.pictures=1 progress=false threads=1"
 )
 
@@ -34,7 +34,11 @@ def quickly(commands: str) -> str:
 
 def test_the_guide_from_its_first_line_to_its_last(tmp_path: Path) -> None:
     blocks = list(BLOCK.finditer(GUIDE))
-    assert [block["language"] for block in blocks] == ["python"] * 3 + ["bash"] + ["python"] * 2 + ["yaml", "bash"]
+    assert [block["language"] for block in blocks] == ["python"] * 3 + ["bash"] + ["python"] * 2 + [
+        "yaml",
+        "yaml",
+        "bash",
+    ]
     for block in blocks:
         if block["file"]:
             target = tmp_path / block["file"]

@@ -44,14 +44,14 @@ def test_it_trains_and_is_evaluated_from_another_folder(site: Path, tmp_path: Pa
 
 def test_its_options_are_offered_and_its_settings_hold(site: Path, tmp_path: Path) -> None:
     mistyped = python(tmp_path, site, "-m", "glimpse.train", "env=ultrasond")
-    assert mistyped.returncode != 0
-    assert "\tultrasound" in mistyped.stderr and "\tthyroid" in mistyped.stderr and "\twsi" in mistyped.stderr
+    assert mistyped.returncode == 2 and "did you mean 'ultrasound'" in mistyped.stderr
+    assert "thyroid" in mistyped.stderr and "wsi" in mistyped.stderr
     options = ("env=thyroid", "env.make.glimpse_size=40", "env.cohort.path=images.csv", "--cfg", "job")
     shown = python(tmp_path, site, "-m", "glimpse.train", *options)
     assert shown.returncode == 0, shown.stderr
     for line in ("modality: ultrasound", "path: images.csv", "overview_size: 192", "glimpse_size: 40", "- 8mm"):
         assert line in shown.stdout
-    assert "updates: 60" in shown.stdout  # of its block `learning`
+    assert "updates: 60" in shown.stdout  # of its recipe
 
 
 def test_gymnasium_and_open_source_find_it_after_importing_glimpse(site: Path, tmp_path: Path) -> None:

@@ -104,8 +104,8 @@ class OwnEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
 def configuration(folder: Path, **make: Any) -> Any:
     """The configuration of a run of all stages at its smallest, with an environment of one's own."""
     quick = (
-        "pretrain=contrastive pretrain.steps=2 pretrain.batch=8 pretrain.pool=16 warm_up.trainer.glimpses_per_case=4 "
-        "warm_up.trainer.batch=4 warm_up.trainer.steps=2 joint.updates=3 joint.validate_every=1 max_glimpses=3 "
+        "pretrain=contrastive pretrain.steps=2 pretrain.batch=8 pretrain.pool=16 warm_up.glimpses_per_case=4 "
+        "warm_up.batch=4 warm_up.steps=2 joint.updates=3 joint.validate_every=1 max_glimpses=3 "
         "agent.algorithm.cases_per_rollout=2 agent.algorithm.rollouts_per_case=2 threads=2 progress=false "
         "report.lanes=3 report.pictures=1 report.overview.updates=1 report.overview.algorithm.cases_per_rollout=4"
     )

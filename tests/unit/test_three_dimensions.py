@@ -83,7 +83,7 @@ def test_impossible_layers_are_refused(options: dict[str, Any], message: str) ->
 
 def test_strides_per_axis_from_the_command_line() -> None:
     with initialize_config_module("glimpse.configs", version_base="1.3"):
-        overrides = ["+env.strides=[[1,2,2],[2,2,2],1,1]", "network.encoder.kernels=[[3,5,5],3,3,3]"]
+        overrides = ["network.encoder.strides=[[1,2,2],[2,2,2],1,1]", "network.encoder.kernels=[[3,5,5],3,3,3]"]
         config = compose("train", overrides=overrides)
     encoder = instantiate(config.network.encoder)(1, 3)
     assert encoder.strides == ((1, 2, 2), (2, 2, 2), (1, 1, 1), (1, 1, 1))

@@ -15,5 +15,8 @@ def register() -> None:
         overview_size=128,
         glimpse_size=32,
         glimpse_extents=(64,),
-        learning={"updates": 60, "flips": [False, True]},  # sound comes from above: upside down is no likely image
+        learning={
+            "pretrain": {"augment": {"flips": [False, True]}},  # sound comes from above: upside down is no likely image
+            "joint": {"updates": 60},
+        },
     )
