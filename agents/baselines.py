@@ -43,10 +43,11 @@ class Overview(GlimpseAlgorithm):
 
 def train_overview(
     policy: GlimpsePolicy,
-    lanes: VecEnv,
+    lanes: Callable[[int], VecEnv],
     validate: Callable[[GlimpsePolicy], float],
     *,
     algorithm: Callable[..., Overview] = Overview,
+    cases_per_rollout: int = 32,
     updates: int = 60,
     validate_every: int = 5,
     learning_rate: float = 1e-3,
@@ -57,9 +58,10 @@ def train_overview(
 
     Args:
         policy: trained in place; its answers are made to see the overview.
-        lanes: environments of the training split.
+        lanes: given a number, a vector of so many environments of the training split.
         validate: the validation score of a policy.
         algorithm: makes the `Overview` agent.
+        cases_per_rollout: how many cases it sees between two updates.
         updates: how long to train.
         validate_every: how many updates lie between two looks at the validation split.
         learning_rate: of AdamW.
@@ -67,7 +69,8 @@ def train_overview(
         progress: whether to show a bar.
     """
     policy.overview_dropout = 0.0
-    model = algorithm(policy, lanes, learning_rate=learning_rate, seed=seed, device=policy.device)
+    env, sizes = lanes(cases_per_rollout), {"cases_per_rollout": cases_per_rollout, "rollouts_per_case": 1}
+    model = algorithm(policy, env, learning_rate=learning_rate, seed=seed, device=policy.device, **sizes)
     model.set_logger(Logger(None, []))
     best, highest = copy.deepcopy(policy.state_dict()), validate(policy)
     with tqdm(total=updates, desc="overview alone", unit="update", disable=not progress) as bar:

@@ -17,10 +17,12 @@ from glimpse.cohort import Cohort, CohortError
 from glimpse.cohort.preflight import PreflightError, check_sizes
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
+from glimpse.errors import UserError
 from glimpse.learning.allocator import keep_freed_memory
 from glimpse.learning.stages import STAGES, Training, restore_policy, seed_everything, stage_of
 from glimpse.plugins import ModalityError, with_plugins
-from glimpse.report.comparison import report, validator
+from glimpse.report.comparison import Report
+from glimpse.report.validation import validator
 from glimpse.runs.checkpoints import CheckpointError
 from glimpse.runs.folder import Run, RunError
 from glimpse.runs.loading import POLICY_FILE, build_policy, load, save_policy
@@ -35,6 +37,7 @@ USER_ERRORS = (
     PreflightError,
     RunError,
     UnsupportedImageError,
+    UserError,
 )
 
 
@@ -44,14 +47,17 @@ def train(config: DictConfig) -> dict[str, Any]:
     With `config.resume` the run of that folder goes on, under its own configuration.
 
     Raises:
-        CohortError, PreflightError, RunError: before any work begins; the message says what to change.
+        CohortError, EvaluationError, PreflightError, RunError: before any work begins; the message says what to change.
     """
     resume = config.resume
     if resume:
         config = Run.config_of(resume)
     seed_everything(config.seed, config.threads)
+    shown = build(config.report, _convert_="all")
+    report = Report(agent=config.agent.name, max_glimpses=config.max_glimpses, seed=config.seed, **shown)
     cohort = build(config.env.cohort)
     training = _prepare(config, cohort, resume)
+    training.validate = validator(training, cohort, report)
     run = training.run
     restore_policy(training)
     for stage in STAGES[:-1]:
@@ -61,7 +67,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     best = run.checkpoint("best")
     final = load(run.folder, f"checkpoints/{best.name}") if best.exists() else training.policy
     save_policy(final, run.folder / POLICY_FILE)
-    return report(training, final, cohort, config)
+    return report.write(training, final, cohort)
 
 
 def _prepare(config: DictConfig, cohort: Cohort, resume: str | None) -> Training:
@@ -86,9 +92,7 @@ def _prepare(config: DictConfig, cohort: Cohort, resume: str | None) -> Training
     run = Run(resume or config.run, config, resume=bool(resume))
     cohort.write_splits(run.folder / "splits.csv")
     threads = 1 if looked.stepped else config.threads or 2
-    training = Training(run, policy, looked, lanes, look, config.seed, threads, config.progress)
-    training.validate = validator(training, cohort, config)
-    return training
+    return Training(run, policy, looked, lanes, look, config.seed, threads, config.progress)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="train")

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from glimpse.agents import full_scan
-from glimpse.agents.full_scan import FullScan, blocks, foreground_tiles, read_tiles, tile_locations
+from glimpse.agents.full_scan import FullScan, HeadTraining
+from glimpse.agents.tiles import blocks, foreground_tiles, read_tiles, tile_locations
 from glimpse.cohort import Case
 from glimpse.geometry import Extent
 from glimpse.sources.array import ArraySource
@@ -86,7 +87,7 @@ def test_blocks_are_boxes_in_raster_order() -> None:
 
 def test_it_finds_a_single_telling_patch() -> None:
     train, val, test = made_cases(24, 0, "train"), made_cases(8, 1, "val"), made_cases(10, 2, "test")
-    scan = FullScan(brightness, VIEWS, Classification(2), learning_rate=1e-2, epochs=60)
+    scan = full_scan.full_scan(brightness, VIEWS, Classification(2), learning_rate=1e-2, epochs=60)
     readings = scan.fit(train, val).read(test)
     assert [int(reading.prediction.argmax()) for reading in readings] == [case.target for case in test]
     one = readings[0]
@@ -100,10 +101,12 @@ def test_the_same_seed_gives_the_same_answers_and_leaves_the_global_generator_al
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    answers = [FullScan(brightness, VIEWS, Classification(2), epochs=3, seed=5).fit(train).read(test) for _ in "ab"]
+    short = HeadTraining(epochs=3)
+    scans = [FullScan(brightness, VIEWS, Classification(2), training=short, seed=5) for _ in "ab"]
+    answers = [scan.fit(train).read(test) for scan in scans]
     assert torch.rand(1) == expected
     np.testing.assert_array_equal(answers[0][1].prediction, answers[1][1].prediction)
-    other = FullScan(brightness, VIEWS, Classification(2), epochs=3, seed=6).fit(train).read(test)
+    other = FullScan(brightness, VIEWS, Classification(2), training=short, seed=6).fit(train).read(test)
     assert not np.array_equal(other[1].prediction, answers[0][1].prediction)
 
 
