@@ -56,12 +56,12 @@ class Overview(_Baseline):
 
 def train_overview(
     policy: GlimpsePolicy,
-    lanes: VecEnv,
+    lanes: Callable[[int], VecEnv],
     validate: Callable[[GlimpsePolicy], float],
     *,
-    algorithm: Callable[..., Overview] = Overview,
     updates: int = 60,
     validate_every: int = 5,
+    cases_per_rollout: int = 32,
     learning_rate: float = 1e-3,
     seed: int = 0,
     progress: bool = False,
@@ -70,14 +70,14 @@ def train_overview(
 
     Args:
         policy: Trained in place. It must have been built with `overview_dropout=0`, for it answers from the overview.
-        lanes: environments of the training split.
-        validate: the validation score of a policy.
-        algorithm: makes the `Overview` agent.
-        updates: how long to train.
-        validate_every: how many updates lie between two looks at the validation split.
-        learning_rate: of AdamW.
-        seed: of the order of cases.
-        progress: whether to show a bar.
+        lanes: Given a number, a vector of so many environments of the training split.
+        validate: The validation score of a policy.
+        updates: How long to train.
+        validate_every: How many updates lie between two looks at the validation split.
+        cases_per_rollout: How many cases it sees between two updates.
+        learning_rate: Of AdamW.
+        seed: Of the order of cases.
+        progress: Whether to show a bar.
 
     Raises:
         SettingsError: The policy does not answer from overviews.
@@ -87,7 +87,8 @@ def train_overview(
             f"A policy that answers from the overview alone must see it: expected overview_dropout 0, got "
             f"{policy.overview_dropout}."
         )
-    model = algorithm(policy, lanes, learning_rate=learning_rate, seed=seed, device=policy.device)
+    env, device = lanes(cases_per_rollout), policy.device
+    model = Overview(policy, env, learning_rate, seed=seed, device=device, cases_per_rollout=cases_per_rollout)
     model.set_logger(Logger(None, []))
     best, highest = copy.deepcopy(policy.state_dict()), validate(policy)
     with tqdm(total=updates, desc="overview alone", unit="update", disable=not progress) as bar:

@@ -1,85 +1,37 @@
 """The baseline that people use today: every foreground patch is embedded, and gated attention pools the embeddings."""
 
 import copy
-import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from glimpse.agents.tiles import blocks, foreground_tiles, read_tiles, tile_locations
 from glimpse.cohort import Case
 from glimpse.networks.aggregator import AttentionPooling
-from glimpse.report.tables import Reading
+from glimpse.reading.readers import FULL_SCAN
+from glimpse.reading.records import Reading
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
+from glimpse.settings.options import option_names, sorted_into
 from glimpse.sources import ImageSource
 from glimpse.tasks import Task
 from glimpse.views import Views
 
 Embed = Callable[[Tensor], Tensor]
 
-LEAST_FOREGROUND = 0.25  # a patch with a smaller share of foreground is not read
 BLOCK_PIXELS = 1 << 20  # level-0 pixels of a block of patches that is read at once
 _HIDDEN, _BATCH = 64, 64  # width of the head; patches encoded at once
-
-
-# ---------------------------------------------------------------------------------------------- patches
-def foreground_tiles(views: Views, source: ImageSource, zoom: int = 0) -> Int[np.ndarray, "tile d"]:
-    """The patches of a case with foreground in them, as indices into a tiling that begins at the image's corner.
-
-    Tile i of an axis spans level-0 pixels [i e, (i + 1) e), with e the glimpse's extent; the last one may reach over
-    the image's edge. There is always at least one.
-    """
-    extent = views.extent(source, zoom)
-    share = views.foreground(source)[0].astype(np.float64)
-    for axis, (pixels, side) in enumerate(zip(source.shape, extent, strict=True)):
-        weights = _overlap(share.shape[axis], pixels, side)
-        share = np.moveaxis(np.tensordot(weights, share, (1, axis)), 0, axis)
-    return np.argwhere(share >= min(LEAST_FOREGROUND, share.max()))
-
-
-def _overlap(cells: int, pixels: int, side: float) -> Float[np.ndarray, "tile cell"]:
-    """What share of each tile (its part inside the image) each of `cells` equal parts of an axis covers."""
-    starts = side * np.arange(math.ceil(pixels / side - 1e-9))[:, None]
-    edges = np.linspace(0, pixels, cells + 1)
-    covered = np.clip(np.minimum(starts + side, edges[1:]) - np.maximum(starts, edges[:-1]), 0, None)
-    return covered / covered.sum(1, keepdims=True)
-
-
-def tile_locations(
-    views: Views, source: ImageSource, tiles: Int[np.ndarray, "tile d"], zoom: int = 0
-) -> Float[np.ndarray, "tile d"]:
-    """Centres of tiles as locations in [-1, 1]; beyond it where a tile's centre lies outside the image."""
-    return source.frame.to_location((tiles + 0.5) * views.extent(source, zoom)).astype(np.float32)
-
-
-def blocks(tiles: Int[np.ndarray, "tile d"], side: int) -> list[Int[np.ndarray, "some"]]:
-    """Groups the indices of tiles by blocks of `side` tiles per axis, blocks and tiles in raster order."""
-    block = tiles // side
-    order = np.lexsort((*tiles.T[::-1], *block.T[::-1]))
-    new = (np.diff(block[order], axis=0) != 0).any(1)
-    return np.split(order, np.flatnonzero(new) + 1)
-
-
-def read_tiles(
-    views: Views, source: ImageSource, tiles: Int[np.ndarray, "tile d"], zoom: int = 0
-) -> UInt8[np.ndarray, "tile channel *size"]:
-    """The pixels that `views.glimpse` gives at the tiles' centres, by one read of the box around all of them."""
-    extent, size = views.extent(source, zoom), views.glimpse_size
-    low, high = tiles.min(0), tiles.max(0) + 1
-    region = source.read((low + high) / 2 * extent, (high - low) * extent, tuple((high - low) * size))
-    split = region.reshape(len(region), *itertools.chain(*zip(high - low, size, strict=True)))
-    axes = range(1, split.ndim)
-    return split.transpose(*axes[::2], 0, *axes[1::2])[tuple((tiles - low).T)]
 
 
 @contextmanager
@@ -125,8 +77,29 @@ class _Head(nn.Module):
         return self.answer((weights[:, None] @ tokens)[:, 0])
 
 
+@dataclass(frozen=True)
+class HeadTraining:
+    """How the head of a full scan is trained.
+
+    Attributes:
+        epochs: Passes over the training split at most.
+        patience: Passes without a better validation loss after which training ends.
+        batch: Cases per step.
+        learning_rate: Of AdamW.
+        weight_decay: Of AdamW.
+        dropout: In the head.
+    """
+
+    epochs: int = 100
+    patience: int = 15
+    batch: int = 16
+    learning_rate: float = 5e-3
+    weight_decay: float = 1e-2
+    dropout: float = 0.25
+
+
 class FullScan:
-    """Reads every foreground patch of a case.
+    """A reader that embeds every foreground patch of a case.
 
     Patches lie side by side at the extent of a glimpse. They are embedded once, by the encoder as it is when this
     object is made; what is learned on top is a gated-attention head, with early stopping on the validation split.
@@ -138,12 +111,16 @@ class FullScan:
         task: what is asked.
         folder: where embeddings are kept, one file per split; a later run reuses those that still fit. None keeps none.
         zoom: which of the fields of view the patches have.
-        epochs, patience: passes over the training split at most, and passes without a better validation loss.
-        batch, learning_rate, weight_decay, dropout: of the head's training; `batch` in cases.
         seed: of the head's first weights and the order of cases.
         threads: that read and embed.
         progress: whether to show bars.
+        **training: the fields of `HeadTraining`, by name.
+
+    Raises:
+        SettingsError: one of these does not exist, or has an impossible value.
     """
+
+    name = FULL_SCAN
 
     def __init__(
         self,
@@ -153,26 +130,34 @@ class FullScan:
         *,
         folder: str | os.PathLike[str] | None = None,
         zoom: int = 0,
-        epochs: int = 100,
-        patience: int = 15,
-        batch: int = 16,
-        learning_rate: float = 5e-3,
-        weight_decay: float = 1e-2,
-        dropout: float = 0.25,
         seed: int = 0,
         threads: int = 2,
         progress: bool = False,
+        **training: Any,
     ) -> None:
         self.embed, self.device = _frozen(policy)
         self.views, self.task, self.zoom = views, task, zoom
         self.folder = None if folder is None else Path(folder)
-        self.epochs, self.patience, self.batch = epochs, patience, batch
-        self.learning_rate, self.weight_decay, self.dropout = learning_rate, weight_decay, dropout
+        self.training = self.parse_options(training)
         self.seed, self.threads, self.progress = seed, max(1, threads), progress
         self.head: _Head | None = None
 
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """The names of what can be set of the head's training."""
+        return option_names(HeadTraining)
+
+    @classmethod
+    def parse_options(cls, options: Mapping[str, Any]) -> HeadTraining:
+        """Checks how the head is to be trained, before there is a policy or a case.
+
+        Raises:
+            SettingsError: an option does not exist, or has an impossible value.
+        """
+        return sorted_into(HeadTraining, options, "full_scan")
+
     # ------------------------------------------------------------------------------------------ embedding
-    def bags(self, cases: Sequence[Case]) -> list[Bag]:
+    def bags(self, cases: Sequence[Case], progress: bool = False) -> list[Bag]:
         """The embedded patches of cases, from the folder where they are kept already."""
         probe = self._probe(cases[0].source)
         meta = {"slides": [case.id for case in cases], "views": repr(self.views), "zoom": self.zoom}
@@ -181,7 +166,8 @@ class FullScan:
         if kept is not None:
             return kept
         with _one_thread(), ThreadPoolExecutor(self.threads, thread_name_prefix="full-scan") as pool:
-            bar = tqdm(cases, desc=f"full scan ({cases[0].split or 'cases'})", unit="case", disable=not self.progress)
+            silent = not (progress or self.progress)
+            bar = tqdm(cases, desc=f"full scan ({cases[0].split or 'cases'})", unit="case", disable=silent)
             made = [self._bag(case.source, pool) for case in bar]
         if path is not None:
             _keep(path, meta, probe, made)
@@ -219,7 +205,7 @@ class FullScan:
         checks = (self.bags(val), self._targets(val)) if len(val) else None
         with _one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            head = _Head(torch.cat([bag.embeddings for bag in bags]), self.task.outputs, self.dropout)
+            head = _Head(torch.cat([bag.embeddings for bag in bags]), self.task.outputs, self.training.dropout)
             self.head = self._train(head, bags, targets, checks).eval()
         return self
 
@@ -228,11 +214,12 @@ class FullScan:
 
     def _train(self, head: _Head, bags: list[Bag], targets: Tensor, checks: tuple[list[Bag], Tensor] | None) -> _Head:
         """Trains until the validation loss has not fallen for `patience` epochs; returns the best head."""
-        optimizer = torch.optim.AdamW(head.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+        how = self.training
+        optimizer = torch.optim.AdamW(head.parameters(), how.learning_rate, weight_decay=how.weight_decay)
         best, lowest, waited = copy.deepcopy(head), math.inf, 0
-        for _ in tqdm(range(self.epochs), desc="full scan (head)", unit="epoch", disable=not self.progress):
+        for _ in tqdm(range(how.epochs), desc="full scan (head)", unit="epoch", disable=not self.progress):
             head.train()
-            for rows in torch.randperm(len(bags)).split(self.batch):
+            for rows in torch.randperm(len(bags)).split(how.batch):
                 loss = self._loss(head, [bags[row] for row in rows.tolist()], targets[rows])
                 optimizer.zero_grad()
                 loss.backward()
@@ -242,7 +229,7 @@ class FullScan:
                 best, lowest, waited = copy.deepcopy(head), reached, 0
             else:
                 waited += 1
-            if waited >= self.patience:
+            if waited >= how.patience:
                 break
         return best
 
@@ -252,20 +239,27 @@ class FullScan:
     @torch.no_grad()
     def _validation_loss(self, head: _Head, bags: list[Bag], targets: Tensor) -> float:
         head.eval()
-        parts = [range(start, min(start + self.batch, len(bags))) for start in range(0, len(bags), self.batch)]
+        batch = self.training.batch
+        parts = [range(start, min(start + batch, len(bags))) for start in range(0, len(bags), batch)]
         losses = [self._loss(head, [bags[i] for i in part], targets[part.start : part.stop]) for part in parts]
         return sum(loss.item() * len(part) for loss, part in zip(losses, parts, strict=True)) / len(bags)
 
     # ------------------------------------------------------------------------------------------ reading
-    def read(self, cases: Sequence[Case]) -> list[Reading]:
+    def read(self, cases: Sequence[Case], *, trace: bool = False, progress: bool = False) -> list[Reading]:
         """Answers on every case from all its patches; `seconds` counts reading and embedding them, too.
+
+        Args:
+            cases: what to read.
+            trace: changes nothing: one answer from all patches leaves no steps to trace.
+            progress: whether to show a bar.
 
         Raises:
             RuntimeError: the head has not been trained.
         """
         if self.head is None:
             raise RuntimeError("The head has not been trained: call fit(train, val) before read().")
-        return [self._reading(self.head, case, bag) for case, bag in zip(cases, self.bags(cases), strict=True)]
+        bags = self.bags(cases, progress)
+        return [self._reading(self.head, case, bag) for case, bag in zip(cases, bags, strict=True)]
 
     @torch.no_grad()
     def _reading(self, head: _Head, case: Case, bag: Bag) -> Reading:

@@ -16,7 +16,8 @@ from typing import Any
 from benchmarks import reference
 from benchmarks.common import QUICK_CASES, Benchmark, Row, figure, parser, table, value_of
 from benchmarks.mnist import add_root, root_of
-from glimpse.evaluate import read_cases
+from glimpse.reading.lanes import Access
+from glimpse.reading.readers import reader_named
 from glimpse.report.tables import summarise
 from glimpse.runs.folder import Run
 from glimpse.runs.loading import load
@@ -99,14 +100,14 @@ class TestSplit:
     def __init__(self, folder: Path, lanes: int = 50) -> None:
         self.folder, config = folder, Run.config_of(folder)
         cases = build(config.env.cohort).split("test")
-        envs = [build(config.env.make, cohort=cases, split="test") for _ in range(min(lanes, len(cases)))]
-        self.task, self.lanes, self.config = envs[0].unwrapped.task, build(config.vector)(envs), config
+        self.config, self.env = config, build(config.env.make, cohort=cases, split="test").unwrapped
+        self.access = Access(self.env.views, self.env.task, lanes, config.threads)
 
     def read(self, file: str) -> Row:
         """Accuracy, and share of the digits that a glimpse has shown."""
         policy = load(self.folder, file, device=self.config.device)
-        readings = read_cases(policy, self.lanes, "policy", self.config.max_glimpses, self.config.seed)
-        row = summarise(readings, self.task, self.config.seed)
+        reader = reader_named("policy", policy, self.access, self.config.max_glimpses)
+        row = summarise(reader.read(self.env.cases), self.env.task, self.config.seed)
         return {name: value_of(row, name) for name in ("accuracy", "hit_rate")}
 
 

@@ -24,8 +24,9 @@ from benchmarks.common import configured
 from glimpse.cohort import Case
 from glimpse.envs import make_wsi
 from glimpse.envs.array import make_array
-from glimpse.evaluate import read_cases
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.reading.lanes import Access
+from glimpse.reading.readers import reader_named
 from glimpse.runs.loading import build_policy
 from glimpse.settings.building import build
 from glimpse.sources import open_source
@@ -152,7 +153,8 @@ def _policy(config: DictConfig, slide: Path, device: str) -> GlimpsePolicy:
 def _read(policy: GlimpsePolicy, config: DictConfig, slide: Path, glimpses: int) -> None:
     case = _case(slide)
     env = make_wsi([case], None, overview_size=256, glimpse_size=64, glimpse_extents=[128], max_glimpses=glimpses)
-    (found,) = read_cases(policy, build(config.vector)([env]), "policy", glimpses)
+    access = Access(env.unwrapped.views, env.unwrapped.task, threads=config.threads)
+    (found,) = reader_named("policy", policy, access, glimpses).read([case])
     assert found.glimpses == glimpses, "an untrained policy does not stop by itself"
     case.source.close()
 

@@ -68,8 +68,12 @@ def make_modality(
     cases = cases_of(cohort, split)
     if not len(cases):
         raise ValueError(f"Expected at least one case of {modality}, got none; is the split {split!r} empty?")
-    given = {"overview_size": overview_size, "glimpse_size": glimpse_size, "glimpse_extents": glimpse_extents}
-    sizes = {name: getattr(known, name) if value is None else value for name, value in given.items()}
+    given: dict[str, Any] = {
+        "overview_size": overview_size,
+        "glimpse_size": glimpse_size,
+        "glimpse_extents": glimpse_extents,
+    }
+    sizes: dict[str, Any] = {name: getattr(known, name) if value is None else value for name, value in given.items()}
     if sizes["overview_size"] is None:
         sizes["overview_size"] = [side // 2 for side in cases[0].source.shape]
     return GlimpseEnv(
@@ -134,7 +138,7 @@ def _task(modality: Modality, options: Mapping[str, Any]) -> Task:
     """The modality's own task, which may depend on options that it shares with the cohort."""
     shared = {name: options.get(name, default) for name, default in modality.shared.items()}
     config = OmegaConf.create({"env": shared, "task": dict(modality.task)})
-    return build(OmegaConf.to_container(config.task, resolve=True))  # type: ignore[no-any-return]
+    return build(OmegaConf.to_container(config.task, resolve=True))
 
 
 def _drawn(modality: Modality, path: Any, options: Mapping[str, Any]) -> Cohort:
@@ -142,7 +146,7 @@ def _drawn(modality: Modality, path: Any, options: Mapping[str, Any]) -> Cohort:
         raise CohortError(f"{path}: the images of {modality.name} are drawn; they are read from no CSV.")
     maker = modality.maker()
     assert maker is not None
-    return maker(**options)  # type: ignore[no-any-return]
+    return maker(**options)
 
 
 def _made(modality: Modality, options: Mapping[str, Any], progress: bool) -> Any:

@@ -84,7 +84,7 @@ class Modality:
         if not isinstance(named, str):
             return named
         module, _, name = named.partition(":")
-        return getattr(import_module(module), name)  # type: ignore[no-any-return]
+        return getattr(import_module(module), name)
 
     def cohort_options(self) -> dict[str, Any]:
         """What can be set of a cohort beside its path, with the defaults."""

@@ -29,6 +29,7 @@ from glimpse.runs.loading import POLICY_FILE, build_policy, load, save_policy
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import checked
 from glimpse.settings.command import run_command
+from glimpse.settings.options import check_later
 from glimpse.settings.resuming import resumed
 
 
@@ -86,6 +87,7 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     settings = checked(given, () if resume else overrides)
     stages = {name: build_setting(name, settings[name]) for name in STAGES[:-1]}
     shown = build_setting("report", settings["report"], _convert_="all")
+    check_later(shown["full_scan"])
     name, budget, seed = settings["agent"]["name"], settings["max_glimpses"], settings["seed"]
     report = build_setting(
         "report", {"_target_": "glimpse.report.comparison.Report"}, agent=name, max_glimpses=budget, seed=seed, **shown

@@ -10,9 +10,10 @@ A `gymnasium.Env` need not be a `GlimpseEnv`. It needs
 - the reset options `case` (an index into `cases`) and `max_glimpses` (this episode's budget), and the infos, rewards
   and rules of `GlimpseEnv`. `glimpse.envs.checking.checker` checks them.
 
-Where it also has `views` (a `glimpse.views.Views`) and its cases have sources, glimpses for pretraining, warm-up and
-the full scan are read from the sources directly. Otherwise `glimpse.contract.stepped_sources` reads them through
-`reset` and `step`, one by one, and the full scan is left out.
+Where it also has `views` (a `glimpse.views.Views`), its cases have sources and no wrapper changes what it shows,
+glimpses are read from the sources directly wherever nothing is learned from rewards: for pretraining, warm-up and all
+readers. Otherwise `glimpse.contract.stepped_sources` reads glimpses for the first stages through `reset` and `step`,
+one by one, readers step the environment, and the full scan is left out.
 """
 
 from collections.abc import Sequence
@@ -72,7 +73,8 @@ def contract_of(env: gymnasium.Env[Any, Any]) -> EnvContract:
             "glimpse.contract.protocol lists all of it, and glimpse.envs.checking.checker(env) checks how it behaves."
         )
     cases, views = _attribute(env, "cases"), _attribute(env, "views")
-    readable = isinstance(views, Views) and isinstance(getattr(cases[0], "source", None), ImageSource)
+    sourced = isinstance(views, Views) and isinstance(getattr(cases[0], "source", None), ImageSource)
+    readable = sourced and not _shows_otherwise(env)
     return EnvContract(
         observation_space=env.observation_space,  # type: ignore[arg-type]
         layout=layout,
@@ -85,6 +87,15 @@ def contract_of(env: gymnasium.Env[Any, Any]) -> EnvContract:
 
 def _attribute(env: gymnasium.Env[Any, Any], name: str) -> Any:
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+
+
+def _shows_otherwise(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether a wrapper changes what the environment shows, so that its sources do not tell what a policy sees."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.ObservationWrapper):
+            return True
+        env = env.env
+    return False
 
 
 def _layout(env: gymnasium.Env[Any, Any]) -> ActionLayout | None:

@@ -57,6 +57,20 @@ def viewable_cases(env: gymnasium.Env[Any, Any], seed: int = 0) -> ViewableCases
     parts = contract_of(env)
     if parts.views is not None:
         return ViewableCases(parts.cases, parts.views, parts.task)
+    return stepped_cases(env, seed)
+
+
+def stepped_cases(env: gymnasium.Env[Any, Any], seed: int = 0) -> ViewableCases:
+    """The cases of an environment with sources that step it, even where it has sources of its own.
+
+    Args:
+        env: nobody else may step it afterwards.
+        seed: of its first reset.
+
+    Raises:
+        ProtocolError: it lacks what `glimpse.contract.protocol` lists.
+    """
+    parts = contract_of(env)
     stepper = Stepper(env, parts, seed)
     cases = [_stepped(case, stepper, index) for index, case in enumerate(parts.cases)]
     return ViewableCases(cases, SteppedViews.of(stepper), parts.task, stepped=True)

@@ -9,24 +9,29 @@ import numpy as np
 
 from glimpse.atomic import write_atomically
 from glimpse.pictures.drawing import order_colours
-from glimpse.pictures.episodes import Watched
+from glimpse.reading.records import Reading
 
 
-def to_geojson(watched: Watched, path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+def to_geojson(reading: Reading, path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """The glimpses as GeoJSON polygons in level-0 pixels (x, y), which QuPath imports as annotations.
 
+    Args:
+        reading: a case's, with a trace.
+        path: where to write them, too.
+
     Raises:
-        ValueError: the image is not two-dimensional.
+        ValueError: the image is not two-dimensional, or the reading has no trace.
     """
-    shape = np.array(watched.case.source.shape)
+    trace = reading.traced
+    shape = np.array(trace.frame.shape)
     if len(shape) != 2:
-        raise ValueError(f"{watched.case.id}: GeoJSON is for two-dimensional images, this one has {len(shape)} axes.")
-    centres = watched.case.source.frame.to_pixels(watched.scanpath)
+        raise ValueError(f"{reading.id}: GeoJSON is for two-dimensional images, this one has {len(shape)} axes.")
+    centres = trace.frame.to_pixels(reading.scanpath)
     features = []
-    for i, (centre, half) in enumerate(zip(centres, watched.extents * shape / 2, strict=True)):
+    for i, (centre, half) in enumerate(zip(centres, trace.extents * shape / 2, strict=True)):
         (top, left), (bottom, right) = (centre - half).tolist(), (centre + half).tolist()
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
-        answer = dict(zip(watched.task.columns, watched.probabilities[i + 1].tolist(), strict=True))
+        answer = dict(zip(trace.task.columns, reading.probabilities[i + 1].tolist(), strict=True))
         properties = {
             "objectType": "annotation",
             "name": f"glimpse {i + 1}",

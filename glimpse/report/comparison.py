@@ -1,140 +1,193 @@
-"""The end of a run: the agent beside its baselines on the test split, as a table, a JSON, a CSV and pictures."""
+"""The end of a run: the agent beside its baselines on a split, as a table, a JSON, a CSV and pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 from PIL import Image
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from glimpse.cohort import Cohort
+from glimpse.cohort.splits import SPLITS
 from glimpse.contract.stepped_sources import ViewableCases
-from glimpse.evaluate import read_cases
-from glimpse.learning.stages import Training
+from glimpse.errors import EvaluationError
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.pictures.episodes import Watched, scanpath_picture, watch
-from glimpse.report.tables import Reading, summarise, table, value_of, write_predictions
+from glimpse.pictures.episodes import scanpath_picture
+from glimpse.reading.lanes import Access, access_to
+from glimpse.reading.readers import FULL_SCAN, READERS, PolicyReader, Reader, check_readers, manner_of, reader_named
+from glimpse.reading.records import Reading
+from glimpse.report.tables import Row, summarise, table, write_predictions
+from glimpse.runs.folder import Run
 from glimpse.runs.loading import POLICY_FILE, load
 
 
-def validator(training: Training, cohort: Cohort, config: DictConfig) -> Callable[[], Any]:
-    """A function that reads the validation split with the policy as it stands: scores, and one scanpath's picture."""
-    cases = cohort.split("val")
-    if not len(cases):
-        return lambda: ({}, None)
-    reader = config.agent.name if config.agent.name in ("random", "grid", "overview") else "policy"
-    lanes: list[VecEnv] = []
-    looked: list[ViewableCases] = []
+class Trained(Protocol):
+    """What a report asks of a training."""
 
-    def validate() -> tuple[dict[str, float], np.ndarray | None]:
-        if not lanes:
-            lanes.append(training.lanes("val", min(config.report.lanes, len(cases))))
-            looked.append(training.look("val"))
-        training.policy.set_training_mode(False)
-        readings = read_cases(training.policy, lanes[0], reader, config.max_glimpses, seed=config.seed)
-        row = summarise(readings, training.env.task, seed=config.seed)
-        found = {name: value_of(row, name) for name in ("score", *row)}
-        scores = {name: value for name, value in found.items() if value is not None} | {"glimpses": row["glimpses"]}
-        picture = scanpath_picture(_watched(training.policy, looked[0], 0, config.max_glimpses))
-        return scores, picture
+    run: Run
+    policy: GlimpsePolicy
+    cases: ViewableCases
+    threads: int
+    progress: bool
 
-    return validate
+    @property
+    def lanes(self) -> Callable[[str, int], VecEnv]:
+        """Given a split and a number, a vector of so many environments."""
+        ...
+
+    @property
+    def viewable(self) -> Callable[[str], ViewableCases]:
+        """Given a split, its cases and how to look at them."""
+        ...
 
 
-def report(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: DictConfig) -> dict[str, Any]:
-    """Reads the test split with every reader, once; writes metrics, predictions and pictures; prints the table."""
-    run, split, settings = training.run, config.report.split, config.report
-    with run.timed("report"):
-        readings = _read(training, policy, cohort, config)
-        task = training.env.task
-        rows = {reader: summarise(answers, task, seed=config.seed) for reader, answers in readings.items()}
-        pictures = run.folder / "scanpaths"
-        looked = training.look(split)
-        for index, case in enumerate(looked.cases[: settings.pictures]):
-            _draw(policy, looked, index, config.max_glimpses, pictures / f"{case.id}.png")
-    metrics = {
-        "split": split,
-        "seed": config.seed,
-        "max_glimpses": config.max_glimpses,
-        "seconds": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
-        "readers": rows,
-        "validation": run.last.meta.get("validation", {}).get("history", []),
-    }
-    write_predictions(run.folder / "predictions.csv", readings, task, split)
-    run.write_json("metrics.json", metrics)
-    run.logger.close()
-    print(f"\n{table(rows, headline=task.headline)}\n\nRun folder: {run.folder}")
-    return metrics
+@dataclass(frozen=True)
+class Report:
+    """What is compared at the end of a run, and how; it is made, and refuses mistakes, before training begins.
+
+    Attributes:
+        agent: what tables call the agent; its own reading is the first row.
+        max_glimpses: budget of each case.
+        seed: of random places and of the bootstrap.
+        overview: trains a network that answers from overviews alone, as `glimpse.agents.baselines.train_overview` does.
+            It stands in for the run's own network where that was made not to see the overview in answers.
+        full_scan: makes the reader "full_scan", as `glimpse.agents.full_scan.full_scan` does.
+        split: "train", "val" or "test".
+        readers: those beside the agent: of `READERS`, and "full_scan".
+        lanes: cases read at once.
+        pictures: how many scanpaths are drawn into the run folder.
+    """
+
+    agent: str
+    max_glimpses: int
+    seed: int
+    overview: Callable[..., GlimpsePolicy]
+    full_scan: Callable[..., Any]
+    split: str = "test"
+    readers: Sequence[str] = ("random", "grid", "overview", FULL_SCAN)
+    lanes: int = 20
+    pictures: int = 6
+
+    def __post_init__(self) -> None:
+        if self.readers:
+            check_readers(self.readers, (*READERS, FULL_SCAN, *([] if self.agent in READERS else [self.agent])))
+        if self.split not in SPLITS:
+            raise EvaluationError(f"Expected report.split of {', '.join(SPLITS)}, got {self.split!r}.")
+        if self.lanes < 1:
+            raise EvaluationError(f"Expected report.lanes of at least 1, got {self.lanes}.")
+
+    def access(self, trained: Trained, looked: ViewableCases, split: str) -> Access:
+        """How readers reach the pixels of a split, whose cases are `looked`."""
+        return access_to(looked, lambda count: trained.lanes(split, count), lanes=self.lanes, threads=trained.threads)
+
+    def own_reader(self, policy: GlimpsePolicy, access: Access) -> PolicyReader:
+        """The agent as a reader."""
+        return self._by_policy(self.agent, policy, access)
+
+    def write(self, trained: Trained, policy: GlimpsePolicy, cohort: Cohort) -> dict[str, Any]:
+        """Reads the split with every reader, once; writes metrics, predictions and pictures; prints the table.
+
+        Args:
+            trained: the training that has come to its end.
+            policy: what it has come to.
+            cohort: all of its cases.
+
+        Returns:
+            The content of `metrics.json`.
+        """
+        run, task = trained.run, trained.cases.task
+        with run.timed("report"):
+            looked = trained.viewable(self.split)
+            access = self.access(trained, looked, self.split)
+            readers = self._readers(trained, policy, cohort, access)
+            readings: dict[str, list[Reading]] = {reader.name: reader.read(looked.cases) for reader in readers}
+            rows = {reader: summarise(answers, task, seed=self.seed) for reader, answers in readings.items()}
+            own = self.own_reader(policy, access)
+            _draw(own.read(looked.cases[: self.pictures], trace=True), run.folder / "scanpaths")
+            access.close()
+        metrics = self._metrics(run, rows)
+        write_predictions(run.folder / "predictions.csv", readings, task, self.split)
+        run.write_json("metrics.json", metrics)
+        run.logger.close()
+        print(f"\n{table(rows, headline=task.headline)}\n\nRun folder: {run.folder}")
+        return metrics
+
+    def _metrics(self, run: Run, rows: dict[str, Row]) -> dict[str, Any]:
+        return {
+            "split": self.split,
+            "seed": self.seed,
+            "max_glimpses": self.max_glimpses,
+            "seconds": {stage: round(seconds, 1) for stage, seconds in run.seconds.items()},
+            "readers": rows,
+            "validation": run.last.meta.get("validation", {}).get("history", []),
+        }
+
+    # ------------------------------------------------------------------------------------------ readers
+    def _readers(self, trained: Trained, policy: GlimpsePolicy, cohort: Cohort, access: Access) -> Iterator[Reader]:
+        """The agent and every reader asked for; each is made, and trained where it must be, when its turn comes."""
+        names = [self.agent, *(name for name in self.readers if name != self.agent)]
+        for name in tqdm(names, desc="report", unit="reader", disable=not trained.progress):
+            if name == FULL_SCAN and trained.cases.stepped:
+                print("full_scan is left out: this environment is read through its steps, which show no whole tiling.")
+            elif name == FULL_SCAN:
+                yield self._full_scan(trained, policy, cohort)
+            elif name == "overview" and policy.overview_dropout == 1:
+                yield self._by_policy(name, self._overview(trained, cohort), access)
+            else:
+                yield self._by_policy(name, policy, access)
+
+    def _by_policy(self, name: str, policy: GlimpsePolicy, access: Access) -> PolicyReader:
+        return reader_named(manner_of(name), policy, access, self.max_glimpses, seed=self.seed, called=name)
+
+    def _overview(self, trained: Trained, cohort: Cohort) -> GlimpsePolicy:
+        """A network of its own that answers from overviews, where the run's network was made not to."""
+        pretrained = trained.run.checkpoint("pretrained")
+        file = f"checkpoints/{pretrained.name}" if pretrained.exists() else POLICY_FILE
+        start = load(trained.run.folder, file, device=str(trained.policy.device), overview_dropout=0.0)
+        looked = trained.viewable("val") if len(cohort.split("val")) else None
+        access = None if looked is None else self.access(trained, looked, "val")
+
+        def validate(policy: GlimpsePolicy) -> float:
+            if looked is None or access is None:
+                return 0.0
+            readings = reader_named("overview", policy, access, 0).read(looked.cases)
+            return float(summarise(readings, trained.cases.task)["score"]["value"])
+
+        with torch.random.fork_rng(devices=[]):
+            return self.overview(
+                start,
+                lambda count: trained.lanes("train", count),
+                validate,
+                seed=self.seed,
+                progress=trained.progress,
+            )
+
+    def _full_scan(self, trained: Trained, policy: GlimpsePolicy, cohort: Cohort) -> Reader:
+        """Every foreground patch, by the encoder as pretraining left it (or the final one, where there was none)."""
+        scan = self.full_scan(
+            _pretrained(trained, policy),
+            trained.cases.views,
+            trained.cases.task,
+            folder=trained.run.folder / "checkpoints",
+            seed=self.seed,
+            threads=trained.threads,
+            progress=trained.progress,
+        )
+        scan.fit(cohort.split("train"), cohort.split("val"))
+        return scan
 
 
-def _read(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: DictConfig) -> dict[str, list[Reading]]:
-    """The answers of the agent and of every reader asked for, on the report's split."""
-    settings, own = config.report, config.agent.name
-    lanes = training.lanes(settings.split, min(settings.lanes, len(cohort.split(settings.split))))
-    readers = [own, *(reader for reader in settings.readers if reader != own)]
-    readings: dict[str, list[Reading]] = {}
-    for reader in tqdm(readers, desc="report", unit="reader", disable=not config.progress):
-        if reader == "full_scan" and training.env.stepped:
-            print("full_scan is left out: this environment is read through its steps, which show no whole tiling.")
-        elif reader == "full_scan":
-            readings[reader] = _full_scan(training, policy, cohort, config)
-        elif reader == "overview" and policy.overview_dropout == 1:
-            readings[reader] = read_cases(_overview(training, cohort, config), lanes, reader, 0, seed=config.seed)
-        else:
-            how = reader if reader in ("random", "grid", "overview") else "policy"
-            readings[reader] = read_cases(policy, lanes, how, config.max_glimpses, seed=config.seed)
-    lanes.close()
-    return readings
+def _draw(readings: Sequence[Reading], folder: Path) -> None:
+    """Writes a scanpath's picture per reading."""
+    for reading in readings:
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(scanpath_picture(reading)).save(folder / f"{reading.id}.png")
 
 
-def _overview(training: Training, cohort: Cohort, config: DictConfig) -> GlimpsePolicy:
-    """A network of its own that answers from overviews, where the run's network was made not to."""
-    settings, val = config.report.overview, cohort.split("val")
-    pretrained = training.run.checkpoint("pretrained")
-    file = f"checkpoints/{pretrained.name}" if pretrained.exists() else POLICY_FILE
-    start = load(training.run.folder, file, config.device, overview_dropout=0.0)
-    checks = training.lanes("val", min(config.report.lanes, len(val))) if len(val) else None
-
-    def validate(policy: GlimpsePolicy) -> float:
-        if checks is None:
-            return 0.0
-        return float(summarise(read_cases(policy, checks, "overview", 0), training.env.task)["score"]["value"])
-
-    with torch.random.fork_rng(devices=[]):
-        train = training.lanes("train", int(settings.algorithm.cases_per_rollout))
-        return instantiate(settings)(start, train, validate, seed=config.seed, progress=config.progress)
-
-
-def _pretrained(training: Training, otherwise: GlimpsePolicy) -> GlimpsePolicy:
+def _pretrained(trained: Trained, otherwise: GlimpsePolicy) -> GlimpsePolicy:
     """The network as pretraining left it, or another one where there was no pretraining."""
-    path = training.run.checkpoint("pretrained")
-    return load(training.run.folder, f"checkpoints/{path.name}") if path.exists() else otherwise
-
-
-def _full_scan(training: Training, policy: GlimpsePolicy, cohort: Cohort, config: DictConfig) -> list[Reading]:
-    """Every foreground patch, by the encoder as pretraining left it (or the final one, where there was none)."""
-    scan = instantiate(config.report.full_scan)(
-        _pretrained(training, policy),
-        training.env.views,
-        training.env.task,
-        folder=training.run.folder / "checkpoints",
-        seed=config.seed,
-        threads=training.threads,
-        progress=config.progress,
-    )
-    scan.fit(cohort.split("train"), cohort.split("val"))
-    return scan.read(cohort.split(config.report.split))
-
-
-def _draw(policy: GlimpsePolicy, looked: ViewableCases, index: int, max_glimpses: int, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(scanpath_picture(_watched(policy, looked, index, max_glimpses))).save(path)
-
-
-def _watched(policy: GlimpsePolicy, looked: ViewableCases, index: int, max_glimpses: int) -> Watched:
-    return watch(policy, looked.views, looked.cases[index], max_glimpses, looked.task)
+    path = trained.run.checkpoint("pretrained")
+    return load(trained.run.folder, f"checkpoints/{path.name}") if path.exists() else otherwise

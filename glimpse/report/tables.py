@@ -1,17 +1,16 @@
-"""What came of reading cases: one record per case, and the table, the JSON row and the CSV made of them."""
+"""What is written of readings: the table, the JSON row and the CSV."""
 
 import csv
 import io
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from glimpse.atomic import write_atomically
+from glimpse.reading.records import Reading
 from glimpse.tasks import Interval, Task, interval, metric_title, resampled_weights, weighted_mean
 
 Row = dict[str, Any]
@@ -29,55 +28,22 @@ HIT_RATE = (
 _COST = ("glimpses", "% of foreground read", "s/case")
 
 
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """How one case was read, and what was answered.
-
-    Attributes:
-        id: of the case.
-        patient: of the patient.
-        target: what the prediction is held against.
-        prediction: the last answer.
-        predictions: the answer after each prefix of glimpses, the first from the overview alone; a reader that answers
-            only once has one row.
-        scanpath: locations of the glimpses, in order.
-        zooms: which field of view each glimpse had.
-        glimpses: how many were read.
-        share_read: pixels read over pixels of the foreground.
-        pixels_read: level-0 pixels that the glimpses cover.
-        seconds: wall-clock time, reading included.
-        hits: which of the case's marks some glimpse hit; None where it has no marks.
-    """
-
-    id: str
-    patient: str
-    target: Any
-    prediction: Float[np.ndarray, " output"]
-    predictions: Float[np.ndarray, "step output"]
-    scanpath: Float[np.ndarray, "glimpse d"]
-    zooms: np.ndarray
-    glimpses: int
-    share_read: float
-    pixels_read: int
-    seconds: float
-    hits: Bool[np.ndarray, " mark"] | None = None
-
-    @property
-    def hit_rate(self) -> float | None:
-        """Share of the case's marks that were hit; None where it has none."""
-        return float(np.mean(self.hits)) if self.hits is not None and len(self.hits) else None
-
-
 def summarise(readings: Sequence[Reading], task: Task, seed: int = 0) -> Row:
     """One reader's row of `metrics.json`: the task's metrics with intervals, and means of what it cost.
 
-    Where cases have marks, it says how many of them were hit, too: "hit_rate", the mean over those cases.
+    Where cases have marks, it says how many of them were hit, too: "hit_rate", the mean over those cases. Cases without
+    a target are passed over.
 
     Raises:
-        ValueError: there is nothing to summarise.
+        ValueError: there is nothing to summarise, or no case has a target.
     """
     if not readings:
         raise ValueError("expected at least one reading, got none: the split is empty. Choose another split.")
+    readings = [reading for reading in readings if reading.target is not None]
+    if not readings:
+        raise ValueError(
+            "no case has a target, so nothing can be measured. Write the predictions only, or add targets."
+        )
     metrics = task.metrics(
         np.stack([reading.prediction for reading in readings]),
         task.stack([reading.target for reading in readings]),
@@ -177,8 +143,8 @@ def write_predictions(
 ) -> None:
     """Writes every reader's answers as CSV, one line per reader and case.
 
-    The target is written as in a cohort, answers in the columns of the task: probabilities as `p_<name>`. There is a
-    column `hit_rate` where any case has marks.
+    The target is written as in a cohort, and left empty where it is not known. Answers stand in the columns of the
+    task: probabilities as `p_<name>`. There is a column `hit_rate` where any case has marks.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -190,6 +156,6 @@ def write_predictions(
             values = (f"{value:.6f}" for value in np.ravel(task.probabilities(one.prediction[None])[0]))
             spent = [one.glimpses, f"{one.share_read:.6f}", f"{one.seconds:.6f}"]
             spent += ["" if one.hit_rate is None else f"{one.hit_rate:.6f}"] if marked else []
-            known = (one.id, one.patient, task.write_target(one.target))
+            known = (one.id, one.patient, "" if one.target is None else task.write_target(one.target))
             writer.writerow([reader, split, *known, *values, *spent])
     write_atomically(path, text.getvalue())

@@ -93,14 +93,13 @@ def settings_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise RunError(f"{folder}: there is no run to resume here (no {CONFIG_FILE}).")
-    settings = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    assert isinstance(settings, dict)
+    settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     if is_earlier(settings):
         raise RunError(
             f"{folder}: an earlier version of glimpse began this run, under settings that had other names. It can be "
             "evaluated, but not resumed: train anew with run=<another folder>."
         )
-    return {str(key): value for key, value in settings.items()}
+    return dict(settings)
 
 
 def check_continues(run: Run, updates: int | None) -> None:

@@ -50,9 +50,8 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
         raise CheckpointError(
             f"{folder}: not a run folder (it has no {CONFIG_FILE}). Give the folder that training wrote."
         )
-    stored = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE), resolve=True)
-    assert isinstance(stored, dict)
-    settings = upgraded(stored)  # type: ignore[arg-type]
+    stored: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE), resolve=True)
+    settings = upgraded(stored)
     checkpoint = Checkpoint.load(folder / file)
     layout = ActionLayout(**checkpoint.meta["layout"])
     policy = build_policy(settings["network"], _space(checkpoint.meta["observation"], layout.ndim), layout, **changes)

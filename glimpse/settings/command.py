@@ -55,8 +55,9 @@ def _explained(error: HydraException) -> str:
         return f"There is no option {group}={choice}{suggestion(choice, error.options)}. {group} has: {options}."
     cause = error.__cause__
     parent = getattr(cause, "parent_node", None)
-    if isinstance(error, ConfigCompositionException) and isinstance(parent, DictConfig) and hasattr(cause, "key"):
-        return str(_no_such_key(str(getattr(cause, "full_key", "") or cause.key), parent))
+    key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
+    if isinstance(error, ConfigCompositionException) and isinstance(parent, DictConfig) and key:
+        return str(_no_such_key(str(key), parent))
     return _first_line(error)
 
 

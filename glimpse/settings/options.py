@@ -92,3 +92,18 @@ def _check_kind(name: str, value: Any, hint: Any, where: str) -> None:
             return
     expected = " or ".join([text for _, text in kinds] + (["none"] if type(None) in allowed else []))
     raise SettingsError(f"Expected {name} of {where} to be {expected}, got {value!r}.")
+
+
+def check_later(made: Any) -> Any:
+    """Checks the options of something that is built later: a `functools.partial` of what has `parse_options`.
+
+    Returns:
+        The same thing, so that it can be handed on.
+
+    Raises:
+        SettingsError: an option does not exist, or has an impossible value.
+    """
+    parse = getattr(getattr(made, "func", None), "parse_options", None)
+    if parse is not None:
+        parse(made.keywords)
+    return made

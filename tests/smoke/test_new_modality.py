@@ -15,7 +15,7 @@ BLOCK = re.compile(r"<!-- tested(?:: (?P<file>\S+))? -->\n```(?P<language>\w+)\n
 QUICK = (
     "pretrain.steps=2 pretrain.batch=8 pretrain.pool=16 warm_up.glimpses_per_case=4 warm_up.batch=4 "
     "warm_up.steps=2 joint.updates=2 agent.algorithm.cases_per_rollout=2 agent.algorithm.rollouts_per_case=2 "
-    "report.overview.updates=1 report.overview.algorithm.cases_per_rollout=4 report.pictures=1 progress=false threads=1"
+    "report.overview.updates=1 report.overview.cases_per_rollout=4 report.pictures=1 progress=false threads=1"
 )
 
 

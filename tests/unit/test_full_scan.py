@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from glimpse.agents import full_scan
-from glimpse.agents.full_scan import FullScan, blocks, foreground_tiles, read_tiles, tile_locations
+from glimpse.agents.full_scan import FullScan
+from glimpse.agents.tiles import blocks, foreground_tiles, read_tiles, tile_locations
 from glimpse.cohort import Case
 from glimpse.geometry import Extent
 from glimpse.sources.array import ArraySource
@@ -100,7 +101,8 @@ def test_the_same_seed_gives_the_same_answers_and_leaves_the_global_generator_al
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    answers = [FullScan(brightness, VIEWS, Classification(2), epochs=3, seed=5).fit(train).read(test) for _ in "ab"]
+    scans = [FullScan(brightness, VIEWS, Classification(2), epochs=3, seed=5) for _ in "ab"]
+    answers = [scan.fit(train).read(test) for scan in scans]
     assert torch.rand(1) == expected
     np.testing.assert_array_equal(answers[0][1].prediction, answers[1][1].prediction)
     other = FullScan(brightness, VIEWS, Classification(2), epochs=3, seed=6).fit(train).read(test)

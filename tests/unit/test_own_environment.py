@@ -17,7 +17,12 @@ from glimpse.cohort.preflight import PreflightError
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import viewable_cases
 from glimpse.envs import FlattenAction, GlimpseVecEnv, check
-from glimpse.evaluate import evaluate, read_cases
+from glimpse.errors import EvaluationError
+from glimpse.evaluate import evaluate
+from glimpse.reading.lanes import access_to
+from glimpse.reading.readers import reader_named
+from glimpse.reading.records import Reading
+from glimpse.sources.array import ArraySource
 from glimpse.spaces import ActionLayout, observation_space
 from glimpse.tasks import Classification
 from glimpse.train import train
@@ -107,7 +112,7 @@ def configuration(folder: Path, **make: Any) -> Any:
         "pretrain=contrastive pretrain.steps=2 pretrain.batch=8 pretrain.pool=16 warm_up.glimpses_per_case=4 "
         "warm_up.batch=4 warm_up.steps=2 joint.updates=3 joint.validate_every=1 max_glimpses=3 "
         "agent.algorithm.cases_per_rollout=2 agent.algorithm.rollouts_per_case=2 threads=2 progress=false "
-        "report.lanes=3 report.pictures=1 report.overview.updates=1 report.overview.algorithm.cases_per_rollout=4"
+        "report.lanes=3 report.pictures=1 report.overview.updates=1 report.overview.cases_per_rollout=4"
     )
     with initialize_config_module("glimpse.configs", version_base="1.3"):
         config = compose("train", [*quick.split(), f"run={folder / 'run'}"])
@@ -198,6 +203,46 @@ def test_looks_go_through_its_steps() -> None:
     np.testing.assert_allclose(looked.views.extent(source, 1), [8, 8])  # a quarter of the overview's side
 
 
+class SourcedEnv(OwnEnv):
+    """It has views, and its cases have sources."""
+
+    def __init__(self, cohort: Any, **options: Any) -> None:
+        super().__init__(cohort, **options)
+        self.views = Views((32, 32), (PATCH, PATCH), (PATCH,))
+        self.cases = [
+            SourcedPicture(
+                case.id, case.patient, case.bright, case.target, case.split, ArraySource(case.pixels()[None])
+            )
+            for case in self.cases
+        ]
+
+
+@dataclass(frozen=True)
+class SourcedPicture(Picture):
+    source: ArraySource
+
+
+def test_sources_are_read_directly_unless_a_wrapper_changes_what_is_shown() -> None:
+    class Dimmed(gymnasium.ObservationWrapper):
+        def observation(self, observation: Any) -> Any:
+            return {**observation, "glimpse": observation["glimpse"] // 2}
+
+    env = SourcedEnv(load_pictures())
+    assert not viewable_cases(env).stepped and not viewable_cases(FlattenAction(env)).stepped
+    assert viewable_cases(Dimmed(env)).stepped
+
+
+def test_a_misspelt_reader_ends_a_training_before_it_begins(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    config.report.readers = ["random", "overveiw"]
+    with pytest.raises(EvaluationError, match=r"got 'overveiw'\. Did you mean 'overview'"):
+        train(config)
+    config.report.readers, config.report.split = ["random"], "tests"
+    with pytest.raises(EvaluationError, match=r"report\.split of train, val, test, got 'tests'"):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
 # ---------------------------------------------------------------------------------------------- what is missing
 class Bare(gymnasium.Env[Any, Any]):
     """Has no part of what training needs."""
@@ -254,8 +299,14 @@ def test_readings_are_the_same_with_any_number_of_lanes(tmp_path: Path) -> None:
     config.report.readers = ["random"]
     train(config)
     policy = glimpse.load(tmp_path / "run")
-    one = read_cases(policy, GlimpseVecEnv([OwnEnv(load_pictures(), "test")]), "random")
-    many = read_cases(policy, GlimpseVecEnv([OwnEnv(load_pictures(), "test") for _ in range(3)], park=True), "random")
-    for a, b in zip(one, many, strict=True):
+    looked = viewable_cases(OwnEnv(load_pictures(), "test"))
+
+    def read(lanes: int) -> list[Reading]:
+        def vector(count: int) -> GlimpseVecEnv:
+            return GlimpseVecEnv([OwnEnv(load_pictures(), "test") for _ in range(count)], park=count > 1)
+
+        return reader_named("random", policy, access_to(looked, vector, lanes=lanes), 3).read(looked.cases)
+
+    for a, b in zip(read(1), read(3), strict=True):
         np.testing.assert_array_equal(a.scanpath, b.scanpath)
         np.testing.assert_allclose(a.prediction, b.prediction, atol=1e-5)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glimpse.cohort import Case
 from glimpse.envs import array_cases, make_array
 from glimpse.pictures.drawing import draw_scanpath, glimpse_strip, heat_map, order_colours, through_the_middle
-from glimpse.pictures.episodes import Watched, scanpath_picture, to_gif
+from glimpse.pictures.episodes import scanpath_picture, to_gif
 from glimpse.pictures.planes import coloured, planes
+from glimpse.reading.records import Reading, Trace
 from glimpse.sources.array import ArraySource
 from glimpse.tasks import Classification
 
@@ -110,27 +110,40 @@ def volume(shape: tuple[int, int, int] = (12, 24, 24)) -> np.ndarray:
 
 def test_a_picture_and_an_animation_of_a_volume(tmp_path) -> None:
     source = ArraySource(volume(), spacing=(3.0, 1.0, 1.0), unit="mm")
-    watched = Watched(
-        case=Case("v", "p", source, 1, None),
+    predictions = np.array([[0, 0], [0, 0.1], [0, 3], [0, 3.1]], np.float32)
+    trace = Trace(
         task=Classification(["healthy", "ill"]),
+        frame=source.frame,
         overview=source.overview((12, 12, 12)),
         foreground=np.ones((1, 12, 12, 12), np.uint8),
         glimpses=volume((4, 8, 8))[None].repeat(3, 0),
-        scanpath=np.array([[0.0, 0.5, 0.5], [0.5, -0.5, 0.0], [-0.5, 0.0, 0.0]], np.float32),
         extents=np.full((3, 3), 1 / 3),
-        predictions=np.array([[0, 0], [0, 0.1], [0, 3], [0, 3.1]], np.float32),
         cells=np.full((4, 3, 3, 3), 1 / 27, np.float32),
     )
-    assert watched.decisive == 1
-    assert watched.sides == (36.0, 24.0, 24.0)
-    assert watched.glimpse_sides == pytest.approx((12.0, 8.0, 8.0))
-    picture = scanpath_picture(watched)
+    reading = Reading(
+        id="v",
+        patient="p",
+        target=1,
+        prediction=predictions[-1],
+        predictions=predictions,
+        scanpath=np.array([[0.0, 0.5, 0.5], [0.5, -0.5, 0.0], [-0.5, 0.0, 0.0]], np.float32),
+        zooms=np.zeros(3, np.int64),
+        glimpses=3,
+        share_read=0.1,
+        pixels_read=100,
+        seconds=0.1,
+        trace=trace,
+    )
+    assert reading.decisive == 1
+    assert trace.sides == (36.0, 24.0, 24.0)
+    assert trace.glimpse_sides == pytest.approx((12.0, 8.0, 8.0))
+    picture = scanpath_picture(reading)
     assert picture.shape[1] < 1500 and (picture != 255).mean() > 0.2
-    to_gif(watched, tmp_path / "volume.gif", height=96)
+    to_gif(reading, tmp_path / "volume.gif", height=96)
     with Image.open(tmp_path / "volume.gif") as gif:
         assert gif.n_frames == 4
-    strip = glimpse_strip(watched.glimpses, watched.probabilities, watched.task.names, height=96, width=2000,
-                          glimpse_sides=watched.glimpse_sides)  # fmt: skip
+    strip = glimpse_strip(trace.glimpses, reading.probabilities, trace.task.names, height=96, width=2000,
+                          glimpse_sides=trace.glimpse_sides)  # fmt: skip
     wide = 2 * 64 + 64 + 2 * 2  # three planes, 8 x 8, 12 x 8 and 12 x 8 mm, 96 pixels for 12 mm
     assert strip.shape[1] == 3 * (wide + 6) + 2 * 10
 

@@ -15,10 +15,13 @@ from glimpse.agents import PPO
 from glimpse.agents.full_scan import FullScan
 from glimpse.cohort import Case
 from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, check, make_array
-from glimpse.evaluate import read_cases
 from glimpse.learning.warm_up import TokenWarmUp
-from glimpse.pictures.episodes import scanpath_picture, to_gif, watch
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.pictures.episodes import scanpath_picture, to_gif
 from glimpse.pictures.geojson import to_geojson
+from glimpse.reading.lanes import Access
+from glimpse.reading.readers import reader_named
+from glimpse.reading.records import Reading
 from glimpse.report.tables import summarise, table, write_predictions
 from glimpse.sources import ArraySource
 from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Task
@@ -48,6 +51,12 @@ def environment(name: str) -> FlattenAction:
     return FlattenAction(make_array(cases(name), task=TASKS[name], **sizes))
 
 
+def read_by(reader: str, policy: GlimpsePolicy, env: FlattenAction, budget: int, trace: bool = False) -> list[Reading]:
+    """All cases of an environment, read with the policy."""
+    inner = env.unwrapped
+    return reader_named(reader, policy, Access(inner.views, inner.task), budget).read(inner.cases, trace=trace)
+
+
 def test_environments_keep_their_contract(name: str) -> None:
     assert check(environment(name)) == ()
 
@@ -75,7 +84,7 @@ def test_learning_reading_and_reporting(name: str, tmp_path: Path) -> None:
     assert not torch.equal(model.policy.answer_head.weight, before)
     views = lanes.lanes[0].views
     scan = FullScan(model.policy, views, task, epochs=2, threads=1).fit(cases(name)[:4], cases(name)[4:])
-    readings = {"ppo": read_cases(model.policy, lanes), "full_scan": scan.read(cases(name))}
+    readings = {"ppo": read_by("policy", model.policy, environment(name), 2), "full_scan": scan.read(cases(name))}
     rows = {reader: summarise(answers, task) for reader, answers in readings.items()}
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     assert set(rows["ppo"]) == {*task.metric_names, "glimpses", "share_read", "seconds_per_case"}
@@ -90,12 +99,12 @@ def test_learning_reading_and_reporting(name: str, tmp_path: Path) -> None:
 def test_pictures(name: str, tmp_path: Path) -> None:
     env = environment(name)
     policy = PPO("GlimpsePolicy", env, cases_per_rollout=2, rollouts_per_case=2, seed=0, device="cpu").policy
-    watched = watch(policy, env.unwrapped.views, env.unwrapped.cases[1], 2, TASKS[name])
-    assert scanpath_picture(watched).shape[-1] == 3
-    to_gif(watched, tmp_path / "watched.gif", height=64)
-    with Image.open(tmp_path / "watched.gif") as gif:
+    reading = read_by("policy", policy, env, 2, trace=True)[1]
+    assert scanpath_picture(reading).shape[-1] == 3
+    to_gif(reading, tmp_path / "reading.gif", height=64)
+    with Image.open(tmp_path / "reading.gif") as gif:
         assert gif.n_frames == 3
-    measured = to_geojson(watched)["features"][0]["properties"]["measurements"]
+    measured = to_geojson(reading)["features"][0]["properties"]["measurements"]
     assert set(measured) == {"order", *TASKS[name].columns}
 
 
@@ -138,7 +147,7 @@ def test_the_last_info_says_which_marks_were_hit() -> None:
 def test_the_hit_rate_is_reported(tmp_path: Path) -> None:
     lanes = GlimpseVecEnv([small(MARKED) for _ in range(2)], park=True)
     policy = PPO("GlimpsePolicy", lanes, cases_per_rollout=2, rollouts_per_case=2, seed=0, device="cpu").policy
-    readings = read_cases(policy, lanes, "grid", 1)  # one glimpse, in the middle
+    readings = read_by("grid", policy, small(MARKED), 1)  # one glimpse, in the middle
     assert [reading.hit_rate for reading in readings] == [0.5, 0.0, None, None]
     row = summarise(readings, Classification(2))
     assert row["hit_rate"]["value"] == 0.25  # the mean over the cases that have marks
@@ -153,7 +162,7 @@ def test_the_hit_rate_is_reported(tmp_path: Path) -> None:
 def test_without_marks_nothing_is_said_of_them(tmp_path: Path) -> None:
     lanes = GlimpseVecEnv([small(MARKED[2:]) for _ in range(2)], park=True)
     policy = PPO("GlimpsePolicy", lanes, cases_per_rollout=2, rollouts_per_case=2, seed=0, device="cpu").policy
-    readings = read_cases(policy, lanes, "grid", 1)
+    readings = read_by("grid", policy, small(MARKED[2:]), 1)
     row = summarise(readings, Classification(2))
     assert "hit_rate" not in row and "marks" not in table({"grid": row})
     write_predictions(tmp_path / "predictions.csv", {"grid": readings}, Classification(2), "test")

@@ -1,6 +1,7 @@
 """Pictures show what happened, where it happened."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from glimpse.cohort import Case
-from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
-from glimpse.evaluate import read_cases
-from glimpse.networks.locator import GaussianLocator, GridLocator
+from glimpse.envs import FlattenAction, array_cases, make_array
+from glimpse.geometry import Frame
+from glimpse.networks.locator import GaussianLocator
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.networks.records import Conduct
 from glimpse.pictures.curves import budget_curve
 from glimpse.pictures.drawing import order_colours
 from glimpse.pictures.episodes import (
-    Watched,
     common_heat_map,
     draw_scanpath,
     glimpse_strip,
@@ -25,11 +23,12 @@ from glimpse.pictures.episodes import (
     looked_at,
     scanpath_picture,
     to_gif,
-    watch,
 )
 from glimpse.pictures.geojson import to_geojson
 from glimpse.pictures.planes import coloured
-from glimpse.sources.array import ArraySource
+from glimpse.reading.lanes import Access
+from glimpse.reading.readers import reader_named
+from glimpse.reading.records import Reading, Trace
 from glimpse.tasks import Classification
 
 
@@ -44,54 +43,48 @@ def built(env: FlattenAction, **parts: object) -> GlimpsePolicy:
     return GlimpsePolicy(env.observation_space, env.action_space, layout=env.layout, **parts)  # type: ignore[arg-type]
 
 
+def traced(env: FlattenAction, policy: GlimpsePolicy, index: int, budget: int, reader: str = "policy") -> Reading:
+    """A reading of one of the environment's cases, with a trace."""
+    inner = env.unwrapped
+    (reading,) = reader_named(reader, policy, Access(inner.views, inner.task), budget).read(
+        [inner.cases[index]], trace=True
+    )
+    return reading
+
+
 @pytest.fixture(scope="module", params=[1, 2, 3])
-def watched(request: pytest.FixtureRequest) -> Watched:
+def reading(request: pytest.FixtureRequest) -> Reading:
     env = environment(request.param)
-    policy = built(env)
-    return watch(policy, env.unwrapped.views, env.unwrapped.cases[1], 4, Classification(["normal", "tumour"]))
-
-
-def test_watching_is_reading() -> None:
-    env = environment(2)
-    policy, inner = built(env), env.unwrapped
-    reading = read_cases(policy, GlimpseVecEnv([env]), max_glimpses=3)[1]
-    seen = watch(policy, inner.views, inner.cases[1], 3)
-    np.testing.assert_array_equal(seen.scanpath, reading.scanpath)
-    np.testing.assert_allclose(seen.predictions, reading.predictions, atol=1e-4)
-    np.testing.assert_array_equal(seen.glimpses[2], inner.views.glimpse(inner.cases[1].source, reading.scanpath[2]))
-    np.testing.assert_allclose(seen.extents, 8 / 64)
-    assert seen.task.names == Classification(2).names
+    return traced(env, built(env), 1, 4)
 
 
 def test_cell_probabilities_say_where_it_looks() -> None:
     env = environment(2)
-    policy, inner = built(env), env.unwrapped
-    seen = watch(policy, inner.views, inner.cases[0], 2)
-    assert seen.cells.shape == (3, *policy.grid)
-    np.testing.assert_allclose(seen.cells.sum((1, 2)), 1, atol=1e-5)
-    for cells, location in zip(seen.cells[:2], seen.scanpath, strict=True):
+    policy = built(env)
+    seen = traced(env, policy, 0, 2)
+    assert seen.traced.cells.shape == (3, *policy.grid)
+    np.testing.assert_allclose(seen.traced.cells.sum((1, 2)), 1, atol=1e-5)
+    for cells, location in zip(seen.traced.cells[:2], seen.scanpath, strict=True):
         assert cells.flatten().argmax() == int(
             ((location[0] + 1) / 2 * policy.grid[0]) // 1 * policy.grid[1]
             + ((location[1] + 1) / 2 * policy.grid[1]) // 1
         )
-    conduct = Conduct(GridLocator(2))
-    assert watch(policy, inner.views, inner.cases[0], 1, conduct=conduct).cells[0].max() == pytest.approx(1)
+    assert traced(env, policy, 0, 2, "grid").traced.cells[0].max() == pytest.approx(1)
 
 
 def test_a_gaussian_has_its_hill_where_it_looks() -> None:
     env = environment(2)
     policy = built(env, locator=GaussianLocator)
-    seen = watch(policy, env.unwrapped.views, env.unwrapped.cases[0], 1)
-    row, column = np.unravel_index(seen.cells[0].argmax(), policy.grid)
+    seen = traced(env, policy, 0, 1)
+    row, column = np.unravel_index(seen.traced.cells[0].argmax(), policy.grid)
     expected = (seen.scanpath[0] + 1) / 2 * policy.grid
     assert (abs(row + 0.5 - expected[0]), abs(column + 0.5 - expected[1])) <= (0.51, 0.51)
 
 
 def test_a_policy_that_stops_at_once() -> None:
     env = environment(2)
-    policy = built(env, stop_bias=9.0)
-    seen = watch(policy, env.unwrapped.views, env.unwrapped.cases[0], 5)
-    assert len(seen.glimpses) == 0 and seen.scanpath.shape == (0, 2) and seen.predictions.shape == (1, 2)
+    seen = traced(env, built(env, stop_bias=9.0), 0, 5)
+    assert len(seen.traced.glimpses) == 0 and seen.scanpath.shape == (0, 2) and seen.predictions.shape == (1, 2)
     assert scanpath_picture(seen).shape[-1] == 3
     assert to_geojson(seen)["features"] == []
 
@@ -151,35 +144,48 @@ def test_the_answer_shown_is_the_second_of_two_or_the_best_of_many(monkeypatch: 
     assert texts == ["1", "p(b) 0.10", "1", "p(c) 0.70"]
 
 
-def test_whole_pictures_in_any_number_of_dimensions(watched: Watched, tmp_path: Path) -> None:
-    picture = scanpath_picture(watched)
+def test_whole_pictures_in_any_number_of_dimensions(reading: Reading, tmp_path: Path) -> None:
+    picture = scanpath_picture(reading)
     assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[-1] == 3
     assert (picture != 255).mean() > 0.2
-    to_gif(watched, tmp_path / "watched.gif", height=64)
-    with Image.open(tmp_path / "watched.gif") as gif:
-        assert gif.n_frames == len(watched.predictions) == 5
+    to_gif(reading, tmp_path / "reading.gif", height=64)
+    with Image.open(tmp_path / "reading.gif") as gif:
+        assert gif.n_frames == len(reading.predictions) == 5
 
 
-def watched_by_hand(scanpath: list[list[float]], extent: float, shape: tuple[int, ...] = (200, 400)) -> Watched:
-    """An episode with a budget of len(scanpath) glimpses on a black image, on a grid of 4 cells per axis."""
+def by_hand(scanpath: list[list[float]], extent: float, shape: tuple[int, ...] = (200, 400)) -> Reading:
+    """A reading with a budget of len(scanpath) glimpses of a black image, on a grid of 4 cells per axis."""
     ndim, count = len(shape), len(scanpath)
-    return Watched(
-        case=Case("s", "p", ArraySource(np.zeros((3, *shape), np.uint8)), 1, None),
+    predictions = np.array([[0.0, 0.0]] * count + [[0.0, 1.0]], np.float32)
+    trace = Trace(
         task=Classification(["normal", "tumour"]),
+        frame=Frame(shape),
         overview=np.zeros((3, *[8] * ndim), np.uint8),
         foreground=np.ones((1, *[8] * ndim), np.uint8),
         glimpses=np.zeros((count, 3, *[4] * ndim), np.uint8),
-        scanpath=np.array(scanpath, np.float32),
         extents=np.full((count, ndim), extent),
-        predictions=np.array([[0.0, 0.0]] * count + [[0.0, 1.0]], np.float32),
         cells=np.full((count + 1, *[4] * ndim), 4.0**-ndim, np.float32),
+    )
+    return Reading(
+        id="s",
+        patient="p",
+        target=1,
+        prediction=predictions[-1],
+        predictions=predictions,
+        scanpath=np.array(scanpath, np.float32),
+        zooms=np.zeros(count, np.int64),
+        glimpses=count,
+        share_read=0.1,
+        pixels_read=100,
+        seconds=0.1,
+        trace=trace,
     )
 
 
 @pytest.mark.parametrize("extent", [0.5, 0.1, 0.01])
 def test_where_many_episodes_looked(extent: float) -> None:
     corner, middle = [-0.75, -0.75], [0.25, 0.25]  # centres of cells
-    episodes = [watched_by_hand([corner, middle], extent), watched_by_hand([corner, corner], extent)]
+    episodes = [by_hand([corner, middle], extent), by_hand([corner, corner], extent)]
     share = looked_at(episodes)
     expected = np.zeros((4, 4))
     expected[0, 0], expected[2, 2] = 1.0, 0.5
@@ -192,12 +198,11 @@ def test_where_many_episodes_looked(extent: float) -> None:
 
 def test_a_common_heat_map_needs_one_size_of_overview() -> None:
     with pytest.raises(ValueError, match="one size, got 2"):
-        common_heat_map([watched_by_hand([[0.0, 0.0]], 0.1), watched_by_hand([[0.0] * 3], 0.1, (20, 20, 20))])
+        common_heat_map([by_hand([[0.0, 0.0]], 0.1), by_hand([[0.0] * 3], 0.1, (20, 20, 20))])
 
 
 def test_geojson_by_hand(tmp_path: Path) -> None:
-    watched = watched_by_hand([[0.0, 0.5]], 0.1)
-    to_geojson(watched, tmp_path / "glimpses.geojson")
+    to_geojson(by_hand([[0.0, 0.5]], 0.1), tmp_path / "glimpses.geojson")
     (feature,) = json.loads((tmp_path / "glimpses.geojson").read_text())["features"]
     # Centre (x, y) = (300, 100); 40 wide and 20 high.
     ring = feature["geometry"]["coordinates"][0]
@@ -207,9 +212,19 @@ def test_geojson_by_hand(tmp_path: Path) -> None:
 
 def test_geojson_is_for_planes_only() -> None:
     env = environment(3)
-    watched = watch(built(env), env.unwrapped.views, env.unwrapped.cases[0], 1)
     with pytest.raises(ValueError, match="two-dimensional images, this one has 3 axes"):
-        to_geojson(watched)
+        to_geojson(traced(env, built(env), 0, 1))
+
+
+def test_pictures_need_a_trace() -> None:
+    bare = replace(by_hand([[0.0, 0.5]], 0.1), trace=None)
+    for draw in (scanpath_picture, to_geojson):
+        with pytest.raises(ValueError, match="s: this reading has no trace"):
+            draw(bare)
+
+
+def test_a_case_without_a_target_has_a_title_without_one() -> None:
+    assert scanpath_picture(replace(by_hand([[0.0, 0.5]], 0.1), target=None)).shape[-1] == 3
 
 
 def test_budget_curve_draws_what_it_is_given(tmp_path: Path) -> None:

@@ -1,0 +1,179 @@
+"""The one loop that plays an episode of each of some cases and keeps what came of it."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Float
+from torch import Tensor
+
+from glimpse.cohort import Case
+from glimpse.errors import EvaluationError
+from glimpse.networks.locator import CellDistribution, Choice, GaussianDistribution
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.records import Conduct, Decision, Scene, State
+from glimpse.reading.lanes import Access, Ending, Lanes, Seen, Start
+from glimpse.reading.records import Reading, Trace
+from glimpse.spaces import Action
+
+
+@dataclass
+class _Notes:
+    """What is kept of one lane while its episode goes on; glimpses and cells only for a trace."""
+
+    predictions: list[np.ndarray] = field(default_factory=list)
+    glimpses: list[np.ndarray] = field(default_factory=list)
+    cells: list[np.ndarray] = field(default_factory=list)
+
+
+@torch.no_grad()
+def play(
+    policy: GlimpsePolicy,
+    access: Access,
+    lanes: Lanes,
+    cases: Sequence[Case],
+    budget: int,
+    conduct: Conduct,
+    trace: bool = False,
+) -> list[Reading]:
+    """Reads some cases side by side with the policy's most probable choices, each to the end of its episode.
+
+    Args:
+        policy: It answers, and looks where the conduct leaves that to it. It must be in evaluation mode.
+        access: What is seen and asked.
+        lanes: At least as many as there are cases. Those left over repeat the last case, so that the policy always
+            computes on equally many rows.
+        cases: What to read.
+        budget: How many glimpses of each case may be read.
+        conduct: Where to look instead of where the policy would; one row per lane.
+        trace: Whether to keep what was seen on the way.
+    """
+    began = time.perf_counter()
+    filled = [*cases, *[cases[-1]] * (lanes.width - len(cases))]
+    _check_kinds(policy, cases)
+    start = lanes.start(filled, budget)
+    notes = _to_the_end(policy, lanes, start, len(cases), conduct, trace)
+    endings = [lanes.ending(lane) for lane in range(len(cases))]
+    seconds = (time.perf_counter() - began) / len(cases)
+    readings = []
+    for lane, (case, noted, ending) in enumerate(zip(cases, notes, endings, strict=True)):
+        kept = _trace(access, case, start, lane, noted, ending) if trace else None
+        readings.append(_reading(case, noted, ending, seconds, kept))
+    return readings
+
+
+def _to_the_end(
+    policy: GlimpsePolicy, lanes: Lanes, start: Start, count: int, conduct: Conduct, trace: bool
+) -> list[_Notes]:
+    """Steps all lanes until the first `count` of them have ended; a lane that has ended is no longer listened to."""
+    notes, going, exhausted = [_Notes() for _ in range(count)], list(range(count)), start.exhausted
+    scene = policy.scene(_tensor(policy, start.overview), _tensor(policy, start.foreground), conduct=conduct)
+    state = policy.begin(scene)
+    while True:
+        decision = policy.decide(scene, state, _tensor(policy, exhausted), deterministic=True, conduct=conduct)
+        action = _action(policy, decision)
+        cells = cell_probabilities(policy, scene, state, conduct) if trace else None
+        seen = lanes.step(action)
+        for lane in going:
+            notes[lane].predictions.append(action.prediction[lane])
+            if cells is not None:
+                notes[lane].cells.append(cells[lane])
+        going = [lane for lane in going if not seen.ended[lane]]
+        if not going:
+            return notes
+        for lane in going if trace else ():
+            notes[lane].glimpses.append(seen.glimpse[lane])
+        state, exhausted = _observed(policy, scene, state, seen, decision.zoom), seen.exhausted
+
+
+def _observed(policy: GlimpsePolicy, scene: Scene, state: State, seen: Seen, zoom: Tensor) -> State:
+    """The policy's state after what the lanes show."""
+    location = _tensor(policy, seen.location)
+    return policy.observe(state, _tensor(policy, seen.glimpse), location, scene.candidates.nearest(location), zoom)
+
+
+def _action(policy: GlimpsePolicy, decision: Decision) -> Action:
+    """The decision as environments take it: locations and predictions clipped to what an action can say."""
+    parts = (decision.location, decision.stop, decision.prediction, decision.zoom)
+    return policy.layout.unpack(policy.layout.pack(*(part.cpu().numpy() for part in parts)))
+
+
+def _tensor(policy: GlimpsePolicy, array: np.ndarray) -> Tensor:
+    return torch.as_tensor(array, device=policy.device)
+
+
+def cell_probabilities(
+    policy: GlimpsePolicy, scene: Scene, state: State, conduct: Conduct
+) -> Float[np.ndarray, "lane *grid"]:
+    """The probability of looking at each cell next; of a Gaussian, its density at the cells' centres."""
+    where = policy.where(state.memory[:, None], scene.candidates, state.visited[:, None], conduct)
+    if isinstance(where, GaussianDistribution):
+        centres = scene.candidates.locations[None]
+        logits = where.log_prob(Choice(centres, scene.candidates.nearest(centres)))
+    else:
+        assert isinstance(where, CellDistribution)
+        logits = where.log_probs
+    rows = len(state.memory)
+    return logits.reshape(rows, -1).softmax(-1).view(rows, *scene.candidates.grid).float().cpu().numpy()
+
+
+def _check_kinds(policy: GlimpsePolicy, cases: Sequence[Case]) -> None:
+    """Refuses cases that the policy cannot see, before they meet an array of another shape."""
+    space = policy.observation_space
+    assert isinstance(space, spaces.Dict)
+    shape = space["overview"].shape or ()
+    for case in cases:
+        if (case.source.channels, case.source.ndim) != (shape[0], len(shape) - 1):
+            raise EvaluationError(
+                f"{case.id} has {case.source.ndim} axes and {case.source.channels} channels, but the policy reads "
+                f"images of {len(shape) - 1} axes and {shape[0]} channels. Leave the case out, or use another run."
+            )
+
+
+# ---------------------------------------------------------------------------------------------- records
+def _reading(case: Case, notes: _Notes, ending: Ending, seconds: float, trace: Trace | None) -> Reading:
+    return Reading(
+        id=case.id,
+        patient=case.patient,
+        target=case.target,
+        prediction=notes.predictions[-1],
+        predictions=np.stack(notes.predictions),
+        scanpath=ending.scanpath,
+        zooms=ending.zooms,
+        glimpses=len(ending.scanpath),
+        share_read=ending.share_read,
+        pixels_read=ending.pixels_read,
+        seconds=seconds,
+        hits=ending.hits,
+        trace=trace,
+    )
+
+
+def _trace(access: Access, case: Case, start: Start, lane: int, notes: _Notes, ending: Ending) -> Trace:
+    views, source = access.views, case.source
+    blank = np.zeros((0, source.channels, *views.glimpse_size), np.uint8)
+    extents = [views.extent(source, int(zoom)) / source.shape for zoom in ending.zooms]
+    return Trace(
+        task=access.task,
+        frame=source.frame,
+        overview=start.overview[lane],
+        foreground=(start.foreground[lane] > 0).astype(np.uint8),
+        glimpses=np.stack(notes.glimpses) if notes.glimpses else blank,
+        extents=np.array(extents, np.float64).reshape(-1, source.ndim),
+        cells=np.stack(notes.cells),
+    )
+
+
+@contextmanager
+def evaluating(policy: GlimpsePolicy) -> Iterator[None]:
+    """Evaluation mode; afterwards the policy is as it was."""
+    training = policy.training
+    policy.set_training_mode(False)
+    try:
+        yield
+    finally:
+        policy.set_training_mode(training)

@@ -1,0 +1,176 @@
+"""Readers: whoever reads cases and answers, behind one interface.
+
+    access = Access(env.views, env.task)
+    reader = reader_named("policy", policy, access, max_glimpses=12)
+    (reading,) = reader.read([case], trace=True)
+
+Readers that have a policy are listed in `MANNERS`; they differ in who says where to look, and nothing else compares
+their names. The full scan of `glimpse.agents.full_scan` is a reader of its own kind.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+from tqdm import tqdm
+
+from glimpse.cohort import Case
+from glimpse.errors import EvaluationError
+from glimpse.networks.locator import GridLocator, ShuffledLocator
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.records import Conduct
+from glimpse.reading.lanes import Access
+from glimpse.reading.playing import evaluating, play
+from glimpse.reading.records import Reading
+
+FULL_SCAN = "full_scan"  # what reports call the reader that embeds every patch
+
+
+class Reader(Protocol):
+    """Reads cases, without chance."""
+
+    @property
+    def name(self) -> str:
+        """What tables and files call it."""
+        ...
+
+    def read(self, cases: Sequence[Case], *, trace: bool = False, progress: bool = False) -> list[Reading]:
+        """Reads every case once.
+
+        Args:
+            cases: What to read.
+            trace: Whether readings keep what was seen on the way, for pictures. It takes the memory of all glimpses.
+            progress: Whether to show a bar.
+
+        Returns:
+            One reading per case, in the order of the cases.
+        """
+        ...
+
+
+# ---------------------------------------------------------------------------------------------- by a policy
+Places = Callable[[int, int, Sequence[int]], nn.Module]
+"""From a seed, a budget and the positions of the cases in their list, a locator: it says where to look."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a reader chooses places.
+
+    Attributes:
+        places: Says where to look; None leaves it to the policy, which may then stop before the budget is spent.
+        looks: Whether it reads glimpses at all.
+    """
+
+    places: Places | None = None
+    looks: bool = True
+
+
+MANNERS = {
+    "policy": Manner(),
+    "random": Manner(lambda seed, budget, cases: ShuffledLocator(seed, cases)),
+    "grid": Manner(lambda seed, budget, cases: GridLocator(max(budget, 1))),
+    "overview": Manner(looks=False),
+}
+READERS = tuple(MANNERS)
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyReader:
+    """A policy that answers, and looks by itself or is sent to places.
+
+    Attributes:
+        name: What tables and files call it.
+        policy: It answers.
+        access: How it reaches the pixels of cases.
+        max_glimpses: The budget of each case, any number.
+        manner: How places are chosen.
+        seed: Of places that are drawn. Which are drawn depends on the seed and on the case's position in the list that
+            is read, not on how many cases are read at once.
+    """
+
+    name: str
+    policy: GlimpsePolicy
+    access: Access
+    max_glimpses: int
+    manner: Manner = MANNERS["policy"]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_glimpses < 0:
+            raise EvaluationError(f"Expected max_glimpses of at least 0, got {self.max_glimpses}.")
+
+    def read(self, cases: Sequence[Case], *, trace: bool = False, progress: bool = False) -> list[Reading]:
+        """Reads every case once; see `Reader.read`."""
+        if not len(cases):
+            return []
+        readings: list[Reading] = []
+        bar = tqdm(total=len(cases), desc=f"reading ({self.name})", unit="case", disable=not progress)
+        with self.access.opened(len(cases)) as lanes, evaluating(self.policy), bar:
+            for start in range(0, len(cases), lanes.width):
+                chosen = range(start, min(start + lanes.width, len(cases)))
+                positions = [chosen[min(lane, len(chosen) - 1)] for lane in range(lanes.width)]
+                some = [cases[position] for position in chosen]
+                conduct = self._conduct(positions)
+                readings += play(self.policy, self.access, lanes, some, self._budget, conduct, trace)
+                bar.update(len(chosen))
+        return readings
+
+    @property
+    def _budget(self) -> int:
+        return self.max_glimpses if self.manner.looks else 0
+
+    def _conduct(self, positions: Sequence[int]) -> Conduct:
+        places = self.manner.places
+        return Conduct(places and places(self.seed, self._budget, positions))
+
+
+# ---------------------------------------------------------------------------------------------- by name
+def check_readers(names: Iterable[str], known: Sequence[str] = READERS) -> None:
+    """Refuses names that no reader has; it needs no policy, so that it can be asked before any work begins.
+
+    Raises:
+        EvaluationError: A reader is not known, or there is none. The message names the nearest known one.
+    """
+    names = list(names)
+    if not names:
+        raise EvaluationError(f"Expected at least one reader of {', '.join(known)}, got none.")
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, 1)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise EvaluationError(f"Expected a reader of {', '.join(known)}, got {name!r}.{hint}")
+
+
+def manner_of(agent: str) -> str:
+    """The reader that an agent is when it reads: "random" sends its network to random places, "ppo" its own way."""
+    return agent if agent in MANNERS else "policy"
+
+
+def reader_named(
+    name: str,
+    policy: GlimpsePolicy,
+    access: Access,
+    max_glimpses: int,
+    *,
+    seed: int = 0,
+    called: str | None = None,
+) -> PolicyReader:
+    """The reader of a name.
+
+    Args:
+        name: One of `READERS`: "policy" looks where it wants to and stops when it wants to, "random" at places in the
+            foreground, "grid" at those of a regular grid over the foreground, "overview" nowhere.
+        policy: It answers.
+        access: How it reaches the pixels of cases.
+        max_glimpses: The budget of each case, any number.
+        seed: Of random places.
+        called: What tables and files call it; its name when not given.
+
+    Raises:
+        EvaluationError: No reader has this name, or the budget is negative.
+    """
+    check_readers([name])
+    return PolicyReader(called or name, policy, access, int(max_glimpses), MANNERS[name], seed)

@@ -1,0 +1,43 @@
+"""The validation split, read now and then with the policy as it stands."""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from glimpse.cohort import Cohort
+from glimpse.pictures.episodes import scanpath_picture
+from glimpse.reading.readers import PolicyReader
+from glimpse.report.comparison import Report, Trained
+from glimpse.report.tables import summarise, value_of
+
+Validate = Callable[[], tuple[dict[str, float], np.ndarray | None]]
+
+
+def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
+    """A function that reads the validation split: it returns scores, and one scanpath's picture.
+
+    Without validation cases it returns neither. The policy is read as it stands at each call.
+
+    Args:
+        trained: the training under way.
+        cohort: all of its cases.
+        report: says how the agent reads, as at the end of the run.
+    """
+    if not len(cohort.split("val")):
+        return lambda: ({}, None)
+
+    looked = functools.cache(lambda: trained.viewable("val"))
+
+    @functools.cache
+    def reader() -> PolicyReader:
+        return report.own_reader(trained.policy, report.access(trained, looked(), "val"))
+
+    def validate() -> tuple[dict[str, float], np.ndarray | None]:
+        row = summarise(reader().read(looked().cases), trained.cases.task, seed=report.seed)
+        found = {name: value_of(row, name) for name in ("score", *row)}
+        scores = {name: value for name, value in found.items() if value is not None} | {"glimpses": row["glimpses"]}
+        (first,) = reader().read(looked().cases[:1], trace=True)
+        return scores, scanpath_picture(first)
+
+    return validate
