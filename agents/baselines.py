@@ -69,14 +69,14 @@ def train_overview(
 
     Args:
         policy: Trained in place. It must have been built with `overview_dropout=0`, for it answers from the overview.
-        lanes: environments of the training split.
-        validate: the validation score of a policy.
-        algorithm: makes the `Overview` agent.
-        updates: how long to train.
-        validate_every: how many updates lie between two looks at the validation split.
-        learning_rate: of AdamW.
-        seed: of the order of cases.
-        progress: whether to show a bar.
+        lanes: Environments of the training split.
+        validate: The validation score of a policy.
+        algorithm: Makes the `Overview` agent.
+        updates: How long to train.
+        validate_every: How many updates lie between two looks at the validation split.
+        learning_rate: Of AdamW.
+        seed: Of the order of cases.
+        progress: Whether to show a bar.
 
     Raises:
         SettingsError: The policy does not answer from overviews.
