@@ -29,6 +29,7 @@ from glimpse.settings.options import option_names, refuse_unknown, sorted_into
 Self = TypeVar("Self", bound="GlimpseAlgorithm")
 
 _EXTRA_EVERY = 4  # updates
+_KEYWORDS = ("policy_kwargs", "stats_window_size", "tensorboard_log", "verbose", "seed", "device", "learning_rate")
 
 
 class GlimpseAlgorithm(OnPolicyAlgorithm):
@@ -120,7 +121,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         Raises:
             SettingsError: An option does not exist or has an impossible value.
         """
-        refuse_unknown(options, cls.option_names(), cls.__name__)
+        refuse_unknown(options, cls.option_names(), cls.__name__, besides=_KEYWORDS)
         parsed = sorted_into(cls.options_class, {**cls.defaults, **options, **cls.fixed}, cls.__name__)
         if issubclass(cls.learner_class, PolicyLearner):
             parsed.check_comparable()

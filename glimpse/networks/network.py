@@ -23,6 +23,7 @@ from glimpse.settings.options import option_names, sorted_into
 from glimpse.spaces import ActionLayout
 
 Part = Callable[..., Any]
+_KEYWORDS = ("layout", "encoder", "memory", "locator", "aggregator", "stop_bias", "overview_dropout")  # of the network
 _MAX_POOL: dict[int, Callable[..., Any]] = {
     1: F.adaptive_max_pool1d,
     2: F.adaptive_max_pool2d,
@@ -103,7 +104,7 @@ class GlimpseNetwork(BasePolicy):
     ) -> None:
         super().__init__(observation_space, action_space)
         self.layout, self.overview_dropout = layout, overview_dropout
-        self.encoding = sorted_into(Encoding, encoding, type(self).__name__)
+        self.encoding = sorted_into(Encoding, encoding, type(self).__name__, besides=_KEYWORDS)
         channels, *size = observation_space["overview"].shape or ()
         ndim = len(size)
         self.encoder = encoder(channels, ndim)

@@ -28,26 +28,27 @@ def option_names(record: type) -> tuple[str, ...]:
     return tuple(name for name, _ in _options(record))
 
 
-def sorted_into(record: type[Record], options: Mapping[str, Any], where: str) -> Record:
+def sorted_into(record: type[Record], options: Mapping[str, Any], where: str, besides: Iterable[str] = ()) -> Record:
     """Makes a record from flat options; what is not given keeps its default.
 
     Args:
         record: A dataclass. A field whose type is a dataclass too is made from the options named after its fields.
         options: Values by the name of the option.
         where: Who has these options, for the messages.
+        besides: Other keywords that `where` takes. An unknown option may have been meant for one of these.
 
     Raises:
         SettingsError: There is no such option, or its value is of the wrong kind or refused by the record.
     """
-    refuse_unknown(options, option_names(record), where)
+    refuse_unknown(options, option_names(record), where, besides)
     for name, hint in _options(record):
         if name in options:
             _check_kind(name, options[name], hint, where)
     return _made(record, options)
 
 
-def refuse_unknown(options: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Refuses the first of some options that is not known.
+def refuse_unknown(options: Iterable[str], known: Iterable[str], where: str, besides: Iterable[str] = ()) -> None:
+    """Refuses the first of some options that is not known; `besides` is what else may have been meant.
 
     Raises:
         SettingsError: It names the option and the nearest known one.
@@ -55,7 +56,7 @@ def refuse_unknown(options: Iterable[str], known: Iterable[str], where: str) -> 
     names = tuple(known)
     for name in options:
         if name not in names:
-            raise SettingsError(unknown_message(name, names, where))
+            raise SettingsError(unknown_message(name, (*names, *besides), where))
 
 
 def _options(record: type) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from torch import nn
 
 import glimpse.networks.policy as policy_module
+from glimpse.errors import SettingsError
 from glimpse.networks import (
     AttentionPooling,
     CausalTransformer,
@@ -111,6 +112,14 @@ def test_the_ratio_of_probabilities_is_one_before_the_first_update(
     answered = episodes.answered
     assert torch.allclose(evaluation.prediction[answered], episodes.prediction[answered], atol=1e-9)
     assert torch.allclose(evaluation.value[answered], episodes.value[answered], atol=1e-9)
+
+
+def test_an_unknown_keyword_of_the_network_is_refused() -> None:
+    assert make_policy(chunk=4, autocast=True).encoding == Encoding(4, autocast=True)
+    with pytest.raises(SettingsError, match="GlimpsePolicy has no option 'chunks'; did you mean 'chunk'"):
+        make_policy(chunks=4)
+    with pytest.raises(SettingsError, match="chunk of at least 0, got -1"):
+        make_policy(chunk=-1)
 
 
 @pytest.mark.parametrize("cells_at_once", [1 << 22, 1])

@@ -9,10 +9,12 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from torch import Tensor
 
 from glimpse.agents import PPO, Grid, Overview, Random, Reinforce
+from glimpse.agents.baselines import train_overview
 from glimpse.agents.learner import Loss
 from glimpse.agents.ppo import PPOLearner
 from glimpse.agents.schedules import Cosine
 from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
+from glimpse.errors import SettingsError
 from glimpse.networks.records import Conduct, Episodes, Evaluation
 
 CASES = 6
@@ -198,6 +200,22 @@ def test_credit_for_the_end_only_is_the_same_for_all_decisions() -> None:
     assert torch.allclose(advantage[:, 0], advantage[:, 2])
     with pytest.raises(ValueError, match="credit"):
         PPO("GlimpsePolicy", lanes(), credit="some", **SMALL)
+
+
+@pytest.mark.parametrize("agent", [PPO, Random])
+def test_an_unknown_option_is_refused_by_name(agent: type) -> None:
+    with pytest.raises(SettingsError, match=f"{agent.__name__} has no option 'n_epoch'; did you mean 'n_epochs'"):
+        agent("GlimpsePolicy", environment(), n_epoch=4)
+    with pytest.raises(SettingsError, match=f"{agent.__name__} has no option 'devise'; did you mean 'device'"):
+        agent("GlimpsePolicy", environment(), devise="cpu")
+    with pytest.raises(SettingsError, match="GlimpsePolicy has no option 'stop_biass'; did you mean 'stop_bias'"):
+        agent("GlimpsePolicy", environment(), policy_kwargs={"stop_biass": 1.0})
+
+
+def test_the_overview_is_no_use_to_a_policy_that_does_not_see_it() -> None:
+    policy = PPO("GlimpsePolicy", lanes(), policy_kwargs={"overview_dropout": 1.0}, **SMALL).policy
+    with pytest.raises(SettingsError, match=r"expected overview_dropout 0, got 1\.0"):
+        train_overview(policy, lanes(4), lambda policy: 0.0)
 
 
 def test_the_same_seed_gives_the_same_parameters() -> None:
