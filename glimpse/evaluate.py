@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,11 +93,11 @@ def evaluate(
     seed = int(settings["seed"] if seed is None else seed)
     found = _cases(policy, cohort, split, lanes)
     readings: dict[str, list[Reading]] = {}
-    for name in readers:
-        called = _name(name, settings["agent"]["name"])
-        reader = reader_named(name, policy, found.access, budget, seed=seed, called=called)
-        readings[called] = reader.read(found.cases, progress=progress)
-    found.access.close()
+    with closing(found.access) as access:
+        for name in readers:
+            called = _name(name, settings["agent"]["name"])
+            reader = reader_named(name, policy, access, budget, seed=seed, called=called)
+            readings[called] = reader.read(found.cases, progress=progress)
     task = found.access.task
     rows = {reader: summarise(answers, task, seed) for reader, answers in readings.items()}
     record = {"split": split, "seed": seed, "max_glimpses": budget, "readers": rows}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -70,6 +70,7 @@ class Ending:
     hits: Bool[np.ndarray, " mark"] | None
 
 
+@runtime_checkable
 class Lanes(Protocol):
     """Cases side by side, one episode each."""
 

@@ -11,7 +11,7 @@ their names. The full scan of `glimpse.agents.full_scan` is a reader of its own 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 from tqdm import tqdm
@@ -28,6 +28,7 @@ from glimpse.reading.records import Reading
 FULL_SCAN = "full_scan"  # what reports call the reader that embeds every patch
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Reads cases, without chance."""
 

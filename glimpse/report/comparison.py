@@ -1,6 +1,7 @@
 """The end of a run: the agent beside its baselines on a split, as a table, a JSON, a CSV and pictures."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -101,13 +102,12 @@ class Report:
         run, task = trained.run, trained.cases.task
         with run.timed("report"):
             looked = trained.viewable(self.split)
-            access = self.access(trained, looked, self.split)
-            readers = self._readers(trained, policy, cohort, access)
-            readings: dict[str, list[Reading]] = {reader.name: reader.read(looked.cases) for reader in readers}
+            with closing(self.access(trained, looked, self.split)) as access:
+                readers = self._readers(trained, policy, cohort, access)
+                readings: dict[str, list[Reading]] = {reader.name: reader.read(looked.cases) for reader in readers}
+                drawn = self.own_reader(policy, access).read(looked.cases[: self.pictures], trace=True)
             rows = {reader: summarise(answers, task, seed=self.seed) for reader, answers in readings.items()}
-            own = self.own_reader(policy, access)
-            _draw(own.read(looked.cases[: self.pictures], trace=True), run.folder / "scanpaths")
-            access.close()
+            _draw(drawn, run.folder / "scanpaths")
         metrics = self._metrics(run, rows)
         write_predictions(run.folder / "predictions.csv", readings, task, self.split)
         run.write_json("metrics.json", metrics)
