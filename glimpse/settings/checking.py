@@ -36,6 +36,7 @@ _GROUPS: dict[Path, str] = {
     ("warm_up",): "warm_up",
     ("joint",): "joint",
     ("agent", "algorithm"): "agent",
+    ("joint", "algorithm"): "agent",
     ("network", "encoder"): "network/encoder",
     ("network", "locator"): "network/locator",
     ("network", "aggregator"): "network/aggregator",
@@ -55,6 +56,8 @@ def checked(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[st
     """
     sections = dict(config)
     recipe = sections.pop("recipe", None) or {}
+    if "agent" in recipe:  # of which joint.algorithm is a copy
+        recipe = {**recipe, "joint": {**recipe.get("joint", {}), **recipe["agent"]}}
     found = _checked(sections, (), recipe, {_path_of(one) for one in overrides})
     _check_environment(found, overrides)
     return found

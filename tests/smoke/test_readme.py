@@ -15,18 +15,40 @@ def test_its_python_code_runs(tiny_slides: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tiny_slides.parent)  # where its cohort.csv is
     blocks = re.findall(r"<!-- tested -->\n```python\n(.*?)```", README, flags=re.DOTALL)
     assert blocks, "README.md has no Python block marked <!-- tested -->"
+    names = {"__name__": "readme"}  # one after another, as somebody pastes them
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+        exec(compile(block, "README.md", "exec"), names)
+
+
+def named_in_the_tree() -> set[str]:
+    """Paths of the folders and Python files that the README's tree names."""
+    tree = README.split("## The tree", 1)[1].split("```")[1]
+    top, room, found = "", "", set()
+    for line in tree.strip().splitlines():
+        if not line.startswith(" "):
+            top, room = line.split()[0], ""
+            found.add(top)
+        elif line.startswith("  ") and line[2] != " ":
+            first = line.split()[0].rstrip(",")
+            room = first if first.endswith("/") else ""
+            found |= {top + name for name in re.findall(r"(?:^|\s)([\w/]+/)(?=[,\s]|$)", line[:25])}
+        found |= {top + room + name for name in re.findall(r"\b(\w+\.py)\b", line)}
+    return found
 
 
 def test_its_tree_names_what_is_there() -> None:
-    tree = README.split("## The tree", 1)[1].split("```")[1]
-    parent = ROOT
-    for line in tree.strip().splitlines():
-        name = line.split()[0]
-        parent = parent if line.startswith(" ") else ROOT / name
-        place = parent / name if line.startswith(" ") else parent
-        assert place.exists(), f"README.md's tree names {place.relative_to(ROOT)}, which does not exist"
+    for name in named_in_the_tree():
+        assert (ROOT / name).exists(), f"README.md's tree names {name}, which does not exist"
+
+
+def test_its_tree_is_complete() -> None:
+    there = {
+        str(file.relative_to(ROOT))
+        for top in ("glimpse", "envs", "agents")
+        for file in (ROOT / top).rglob("*.py")
+        if file.name != "__init__.py"
+    }
+    assert there <= named_in_the_tree(), f"README.md's tree lacks {sorted(there - named_in_the_tree())}"
 
 
 def test_its_picture_is_there() -> None:
@@ -35,5 +57,6 @@ def test_its_picture_is_there() -> None:
 
 
 def test_the_commands_it_names_exist() -> None:
-    named = set(re.findall(r"python -m glimpse\.(\w+)", README))
+    named = set(re.findall(r"(?:python -m glimpse\.|(?m:^)(?:\.venv/bin/)?glimpse )(\w+)", README))
+    assert {"train", "evaluate"} <= named
     assert named <= set(cli.commands()), f"README.md names commands that do not exist: {named - set(cli.commands())}"
