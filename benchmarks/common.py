@@ -16,14 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_module
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
 
 import glimpse
 from glimpse.atomic import write_atomically
-from glimpse.plugins import load_plugins
 
 Row = dict[str, Any]
 
@@ -147,13 +144,6 @@ def _quick(overrides: Sequence[str]) -> list[str]:
     """`QUICK` without the settings of stages that are left out: these have none."""
     left_out = tuple(f"{one.removesuffix('=none')}." for one in overrides if one.endswith("=none"))
     return [one for one in QUICK if not left_out or not one.startswith(left_out)]
-
-
-def configured(*overrides: str) -> DictConfig:
-    """The configuration of a training with these overrides, as `python -m glimpse.train` would compose it."""
-    load_plugins()
-    with initialize_config_module("glimpse.configs", version_base="1.3"):
-        return compose("train", list(overrides))
 
 
 def setting(name: str, value: Path | str) -> str:

@@ -20,7 +20,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from benchmarks.common import configured
 from glimpse.cohort import Case
 from glimpse.envs import make_wsi
 from glimpse.envs.array import make_array
@@ -29,6 +28,7 @@ from glimpse.reading.lanes import Access
 from glimpse.reading.readers import reader_named
 from glimpse.runs.loading import build_policy
 from glimpse.settings.building import build
+from glimpse.settings.composing import composed
 from glimpse.sources import open_source
 
 MIB = 2**20
@@ -108,7 +108,7 @@ def update(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _configured(settings: dict[str, Any]) -> DictConfig:
     """The networks and PPO of slides; the encoder learns, too, which is what takes memory."""
-    return configured(
+    return composed(
         "env=wsi",
         f"network.chunk={settings.get('chunk', 512)}",
         f"threads={settings['threads']}",

@@ -20,13 +20,14 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from benchmarks import reference
-from benchmarks.common import QUICK, QUICK_CASES, Benchmark, Row, configured, figure, parser, setting, table
+from benchmarks.common import QUICK, QUICK_CASES, Benchmark, Row, figure, parser, setting, table
 from glimpse.learning.allocator import keep_freed_memory
 from glimpse.learning.stages import seed_everything
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Episodes
 from glimpse.runs.loading import build_policy
 from glimpse.settings.building import build
+from glimpse.settings.composing import composed
 
 NAME = "throughput"
 OF_BARE, OF_REFERENCE = 0.5, 0.8  # targets
@@ -112,7 +113,7 @@ def _joint_stage(bench: Benchmark, agent: str) -> tuple[Any, GlimpsePolicy, int]
         else [f"env.cohort.n.train={_CASES}", "env.cohort.n.val=10", "env.cohort.n.test=10"]
     )
     overrides += [setting("env.root", given.root.resolve()), "max_glimpses=12"] if given.root else []
-    config = configured(*overrides, *given.overrides, "agent.algorithm.stop_from=2")
+    config = composed(*overrides, *given.overrides, "agent.algorithm.stop_from=2")
     seed_everything(0, given.threads)
     cases, algorithm = build(config.env.cohort).split("train"), config.joint.algorithm
     count = algorithm.cases_per_rollout * algorithm.rollouts_per_case

@@ -29,7 +29,7 @@ from glimpse.reading.records import Reading
 from glimpse.report.tables import Row, summarise, table, write_predictions
 from glimpse.runs.loading import load
 from glimpse.settings.building import build
-from glimpse.settings.command import run_command
+from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import refuse_unknown
 from glimpse.tasks import Task
 
@@ -163,10 +163,11 @@ def _write(run: Path, record: dict[str, Any], readings: dict[str, list[Reading]]
 def _main(config: DictConfig) -> None:
     options: Any = OmegaConf.to_container(config, resolve=True)
     run = options.pop("run")
-    refuse_unknown(options, inspect.signature(evaluate).parameters, "glimpse.evaluate")
-    if run is None:
-        raise EvaluationError("Which run? Give its folder: glimpse evaluate run=<run folder>.")
-    result = evaluate(run, **options)
+    with in_one_line():
+        refuse_unknown(options, inspect.signature(evaluate).parameters, "glimpse.evaluate")
+        if run is None:
+            raise EvaluationError("Which run? Give its folder: glimpse evaluate run=<run folder>.")
+        result = evaluate(run, **options)
     print(f"\n{table(result.rows, headline=result.headline)}\n\nWritten: {', '.join(map(str, result.files))}")
 
 

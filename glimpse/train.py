@@ -28,7 +28,7 @@ from glimpse.runs.folder import Run, check_continues, settings_of
 from glimpse.runs.loading import POLICY_FILE, build_policy, load, save_policy
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import checked
-from glimpse.settings.command import run_command
+from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import check_later
 from glimpse.settings.resuming import resumed
 
@@ -130,7 +130,8 @@ def _prepare(settings: Mapping[str, Any], cohort: Cohort) -> Training:
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="train")
 def _main(config: DictConfig) -> None:
     keep_freed_memory()
-    train(config, HydraConfig.get().overrides.task)
+    with in_one_line():
+        train(config, HydraConfig.get().overrides.task)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The contract of environments, and a checker of it for everyone who adds one: `glimpse.envs.checking.checker(env)`."""
+"""The contract of environments, and a checker of it for everyone who adds one: `glimpse.envs.check(env)`."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ A `gymnasium.Env` need not be a `GlimpseEnv`. It needs
 - `cases`: a sequence of objects with `id`, `patient` and `target`;
 - `max_glimpses`: the budget of an episode;
 - the reset options `case` (an index into `cases`) and `max_glimpses` (this episode's budget), and the infos, rewards
-  and rules of `GlimpseEnv`. `glimpse.envs.checking.checker` checks them.
+  and rules of `GlimpseEnv`. `glimpse.envs.check` checks them.
 
 Where it also has `views` (a `glimpse.views.Views`), its cases have sources and no wrapper changes what it shows,
 glimpses are read from the sources directly wherever nothing is learned from rewards: for pretraining, warm-up and all
@@ -70,7 +70,7 @@ def contract_of(env: gymnasium.Env[Any, Any]) -> EnvContract:
         listed = "".join(f"\n  - {problem}" for problem in problems)
         raise ProtocolError(
             f"{type(env.unwrapped).__name__} lacks what training needs of an environment:{listed}\n"
-            "glimpse.contract.protocol lists all of it, and glimpse.envs.checking.checker(env) checks how it behaves."
+            "glimpse.contract.protocol lists all of it, and glimpse.envs.check(env) checks how it behaves."
         )
     cases, views = _attribute(env, "cases"), _attribute(env, "views")
     sourced = isinstance(views, Views) and isinstance(getattr(cases[0], "source", None), ImageSource)

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
@@ -16,6 +17,18 @@ from glimpse.settings.nearest import suggestion
 EXIT_CODE = 2
 
 
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """A mistake of the user inside ends the program in one line.
+
+    To be used within a job of Hydra, which prints a line of its own about errors that leave the job.
+    """
+    try:
+        yield
+    except UserError as error:
+        _end(str(error))
+
+
 def run_command(main: Callable[[], Any]) -> None:
     """Loads plugins and runs a function that `hydra.main` has made; a mistake of the user ends it with exit code 2.
 
@@ -24,10 +37,9 @@ def run_command(main: Callable[[], Any]) -> None:
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        load_plugins()
-        main()
-    except UserError as error:
-        _end(str(error))
+        with in_one_line():
+            load_plugins()
+            main()
     except HydraException as error:
         _end(_explained(error))
     except OmegaConfBaseException as error:

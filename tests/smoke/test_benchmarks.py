@@ -139,7 +139,7 @@ def test_the_command_names_no_path() -> None:
 def test_a_training_that_fails_says_where(tmp_path: Path) -> None:
     made = common.parser("some", None)
     bench = common.Benchmark("some", made, ["--out", str(tmp_path), "--runs", str(tmp_path / "runs")])
-    with pytest.raises(SystemExit, match=r"wrong-.* ended with exit code 1"):
+    with pytest.raises(SystemExit, match=r"wrong-.* ended with exit code 2"):
         bench.train("wrong", ["no_such_key=1"])
 
 

@@ -60,7 +60,7 @@ import sys, gymnasium, glimpse, glimpse.modalities
 assert "glimpse/Ultrasound-v0" in gymnasium.registry and "glimpse_ultrasound" not in sys.modules
 from glimpse.envs import check
 from glimpse_ultrasound.synthetic import make_cohort
-assert "glimpse_ultrasound" in sys.modules and not glimpse.modalities._MODALITIES
+assert "glimpse_ultrasound" in sys.modules and "ultrasound" not in glimpse.modalities._MODALITIES
 env = gymnasium.make("glimpse/Ultrasound-v0", cohort=make_cohort(12, 512), overview_size=64, max_glimpses=3)
 assert check(env) == (), check(env)
 case = env.unwrapped.cases[0]

@@ -163,7 +163,7 @@ def test_answers_after_extra_glimpses_are_learned_where_budgets_are_drawn() -> N
 
 
 def test_extra_glimpses_follow_where_each_episode_has_ended() -> None:
-    model = PPO("GlimpsePolicy", lanes(), policy_kwargs={"stop_bias": 0.0}, extra_glimpses=2, **SMALL)
+    model = PPO("GlimpsePolicy", lanes(), policy_kwargs={"stop_bias": 0.0}, stop_from=0.0, extra_glimpses=2, **SMALL)
     model.learn(model.steps_per_update)
     episodes, extra, policy = model.episodes, model.extra, model.policy
     assert episodes is not None and extra is not None
@@ -215,7 +215,7 @@ def test_an_unknown_option_is_refused_by_name(agent: type) -> None:
 def test_the_overview_is_no_use_to_a_policy_that_does_not_see_it() -> None:
     policy = PPO("GlimpsePolicy", lanes(), policy_kwargs={"overview_dropout": 1.0}, **SMALL).policy
     with pytest.raises(SettingsError, match=r"expected overview_dropout 0, got 1\.0"):
-        train_overview(policy, lanes(4), lambda policy: 0.0)
+        train_overview(policy, lanes, lambda policy: 0.0)
 
 
 def test_the_same_seed_gives_the_same_parameters() -> None:

@@ -17,8 +17,8 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_without_arguments_it_lists_the_commands_and_an_example() -> None:
     done = run_python("-m", "glimpse")
     assert done.returncode == 0, done.stderr
+    assert "glimpse train " in done.stdout and "glimpse evaluate " in done.stdout
     assert "python -m glimpse.train" in done.stdout
-    assert "python -m glimpse.evaluate" in done.stdout
     assert cli.EXAMPLE in done.stdout
 
 
@@ -45,9 +45,18 @@ def test_an_unknown_argument_ends_with_code_2(word: str, capsys: pytest.CaptureF
     assert shown.out == ""
 
 
-def test_a_command_given_as_an_argument_is_answered_with_the_right_call(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "env=wsi"]) == 2
-    assert "run `python -m glimpse.train`" in capsys.readouterr().err
+def test_a_command_given_as_an_argument_is_run_with_the_rest() -> None:
+    shown = run_python("-m", "glimpse", "train", "seed=7", "--cfg", "job")
+    assert shown.returncode == 0, shown.stderr
+    assert "seed: 7" in shown.stdout
+    refused = run_python("-m", "glimpse", "train", "env=wsj")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1 and "did you mean 'wsi'" in refused.stderr
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trian"]) == 2
+    assert "did you mean 'train'?" in capsys.readouterr().err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -22,6 +21,7 @@ from glimpse.reading.records import Reading
 from glimpse.report.tables import CAPTION, summarise, table, write_predictions
 from glimpse.runs.checkpoints import CheckpointError
 from glimpse.runs.loading import build_policy, save_policy
+from glimpse.settings.composing import composed
 from glimpse.tasks import Classification
 
 
@@ -30,9 +30,8 @@ from glimpse.tasks import Classification
 def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that has learned nothing."""
     folder = tmp_path_factory.mktemp("run")
-    with initialize_config_module("glimpse.configs", version_base="1.3"):
-        own = [f"env.cohort.path={tiny_slides}", f"run={folder}", "env.make.glimpse_extents=[128]"]
-        config = compose("train", overrides=["experiment=smoke", *own])
+    own = [f"env.cohort.path={tiny_slides}", f"run={folder}", "env.make.glimpse_extents=[128]"]
+    config = composed("experiment=smoke", *own)
     torch.manual_seed(0)
     env = instantiate(config.env.make, cohort=instantiate(config.env.cohort), split="train").unwrapped
     save_policy(build_policy(config.network, env.observation_space, env.layout), folder / "policy.safetensors")

@@ -11,7 +11,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 
 import glimpse
@@ -21,6 +20,7 @@ from glimpse.envs import check
 from glimpse.modalities import ModalityError, find_modality, register_modality
 from glimpse.settings.building import build
 from glimpse.settings.command import run_command
+from glimpse.settings.composing import composed
 from glimpse.sources import ArraySource, ImageSource, registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,11 +66,6 @@ def cohort(tmp_path: Path) -> Path:
         lines.append(f"patient-{i},scan-{i},scan-{i}.oct,{i % 2},{('train', 'val', 'test', 'train')[i // 2]}")
     (tmp_path / "cohort.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return tmp_path / "cohort.csv"
-
-
-def composed(*overrides: str) -> Any:
-    with initialize_config_module("glimpse.configs", version_base="1.3"):
-        return compose("train", list(overrides))
 
 
 # ---------------------------------------------------------------------------------------------- what it makes

@@ -77,7 +77,8 @@ def test_an_agents_options_come_flat_and_defaults_are_those_of_the_records() -> 
     )
     assert PPO.parse_options({}).updates == Updates(n_epochs=2)
     assert Reinforce.parse_options({}) == Options(Rollouts(), Losses(), Updates())
-    assert Overview.parse_options({}).rollouts == Rollouts(rollouts_per_case=1, max_glimpses=0)
+    alone = Rollouts(cases_per_rollout=32, rollouts_per_case=1, max_glimpses=0)
+    assert Overview.parse_options({}).rollouts == alone
 
 
 def test_baselines_have_only_options_that_mean_something_to_them() -> None:

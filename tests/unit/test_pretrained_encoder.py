@@ -57,13 +57,11 @@ def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.
 
 
 def test_a_policy_reads_with_it(tiny_slides: Path) -> None:
-    from hydra import compose, initialize_config_module
-
     from glimpse.runs.loading import build_policy
     from glimpse.settings.building import build
+    from glimpse.settings.composing import composed
 
-    with initialize_config_module("glimpse.configs", version_base="1.3"):
-        config = compose("train", ["network/encoder=efficientnet_lite0", f"env.cohort.path={tiny_slides}"])
+    config = composed("network/encoder=efficientnet_lite0", f"env.cohort.path={tiny_slides}")
     cohort = build(config.env.cohort)
     env = build(config.env.make, cohort=cohort, split="train").unwrapped
     policy = build_policy(config.network, env.observation_space, env.layout)

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from torch import Tensor
 
 from glimpse.learning.augment import Augment
 from glimpse.networks import ConvEncoder, GridLocator
+from glimpse.settings.composing import composed
 
 FLAT: dict[str, Any] = {"kernels": [[1, 5, 5], 3, 3, 3], "strides": [[1, 2, 2], [2, 2, 2], 1, 1]}
 
@@ -82,9 +82,7 @@ def test_impossible_layers_are_refused(options: dict[str, Any], message: str) ->
 
 
 def test_strides_per_axis_from_the_command_line() -> None:
-    with initialize_config_module("glimpse.configs", version_base="1.3"):
-        overrides = ["network.encoder.strides=[[1,2,2],[2,2,2],1,1]", "network.encoder.kernels=[[3,5,5],3,3,3]"]
-        config = compose("train", overrides=overrides)
+    config = composed("network.encoder.strides=[[1,2,2],[2,2,2],1,1]", "network.encoder.kernels=[[3,5,5],3,3,3]")
     encoder = instantiate(config.network.encoder)(1, 3)
     assert encoder.strides == ((1, 2, 2), (2, 2, 2), (1, 1, 1), (1, 1, 1))
     assert encoder.kernels[0] == (3, 5, 5)
