@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from glimpse.agents.tiles import blocks, foreground_tiles, read_tiles, tile_locations
 from glimpse.cohort import Case
+from glimpse.errors import SettingsError
 from glimpse.networks.aggregator import AttentionPooling
 from glimpse.reading.readers import FULL_SCAN
 from glimpse.reading.records import Reading
@@ -96,6 +97,13 @@ class HeadTraining:
     learning_rate: float = 5e-3
     weight_decay: float = 1e-2
     dropout: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"Expected {name} of the full scan to be above 0, got {getattr(self, name)}.")
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"Expected dropout of the full scan from 0 to below 1, got {self.dropout}.")
 
 
 class FullScan:

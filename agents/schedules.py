@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from glimpse.errors import SettingsError
+
 
 @dataclass(frozen=True)
 class Cosine:
@@ -11,6 +13,11 @@ class Cosine:
     rate: float
     floor: float = 0.0
     rise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise SettingsError(f"Expected {name} of a schedule to be a number from 0 on, got {value!r}.")
 
     def __call__(self, progress_remaining: float) -> float:
         done = 1.0 - progress_remaining

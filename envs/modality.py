@@ -18,6 +18,15 @@ from glimpse.settings.building import build
 from glimpse.settings.options import refuse_unknown
 from glimpse.tasks import Task
 
+_OF_AN_ENVIRONMENT = (
+    "cohort",
+    "split",
+    "overview_size",
+    "glimpse_size",
+    "glimpse_extents",
+    "max_glimpses",
+    "glimpse_cost",
+)
 _OF_ALL = ("path", "task", "on_error", "seed", "synthetic", "progress")  # options of every cohort
 
 
@@ -62,6 +71,9 @@ def make_modality(
         ValueError: the split is empty, sizes do not fit the images, or an option is unknown.
     """
     known = find_modality(modality)
+    refuse_unknown(
+        options, [*known.cohort_options(), *known.shared], f"the environment of {modality}", _OF_AN_ENVIRONMENT
+    )
     task = task or _task(known, options)
     if cohort is None or isinstance(cohort, (str, os.PathLike)):
         cohort = load_modality(modality, cohort, task, on_error, seed, **options)
@@ -115,6 +127,8 @@ def load_modality(
         SettingsError: an option is unknown.
     """
     known = find_modality(modality)
+    if on_error not in ("raise", "skip"):
+        raise SettingsError(f"Expected on_error 'raise' or 'skip', got {on_error!r}.")
     refuse_unknown(options, [*known.cohort_options(), *known.shared, *_OF_ALL], f"env.cohort of {modality}")
     options = {**known.cohort_options(), **known.shared, **options}
     if known.draws is not None:
@@ -162,5 +176,5 @@ def _made(modality: Modality, options: Mapping[str, Any], progress: bool) -> Any
         options = {**options, **({"progress": progress} if "progress" in parameters else {})}
     try:
         return maker(**options)
-    except ValueError as error:
-        raise SettingsError(f"env.cohort.synthetic of {modality.name}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"env.cohort.synthetic of {modality.name}, {dict(options)}: {error}") from error

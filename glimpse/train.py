@@ -19,7 +19,7 @@ from glimpse.cohort import Cohort
 from glimpse.cohort.preflight import PreflightError, check_sizes
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
-from glimpse.errors import UserError
+from glimpse.errors import SettingsError, UserError
 from glimpse.learning.allocator import keep_freed_memory
 from glimpse.learning.stages import STAGES, Stage, Training, restore_policy, seed_everything
 from glimpse.report.comparison import Report
@@ -63,7 +63,7 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     plan = _plan(config, overrides)
     settings = plan.settings
     seed_everything(settings["seed"], settings["threads"])
-    cohort = build(settings["env"]["cohort"])
+    cohort = build_setting("env.cohort", settings["env"]["cohort"])
     training = _prepare(settings, cohort)
     training.validate = validator(training, cohort, plan.report)
     run = training.run
@@ -85,7 +85,8 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     if resume:
         given = resumed(settings_of(resume), given, overrides) | {"resume": resume}
     settings = checked(given, () if resume else overrides)
-    stages = {name: build_setting(name, settings[name]) for name in STAGES[:-1]}
+    _check_values(settings)
+    stages = {name: _stage(name, settings[name]) for name in STAGES[:-1]}
     shown = build_setting("report", settings["report"], _convert_="all")
     check_later(shown["full_scan"])
     name, budget, seed = settings["agent"]["name"], settings["max_glimpses"], settings["seed"]
@@ -96,6 +97,28 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     if hasattr(encoder.func, "check_installed"):
         encoder.func.check_installed()
     return Plan(settings, stages, report)
+
+
+def _check_values(settings: Mapping[str, Any]) -> None:
+    """Refuses values of the settings that belong to no stage."""
+    for name in ("seed", "threads", "max_glimpses"):
+        if not isinstance(settings[name], int) or isinstance(settings[name], bool) or settings[name] < 0:
+            raise SettingsError(f"{name}: expected a whole number from 0 on, got {settings[name]!r}.")
+    try:
+        torch.zeros(1, device=settings["device"])
+    except (RuntimeError, AssertionError, TypeError) as error:  # what PyTorch raises for what it has not
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"device={settings['device']}: cannot compute there ({reason}).") from error
+
+
+def _stage(name: str, section: Mapping[str, Any]) -> Stage:
+    stage = build_setting(name, section)
+    if not hasattr(stage, "run"):
+        raise SettingsError(
+            f"{name}: expected a stage, a section with a _target_ such as the options of this group have; "
+            f"{name}=none leaves the stage out."
+        )
+    return stage
 
 
 def _prepare(settings: Mapping[str, Any], cohort: Cohort) -> Training:

@@ -42,7 +42,12 @@ class Run:
                 f"{self.folder} holds a run already. Continue it with resume={self.folder}, "
                 "or choose another folder with run=."
             )
-        (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{self.folder}: cannot be made a run folder ({error.strerror}). Choose another one with run=."
+            ) from error
         write_atomically(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
         self.logger = Logger(str(self.folder), [TensorBoardOutputFormat(str(self.folder))])
         last = self.checkpoint("last")

@@ -35,7 +35,9 @@ def build_setting(where: str, config: Any, *arguments: Any, **options: Any) -> A
     """
     try:
         return build(config, *arguments, **options)
-    except UserError as error:
-        raise type(error)(f"{where}: {error}") from error
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from error
+    except UserError:  # of a file, which the message names
+        raise
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{where}: {error}") from error

@@ -87,7 +87,7 @@ def _checked(node: Any, path: Path, recipe: Any, typed: set[Path]) -> Any:
         elif below is None or any(one[: len(here)] == here for one in typed) or key not in _of_other_options(path):
             raise SettingsError(
                 f"There is no setting {'.'.join(here)!r}{_meant(path, str(key), known)}. "
-                f"{_named(path)} has: {', '.join(sorted(known))}."
+                f"{_named(path)} has: {', '.join(sorted(known)) or 'none'}."
             )
     return kept
 

@@ -8,12 +8,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 import glimpse
 from glimpse.cohort import Cohort
-from glimpse.cohort.preflight import PreflightError
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import viewable_cases
 from glimpse.envs import FlattenAction, GlimpseVecEnv, check
@@ -22,6 +20,7 @@ from glimpse.evaluate import evaluate
 from glimpse.reading.lanes import access_to
 from glimpse.reading.readers import reader_named
 from glimpse.reading.records import Reading
+from glimpse.settings.composing import composed
 from glimpse.sources.array import ArraySource
 from glimpse.spaces import ActionLayout, observation_space
 from glimpse.tasks import Classification
@@ -114,15 +113,13 @@ def configuration(folder: Path, **make: Any) -> Any:
         "agent.algorithm.cases_per_rollout=2 agent.algorithm.rollouts_per_case=2 threads=2 progress=false "
         "report.lanes=3 report.pictures=1 report.overview.updates=1 report.overview.cases_per_rollout=4"
     )
-    with initialize_config_module("glimpse.configs", version_base="1.3"):
-        config = compose("train", [*quick.split(), f"run={folder / 'run'}"])
+    encoder = ("network.encoder.background=100", "network.encoder.strides=[2,2,1,1]")
+    config = composed(*quick.split(), *encoder, f"run={folder / 'run'}")
     env = {
         "name": "own",
         "background": 100,
-        "overview_dropout": 1.0,
-        "strides": [2, 2, 1, 1],
         "cohort": {"_target_": f"{HERE}.load_pictures"},
-        "make": {"_target_": f"{HERE}.OwnEnv", "max_glimpses": "${max_glimpses}", **make},
+        "make": {"_target_": f"{HERE}.OwnEnv", "max_glimpses": 3, **make},
     }
     OmegaConf.set_struct(config, False)
     config.env = env
@@ -259,7 +256,7 @@ def test_all_that_is_missing_is_listed_at_once(tmp_path: Path) -> None:
         contract_of(Bare())
     with pytest.raises(TypeError, match="Bare"):
         GlimpseVecEnv([Bare()])
-    with pytest.raises(PreflightError, match=r"(?s)Bare lacks.*glimpse\.envs\.check"):
+    with pytest.raises(ProtocolError, match=r"(?s)Bare lacks.*glimpse\.envs\.check"):
         train(configuration(tmp_path, _target_=f"{HERE}.Bare"))
     assert not (tmp_path / "run").exists()
 
@@ -295,7 +292,7 @@ def test_an_episode_that_ends_too_early_is_told() -> None:
 
 def test_readings_are_the_same_with_any_number_of_lanes(tmp_path: Path) -> None:
     config = configuration(tmp_path, zooms=1)
-    config.joint = {"enabled": False}
+    config.joint = {"_target_": "glimpse.learning.stages.NoStage"}
     config.report.readers = ["random"]
     train(config)
     policy = glimpse.load(tmp_path / "run")

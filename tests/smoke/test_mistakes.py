@@ -1,0 +1,103 @@
+"""Mistakes in the settings of a training: each ends in one line with exit code 2, before any work begins."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from glimpse import evaluate, train
+from glimpse.envs import modality
+from glimpse.networks import pretrained
+
+MISSPELT = {
+    "joint.updatez=9": "did you mean 'joint.updates'?",
+    "+joint.updatez=9": "did you mean 'joint.updates'?",
+    "agnt=ppo": "did you mean 'agent'?",
+    "agent=pppo": "did you mean 'ppo'?",
+    "env.make.overview_sise=128": "did you mean 'env.make.overview_size'?",
+    "env.cohort.pth=cohort.csv": "did you mean 'env.cohort.path'?",
+    "+env.cohort.pth=cohort.csv": "did you mean 'path'?",
+    "+env.nam=a": "did you mean 'env.name'?",
+    "+network.chunks=3": "did you mean 'network.chunk'?",
+    "warm_up.step=3": "did you mean 'warm_up.steps'?",
+    "pretrain.augment.flip=false": "did you mean 'pretrain.augment.flips'?",
+    "+agent.algorithm.entcoef=0.1": "did you mean 'agent.algorithm.ent_coef'?",
+    "report.reader=[random]": "did you mean 'report.readers'?",
+    "+report.full_scan.epoch=3": "did you mean 'report.full_scan.epochs'?",
+    "env.cohort.synthetic.sise=1024": "did you mean 'env.cohort.synthetic.size'?",
+    "network/encoder=smal": "did you mean 'small'?",
+}
+IMPOSSIBLE = {
+    "report.readers=[radnom]": "Did you mean 'random'?",
+    "report.split=tset": "train, val, test",
+    "agent.algorithm.credit=never": "credit",
+    "agent.algorithm.baseline=critik": "baseline",
+    "agent.algorithm.n_epochs=two": "n_epochs",
+    "joint.updates=-1": "updates",
+    "joint.learning_rate.rate=-1": "rate",
+    "report.full_scan.epochs=0": "epochs",
+    "warm_up.batch=0": "batch",
+    "threads=many": "threads",
+    "device=cudda": "device=cudda",
+    "env.cohort.on_error=skp": "on_error",
+    "resume=nowhere": "nowhere",
+    "joint._target_=glimpse.nowhere": "cannot be imported",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making a cohort is work."""
+
+    def begun(*_: object) -> None:
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr(modality, "_made", begun)
+
+
+def ends(command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Runs a command that must end with exit code 2; returns its one line."""
+    monkeypatch.setattr(sys, "argv", command)
+    main = {"train": train.main, "evaluate": evaluate.main}[command[0]]
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1 and shown.err.startswith("glimpse: "), shown
+    return shown.err
+
+
+@pytest.mark.parametrize(("given", "words"), [*MISSPELT.items(), *IMPOSSIBLE.items()])
+def test_a_mistake_ends_in_one_line(
+    given: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+    assert words in ends(["train", "env=wsi", "agent=ppo", given], monkeypatch, capsys)
+    assert list(tmp_path.iterdir()) == []  # nothing was made, neither a cohort nor a run
+
+
+def test_an_extra_that_is_not_installed_is_named_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pretrained, "import_module", absent)
+    line = ends(["train", "env=wsi", "network/encoder=efficientnet_lite0"], monkeypatch, capsys)
+    assert "glimpse-rl[encoders]" in line and list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_of_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given, words in (
+        (["runn=a"], "did you mean 'run'?"),
+        (["+spli=val", "run=a"], "did you mean 'split'?"),
+        ([], "run=<run folder>"),
+        ([f"run={tmp_path}"], "not a run folder"),
+        ([f"run={tmp_path}", "readers=[polcy]"], "Did you mean 'policy'?"),
+    ):
+        assert words in ends(["evaluate", *given], monkeypatch, capsys)
