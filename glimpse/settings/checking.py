@@ -9,9 +9,9 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from pkgutil import resolve_name
 from typing import Any
 
-from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from glimpse.errors import SettingsError
@@ -111,8 +111,8 @@ def _known(node: Mapping[str, Any], path: Path) -> tuple[str, ...] | None:
 def _arguments(target: str, where: str) -> tuple[str, ...] | None:
     """The names of a target's arguments; None where it takes any."""
     try:
-        taken: Callable[..., Any] = get_object(target)
-    except Exception as error:  # Hydra raises ImportError or ValueError, and a module may fail in any way
+        taken: Callable[..., Any] = resolve_name(target)
+    except Exception as error:  # a module may fail in any way
         reason = " ".join(str(error).split())
         raise SettingsError(f"{where}._target_={target}: cannot be imported ({reason}).") from error
     names = []
