@@ -48,7 +48,7 @@ def cases_of(cohort: Cohort | Sequence[Case], split: str | None) -> Sequence[Cas
 def _per_axis(name: str, size: Size, ndim: int) -> tuple[int, ...]:
     if not isinstance(size, Integral) and (isinstance(size, str) or not isinstance(size, Sequence)):
         raise ValueError(f"Expected {name} as one number, or {ndim} numbers (one per axis), got {size!r}.")
-    sizes = (int(size),) * ndim if isinstance(size, Integral) else tuple(int(value) for value in size)  # type: ignore[union-attr]
+    sizes = (int(size),) * ndim if isinstance(size, Integral) else tuple(int(value) for value in size)
     if len(sizes) != ndim or min(sizes) < 1:
         raise ValueError(f"Expected {name} as one number, or {ndim} numbers (one per axis), above 0; got {size}.")
     return sizes

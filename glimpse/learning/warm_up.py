@@ -77,7 +77,7 @@ class WarmUpSteps:
         weight_decay: Of AdamW.
     """
 
-    steps: int = 1000
+    steps: int = 1500
     batch: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2

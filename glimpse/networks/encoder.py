@@ -39,10 +39,10 @@ class ConvEncoder(nn.Module):
         ndim: int = 2,
         widths: Sequence[int] = (16, 32, 64, 64),
         kernels: PerLayer = (5, 3, 3, 3),
-        strides: PerLayer = (2, 2, 1, 1),
+        strides: PerLayer = (2, 2, 2, 1),
         groups: int = 4,
         background: float = 0.0,
-        channels_last: bool = False,
+        channels_last: bool = True,
     ) -> None:
         super().__init__()
         if not len(widths) == len(kernels) == len(strides):

@@ -43,5 +43,5 @@ def test_settings_of_today_stay_as_they_are() -> None:
 
 def test_they_are_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(EARLIER)))
-    with pytest.raises(RunError, match="earlier version .* can be evaluated, but not resumed"):
+    with pytest.raises(RunError, match=r"earlier version .* can be evaluated, but not resumed"):
         settings_of(tmp_path)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from glimpse.cohort import Case
 from glimpse.contract.stepped_sources import ViewableCases, stepped_cases, viewable_cases
 from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
 from glimpse.errors import EvaluationError
+from glimpse.networks import ConvEncoder
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.readers import READERS, Reader, check_readers, manner_of, reader_named
@@ -41,7 +43,8 @@ def flat(cases: list[Case]) -> FlattenAction:
 def policy(cases: list[Case]) -> GlimpsePolicy:
     torch.manual_seed(0)
     env = flat(cases)
-    return GlimpsePolicy(env.observation_space, env.action_space, layout=env.layout)  # type: ignore[arg-type]
+    encoder = partial(ConvEncoder, strides=(2, 2, 1, 1))  # cells of 4 overview pixels
+    return GlimpsePolicy(env.observation_space, env.action_space, layout=env.layout, encoder=encoder)  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["sources", "parked steps", "steps", "steps of any vector"])

@@ -36,7 +36,7 @@ def test_strides_and_kernels_per_axis(options: dict[str, Any], size: tuple[int, 
 def test_one_number_means_all_axes() -> None:
     torch.manual_seed(0)
     short = ConvEncoder(1, 3)
-    long = ConvEncoder(1, 3, kernels=[[k] * 3 for k in (5, 3, 3, 3)], strides=[[s] * 3 for s in (2, 2, 1, 1)])
+    long = ConvEncoder(1, 3, kernels=[[k] * 3 for k in (5, 3, 3, 3)], strides=[[s] * 3 for s in (2, 2, 2, 1)])
     long.load_state_dict(short.state_dict())
     image = torch.randint(0, 256, (1, 1, 9, 10, 11), dtype=torch.uint8)
     assert torch.equal(short(image), long(image))

@@ -1,5 +1,6 @@
 """The warm-up on glimpses that are encoded once: what it trains, and that it is the same as encoding anew."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from glimpse.envs import FlattenAction, array_cases, make_array
 from glimpse.learning.warm_up import TokenWarmUp
+from glimpse.networks import ConvEncoder
 from glimpse.networks.policy import GlimpsePolicy
 
 CASES = 8
@@ -118,7 +120,10 @@ def test_the_locator_learns_where_what_tells_lies() -> None:
     sizes: dict[str, Any] = {"overview_size": 32, "glimpse_size": 16, "glimpse_extents": [16]}
     env = FlattenAction(make_array((images, targets), max_glimpses=3, **sizes))
     inner: Any = env.unwrapped
-    policy = GlimpsePolicy(env.observation_space, env.action_space, layout=inner.layout, overview_dropout=1.0)
+    encoder = partial(ConvEncoder, strides=(2, 2, 1, 1))  # cells of 4 overview pixels
+    policy = GlimpsePolicy(
+        env.observation_space, env.action_space, layout=inner.layout, encoder=encoder, overview_dropout=1.0
+    )
     train, test = inner.cases[:320], inner.cases[320:]
     trainer = TokenWarmUp(
         policy, train, inner.views, inner.task, glimpses_per_case=30, max_sequence=30, steps=200, batch=40, threads=1
