@@ -69,6 +69,8 @@ class GlimpseFeatures(BaseFeaturesExtractor):
             for name in ("overview", "foreground", "glimpse")
         }
         self.encoder = encoder(channels, ndim)
+        for weight in self.encoder.parameters():  # Stable-Baselines3 initialises weights through `view`
+            weight.data = weight.data.contiguous()
         self.pool = TokenPool(self.encoder.embed)
         inputs = 2 * self.encoder.embed + (self.encoder.embed + 1) * grid**ndim + ndim + 1
         self.project = nn.Sequential(nn.Linear(inputs, features_dim), nn.LayerNorm(features_dim), nn.ReLU())

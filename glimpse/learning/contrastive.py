@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.learning.augment import Augment
+from glimpse.learning.trainer import Trainer
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.runs.checkpoints import Checkpoint
 from glimpse.sources import ImageSource
 from glimpse.views import Views
 
@@ -69,7 +69,7 @@ def contrastive_loss(first: Float[Tensor, "batch d"], second: Float[Tensor, "bat
     return F.cross_entropy(similarity, positives)
 
 
-class ContrastivePretrainer:
+class ContrastivePretrainer(Trainer):
     """SimCLR (Chen et al. 2020) on a pool of glimpses.
 
     Args:
@@ -125,24 +125,6 @@ class ContrastivePretrainer:
         self.done += 1
         return loss.item()
 
-    def save_state(self, checkpoint: Checkpoint) -> None:
-        """Adds everything that the pretraining needs to go on as if it had not been interrupted."""
-        checkpoint.meta["done"] = self.done
-        checkpoint.add_module("policy", self.policy)
-        checkpoint.add_module("head", self.head)
-        checkpoint.add_optimizer("optimizer", self.optimizer)
-        checkpoint.add_generator("views", self.generator)
-        checkpoint.add_generator("torch")
-
-    def restore_state(self, checkpoint: Checkpoint) -> None:
-        """Goes back to where `save_state` was called, PyTorch's global random numbers included.
-
-        Raises:
-            CheckpointError: The checkpoint is of another network.
-        """
-        checkpoint.restore_module("policy", self.policy)
-        checkpoint.restore_module("head", self.head)
-        checkpoint.restore_optimizer("optimizer", self.optimizer)
-        checkpoint.restore_generator("views", self.generator)
-        checkpoint.restore_generator("torch")
-        self.done = int(checkpoint.meta["done"])
+    def modules(self) -> dict[str, nn.Module]:
+        """The policy and the projection head."""
+        return {"policy": self.policy, "head": self.head}

@@ -17,6 +17,7 @@ from glimpse.contract.stepped_sources import ViewableCases
 from glimpse.errors import SettingsError
 from glimpse.learning.augment import Augment
 from glimpse.learning.contrastive import ContrastivePretrainer, sample_glimpses
+from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint
@@ -101,31 +102,30 @@ class Pretraining:
     def run(self, training: Training, name: str) -> None:
         run = training.run
         begun = run.last.meta["stage"] == name
-        done = int(run.last.meta["done"]) if begun else 0
         with run.timed(name):
-            if not begun or done < self.steps:
-                self._learn(training, name, done)
+            if not begun or run.last.meta["done"] < self.steps:
+                self._learn(training, name)
         save_policy(training.policy, run.checkpoint("pretrained"))
 
-    def _learn(self, training: Training, name: str, done: int) -> None:
+    def _learn(self, training: Training, name: str) -> None:
         run = training.run
         trainer = self._trainer(training)
         if run.last.meta["stage"] == name:
             trainer.restore_state(run.last)
         else:
             trainer.calibrate()
-        bar = tqdm(total=self.steps, initial=done, desc=name, unit="step", disable=not training.progress)
-        while done < self.steps:
-            loss, done = trainer.step(), done + 1
+        bar = tqdm(total=self.steps, initial=trainer.done, desc=name, unit="step", disable=not training.progress)
+        while trainer.done < self.steps:
+            loss = trainer.step()
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             run.logger.record("pretrain/loss", loss)
-            run.logger.dump(done)
+            run.logger.dump(trainer.done)
             run.tick(name)
-            run.save(_state_of(trainer, done), name)
+            run.save(_state_of(trainer), name)
         bar.close()
         trainer.calibrate()
-        run.save(_state_of(trainer, done), name)
+        run.save(_state_of(trainer), name)
 
     def _trainer(self, training: Training) -> ContrastivePretrainer:
         cases, views, policy = training.cases.cases, training.cases.views, training.policy
@@ -197,12 +197,12 @@ class WarmUp:
                 run.logger.record("warm_up/loss", loss)
                 run.logger.dump(trainer.done)
                 run.tick(name)
-                run.save(_state_of(trainer, trainer.done), name)
+                run.save(_state_of(trainer), name)
         bar.close()
 
 
-def _state_of(trainer: ContrastivePretrainer | TokenWarmUp, done: int) -> Checkpoint:
-    checkpoint = Checkpoint(meta={"done": done})
+def _state_of(trainer: Trainer) -> Checkpoint:
+    checkpoint = Checkpoint()
     trainer.save_state(checkpoint)
     return checkpoint
 

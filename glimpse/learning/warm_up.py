@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.errors import SettingsError
+from glimpse.learning.trainer import Trainer
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.runs.checkpoints import Checkpoint
 from glimpse.settings.options import option_names, sorted_into
 from glimpse.sources import ImageSource
 from glimpse.tasks import Task
@@ -103,7 +103,7 @@ def _above_zero(record: object, *names: str) -> None:
             raise SettingsError(f"Expected {name} of the warm-up to be above 0, got {getattr(record, name)}.")
 
 
-class TokenWarmUp:
+class TokenWarmUp(Trainer):
     """Supervised learning on sequences of random glimpses of each case, from features that are computed once.
 
     The loss is the one of all agents: that of the last answer, of the mean over all prefixes, and of answers from
@@ -242,27 +242,6 @@ class TokenWarmUp:
         self.optimizer.step()
         self.done += 1
         return loss.item()
-
-    # ------------------------------------------------------------------------------------------ going on later
-    def save_state(self, checkpoint: Checkpoint) -> None:
-        """Adds everything that the warm-up needs to go on as if it had not been interrupted; not what it has read."""
-        checkpoint.meta["done"] = self.done
-        checkpoint.add_module("policy", self.policy)
-        checkpoint.add_optimizer("optimizer", self.optimizer)
-        checkpoint.add_generator("views", self.generator)
-        checkpoint.add_generator("torch")
-
-    def restore_state(self, checkpoint: Checkpoint) -> None:
-        """Goes back to where `save_state` was called, PyTorch's global random numbers included.
-
-        Raises:
-            CheckpointError: The checkpoint is of another network.
-        """
-        checkpoint.restore_module("policy", self.policy)
-        checkpoint.restore_optimizer("optimizer", self.optimizer)
-        checkpoint.restore_generator("views", self.generator)
-        checkpoint.restore_generator("torch")
-        self.done = int(checkpoint.meta["done"])
 
     # ------------------------------------------------------------------------------------------ parts of a step
     def _tokens(self, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -47,12 +47,6 @@ class ByteCache:
                     self._under_way.pop(key, None)
         return array
 
-    def discard(self, key: Hashable) -> None:
-        """Lets go of an array, if it is held."""
-        with self._lock:
-            array = self._arrays.pop(key, None)
-            self._held -= 0 if array is None else array.nbytes
-
     def _touch(self, key: Hashable) -> np.ndarray | None:
         if key in self._arrays:
             self._arrays.move_to_end(key)
