@@ -3,9 +3,10 @@
 import threading
 import weakref
 from collections import OrderedDict
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Holding(Protocol):
     """A source that opens its file when it is asked something, and opens it again after it has let go."""
 

@@ -17,6 +17,7 @@ import glimpse
 from glimpse import modalities, plugins
 from glimpse.cohort import CohortError
 from glimpse.envs import check
+from glimpse.errors import SettingsError
 from glimpse.modalities import ModalityError, find_modality, register_modality
 from glimpse.settings.building import build
 from glimpse.settings.command import run_command
@@ -216,6 +217,21 @@ def test_unknown_settings_and_tasks_are_refused() -> None:
         register_modality("retinal_oct", OctSource, overview_sise=3)
     with pytest.raises(ModalityError, match="task as a configuration"):
         register_modality("retinal_oct", OctSource, task="two classes")
+
+
+def test_a_recipe_has_only_keys_that_somebody_takes() -> None:
+    with pytest.raises(ModalityError, match=r"no part 'jont' \(did you mean 'joint'\?\)"):
+        register_modality("retinal_oct", OctSource, learning={"jont": {"updates": 3}})
+    register_modality("retinal_oct", OctSource, learning={"joint": {"updatez": 3}})
+    with pytest.raises(SettingsError, match=r"'joint\.updatez' \(did you mean 'joint\.updates'\?\)"):
+        composed("env=retinal_oct")
+    of_another_option = {"warm_up": {"updates": 7}, "network": {"encoder": {"widths": [8, 8, 8, 8]}}}
+    register_modality("retinal_oct", OctSource, overwrite=True, learning=of_another_option)
+    assert "updates" not in composed("env=retinal_oct").warm_up
+    assert composed("env=retinal_oct", "warm_up=random").warm_up.updates == 7
+    assert "widths" not in composed("env=retinal_oct", "network/encoder=efficientnet_lite0").network.encoder
+    with pytest.raises(SettingsError, match=r"'warm_up\.updates'"):
+        composed("env=retinal_oct", "warm_up.updates=9")  # what is typed must take effect
 
 
 def test_what_is_missing_is_said(cohort: Path) -> None:
