@@ -15,23 +15,23 @@ class Augment:
     """Makes a random view of each image: turned, tilted, flipped, zoomed, shifted, with other contrast and noise.
 
     Contrastive pretraining calls it twice on the same glimpses. Images are (batch, channel, *larger) in [0, 255]; views
-    are (batch, channel, *size) and come from the middle of the images, whose margin is room for shifts and turns. A turn
-    of a volume is about its first axis, in the plane of the last two; tilts are small turns in the other planes. The
-    contrast of each channel changes by scaling the difference from the background.
+    are (batch, channel, *size) and come from the middle of the images, whose margin is room for shifts and turns. A
+    turn of a volume is about its first axis, in the plane of the last two; tilts are small turns in the other planes.
+    The contrast of each channel changes by scaling the difference from the background.
 
     Args:
         size: pixels of a view per axis.
         background: pixel value outside the image.
-        sides: physical lengths of a view's axes, in any unit; the number of pixels when not given. They are needed where
-            voxels are deeper than wide, so that a turned view still shows the object in its true proportions.
+        sides: physical lengths of a view's axes, in any unit; the number of pixels when not given. They are needed
+            where voxels are deeper than wide, so that a turned view still shows the object in its true proportions.
         turn: largest turn in radians; it has no effect where `flips` allows every turn.
         tilt: largest tilt in radians.
         zoom: largest change of scale, as a share of 1.
         shift: largest shift, as a share of half the image.
         strength: largest change of contrast, as a share of 1.
         noise: standard deviation of the added noise, in pixel values.
-        flips: whether images may be mirrored: one answer for all axes, or one per axis. Where the last two axes may both
-            be mirrored, every turn is allowed.
+        flips: whether images may be mirrored: one answer for all axes, or one per axis. Where the last two axes may
+            both be mirrored, every turn is allowed.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Augment:
         mirrored = (flips,) * ndim if isinstance(flips, bool) else tuple(flips)
         if len(mirrored) != ndim or (sides is not None and len(sides) != ndim):
             raise ValueError(f"Expected sides and flips for each of {ndim} axes, got sides={sides} and flips={flips}.")
-        self.sides = torch.tensor([float(side) for side in sides or self.size][::-1])  # PyTorch's grids have their axes in the order (x, y, z)
+        self.sides = torch.tensor([float(side) for side in sides or self.size][::-1])  # as PyTorch's grids: (x, y, z)
         self.mirrored = mirrored[::-1]
         self.any_turn = ndim > 1 and all(self.mirrored[:2])
         self.turn, self.tilt, self.zoom, self.shift, self.strength, self.noise = (
@@ -84,8 +84,8 @@ class Augment:
     def _theta(self, margins: Sequence[float], batch: int, uniform: Draw) -> Float[Tensor, "batch d more"]:
         """Returns affine maps from positions in a view to positions in the image, both in [-1, 1]^d, axes (x, y, z).
 
-        Turns are made in physical proportions: with S = diag(sides) and M = diag(margins), the linear part of the map of
-        a motion A is (S M)^-1 A S.
+        Turns are made in physical proportions: with S = diag(sides) and M = diag(margins), the linear part of the map
+        of a motion A is (S M)^-1 A S.
         """
         margin = torch.tensor(list(margins[::-1]))
         sides = torch.cat([self.sides, torch.ones(len(margin) - len(self.sides))])

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from glimpse.runs.checkpoints import Checkpoint
 
 _NAME = "average"  # prefix of its tensors in checkpoints
-_EARLY = 10  # sets how much lower than `decay` the decay of the first updates is
+_EARLY = 10  # the first updates t use the lower decay (1 + t) / (_EARLY + t)
 
 
 class Average:
     r"""Exponential moving average of a module's state: \bar\theta_t = d_t \bar\theta_{t-1} + (1 - d_t) \theta_t.
 
     d_t = min(decay, (1 + t) / (10 + t)), so that the average soon forgets the initial parameters. Polyak and Juditsky
-    (1992) show why an average of the iterates is a better estimate than the last one. Values that are not floating-point
-    numbers are copied.
+    (1992) show why an average of the iterates is a better estimate than the last one. Values that are not
+    floating-point numbers are copied.
 
     Args:
         module: the module whose parameters and buffers are averaged.

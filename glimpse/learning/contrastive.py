@@ -38,7 +38,7 @@ def sample_glimpses(
         margin: Factor by which field of view and size are enlarged, as room for shifts and turns.
         seed: Seed of the choice of cases and locations.
         threads: How many threads read.
-        progress: Called with the number of glimpses that are read next from a case.
+        progress: Called for each case with the number of glimpses that are read from it.
     """
     rng = np.random.default_rng(seed)
     per_case = np.bincount(rng.integers(len(cases), size=count), minlength=len(cases))
@@ -113,7 +113,7 @@ class ContrastivePretrainer:
         self.generator = torch.Generator().manual_seed(seed)
 
     def calibrate(self, count: int = 2048) -> None:
-        """Sets the statistics of the policy's `TokenPool` from the first `count` glimpses of the pool, without margin."""
+        """Sets the statistics of the policy's `TokenPool` from the first `count` glimpses, without their margin."""
         margins = [(have - want) // 2 for have, want in zip(self.pool.shape[2:], self.augment.size, strict=True)]
         centre = tuple(slice(m, m + size) for m, size in zip(margins, self.augment.size, strict=True))
         self.policy.calibrate(self.pool[(slice(count), slice(None), *centre)])

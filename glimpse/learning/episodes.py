@@ -137,7 +137,7 @@ class StageCallback(BaseCallback):
         self.bar.close()
 
     def _after_update(self) -> None:
-        """Does the work after an update. Called before each rollout and at the end, it skips calls without an update."""
+        """Does the work after an update; called before each rollout and at the end, where nothing is done twice."""
         if self.agent.updates == self.saved:
             return
         self.saved = self.agent.updates

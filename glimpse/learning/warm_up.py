@@ -106,8 +106,8 @@ def _above_zero(record: object, *names: str) -> None:
 class TokenWarmUp:
     """Supervised learning on sequences of random glimpses of each case, from features that are computed once.
 
-    The loss is the supervised loss of all agents: that of the last answer, of the mean over all prefixes, and of answers
-    from single glimpses. The locator's loss is added to it (see `looking_loss`).
+    The loss is the supervised loss of all agents: that of the last answer, of the mean over all prefixes, and of
+    answers from single glimpses. The locator's loss is added to it (see `looking_loss`).
 
     Args:
         policy: The policy to train, except its encoder and its memory. Its locator is trained only if it is a
@@ -220,7 +220,7 @@ class TokenWarmUp:
         return policy.pool.summary(features), features.flatten(2)[:, :, places.to(policy.device)].transpose(1, 2)
 
     def _places(self, source: ImageSource, rng: np.random.Generator) -> np.ndarray:
-        """Draws foreground cells, int (glimpse,), as a `PointerLocator` could; without repetition where there are enough."""
+        """Draws foreground cells, int (glimpse,), that a locator could choose; all different if there are enough."""
         policy = self.policy
         foreground = torch.from_numpy(self.views.foreground(source).copy())[None]
         cells = np.flatnonzero(policy.open_cells(foreground)[0].numpy())
@@ -282,7 +282,7 @@ class TokenWarmUp:
         return tokens, first
 
     def looking_loss(self, rows: tuple[Tensor, Tensor], single: Float[Tensor, "batch time"]) -> Tensor:
-        r"""Returns the loss of the locator's first choice among the places of some glimpses, -\sum_i p_i (\bar l - l_i).
+        r"""Returns the loss of the locator's first choice among some glimpses, -\sum_i p_i (\bar l - l_i).
 
         p_i is the probability of choosing glimpse i, and l_i the loss of the answer from glimpse i alone: the lower it
         is, the more the glimpse says about the target. An entropy bonus is added (see `WarmUpLosses.look_entropy`).

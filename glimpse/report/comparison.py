@@ -168,7 +168,7 @@ class Report:
             )
 
     def _full_scan(self, trained: Trained, policy: GlimpsePolicy, cohort: Cohort) -> Reader:
-        """Trains the full scan, with the encoder as it was after pretraining (or the final one, without pretraining)."""
+        """Trains the full scan, with the encoder as it was after pretraining (or the final one if there was none)."""
         scan = self.full_scan(
             _pretrained(trained, policy),
             trained.cases.views,
