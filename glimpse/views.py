@@ -94,7 +94,7 @@ class Views:
         return source.read(source.frame.to_pixels(location), extent, size)
 
     def pixels_read(self, source: ImageSource, locations: np.ndarray, zooms: Sequence[int] | np.ndarray) -> int:
-        """Returns the number of level-0 pixels that glimpses at locations (n, d) cover; overlaps are counted twice.
+        """Returns the number of level-0 pixels that glimpses at locations (n, d) cover; overlaps count each time.
 
         Glimpses are clipped to the image. A wide field of view counts with its whole area, although a coarser level of
         the image is read for it.

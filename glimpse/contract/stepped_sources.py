@@ -206,7 +206,7 @@ class SteppedViews(Views):
 
     @classmethod
     def of(cls, stepper: Stepper) -> "SteppedViews":
-        """Makes views with the sizes of the environment's spaces; the true fields of view come from `extent` alone."""
+        """Makes views with the sizes of the environment's spaces; `extent` measures the true fields of view later."""
         overview, glimpse = (_shape(stepper, name)[1:] for name in ("overview", "glimpse"))
         return cls(overview, glimpse, (Extent.parse(list(glimpse)),) * stepper.parts.layout.zooms)
 

@@ -26,9 +26,9 @@ class Augment:
             where voxels are deeper than wide, so that a turned view still shows the object in its true proportions.
         turn: largest turn in radians; it has no effect where `flips` allows every turn.
         tilt: largest tilt in radians.
-        zoom: largest change of scale, as a share of 1.
+        zoom: largest relative change of scale.
         shift: largest shift, as a share of half the image.
-        strength: largest change of contrast, as a share of 1.
+        strength: largest relative change of contrast.
         noise: standard deviation of the added noise, in pixel values.
         flips: whether images may be mirrored: one answer for all axes, or one per axis. Where the last two axes may
             both be mirrored, every turn is allowed.

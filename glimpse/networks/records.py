@@ -13,7 +13,7 @@ from glimpse.networks.locator import Candidates
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a policy is to act, where an agent or a reader takes part of its behaviour out of its hands.
+    """Changes how a policy acts in one pass; agents and readers use it to replace parts of its behaviour.
 
     Attributes:
         locator: is used in place of the policy's own locator; episodes then go on until the budget is spent.

@@ -75,7 +75,7 @@ class Checkpoint:
             generator.set_state(state)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file atomically: after an interruption it is complete, or not there."""
+        """Writes the file atomically: after an interruption it is complete, or as it was before."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
