@@ -1,4 +1,4 @@
-"""Learning algorithms and baselines, on Stable-Baselines3's `OnPolicyAlgorithm`; features for stock algorithms."""
+"""Agents and baselines that learn, and a feature extractor for Stable-Baselines3's own algorithms."""
 
 from glimpse.agents.baselines import Grid, Overview, Random
 from glimpse.agents.features import GlimpseFeatures

@@ -1,4 +1,4 @@
-"""The base of all agents: whole-episode rollouts within Stable-Baselines3's `OnPolicyAlgorithm`."""
+"""The base class of all agents: Stable-Baselines3's `OnPolicyAlgorithm` with rollouts of complete episodes."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -28,26 +28,27 @@ from glimpse.settings.options import option_names, refuse_unknown, sorted_into
 
 Self = TypeVar("Self", bound="GlimpseAlgorithm")
 
-_EXTRA_EVERY = 4  # updates
+_EXTRA_EVERY = 4  # extra glimpses are read once in so many updates
 _KEYWORDS = ("policy_kwargs", "stats_window_size", "tensorboard_log", "verbose", "seed", "device", "learning_rate")
 
 
 class GlimpseAlgorithm(OnPolicyAlgorithm):
-    """Learns from complete episodes, all minibatches being whole episodes, so that nothing recurrent is truncated.
+    """Learns from complete episodes. Minibatches contain whole episodes, so that recurrent states are never cut.
 
-    A rollout is `cases_per_rollout * rollouts_per_case` episodes. Each counts as (max_glimpses + 1) steps even where it
+    A rollout has `cases_per_rollout * rollouts_per_case` episodes. Each counts as `max_glimpses + 1` steps, also if it
     stopped early, so that the number of updates in `total_timesteps` is known beforehand.
 
-    Subclasses say what is learned (`learner_class`), where to look (`override`), and which options they have.
+    Subclasses say what is learned (`learner_class`), which locator replaces the policy's own (`override`), and which
+    options they have.
 
     Args:
-        policy: "GlimpsePolicy", the class, or a built policy to go on with.
-        env: Flattened glimpse environments: a vector of them, or one, which is then wrapped.
-        learning_rate: A number, or a function of the progress remaining (1 to 0).
-        policy_kwargs: Of a policy that is yet to be built.
+        policy: "GlimpsePolicy", this class, or a policy that is trained further.
+        env: A vector of flattened glimpse environments, or a single one.
+        learning_rate: A number, or a function of the share of training that remains (from 1 down to 0).
+        policy_kwargs: Arguments of the policy, if it is built here.
         stats_window_size, tensorboard_log, verbose, seed, device: As in Stable-Baselines3.
-        _init_setup_model: Whether to build the networks now; Stable-Baselines3 says no when it loads a model.
-        **options: The fields of the records in `glimpse.agents.options`, by name: `n_epochs=4, ent_coef=0.01`.
+        _init_setup_model: Whether to build the networks now; Stable-Baselines3 passes False when it loads a model.
+        **options: Fields of the records in `glimpse.agents.options`, such as `n_epochs=4, ent_coef=0.01`.
 
     Raises:
         SettingsError: An option does not exist or has an impossible value.
@@ -56,9 +57,9 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"GlimpsePolicy": GlimpsePolicy}
     options_class: ClassVar[type[Options]] = Options
     learner_class: ClassVar[type[Learner]] = Learner
-    defaults: ClassVar[Mapping[str, Any]] = {}  # where an agent's differ from those of the records
-    fixed: ClassVar[Mapping[str, Any]] = {}  # options that an agent does not leave to the caller
-    unused: ClassVar[frozenset[str]] = frozenset()  # options that mean nothing to an agent
+    defaults: ClassVar[Mapping[str, Any]] = {}  # defaults that differ from those of the records
+    fixed: ClassVar[Mapping[str, Any]] = {}  # options that callers cannot set
+    unused: ClassVar[frozenset[str]] = frozenset()  # options that this agent does not have
     policy: GlimpsePolicy  # type: ignore[assignment]
 
     def __init__(
@@ -100,23 +101,23 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             supported_action_spaces=(spaces.Box,),
         )
         self.episodes: Episodes | None = None
-        self.conduct = Conduct()  # of the policy in the last rollout
-        self.extra: Glimpses | None = None  # of the same cases, row by row: what random places show
+        self.conduct = Conduct()  # how the policy acted in the last rollout
+        self.extra: Glimpses | None = None  # extra glimpses at random places, for each row of `episodes`
         self.updates = 0
-        self.start_timesteps = 0  # where this algorithm's own progress begins, when another has come before it
+        self.start_timesteps = 0  # `num_timesteps` before this agent; above 0 after another stage
         if _init_setup_model:
             self._setup_model()
 
     # ------------------------------------------------------------------------------------------ options
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
-        """The names of the options that this agent has."""
+        """Returns the names of the options that this agent has."""
         withheld = cls.unused | set(cls.fixed)
         return tuple(name for name in option_names(cls.options_class) if name not in withheld)
 
     @classmethod
     def parse_options(cls, options: Mapping[str, Any]) -> Options:
-        """Checks options and sorts them into records, before there is an environment or a policy.
+        """Checks options and sorts them into records; it needs neither an environment nor a policy.
 
         Raises:
             SettingsError: An option does not exist or has an impossible value.
@@ -134,7 +135,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
 
     @property
     def steps_per_update(self) -> int:
-        """Time steps that one update counts for: pass `updates * steps_per_update` to `learn` as `total_timesteps`."""
+        """Number of time steps per update; pass `updates * steps_per_update` to `learn` as `total_timesteps`."""
         return self.rollouts.episodes * (self.rollouts.budget + 1)
 
     # ------------------------------------------------------------------------------------------ setting up
@@ -175,16 +176,16 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
             )
 
     def override(self) -> nn.Module | None:
-        """Where to look instead of where the policy says; None leaves it to the policy."""
+        """Returns a locator to use in place of the policy's own, or None to use the policy's own."""
         return None
 
     # ------------------------------------------------------------------------------------------ collecting
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any = None, n_rollout_steps: int = 0
     ) -> bool:
-        """Plays one rollout of complete episodes into `self.episodes`; False when a callback asked to stop.
+        """Plays one rollout of complete episodes into `self.episodes`; returns False if a callback asked to stop.
 
-        What random places of the same cases show goes into `self.extra`, in the updates that learn from it.
+        In the updates that learn from extra glimpses, these are put into `self.extra`, and None otherwise.
         """
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
@@ -205,7 +206,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
     def _play(
         self, env: VecEnv, callback: BaseCallback, lanes: np.ndarray, grouped: int, budget: int
     ) -> list[Episodes] | None:
-        """Episodes of the cases in `lanes` (wave, lane), wave by wave; None when a callback asked to stop."""
+        """Plays the cases in `lanes` (wave, lane), one wave after another; None if a callback asked to stop."""
 
         def on_step(ended: list[dict[str, Any]]) -> bool:
             self.num_timesteps += env.num_envs
@@ -222,17 +223,17 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         return waves
 
     def _look_elsewhere(self, env: VecEnv, lanes: np.ndarray, grouped: int) -> Glimpses | None:
-        """What random places of the same cases show, in one update of `_EXTRA_EVERY`; this counts as no steps."""
+        """Reads glimpses at random places of the same cases, in every fourth update; they do not count as steps."""
         if not self.rollouts.extra_glimpses or self.updates % _EXTRA_EVERY:
             return None
         elsewhere = Conduct(RandomLocator())
         player = EpisodePlayer(env, self.policy, self.rollouts.extra_glimpses, self.task.stack)
         waves = (player.play(wave.tolist(), grouped, lambda ended: True, elsewhere) for wave in lanes)
-        played = join([episodes for episodes in waves if episodes is not None])  # nobody stops these
+        played = join([episodes for episodes in waves if episodes is not None])  # no callback stops these
         return shared_glimpses(played, self.rollouts.rollouts_per_case)
 
     def _conduct(self) -> Conduct:
-        """How the policy acts in the rollout to come."""
+        """Returns how the policy acts in the next rollout."""
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)  # not an earlier call's
         may_stop = 1.0 - self._current_progress_remaining >= self.rollouts.stop_from
         return Conduct(self.override(), may_stop, train_encoder=self.options.updates.encoder_rate > 0)
@@ -242,7 +243,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         return most if least is None else int(self.random.integers(least, most + 1))
 
     def _next_cases(self) -> np.ndarray:
-        """The next cases of a shuffled pass through the cohort; a new pass begins when one is through."""
+        """Returns the next cases of a shuffled pass through the cohort; after one pass the next begins."""
         count = self.rollouts.cases_per_rollout
         while len(self.queue) < count:
             self.queue.extend(int(case) for case in self.random.permutation(self.n_cases))
@@ -250,7 +251,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
 
     # ------------------------------------------------------------------------------------------ learning
     def train(self) -> None:
-        """One update from the last rollout: `n_epochs` passes over minibatches of whole episodes."""
+        """Makes one update from the last rollout: `n_epochs` passes over minibatches of whole episodes."""
         if self.episodes is None:
             raise RuntimeError("train() needs a rollout: call learn(), or collect_rollouts() first.")
         rate = self.lr_schedule(self._current_progress_remaining)
@@ -276,13 +277,13 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """As in Stable-Baselines3; see `steps_per_update` for how many updates `total_timesteps` are."""
+        """Trains as in Stable-Baselines3; `total_timesteps` divided by `steps_per_update` is the number of updates."""
         name = tb_log_name or type(self).__name__
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
 
     # ------------------------------------------------------------------------------------------ going on later
     def save_state(self, checkpoint: Checkpoint) -> None:
-        """Adds everything that this training needs to go on as if it had not been interrupted."""
+        """Adds to a checkpoint everything needed to go on as if the training had not been interrupted."""
         checkpoint.meta |= {
             "timesteps": self.num_timesteps,
             "start": self.start_timesteps,
@@ -295,10 +296,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         checkpoint.add_generator("torch")
 
     def restore_state(self, checkpoint: Checkpoint) -> None:
-        """Goes back to where `save_state` was called, PyTorch's global random numbers included.
+        """Restores what `save_state` stored, including the state of PyTorch's global random generator.
 
         Raises:
-            CheckpointError: The checkpoint is of another network.
+            CheckpointError: The checkpoint belongs to another network.
         """
         meta = checkpoint.meta
         checkpoint.restore_module("policy", self.policy)

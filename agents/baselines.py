@@ -1,4 +1,4 @@
-"""Baselines that learn only to answer: from random places, from a regular grid, or from the overview alone."""
+"""Baselines that learn only to predict: from random locations, a regular grid, or the overview alone."""
 
 import copy
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from glimpse.networks.policy import GlimpsePolicy
 
 
 class _Baseline(GlimpseAlgorithm):
-    """Learns to answer, and nothing about where to look: there are no decisions to compare, to credit or to value."""
+    """Learns to predict, but not where to look; it has none of the options for learning decisions."""
 
     defaults = {"cases_per_rollout": 32, "weight_decay": 1e-4}
     fixed = {"rollouts_per_case": 1}
@@ -34,7 +34,7 @@ class _Baseline(GlimpseAlgorithm):
 
 
 class Random(_Baseline):
-    """Supervised learning on glimpses at random foreground locations; also the warm-up of the other agents."""
+    """Supervised learning on glimpses at random foreground locations; `warm_up=random` uses it, too."""
 
     def override(self) -> nn.Module:
         return RandomLocator()
@@ -48,7 +48,7 @@ class Grid(_Baseline):
 
 
 class Overview(_Baseline):
-    """Supervised learning on overviews; it never looks closer, and its encoder always learns."""
+    """Supervised learning on overviews, without glimpses; its encoder is always trained."""
 
     fixed = {**_Baseline.fixed, "max_glimpses": 0}
     unused = _Baseline.unused | {"encoder_rate"}
@@ -66,21 +66,21 @@ def train_overview(
     seed: int = 0,
     progress: bool = False,
 ) -> GlimpsePolicy:
-    """Trains a policy to answer from overviews alone, encoder included, and leaves it where it validated best.
+    """Trains a policy, encoder included, to predict from overviews alone, and returns it at its best validation score.
 
     Args:
-        policy: Trained in place. It must have been built with `overview_dropout=0`, for it answers from the overview.
-        lanes: Given a number, a vector of so many environments of the training split.
-        validate: The validation score of a policy.
-        updates: How long to train.
-        validate_every: How many updates lie between two looks at the validation split.
-        cases_per_rollout: How many cases it sees between two updates.
-        learning_rate: Of AdamW.
-        seed: Of the order of cases.
+        policy: The policy to train, which is changed. It must have been built with `overview_dropout=0`.
+        lanes: Takes a number, and returns a vector of so many environments of the training split.
+        validate: Returns the validation score of a policy.
+        updates: Number of updates.
+        validate_every: Number of updates between two validations.
+        cases_per_rollout: Number of cases per update.
+        learning_rate: Learning rate of AdamW.
+        seed: Seed of the order of cases.
         progress: Whether to show a bar.
 
     Raises:
-        SettingsError: The policy does not answer from overviews.
+        SettingsError: The policy has an `overview_dropout` above 0.
     """
     if policy.overview_dropout:
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""What stock algorithms of Stable-Baselines3 need to see glimpses: features of an observation, in any dimension."""
+"""A feature extractor with which Stable-Baselines3's own algorithms can learn on glimpse environments."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,30 +23,29 @@ _AVERAGE_POOL: dict[int, Callable[..., Tensor]] = {
 
 
 class GlimpseFeatures(BaseFeaturesExtractor):
-    """Features of an observation, for the algorithms that Stable-Baselines3 brings itself.
+    """Computes features of an observation, for Stable-Baselines3's own algorithms.
 
         PPO("MultiInputPolicy", FlattenAction(env), policy_kwargs=dict(features_extractor_class=GlimpseFeatures))
 
-    One encoder sees the overview and the last glimpse, so that what it learns from one it knows in the other. Images
-    may have one, two or three axes, and any size and number of channels. The features are a layer over
+    The same encoder is used for the overview and the last glimpse. Images may have one, two or three axes, and any size
+    and number of channels. The features are computed by one layer from
 
     - the glimpse, pooled to one token;
-    - the overview, pooled to one token, and averaged over a coarse grid, which keeps where something lies;
-    - the share of foreground in each part of that grid, which says where looking can make sense;
+    - the overview, pooled to one token, and averaged in each part of a coarse grid, which keeps positions;
+    - the share of foreground in each part of that grid;
     - the last location, and the share of the budget that is left.
 
-    Stock algorithms are not recurrent: what they decide, they decide from the overview and the last glimpse alone.
+    Stable-Baselines3's own algorithms are not recurrent: they decide from the overview and the last glimpse alone.
 
     Args:
-        observation_space: Of a glimpse environment.
-        features_dim: Length of the features.
-        encoder: `encoder(channels, ndim) -> ConvEncoder` or alike: a network from images in [0, 255] to feature maps
-            with `.embed` channels.
-        grid: Parts of the overview per axis.
-        normalize_images: The option of the same name of Stable-Baselines3's policies. While it is on, as it is by
-            default, they divide what they take for an image (uint8, two axes and channels, 0 to 255) by 255, but not a
-            volume or a signal; the encoder gets all of them in [0, 255] again. Say False here where the policy is told
-            `normalize_images=False`.
+        observation_space: The observations of a glimpse environment.
+        features_dim: Number of features.
+        encoder: `encoder(channels, ndim)` returns a `ConvEncoder`, or another network that turns images in [0, 255]
+            into feature maps with `embed` channels.
+        grid: Number of parts of the overview per axis.
+        normalize_images: Must have the same value as the option of this name of the policy. If it is True, the default,
+            Stable-Baselines3 divides images of two axes by 255, but not volumes or signals; the division is undone
+            here.
 
     Raises:
         SettingsError: The observations are not those of a glimpse environment.
@@ -89,12 +88,12 @@ class GlimpseFeatures(BaseFeaturesExtractor):
         return self.project(torch.cat(parts, 1))
 
     def _parts(self, image: Tensor) -> Float[Tensor, "batch channels_and_parts"]:
-        """The mean of an image or feature map (batch, channel, *size) in each part of the grid."""
+        """Returns the mean of an image or feature map (batch, channel, *size) in each part of the grid."""
         return _AVERAGE_POOL[len(self.grid)](image, self.grid).flatten(1)
 
 
 def _overview_of(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The space of overviews, once it is known that all observations are there."""
+    """Returns the space of overviews, after checking that all observations are there."""
     found = set(space.spaces) if isinstance(space, spaces.Dict) else set()
     missing = [name for name in OBSERVATION_KEYS if name not in found]
     if missing or not isinstance(space, spaces.Dict):

@@ -1,4 +1,4 @@
-"""The baseline that people use today: every foreground patch is embedded, and gated attention pools the embeddings."""
+"""The baseline that is common today: all foreground patches are embedded, and gated attention pools the embeddings."""
 
 import copy
 import math
@@ -31,13 +31,13 @@ from glimpse.views import Views
 
 Embed = Callable[[Tensor], Tensor]
 
-BLOCK_PIXELS = 1 << 20  # level-0 pixels of a block of patches that is read at once
-_HIDDEN, _BATCH = 64, 64  # width of the head; patches encoded at once
+BLOCK_PIXELS = 1 << 20  # neighbouring patches of about so many level-0 pixels are read together
+_HIDDEN, _BATCH = 64, 64  # width of the head; number of patches that are encoded at once
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """PyTorch computes with one thread: several workers share the cores better, and the head is small."""
+    """Makes PyTorch compute with one thread inside, because several workers share the cores and the head is small."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -49,7 +49,7 @@ def _one_thread() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- embeddings
 @dataclass
 class Bag:
-    """The embedded patches of one case, and how long reading and embedding them took."""
+    """The embedded patches of one case, and the seconds that reading and embedding them took."""
 
     embeddings: Float[Tensor, "tile embed"]
     locations: Float[Tensor, "tile d"]
@@ -57,7 +57,7 @@ class Bag:
 
 
 class _Head(nn.Module):
-    """Standardises embeddings, pools them by gated attention (Ilse et al. 2018) and answers."""
+    """Standardises embeddings, pools them by gated attention (Ilse et al. 2018) and predicts the target."""
 
     def __init__(self, embeddings: Float[Tensor, "tile embed"], outputs: int, dropout: float) -> None:
         super().__init__()
@@ -83,12 +83,12 @@ class HeadTraining:
     """How the head of a full scan is trained.
 
     Attributes:
-        epochs: Passes over the training split at most.
-        patience: Passes without a better validation loss after which training ends.
+        epochs: Largest number of passes over the training split.
+        patience: Training ends after so many passes without a better validation loss.
         batch: Cases per step.
-        learning_rate: Of AdamW.
-        weight_decay: Of AdamW.
-        dropout: In the head.
+        learning_rate: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        dropout: Dropout in the head.
     """
 
     epochs: int = 100
@@ -109,23 +109,24 @@ class HeadTraining:
 class FullScan:
     """A reader that embeds every foreground patch of a case.
 
-    Patches lie side by side at the extent of a glimpse. They are embedded once, by the encoder as it is when this
-    object is made; what is learned on top is a gated-attention head, with early stopping on the validation split.
+    Patches lie side by side and have the field of view of a glimpse. They are embedded once, with a copy of the encoder
+    that is made when this object is made. `fit` trains a head with gated attention on the embeddings, with early
+    stopping on the validation split.
 
     Args:
         policy: a policy, whose encoder and pool are copied; or a function from images uint8 (batch, channel, *size) to
             embeddings (batch, embed).
         views: sizes of patches.
-        task: what is asked.
-        folder: where embeddings are kept, one file per split; a later run reuses those that still fit. None keeps none.
-        zoom: which of the fields of view the patches have.
-        seed: of the head's first weights and the order of cases.
-        threads: that read and embed.
-        progress: whether to show bars.
-        **training: the fields of `HeadTraining`, by name.
+        task: what is to be predicted.
+        folder: folder for embeddings, with one file per split, which are used again if they still fit; None saves none.
+        zoom: index of the field of view of the patches.
+        seed: seed of the head's initial weights and of the order of cases.
+        threads: how many threads read and embed.
+        progress: whether to show progress bars.
+        **training: fields of `HeadTraining`.
 
     Raises:
-        SettingsError: one of these does not exist, or has an impossible value.
+        SettingsError: a field of `HeadTraining` does not exist, or has an impossible value.
     """
 
     name = FULL_SCAN
@@ -152,12 +153,12 @@ class FullScan:
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
-        """The names of what can be set of the head's training."""
+        """Returns the names of the options of the head's training."""
         return option_names(HeadTraining)
 
     @classmethod
     def parse_options(cls, options: Mapping[str, Any]) -> HeadTraining:
-        """Checks how the head is to be trained, before there is a policy or a case.
+        """Checks the options of the head's training; it needs neither a policy nor a case.
 
         Raises:
             SettingsError: an option does not exist, or has an impossible value.
@@ -166,7 +167,7 @@ class FullScan:
 
     # ------------------------------------------------------------------------------------------ embedding
     def bags(self, cases: Sequence[Case], progress: bool = False) -> list[Bag]:
-        """The embedded patches of cases, from the folder where they are kept already."""
+        """Returns the embedded patches of cases; if the folder has them already, they are loaded."""
         probe = self._probe(cases[0].source)
         meta = {"slides": [case.id for case in cases], "views": repr(self.views), "zoom": self.zoom}
         path = self.folder / f"full_scan-{cases[0].split or 'cases'}.safetensors" if self.folder else None
@@ -200,13 +201,13 @@ class FullScan:
         return torch.cat([self.embed(part.to(self.device)).float().cpu() for part in parts])
 
     def _probe(self, source: ImageSource) -> Tensor:
-        """The embedding of a fixed picture: it tells whether embeddings were made by these weights."""
+        """Embeds a fixed random image, which shows whether saved embeddings were made with the same weights."""
         size = (1, source.channels, *self.views.glimpse_size)
         return self._embed(np.random.default_rng(0).integers(0, 256, size, np.uint8))
 
     # ------------------------------------------------------------------------------------------ learning
     def fit(self, train: Sequence[Case], val: Sequence[Case] = ()) -> "FullScan":
-        """Embeds both splits and trains the head; without validation cases it trains for all epochs."""
+        """Embeds both splits and trains the head; without validation cases all epochs are made."""
         if not len(train):
             raise ValueError("A full scan needs training cases, got none: the training split is empty.")
         bags, targets = self.bags(train), self._targets(train)
@@ -254,11 +255,11 @@ class FullScan:
 
     # ------------------------------------------------------------------------------------------ reading
     def read(self, cases: Sequence[Case], *, trace: bool = False, progress: bool = False) -> list[Reading]:
-        """Answers on every case from all its patches; `seconds` counts reading and embedding them, too.
+        """Predicts the target of every case from all of its patches; `seconds` includes reading and embedding them.
 
         Args:
             cases: what to read.
-            trace: changes nothing: one answer from all patches leaves no steps to trace.
+            trace: has no effect, because there is only one answer.
             progress: whether to show a bar.
 
         Raises:
@@ -291,7 +292,7 @@ class FullScan:
 
 
 def _frozen(policy: nn.Module | Embed) -> tuple[Embed, torch.device]:
-    """A function that embeds, and its device; a policy's parts are copied, so that its training can go on."""
+    """Returns a function that embeds, and its device; of a policy, the encoder and the pool are copied."""
     if not isinstance(policy, nn.Module):
         return policy, torch.device("cpu")
     parts = [part for part in (policy.encoder, policy.pool) if isinstance(part, nn.Module)]
@@ -300,7 +301,7 @@ def _frozen(policy: nn.Module | Embed) -> tuple[Embed, torch.device]:
 
 
 def _padded(bags: list[Bag]) -> tuple[Tensor, Tensor]:
-    """Embeddings (batch, tile, embed), padded with zeros, and which of them are real (batch, tile)."""
+    """Returns embeddings (batch, tile, embed), padded with zeros, and which of them are not padding (batch, tile)."""
     lengths = torch.tensor([len(bag.embeddings) for bag in bags])
     embeddings = nn.utils.rnn.pad_sequence([bag.embeddings for bag in bags], batch_first=True)
     return embeddings, torch.arange(embeddings.shape[1]) < lengths[:, None]
@@ -319,7 +320,7 @@ def _keep(path: Path, meta: dict[str, object], probe: Tensor, bags: list[Bag]) -
 
 
 def _kept(path: Path, meta: dict[str, object], probe: Tensor) -> list[Bag] | None:
-    """The embeddings of an earlier run, if they are of these cases, sizes and weights."""
+    """Returns saved embeddings if they are of the same cases, sizes and weights, and None otherwise."""
     try:
         file = Checkpoint.load(path)
     except CheckpointError:

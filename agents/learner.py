@@ -1,4 +1,4 @@
-"""What an update does with the episodes of a rollout: losses, advantages, and steps of the optimizer."""
+"""Updates a policy from the episodes of a rollout: computes advantages and losses, and steps the optimizer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ Record = TypeVar("Record", Episodes, Glimpses, Glimpses | None)
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss with what a log says about it; losses can be added."""
+    """A loss, and the numbers to log about it; losses can be added."""
 
     value: Tensor
     logs: dict[str, float] = field(default_factory=dict)
@@ -39,23 +39,23 @@ class Loss:
 
 @dataclass(frozen=True)
 class Credit:
-    """What the decisions of some episodes were worth.
+    """How much the decisions of some episodes were worth.
 
     Attributes:
-        advantage: How much better a decision turned out than the baseline says, standardised over all decisions.
-        returns: What the value head should have said.
+        advantage: How much better the return of a decision was than its baseline, standardised over all decisions.
+        returns: The returns, which the value head should predict.
     """
 
     advantage: Float[Tensor, "batch step"]
     returns: Float[Tensor, "batch step"]
 
     def of_rows(self, rows: Int[Tensor, "some"]) -> "Credit":
-        """That of these rows only."""
+        """Returns the credit of the rows with these indices."""
         return Credit(self.advantage[rows], self.returns[rows])
 
 
 class Minibatch(NamedTuple):
-    """Whole episodes of some cases, on the policy's device, with what is known about them."""
+    """Whole episodes of some cases, on the policy's device, with their extra glimpses and credit."""
 
     episodes: Episodes
     extra: Glimpses | None
@@ -63,17 +63,17 @@ class Minibatch(NamedTuple):
 
 
 class Learner:
-    """Learns to answer: the supervised loss on every answer of an episode, and steps of AdamW.
+    """Learns to predict, with the supervised loss of all answers of an episode; the optimizer is AdamW.
 
-    The optimizer has two groups of parameters, first everything else and then the shared encoder, because the encoder
-    has a learning rate of its own and its gradient is clipped by itself. It is kept at `policy.optimizer`, where
-    Stable-Baselines3 looks for it. A policy that has one already goes on with it.
+    The optimizer has two groups of parameters: the shared encoder is the second, and all other parameters are the
+    first. Each group has its own learning rate, and its gradient is clipped separately. The optimizer is stored as
+    `policy.optimizer`, where Stable-Baselines3 expects it; if the policy has one already, that one is used.
 
     Args:
-        policy: What is trained.
-        task: What is asked of it.
-        options: Of the agent.
-        learning_rate: With which a new optimizer begins.
+        policy: The policy to train.
+        task: The task, which gives the loss.
+        options: The options of the agent.
+        learning_rate: Initial learning rate, if the optimizer is made here.
     """
 
     def __init__(self, policy: GlimpsePolicy, task: Task, options: Options, learning_rate: float) -> None:
@@ -89,12 +89,12 @@ class Learner:
     def update(
         self, episodes: Episodes, extra: Glimpses | None, learning_rate: float, conduct: Conduct = OWN_CONDUCT
     ) -> dict[str, float]:
-        """Learns from one rollout in `n_epochs` passes; returns what the log says of the last step.
+        """Learns from one rollout in `n_epochs` passes; returns the numbers to log about the last step.
 
         Args:
-            episodes: Of the rollout.
-            extra: More glimpses of each row of the episodes, or None.
-            learning_rate: Of this update.
+            episodes: The episodes of the rollout.
+            extra: Extra glimpses of each row of the episodes, or None.
+            learning_rate: The learning rate of this update.
             conduct: How the policy acted when the episodes were played.
         """
         self.policy.set_training_mode(True)
@@ -111,11 +111,11 @@ class Learner:
         encoder["lr"] = learning_rate * self.updates.encoder_rate
 
     def _minibatches(self, episodes: Episodes, extra: Glimpses | None, credit: Credit | None) -> Iterator[Minibatch]:
-        """The rollout in parts of whole cases, in a random order."""
+        """Yields the rollout in parts of whole cases, in a random order."""
         device = self.policy.device
         order = torch.randperm(len(episodes.overview))
         for cases in order.chunk(self.updates.minibatches):
-            if self.updates.minibatches == 1:  # stored glimpses can be large: no copy of them all
+            if self.updates.minibatches == 1:  # avoids copying all glimpses
                 yield Minibatch(_to(episodes, device), _to(extra, device), credit)
                 continue
             rows = (cases[:, None] * episodes.rollouts + torch.arange(episodes.rollouts)).flatten()
@@ -130,24 +130,24 @@ class Learner:
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         loss.value.backward()
-        # The encoder's gradient can be a hundred times that of the rest: clipped together, it would silence the rest.
+        # The encoder's gradient can be a hundred times larger than the rest, so both are clipped separately.
         groups = [group["params"] for group in optimizer.param_groups]
         norm = torch.stack([nn.utils.clip_grad_norm_(group, self.updates.max_grad_norm) for group in groups]).norm()
-        if torch.isfinite(norm):  # a single broken batch must not poison the parameters
+        if torch.isfinite(norm):  # a single bad batch must not make the parameters NaN
             optimizer.step()
         return {**loss.logs, "loss": loss.value.item(), "gradient_norm": norm.item()}
 
     # ------------------------------------------------------------------------------------------ the losses
     def credit(self, episodes: Episodes) -> Credit | None:
-        """What decisions were worth; None where nothing is learned from it."""
+        """Returns how much the decisions were worth, or None if the agent does not learn from decisions."""
         return None
 
     def loss(self, episodes: Episodes, evaluation: Evaluation, credit: Credit | None) -> Loss:
-        """The loss of one step; `credit` is what the method `credit` said of these episodes."""
+        """Returns the loss of one step; `credit` is what the method `credit` returned for these episodes."""
         return self.answer_loss(episodes, evaluation)
 
     def answer_loss(self, episodes: Episodes, evaluation: Evaluation) -> Loss:
-        """The task's loss on the last answer, on the mean of all answers, and on answers from single glimpses."""
+        """Returns the task's loss of last answers, plus weighted losses of all answers and of single glimpses."""
         answered, read = episodes.answered, episodes.read
         every = self.task.loss(evaluation.prediction, _along(episodes.target, answered))
         last = every.gather(1, episodes.length[:, None])[:, 0].mean()
@@ -165,9 +165,10 @@ class Learner:
 
 
 class PolicyLearner(Learner):
-    """Learns where to look, too, by a policy gradient; subclasses say which.
+    """Learns to predict, and also where to look, with the policy gradient that a subclass defines.
 
-    A decision is credited with what came of it (`Losses.credit`) and compared with a baseline (`Losses.baseline`).
+    The options `Losses.credit` and `Losses.baseline` say which rewards a decision is credited with, and with what they
+    are compared.
     """
 
     def credit(self, episodes: Episodes) -> Credit:
@@ -185,22 +186,22 @@ class PolicyLearner(Learner):
         return Credit(standardised(advantage, episodes.decided).to(device), returns.to(device))
 
     def _consequences(self, episodes: Episodes) -> Tensor:
-        """Rewards (batch, step), each booked on the decision that brought it (see `returns.consequences`)."""
+        """Returns rewards (batch, step), each at the decision that caused it (see `returns.consequences`)."""
         target = _along(episodes.target, episodes.answered)
         score = torch.from_numpy(self.task.score(episodes.prediction.numpy(), target.numpy())).float()
         return consequences(episodes.reward, gains(score, episodes.answered))
 
     def loss(self, episodes: Episodes, evaluation: Evaluation, credit: Credit | None) -> Loss:
-        assert credit is not None  # the method above gives one
+        assert credit is not None  # the method `credit` above returns one
         policy = self.policy_loss(episodes, evaluation, credit.advantage)
         return self.answer_loss(episodes, evaluation) + (policy + self._other_losses(episodes, evaluation, credit))
 
     def policy_loss(self, episodes: Episodes, evaluation: Evaluation, advantage: Float[Tensor, "batch step"]) -> Loss:
-        """The loss whose gradient makes good decisions more likely."""
+        """Returns the loss whose gradient makes good decisions more probable."""
         raise NotImplementedError
 
     def _other_losses(self, episodes: Episodes, evaluation: Evaluation, credit: Credit) -> Loss:
-        """The entropy bonus and, with a critic, the value head's loss."""
+        """Returns the entropy bonus and, with a critic, the loss of the value head."""
         entropy = masked_mean(evaluation.entropy, episodes.decided)
         loss = Loss(-self.losses.ent_coef * entropy, {"entropy": entropy.item()})
         if self.losses.baseline != "critic":
@@ -216,5 +217,5 @@ def _to(record: Record, device: torch.device) -> Record:
 
 
 def _along(target: Tensor, mask: Tensor) -> Tensor:
-    """Targets (batch, ...) repeated along the steps of `mask` (batch, step)."""
+    """Returns targets (batch, ...) repeated along the steps of `mask` (batch, step)."""
     return target[:, None].expand(-1, mask.shape[1], *target.shape[1:])

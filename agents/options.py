@@ -1,4 +1,4 @@
-"""The options of the agents, in three small records; their defaults stand here and nowhere else."""
+"""The options of all agents, in three small records; their defaults are written here only."""
 
 from dataclasses import dataclass, replace
 
@@ -12,16 +12,16 @@ class Rollouts:
     Attributes:
         cases_per_rollout: Cases that are played between two updates.
         rollouts_per_case: Episodes of each of these cases. They share the encoded overview of the case.
-        max_glimpses: Budget of an episode while learning; None takes the environment's own.
-        min_glimpses: If given, the budget of each rollout is drawn from this number to `max_glimpses`. One policy then
-            learns to do with any budget. None always plays with `max_glimpses`.
-        extra_glimpses: In every fourth update, each rollout reads this many more glimpses, at random places, and is
-            followed by those of all rollouts of its case. Only the answers after them are learned; these keep answers
-            sound when more than `max_glimpses` are read later. None means as many as `max_glimpses` where budgets are
-            drawn, and 0 otherwise.
-        stop_from: Share of the training (0 to 1) after which the policy may end an episode by itself; until then it
-            spends its whole budget. Early on, answers are worth nothing yet while looking costs something, so a policy
-            that may stop would learn to stop at once, and nothing else.
+        max_glimpses: Budget of an episode in training; None takes the environment's own.
+        min_glimpses: If given, the budget of each rollout is drawn at random from this number to `max_glimpses`, so
+            that the policy learns to use any budget. With None the budget is always `max_glimpses`.
+        extra_glimpses: In every fourth update, so many more glimpses are read at random places for each rollout, and
+            the extra glimpses of all rollouts of a case are appended to each of them. Only the answers after them are
+            learned, so that answers stay good if more than `max_glimpses` are read later. None means `max_glimpses` if
+            `min_glimpses` is given, and 0 otherwise.
+        stop_from: Share of the training (0 to 1) after which the policy may end an episode by itself; before, it always
+            spends its whole budget. Early in training, glimpses cost something but do not improve answers yet, so a
+            policy that may stop would learn only to stop at once.
     """
 
     cases_per_rollout: int = 16
@@ -49,16 +49,16 @@ class Rollouts:
 
     @property
     def episodes(self) -> int:
-        """Episodes between two updates."""
+        """Number of episodes in a rollout."""
         return self.cases_per_rollout * self.rollouts_per_case
 
     @property
     def budget(self) -> int:
-        """The largest budget of an episode; 0 as long as nobody has said it."""
+        """The largest budget of an episode; 0 if it is not known yet (see `settled`)."""
         return self.max_glimpses or 0
 
     def settled(self, max_glimpses: int) -> "Rollouts":
-        """These options with what was left open filled in, for an environment with a budget of `max_glimpses`.
+        """Returns these options with every None replaced, for an environment with a budget of `max_glimpses`.
 
         Raises:
             SettingsError: `min_glimpses` is above the budget.
@@ -72,15 +72,15 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Losses:
-    """What is learned from episodes, and how much each part of the loss weighs.
+    """What is learned from episodes, and the weights of the parts of the loss.
 
-    The weight of the loss of an episode's last answer is 1.
+    The loss of an episode's last answer has weight 1.
 
     Attributes:
-        credit: "gain" credits each glimpse with what the answer gained by it and by later ones; "final" credits every
-            decision with the return of the whole episode.
-        baseline: What a return is compared with. "leave_one_out" takes the mean of the other rollouts of the case;
-            "critic" takes the value head, with generalised advantage estimation at discount 1.
+        credit: "gain" credits each decision with the gains in score of its glimpse and of later ones; "final" credits
+            every decision with the return of the whole episode.
+        baseline: What a return is compared with: "leave_one_out" is the mean of the other rollouts of the case, and
+            "critic" is the value head, with generalised advantage estimation (discount 1).
         prefix_coef: Weight of the loss averaged over all answers of an episode.
         glimpse_coef: Weight of the loss of answers from single glimpses.
         gae_lambda: Lambda of generalised advantage estimation; only used with a critic.
@@ -110,16 +110,16 @@ class Updates:
     """How parameters change in one update.
 
     Attributes:
-        n_epochs: Passes over each rollout.
-        minibatches: Parts into which the cases of a rollout are divided in each pass.
-        max_grad_norm: Longest gradient, of the encoder and of all the rest separately.
-        weight_decay: Of AdamW.
-        encoder_rate: Learning rate of the shared encoder, as a share of the learning rate. At 0 the encoder stays as it
-            is, which is also quicker.
+        n_epochs: Number of passes over each rollout.
+        minibatches: Number of parts into which the cases of a rollout are divided in each pass.
+        max_grad_norm: Largest norm of the gradient; the encoder and all other parameters are clipped separately.
+        weight_decay: Weight decay of AdamW.
+        encoder_rate: Learning rate of the shared encoder, as a share of the learning rate. With 0 the encoder is not
+            trained, which is also faster.
         encoder_share: Share of each case's rollouts whose glimpses are encoded again in an update, with a gradient. The
-            encoder learns from these only, everything else learns from all rollouts: below 1, the other glimpses and
-            the overviews stand as they were encoded when the rollout was played. Rollouts of a case show much the same,
-            so with four of them 0.25 loses nothing and takes half the time.
+            encoder learns from these only; all other parts learn from all rollouts. Below 1, the other glimpses and the
+            overviews keep the features that were computed when the rollout was played. Rollouts of a case show much the
+            same, so with four of them 0.25 loses nothing and takes half the time.
     """
 
     n_epochs: int = 1
@@ -149,10 +149,10 @@ class Options:
     updates: Updates
 
     def check_comparable(self) -> None:
-        """Refuses a baseline that compares the rollouts of a case where there is only one.
+        """Refuses a leave-one-out baseline if there is only one rollout per case.
 
         Raises:
-            SettingsError: It says what to change.
+            SettingsError: There is nothing to compare with; the message says what to change.
         """
         count = self.rollouts.rollouts_per_case
         if self.losses.baseline == "leave_one_out" and count < 2:

@@ -16,10 +16,10 @@ from glimpse.networks.records import Episodes, Evaluation
 
 @dataclass(frozen=True)
 class PPOLosses(Losses):
-    r"""The losses of all agents, and how far a policy may move from the one that played the rollout.
+    r"""The losses of all agents, and how far a policy may move from the policy that played the rollout.
 
     Attributes:
-        clip_range: \epsilon, the change of a decision's probability (as a share of it) beyond which nothing is gained.
+        clip_range: \epsilon, the relative change of a decision's probability beyond which the loss does not improve.
     """
 
     clip_range: float = 0.2
@@ -38,9 +38,9 @@ class PPOOptions(Options):
 
 
 class PPOLearner(PolicyLearner):
-    r"""The policy's loss is the mean of -min(w_t A_t, clip(w_t, 1 - \epsilon, 1 + \epsilon) A_t) over all decisions.
+    r"""Policy loss: the mean of -min(w_t A_t, clip(w_t, 1 - \epsilon, 1 + \epsilon) A_t) over all decisions.
 
-    w_t = pi(a_t | s_t) / pi_old(a_t | s_t) is 1 at the first minibatch.
+    Here w_t = pi(a_t | s_t) / pi_old(a_t | s_t), which is 1 at the first minibatch, and A_t is the advantage.
     """
 
     losses: PPOLosses
@@ -58,9 +58,9 @@ class PPOLearner(PolicyLearner):
 
 
 class PPO(GlimpseAlgorithm):
-    """Two passes over each rollout unless told otherwise, the probability ratio clipped (see `PPOLearner`).
+    """The agent that learns with proximal policy optimisation (see `PPOLearner`).
 
-    The options are those of `glimpse.agents.options`, and `clip_range`.
+    Its options are those of `glimpse.agents.options`, with `n_epochs=2` by default, and `clip_range`.
     """
 
     options_class = PPOOptions

@@ -10,7 +10,7 @@ from glimpse.networks.records import Episodes, Evaluation
 
 
 class ReinforceLearner(PolicyLearner):
-    """The policy's loss is the mean of -A_t log pi(a_t | s_t) over all decisions."""
+    """Policy loss: the mean of -A_t log pi(a_t | s_t) over all decisions, with the advantage A_t."""
 
     def policy_loss(self, episodes: Episodes, evaluation: Evaluation, advantage: Float[Tensor, "batch step"]) -> Loss:
         loss = -masked_mean(advantage * evaluation.log_prob, episodes.decided)
@@ -18,6 +18,6 @@ class ReinforceLearner(PolicyLearner):
 
 
 class Reinforce(GlimpseAlgorithm):
-    """One pass over each rollout (see `ReinforceLearner`). The options are those of `glimpse.agents.options`."""
+    """The agent that learns with REINFORCE (see `ReinforceLearner`); its options are in `glimpse.agents.options`."""
 
     learner_class = ReinforceLearner

@@ -1,9 +1,9 @@
-r"""What an action earned: gains, returns and advantages of complete episodes, discount 1.
+r"""Computes gains, returns and advantages of complete episodes, with discount 1.
 
-The environment pays r_t = s(p_t) - s(p_{t-1}) - c_t: the gain in score of the answer that came with action t, less
-the cost of the glimpse that action t reads. The answer p_t was settled by what had been seen before action t; so the
-gain at step t is no consequence of where action t looks, and the gain at step t + 1 is. `consequences` moves each
-gain to the action that caused it. All arrays are (batch, step), one row per episode.
+The reward is r_t = s(p_t) - s(p_{t-1}) - c_t: the gain in score of the prediction in action t, less the cost of the
+glimpse that action t reads. But p_t was made before that glimpse was read, so the gain at step t is not a consequence
+of where action t looks; the gain at step t + 1 is. `consequences` moves each gain to the action that caused it. All
+arrays are (batch, step), with one row per episode.
 """
 
 import torch
@@ -12,13 +12,13 @@ from torch import Tensor
 
 
 def gains(score: Float[Tensor, "batch step"], answered: Bool[Tensor, "batch step"]) -> Float[Tensor, "batch step"]:
-    """Gain in score of each answer over the one before; before the first it is 0. Zero past the episode's end."""
+    """Returns the gain in score of each answer over the answer before (0 before the first); 0 after the end."""
     before = torch.cat([torch.zeros_like(score[:, :1]), score[:, :-1]], 1)
     return (score - before).masked_fill(~answered, 0.0)
 
 
 def consequences(reward: Float[Tensor, "batch step"], gain: Float[Tensor, "batch step"]) -> Float[Tensor, "batch step"]:
-    r"""What action t caused at once: \rho_t = (r_t - g_t) + g_{t+1}, its glimpse's cost and the gain it brought."""
+    r"""Returns what action t caused, \rho_t = (r_t - g_t) + g_{t+1}: minus the glimpse's cost, plus its gain."""
     following = torch.cat([gain[:, 1:], torch.zeros_like(gain[:, :1])], 1)
     return reward - gain + following
 
@@ -26,20 +26,20 @@ def consequences(reward: Float[Tensor, "batch step"], gain: Float[Tensor, "batch
 def all_at_the_end(
     reward: Float[Tensor, "batch step"], decided: Bool[Tensor, "batch step"]
 ) -> Float[Tensor, "batch step"]:
-    """The whole return at the last decision, zero before: what is left of gain rewards when only the end counts."""
+    """Returns rewards that are 0 except at the last decision, which gets the return of the whole episode."""
     last = (decided.sum(1, keepdim=True) - 1).clamp_min(0)
     return torch.zeros_like(reward).scatter_(1, last, reward.sum(1, keepdim=True))
 
 
 def returns_to_go(reward: Float[Tensor, "batch step"]) -> Float[Tensor, "batch step"]:
-    r"""R_t = \sum_{k >= t} \rho_k."""
+    r"""Returns R_t = \sum_{k >= t} \rho_k."""
     return reward.flip(1).cumsum(1).flip(1)
 
 
 def leave_one_out(returns: Float[Tensor, "batch step"], rollouts: int) -> Float[Tensor, "batch step"]:
-    r"""Advantage over the mean of the other rollouts of the same case (Kool, van Hoof, Welling 2019).
+    r"""Returns the advantage over the other rollouts of the same case (Kool, van Hoof, Welling 2019).
 
-    A_t^i = R_t^i - 1/(K-1) \sum_{j != i} R_t^j. An episode that has ended earns nothing more: its return-to-go is 0.
+    A_t^i = R_t^i - 1/(K-1) \sum_{j != i} R_t^j for K rollouts. R_t of an episode that has ended is 0.
     """
     if rollouts < 2:
         raise ValueError(f"A leave-one-out baseline needs at least two rollouts per case, got {rollouts}.")
@@ -54,9 +54,9 @@ def generalised_advantage(
     decided: Bool[Tensor, "batch step"],
     gae_lambda: float,
 ) -> Float[Tensor, "batch step"]:
-    r"""Generalised advantage estimation with discount 1 (Schulman et al. 2016).
+    r"""Returns generalised advantage estimates with discount 1 (Schulman et al. 2016).
 
-    \delta_t = \rho_t + V_{t+1} - V_t and A_t = \delta_t + \lambda A_{t+1}; V is 0 where nothing is left to decide.
+    \delta_t = \rho_t + V_{t+1} - V_t and A_t = \delta_t + \lambda A_{t+1}; V is 0 after the last decision.
     """
     value = value.masked_fill(~decided, 0.0)
     following = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], 1)
@@ -71,11 +71,11 @@ def generalised_advantage(
 def standardised(
     advantage: Float[Tensor, "batch step"], decided: Bool[Tensor, "batch step"]
 ) -> Float[Tensor, "batch step"]:
-    """Divided by their standard deviation over the decided steps: step sizes do not hang on the score's scale."""
+    """Returns advantages divided by their standard deviation over all decisions, so that their scale is always 1."""
     spread = advantage[decided].std() if int(decided.sum()) > 1 else advantage.new_tensor(1.0)
     return (advantage / (spread + 1e-6)).masked_fill(~decided, 0.0)
 
 
 def masked_mean(values: Float[Tensor, "batch step"], mask: Bool[Tensor, "batch step"]) -> Float[Tensor, ""]:
-    """Mean over the true entries of `mask`; 0 where there are none."""
+    """Returns the mean over the entries where `mask` is True; 0 if there are none."""
     return (values * mask).sum() / mask.sum().clamp_min(1)

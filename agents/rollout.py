@@ -1,4 +1,4 @@
-"""Playing complete episodes in a vector of environments and keeping them as one `Episodes` record."""
+"""Plays complete episodes in a vector of environments, and stores them in one `Episodes` record."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -17,7 +17,7 @@ OnStep = Callable[[list[dict[str, Any]]], bool]
 
 @dataclass
 class _Step:
-    """One step of every lane; `alive` marks the lanes whose episode was still going on when it was decided."""
+    """One step of all lanes; `alive` is True for lanes whose episode had not ended before this step."""
 
     decision: Decision
     alive: np.ndarray
@@ -27,13 +27,13 @@ class _Step:
 
 
 class EpisodePlayer:
-    """Plays one episode per lane, several lanes to a case, and stacks what learning needs.
+    """Plays one episode per lane, with several lanes for each case, and stacks what learning needs.
 
     Args:
         env: vector of flattened glimpse environments.
-        policy: it decides.
+        policy: the policy that plays.
         max_glimpses: budget of the episodes.
-        stack_targets: from a list of `info["target"]` to an array.
+        stack_targets: turns a list of `info["target"]` into an array, as `Task.stack` does.
     """
 
     def __init__(
@@ -45,7 +45,17 @@ class EpisodePlayer:
     def play(
         self, cases: Sequence[int], rollouts: int, on_step: OnStep, conduct: Conduct = OWN_CONDUCT
     ) -> Episodes | None:
-        """Complete episodes of `cases` (one per lane, `rollouts` adjacent lanes to a case); None if stopped."""
+        """Plays one complete episode in every lane.
+
+        Args:
+            cases: The index of the case of each lane; `rollouts` adjacent lanes have the same case.
+            rollouts: Number of lanes per case.
+            on_step: Called after each step with the infos of episodes that have just ended; False stops playing.
+            conduct: How the policy acts.
+
+        Returns:
+            The episodes, or None if `on_step` has returned False.
+        """
         self.env.set_options([{"case": int(case), "max_glimpses": self.max_glimpses} for case in cases])
         first: Any = self.env.reset()
         overview, foreground = (torch.from_numpy(first[name][::rollouts].copy()) for name in ("overview", "foreground"))
@@ -118,7 +128,7 @@ def _none_like(glimpse: np.ndarray) -> np.ndarray:
 
 
 def join(parts: list[Episodes]) -> Episodes:
-    """The episodes of several waves as one record; shorter ones are padded."""
+    """Joins the episodes of several waves in one record; shorter ones are padded."""
     if len(parts) == 1:
         return parts[0]
     time = max(part.cell.shape[1] for part in parts)
@@ -139,7 +149,7 @@ def _padded(tensor: Tensor, time: int) -> Tensor:
 
 
 def regrouped(episodes: Episodes, repeats: int) -> Episodes:
-    """Keeps one overview per case where waves have brought it once per rollout."""
+    """Keeps one overview per case; `repeats` says how often each overview is there."""
     if repeats > 1:
         for name in ("overview", "foreground", "features"):
             setattr(episodes, name, getattr(episodes, name)[::repeats])
@@ -147,10 +157,10 @@ def regrouped(episodes: Episodes, repeats: int) -> Episodes:
 
 
 def shared_glimpses(episodes: Episodes, rollouts: int) -> Glimpses:
-    """The glimpses of all `rollouts` of a case, for each of its rollouts."""
+    """Returns for each row the glimpses of all `rollouts` of its case."""
 
     def of_case(values: Tensor) -> Tensor:
-        """From (batch, time, ...) to (batch, rollouts * time, ...)."""
+        """Turns values (batch, time, ...) into (batch, rollouts * time, ...)."""
         return values.unflatten(0, (-1, rollouts)).flatten(1, 2).repeat_interleave(rollouts, 0)
 
     return Glimpses(of_case(episodes.seen), of_case(episodes.location), of_case(episodes.zoom))

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, as functions of the progress remaining (1 at the start, 0 at the end)."""
+"""Learning-rate schedules: functions of the share of training that remains (1 at the start, 0 at the end)."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from glimpse.errors import SettingsError
 
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine from `rate` down to `rate * floor`, after a linear rise over the first `rise` of the way."""
+    """Falls from `rate` to `rate * floor` along half a cosine, after a linear rise over the first share `rise`."""
 
     rate: float
     floor: float = 0.0

@@ -1,4 +1,4 @@
-"""The patches of a full scan: a tiling of the image, of which those with foreground are read."""
+"""The patches of a full scan: the image is divided into tiles, and those with foreground are read."""
 
 import itertools
 import math
@@ -13,10 +13,10 @@ LEAST_FOREGROUND = 0.25  # a patch with a smaller share of foreground is not rea
 
 
 def foreground_tiles(views: Views, source: ImageSource, zoom: int = 0) -> Int[np.ndarray, "tile d"]:
-    """The patches of a case with foreground in them, as indices into a tiling that begins at the image's corner.
+    """Returns the tiles with at least `LEAST_FOREGROUND`, as their indices along each axis; there is at least one.
 
-    Tile i of an axis spans level-0 pixels [i e, (i + 1) e), with e the glimpse's extent; the last one may reach over
-    the image's edge. There is always at least one.
+    Tile i of an axis spans level-0 pixels [i e, (i + 1) e), where e is the extent of a glimpse; the last tile may
+    extend beyond the edge of the image.
     """
     extent = views.extent(source, zoom)
     share = views.foreground(source)[0].astype(np.float64)
@@ -27,7 +27,7 @@ def foreground_tiles(views: Views, source: ImageSource, zoom: int = 0) -> Int[np
 
 
 def _overlap(cells: int, pixels: int, side: float) -> Float[np.ndarray, "tile cell"]:
-    """What share of each tile (its part inside the image) each of `cells` equal parts of an axis covers."""
+    """Returns which share of each tile's part inside the image each of `cells` equal parts of an axis covers."""
     starts = side * np.arange(math.ceil(pixels / side - 1e-9))[:, None]
     edges = np.linspace(0, pixels, cells + 1)
     covered = np.clip(np.minimum(starts + side, edges[1:]) - np.maximum(starts, edges[:-1]), 0, None)
@@ -37,7 +37,7 @@ def _overlap(cells: int, pixels: int, side: float) -> Float[np.ndarray, "tile ce
 def tile_locations(
     views: Views, source: ImageSource, tiles: Int[np.ndarray, "tile d"], zoom: int = 0
 ) -> Float[np.ndarray, "tile d"]:
-    """Centres of tiles as locations in [-1, 1]; beyond it where a tile's centre lies outside the image."""
+    """Returns the centres of tiles as locations; they are outside [-1, 1] where a centre is outside the image."""
     return source.frame.to_location((tiles + 0.5) * views.extent(source, zoom)).astype(np.float32)
 
 
@@ -52,7 +52,7 @@ def blocks(tiles: Int[np.ndarray, "tile d"], side: int) -> list[Int[np.ndarray, 
 def read_tiles(
     views: Views, source: ImageSource, tiles: Int[np.ndarray, "tile d"], zoom: int = 0
 ) -> UInt8[np.ndarray, "tile channel *size"]:
-    """The pixels that `views.glimpse` gives at the tiles' centres, by one read of the box around all of them."""
+    """Returns what `views.glimpse` returns at the tiles' centres, with one read of the box around all tiles."""
     extent, size = views.extent(source, zoom), views.glimpse_size
     low, high = tiles.min(0), tiles.max(0) + 1
     region = source.read((low + high) / 2 * extent, (high - low) * extent, tuple((high - low) * size))

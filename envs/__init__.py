@@ -1,4 +1,4 @@
-"""Gymnasium environments: records of modalities over one base, wrappers, a vector environment, a contract checker."""
+"""Gymnasium environments: the base class, the built-in modalities, wrappers, a vector environment and a checker."""
 
 from glimpse.envs.array import array_cases, make_array
 from glimpse.envs.base import GlimpseEnv

@@ -17,7 +17,7 @@ from glimpse.tasks import Classification, Task
 
 Pair = tuple[Sequence[np.ndarray | str | os.PathLike[str]], Sequence[Any]]
 
-OVERVIEW_SIZE, GLIMPSE_SIZE = 64, 36  # at most, per axis; 36 is the least that the default CNN of SB3 takes
+OVERVIEW_SIZE, GLIMPSE_SIZE = 64, 36  # default sizes per axis; SB3's own CNN needs at least 36
 
 
 def make_array(
@@ -37,19 +37,20 @@ def make_array(
 
     Args:
         cohort: A cohort, a list of cases, or `(arrays, targets)`: uint8 arrays `(channel, *size)`, or paths of .npy
-            files with such arrays, and as many targets of the task.
+            files with such arrays, and one target for each of them.
         split: "train", "val" or "test" of a cohort; None takes all cases.
-        task: What an answer is; None is a classification with as many classes as the targets need, at least 2.
+        task: What is to be predicted; None is a classification with as many classes as the targets need, at least 2.
         overview_size: Pixels of the overview; None is 64 per axis, or the first image's size where that is smaller.
         glimpse_size: Pixels of a glimpse; None is 36 per axis, or the first image's size where that is smaller.
-        glimpse_extents: Fields of view; None is the glimpse's size, so that it is read at full resolution.
+        glimpse_extents: Fields of view; None is the size of a glimpse, so that glimpses have full resolution.
         max_glimpses: Budget of an episode.
         glimpse_cost: What a glimpse costs, in units of the score.
         shuffle: Whether cases come in random order.
         render_mode: None or "rgb_array".
 
     Raises:
-        ValueError: The cohort is empty, sizes do not fit it, or its targets are no classes and no task is given.
+        ValueError: The cohort is empty, the sizes do not fit it, or a task is needed because its targets are not
+            classes.
     """
     cases = _cases(cohort, split)
     if not len(cases):
@@ -71,15 +72,15 @@ def make_array(
 
 
 def array_cases(arrays: Sequence[Any], targets: Sequence[Any], **options: Any) -> list[Case]:
-    """Makes cases of arrays `(channel, *size)`; each is its own patient.
+    """Makes one case of each array `(channel, *size)`; every case belongs to another patient.
 
     Args:
         arrays: uint8 arrays, or paths of .npy files.
-        targets: As many targets: class indices, or what the task takes.
-        **options: Of `ArraySource`: spacing, unit, background.
+        targets: One target per array: a class index, or what the task takes.
+        **options: Options of `ArraySource`: spacing, unit, background.
 
     Raises:
-        ValueError: There are not as many targets as arrays.
+        ValueError: The numbers of targets and arrays differ.
     """
     if len(arrays) != len(targets):
         raise ValueError(f"Expected as many targets as arrays, got {len(targets)} and {len(arrays)}.")

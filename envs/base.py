@@ -1,4 +1,4 @@
-"""The environment: an agent looks at parts of a case, one after another, and answers."""
+"""The environment: an agent reads glimpses of a case, one after another, and predicts its target."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ Observation = dict[str, NDArray[Any]]
 
 
 class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
-    """Looks at one case per episode, in any number of dimensions.
+    """An environment with one case per episode, for images of any number of dimensions.
 
-    The agent sees an overview and reads glimpses where it chooses. Each action answers from what has been seen so far
-    and says where to look next; the reward is how much the answer has gained (see `Episode`). Spaces are those of
-    `glimpse.spaces`: `observation_space` and `ActionLayout.dict_space`. Locations are clipped to [-1, 1].
+    The agent sees an overview and reads glimpses at locations that it chooses. Each action contains a prediction from
+    what has been seen so far, and says where to look next. The reward is the gain in the prediction's score, less the
+    cost of the glimpse (see `Episode`). The spaces are `observation_space` and `ActionLayout.dict_space` of
+    `glimpse.spaces`. Locations are clipped to [-1, 1].
 
-    Every info holds `case` (the slide's id) and `target`; the last one of an episode also
+    Every info contains `case` (the case's id) and `target`. The last info of an episode also contains
 
-    - scanpath: float32 `(n, d)` in [-1, 1], array axis order, and zooms: int64 `(n,)`; both array-like, see `Ragged`;
-    - score: of the final prediction;
-    - pixels_read: full-resolution pixels of the glimpses, clipped to the image; overlaps count each time;
-    - share_read: the same, divided by the foreground's pixels;
-    - hits: bool `(mark,)`, which marks a glimpse has hit; array-like, and only where the case has marks.
+    - scanpath: float32 `(n, d)` in [-1, 1], in the order of the array's axes, and zooms: int64 `(n,)` (as `Ragged`);
+    - score: the score of the last prediction;
+    - pixels_read: full-resolution pixels of all glimpses, clipped to the image; overlaps are counted each time;
+    - share_read: `pixels_read` divided by the number of pixels in the foreground;
+    - hits: bool `(mark,)`, which marks were hit (as `Ragged`); only if the case has marks.
 
     `reset` takes the options `case` (an index into `cases`) and `max_glimpses` (this episode's budget; any number).
-    Without `case` the cases come in turn: in a new random order each time round, or as they are listed.
+    Without `case` all cases are used in turn, in a new random order each time, or in their own order.
 
     Args:
-        cases: What to look at; all with the same number of axes and channels.
-        task: What an answer is, and how good.
-        views: Sizes of what is seen.
+        cases: The cases; all of them must have the same number of axes and channels.
+        task: Says what is to be predicted, and scores predictions.
+        views: Sizes of overview and glimpses.
         max_glimpses: Budget of an episode.
         glimpse_cost: What reading one glimpse costs, in units of the score.
-        shuffle: Whether cases come in random order.
+        shuffle: Whether cases come in a random order.
         render_mode: None or "rgb_array".
 
     Raises:
@@ -81,7 +82,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
 
     @property
     def episode(self) -> Episode:
-        """The episode under way, or the one that ended last."""
+        """The current episode, or the one that ended last."""
         if self._episode is None:
             raise ResetNeeded("No case has been chosen yet: call reset() first.")
         return self._episode
@@ -91,13 +92,13 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Starts an episode; see the class for the options."""
+        """Starts an episode; the class describes the options."""
         self.begin(seed, options)
         overview, foreground = self.case_views()
         return self._observation(overview, foreground), self.info()
 
     def step(self, action: Mapping[str, Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Scores the action's prediction, then reads the glimpse it asks for unless the episode ends."""
+        """Scores the action's prediction, then reads the glimpse that it asks for, unless the episode ends."""
         parts = self.layout.from_dict(action)
         reward = self.act(parts, self.scores(parts.prediction[None])[0])
         if not self.episode.ended:
@@ -121,7 +122,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
     # --- The parts of a step, for `GlimpseVecEnv` ----------------------------------------------------------------
 
     def begin(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> None:
-        """Chooses a case and opens an episode on it; reads nothing."""
+        """Chooses a case and starts an episode on it, without reading any pixels."""
         super().reset(seed=seed)
         if seed is not None:
             self._queue = []
@@ -146,7 +147,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         return self.task.score(predictions, targets)
 
     def act(self, action: Action, score: float) -> float:
-        """Applies the rules of the episode to one action and returns the reward; reads nothing."""
+        """Applies the rules of the episode to one action and returns the reward, without reading any pixels."""
         if self.episode.ended:
             raise ResetNeeded(f"The episode on {self.episode.case.id} has ended: call reset() before step().")
         return self.episode.act(float(score), action.location, bool(action.stop), int(action.zoom))
@@ -157,7 +158,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         return self.views.overview(source), self.views.foreground(source) * np.uint8(255)
 
     def read_glimpse(self) -> NDArray[np.uint8]:
-        """Reads the glimpse the last action asked for: `(channel, *glimpse_size)`."""
+        """Reads and returns the glimpse that the last action asked for, `(channel, *glimpse_size)`."""
         episode = self.episode
         self._glimpse = self.views.glimpse(episode.case.source, episode.locations[-1], episode.zooms[-1])
         return self._glimpse
@@ -165,8 +166,8 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
     def location_and_remaining(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns the last glimpse's location `(d,)` and the share of the budget that is left `(1,)`.
 
-        The share is of the environment's own budget, so an episode that was given less starts below 1; one that was
-        given more stays at 1 until it is down to it.
+        The share is relative to the environment's own budget. An episode with a smaller budget therefore starts below
+        1; one with a larger budget stays at 1 until no more than the environment's budget is left.
         """
         episode = self.episode
         location = episode.locations[-1].copy() if episode.locations else np.zeros(self.ndim, np.float32)
@@ -174,7 +175,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         return location, np.array([share], np.float32)
 
     def info(self) -> dict[str, Any]:
-        """Returns what is known beside the observation; see the class. Arrays are plain here, whatever their length."""
+        """Returns the info, as the class describes it, but with plain arrays in place of `Ragged`."""
         episode = self.episode
         info: dict[str, Any] = {"case": episode.case.id, "target": episode.case.target}
         if episode.ended:
@@ -191,7 +192,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
     def _observation(self, overview: NDArray[np.uint8], foreground: NDArray[np.uint8]) -> Observation:
         location, remaining = self.location_and_remaining()
         return {
-            "overview": overview.copy(),  # the cached one is shared by everyone who looks at this case
+            "overview": overview.copy(),  # the cached array is shared by all environments
             "foreground": foreground,
             "glimpse": self._glimpse.copy(),
             "location": location,

@@ -1,4 +1,4 @@
-"""What the makers of environments share: sizes written briefly become views."""
+"""Helpers for functions that make environments: they turn sizes into views, and choose the cases of a split."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def build_views(ndim: int, overview_size: Size, glimpse_size: Size, glimpse_exte
     Args:
         ndim: Number of axes, d.
         overview_size: Pixels of the overview; one number for all axes, or one per axis.
-        glimpse_size: Pixels of a glimpse, likewise.
-        glimpse_extents: A field of view, or a list of them to choose from: 128, "64um", or a list of one per axis
-            inside the list, such as `[["8mm", "64mm", "64mm"]]`.
+        glimpse_size: Pixels of a glimpse; one number for all axes, or one per axis.
+        glimpse_extents: One field of view, such as 128 or "64um", or a list of several. A field of view with one value
+            per axis must be inside a list, such as `[["8mm", "64mm", "64mm"]]`.
 
     Raises:
         ValueError: A size is not positive, or has another number of axes than the images.
@@ -37,7 +37,7 @@ def build_views(ndim: int, overview_size: Size, glimpse_size: Size, glimpse_exte
 
 
 def cases_of(cohort: Cohort | Sequence[Case], split: str | None) -> Sequence[Case]:
-    """The cases of one split; all of them where none is named."""
+    """Returns the cases of one split, or all cases if `split` is None."""
     if split is None:
         return cohort
     if isinstance(cohort, Cohort):

@@ -1,4 +1,4 @@
-"""The rules of an episode: what is rewarded, what ends it, what is remembered of it."""
+"""The rules of an episode: its rewards, its end, and what is recorded of it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 class Episode:
     """One pass over one case.
 
-    Action t (t = 0, 1, ...) carries the prediction p_t, made from the overview and t glimpses. With s_t = score(p_t)
-    and s_{-1} = 0 its reward is the gain
+    Action t (t = 0, 1, ...) contains the prediction p_t, made from the overview and t glimpses. With s_t = score(p_t)
+    and s_{-1} = 0, its reward is
 
         r_t = s_t - s_{t-1} - c [a glimpse is read now]
 
-    where c is the cost of a glimpse. The sum telescopes: an episode that ends with action T after reading T glimpses
-    returns s_T - c T, the final score less the cost of looking. It ends when the action stops, or when the budget is
-    spent; nothing is read then, so an episode has at most budget + 1 actions.
+    where c is the cost of a glimpse. The rewards of an episode that ends with action T, after T glimpses, add up to
+    s_T - c T, the final score less the cost of looking. An episode ends with an action that stops, or with the first
+    action after the budget is spent. This action reads no glimpse, so an episode has at most budget + 1 actions.
 
     Attributes:
-        case: What is looked at.
+        case: The case of the episode.
         budget: How many glimpses may be read.
-        glimpse_cost: What each of them costs, in units of the score.
+        glimpse_cost: What each glimpse costs, in units of the score.
         score: Score of the last prediction; 0, a blind guess, before the first.
-        locations: Centres of the glimpses read, in [-1, 1], each `(d,)`.
-        zooms: Their fields of view, as indices.
+        locations: Centres of the glimpses so far, in [-1, 1], each `(d,)`.
+        zooms: Indices of their fields of view.
         ended: True after the last action.
         total: Sum of the rewards.
         steps: Number of actions.
@@ -58,7 +58,7 @@ class Episode:
 
         Args:
             score: Score of the action's prediction.
-            location: `(d,)`, where the next glimpse is to be read unless the episode ends.
+            location: `(d,)`, centre of the next glimpse; not used if the episode ends.
             stop: True ends the episode.
             zoom: Index of the field of view of the next glimpse.
         """
@@ -74,15 +74,15 @@ class Episode:
         return reward
 
     def scanpath(self, ndim: int) -> NDArray[np.float32]:
-        """Returns the locations in order, float32 `(glimpses, d)`; `(0, d)` where nothing was read."""
+        """Returns the locations in order, float32 `(glimpses, d)`; `(0, d)` if no glimpse was read."""
         return np.array(self.locations, np.float32).reshape(-1, ndim)
 
 
 class Ragged:
-    """An array whose length differs from episode to episode; index it, or hand it to NumPy, like the array it holds.
+    """Holds an array of variable length in an info; it can be indexed, and passed to NumPy, like the array.
 
-    Gymnasium's vector environments stack the arrays they find in infos, and fail where lengths differ. They leave other
-    objects as they are.
+    Gymnasium's vector environments stack the arrays in infos, and fail if their lengths differ. Other objects they do
+    not stack.
     """
 
     def __init__(self, array: NDArray[Any]) -> None:

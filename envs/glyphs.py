@@ -1,4 +1,4 @@
-"""Digits and glyphs to learn the craft on, drawn where they are read. Their defaults stand here and nowhere else."""
+"""The drawn modalities, for experiments: digits and glyphs, painted while they are read. All defaults are here."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,13 +10,14 @@ from glimpse.tasks import Classification, MultiLabel, MultiTask, Task
 
 
 def mnist_task(targets: str | Sequence[str] = "majority") -> Task:
-    """What is asked: "majority", "max", "top" (ten classes each), "multi" (which digits are there), or several.
+    """Returns the task of Megapixel MNIST for one target, or a `MultiTask` for several.
 
     Args:
-        targets: one of them, a list of them, or "all".
+        targets: "majority", "max" or "top" (ten classes each), "multi" (which digits are there), a list of these, or
+            "all".
 
     Raises:
-        CohortError: a target is none of these.
+        CohortError: there is no such target.
     """
     names = target_names(targets)
     return _single(names[0]) if len(names) == 1 else MultiTask({name: _single(name) for name in names})
@@ -27,7 +28,7 @@ def _single(name: str) -> Task:
 
 
 MEGAPIXEL_MNIST = Modality(
-    "megapixel_mnist",  # 5 digits and 50 noise strokes on 1500 x 1500 pixels; which digit is there three times?
+    "megapixel_mnist",  # 5 digits and 50 noise strokes on 1500 x 1500 pixels; which digit occurs three times?
     draws="glimpse.synthetic.glyphs.megapixel_mnist:load_megapixel_mnist",
     shared={"root": None, "targets": "majority"},
     task={"_target_": "glimpse.envs.glyphs.mnist_task", "targets": "${env.targets}"},
@@ -38,7 +39,7 @@ MEGAPIXEL_MNIST = Modality(
     glimpse_cost=0.0,
 )
 CLUTTERED_MNIST = Modality(
-    "cluttered_mnist",  # a digit on 60 x 60 pixels, among four pieces of other digits; which is it?
+    "cluttered_mnist",  # a digit on 60 x 60 pixels, with four pieces of other digits; which digit is it?
     draws="glimpse.synthetic.glyphs.cluttered_mnist:load_cluttered_mnist",
     shared={"root": None},
     task={"_target_": "glimpse.tasks.Classification", "classes": 10},
@@ -49,7 +50,7 @@ CLUTTERED_MNIST = Modality(
     glimpse_cost=0.0,
 )
 RELATIONS = Modality(
-    "relations",  # two glyphs far apart among noise strokes: are they of one shape? 8 glimpses are too few to learn it
+    "relations",  # have two glyphs far apart the same shape? (8 glimpses are too few to learn it)
     draws="glimpse.synthetic.glyphs.relations:load_relations",
     shared={"target": "match"},
     overview_size=64,

@@ -1,4 +1,4 @@
-"""The medical modalities: whole slides, radiographs, MR and CT volumes. Their defaults stand here and nowhere else."""
+"""The medical modalities: whole slides, radiographs, MR and CT volumes. All of their defaults are here."""
 
 from functools import partial
 
@@ -21,7 +21,8 @@ XRAY = Modality(
     "xray",
     RadiographSource,
     reader="radiograph",
-    # window: each file's first, or an index into those it states, or [low, high]; spacing: millimetres per pixel
+    # window: None is the first one that a file states; or the index of another one, or [low, high];
+    # spacing: millimetres per pixel
     options={"window": None, "spacing": None},
     synthetic="glimpse.synthetic.radiographs.recipe:embedded_cohort",
     overview_size=256,
@@ -34,10 +35,11 @@ MRI = Modality(
     VolumeSource,
     reader="volume",
     # windows: "auto" (percentiles of each volume, since MR has no units), [low, high], or a list, one channel for each;
-    # spacing: millimetres per voxel, one number or [z, y, x]; neighbours: slices on either side that become channels
+    # spacing: millimetres per voxel, one number or [z, y, x];
+    # neighbours: how many slices on either side are added as channels
     options={"windows": None, "spacing": None, "neighbours": 0},
     synthetic="glimpse.synthetic.volumes.recipe:embedded_mri",
-    synthetic_options={"windows": (0.0, 160.0)},  # its spots are brighter than the percentiles that "auto" goes by
+    synthetic_options={"windows": (0.0, 160.0)},  # its spots are brighter than the percentiles of "auto"
     overview_size=(40, 48, 40),
     glimpse_size=24,
     glimpse_extents=("24mm",),
@@ -47,7 +49,7 @@ CT = Modality(
     "ct",
     VolumeSource,
     reader="volume",
-    # as of MRI, but windows are of Hounsfield units, by name or as [low, high]; foreground: "lungs" or "body"
+    # as for MRI, but windows are in Hounsfield units, by name or as [low, high]; foreground: "lungs" or "body"
     options={"windows": ("lung", "mediastinum"), "spacing": None, "neighbours": 0, "foreground": "lungs"},
     synthetic="glimpse.synthetic.volumes.recipe:embedded_ct",
     overview_size=(36, 36, 48),

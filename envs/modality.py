@@ -1,4 +1,4 @@
-"""Environments on registered modalities: `gymnasium.make("glimpse/WSI-v0", cohort="cohort.csv")`."""
+"""Makes environments of registered modalities, such as `gymnasium.make("glimpse/WSI-v0", cohort="cohort.csv")`."""
 
 from __future__ import annotations
 
@@ -47,24 +47,25 @@ def make_modality(
     render_mode: str | None = None,
     **options: Any,
 ) -> GlimpseEnv:
-    """Makes an environment on a modality; None stands for the modality's own default.
+    """Makes the environment of a modality; an argument of None means the modality's own default.
 
     Args:
-        cohort: path of a cohort's CSV, or what was loaded from one, or a list of cases; None takes the modality's
-            synthetic cohort (made once) or its drawn images.
+        cohort: path of a cohort's CSV, a `Cohort`, or a list of cases; None uses the modality's synthetic cohort (which
+            is made once) or its drawn images.
         split: "train", "val" or "test"; None takes all cases.
-        modality: its name.
-        task: what an answer is.
+        modality: name of the modality.
+        task: what is to be predicted.
         overview_size: pixels of the overview; one number, or one per axis.
-        glimpse_size: pixels of a glimpse, likewise.
-        glimpse_extents: fields of view, such as 128 (level-0 pixels) or "8mm"; the action chooses among several.
+        glimpse_size: pixels of a glimpse; one number, or one per axis.
+        glimpse_extents: one or several fields of view, such as 128 (level-0 pixels) or "8mm"; of several, each action
+            chooses one.
         max_glimpses: budget of an episode.
         glimpse_cost: what a glimpse costs, in units of the score.
         on_error: "skip" leaves broken images of a CSV out with a warning; "raise" makes them an error.
-        seed: of the split, where the CSV has none; of drawn images.
-        shuffle: whether cases come in random order.
+        seed: seed of the split, if the CSV has none, and of drawn images.
+        shuffle: whether cases come in a random order.
         render_mode: None or "rgb_array".
-        **options: of the cohort, such as `windows` or `spacing`; see `Modality.options`.
+        **options: options of the cohort, such as `windows` or `spacing` (see `Modality.options`).
 
     Raises:
         CohortError: the CSV has problems (all are listed), or there is neither a CSV nor a synthetic cohort.
@@ -112,14 +113,14 @@ def load_modality(
     """Loads a cohort of a modality.
 
     Args:
-        modality: its name; its source is asked first, so that files of a suffix that others read, too, are its own.
-        path: of the cohort's CSV; None makes and loads the modality's synthetic cohort.
-        task: what an answer is; the modality's own when not given.
+        modality: name of the modality. All images are read with its source, also if other sources read such files.
+        path: path of the cohort's CSV; None makes and loads the modality's synthetic cohort.
+        task: what is to be predicted; the modality's own task when not given.
         on_error: "skip" leaves broken images out with a warning; "raise" makes them an error.
-        seed: of the split, where the CSV has none; of drawn images.
-        synthetic: options of the maker of synthetic cohorts, such as `n` and `size`.
+        seed: seed of the split, if the CSV has none, and of drawn images.
+        synthetic: options of the function that makes the synthetic cohort, such as `n` and `size`.
         progress: whether to show a bar while files are checked.
-        **options: see `Modality.options`; of drawn images, the keyword arguments of `Modality.draws`.
+        **options: `Modality.options`; for drawn images, the keyword arguments of `Modality.draws`.
 
     Raises:
         ModalityError: there is no such modality.
@@ -149,7 +150,7 @@ def load_modality(
 
 
 def _task(modality: Modality, options: Mapping[str, Any]) -> Task:
-    """The modality's own task, which may depend on options that it shares with the cohort."""
+    """Builds the modality's own task, which may depend on options that it shares with the cohort."""
     shared = {name: options.get(name, default) for name, default in modality.shared.items()}
     config = OmegaConf.create({"env": shared, "task": dict(modality.task)})
     return build(OmegaConf.to_container(config.task, resolve=True))

@@ -1,4 +1,4 @@
-"""Pictures of an episode under way."""
+"""Draws the picture that `GlimpseEnv.render` returns."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image
 
 from glimpse.pictures.drawing import below, beside, draw_scanpath, through_the_middle
 
-HEIGHT = 512  # of a picture, in pixels
-_VOLUME_HEIGHT = 320  # of each of two rows of three planes
+HEIGHT = 512  # height of a picture in pixels
+_VOLUME_HEIGHT = 320  # height of each of the two rows of planes
 
 
 def draw(
@@ -24,18 +24,20 @@ def draw(
 ) -> NDArray[np.uint8]:
     """Draws the overview with numbered glimpses on it, and the current glimpse beside it.
 
-    Volumes are shown by three cuts through the last glimpse (the middle before the first), and the glimpse below.
+    Volumes are shown as three cuts through the last glimpse (through the middle before the first one), with the glimpse
+    below.
 
     Args:
         overview: `(channel, *size)`.
-        glimpse: `(channel, *size)`, the last one read.
+        glimpse: `(channel, *size)`, the last glimpse.
         scanpath: `(n, d)` centres of the glimpses in [-1, 1].
-        boxes: `(n, d)` their extents as shares of the image.
-        sides: Lengths of the image's axes, `(d,)`: an overview may squeeze it, the picture does not.
-        glimpse_sides: Lengths of the glimpse's axes, `(d,)`.
+        boxes: `(n, d)` extents of the glimpses, as shares of the image.
+        sides: Physical lengths of the image's axes, `(d,)`; they give the picture its true proportions, which the
+            overview may not have.
+        glimpse_sides: Physical lengths of the glimpse's axes, `(d,)`.
 
     Returns:
-        `(height, width, 3)`; of one size in all of an episode, whatever zooms it has.
+        A picture `(height, width, 3)`, of the same size at all steps of an episode.
     """
     volume = len(sides) == 3
     height = _VOLUME_HEIGHT if volume else HEIGHT

@@ -1,4 +1,4 @@
-"""Many episodes at once, for Stable-Baselines3: one policy step for all, reads in threads."""
+"""A vector environment for Stable-Baselines3 that steps many environments at once and reads glimpses in threads."""
 
 from __future__ import annotations
 
@@ -25,27 +25,28 @@ _TRANSPARENT = (FlattenAction, OrderEnforcing, PassiveEnvChecker)
 
 
 class GlimpseVecEnv(VecEnv):
-    """Steps many lanes (environments) together; only the lanes that look somewhere read, in a thread pool.
+    """Steps many environments, called lanes, together; their glimpses are read in a thread pool.
 
-    Actions are flat, `(lane, size)` as `ActionLayout.pack` writes them, whether or not lanes wear `FlattenAction`. A
-    lane that ends is reset in the same step, as everywhere in Stable-Baselines3: its last observation is
-    `info["terminal_observation"]`. Infos are those of `GlimpseEnv`, with `episode` as `Monitor` writes it (r, l, t); so
-    no `Monitor` is needed, and `env_is_wrapped(Monitor)` says True. The scanpath, zooms and hits are plain arrays.
+    Actions are flat, `(lane, size)` as `ActionLayout.pack` returns them, whether or not the environments are wrapped in
+    `FlattenAction`. As always in Stable-Baselines3, a lane whose episode ends is reset in the same step, and its last
+    observation is `info["terminal_observation"]`. Infos are those of `GlimpseEnv`, with scanpath, zooms and hits as
+    plain arrays, and with `episode` as `Monitor` would write it (r, l, t). No `Monitor` is needed, and
+    `env_is_wrapped(Monitor)` returns True.
 
-    Observations are arrays `(lane, ...)` that are never written again once returned, so they may be kept; treat them
-    as read-only, because a step in which no lane is reset returns the same overview and foreground arrays as the one
-    before. Lanes that share their cases share sources and caches.
+    Observations are arrays `(lane, ...)` that do not change after they were returned, so they can be kept. Do not write
+    to them, because steps in which no lane is reset return the same arrays of overviews and foregrounds again. Lanes
+    with the same cases share sources and caches.
 
-    Environments that are no `GlimpseEnv` may be lanes, too, if they keep to `glimpse.contract.protocol`. They are
-    stepped one after another in the caller's thread, because they may not be safe from several.
+    Other environments than `GlimpseEnv` can be lanes, too, if they have all that `glimpse.contract.protocol` lists.
+    They are stepped one after another in the caller's thread, because they may not be thread-safe.
 
     Args:
-        envs: Environments, or functions that make them: `GlimpseEnv`, bare or in `FlattenAction`, or others in any
-            wrappers. Their spaces must agree. Other wrappers around a `GlimpseEnv` are refused, because it is stepped
-            behind their backs.
-        threads: Number of threads that read; 1 reads in the caller's.
-        park: Leaves a lane that has ended as it is until the next `reset()`: not active, its observation unchanged,
-            reward 0, done False, an empty info.
+        envs: Environments with equal spaces, or functions that make them. A `GlimpseEnv` may be wrapped in
+            `FlattenAction`; other wrappers around it are refused, because they would be bypassed. Other environments
+            may have any wrappers.
+        threads: Number of threads that read; with 1 the caller's thread reads.
+        park: Whether a lane whose episode has ended waits until the next `reset()`, in place of being reset at once. It
+            is not active then: its observation does not change, reward is 0, done is False and its info is empty.
     """
 
     def __init__(
@@ -74,18 +75,18 @@ class GlimpseVecEnv(VecEnv):
 
     @property
     def active(self) -> NDArray[np.bool_]:
-        """Which lanes the next step moves, `(lane,)`: enabled by `set_active` and not parked."""
+        """Which lanes the next step will step, bool `(lane,)`: those enabled by `set_active` and not parked."""
         return self._enabled & ~self._parked
 
     def set_active(self, mask: ArrayLike) -> None:
-        """Lanes that are False in the mask `(lane,)` are neither stepped nor reset until the next call."""
+        """Disables lanes that are False in the mask `(lane,)`: they are not stepped or reset until the next call."""
         mask = np.asarray(mask, bool)
         if mask.shape != (self.num_envs,):
             raise ValueError(f"Expected a mask of shape ({self.num_envs},), got {mask.shape}.")
         self._enabled = mask.copy()
 
     def reset(self) -> Observation:
-        """Resets all lanes that `set_active` has not put aside, with the seeds and options given beforehand."""
+        """Resets all lanes that `set_active` has not disabled, with the seeds and options that were set before."""
         lanes = np.flatnonzero(self._enabled)
         self._parked[lanes] = False
         some_stay = len(lanes) < self.num_envs
@@ -131,7 +132,7 @@ class GlimpseVecEnv(VecEnv):
         return self.lanes[lane].info() | {"TimeLimit.truncated": False}
 
     def _end_lane(self, lane: int, before: Observation) -> dict[str, Any]:
-        """Closes the episode; nothing has been read, so the observation before it is the last one too."""
+        """Returns the info of a lane that has ended; its last action read nothing, so `before` still holds."""
         ended = self.lanes[lane]
         episode, info = ended.episode, ended.info() | {"TimeLimit.truncated": False}
         seconds = round(time.time() - self._start, 6)
@@ -162,7 +163,7 @@ class GlimpseVecEnv(VecEnv):
         return {key: np.zeros((self.num_envs, *box.shape), box.dtype) for key, box in shown.spaces.items()}
 
     def _next_arrays(self, dones: NDArray[np.bool_]) -> Observation:
-        """Returns arrays to write this step into: large ones are copied only if a lane is about to be reset."""
+        """Returns arrays to write this step into; the large ones are copied only if a lane will be reset."""
         rewritten = dones.any() and not self.park
         return {
             key: value.copy() if rewritten or key not in ("overview", "foreground") else value
@@ -172,14 +173,14 @@ class GlimpseVecEnv(VecEnv):
     def _scores(self, lanes: NDArray[np.int64], predictions: NDArray[np.float32]) -> NDArray[Any]:
         chosen = [lane for lane in map(self.lanes.__getitem__, lanes.tolist()) if isinstance(lane, GlimpseEnv)]
         if len(chosen) < len(lanes) or not chosen:
-            return np.zeros(len(lanes))  # lanes that are stepped as a whole score for themselves
+            return np.zeros(len(lanes))  # these environments score by themselves
         task = chosen[0].task
         if all(env.task is task or env.task == task for env in chosen):
             return task.score(predictions, task.stack([env.episode.case.target for env in chosen]))
         return np.array([env.scores(one[None])[0] for env, one in zip(chosen, predictions, strict=True)])
 
     def _share(self, lanes: NDArray[np.int64], work: Callable[[int], None]) -> None:
-        """Does the work of each lane, in a few pieces per thread rather than one task per lane."""
+        """Calls `work` for each lane, in threads; lanes are grouped to two pieces per thread."""
         todo = lanes.tolist()
         if self.threads == 1 or len(todo) < 2:
             return _each(todo, work)
@@ -206,13 +207,13 @@ class GlimpseVecEnv(VecEnv):
         return [env.render() for env in self.envs]  # type: ignore[misc]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Returns an attribute of each environment, looked for through its wrappers."""
+        """Returns an attribute of each environment or of its wrappers."""
         if attr_name == "layout":
             return [self.layout for _ in self._chosen(indices)]
         return [env.get_wrapper_attr(attr_name) for env in self._chosen(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Sets an attribute where it exists: on the environment itself, or else on its wrapper."""
+        """Sets an attribute of each environment, on the wrapper or environment that has it."""
         for env in self._chosen(indices):
             env.set_wrapper_attr(attr_name, value)
 
@@ -223,7 +224,7 @@ class GlimpseVecEnv(VecEnv):
         return [env.get_wrapper_attr(method_name)(*method_args, **method_kwargs) for env in self._chosen(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Tells which environments wear a wrapper; always True for `Monitor`, whose statistics are in the infos."""
+        """Returns which environments have a wrapper; always True for `Monitor`, whose statistics are in the infos."""
         return [wrapper_class is Monitor or is_wrapped(env, wrapper_class) for env in self._chosen(indices)]
 
     def _chosen(self, indices: VecEnvIndices) -> Iterable[gymnasium.Env[Any, Any]]:
@@ -236,7 +237,7 @@ def _each(lanes: Sequence[int], work: Callable[[int], None]) -> None:
 
 
 def _lane(env: gymnasium.Env[Any, Any]) -> GlimpseEnv | SteppedLane:
-    """Returns the `GlimpseEnv` inside wrappers that change nothing but the form of actions, or any other as a whole."""
+    """Returns the `GlimpseEnv` inside its wrappers, or any other environment as a `SteppedLane`."""
     base, inner = env.unwrapped, env
     if not isinstance(base, GlimpseEnv) or type(base).step is not GlimpseEnv.step:
         return SteppedLane(env)

@@ -1,4 +1,4 @@
-"""Wrappers around the environment."""
+"""A wrapper that makes actions flat."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from glimpse.spaces import ActionLayout
 
 
 class FlattenAction(gymnasium.ActionWrapper[Observation, NDArray[Any], dict[str, Any]], RecordConstructorArgs):
-    """Makes the dictionary of an action one vector in [-1, 1], so that any Stable-Baselines3 algorithm runs.
+    """Takes actions as one vector in [-1, 1] in place of a dictionary, as Stable-Baselines3 algorithms need.
 
-    The order is that of `ActionLayout`: location, stop (above 0 stops), zoom (the largest wins; only with several
-    fields of view), prediction in units of `ActionLayout.limit`. `layout.pack` writes such vectors.
+    The parts have the order of `ActionLayout`: location; stop (a number above 0 stops); zoom (the largest number is
+    chosen; only with several fields of view); prediction, divided by `ActionLayout.limit`. `layout.pack` makes such
+    vectors.
 
     Args:
         env: A `GlimpseEnv`, or any environment with the same action space.

@@ -1,14 +1,14 @@
 """Reinforcement learning on large medical images: an agent that looks where it matters, and answers.
 
-An overview of the whole image is cheap. The agent sees it, reads glimpses (small patches at full resolution) at places
-it chooses itself, and predicts the target from what it has read.
+The agent sees an overview of the whole image, which is cheap, reads glimpses (small patches at full resolution) at
+locations that it chooses itself, and predicts the target from what it has seen.
 
     import glimpse
     import gymnasium
 
     env = gymnasium.make("glimpse/WSI-v0")
 
-Importing this package is quick: PyTorch and the readers are loaded by the first name that needs them.
+Importing this package is quick: PyTorch and the image readers are imported by the first name that needs them.
 """
 
 from importlib import import_module
@@ -55,7 +55,7 @@ _FORMER_NAMES = {"Several": "MultiTask"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name from its module the first time it is asked for."""
+    """Imports a public name from its module when it is used for the first time."""
     name = _FORMER_NAMES.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module 'glimpse' has no attribute {name!r}; its public names are {', '.join(__all__)}.")
@@ -69,10 +69,10 @@ def __dir__() -> list[str]:
 
 
 def _extend_path_to_checkout() -> None:
-    """Makes envs/, agents/ and configs/ importable as `glimpse.envs` and so on, when this is a checkout.
+    """Makes envs/, agents/ and configs/ importable as `glimpse.envs` and so on, if this is a checkout.
 
-    In the wheel they lie inside the package; in a checkout they are its siblings, recognised by the project's own
-    `pyproject.toml`, so that no folder of a user is ever mistaken for them.
+    In the wheel these folders are inside the package. In a checkout they are beside it; the project's own
+    `pyproject.toml` must be there, too, so that folders of a user are never taken for them.
     """
     root = Path(__file__).resolve().parent.parent
     project = root / "pyproject.toml"
@@ -83,7 +83,7 @@ def _extend_path_to_checkout() -> None:
 
 
 def _register_environments() -> None:
-    """Registers the Gymnasium ids by name; nothing of `glimpse.envs` is imported before `gymnasium.make`."""
+    """Registers the Gymnasium ids; `glimpse.envs` is imported later, by `gymnasium.make`."""
     if "glimpse/Array-v0" not in gymnasium.registry:
         gymnasium.register(id="glimpse/Array-v0", entry_point="glimpse.envs.array:make_array")
     import_module("glimpse.plugins").announce()

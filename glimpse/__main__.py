@@ -1,4 +1,4 @@
-"""`glimpse`, or `python -m glimpse`: lists the commands, and runs them: `glimpse train env=wsi`."""
+"""The command `glimpse`, or `python -m glimpse`: lists the commands, or runs one, such as `glimpse train env=wsi`."""
 
 import ast
 import sys
@@ -10,19 +10,19 @@ import glimpse
 from glimpse.settings.nearest import suggestion
 
 EXAMPLE = "glimpse train env=wsi agent=ppo"
-_FIRST = ("train", "evaluate", "predict")  # the order in which a user needs them; others follow by name
+_FIRST = ("train", "evaluate")  # listed first, in this order; others follow by name
 
 
 def commands(folder: Path | None = None) -> dict[str, str]:
-    """Finds the modules and packages with a `main`, and the first line of what each says about itself.
+    """Finds the commands: the modules and packages with a function `main`, with the first line of their docstring.
 
-    The files are parsed, not imported, so that a list of commands does not wait for PyTorch.
+    The files are parsed, not imported, so that listing the commands does not import PyTorch.
 
     Args:
-        folder: Where the modules lie; the package itself if not given.
+        folder: The folder with the modules; the package itself if not given.
 
     Returns:
-        One line per command name, in the order to show them.
+        One line per command, in the order in which to list them.
     """
     found, folder = {}, folder or Path(__file__).parent
     for file in [*folder.glob("[!_]*.py"), *folder.glob("[!_]*/__main__.py")]:
@@ -35,7 +35,7 @@ def commands(folder: Path | None = None) -> dict[str, str]:
 
 
 def overview() -> str:
-    """The text that `glimpse` prints."""
+    """Returns the text that `glimpse` prints if it is called without a command."""
     found = commands()
     width = max(map(len, found), default=0)
     listed = "\n".join(f"  glimpse {name:<{width}}  {line}" for name, line in found.items())
@@ -47,7 +47,7 @@ def overview() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command, or lists them; returns the exit code, 2 for a command that it does not know."""
+    """Runs a command, or lists all of them; returns the exit code, which is 2 if the command does not exist."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())

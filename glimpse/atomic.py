@@ -1,11 +1,11 @@
-"""Files that are there whole or not at all."""
+"""Writes files atomically: after an interruption a file is complete, or not there."""
 
 import os
 from pathlib import Path
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file so that it is there whole or not at all."""
+    """Writes a text file atomically: after an interruption it is complete, or as it was before."""
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:

@@ -1,10 +1,11 @@
-"""Errors that a user can mend: a command ends with one of these in one line, without a traceback."""
+"""Errors that users can fix themselves; commands report them in one line, without a traceback."""
 
 
 class UserError(Exception):
-    """Something that the user can mend: a file, a setting, a missing package. The message names it and says how.
+    """An error that the user can fix, in a file, a setting or the installation; the message says how.
 
-    Rooms define their own errors as subclasses; commands catch this one class and exit with code 2.
+    Subpackages define their own errors as subclasses. Commands catch this class, print the message and exit with code
+    2.
     """
 
 
@@ -17,4 +18,4 @@ class MissingExtraError(UserError, ImportError):
 
 
 class EvaluationError(UserError, ValueError):
-    """An evaluation cannot be done as asked."""
+    """An evaluation or a report cannot be made as it was asked for."""

@@ -36,13 +36,13 @@ from glimpse.tasks import Task
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         record: the content of the JSON file, in the form of a run's `metrics.json`.
-        readings: every reader's answers.
-        headline: the metrics that matter for the run's task.
-        files: what was written.
+        readings: all readings, by the name of the reader.
+        headline: the metrics that tables show, from the run's task.
+        files: paths of the files that were written.
     """
 
     record: dict[str, Any]
@@ -52,7 +52,7 @@ class Result:
 
     @property
     def rows(self) -> dict[str, Row]:
-        """The record's row of each reader."""
+        """The row of each reader, by its name."""
         return self.record["readers"]
 
 
@@ -68,18 +68,18 @@ def evaluate(
     device: str = "cpu",
     progress: bool = True,
 ) -> Result:
-    """Reads a split with a saved run's policy, and writes the result beside the run.
+    """Reads a split with the policy of a run and with its baselines, and writes the result into the run folder.
 
     Args:
-        run: the run's folder.
-        max_glimpses: budget, any number; that of the run's configuration when not given.
-        split: "train", "val" or "test"; of another cohort also "all".
-        readers: of `READERS`.
-        cohort: CSV of another cohort; the run's own when not given.
-        lanes: cases read at once.
-        seed: of the random reader and the bootstrap; the run's own when not given.
-        device: where to compute.
-        progress: whether to show bars.
+        run: the run folder.
+        max_glimpses: budget of each case, any number; the run's own if not given.
+        split: "train", "val", "test" or "all".
+        readers: names of the readers, of `READERS`.
+        cohort: path of the CSV of another cohort; the run's own cohort if not given.
+        lanes: how many cases are read at once.
+        seed: seed of the random reader and the bootstrap; the run's own if not given.
+        device: the device on which the policy computes.
+        progress: whether to show progress bars.
 
     Raises:
         EvaluationError: readers, split or budget cannot be used.
@@ -107,20 +107,20 @@ def evaluate(
 
 
 def _name(reader: str, agent: str) -> str:
-    """What tables call a reader: the policy is called after the agent that trained it."""
+    """Returns the name of a reader in tables: the reader "policy" gets the name of the agent that was trained."""
     return agent if reader == "policy" and agent not in READERS else reader
 
 
 @dataclass(frozen=True, eq=False)
 class _Cases:
-    """Cases to evaluate on, and how readers reach their pixels."""
+    """The cases to evaluate, and how readers reach their pixels."""
 
     cases: Sequence[Case]
     access: Access
 
 
 def _cases(policy: GlimpsePolicy, path: str | Path | None, split: str, lanes: int) -> _Cases:
-    """A split of the run's cohort, or of another one, as the run's environment shows it."""
+    """Returns a split of the run's cohort, or of another one, seen through the run's environment."""
     settings = policy.settings
     env = settings["env"]
     cohort: Cohort = build(env["cohort"], **({} if path is None else {"path": str(path)}))
@@ -172,7 +172,7 @@ def _main(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point: what a user can mend ends in one line with exit code 2, not in a traceback."""
+    """Runs the command; mistakes of the user end it with a one-line message and exit code 2."""
     run_command(_main)
 
 

@@ -1,4 +1,4 @@
-"""One's own modality: a source, registered under a name, becomes an environment and an option of the command line."""
+"""Modalities: registers a kind of image under a name, as an environment and as an option of the command line."""
 
 import inspect
 import keyword
@@ -21,39 +21,39 @@ Size = int | Sequence[int]
 Extents = int | float | str | Sequence[Any]
 
 RECIPE_PARTS = ("pretrain", "warm_up", "joint", "agent", "network")
-"""What a recipe may set: the groups of the command line that say how an agent learns."""
+"""Sections of the configuration that a recipe may set; they say how an agent learns."""
 
 _TWO_CLASSES = {"_target_": "glimpse.tasks.Classification", "classes": 2}
 _OF_A_COHORT = ("modality", "path", "task", "on_error", "seed", "synthetic", "progress")
-_NOT_SET_BY_USERS = ("folder", "progress", "workers")  # of makers of synthetic cohorts
+_NOT_SET_BY_USERS = ("folder", "progress", "workers")  # arguments of functions that make synthetic cohorts
 
 
 @dataclass(frozen=True)
 class Modality:
-    """What an environment and an option `env=` of the command line are made of.
+    """Everything that defines a kind of image: its environment, and its option `env=` on the command line.
 
-    Slides, radiographs, MR and CT are such records, too (`glimpse.envs.medical`), and so are the drawn images
-    (`glimpse.envs.glyphs`). Every default stands in its record and nowhere else.
+    glimpse's own modalities are such records, too: slides, radiographs, MR and CT in `glimpse.envs.medical`, and drawn
+    images in `glimpse.envs.glyphs`. The defaults of a modality are written in its record only.
 
     Attributes:
-        name: of the option, `env=<name>`.
-        source: reads the images that a CSV lists; None where they are drawn.
-        reader: the name of the reader that is asked first; the modality's own when not given.
-        options: of the source, with their defaults. They can be set for a cohort: `env.cohort.<option>` on the command
-            line, keyword arguments in `gymnasium.make`. None leaves the source's own default.
-        synthetic: makes a cohort to try out and returns the path of its CSV; a function, or its "module:name".
-        synthetic_options: options of the source for that cohort, where they are not set otherwise.
-        draws: makes a `Cohort` of drawn images, in place of `source`; a function, or its "module:name". Its keyword
-            arguments can be set as those of a source can.
-        shared: options that cohort and task have in common; they are set as `env.<option>`.
-        task: a configuration of the task.
-        overview_size, glimpse_size: in pixels, one number or one per axis; for an `overview_size` of None it is half
-            the first image's.
+        name: name of the modality; on the command line it is chosen with `env=<name>`.
+        source: the class that reads the images listed in a CSV; None if the images are drawn.
+        reader: name under which the source is registered in `glimpse.sources`; the name of the modality if not given.
+        options: options of the source, with their defaults. Users set them as `env.cohort.<option>` on the command
+            line, and as keyword arguments of `gymnasium.make`. An option that is None is not passed to the source.
+        synthetic: makes a synthetic cohort and returns the path of its CSV; a function, or its "module:name".
+        synthetic_options: options of the source for that cohort; users can still set others.
+        draws: for drawn images, in place of `source`: makes a `Cohort`; a function, or its "module:name". Users set its
+            keyword arguments in the same way as `options`.
+        shared: options that both the cohort and the task use; users set them as `env.<option>`.
+        task: configuration of the task, with a `_target_`.
+        overview_size, glimpse_size: sizes in pixels, one number or one per axis. If `overview_size` is None, it is half
+            the size of the first image.
         glimpse_extents: fields of view in level-0 pixels, or with a unit such as "8mm".
         max_glimpses: budget of an episode.
         glimpse_cost: what a glimpse costs, in units of the score.
         background: pixel value outside the image.
-        learning: the recipe that suits these images, as the file `configs/recipe/<name>.yaml` would hold it.
+        learning: the recipe for these images, with the content that a file `configs/recipe/<name>.yaml` would have.
     """
 
     name: str
@@ -75,11 +75,11 @@ class Modality:
 
     @property
     def env_id(self) -> str:
-        """The Gymnasium id."""
+        """The Gymnasium id of the environment."""
         return BUILT_IN.get(self.name) or environment_id(self.name)
 
     def maker(self) -> Callable[..., Any] | None:
-        """The function that makes the synthetic cohort or draws the images."""
+        """Returns the function that makes the synthetic cohort or draws the images, or None."""
         named = self.draws or self.synthetic
         if not isinstance(named, str):
             return named
@@ -87,11 +87,11 @@ class Modality:
         return getattr(import_module(module), name)
 
     def cohort_options(self) -> dict[str, Any]:
-        """What can be set of a cohort beside its path, with the defaults."""
+        """Returns the options of a cohort of this modality, with their defaults."""
         return {**(_defaults_of(self.maker()) if self.draws else self.options)}
 
     def config(self) -> dict[str, Any]:
-        """The option `env=<name>` of the command line, with everything that can be set there."""
+        """Returns the section `env` of the configuration that `env=<name>` chooses, with all of its settings."""
         options = self.cohort_options() | {name: f"${{env.{name}}}" for name in self.shared}
         if self.draws is None:
             files = {"path": None, "task": "${env.task}", "on_error": "raise", "seed": "${seed}"}
@@ -124,25 +124,25 @@ def register_modality(
     overwrite: bool = False,
     **defaults: Any,
 ) -> Modality:
-    """Makes a source a modality: a Gymnasium environment, an option of the command line, and a reader.
+    """Registers a source as a modality: as a Gymnasium environment, an option of the command line, and a reader.
 
-    With the name "retinal_oct" there are `gymnasium.make("glimpse/RetinalOct-v0", cohort="cohort.csv")`, with the
-    options of `glimpse.envs.modality.make_modality`, and `python -m glimpse.train env=retinal_oct
-    env.cohort.path=cohort.csv`, with every default below to be set on the command line. `glimpse.open_source` finds
-    the source by suffix and content.
+    After registering "retinal_oct", `gymnasium.make("glimpse/RetinalOct-v0", cohort="cohort.csv")` makes its
+    environment, with the options of `glimpse.envs.modality.make_modality`, and `glimpse train env=retinal_oct
+    env.cohort.path=cohort.csv` trains on it; the defaults below can be changed on the command line.
+    `glimpse.open_source` uses the source for files with its suffixes or content.
 
     Args:
-        name: an identifier that no other modality, environment or reader has.
+        name: an identifier that no other modality, environment or reader uses.
         source: a subclass of `ImageSource`, called with the path and `options`.
-        suffixes: of its files, such as (".mhd",).
-        sniff: says from a file's content whether the source can read it. Without suffixes and sniff, the source reads
-            whatever the modality's cohorts name, and `open_source` does not know it.
-        overwrite: replaces a modality registered under this name, as when a notebook's cell is run again.
+        suffixes: suffixes of its files, such as (".mhd",).
+        sniff: tells from a file's content whether the source can read it. Without suffixes and sniff, the source reads
+            all files in cohorts of this modality, and `open_source` does not find it.
+        overwrite: whether to replace a modality of the same name, for example when a notebook's cell is run again.
         **defaults: attributes of `Modality`, such as `glimpse_extents=("8mm",)` or
             `learning={"joint": {"updates": 60}}`.
 
     Returns:
-        What was registered.
+        The modality.
 
     Raises:
         ModalityError: the name is no identifier or exists already, the source is no `ImageSource` or lacks methods, or
@@ -160,7 +160,7 @@ def register_modality(
 
 
 def install(modality: Modality) -> None:
-    """Makes a modality known: to Gymnasium, and to the command line with its recipe."""
+    """Registers a modality with Gymnasium, and adds it and its recipe to the options of the command line."""
     from hydra.core.config_store import ConfigStore  # slow to import, and needed here only
 
     store = ConfigStore.instance()
@@ -168,16 +168,16 @@ def install(modality: Modality) -> None:
     if modality.learning:
         learning = _plain(dict(modality.learning))
         store.store(group="recipe", name=modality.name, node=learning, provider="glimpse.modalities")
-    gymnasium.registry.pop(modality.env_id, None)  # of a package's announcement, or of what is replaced
+    gymnasium.registry.pop(modality.env_id, None)  # from `announce`, or of a modality that is replaced
     gymnasium.register(id=modality.env_id, entry_point=MAKER, kwargs={"modality": modality.name})
     _MODALITIES[modality.name] = modality
 
 
 def find_modality(name: str) -> Modality:
-    """A registered modality; packages that bring modalities are loaded if it is not there yet.
+    """Returns a registered modality; if it is not there yet, packages with modalities are loaded first.
 
     Raises:
-        ModalityError: there is none; the message says why its package could not be loaded, or which ones there are.
+        ModalityError: there is no such modality; the message says why loading failed, or which modalities exist.
     """
     if name not in _MODALITIES:
         load_plugins()
@@ -194,7 +194,7 @@ def _register_reader(
     modality: Modality, source: type[ImageSource], suffixes: Sequence[str], sniff: Callable[[Path], bool] | None
 ) -> None:
     endings = tuple(suffix.lower() for suffix in suffixes)
-    if sniff is None and endings:  # the suffix is all that is known of its files, whatever others make of their content
+    if sniff is None and endings:  # files are recognised by their suffix alone
         register_reader(modality.name, source, suffixes=endings, sniff=lambda path: path.name.lower().endswith(endings))
     else:
         register_reader(modality.name, source, suffixes=endings, **({} if sniff is None else {"sniff": sniff}))
@@ -223,7 +223,7 @@ def _check_name(name: str, overwrite: bool) -> None:
 
 
 def _ids_in_use() -> set[str]:
-    """Ids that make something, in lower case: all but those announced for packages that are not loaded yet."""
+    """Returns the registered ids in lower case, without those of modalities whose packages are not loaded yet."""
     announced = {
         env_id
         for env_id, spec in gymnasium.registry.items()
@@ -264,7 +264,7 @@ def _check_defaults(name: str, defaults: Mapping[str, Any]) -> None:
 
 # ---------------------------------------------------------------------------------------------- configurations
 def _defaults_of(maker: Callable[..., Any] | None) -> dict[str, Any]:
-    """The keyword arguments of a maker of cohorts that users may set, with their defaults."""
+    """Returns the keyword arguments of `maker` that users may set, with their defaults."""
     if maker is None:
         return {}
     given = inspect.signature(maker).parameters.values()
@@ -276,7 +276,7 @@ def _defaults_of(maker: Callable[..., Any] | None) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Mappings as dicts and sequences as lists, all the way down: configurations hold nothing else."""
+    """Converts nested mappings to dicts and sequences to lists, as configurations require."""
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, Sequence) and not isinstance(value, str) else value

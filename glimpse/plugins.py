@@ -1,16 +1,17 @@
-"""Modalities of other packages: found by their entry points, loaded when they are needed.
+"""Finds modalities of other packages by their entry points, and loads them when they are needed.
 
-A package names its modalities in its `pyproject.toml`; each entry point is a module that calls
-`glimpse.register_modality` when it is imported, or a function that calls it:
+A package lists its modalities in its `pyproject.toml`. Each entry point is a module that calls
+`glimpse.register_modality` when it is imported, or a function that does so:
 
     [project.entry-points."glimpse.modalities"]
     ultrasound = "glimpse_ultrasound:register"
 
-Importing glimpse reads these names only, so that `gymnasium.make("glimpse/Ultrasound-v0")` knows them. The packages are
-imported by `load_plugins`: at the start of training and evaluating, and when something of theirs is asked for. YAML
-files in a folder `configs` of the package (`configs/env/ultrasound.yaml`) become options of the command line.
+When glimpse is imported, it reads only the names, so that `gymnasium.make("glimpse/Ultrasound-v0")` knows them. The
+packages are imported by `load_plugins`, when a command starts and when an unknown modality is used. YAML files in a
+folder `configs` of the package, such as `configs/env/ultrasound.yaml`, become options of the command line.
 
-Modules that are no package of their own are named in the variable GLIMPSE_MODALITIES, separated by commas.
+Modules that are not part of an installed package can be named in the environment variable GLIMPSE_MODALITIES, separated
+by commas.
 """
 
 import functools
@@ -40,14 +41,14 @@ BUILT_IN = {
     "cluttered_mnist": "glimpse/ClutteredMNIST-v0",
     "relations": "glimpse/Relations-v0",
 }
-"""The modalities that glimpse brings, and the ids of their environments."""
+"""glimpse's own modalities, and the ids of their environments."""
 
-_BUILT_IN_MODULES = ("glimpse.envs.medical", "glimpse.envs.glyphs")  # imported by name: the core knows no modality
+_BUILT_IN_MODULES = ("glimpse.envs.medical", "glimpse.envs.glyphs")  # they register the built-in modalities
 
 _lock = threading.RLock()
-_failures: dict[tuple[str, str], str | None] = {}  # (name, value) of what has been loaded, and why it could not be
-_loading = False  # whether a package is being loaded
-_folders: dict[str, Path] = {}  # of YAML files, by the name of who brought them
+_failures: dict[tuple[str, str], str | None] = {}  # loaded so far, as (name, value): None, or why it failed
+_loading = False  # whether an entry point is being loaded now
+_folders: dict[str, Path] = {}  # folders of YAML files, by the name of their package
 
 
 class ModalityError(UserError, ValueError):
@@ -55,12 +56,12 @@ class ModalityError(UserError, ValueError):
 
 
 def environment_id(name: str) -> str:
-    """The Gymnasium id of a modality: "retinal_oct" is `glimpse/RetinalOct-v0`."""
+    """Returns the Gymnasium id of a modality, such as `glimpse/RetinalOct-v0` for "retinal_oct"."""
     return f"glimpse/{''.join(part[:1].upper() + part[1:] for part in name.split('_'))}-v0"
 
 
 def announce() -> None:
-    """Registers the ids of all modalities that glimpse and other packages bring; imports none of them."""
+    """Registers the Gymnasium ids of glimpse's and other packages' modalities, without importing them."""
     for name, env_id in BUILT_IN.items():
         if env_id not in gymnasium.registry:
             gymnasium.register(id=env_id, entry_point=MAKER, kwargs={"modality": name})
@@ -72,9 +73,9 @@ def announce() -> None:
 
 
 def load_plugins() -> None:
-    """Imports the modules that bring modalities, each once, and shows Hydra their YAML files.
+    """Imports all modules that register modalities, each once, and adds their YAML files to Hydra's search path.
 
-    A package that fails is left out with a warning that names it.
+    If importing a package fails, a warning names it and it is left out.
 
     Raises:
         ModalityError: a module named in GLIMPSE_MODALITIES cannot be imported.
@@ -92,14 +93,14 @@ def load_plugins() -> None:
 
 
 def why_missing(name: str) -> str:
-    """What is known about a modality that is not there: the failure of its package, or an empty text."""
+    """Returns why the package of a missing modality could not be loaded, or an empty text if that is not known."""
     return "; ".join(reason for (known, _), reason in _failures.items() if known == name and reason)
 
 
 def _points() -> list[EntryPoint]:
     try:
         return list(entry_points(group=GROUP))
-    except Exception as error:  # metadata of any installed package may be broken
+    except Exception as error:  # the metadata of an installed package may be broken
         warnings.warn(f"The entry points {GROUP} could not be read: {error}", UserWarning, stacklevel=3)
         return []
 
@@ -107,7 +108,7 @@ def _points() -> list[EntryPoint]:
 def _load(point: EntryPoint) -> None:
     global _loading
     key = point.name, point.value
-    _failures[key] = None  # a package that asks for itself while it is loaded is not loaded again
+    _failures[key] = None  # set before loading, so that a package is not loaded again by itself
     _loading = True
     try:
         found = point.load()
@@ -126,7 +127,7 @@ def _load(point: EntryPoint) -> None:
 
 
 def is_loading() -> bool:
-    """Whether a package is being loaded; what it registers may have been registered before, by importing it."""
+    """Returns whether an entry point is being loaded now; it may register again what its import has registered."""
     return _loading
 
 
@@ -142,13 +143,13 @@ def _load_module(name: str) -> None:
 
 
 def _owner(point: EntryPoint) -> str:
-    """The distribution of an entry point, with its version."""
+    """Returns the name and version of the package that an entry point belongs to."""
     return "an unknown package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
 
 
 # ---------------------------------------------------------------------------------------------- YAML files
 def _remember_configs(owner: str, module: str) -> None:
-    """Keeps the folder `configs` of the module's package, or of the nearest package around it."""
+    """Remembers the folder `configs` of the module's package, or of the nearest package that contains it."""
     while module:
         for root in getattr(sys.modules.get(module), "__path__", ()):
             if (folder := Path(root) / "configs").is_dir():
@@ -158,12 +159,12 @@ def _remember_configs(owner: str, module: str) -> None:
 
 
 def config_folders() -> Iterator[tuple[str, Path]]:
-    """The folders of YAML files that other packages brought, with the name of each package."""
+    """Yields the name of each package that has a folder of YAML files, and the folder."""
     yield from _folders.items()
 
 
 def _extend_search_path() -> None:
-    from hydra.core.plugins import Plugins  # takes a tenth of a second, which importing glimpse does not wait for
+    from hydra.core.plugins import Plugins  # imported here, because it takes a tenth of a second
 
     Plugins.instance().register(_search_path_plugin())
 
@@ -174,7 +175,7 @@ def _search_path_plugin() -> type[Any]:
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
     class GlimpseSearchPath(SearchPathPlugin):
-        """Appends the folders, so that none of them hides an option of glimpse."""
+        """Appends the folders to the end of the search path, so that they cannot hide options of glimpse."""
 
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             for owner, folder in config_folders():

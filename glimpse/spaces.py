@@ -1,12 +1,13 @@
-"""What an agent sees and does, as Gymnasium spaces; shared by the environments and the policies.
+"""The Gymnasium spaces of observations and actions, which environments and policies share.
 
-An action is written in two ways. The environment's own is a dictionary, for people. Stable-Baselines3 refuses
-dictionaries of actions, so there is a flat form too, one vector with every number in [-1, 1]:
+There are two forms of an action. The environment's own form is a dictionary, which is easy to read. Stable-Baselines3
+does not accept dictionaries as actions, so there is also a flat form, one vector with every number in [-1, 1]:
 
     [location (d) | stop (1) | zoom (n, only with several fields of view) | prediction (output)]
 
-Predictions are raw scores (logits) without bounds, and spaces need bounds: in both forms they are written in units of
-`ActionLayout.limit`, clipped to [-1, 1]. `pack` and `unpack` do the conversion; whoever uses them sees raw scores only.
+Predictions are raw scores (logits) and have no bounds, but spaces need bounds. In both forms predictions are therefore
+divided by `ActionLayout.limit` and clipped to [-1, 1]. `pack`, `unpack` and `from_dict` convert them, so that other
+code sees raw scores only.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ OBSERVATION_KEYS = ("overview", "foreground", "glimpse", "location", "remaining"
 
 
 class Action(NamedTuple):
-    """One action, or a batch of them, in the words of the environment.
+    """One action, or a batch of actions, with raw scores as predictions.
 
     Attributes:
         location: Centre of the next glimpse in [-1, 1], array axis order: float32 `(*batch, d)`.
         stop: True ends the episode without another glimpse: bool `(*batch,)`.
         zoom: Index of the field of view: int64 `(*batch,)`; 0 where there is only one.
-        prediction: Raw scores that answer from what has been seen so far: float32 `(*batch, output)`.
+        prediction: The prediction from what has been seen so far, as raw scores: float32 `(*batch, output)`.
     """
 
     location: NDArray[np.float32]
@@ -43,13 +44,14 @@ class Action(NamedTuple):
 
 @dataclass(frozen=True)
 class ActionLayout:
-    """How the parts of an action lie in one vector.
+    """Where the parts of an action are in the flat form, and the conversion between both forms.
 
     Attributes:
         ndim: Number of axes of the image, d.
         outputs: Length of a prediction.
         zooms: Number of fields of view to choose from; with one, actions have no zoom.
-        limit: Raw scores are clipped to [-limit, limit]. A softmax of two scores 20 apart is 1 - 2e-9.
+        limit: Raw scores are clipped to [-limit, limit]. (With two logits that differ by 20, the larger probability is
+            1 - 2e-9.)
     """
 
     ndim: int
@@ -96,7 +98,7 @@ class ActionLayout:
 
     @classmethod
     def from_space(cls, space: spaces.Dict, limit: float = 20.0) -> ActionLayout:
-        """Reads the layout back from what `dict_space` returned; the limit is not in the space."""
+        """Returns the layout of a space that `dict_space` returned; the space does not contain the limit."""
         missing = {"location", "stop", "prediction"} - set(space.spaces)
         if missing:
             raise ValueError(f"Expected an action space with location, stop and prediction; {sorted(missing)} missing.")
@@ -113,10 +115,10 @@ class ActionLayout:
         """Writes actions as flat vectors.
 
         Args:
-            location: `(*batch, d)` in [-1, 1]; clipped to it.
+            location: `(*batch, d)`; clipped to [-1, 1].
             stop: `(*batch,)`; booleans, or 0 and 1.
             prediction: `(*batch, output)` raw scores; clipped to [-limit, limit].
-            zoom: `(*batch,)` indices of fields of view; None is the first.
+            zoom: `(*batch,)` indices of fields of view; None means the first one.
 
         Returns:
             float32 `(*batch, size)` in [-1, 1].
@@ -132,7 +134,7 @@ class ActionLayout:
         return flat
 
     def unpack(self, flat: ArrayLike) -> Action:
-        """Reads flat vectors `(*batch, size)`: `stop` is a number above 0, `zoom` the largest of its block."""
+        """Reads flat vectors `(*batch, size)`: a number above 0 means `stop`, the largest of its block is `zoom`."""
         flat = np.asarray(flat, np.float32)
         if flat.shape[-1:] != (self.size,):
             raise ValueError(f"Expected flat actions of shape (*batch, {self.size}) for {self}, got {flat.shape}.")
@@ -156,7 +158,7 @@ class ActionLayout:
         return parts | ({"zoom": np.int64(action.zoom)} if self.zooms > 1 else {})
 
     def from_dict(self, action: Mapping[str, Any]) -> Action:
-        """Reads one element of `dict_space`; missing keys and wrong lengths are refused by name."""
+        """Reads one element of `dict_space`; errors name missing keys and wrong shapes."""
         expected = {"location": (self.ndim,), "stop": (), "prediction": (self.outputs,)}
         expected |= {"zoom": ()} if self.zooms > 1 else {}
         for key, shape in expected.items():
@@ -182,14 +184,14 @@ def _check_finite(name: str, values: ArrayLike) -> None:
 
 
 def observation_space(channels: int, views: Views) -> spaces.Dict:
-    """Returns the space of observations of d-dimensional images.
+    """Returns the space of observations of images with d axes.
 
-    - overview: uint8 `(channel, *overview_size)`, the whole case;
-    - foreground: uint8 `(1, *overview_size)`, 255 where looking can make sense and 0 elsewhere. A mask is stored like
-      an image because Stable-Baselines3 takes every box of three axes for one, and divides it by 255;
-    - glimpse: uint8 `(channel, *glimpse_size)`, the last one read, zeros before the first;
+    - overview: uint8 `(channel, *overview_size)`, the whole image;
+    - foreground: uint8 `(1, *overview_size)`, 255 where looking can make sense and 0 elsewhere (not 1, because
+      Stable-Baselines3 takes this box for an image and divides it by 255);
+    - glimpse: uint8 `(channel, *glimpse_size)`, the last glimpse, zeros before the first;
     - location: float32 `(d,)` in [-1, 1], centre of that glimpse, zeros before the first;
-    - remaining: float32 `(1,)` in [0, 1], share of the budget of glimpses that is left.
+    - remaining: float32 `(1,)` in [0, 1], the share of the budget of glimpses that is left.
     """
     return spaces.Dict(
         {

@@ -35,12 +35,12 @@ from glimpse.settings.resuming import resumed
 
 @dataclass(frozen=True)
 class Plan:
-    """What a configuration asks for, built as far as it can be without a cohort.
+    """The parts of a training that can be built from its configuration before the cohort is loaded.
 
     Attributes:
-        settings: the configuration as nested dictionaries, everything in it resolved and known.
-        stages: by name, in their order.
-        report: the comparison at the end.
+        settings: the configuration as nested dictionaries, with interpolations resolved and keys checked.
+        stages: the stages by their names, in order.
+        report: the comparison with baselines at the end.
     """
 
     settings: Mapping[str, Any]
@@ -52,13 +52,13 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Runs all stages that a configuration asks for and returns the content of `metrics.json`.
 
     Args:
-        config: as Hydra composes it from `glimpse.configs`. With `config.resume` the run of that folder goes on, under
-            its own configuration.
-        overrides: what was typed on the command line, `key=value`. Beside `resume` they change the run's settings.
+        config: the configuration, from Hydra or from `glimpse.settings.composing.composed`. If `config.resume` is set,
+            the run in that folder is continued with its own settings.
+        overrides: what was typed on the command line, as `key=value`. If a run is resumed, they change its settings.
 
     Raises:
         UserError: something is wrong with the settings, the cohort or the run folder; the message says what to change.
-            Settings are checked before any work begins.
+            Settings are checked before the cohort is loaded.
     """
     plan = _plan(config, overrides)
     settings = plan.settings
@@ -79,7 +79,7 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
-    """Builds stages and report, so that whatever is wrong with them shows before any work begins."""
+    """Checks all settings, and builds stages and report, so that mistakes show before the cohort is loaded."""
     given: Any = OmegaConf.to_container(config, resolve=True)
     resume = given["resume"]
     if resume:
@@ -100,13 +100,13 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
 
 
 def _check_values(settings: Mapping[str, Any]) -> None:
-    """Refuses values of the settings that belong to no stage."""
+    """Checks the values of settings that belong to no section."""
     for name in ("seed", "threads", "max_glimpses"):
         if not isinstance(settings[name], int) or isinstance(settings[name], bool) or settings[name] < 0:
             raise SettingsError(f"{name}: expected a whole number from 0 on, got {settings[name]!r}.")
     try:
         torch.zeros(1, device=settings["device"])
-    except (RuntimeError, AssertionError, TypeError) as error:  # what PyTorch raises for what it has not
+    except (RuntimeError, AssertionError, TypeError) as error:  # what PyTorch raises if it has no such device
         reason = str(error).splitlines()[0]
         raise SettingsError(f"device={settings['device']}: cannot compute there ({reason}).") from error
 
@@ -122,7 +122,7 @@ def _stage(name: str, section: Mapping[str, Any]) -> Stage:
 
 
 def _prepare(settings: Mapping[str, Any], cohort: Cohort) -> Training:
-    """Builds what all stages share, and refuses what does not fit the cohort before anything is written."""
+    """Builds what all stages share; what does not fit the cohort is refused before the run folder is written."""
     make, seed = settings["env"]["make"], settings["seed"]
 
     def lanes(split: str, count: int) -> VecEnv:
@@ -158,7 +158,7 @@ def _main(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point: what a user can mend ends in one line with exit code 2, not in a traceback."""
+    """Runs the command; mistakes of the user end it with a one-line message and exit code 2."""
     run_command(_main)
 
 

@@ -1,4 +1,4 @@
-"""What an agent sees of a case: one overview, its foreground, and glimpses; the same for everybody who looks."""
+"""What an agent sees of a case: the overview, its foreground, and glimpses. All code that reads cases uses this."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -11,15 +11,15 @@ from glimpse.geometry import Extent, MissingSpacingError, Numbers
 from glimpse.sources.base import ImageSource
 from glimpse.sources.caches import overviews
 
-_PAIRS = 1 << 20  # glimpses and marks compared at once
+_PAIRS = 1 << 20  # so many pairs of a glimpse and a mark are compared at once
 
 
 @dataclass(frozen=True)
 class Views:
-    """Sizes of what is seen.
+    """The sizes of overviews and glimpses, and the methods that read them from sources.
 
-    Overviews and foregrounds are cached (GLIMPSE_OVERVIEW_CACHE_MB, 512 MB for the process), shared by equal sizes, and
-    read-only.
+    Overviews and foregrounds are cached and read-only. There is one cache per process; its size is set by the
+    environment variable GLIMPSE_OVERVIEW_CACHE_MB, and is 512 MB by default.
 
     Attributes:
         overview_size: pixels of the overview per axis.
@@ -51,7 +51,7 @@ class Views:
         return len(self.overview_size)
 
     def extent(self, source: ImageSource, zoom: int = 0) -> np.ndarray:
-        """Field of view of a zoom in level-0 pixels of a source, float64 (d,).
+        """Returns the field of view of a zoom in level-0 pixels of a source, float64 (d,).
 
         Raises:
             MissingSpacingError: the extent is physical and the source's spacing is unknown.
@@ -59,29 +59,29 @@ class Views:
         return self.glimpse_extents[zoom].to_pixels(source.frame)
 
     def sides(self, source: ImageSource, zoom: int = 0) -> tuple[float, ...]:
-        """Lengths of a glimpse's axes in a source's unit, or in level-0 pixels where it has none."""
+        """Returns the lengths of a glimpse's axes in the source's unit, or in level-0 pixels if it has none."""
         return tuple((self.extent(source, zoom) / source.shape * source.frame.sides).tolist())
 
     def overview(self, source: ImageSource) -> UInt8[np.ndarray, "channel *size"]:
-        """The whole image at overview size; cached and read-only."""
+        """Returns the whole image at the size of the overview; it is cached and read-only."""
         key = ("overview", _identity(source), self.overview_size)
         return overviews.get(key, lambda: source.overview(self.overview_size))
 
     def foreground(self, source: ImageSource) -> UInt8[np.ndarray, "1 *size"]:
-        """The foreground of the overview, 0 or 1; cached and read-only."""
+        """Returns the foreground of the overview, 0 or 1; it is cached and read-only."""
         key = ("foreground", _identity(source), self.overview_size)
         return overviews.get(key, lambda: source.foreground(self.overview(source))[None].astype(np.uint8))
 
     def glimpse(
         self, source: ImageSource, location: Numbers, zoom: int = 0, margin: float | int = 1.0
     ) -> UInt8[np.ndarray, "channel *size"]:
-        """The patch around a location.
+        """Reads the glimpse at a location.
 
         Args:
             source: the image.
-            location: its centre in [-1, 1]^d, (d,).
+            location: centre of the glimpse in [-1, 1]^d, (d,).
             zoom: index into ``glimpse_extents``.
-            margin: enlarges extent and size alike, at the same resolution; leaves room for augmentation.
+            margin: factor that enlarges field of view and size, at the same resolution, as room for augmentation.
 
         Returns:
             uint8 (channel, *size), with size ``glimpse_size`` times ``margin``, rounded.
@@ -94,9 +94,10 @@ class Views:
         return source.read(source.frame.to_pixels(location), extent, size)
 
     def pixels_read(self, source: ImageSource, locations: np.ndarray, zooms: Sequence[int] | np.ndarray) -> int:
-        """Level-0 pixels of the glimpses at locations (n, d), clipped to the image; overlaps count each time.
+        """Returns the number of level-0 pixels that glimpses at locations (n, d) cover; overlaps count each time.
 
-        A wide field of view counts with the whole area it covers, although a coarser level is read for it.
+        Glimpses are clipped to the image. A wide field of view counts with its whole area, although a coarser level of
+        the image is read for it.
         """
         count = len(zooms)
         if count == 0:
@@ -107,11 +108,11 @@ class Views:
         return round(float(np.maximum(sides, 0).prod(axis=1).sum()))
 
     def foreground_pixels(self, source: ImageSource) -> float:
-        """Level-0 pixels of the foreground."""
+        """Returns the number of level-0 pixels in the foreground."""
         return float(self.foreground(source).mean()) * math.prod(source.shape)
 
     def share(self, source: ImageSource, locations: np.ndarray, zooms: Sequence[int] | np.ndarray) -> float:
-        """Pixels read over pixels of the foreground: what part of what there is to see has been looked at."""
+        """Returns `pixels_read` divided by `foreground_pixels`; it may exceed 1."""
         return self.pixels_read(source, locations, zooms) / self.foreground_pixels(source)
 
     def hits(
@@ -121,16 +122,16 @@ class Views:
         zooms: Sequence[int] | np.ndarray,
         marks: Float[np.ndarray, "mark 2 d"],
     ) -> Bool[np.ndarray, " mark"]:
-        """Which marks some glimpse hits: it shows the mark whole, or lies in it.
+        """Returns which marks are hit: a glimpse hits a mark if it contains the mark, or if the mark contains it.
 
-        On every axis a glimpse and the mark overlap by at least the smaller of their sides, less half a pixel for what
-        rounding takes away.
+        More exactly, glimpse and mark must overlap along every axis by at least the smaller of their sides, less half a
+        pixel because of rounding.
 
         Args:
             source: the image.
-            locations: of the glimpses, (n, d).
-            zooms: their fields of view, (n,).
-            marks: low and high corners of boxes in level-0 pixels.
+            locations: locations of the glimpses, (n, d).
+            zooms: indices of their fields of view, (n,).
+            marks: low and high corners of the marks, in level-0 pixels.
         """
         count = len(zooms)
         if count == 0 or len(marks) == 0:
@@ -145,11 +146,12 @@ class Views:
         return np.concatenate(found)
 
     def problems(self, source: ImageSource, grid: tuple[int, ...] | None = None) -> list[str]:
-        """What makes it impossible to look at a source with these sizes; empty where all is well.
+        """Returns messages that say why a source cannot be read with these sizes; an empty list if it can.
 
         Args:
             source: the image.
-            grid: cells of the overview that the agent can point at, per axis; None where it points anywhere.
+            grid: number of cells per axis of the overview, from which the agent chooses locations; None if it can
+                choose any location.
         """
         if source.ndim != self.ndim:
             return [

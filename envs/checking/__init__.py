@@ -1,4 +1,4 @@
-"""The contract checker for everyone who adds an environment: `glimpse.envs.check(env)`."""
+"""The checker for people who write an environment: `glimpse.envs.check(env)`."""
 
 from glimpse.envs.checking.checker import ContractError, check
 

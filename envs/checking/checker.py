@@ -1,4 +1,4 @@
-"""The contract of environments, and a checker of it for everyone who adds one: `glimpse.envs.check(env)`."""
+"""Checks whether an environment keeps the contract of `GlimpseEnv`: `glimpse.envs.check(env)`."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.envs.checking.places import PIXEL_TOLERANCE, Places, differ, find_places, other_orders, read_at
-from glimpse.envs.checking.probe import LONGEST, NotCheckedError, Probe, Trace
+from glimpse.envs.checking.probe import LONGEST, NotCheckedError, Probe, ProbedEpisode
 from glimpse.sources import ImageSource
 from glimpse.spaces import OBSERVATION_KEYS
 from glimpse.tasks import Task
 
-TOLERANCE = 1e-5  # of rewards
-CASES = 12  # looked at for places that tell, and for traces of the target
-CLASSES = 12  # up to as many, every class is tried as the target
+TOLERANCE = 1e-5  # allowed error of rewards
+CASES = 12  # so many cases are tried to find telling places, and traces of the target
+CLASSES = 12  # with at most so many classes, every class is tried as the target
 
 
 class ContractError(Exception):
-    """An environment breaks its contract; the message names every rule it breaks."""
+    """An environment breaks the contract; the message names every rule that it breaks."""
 
 
 def check(env: gymnasium.Env[Any, Any], seed: int = 0) -> tuple[str, ...]:
     """Checks an environment against the contract of `GlimpseEnv`.
 
-    The rules: spaces; observations lie in them; rewards are gains in score less the cost of glimpses; glimpses are read
-    where the location says, in array axis order; `stop` ends the episode; the budget ends it; the target is never in
-    the observation; a seed fixes everything; reset options; infos.
+    The rules are: the spaces are right and contain all observations; rewards are gains in score less the cost of
+    glimpses; glimpses are read at the location of the action, in the order of the array's axes; `stop` ends the
+    episode, and so does the budget; observations do not depend on the target; episodes with equal seeds are equal; the
+    reset options work; infos are complete.
 
     Args:
-        env: A `GlimpseEnv`, or any environment with its spaces; in `FlattenAction` or not. It is reset and stepped, and
-            not closed.
-        seed: Of the actions tried, and of the resets.
+        env: A `GlimpseEnv`, or any environment with the same spaces, with or without `FlattenAction`. It is reset and
+            stepped, but not closed.
+        seed: Seed of the random actions and of the resets.
 
     Returns:
-        Notes on rules that could not be checked on this environment; empty for a `GlimpseEnv`.
+        Notes on rules that could not be checked on this environment; usually empty for a `GlimpseEnv`.
 
     Raises:
-        ContractError: At least one rule is broken; the message has a line for each finding.
+        ContractError: At least one rule is broken; the message has a line for each mistake.
     """
     broken: list[str] = []
     notes: list[str] = []
@@ -110,7 +111,7 @@ def _observations(probe: Probe) -> Iterator[str]:
         yield from _remaining(trace, probe.budget, probe.budget)
 
 
-def _nothing_read_at_the_end(trace: Trace) -> Iterator[str]:
+def _nothing_read_at_the_end(trace: ProbedEpisode) -> Iterator[str]:
     if not trace.ended:
         return
     for key in ("glimpse", "location"):
@@ -118,8 +119,8 @@ def _nothing_read_at_the_end(trace: Trace) -> Iterator[str]:
             yield f"{key} changes with the action that ends the episode, which reads nothing"
 
 
-def _remaining(trace: Trace, given: int, budget: int) -> Iterator[str]:
-    """Of an episode with a budget given, in an environment with a budget of its own."""
+def _remaining(trace: ProbedEpisode, given: int, budget: int) -> Iterator[str]:
+    """Checks `remaining` in an episode with the budget `given`; the environment's own budget is `budget`."""
     for step, observation in enumerate(trace.observations):
         read = step - (trace.ended and step == len(trace.actions))
         expected = min(1.0, (given - read) / max(1, budget))
@@ -128,7 +129,7 @@ def _remaining(trace: Trace, given: int, budget: int) -> Iterator[str]:
 
 
 def _rewards(probe: Probe) -> Iterator[str]:
-    """Each prediction's score is found by giving it as the first answer and stopping."""
+    """Checks rewards; the score of each prediction is measured by giving it as the first answer and stopping."""
     trace = probe.run()
     scores = [probe.run([action._replace(stop=np.asarray(True))]).rewards[0] for action in trace.actions]
     yield from _scores(probe, trace, scores)
@@ -143,8 +144,8 @@ def _rewards(probe: Probe) -> Iterator[str]:
         yield f"the return {sum(trace.rewards):.6f} is not the final score {final:.6f} less {reads.sum()} glimpses"
 
 
-def _scores(probe: Probe, trace: Trace, scores: list[float]) -> Iterator[str]:
-    """The first answers' rewards are the task's scores, where the environment has a task."""
+def _scores(probe: Probe, trace: ProbedEpisode, scores: list[float]) -> Iterator[str]:
+    """Checks that the rewards of first answers are the task's scores, if the environment has a task."""
     if not probe.env.has_wrapper_attr("task") or not isinstance(task := probe.attribute("task"), Task):
         return
     predictions = np.stack([action.prediction for action in trace.actions])
@@ -155,7 +156,7 @@ def _scores(probe: Probe, trace: Trace, scores: list[float]) -> Iterator[str]:
 
 
 def _locations(probe: Probe) -> Iterator[str]:
-    """Reads again from the source, at places of which other orders of axes show something else."""
+    """Compares glimpses with pixels from the source, at places where a wrong order of axes would show other pixels."""
     cases, views = probe.attribute("cases"), probe.attribute("views")
     if not isinstance(getattr(cases[0], "source", None), ImageSource):
         raise NotCheckedError("its cases have no sources")
@@ -179,7 +180,7 @@ def _locations(probe: Probe) -> Iterator[str]:
 
 
 def _most_telling(probe: Probe, cases: Any, zooms: NDArray[np.int64]) -> tuple[int, Places]:
-    """The case, of several, with the most places that tell; the first where they all do."""
+    """Returns the index and places of the case with the most telling places, of several cases."""
     best: tuple[int, Places] | None = None
     for index in _several(len(cases)):
         places = find_places(cases[index].source, probe.attribute("views"), zooms, probe.seed + index)
@@ -192,7 +193,7 @@ def _most_telling(probe: Probe, cases: Any, zooms: NDArray[np.int64]) -> tuple[i
 
 
 def _several(count: int) -> list[int]:
-    """Indices of some cases, all over the list."""
+    """Returns indices of at most `CASES` cases, evenly spread over the list."""
     return np.unique(np.linspace(0, count - 1, min(count, CASES)).astype(int)).tolist()
 
 
@@ -219,7 +220,7 @@ def _budget(probe: Probe) -> Iterator[str]:
 
 
 def _hidden_target(probe: Probe) -> Iterator[str]:
-    """Changes the targets behind the environment's back; the same actions must then show the same."""
+    """Changes the targets of the cases; the same actions must then give the same observations."""
     cases, base = probe.attribute("cases"), probe.env.unwrapped
     options: list[dict[str, Any] | None] = [None, *({"case": index} for index in _several(len(cases))[:3])]
     before = [probe.run(options=option) for option in options]
@@ -238,7 +239,7 @@ def _hidden_target(probe: Probe) -> Iterator[str]:
         raise NotCheckedError("its targets do not come from its attribute `cases`")
 
 
-def _traces_of_the_target(one: Trace, other: Trace) -> Iterator[str]:
+def _traces_of_the_target(one: ProbedEpisode, other: ProbedEpisode) -> Iterator[str]:
     if len(one.rewards) != len(other.rewards):
         yield f"the episode's length changes with the target, from {len(one.rewards)} to {len(other.rewards)} steps"
     for step, (before, after) in enumerate(zip(one.observations, other.observations, strict=False)):
@@ -248,7 +249,7 @@ def _traces_of_the_target(one: Trace, other: Trace) -> Iterator[str]:
 
 
 def _other_targets(cases: Any, outputs: int) -> Iterator[list[Any]]:
-    """Other targets for all cases, several times: every other class, or the target of another case."""
+    """Yields several lists of wrong targets for all cases: every other class, or targets of other cases."""
     targets = [case.target for case in cases]
     if all(isinstance(target, (int, np.integer)) for target in targets):
         classes = max(2, outputs)
@@ -277,7 +278,7 @@ def _with_target(case: Any, target: Any) -> Any:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two targets are the same: numbers, arrays, or several of them by name or in a row."""
+    """Returns whether two targets are equal: numbers, arrays, or mappings or sequences of these."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
     if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):

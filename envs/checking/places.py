@@ -1,4 +1,4 @@
-"""Places of an image that tell one order of axes from another; for the contract checker."""
+"""Finds places in an image that show whether an environment has swapped axes; for the contract checker."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from glimpse.sources import ImageSource
 from glimpse.views import Views
 
-PIXEL_TOLERANCE = 1.0  # mean grey levels by which a glimpse may differ from what lies at its location
-TRIES = 40  # places looked at before one is given up
-_NEAREST, _FARTHEST = 0.08, 0.9  # of a location's axes from the middle
+PIXEL_TOLERANCE = 1.0  # mean difference in grey levels up to which two glimpses count as equal
+TRIES = 40  # so many places are tried for each glimpse
+_NEAREST, _FARTHEST = 0.08, 0.9  # smallest difference of two coordinates, and largest distance from the middle
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Places:
 
     Attributes:
         locations: float32 `(count, d)`.
-        telling: Which of them show something else when their axes are read in any other order: bool `(count,)`.
+        telling: Which of them show other pixels if their axes are taken in any other order: bool `(count,)`.
     """
 
     locations: NDArray[np.float32]
@@ -31,9 +31,9 @@ class Places:
 
 
 def find_places(source: ImageSource, views: Views, zooms: NDArray[np.int64], seed: int) -> Places:
-    """Looks for telling places, one per zoom of `zooms`: at random, and where the overview shows something.
+    """Looks for one telling place per zoom, at random and where the overview shows details.
 
-    Most places of an image with a few strokes on black are black, whatever the order of their axes.
+    In an image that is mostly black, random places are black, and so is the place with swapped axes.
     """
     rng = np.random.default_rng(seed)
     candidates = _candidates(source, views, rng)
@@ -49,19 +49,19 @@ def find_places(source: ImageSource, views: Views, zooms: NDArray[np.int64], see
 
 
 def read_at(source: ImageSource, views: Views, location: NDArray[np.float32], zoom: int) -> NDArray[np.uint8]:
-    """Reads by [-1, 1] -> pixels alone, `(location + 1) / 2 * shape`, not by `Views`."""
+    """Reads a glimpse with its own conversion of locations to pixels, so that a mistake in `Views` would be found."""
     center = (location.astype(np.float64) + 1) / 2 * np.array(source.shape)
     return source.read(center, views.extent(source, zoom), views.glimpse_size)
 
 
 def other_orders(location: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """The location with its axes in every other order, the reversed one first."""
+    """Returns the location with its axes in every other order, the reversed one first."""
     axes = tuple(range(len(location)))
     return [location[list(order)] for order in list(itertools.permutations(axes))[:0:-1]]
 
 
 def differ(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Mean difference in grey levels."""
+    """Returns the mean absolute difference in grey levels."""
     return float(np.abs(one.astype(np.float32) - other.astype(np.float32)).mean())
 
 
@@ -74,7 +74,7 @@ def _orders(
 
 
 def _candidates(source: ImageSource, views: Views, rng: np.random.Generator) -> Iterator[NDArray[np.float32]]:
-    """Locations without end, off the edges and the diagonals: random ones, and ones on what stands out, in turn."""
+    """Yields locations without end, alternately random and on details; none is near an edge or a diagonal."""
     weights, size = _detail(views.overview(source)), np.array(views.overview_size)
     while True:
         for on_detail in (False, True):
@@ -89,7 +89,7 @@ def _candidates(source: ImageSource, views: Views, rng: np.random.Generator) -> 
 
 
 def _detail(overview: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """How likely each overview pixel is to be looked at: by how far it is from the most common grey level."""
+    """Returns the probability of choosing each overview pixel: the more it differs from the median, the higher."""
     flat = overview.reshape(len(overview), -1).astype(np.float64)
     strength = np.abs(flat - np.median(flat, axis=1, keepdims=True)).sum(0) + 1e-3
     return strength / strength.sum()

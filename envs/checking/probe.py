@@ -1,4 +1,4 @@
-"""Steps an environment with known actions and writes down what comes back; for the contract checker."""
+"""Steps an environment with known actions and records what it returns; for the contract checker."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from glimpse.spaces import Action, ActionLayout
 
-LONGEST = 8  # steps of an episode where the budget is not known
-_UNSURE = 0.03  # largest prediction tried, in units of the limit: scores of surer ones may be cut off, and all be equal
+LONGEST = 8  # steps of an episode if the budget is not known
+_UNSURE = 0.03  # largest prediction tried, in units of the limit; larger ones may all have the lowest score
 
 
 class NotCheckedError(Exception):
@@ -21,15 +21,15 @@ class NotCheckedError(Exception):
 
 
 @dataclass
-class Trace:
-    """One episode, or its beginning.
+class ProbedEpisode:
+    """The record of one episode, or of its first steps.
 
     Attributes:
-        observations: The reset's, then one per step.
-        actions: What was done, one per step.
-        rewards: One per step.
-        infos: The reset's, then one per step.
-        ended: Whether the environment ended it.
+        observations: The observation of the reset, then one per step.
+        actions: The actions, one per step.
+        rewards: The rewards, one per step.
+        infos: The info of the reset, then one per step.
+        ended: Whether the environment ended the episode.
     """
 
     observations: list[dict[str, Any]]
@@ -40,16 +40,16 @@ class Trace:
 
     @property
     def reads(self) -> int:
-        """Number of steps that read a glimpse: all, but for the one that ended the episode."""
+        """Number of steps that read a glimpse: all except the one that ended the episode."""
         return len(self.actions) - self.ended
 
 
 class Probe:
-    """Talks to an environment, whether its actions are dictionaries or flat.
+    """Resets and steps an environment, whose actions may be dictionaries or flat.
 
     Args:
         env: The environment.
-        seed: Of resets and of the actions tried.
+        seed: Seed of the resets and of the random actions.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int = 0) -> None:
@@ -65,22 +65,26 @@ class Probe:
 
     @property
     def budget(self) -> int | None:
-        """The budget of an episode, or None where the environment does not tell."""
+        """The budget of an episode, or None if the environment has no attribute `max_glimpses`."""
         try:
             return int(self.attribute("max_glimpses"))
         except NotCheckedError:
             return None
 
     def attribute(self, name: str) -> Any:
-        """Returns an attribute of the environment, looked for through its wrappers."""
+        """Returns an attribute of the environment or of its wrappers.
+
+        Raises:
+            NotCheckedError: There is no such attribute.
+        """
         if not self.env.has_wrapper_attr(name):
             raise NotCheckedError(f"the environment has no attribute `{name}`")
         return self.env.get_wrapper_attr(name)
 
     def actions(self, count: int) -> list[Action]:
-        """Returns random actions that do not stop, the same ones every time.
+        """Returns random actions that do not stop; they are the same at every call.
 
-        Locations keep off the edges and the diagonals, so that no two orders of axes say the same.
+        Locations are not near edges or diagonals, so that swapping their axes gives another place.
         """
         rng = np.random.default_rng(self.seed)
         layout = self.layout
@@ -94,20 +98,20 @@ class Probe:
         ]
 
     def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Resets and returns the info."""
+        """Resets the environment and returns the info."""
         return dict(self.env.reset(seed=seed, options=None if options is None else dict(options))[1])
 
-    def run(self, actions: Sequence[Action] | None = None, options: Mapping[str, Any] | None = None) -> Trace:
-        """Runs an episode from the seed, to its end or to the end of the actions.
+    def run(self, actions: Sequence[Action] | None = None, options: Mapping[str, Any] | None = None) -> ProbedEpisode:
+        """Resets the environment with the seed, and takes actions until the episode ends or there are no more.
 
         Args:
-            actions: What to do; None is random actions, as many as the budget allows.
-            options: Of the reset.
+            actions: The actions to take; None takes random ones, as many as the budget allows.
+            options: The options of the reset.
         """
         if actions is None:
             actions = self.actions(LONGEST if self.budget is None else self.budget + 1)
         observation, info = self.env.reset(seed=self.seed, options=None if options is None else dict(options))
-        trace = Trace([deepcopy(observation)], [dict(info)])
+        trace = ProbedEpisode([deepcopy(observation)], [dict(info)])
         for action in actions:
             observation, reward, terminated, truncated, info = self.env.step(self._written(action))
             trace.observations.append(deepcopy(observation))

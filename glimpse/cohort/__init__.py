@@ -1,4 +1,4 @@
-"""Cohorts: the CSV of cases, its splits, marks of what matters, and checks before work begins."""
+"""Cohorts: the CSV that lists the cases, its splits, marks of what matters, and checks before training begins."""
 
 from glimpse.cohort.manifest import Case, Cohort, CohortError
 

@@ -1,4 +1,4 @@
-"""The manifest of cases: a CSV with targets, patients and splits, checked as a whole before any work begins."""
+"""Reads the CSV that lists the cases of a cohort, and checks all of it before training begins."""
 
 import csv
 import difflib
@@ -23,27 +23,27 @@ from glimpse.tasks import Task
 
 REQUIRED = ("case_id", "slide_id", "path", "target")
 OPTIONAL = ("split", "mpp", "mask")
-OTHER_NAMES = {"patient": "case_id", "case": "slide_id"}  # of columns
-_MANY = 50  # cases from which on a progress bar is worth its line
-_LISTED = 50  # problems listed in full; the rest are counted
+OTHER_NAMES = {"patient": "case_id", "case": "slide_id"}  # columns: other name, usual name
+_MANY = 50  # with at most so many cases, no progress bar is shown
+_LISTED = 50  # so many problems are listed; the rest are only counted
 
 
 class CohortError(UserError, ValueError):
-    """A cohort that cannot be used; the message lists all problems at once."""
+    """A cohort cannot be used; the message lists all problems at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One labelled study.
+    """One labelled image.
 
     Attributes:
-        id: names the case; unique in its cohort.
-        patient: the patient, who may have several cases.
-        source: the pixels.
-        target: what a prediction is held against.
-        split: "train", "val" or "test"; None where cases are not split.
-        marks: low and high corners, in level-0 pixels, of boxes around what matters, float (mark, 2, d). They tell how
-            often an agent looked at it; nothing is learned from them.
+        id: name of the case; it is unique in its cohort.
+        patient: name of the patient, who may have several cases.
+        source: reads the pixels.
+        target: the true answer, with which predictions are compared, in the form that the task uses.
+        split: "train", "val" or "test"; None where the cases are not split.
+        marks: boxes around what matters in the image, as their low and high corners in level-0 pixels, float (mark, 2,
+            d). Reports use them to say how often an agent looked there; nothing is learned from them.
     """
 
     id: str
@@ -55,10 +55,10 @@ class Case:
 
 
 class Cohort(Sequence[Case]):
-    """Cases in the order of their manifest.
+    """Cases, in the order of their CSV.
 
     Attributes:
-        skipped: messages of the cases that were left out, with ``on_error="skip"``.
+        skipped: with ``on_error="skip"``, one message for each case that was left out.
     """
 
     def __init__(self, cases: Iterable[Case], skipped: Iterable[str] = ()) -> None:
@@ -77,24 +77,25 @@ class Cohort(Sequence[Case]):
         source_options: Mapping[str, Any] | None = None,
         progress: bool = True,
     ) -> "Cohort":
-        """Reads and checks ``case_id,slide_id,path,target[,split][,mpp][,mask][,...]``, paths relative to the CSV.
+        """Reads and checks a CSV with the columns ``case_id,slide_id,path,target[,split][,mpp][,mask][,...]``.
 
         ``case_id`` is the patient and ``slide_id`` the case; the columns may be called ``patient`` and ``case``, too.
-        A mask shows where in the image it matters to look (see `glimpse.cohort.marks.read_marks`); for reports only.
+        Paths are relative to the CSV. A mask shows what matters in an image (see `glimpse.cohort.marks.read_marks`); it
+        is used in reports only.
 
         Args:
-            path: the CSV.
-            task: says what the targets mean.
-            on_error: what to do about a case whose image or mask is missing, damaged or of no known kind: "raise", or
-                "skip" it with a warning. Mistakes in the CSV itself always raise.
-            seed: of the split, where the CSV has no column ``split``: stratified by target (see `Task.strata`) and
-                grouped by patient.
-            fractions: of the patients in train, val and test.
-            source_options: options of `open_source`, for all cases.
+            path: path of the CSV.
+            task: the task that reads the column ``target``.
+            on_error: what to do if an image or mask is missing, damaged or of an unknown kind: "raise" an error, or
+                "skip" the case with a warning. Mistakes in the CSV itself are always errors.
+            seed: seed of the split that is made if the CSV has no column ``split``. It is stratified by target (see
+                `Task.strata`) and keeps all cases of a patient together.
+            fractions: shares of the patients in train, val and test, for that split.
+            source_options: options of `open_source` for all cases.
             progress: whether to show a bar while files are checked (for more than 50 cases).
 
         Raises:
-            CohortError: anything is wrong; all problems are listed with their lines.
+            CohortError: something is wrong; the message lists all problems with their lines.
         """
         path = Path(path)
         if on_error not in ("raise", "skip"):
@@ -135,7 +136,7 @@ class Cohort(Sequence[Case]):
         return f"Cohort({len(self)} cases: {parts}; {len(self.skipped)} skipped)"
 
     def split(self, name: str) -> "Cohort":
-        """The cases of one split, "train", "val" or "test"; they share their sources with this cohort.
+        """Returns the cases of one split, "train", "val" or "test"; they share their sources with this cohort.
 
         Raises:
             ValueError: there is no such split.
@@ -145,7 +146,7 @@ class Cohort(Sequence[Case]):
         return Cohort((case for case in self._cases if case.split == name), self.skipped)
 
     def write_splits(self, path: str | os.PathLike[str]) -> None:
-        """Writes ``case_id,slide_id,split``, whole or not at all."""
+        """Writes a CSV with the columns ``case_id,slide_id,split``, atomically."""
         path = Path(path)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         with open(partial, "w", newline="", encoding="utf-8") as file:
@@ -198,12 +199,12 @@ def _read_rows(path: Path) -> tuple[list[_Row], list[str]]:
 
 
 def _named(columns: list[str]) -> list[str]:
-    """The columns under their first names; those that are there under both names stay as they are."""
+    """Replaces other names of columns by the usual ones, except where a column is there under both names."""
     return [name if OTHER_NAMES.get(name, name) in columns else OTHER_NAMES[name] for name in columns]
 
 
 def _column_problems(columns: Sequence[str]) -> list[str]:
-    """Missing, repeated and probably misspelt columns."""
+    """Returns messages about missing, repeated and probably misspelt columns."""
     problems = [f"line 1: column {name!r} occurs twice" for name, n in Counter(columns).items() if n > 1 and name]
     problems += [
         f"line 1: columns {other!r} and {name!r} mean the same; remove one"
@@ -231,7 +232,7 @@ _SYNONYMS |= {"patient_id": "case_id", "slide": "slide_id", "file": "path", "fil
 
 
 def _lookalike(column: str, names: Sequence[str]) -> str | None:
-    """The known column, of those not present, that this one was probably meant to be."""
+    """Returns the column among `names` that `column` was probably meant to be, or None."""
     plain = column.lower().replace(" ", "_").replace("-", "_")
     meant = _SYNONYMS.get(plain)
     if meant is not None and meant in names:
@@ -241,7 +242,7 @@ def _lookalike(column: str, names: Sequence[str]) -> str | None:
 
 
 def _parse_row(row: _Row, columns: Sequence[str], task: Task, problems: list[str]) -> dict[str, Any]:
-    """The row's target, split and mpp; what is wrong with it is added to ``problems``."""
+    """Returns the row's target, split and mpp; messages about mistakes are appended to ``problems``."""
     problems += [
         f"line {row.line}: {name} is empty" for name in REQUIRED if name in columns and not row.cells.get(name)
     ]
@@ -274,7 +275,7 @@ def _parse_mpp(row: _Row, problems: list[str]) -> float | None:
 
 
 def _table_problems(rows: Sequence[_Row], columns: Sequence[str]) -> list[str]:
-    """What is wrong between rows: repeated slides, patients in two splits, cases without the split others have."""
+    """Returns messages about repeated slides, patients in two splits, and rows in which the split is empty."""
     slides: dict[str, list[int]] = defaultdict(list)
     splits: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     problems = []
@@ -305,7 +306,7 @@ def _open_sources(
     options: Mapping[str, Any],
     progress: bool,
 ) -> list[_Opened | str | None]:
-    """For each row its source and marks, or what is wrong with its files; None where the row names no image."""
+    """Returns for each row its source and marks, or a message about its files; None if the row names no image."""
     found: list[_Opened | str | None] = []
     for row, values in tqdm(
         zip(rows, parsed, strict=True),
@@ -323,7 +324,7 @@ def _open_sources(
 
 
 def _open_checked(path: Path, row: _Row, image: Path, options: Mapping[str, Any]) -> _Opened | str:
-    """The source of an image that can be read (closed again) with its marks, or what is wrong with them."""
+    """Opens, checks and closes an image; returns its source and marks, or a message about what is wrong."""
     where = f"line {row.line}, {row.cells.get('slide_id') or 'without slide_id'}"
     try:
         source = open_source(image, **options)

@@ -1,4 +1,4 @@
-"""Boxes around what matters in an image, from a mask of it: they tell how often an agent looked there."""
+"""Marks: boxes around what matters in an image, read from a mask. Reports count how many of them an agent looked at."""
 
 import math
 import zlib
@@ -12,24 +12,25 @@ from scipy import ndimage
 
 from glimpse.sources.base import ImageReadError, ImageSource, UnsupportedImageError, missing_file
 
-MOST_PIXELS = 1 << 26  # of a mask of a plane; of a pyramid, the largest level that has no more is read
-_DISTORTION = 0.02  # by which the two axes of a mask may differ in scale
+MOST_PIXELS = 1 << 26  # largest mask of a plane; of a pyramid, the finest level that is not larger is read
+_DISTORTION = 0.02  # relative difference that the scales of a mask's two axes may have
 
 
 def read_marks(path: Path, source: ImageSource) -> Float[np.ndarray, "mark 2 d"]:
-    """Boxes around the connected parts of a mask; nothing is learned from them.
+    """Reads a mask, and returns boxes around its connected parts.
 
     Args:
-        path: for a plane a PNG or TIFF of any resolution (of a pyramid, the finest level that fits into memory); for a
-            volume a NIfTI file on the image's grid. Whatever is not 0 is marked, in any channel but the transparency.
-        source: the image that the mask belongs to.
+        path: for a plane, a PNG or TIFF of any resolution (of a pyramid, the finest level of at most `MOST_PIXELS` is
+            read); for a volume, a NIfTI file on the image's grid. A pixel is marked if it is not 0 in any channel; the
+            transparency does not count.
+        source: the image to which the mask belongs.
 
     Returns:
-        Low and high corners in level-0 pixels of the image.
+        The low and high corners of the boxes, in level-0 pixels of the image.
 
     Raises:
         ImageReadError: the file is missing or damaged.
-        UnsupportedImageError: it is of another kind, or does not fit the image.
+        UnsupportedImageError: the file is of another kind, or does not fit the image.
     """
     if not path.is_file():
         raise missing_file(path)
@@ -42,14 +43,14 @@ def read_marks(path: Path, source: ImageSource) -> Float[np.ndarray, "mark 2 d"]
 
 
 def boxes(mask: Bool[np.ndarray, "*size"]) -> Float[np.ndarray, "mark 2 d"]:
-    """Low and high corners, in pixels of the mask, of boxes around its parts; corners touching is being connected."""
+    """Returns corners, in mask pixels, of boxes around its parts; pixels that touch at a corner are connected."""
     parts, _ = ndimage.label(mask, np.ones((3,) * mask.ndim))
     found = [[[side.start for side in part], [side.stop for side in part]] for part in ndimage.find_objects(parts)]
     return np.array(found, np.float64).reshape(-1, 2, mask.ndim)
 
 
 def _scale(path: Path, mask: np.ndarray, source: ImageSource) -> np.ndarray:
-    """Pixels of the image per pixel of its mask, (d,)."""
+    """Returns the number of pixels of the image per pixel of its mask, (d,); refuses a mask that does not fit."""
     scale = np.divide(source.shape, mask.shape) if mask.ndim == source.ndim else np.full(source.ndim, np.nan)
     if source.ndim == 3:
         fits, rule = bool((scale == 1).all()), "expected the grid of its volume"
@@ -83,7 +84,7 @@ def _read_tiff(path: Path) -> np.ndarray:
             raise UnsupportedImageError(f"{path}: {_too_large()}")
         if level is not levels[0]:
             return level.asarray()
-    return _read_picture(path)  # which knows more compressions
+    return _read_picture(path)  # pillow reads more compressions
 
 
 def _read_picture(path: Path) -> np.ndarray:
@@ -104,8 +105,8 @@ def _too_large() -> str:
 
 # ---------------------------------------------------------------------------------------------- volumes
 def _read_volume(path: Path) -> Bool[np.ndarray, "depth height width"]:
-    """A NIfTI mask in the axes of canonical volumes: z to superior, y to anterior, x to the right."""
-    import nibabel  # a plane needs none
+    """Reads a NIfTI mask, with axes as in volumes: z to superior, y to anterior, x to the right."""
+    import nibabel  # imported here because planes do not need it
 
     try:
         image = nibabel.as_closest_canonical(nibabel.load(path))

@@ -1,4 +1,4 @@
-"""What can be refused before any work begins: sizes that do not fit the images of a cohort."""
+"""Checks, before training begins, that the sizes of views fit the images of a cohort."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,20 +13,20 @@ _SHOWN = 2
 
 
 class PreflightError(UserError, ValueError):
-    """The sizes asked for are impossible on these images."""
+    """The sizes that were asked for are impossible on these images."""
 
 
 def check_sizes(cases: Sequence[Case], views: Views, grid: tuple[int, ...], progress: bool = False) -> None:
-    """Checks every case: no glimpse larger than the image, no cells coarser than glimpses, spacing where needed.
+    """Checks that no glimpse is larger than an image, no cell is larger than a glimpse, and spacings are known.
 
     Args:
-        cases: of all splits.
-        views: the sizes.
-        grid: cells of the overview that a policy points at.
+        cases: the cases of all splits.
+        views: the sizes to check.
+        grid: number of cells per axis of the overview, from which a policy chooses.
         progress: whether to show a bar (for more than 50 cases).
 
     Raises:
-        PreflightError: lists the cases that do not fit, and why.
+        PreflightError: some cases do not fit; the message names the first of them and the reasons.
     """
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda case: [f"{case.id}: {why}" for why in views.problems(case.source, grid)], cases)

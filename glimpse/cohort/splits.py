@@ -1,4 +1,4 @@
-"""Splits that keep each patient together and the targets in proportion."""
+"""Makes splits in which each patient is in one split only and the targets are balanced."""
 
 import math
 from collections import Counter, defaultdict
@@ -12,18 +12,18 @@ SPLITS = ("train", "val", "test")
 def stratified_splits(
     patients: Sequence[str], strata: Sequence[Hashable], fractions: Sequence[float], seed: int
 ) -> list[str]:
-    """Assigns each case "train", "val" or "test", grouped by patient and stratified.
+    """Assigns "train", "val" or "test" to each case; all cases of a patient get the same.
 
-    Patients are shuffled within each stratum (the one that most of a patient's cases belong to) and dealt out one by
-    one, each to the split that lacks most of its share of that stratum, ties broken by its share of all patients. A
-    stratum with at least as many patients as splits gives one to each of them first, so that every split can be
-    measured on it; and no split with a share stays empty.
+    A patient belongs to the stratum of most of their cases. The patients of each stratum are shuffled and assigned one
+    by one, each to the split that is furthest below its share of that stratum; if two are equal, the one that is
+    further below its share of all patients. If a stratum has at least as many patients as there are splits, every split
+    gets one of them first. No split with a share above 0 stays empty.
 
     Args:
         patients: the patient of each case.
-        strata: what is to be held in proportion, of each case: its class, for example (see `Task.strata`).
-        fractions: shares of train, val and test; they add up to 1.
-        seed: of the shuffling; the order of the cases makes no difference.
+        strata: the stratum of each case, for example its class (see `Task.strata`).
+        fractions: shares of train, val and test, which add up to 1.
+        seed: seed of the shuffling. The order of the cases makes no difference.
 
     Raises:
         ValueError: the fractions are wrong, or there are fewer patients than splits to fill.
@@ -44,7 +44,7 @@ def stratified_splits(
 
 
 def _by_stratum(patients: Sequence[str], strata: Sequence[Hashable]) -> dict[str, list[str]]:
-    """Patients by the most frequent stratum among their cases."""
+    """Groups patients by the most frequent stratum among their cases."""
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     for patient, label in zip(patients, map(str, strata), strict=True):
         votes[patient][label] += 1
@@ -55,7 +55,7 @@ def _by_stratum(patients: Sequence[str], strata: Sequence[Hashable]) -> dict[str
 
 
 def _deal(strata: dict[str, list[str]], shares: np.ndarray, generator: np.random.Generator) -> dict[str, int]:
-    """Hands each patient to the split that is furthest behind."""
+    """Assigns each patient to the split that is furthest below its share; returns indices into `SPLITS`."""
     chosen: dict[str, int] = {}
     total = np.zeros(3)
     open_splits = [int(split) for split in np.flatnonzero(shares > 0)]
@@ -74,7 +74,7 @@ def _deal(strata: dict[str, list[str]], shares: np.ndarray, generator: np.random
 
 
 def _fill_empty(chosen: dict[str, int], shares: np.ndarray) -> None:
-    """Moves a patient of the fullest split into each split that should not be empty but is."""
+    """Moves a patient from the largest split into each split that has a share but no patient."""
     for split in np.flatnonzero(shares > 0):
         counts = Counter(chosen.values())
         if counts[int(split)] == 0:

@@ -1,1 +1,1 @@
-"""What training and reading ask of an environment, and how one that was written from scratch is stepped."""
+"""What training and evaluation need of an environment, and how environments written from scratch are used."""

@@ -1,4 +1,4 @@
-"""Environments of any class as lanes of `GlimpseVecEnv`."""
+"""Lets environments of any class be used in `GlimpseVecEnv`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from glimpse.spaces import Action
 
 @dataclass
 class EpisodeProgress:
-    """How far an episode has come.
+    """The state of an episode, as `GlimpseVecEnv` needs it.
 
     Attributes:
         ended: True after the last action.
-        truncated: Whether it was cut off, rather than ended by its own rules.
+        truncated: Whether it was cut off, and did not end by its own rules.
         total: Sum of the rewards.
         steps: Number of actions.
     """
@@ -33,15 +33,16 @@ class EpisodeProgress:
 
 
 class SteppedLane:
-    """An environment that is stepped as a whole, wrappers included, and asked for what it showed afterwards.
+    """Wraps an environment so that `GlimpseVecEnv` can use it like a `GlimpseEnv`.
 
-    It has what `GlimpseVecEnv` asks of a `GlimpseEnv`, except that `act` does all of a step, reading included.
+    The environment is always stepped as a whole, wrappers included: `act` does a complete step, with the reading of the
+    glimpse, and the other methods return parts of what the environment showed last.
 
     Args:
-        env: Anything that keeps to `glimpse.contract.protocol`.
+        env: An environment that has all that `glimpse.contract.protocol` lists.
 
     Raises:
-        ProtocolError: It does not.
+        ProtocolError: The environment lacks something.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -55,23 +56,23 @@ class SteppedLane:
 
     @property
     def episode(self) -> EpisodeProgress:
-        """The episode under way, or the one that ended last."""
+        """The current episode, or the one that ended last."""
         if self._course is None:
             raise ResetNeeded("No episode has begun yet: call reset() first.")
         return self._course
 
     @property
     def observation(self) -> dict[str, Any]:
-        """What the environment showed last."""
+        """The last observation of the environment."""
         return self._observation
 
     def begin(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> None:
-        """Resets the environment."""
+        """Resets the environment and keeps its first observation."""
         self._observation, self._info = self.env.reset(seed=seed, options=dict(options) if options else None)
         self._course = EpisodeProgress()
 
     def act(self, action: Action, score: float = 0.0) -> float:
-        """Steps the environment and returns the reward; the score is its own affair."""
+        """Steps the environment and returns its reward; `score` is not used, since the environment scores by itself."""
         if self.episode.ended:
             raise ResetNeeded("The episode has ended: call reset() before step().")
         flat = self.layout.pack(action.location, action.stop, action.prediction, action.zoom)

@@ -1,4 +1,4 @@
-"""What training and evaluating ask of an environment, so that one written from scratch can be trained on.
+"""What training and evaluation need of an environment. Environments written from scratch can be used, too.
 
 A `gymnasium.Env` need not be a `GlimpseEnv`. It needs
 
@@ -10,10 +10,10 @@ A `gymnasium.Env` need not be a `GlimpseEnv`. It needs
 - the reset options `case` (an index into `cases`) and `max_glimpses` (this episode's budget), and the infos, rewards
   and rules of `GlimpseEnv`. `glimpse.envs.check` checks them.
 
-Where it also has `views` (a `glimpse.views.Views`), its cases have sources and no wrapper changes what it shows,
-glimpses are read from the sources directly wherever nothing is learned from rewards: for pretraining, warm-up and all
-readers. Otherwise `glimpse.contract.stepped_sources` reads glimpses for the first stages through `reset` and `step`,
-one by one, readers step the environment, and the full scan is left out.
+It may also have `views` (a `glimpse.views.Views`), with cases that have sources. If it does, and no wrapper changes its
+observations, pretraining, warm-up and all readers read glimpses directly from the sources. Otherwise
+`glimpse.contract.stepped_sources` reads the glimpses for pretraining and warm-up one by one through `reset` and `step`,
+readers step the environment, and the full scan is left out.
 """
 
 from collections.abc import Sequence
@@ -34,20 +34,20 @@ _OF_A_CASE = ("id", "patient", "target")
 
 
 class ProtocolError(UserError, TypeError):
-    """An environment lacks what training and evaluating ask of it; the message lists all of it."""
+    """An environment lacks something that training and evaluation need; the message lists all that is missing."""
 
 
 @dataclass(frozen=True, eq=False)
 class EnvContract:
-    """What is asked of an environment.
+    """The parts of an environment that training and evaluation use.
 
     Attributes:
-        observation_space: of the environment.
-        layout: of its actions.
-        task: what an answer is.
-        cases: what there is to look at. Where `views` is None, they need not have sources.
+        observation_space: the environment's space of observations.
+        layout: the layout of its actions.
+        task: the task whose targets are to be predicted.
+        cases: all cases of the environment. Where `views` is None, they need not have sources.
         max_glimpses: budget of an episode.
-        views: sizes by which the cases' sources can be read; None where they are reached through `step` only.
+        views: the sizes at which the cases' sources can be read; None where pixels are reached through `step` only.
     """
 
     observation_space: gymnasium.spaces.Dict
@@ -59,10 +59,10 @@ class EnvContract:
 
 
 def contract_of(env: gymnasium.Env[Any, Any]) -> EnvContract:
-    """What is asked of an environment, looked for through its wrappers.
+    """Finds the parts of an environment that are needed, also through its wrappers.
 
     Raises:
-        ProtocolError: something is missing.
+        ProtocolError: a part is missing or of the wrong kind; the message lists all of them.
     """
     layout = _layout(env)
     problems = [*_space_problems(env, layout), *_attribute_problems(env)]
@@ -90,7 +90,7 @@ def _attribute(env: gymnasium.Env[Any, Any], name: str) -> Any:
 
 
 def _shows_otherwise(env: gymnasium.Env[Any, Any]) -> bool:
-    """Whether a wrapper changes what the environment shows, so that its sources do not tell what a policy sees."""
+    """Returns whether a wrapper changes observations, so that a policy would see other pixels than the sources have."""
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, gymnasium.ObservationWrapper):
             return True

@@ -1,8 +1,8 @@
-"""Looking at the cases of any environment through `reset` and `step` alone, as if they had sources.
+"""Makes the cases of any environment readable, as if they had sources, with `reset` and `step` alone.
 
-Pretraining, warm-up and pictures ask for overviews, foregrounds and glimpses of cases. Where an environment's pixels
-are reached through its steps only, `viewable_cases` gives cases and views that answer by stepping it, one look at a
-time.
+Pretraining, warm-up and pictures need overviews, foregrounds and glimpses of cases. Where an environment's pixels can
+be reached through its steps only, `viewable_cases` returns cases and views that step the environment for every
+glimpse.
 """
 
 import itertools
@@ -22,20 +22,20 @@ from glimpse.sources import ImageReadError, ImageSource
 from glimpse.tasks import Task
 from glimpse.views import Views
 
-BUDGET = 10_000  # glimpses of one case before it is reset
+BUDGET = 10_000  # glimpses of one case before the environment is reset
 _serial = itertools.count()
 
 
 @dataclass(frozen=True, eq=False)
 class ViewableCases:
-    """Cases and how to look at them.
+    """Cases, and how to look at them.
 
     Attributes:
-        cases: each with a source.
-        views: sizes of what is seen of them.
-        task: what an answer is.
-        stepped: whether looks go through the environment's steps; then they cannot be many at once, glimpses have no
-            margin, and no pixels can be read beside them.
+        cases: the cases; each of them has a source.
+        views: sizes of overview and glimpses.
+        task: the task whose targets are to be predicted.
+        stepped: whether the sources step the environment. Then only one glimpse can be read at a time, glimpses have no
+            margin, and no other regions can be read.
     """
 
     cases: Sequence[Case]
@@ -45,14 +45,14 @@ class ViewableCases:
 
 
 def viewable_cases(env: gymnasium.Env[Any, Any], seed: int = 0) -> ViewableCases:
-    """The cases of an environment with sources, its own or ones that step it.
+    """Returns the cases of an environment with their own sources, or with sources that step the environment.
 
     Args:
-        env: nobody else may step it afterwards, unless it has sources of its own.
-        seed: of its first reset.
+        env: the environment; nothing else may step it afterwards, unless its cases have sources of their own.
+        seed: seed of its first reset.
 
     Raises:
-        ProtocolError: it lacks what `glimpse.contract.protocol` lists.
+        ProtocolError: the environment lacks what `glimpse.contract.protocol` lists.
     """
     parts = contract_of(env)
     if parts.views is not None:
@@ -61,14 +61,14 @@ def viewable_cases(env: gymnasium.Env[Any, Any], seed: int = 0) -> ViewableCases
 
 
 def stepped_cases(env: gymnasium.Env[Any, Any], seed: int = 0) -> ViewableCases:
-    """The cases of an environment with sources that step it, even where it has sources of its own.
+    """Returns the cases of an environment with sources that step it, even if they have sources of their own.
 
     Args:
-        env: nobody else may step it afterwards.
-        seed: of its first reset.
+        env: the environment; nothing else may step it afterwards.
+        seed: seed of its first reset.
 
     Raises:
-        ProtocolError: it lacks what `glimpse.contract.protocol` lists.
+        ProtocolError: the environment lacks what `glimpse.contract.protocol` lists.
     """
     parts = contract_of(env)
     stepper = Stepper(env, parts, seed)
@@ -82,12 +82,12 @@ def _stepped(case: Any, stepper: "Stepper", index: int) -> Case:
 
 
 class Stepper:
-    """Steps an environment to where somebody wants to look.
+    """Reads overviews and glimpses of an environment's cases by resetting and stepping it; safe to call from threads.
 
     Args:
         env: the environment.
-        parts: of it.
-        seed: of its first reset.
+        parts: the environment's parts, from `contract_of`.
+        seed: seed of its first reset.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], parts: EnvContract, seed: int = 0) -> None:
@@ -101,7 +101,7 @@ class Stepper:
         self._shares: dict[tuple[int, int], float] = {}
 
     def first(self, case: int) -> dict[str, np.ndarray]:
-        """The observation with which an episode on a case begins."""
+        """Resets the environment to a case, given by its index, and returns the first observation."""
         with self._lock:
             options = {"case": case, "max_glimpses": BUDGET}
             observation, _ = self.env.reset(seed=self._seed, options=options)
@@ -109,7 +109,11 @@ class Stepper:
             return dict(observation)
 
     def glimpse(self, case: int, location: Numbers, zoom: int) -> UInt8[np.ndarray, "channel *size"]:
-        """The glimpse of a case at a location (d,)."""
+        """Returns the glimpse of a case at a location (d,) in [-1, 1].
+
+        Raises:
+            ProtocolError: the episode ended before its budget was spent.
+        """
         with self._lock:
             if self._case != case or self._taken >= BUDGET:
                 self.first(case)
@@ -123,7 +127,11 @@ class Stepper:
             return np.array(observation["glimpse"], np.uint8)
 
     def share(self, case: int, zoom: int) -> float:
-        """The share of a case's pixels that a glimpse shows, from what the end of an episode tells."""
+        """Returns the share of a case's pixels that one glimpse covers, from the info at the end of a short episode.
+
+        Raises:
+            ProtocolError: that info has no "share_read".
+        """
         with self._lock:
             if (case, zoom) not in self._shares:
                 foreground = float((self.first(case)["foreground"] > 0).mean())
@@ -144,12 +152,12 @@ class Stepper:
 
 
 class SteppedSource(ImageSource):
-    """A case of an environment. Its grid is that of the overview, since no other is known.
+    """The source of one case that is read by stepping its environment. Its pixel grid is that of the overview.
 
     Args:
-        stepper: of the environment.
-        index: of the case.
-        name: what messages call it.
+        stepper: steps the environment.
+        index: the case's index in the environment's `cases`.
+        name: what error messages call the case.
     """
 
     path = None
@@ -174,15 +182,19 @@ class SteppedSource(ImageSource):
         return ("stepped", self.stepper.serial, self.index)
 
     def overview(self, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
-        """The environment's overview; it has one size only."""
+        """Returns the environment's overview; `size` is not used, since there is only one size."""
         return np.array(self.stepper.first(self.index)["overview"], np.uint8)
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
-        """The environment's foreground."""
+        """Returns the environment's foreground; `overview` is not used."""
         return np.asarray(self.stepper.first(self.index)["foreground"])[0] > 0
 
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
-        """Always an error: a step shows glimpses of one size and extent only."""
+        """Always raises an error, because steps show glimpses of one size and extent only.
+
+        Raises:
+            ImageReadError: always.
+        """
         raise ImageReadError(
             f"{self.name}: its pixels are reached through the environment's step() only. Give the environment `views` "
             "and its cases a source (see glimpse.contract.protocol) for what reads regions."
@@ -190,16 +202,16 @@ class SteppedSource(ImageSource):
 
 
 class SteppedViews(Views):
-    """What an environment shows of its cases."""
+    """The views of an environment whose cases are read by stepping it."""
 
     @classmethod
     def of(cls, stepper: Stepper) -> "SteppedViews":
-        """With the sizes of the environment's spaces; its fields of view are not known before a case is looked at."""
+        """Makes views with the sizes of the environment's spaces; `extent` measures the true fields of view later."""
         overview, glimpse = (_shape(stepper, name)[1:] for name in ("overview", "glimpse"))
         return cls(overview, glimpse, (Extent.parse(list(glimpse)),) * stepper.parts.layout.zooms)
 
     def extent(self, source: ImageSource, zoom: int = 0) -> np.ndarray:
-        """Field of view in pixels of the overview, float64 (d,): equal shares of all axes, by the share it covers."""
+        """Returns the field of view in pixels of the overview, float64 (d,), assuming equal shares of all axes."""
         assert isinstance(source, SteppedSource)
         share = source.stepper.share(source.index, zoom) ** (1 / self.ndim)
         return share * np.asarray(source.shape, np.float64)
@@ -207,7 +219,7 @@ class SteppedViews(Views):
     def glimpse(
         self, source: ImageSource, location: Numbers, zoom: int = 0, margin: float | int = 1.0
     ) -> UInt8[np.ndarray, "channel *size"]:
-        """What a step to the location shows; it has no margin."""
+        """Returns the glimpse that a step to the location shows; `margin` is not used."""
         assert isinstance(source, SteppedSource)
         return source.stepper.glimpse(source.index, location, int(zoom))
 

@@ -1,1 +1,1 @@
-"""The stages of learning: contrastive pretraining, warm-up, and learning from episodes."""
+"""The stages of a training: contrastive pretraining, warm-up, and learning from episodes."""

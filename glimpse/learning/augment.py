@@ -12,25 +12,26 @@ Draw = Callable[..., Tensor]
 
 
 class Augment:
-    """Two random views of a glimpse differ by turn, tilt, flip, zoom, shift, strength per channel, and noise.
+    """Makes a random view of each image: turned, tilted, flipped, zoomed, shifted, with other contrast and noise.
 
-    Images are (batch, channel, *larger) in [0, 255], views (batch, channel, *size) from their middle; what images are
-    larger by is room for shifts and turns. Turns are about the first axis of a volume, in the plane of the last two;
-    tilts are small turns in its other planes. Strength scales what stands out from the background.
+    Contrastive pretraining calls it twice on the same glimpses. Images are (batch, channel, *larger) in [0, 255]; views
+    are (batch, channel, *size) and come from the middle of the images, whose margin is room for shifts and turns. A
+    turn of a volume is about its first axis, in the plane of the last two; tilts are small turns in the other planes.
+    The contrast of each channel changes by scaling the difference from the background.
 
     Args:
         size: pixels of a view per axis.
         background: pixel value outside the image.
-        sides: lengths of a view's axes in the object, in any unit; those of its pixels when not given. Where voxels are
-            deeper than wide, a turned view must still show the object in its own proportions.
-        turn: largest turn in radians, where flips do not allow any.
+        sides: physical lengths of a view's axes, in any unit; the number of pixels when not given. They are needed
+            where voxels are deeper than wide, so that a turned view still shows the object in its true proportions.
+        turn: largest turn in radians; it has no effect where `flips` allows every turn.
         tilt: largest tilt in radians.
-        zoom: largest change of scale.
+        zoom: largest relative change of scale.
         shift: largest shift, as a share of half the image.
-        strength: largest change of contrast.
-        noise: standard deviation, in pixel values.
-        flips: whether what is mirrored is still a likely image; one answer, or one per axis. Where it is along both of
-            the last two axes, any turn is allowed.
+        strength: largest relative change of contrast.
+        noise: standard deviation of the added noise, in pixel values.
+        flips: whether images may be mirrored: one answer for all axes, or one per axis. Where the last two axes may
+            both be mirrored, every turn is allowed.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Augment:
 
         batch, channels, ndim = images.shape[0], images.shape[1], len(self.size)
         content, size = images.float() - self.background, self.size
-        if ndim == 1:  # PyTorch resamples planes and volumes only
+        if ndim == 1:  # grid_sample takes planes and volumes only
             content, size = content[:, :, None], (1, *size)
         theta = self._theta([have / want for have, want in zip(content.shape[2:], size, strict=True)], batch, uniform)
         where = F.affine_grid(theta, [batch, channels, *size], align_corners=False)
@@ -81,10 +82,10 @@ class Augment:
         return view * gain + noise + self.background
 
     def _theta(self, margins: Sequence[float], batch: int, uniform: Draw) -> Float[Tensor, "batch d more"]:
-        """Affine maps from places of a view in [-1, 1]^d to places of the image in [-1, 1]^d, axes as (x, y, z).
+        """Returns affine maps from positions in a view to positions in the image, both in [-1, 1]^d, axes (x, y, z).
 
-        Turns act in the object's proportions: with S = diag(sides) and M = diag(margins) the linear part of a motion A
-        is (S M)^-1 A S.
+        Turns are made in physical proportions: with S = diag(sides) and M = diag(margins), the linear part of the map
+        of a motion A is (S M)^-1 A S.
         """
         margin = torch.tensor(list(margins[::-1]))
         sides = torch.cat([self.sides, torch.ones(len(margin) - len(self.sides))])
@@ -93,10 +94,10 @@ class Augment:
         return torch.cat([linear, uniform(batch, len(margin), 1) * self.shift], -1)
 
     def _motion(self, batch: int, ndim: int, uniform: Draw) -> Float[Tensor, "batch d d"]:
-        """Turns, flips, zooms and tilts, axes as (x, y, z)."""
+        """Returns random matrices that turn, flip, zoom and tilt, axes (x, y, z)."""
         motion = _rotation(uniform(batch) * (math.pi if self.any_turn else self.turn), ndim, 0, 1)
         for axis, mirrored in enumerate(self.mirrored):
-            if mirrored and not (self.any_turn and axis == 1):  # half a turn and the other flip make this one
+            if mirrored and not (self.any_turn and axis == 1):  # this flip equals half a turn and the other flip
                 motion[:, :, axis] *= uniform(batch, 1).sign()
         motion = motion * (1 + uniform(batch, 1, 1) * self.zoom)
         for axis in range(2 if ndim == 3 else 0):
@@ -105,7 +106,7 @@ class Augment:
 
 
 def _rotation(angle: Float[Tensor, " batch"], ndim: int, first: int, second: int) -> Float[Tensor, "batch d d"]:
-    """Rotations in the plane of two axes."""
+    """Returns matrices that rotate by `angle` in the plane of two axes."""
     matrix = torch.eye(ndim, device=angle.device).repeat(len(angle), 1, 1)
     matrix[:, first, first] = matrix[:, second, second] = angle.cos()
     matrix[:, second, first] = angle.sin()

@@ -1,4 +1,4 @@
-"""The running average of a policy's parameters: steadier than the parameters themselves while they still swing."""
+"""A running average of a policy's parameters; it fluctuates less during training than the parameters themselves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,20 +8,20 @@ from torch import Tensor, nn
 
 from glimpse.runs.checkpoints import Checkpoint
 
-_NAME = "average"  # in checkpoints
-_EARLY = 10  # updates in which the average forgets more quickly than `decay` says
+_NAME = "average"  # prefix of its tensors in checkpoints
+_EARLY = 10  # the first updates t use the lower decay (1 + t) / (_EARLY + t)
 
 
 class Average:
     r"""Exponential moving average of a module's state: \bar\theta_t = d_t \bar\theta_{t-1} + (1 - d_t) \theta_t.
 
-    d_t = min(decay, (1 + t) / (10 + t)), so that it does not remember the start for long (Polyak and Juditsky, 1992, on
-    why an average of the iterates is a better estimate than the last of them). What is not a floating-point number is
-    taken as it is.
+    d_t = min(decay, (1 + t) / (10 + t)), so that the average soon forgets the initial parameters. Polyak and Juditsky
+    (1992) show why an average of the iterates is a better estimate than the last one. Values that are not
+    floating-point numbers are copied.
 
     Args:
-        module: whose parameters and buffers are averaged.
-        decay: between 0 and 1; at 0 the average is the module itself.
+        module: the module whose parameters and buffers are averaged.
+        decay: at least 0 and below 1; with 0 the average always equals the module.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -32,7 +32,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes the module as it is now into the average."""
+        """Includes the module's current state in the average."""
         decay = min(self.decay, (1 + self.updates) / (_EARLY + self.updates))
         self.updates += 1
         for name, value in self.module.state_dict().items():
@@ -42,12 +42,12 @@ class Average:
                 self.state[name].copy_(value)
 
     def apply(self) -> None:
-        """Gives the module the averaged parameters."""
+        """Loads the averaged state into the module."""
         self.module.load_state_dict(self.state)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The module has the averaged parameters inside, and its own again afterwards."""
+        """Loads the averaged state into the module inside, and the module's own state again afterwards."""
         own = self._current()
         self.apply()
         try:
@@ -65,7 +65,7 @@ class Average:
         checkpoint.meta["averaged"] = self.updates
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes the average from a checkpoint; one without it leaves the average at the module's own parameters."""
+        """Reads the average from a checkpoint; what the checkpoint does not have stays as it is."""
         found = {name: checkpoint.tensors.get(f"{_NAME}/{name}") for name in self.state}
         for name, value in found.items():
             if value is not None:

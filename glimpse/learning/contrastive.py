@@ -1,4 +1,4 @@
-"""Pretraining: the shared encoder learns, without labels, to tell glimpses of the training cohort from each other."""
+"""Contrastive pretraining: the encoder learns, without labels, to tell glimpses of the training split apart."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -29,9 +29,16 @@ def sample_glimpses(
     threads: int = 2,
     progress: Callable[[int], Any] | None = None,
 ) -> np.ndarray:
-    """Glimpses at random foreground places of random cases, uint8 (count, channel, *size).
+    """Reads glimpses at random foreground locations of random cases; returns uint8 (count, channel, *size).
 
-    `margin` > 1 enlarges field of view and size alike, as room for shifts and turns. `progress` counts what is read.
+    Args:
+        cases: The cases to read.
+        views: Sizes and fields of view of glimpses.
+        count: How many glimpses to read in all.
+        margin: Factor by which field of view and size are enlarged, as room for shifts and turns.
+        seed: Seed of the choice of cases and locations.
+        threads: How many threads read.
+        progress: Called for each case with the number of glimpses that are read from it.
     """
     rng = np.random.default_rng(seed)
     per_case = np.bincount(rng.integers(len(cases), size=count), minlength=len(cases))
@@ -52,7 +59,7 @@ def sample_glimpses(
 def random_places(
     views: Views, source: ImageSource, count: int, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "count d"], Int64[np.ndarray, " count"]]:
-    """Places anywhere in a source's foreground, as locations in [-1, 1], and fields of view by index."""
+    """Draws locations in [-1, 1] evenly from a source's foreground, and for each the index of a field of view."""
     inside = views.foreground(source)[0] > 0
     pixels = np.argwhere(inside)[rng.integers(int(inside.sum()), size=count)]
     size = np.array(inside.shape)
@@ -73,16 +80,16 @@ class ContrastivePretrainer(Trainer):
     """SimCLR (Chen et al. 2020) on a pool of glimpses.
 
     Args:
-        policy: Its encoder and token pool are trained.
+        policy: The policy whose encoder and token pool are trained.
         pool: uint8 (count, channel, *size * margin), as `sample_glimpses` reads them.
-        augment: Makes the two views.
-        batch: Glimpses per step; each is seen twice.
-        learning_rate: Of AdamW.
-        temperature: Of `contrastive_loss`.
-        seed: Of the choice of glimpses, and of their views.
+        augment: Makes two random views of each glimpse.
+        batch: Glimpses per step; each of them gives two views.
+        learning_rate: Learning rate of AdamW.
+        temperature: Temperature of `contrastive_loss`.
+        seed: Seed of the choice of glimpses and of their views.
 
     Attributes:
-        done: Steps that have been made.
+        done: How many steps have been made.
     """
 
     def __init__(
@@ -106,13 +113,13 @@ class ContrastivePretrainer(Trainer):
         self.generator = torch.Generator().manual_seed(seed)
 
     def calibrate(self, count: int = 2048) -> None:
-        """Standardises the policy's tokens over the centres of some glimpses of the pool (see `TokenPool`)."""
+        """Sets the statistics of the policy's `TokenPool` from the first `count` glimpses, without their margin."""
         margins = [(have - want) // 2 for have, want in zip(self.pool.shape[2:], self.augment.size, strict=True)]
         centre = tuple(slice(m, m + size) for m, size in zip(margins, self.augment.size, strict=True))
         self.policy.calibrate(self.pool[(slice(count), slice(None), *centre)])
 
     def step(self) -> float:
-        """One update; returns its loss."""
+        """Makes one update and returns its loss."""
         policy = self.policy
         rows = torch.randint(len(self.pool), (self.batch,), generator=self.generator)
         images = self.pool[rows].to(policy.device)

@@ -1,4 +1,4 @@
-"""Learning from episodes: an agent plays, learns, and is held against the validation split now and then."""
+"""The stage in which an agent plays episodes and learns from them, with a validation at intervals."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -13,17 +13,18 @@ from glimpse.learning.averaging import Average
 from glimpse.learning.stages import STAGES, Training, at_least
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.loading import save_policy
+from glimpse.settings.options import check_later
 
 _SHOWN = {"loss": "train/loss", "return": "rollout/return", "glimpses": "rollout/glimpses", "val": "validation/score"}
 
 
 @dataclass
 class ValidationHistory:
-    """What the validation split has said so far.
+    """The results of all validations so far.
 
     Attributes:
-        best: the highest score.
-        history: one record per look: stage, updates of it, seconds since the run began, and the scores.
+        best: the highest validation score in this stage; None before the first validation.
+        history: one record per validation: the stage, its number of updates, seconds of the run, and the scores.
     """
 
     best: float | None = None
@@ -32,15 +33,15 @@ class ValidationHistory:
 
 @dataclass(frozen=True)
 class EpisodeLearning:
-    """Runs an agent for a number of updates, from where the run stands, and leaves the policy with the average.
+    """Runs an agent for a number of updates; at the end the policy has the averaged parameters.
 
     Attributes:
-        algorithm: makes the agent from a policy and a vector of environments; its options stand in `keywords`.
-        learning_rate: a number, or a function of the progress remaining.
-        updates: how many.
-        validate_every: updates between two looks at the validation split; 0: none.
-        average: decay of the running average of the parameters, which is what is validated and kept; 0: none.
-        keep: whether to keep the policy of every look at the validation split, not only the best.
+        algorithm: a `functools.partial` of the agent's class; called with a policy and a vector of environments.
+        learning_rate: a number, or a function of the share of training that remains (from 1 down to 0).
+        updates: how many updates the stage makes in all.
+        validate_every: number of updates between two validations; 0 means that there are none.
+        average: decay of the running average of the parameters, which is validated and kept; 0 means no average.
+        keep: whether to save the policy of every validation, not only the best one.
     """
 
     algorithm: Any
@@ -55,7 +56,7 @@ class EpisodeLearning:
         at_least("validate_every", self.validate_every, 0)
         if not 0 <= self.average < 1:
             raise SettingsError(f"Expected average of at least 0 and below 1, got {self.average!r}.")
-        assert self._options  # which refuses what the agent does not know
+        assert self._options  # this raises an error for options that the agent does not have
 
     @property
     def _options(self) -> Any:
@@ -76,10 +77,10 @@ class EpisodeLearning:
             run.save(state_of(agent, validation, average), name)
 
     def _agent(self, training: Training, name: str, average: Average) -> tuple[Any, ValidationHistory]:
-        """The agent, restored if the run stopped within this stage, and what validation has said in it."""
+        """Makes the agent and the validation history; both are restored if the run was interrupted in this stage."""
         run = training.run
         lanes = training.lanes("train", self._options.rollouts.episodes)
-        seed = training.seed + 1000 * STAGES.index(name)  # stages draw different numbers
+        seed = training.seed + 1000 * STAGES.index(name)  # so that stages draw different random numbers
         agent = self.algorithm(
             training.policy, lanes, learning_rate=self.learning_rate, seed=seed, device=training.policy.device
         )
@@ -93,9 +94,9 @@ class EpisodeLearning:
 
 
 class StageCallback(BaseCallback):
-    """After every update: the average, progress and a checkpoint; now and then: the validation split, and the best.
+    """After every update, updates the average and the bar and saves a checkpoint; at intervals, validates the policy.
 
-    What is validated and kept is the averaged policy.
+    The policy is validated and saved with its averaged parameters.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class StageCallback(BaseCallback):
 
     @property
     def agent(self) -> Any:
-        """The algorithm, with what it has beyond those of Stable-Baselines3."""
+        """The agent that learns (an `OnPolicyAlgorithm` with glimpse's own attributes, hence `Any`)."""
         return self.model
 
     def _on_training_start(self) -> None:
@@ -137,7 +138,7 @@ class StageCallback(BaseCallback):
         self.bar.close()
 
     def _after_update(self) -> None:
-        """Rollouts begin where the update before has ended; the last update is followed by the end of training."""
+        """Does the work after an update; called before each rollout and at the end, where nothing is done twice."""
         if self.agent.updates == self.saved:
             return
         self.saved = self.agent.updates
@@ -156,7 +157,7 @@ class StageCallback(BaseCallback):
 
     def _validate(self) -> None:
         run, policy = self.training_.run, self.training_.policy
-        run.tick(self.stage)  # what was learned in this time, not what the look at it takes
+        run.tick(self.stage)  # so that the recorded seconds do not include this validation
         seconds = round(sum(run.seconds.values()), 1)
         scores, picture = self.training_.validate()
         for name, value in scores.items():
@@ -172,7 +173,7 @@ class StageCallback(BaseCallback):
 
 
 def state_of(agent: Any, validation: ValidationHistory, average: Average) -> Checkpoint:
-    """Everything from which this stage can go on."""
+    """Returns a checkpoint with everything that is needed to resume this stage."""
     checkpoint = Checkpoint(meta={"validation": asdict(validation)})
     agent.save_state(checkpoint)
     average.save(checkpoint)

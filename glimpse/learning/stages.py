@@ -1,7 +1,7 @@
-"""The stages of learning. Pretraining and warm-up stand here, learning from episodes in `glimpse.learning.episodes`.
+"""The stages of a training: pretraining and warm-up. Learning from episodes is in `glimpse.learning.episodes`.
 
-A stage is built from its section of the configuration before any work begins, so that a mistake in it shows at once.
-`run` goes on where the run stands: a stage that was interrupted continues from its last checkpoint.
+A stage is built from its section of the configuration before training begins, so that a mistake in it shows at once.
+Its method `run` then does the work; a stage that was interrupted continues from the run's last checkpoint.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,27 +25,27 @@ from glimpse.runs.folder import Run
 from glimpse.runs.loading import save_policy
 
 STAGES = ["pretrain", "warm_up", "joint", "report"]
-_STEPS_PER_SAVE = 50  # of the warm-up: its steps take milliseconds
+_STEPS_PER_SAVE = 50  # of the warm-up, whose steps are too short to save after each of them
 
 Lanes = Callable[[str, int], VecEnv]
-"""Given a split and a number of episodes at once, a vector of flattened environments."""
+"""A function that takes a split and a number, and returns a vector of so many flattened environments."""
 
 
 @dataclass
 class Training:
-    """What all stages share.
+    """What all stages of a training work with.
 
     Attributes:
-        run: the run folder, and where the run stands.
-        policy: what learns.
-        cases: the cases of the training split, and how they are seen.
-        lanes: makes vectors of environments.
-        viewable: the cases of a split, and how they are seen.
-        seed: of everything that is drawn.
-        threads: that read.
-        progress: whether to show bars.
-        validate: reads the validation split with the policy as it stands; returns scores by name, and the picture of a
-            scanpath. Both are empty where there are no validation cases.
+        run: the run folder, with the last checkpoint.
+        policy: the policy that learns.
+        cases: the cases of the training split, and how to look at them.
+        lanes: takes a split and a number, and returns a vector of so many environments.
+        viewable: takes a split, and returns its cases and how to look at them.
+        seed: seed of all random numbers.
+        threads: how many threads read images.
+        progress: whether to show progress bars.
+        validate: reads the validation split with the current policy; returns scores by name, and a picture of one
+            scanpath. Without validation cases it returns an empty dictionary and None.
     """
 
     run: Run
@@ -60,14 +60,14 @@ class Training:
 
 
 class Stage(Protocol):
-    """A part of a training."""
+    """The interface of stages."""
 
     def run(self, training: Training, name: str) -> None:
-        """Learns from where the run stands to the stage's end; `name` is one of `STAGES`."""
+        """Runs the stage to its end, from its beginning or from the last checkpoint; `name` is one of `STAGES`."""
 
 
 class NoStage:
-    """Takes the place of a stage that is left out."""
+    """The stage that does nothing; it stands in for a stage that is left out."""
 
     def run(self, training: Training, name: str) -> None:
         """Does nothing."""
@@ -78,13 +78,13 @@ class Pretraining:
     """Contrastive learning on random foreground glimpses, without labels.
 
     Attributes:
-        steps: updates; with 0 the encoder stays as it is, and only the statistics of tokens are set.
-        batch: glimpses per step, each seen twice.
-        pool: glimpses that are read once.
-        margin: by how much they are larger than a glimpse, as room for shifts and turns.
-        learning_rate: of AdamW.
-        temperature: of the contrastive loss.
-        augment: options of `Augment`.
+        steps: number of updates; with 0 the encoder stays as it is, and only the statistics of `TokenPool` are set.
+        batch: glimpses per step; each of them gives two views.
+        pool: how many glimpses are read, once, to learn from.
+        margin: factor by which these are larger than a glimpse, as room for shifts and turns.
+        learning_rate: learning rate of AdamW.
+        temperature: temperature of the contrastive loss.
+        augment: keyword arguments of `Augment`.
     """
 
     steps: int
@@ -153,10 +153,10 @@ class Pretraining:
 
 
 class WarmUp:
-    """Supervised learning on random glimpses that are encoded once.
+    """Supervised learning on random glimpses that are read and encoded only once (see `TokenWarmUp`).
 
     Args:
-        **options: of `TokenWarmUp`.
+        **options: options of `TokenWarmUp`.
 
     Raises:
         SettingsError: an option is unknown or impossible.
@@ -208,24 +208,24 @@ def _state_of(trainer: Trainer) -> Checkpoint:
 
 
 def at_least(name: str, value: Any, least: float) -> None:
-    """Refuses a setting that is no number, or is too small.
+    """Refuses a setting that is not a number, or is less than `least`.
 
     Raises:
-        SettingsError: the message names the setting.
+        SettingsError: the value is refused; the message names the setting.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
         raise SettingsError(f"Expected {name} of at least {least}, got {value!r}.")
 
 
 def restore_policy(training: Training) -> None:
-    """Gives the policy the parameters with which the run's last stage ended."""
+    """Loads the parameters of the run's last checkpoint into the policy, if there is one."""
     last = training.run.last
     if last.meta["stage"] is not None:
         last.restore_module("policy", training.policy)
 
 
 def seed_everything(seed: int, threads: int) -> None:
-    """Seeds PyTorch and numpy and sets the number of compute threads; together they fix a run's numbers."""
+    """Seeds PyTorch and numpy and sets the number of compute threads, so that a run can be repeated exactly."""
     torch.manual_seed(seed)
     np.random.seed(seed)
     if threads:

@@ -1,12 +1,12 @@
-"""Warm-up on glimpses that are encoded once: everything after the encoder learns what is worth finding, and where.
+"""Warm-up: all parts after the encoder learn, from labelled random glimpses, what is worth finding and where it lies.
 
-What single glimpses tell about a whole image is little, so a policy that learns to answer needs many of them, and until
-it has seen them it has nothing to search for. The encoder stays as it is here, so each glimpse is read and encoded once
-and then seen in a hundred different sequences, which costs next to nothing.
+A single glimpse says little about a whole image, so a policy needs many glimpses to learn to answer, and until then it
+does not know what to search for. The encoder is not trained here. Each glimpse is therefore read and encoded only once
+and then used in about a hundred different sequences, which costs next to nothing.
 
-The locator learns where to look first from the same glimpses: their places were drawn evenly, and what each of them
-alone tells about the target is known, so the expected benefit of its choice among them has an exact gradient. Trying
-places one by one, as in the joint stage, would take many episodes to find small things in a large image.
+From the same glimpses the locator learns where to look first. Their locations were drawn evenly, and it is known how
+well each glimpse alone predicts the target, so the expected benefit of choosing among them has an exact gradient.
+Trying locations one by one, as in the joint stage, would take many episodes to find small things in a large image.
 """
 
 import itertools
@@ -36,9 +36,9 @@ class WarmUpGlimpses:
     """How many glimpses are read, and how many of them make a sequence.
 
     Attributes:
-        glimpses_per_case: Glimpses that are read of each case.
-        max_total_glimpses: Glimpses that are read in all; with many cases, each gets fewer.
-        max_sequence: Glimpses in a sequence.
+        glimpses_per_case: How many glimpses are read of each case.
+        max_total_glimpses: How many glimpses are read in all at most; with many cases, fewer are read of each.
+        max_sequence: How many glimpses a sequence has at most.
     """
 
     glimpses_per_case: int = 24
@@ -51,13 +51,13 @@ class WarmUpGlimpses:
 
 @dataclass(frozen=True)
 class WarmUpLosses:
-    """How much each part of the loss weighs, beside 1 for the last answer of a sequence.
+    """Weights of the parts of the loss; the loss of the last answer of a sequence has weight 1.
 
     Attributes:
         prefix_coef: Weight of the loss averaged over all answers of a sequence.
         glimpse_coef: Weight of the loss of answers from single glimpses.
-        look_coef: Weight of the locator's loss; at 0 the locator stays as it is.
-        look_entropy: Weight of the entropy of the locator's choice, within its loss.
+        look_coef: Weight of the locator's loss; with 0 the locator is not trained.
+        look_entropy: Weight, within the locator's loss, of the entropy of its choice.
     """
 
     prefix_coef: float = 0.5
@@ -68,13 +68,13 @@ class WarmUpLosses:
 
 @dataclass(frozen=True)
 class WarmUpSteps:
-    """The steps of AdamW.
+    """The number and size of the optimizer's steps.
 
     Attributes:
-        steps: How many there will be.
+        steps: How many steps are made.
         batch: Cases per step.
-        learning_rate: Of the first step; it falls to 0 over all steps, along half a cosine.
-        weight_decay: Of AdamW.
+        learning_rate: Learning rate of the first step; it falls to 0 over all steps, along half a cosine.
+        weight_decay: Weight decay of AdamW.
     """
 
     steps: int = 1500
@@ -106,20 +106,21 @@ def _above_zero(record: object, *names: str) -> None:
 class TokenWarmUp(Trainer):
     """Supervised learning on sequences of random glimpses of each case, from features that are computed once.
 
-    The loss is the one of all agents: that of the last answer, of the mean over all prefixes, and of answers from
-    single glimpses. To it comes what the locator's choice among the sequence's places is worth (see `looking_loss`).
+    The loss is the supervised loss of all agents: that of the last answer, of the mean over all prefixes, and of
+    answers from single glimpses. The locator's loss is added to it (see `looking_loss`).
 
     Args:
-        policy: All of it but the encoder and the memory is trained; a locator that points at no cells is left alone.
-        cases: Of the training split.
-        views: Sizes of glimpses.
-        task: What is asked.
-        seed: Of places, orders and batches.
-        threads: That read.
+        policy: The policy to train, except its encoder and its memory. Its locator is trained only if it is a
+            `PointerLocator`.
+        cases: The cases of the training split.
+        views: Sizes and fields of view of glimpses.
+        task: The task whose targets are to be predicted.
+        seed: Seed of locations, of the order of glimpses, and of batches.
+        threads: How many threads read.
         **options: The fields of `WarmUpGlimpses`, `WarmUpLosses` and `WarmUpSteps`, by name.
 
     Attributes:
-        done: Steps that have been made.
+        done: How many steps have been made.
 
     Raises:
         SettingsError: An option does not exist or has an impossible value.
@@ -178,7 +179,12 @@ class TokenWarmUp(Trainer):
     # ------------------------------------------------------------------------------------------ reading, once
     @torch.no_grad()
     def encode(self, progress: Callable[[int], Any] = lambda count: None, at_once: int = 64) -> None:
-        """Reads and encodes the glimpses of all cases, and their overviews where answers see them."""
+        """Reads and encodes the glimpses of all cases, and their overviews where answers or the locator need them.
+
+        Args:
+            progress: Called with the number of cases that were encoded since the last call.
+            at_once: How many cases are encoded at once.
+        """
         policy = self.policy
         parts: dict[str, list[Tensor]] = {name: [] for name in ("features", "places", "zooms", "overviews", "cells")}
         with ThreadPoolExecutor(self.threads, thread_name_prefix="warm-up") as pool:
@@ -199,7 +205,7 @@ class TokenWarmUp(Trainer):
         self.targets = torch.from_numpy(self.task.stack([case.target for case in self.cases])).to(policy.device)
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Glimpses, the cells they lie in, and their zooms."""
+        """Reads random glimpses of a case; returns them, the cells in which they lie, and their zooms."""
         source, rng = self.cases[index].source, np.random.default_rng(self.seeds[index])
         cells = self._places(source, rng)
         zooms = rng.integers(len(self.views.glimpse_extents), size=self.glimpses_per_case)
@@ -207,14 +213,14 @@ class TokenWarmUp(Trainer):
         return np.stack([self.views.glimpse(source, place, zoom) for place, zoom in both]), cells, zooms
 
     def _overview(self, index: int, places: Tensor) -> tuple[Tensor, Tensor]:
-        """What a case's overview shows as a whole (1, pooled), and in the cells of its glimpses (1, glimpse, embed)."""
+        """Encodes a case's overview; returns its summary (1, pooled) and the features at `places` (1, place, embed)."""
         policy = self.policy
         overview = torch.from_numpy(self.views.overview(self.cases[index].source).copy())[None]
         features = policy.encode(overview.to(policy.device))
         return policy.pool.summary(features), features.flatten(2)[:, :, places.to(policy.device)].transpose(1, 2)
 
     def _places(self, source: ImageSource, rng: np.random.Generator) -> np.ndarray:
-        """Cells (glimpse,) that a pointer could point at: different ones, as long as there are enough."""
+        """Draws foreground cells, int (glimpse,), that a locator could choose; all different if there are enough."""
         policy = self.policy
         foreground = torch.from_numpy(self.views.foreground(source).copy())[None]
         cells = np.flatnonzero(policy.open_cells(foreground)[0].numpy())
@@ -222,7 +228,7 @@ class TokenWarmUp(Trainer):
 
     # ------------------------------------------------------------------------------------------ learning
     def step(self) -> float:
-        """One update; returns its loss."""
+        """Makes one update and returns its loss."""
         policy, losses = self.policy, self.options.losses
         rate = self.options.steps.learning_rate * 0.5 * (1 + np.cos(np.pi * self.done / self.steps))
         for group in self.optimizer.param_groups:
@@ -245,7 +251,7 @@ class TokenWarmUp(Trainer):
 
     # ------------------------------------------------------------------------------------------ parts of a step
     def _tokens(self, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Tokens (batch, time, embed) of glimpses, and the first tokens (batch, embed); rows are cases and glimpses."""
+        """Returns tokens of glimpses (batch, time, embed), and of overviews (batch, embed); `rows` index both."""
         policy = self.policy
         where = policy.position(policy.cells[self.kept["places"][rows]]) + policy.scale(self.kept["zooms"][rows] + 1)
         tokens = policy.pool.token(self.kept["features"][rows]) + where
@@ -255,9 +261,14 @@ class TokenWarmUp(Trainer):
         return tokens, first
 
     def looking_loss(self, rows: tuple[Tensor, Tensor], single: Float[Tensor, "batch time"]) -> Tensor:
-        r"""What the locator's first choice among the places of some glimpses costs, -\sum_i p_i (\bar l - l_i).
+        r"""Returns the loss of the locator's first choice among some glimpses, -\sum_i p_i (\bar l - l_i).
 
-        l_i is the loss of the answer from glimpse i alone: in the mean over cases, a glimpse that tells more has less.
+        p_i is the probability of choosing glimpse i, and l_i the loss of the answer from glimpse i alone: the lower it
+        is, the more the glimpse says about the target. An entropy bonus is added (see `WarmUpLosses.look_entropy`).
+
+        Args:
+            rows: Indices of cases and of their glimpses.
+            single: The losses l_i, without gradient.
         """
         policy = self.policy
         places = self.kept["places"][rows]
@@ -270,6 +281,6 @@ class TokenWarmUp(Trainer):
         return -(log_probs.exp() * (benefit - self.options.losses.look_entropy * log_probs)).sum(1).mean()
 
     def _losses(self, predictions: Tensor, cases: Tensor) -> Tensor:
-        """The task's loss (batch, time) of predictions (batch, time, output)."""
+        """Returns the task's loss (batch, time) of predictions (batch, time, output)."""
         target = self.targets[cases]
         return self.task.loss(predictions, target[:, None].expand(-1, predictions.shape[1], *target.shape[1:]))

@@ -1,4 +1,4 @@
-"""The parts of a glimpse policy, one role per file: encoder, memory, locator, aggregator, policy."""
+"""The parts of a glimpse policy, one per file: encoder, memory, locator, aggregator, network and policy."""
 
 from glimpse.networks.aggregator import AttentionPooling, CausalTransformer, MeanPooling
 from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool

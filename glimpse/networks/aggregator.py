@@ -1,8 +1,9 @@
-"""The aggregator: relates the tokens seen so far and gives an embedding of every prefix, from which the answer is read.
+"""The aggregator: turns the tokens of all glimpses so far into one embedding, from which the answer is computed.
 
-Every aggregator has two ways to run, equal in value: `forward` over a whole sequence (training), and `step`, one token
-at a time with a cache (rollouts). A cache is a dictionary of tensors whose first axis is the batch; `length` (batch,)
-counts the tokens of each row, so that rows may be of different age.
+Every aggregator can run in two ways with the same result: `forward` takes a whole sequence and returns the embedding of
+each of its prefixes (for training), and `step` takes one token at a time with a cache (for rollouts). A cache is a
+dictionary of tensors whose first axis is the batch; `length` (batch,) counts the tokens of each row, so that rows may
+have different numbers of tokens.
 """
 
 from collections.abc import Iterator
@@ -17,16 +18,16 @@ Cache = dict[str, Tensor]
 
 
 class Aggregator(Protocol):
-    """What a policy asks of an aggregator."""
+    """The interface of aggregators."""
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Embedding (batch, time, embed) of every prefix of tokens (batch, time, embed)."""
+        """Returns the embedding of every prefix of the tokens, both (batch, time, embed)."""
 
     def empty(self, token: Tensor) -> Cache:
-        """The cache before the first token (batch, embed)."""
+        """Returns the cache before the first token; `token` (batch, embed) only gives its size, type and device."""
 
     def step(self, token: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """Embedding (batch, embed) of the prefix that ends with token (batch, embed), and the new cache."""
+        """Takes one more token (batch, embed); returns the embedding of all so far (batch, embed) and the new cache."""
 
 
 def _zero_lengths(token: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def _zero_lengths(token: Tensor) -> Tensor:
 
 
 class _Block(nn.Module):
-    """One pre-norm transformer layer: attention, then a perceptron of twice the width."""
+    """One transformer layer with normalisation first: attention, then a perceptron of twice the width."""
 
     def __init__(self, embed: int, heads: int) -> None:
         super().__init__()
@@ -44,21 +45,22 @@ class _Block(nn.Module):
         self.perceptron = nn.Sequential(nn.Linear(embed, 2 * embed), nn.ReLU(), nn.Linear(2 * embed, embed))
 
     def project(self, x: Float[Tensor, "batch time embed"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (batch, head, time, embed / head)."""
+        """Returns queries, keys and values, each (batch, head, time, embed / head)."""
         qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         return query, key, value
 
     def finish(self, x: Tensor, attended: Tensor) -> Float[Tensor, "batch time embed"]:
-        """Adds what attention brought, (batch, head, time, embed / head), and the perceptron's part."""
+        """Adds the result of attention (batch, head, time, embed / head), and then that of the perceptron."""
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.perceptron(self.norm_perceptron(x))
 
 
 class CausalTransformer(nn.Module):
-    """A pre-norm transformer, causal in time, so that one pass answers after every prefix (Vaswani et al. 2017).
+    """A causal transformer: one pass gives the embedding of every prefix of a sequence (Vaswani et al. 2017).
 
-    Tokens carry the location they were read at and no index in time: any number of them can follow.
+    Tokens contain the location of their glimpse, but not its position in the sequence, so that sequences can become
+    longer than those of training.
     """
 
     def __init__(self, embed: int, layers: int = 2, heads: int = 4) -> None:
@@ -102,7 +104,7 @@ class CausalTransformer(nn.Module):
 
     @staticmethod
     def _append(stored: Tensor, new: Tensor, rows: Tensor, length: Tensor) -> Tensor:
-        """`stored` with `new` written at each row's own length; capacity doubles when a row is full."""
+        """Returns `stored` with `new` written at each row's own length; its capacity is doubled when a row is full."""
         full = int(length.max()) >= stored.shape[2]
         stored = F.pad(stored, (0, 0, 0, stored.shape[2])) if full else stored.clone()
         stored[rows, :, length] = new[:, :, 0]
@@ -113,7 +115,8 @@ class AttentionPooling(nn.Module):
     r"""Gated attention pooling (Ilse, Tomczak, Welling, ICML 2018), over every prefix.
 
     a_t = w^T (tanh(V h_t) * sigmoid(U h_t)) and z_t = sum_{s <= t} exp(a_s) h_s / sum_{s <= t} exp(a_s).
-    It weighs tokens one by one and cannot relate them to each other.
+    Here h_t are the tokens and z_t is the embedding after t of them. Each weight depends on one token only, so that
+    tokens cannot be related to each other.
     """
 
     def __init__(self, embed: int, hidden: int = 64) -> None:
@@ -122,7 +125,7 @@ class AttentionPooling(nn.Module):
         self.tanh, self.gate, self.weight = nn.Linear(embed, hidden), nn.Linear(embed, hidden), nn.Linear(hidden, 1)
 
     def attention(self, tokens: Float[Tensor, "*batch embed"]) -> Float[Tensor, "*batch"]:
-        """Unnormalised log-weights a."""
+        """Returns the logarithms a of the weights, not normalised."""
         return self.weight(self.tanh(tokens).tanh() * self.gate(tokens).sigmoid())[..., 0]
 
     def forward(self, tokens: Float[Tensor, "batch time embed"]) -> Float[Tensor, "batch time embed"]:
@@ -147,7 +150,7 @@ class AttentionPooling(nn.Module):
 
 
 class MeanPooling(nn.Module):
-    """The mean of every prefix."""
+    """The embedding of a prefix is the mean of its tokens."""
 
     def __init__(self, embed: int) -> None:
         super().__init__()

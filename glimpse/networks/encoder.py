@@ -1,4 +1,4 @@
-"""The shared encoder: overview and glimpses alike become a feature map, and the pooled map becomes a token."""
+"""The shared encoder: it turns overviews and glimpses into feature maps, which are pooled into one token each."""
 
 import math
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ PerLayer = Sequence[int | Sequence[int]]
 
 
 class ConvEncoder(nn.Module):
-    """A small convolutional net with group normalisation, in 1, 2 or 3 dimensions and for any number of input channels.
+    """A small convolutional network with group normalisation, for images of 1, 2 or 3 dimensions and any channels.
 
-    Pixels arrive as uint8 and are mapped to `(pixel - background) / 127.5`, so that what lies outside the image is the
-    zero that the convolutions pad with.
+    Pixels are uint8 and are mapped to `(pixel - background) / 127.5`. Pixels outside the image thereby become 0, the
+    value with which convolutions pad.
 
     Args:
-        channels: channels of the images.
-        ndim: dimensions of the images.
-        widths: output channels of each convolution; the last is the embedding's width.
-        kernels: odd kernel sizes, one per convolution: a number for all axes, or one per axis ([1, 3, 3] leaves slices
-            apart). A kernel may be wider than an axis.
-        strides: likewise, none above its kernel; their product is the side of a cell in overview pixels. Where voxels
-            are deeper than they are wide, [1, 2, 2] keeps slices while it halves the planes.
-        groups: groups of each group normalisation.
+        channels: number of channels of the images.
+        ndim: number of dimensions of the images.
+        widths: output channels of each convolution; the last one is the width of the embedding.
+        kernels: odd kernel sizes, one entry per convolution: a number for all axes, or one per axis ([1, 3, 3] does not
+            mix slices). A kernel may be wider than an axis of the image.
+        strides: one entry per convolution, as for `kernels`; none may be larger than its kernel. Their product is the
+            side of a cell in overview pixels. Where voxels are deeper than wide, [1, 2, 2] keeps the number of slices.
+        groups: number of groups of each group normalisation.
         background: pixel value outside the image (255 for slides, 0 for most others).
-        channels_last: keep channels beside each other in memory. Training becomes about a quarter quicker on
-            processors (and more on GPUs), forward passes alone a tenth slower.
+        channels_last: whether to use PyTorch's memory format "channels last". Training becomes about a quarter faster
+            on CPUs (and more on GPUs), but forward passes alone become a tenth slower.
     """
 
     def __init__(
@@ -64,21 +64,21 @@ class ConvEncoder(nn.Module):
             self.layers.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Cells per axis of the feature map of an image of `size` pixels."""
+        """Returns the number of cells per axis that the feature map of an image of `size` pixels has."""
         cells = tuple(size)
         for stride in self.strides:
             cells = tuple((n - 1) // step + 1 for n, step in zip(cells, stride, strict=True))
         return cells
 
     def forward(self, image: Tensor) -> Tensor:
-        """Feature map (batch, embed, *grid(size)) of images in [0, 255], (batch, channel, *size)."""
+        """Returns the feature map (batch, embed, *grid(size)) of images (batch, channel, *size) in [0, 255]."""
         if self.memory_format is not None:
             image = image.contiguous(memory_format=self.memory_format)
         return self.layers((image.to(next(self.parameters()).dtype) - self.background) / 127.5)
 
 
 def _per_axis(name: str, values: PerLayer, ndim: int) -> tuple[tuple[int, ...], ...]:
-    """One number per axis and layer, from one per layer or one per axis and layer."""
+    """Returns one number per layer and axis; `values` has one per layer, or one per layer and axis."""
     layers = []
     for value in values:
         layer = (value,) * ndim if isinstance(value, int) else tuple(int(side) for side in value)
@@ -92,7 +92,7 @@ def _per_axis(name: str, values: PerLayer, ndim: int) -> tuple[tuple[int, ...], 
 
 
 def _check_reach(kernels: Sequence[tuple[int, ...]], strides: Sequence[tuple[int, ...]]) -> None:
-    """Refuses kernels that shift cells against pixels, and strides that leap over pixels."""
+    """Refuses even kernel sizes, and strides that skip pixels."""
     for kernel, stride in zip(kernels, strides, strict=True):
         if any(side % 2 == 0 for side in kernel):
             raise ValueError(f"Expected odd kernel sizes (they keep cells aligned with pixels), got {list(kernel)}.")
@@ -104,16 +104,16 @@ def _check_reach(kernels: Sequence[tuple[int, ...]], strides: Sequence[tuple[int
 
 
 class TokenPool(nn.Module):
-    """Mean and maximum of a feature map over its cells, standardised and projected to one token.
+    """Pools a feature map over its cells (mean and maximum), standardises the result and projects it to one token.
 
-    What glimpses have in common is far larger than what sets them apart, and learning from few labels would spend its
-    time on the former. So the pooled features are brought to mean 0 and standard deviation 1 over a sample of glimpses
-    (`calibrate`), in the spirit of data-dependent initialisation (Krähenbühl et al. 2016); the statistics then stay.
+    The pooled features of different glimpses have a large common part and differ little, which makes learning from few
+    labels slow. They are therefore scaled to mean 0 and standard deviation 1 over a sample of glimpses (`calibrate`),
+    similar to data-dependent initialisation (Krähenbühl et al. 2016). The statistics are not trained.
     """
 
     shift: Tensor
     spread: Tensor
-    bound = 6.0  # standard deviations: an overview is no glimpse, and must not drown what glimpses tell
+    bound = 6.0  # in standard deviations; clips overviews, whose features are far from those of glimpses
 
     def __init__(self, embed: int) -> None:
         super().__init__()
@@ -122,17 +122,17 @@ class TokenPool(nn.Module):
         self.register_buffer("spread", torch.ones(2 * embed))
 
     def summary(self, features: Float[Tensor, "batch embed *cells"]) -> Float[Tensor, "batch pooled"]:
-        """Mean and maximum over the cells, not yet standardised."""
+        """Returns mean and maximum over the cells, not yet standardised."""
         flat = features.flatten(2)
         return torch.cat([flat.mean(-1), flat.amax(-1)], -1)
 
     def calibrate(self, summaries: Float[Tensor, "batch pooled"]) -> None:
-        """Sets the statistics to those of a sample of glimpses."""
+        """Sets the statistics to those of the summaries of a sample of glimpses."""
         self.shift.copy_(summaries.mean(0))
         self.spread.copy_(summaries.std(0) + 1e-3)
 
     def token(self, summary: Float[Tensor, "*batch pooled"]) -> Float[Tensor, "*batch embed"]:
-        """The token of a summary."""
+        """Standardises a summary and projects it to a token."""
         standardised = (summary - self.shift) / self.spread
         return self.project(standardised.clamp(-self.bound, self.bound))
 

@@ -1,7 +1,7 @@
-"""The locator: where to look next, as a distribution over the cells of views already encoded, or over [-1, 1]^d.
+"""The locator: gives a distribution over where to look next, either over cells of the overview or over [-1, 1]^d.
 
-A locator turns memory states into a `Where`, which can be sampled, asked for its mode, its entropy and the
-log-probability of a choice. A choice is a location together with the index of the cell it lies in.
+A locator turns states of the memory into a distribution, a `Where`. A choice is a location together with the index of
+the cell of the overview in which it lies.
 """
 
 import math
@@ -20,7 +20,15 @@ _CLOSED = -1e9
 
 @dataclass
 class Candidates:
-    """What can be pointed at, one row per case. Rows serve all rollouts of their case."""
+    """The cells of the overviews, from which locators choose. There is one row per case, for all of its rollouts.
+
+    Attributes:
+        keys: What `PointerLocator` compares with the state.
+        unary: A score of each cell that does not depend on the state.
+        open: Whether a cell has any foreground, so that it may be chosen.
+        locations: Centres of the cells in [-1, 1].
+        grid: Number of cells per axis.
+    """
 
     keys: Float[Tensor, "case cell embed"]
     unary: Float[Tensor, "case cell"]
@@ -29,7 +37,7 @@ class Candidates:
     grid: tuple[int, ...]
 
     def nearest(self, location: Float[Tensor, "*batch d"]) -> Int[Tensor, "*batch"]:
-        """Index of the overview's cell in which a location lies."""
+        """Returns the index of the cell in which a location lies."""
         index = torch.zeros(location.shape[:-1], dtype=torch.long, device=location.device)
         for axis, cells in enumerate(self.grid):
             along = ((location[..., axis] + 1) / 2 * cells).floor().long().clamp(0, cells - 1)
@@ -38,7 +46,7 @@ class Candidates:
 
 
 class Choice(NamedTuple):
-    """A place to look at: `location` float (batch, time, d) and the `cell` int (batch, time) it lies in."""
+    """A place to look at: `location` float (batch, time, d), and `cell` int (batch, time), in which it lies."""
 
     location: Tensor
     cell: Tensor
@@ -46,7 +54,7 @@ class Choice(NamedTuple):
 
 @runtime_checkable
 class Where(Protocol):
-    """A distribution over choices, one per row and step."""
+    """The interface of distributions over choices; there is one distribution per row and step."""
 
     def sample(self, generator: torch.Generator | None = None) -> Choice: ...
     def mode(self) -> Choice: ...
@@ -55,17 +63,17 @@ class Where(Protocol):
 
 
 class CellDistribution:
-    """A categorical distribution over cells; logits (batch, time, cell), closed cells masked.
+    """A categorical distribution over cells, from logits (batch, time, cell) that are very low for closed cells.
 
-    Probabilities are softmaxes of the logits: `exp` of the log-probabilities of closed cells would take longer than
-    everything else here.
+    Probabilities are computed as softmax of the logits and not as `exp` of the log-probabilities, which is slow for the
+    very low values of closed cells.
     """
 
     def __init__(self, logits: Float[Tensor, "batch time cell"], locations: Float[Tensor, "cell d"]) -> None:
         self.logits, self.log_probs, self.locations = logits, F.log_softmax(logits, -1), locations
 
     def sample(self, generator: torch.Generator | None = None) -> Choice:
-        """By inverting the cumulative distribution; a cell without probability is never drawn."""
+        """Samples by inverting the cumulative distribution, so that a cell of probability 0 is never drawn."""
         below = self.logits.softmax(-1).cumsum(-1, dtype=torch.float64)
         shape = (*below.shape[:2], 1)
         level = torch.rand(shape, generator=generator, dtype=below.dtype, device=below.device) * below[..., -1:]
@@ -84,7 +92,7 @@ class CellDistribution:
 
 
 class GaussianDistribution:
-    """An isotropic normal distribution over locations; mean (batch, time, d), one standard deviation for all."""
+    """A normal distribution over locations with mean (batch, time, d) and one standard deviation for all axes."""
 
     def __init__(self, mean: Float[Tensor, "batch time d"], std: Tensor, candidates: Candidates) -> None:
         self.normal, self.candidates = torch.distributions.Normal(mean, std), candidates
@@ -109,12 +117,12 @@ class GaussianDistribution:
 
 
 class PointerLocator(nn.Module):
-    """Points at a cell: its logit is a learned unary score plus query(state) . key(cell) / sqrt(embed).
+    """Chooses a cell of the overview; its logit is a learned unary score plus query(state) . key(cell) / sqrt(embed).
 
-    Pointer networks (Vinyals, Fortunato, Jaitly 2015), with the cells of encoded views as the things pointed at.
+    This is a pointer network (Vinyals, Fortunato, Jaitly 2015) that points at cells of the overview.
     """
 
-    unary_gain = 3.0  # as in the reference recipe: what a cell looks like tells more, early on, than the state does
+    unary_gain = 3.0  # early in training, the look of a cell says more about its worth than the state does
 
     def __init__(self, embed: int, hidden: int, ndim: int = 2) -> None:
         super().__init__()
@@ -124,7 +132,7 @@ class PointerLocator(nn.Module):
     def describe(
         self, features: Float[Tensor, "case cell embed"], where: Float[Tensor, "*case cell embed"]
     ) -> tuple[Float[Tensor, "case cell embed"], Float[Tensor, "case cell"]]:
-        """Keys and unary scores of cells, from their features and the embedding of where they lie."""
+        """Returns keys and unary scores of cells, from their features and the embeddings of their locations."""
         return self.key(features) + where, self.unary(features)[..., 0] * self.unary_gain
 
     def forward(
@@ -133,7 +141,10 @@ class PointerLocator(nn.Module):
         candidates: Candidates,
         visited: Bool[Tensor, "batch time cell"],
     ) -> CellDistribution:
-        """Batch rows are ordered by case: all rollouts of the first case come first."""
+        """Returns a distribution over the cells that are open and not visited.
+
+        The rows of a batch are ordered by case: all rollouts of the first case come first.
+        """
         keys = candidates.keys
         by_case = states.reshape(keys.shape[0], -1, states.shape[-1])
         logits = self.logits(by_case, keys, candidates.unary).view(visited.shape)
@@ -145,14 +156,14 @@ class PointerLocator(nn.Module):
         keys: Float[Tensor, "case cell embed"],
         unary: Float[Tensor, "case cell"],
     ) -> Float[Tensor, "case time cell"]:
-        """Of cells as `describe` gives them, whether open or not."""
+        """Returns the logits of all cells, open or not, from the keys and unary scores that `describe` returned."""
         return self.query(states) @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1]) + unary[:, None]
 
 
 class GaussianLocator(nn.Module):
     """A normal distribution around tanh(W state), as in the recurrent attention model (Mnih et al. 2014).
 
-    The standard deviation is a parameter of its own unless `learn_std` is off.
+    The standard deviation is learned, too, unless `learn_std` is False.
     """
 
     def __init__(self, embed: int, hidden: int, ndim: int = 2, std: float = 0.2, learn_std: bool = True) -> None:
@@ -163,7 +174,7 @@ class GaussianLocator(nn.Module):
     def describe(
         self, features: Float[Tensor, "case cell embed"], where: Float[Tensor, "*case cell embed"]
     ) -> tuple[Float[Tensor, "case cell embed"], Float[Tensor, "case cell"]]:
-        """It reads no cells: keys and unary scores are zeros."""
+        """Returns zeros, because this locator does not use cells."""
         return torch.zeros_like(features), torch.zeros_like(features[..., 0])
 
     def forward(
@@ -176,7 +187,7 @@ class GaussianLocator(nn.Module):
 
 
 class RandomLocator(nn.Module):
-    """Looks anywhere in the foreground, every cell at most once."""
+    """Looks at random cells of the foreground, at each one at most once while there are others left."""
 
     def forward(
         self,
@@ -189,10 +200,14 @@ class RandomLocator(nn.Module):
 
 
 class ShuffledLocator(nn.Module):
-    """Looks anywhere in the foreground, every cell at most once, in an order drawn from a seed and the case's index.
+    """Looks at the cells of the foreground in a random order that is drawn from a seed and the case's index.
 
-    Its mode is a uniform draw without replacement. Where a case is looked at depends on nothing but seed and case, not
-    on how many cases are read at once.
+    It is made for deterministic reading: its mode gives the next cell in that order. The order depends on the seed and
+    the case only, not on how many cases are read at once.
+
+    Args:
+        seed: Seed of the orders.
+        cases: The index of the case in each row of the batch.
     """
 
     def __init__(self, seed: int, cases: Sequence[int]) -> None:
@@ -212,10 +227,11 @@ class ShuffledLocator(nn.Module):
 
 
 class GridLocator(nn.Module):
-    """Looks at the points of a regular grid over the foreground, in raster order; `budget` points in all.
+    """Looks at `budget` points of a regular grid over the foreground, in raster order.
 
-    The grid is the coarsest that has at least `budget` points in the foreground; where it has more, evenly spaced ones
-    of them are taken. An axis shorter than the pitch has its points in the middle.
+    The grid is the coarsest one with at least `budget` points in the foreground; if it has more, an evenly spaced
+    selection of them is taken. Along an axis that is shorter than the pitch of the grid, there is one point in the
+    middle.
     """
 
     def __init__(self, budget: int) -> None:
@@ -235,7 +251,7 @@ class GridLocator(nn.Module):
         return CellDistribution(logits.scatter_(-1, plans.gather(1, step)[..., None], 0.0), candidates.locations)
 
     def plan(self, foreground: Bool[Tensor, "cell"], grid: tuple[int, ...]) -> Int[Tensor, "budget"]:
-        """The cells to look at, in order."""
+        """Returns the indices of the cells to look at, in order."""
         for pitch in range(max(grid), 0, -1):
             lattice = torch.zeros(grid, dtype=torch.bool)
             lattice[tuple(slice(min(pitch, cells) // 2, None, pitch) for cells in grid)] = True
@@ -247,7 +263,7 @@ class GridLocator(nn.Module):
 
 
 def closed_cells(candidates: Candidates, visited: Bool[Tensor, "batch time cell"]) -> Bool[Tensor, "batch time cell"]:
-    """Cells outside the foreground or visited before; where none would be left, visited ones open again."""
+    """Returns which cells may not be chosen: those outside the foreground, and visited ones while others are left."""
     outside = ~candidates.open.repeat_interleave(visited.shape[0] // len(candidates.open), 0)[:, None]
     closed = outside | visited
     return torch.where(closed.all(-1, keepdim=True), outside.expand_as(closed), closed)

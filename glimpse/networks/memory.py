@@ -1,4 +1,4 @@
-"""The memory: folds each new token into the state that the locator, the stop head and the value head read."""
+"""The memory: a recurrent state, updated by each token, from which the locator, stop and value heads compute."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,9 +15,9 @@ class GRUMemory(nn.Module):
     def step(
         self, token: Float[Tensor, "batch embed"], state: Float[Tensor, "batch hidden"]
     ) -> Float[Tensor, "batch hidden"]:
-        """The state after one more token."""
+        """Returns the state after one more token."""
         return self.cell(token[:, None], state[None].contiguous())[1][0]
 
     def forward(self, tokens: Float[Tensor, "batch time embed"]) -> Float[Tensor, "batch time hidden"]:
-        """The state after every prefix of `tokens`."""
+        """Returns the state after each of the tokens."""
         return self.cell(tokens)[0]

@@ -1,4 +1,4 @@
-"""The network of a policy: one shared encoder, a memory, a locator, an aggregator, and the heads; step by step."""
+"""The network of a policy: encoder, memory, locator, aggregator and heads, and how it runs one step at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,15 +33,15 @@ _MAX_POOL: dict[int, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the encoder is run. What it computes stays the same, up to rounding.
+    """How the encoder is run. These options change time and memory, but not the results, except for rounding.
 
     Attributes:
-        chunk: Glimpses that are encoded at once in an update; 0 encodes all of them at once. The chunks are encoded a
-            second time on the way back, so that the gradient stays exact while memory stays that of one chunk.
-        autocast: Whether to encode in bfloat16 where PyTorch thinks it safe. Parameters, and everything after the
-            encoder, keep their precision.
+        chunk: How many glimpses are encoded at once in an update; 0 encodes all of them at once. The chunks are encoded
+            a second time in the backward pass, so that the gradient is exact and only one chunk is held in memory.
+        autocast: Whether to encode in bfloat16, with `torch.autocast`. Parameters, and everything after the encoder,
+            keep their precision.
         compile: Whether to compile the encoder with `torch.compile`. This takes minutes once; on some machines steps
-            are quicker afterwards.
+            are faster afterwards.
     """
 
     chunk: int = 0
@@ -54,27 +54,27 @@ class Encoding:
 
 
 class GlimpseNetwork(BasePolicy):
-    """Looks at an overview, then at glimpses it chooses, and answers after each; one step at a time.
+    """Looks at an overview, then at glimpses that it chooses, and gives a prediction before and after each of them.
 
-    An episode is `scene` (once per case), `begin`, and then `decide` and `observe` in turn. What the episode has shown
-    so far is in the `State` that these hand on, so the network itself remembers nothing.
+    To play an episode, call `scene` (once per case), then `begin`, and then `decide` and `observe` in turn. What has
+    been seen so far is in the `State` that `begin` and `observe` return; the network itself keeps nothing.
 
-    The parts are given as factories, so that a config or a caller can swap or re-parametrise each of them.
+    The parts are given as functions that make them, so that each of them can be exchanged or configured.
 
     Args:
-        observation_space: Of a glimpse environment.
-        action_space: Of the flattened environment; `layout` says what its numbers are.
+        observation_space: The observations of a glimpse environment (see `glimpse.spaces`).
+        action_space: The flat actions of the environment; `layout` says what their numbers mean.
         lr_schedule: Not used; Stable-Baselines3 passes it to every policy.
-        layout: Of the actions.
-        encoder: `encoder(channels, ndim) -> ConvEncoder` or alike, with `.embed` and `.grid(size)`.
-        memory: `memory(embed) -> GRUMemory` or alike.
-        locator: `locator(embed, hidden, ndim) -> PointerLocator` or alike.
-        aggregator: `aggregator(embed) -> CausalTransformer` or alike.
-        stop_bias: First logit of stopping: at -4 an untrained policy stops once in fifty decisions.
-        overview_dropout: How often, in training, answers must do without the overview (0 to 1). With few cases an
-            overview is like a fingerprint: its label is learnt by heart, and then no glimpse can improve the answer.
-            At 1 answers never see the overview, after training neither; it only tells where to look.
-        **encoding: `chunk`, `autocast` and `compile`, the fields of `Encoding`.
+        layout: The layout of the actions.
+        encoder: `encoder(channels, ndim)` returns a `ConvEncoder`, or a module with the same `embed` and `grid`.
+        memory: `memory(embed)` returns a `GRUMemory`, or a module with the same interface.
+        locator: `locator(embed, hidden, ndim)` returns a `PointerLocator`, or a module with the same interface.
+        aggregator: `aggregator(embed)` returns an `Aggregator`, such as a `CausalTransformer`.
+        stop_bias: Initial logit of stopping: with -4 an untrained policy stops at about one decision in fifty.
+        overview_dropout: Probability, in training, that answers are computed without the overview. With few cases, the
+            labels of the overviews would be learned by heart, and no glimpse could improve the answer. With 1, answers
+            never use the overview, not even after training; it is then used only to choose where to look.
+        **encoding: The fields of `Encoding`: `chunk`, `autocast` and `compile`.
 
     Raises:
         SettingsError: A keyword does not exist or has an impossible value.
@@ -84,7 +84,7 @@ class GlimpseNetwork(BasePolicy):
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
-        """What can be set beside the arguments that are named: how the encoder is run."""
+        """Returns the names of the options that `**encoding` takes."""
         return option_names(Encoding)
 
     def __init__(
@@ -126,33 +126,33 @@ class GlimpseNetwork(BasePolicy):
 
     # ------------------------------------------------------------------------------------------ encoding
     def embed(self, images: Tensor) -> Float[Tensor, "batch embed"]:
-        """Pooled features of images (batch, channel, *size), without where and at what scale they were read."""
+        """Returns tokens of images (batch, channel, *size) that do not contain location and zoom."""
         return self.pool(self.encode(images))
 
     def encode(self, images: Tensor, conduct: Conduct = OWN_CONDUCT) -> Tensor:
-        """Feature map (batch, embed, *cells) of images; without a gradient where the encoder is not trained."""
+        """Returns the feature map (batch, embed, *cells) of images; without gradient if `conduct` does not train it."""
         grad, low = torch.is_grad_enabled() and conduct.train_encoder, self.encoding.autocast
         with torch.set_grad_enabled(grad), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             return self.encoder(images).to(self.pool.project.weight.dtype)
 
     @torch.no_grad()
     def calibrate(self, images: Tensor, chunk: int = 256) -> None:
-        """Sets the statistics by which tokens are standardised to those of a sample of glimpses (see `TokenPool`)."""
+        """Sets the statistics of the `TokenPool` to those of a sample of glimpses, uint8 (batch, channel, *size)."""
         self.pool.calibrate(self.summary_in_chunks(images, chunk))
 
     def summary_in_chunks(self, images: Tensor, chunk: int = 256) -> Float[Tensor, "batch pooled"]:
-        """What many images (batch, channel, *size) show, a `chunk` of them at a time; on the policy's device."""
+        """Returns the pooled features of images (batch, channel, *size), of which `chunk` are encoded at a time."""
         return torch.cat([self.pool.summary(self.encode(part.to(self.device))) for part in images.split(chunk)])
 
     def look(
         self, glimpses: Tensor, rows: Int[Tensor, "some"] | None = None, conduct: Conduct = OWN_CONDUCT
     ) -> Float[Tensor, "batch pooled"]:
-        """What glimpses show, before it is made a token.
+        """Encodes glimpses and pools their features; `glimpse_token` then makes tokens of the result.
 
         Args:
             glimpses: uint8 (batch, channel, *size).
-            rows: Which of them; None takes all. Never more than a chunk of them is copied.
-            conduct: Whether the encoder is trained.
+            rows: Indices of the glimpses to encode; None means all. At most one chunk of glimpses is copied at a time.
+            conduct: Says whether the encoder is trained.
         """
 
         def shown(rows: Tensor) -> Tensor:
@@ -169,18 +169,18 @@ class GlimpseNetwork(BasePolicy):
     def glimpse_token(
         self, seen: Float[Tensor, "batch pooled"], location: Float[Tensor, "batch d"], zoom: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch embed"]:
-        """Tokens of glimpses: what they show (see `look`), where, and how wide."""
+        """Returns tokens of glimpses, made of their pooled features (see `look`), their locations and their zooms."""
         return self.pool.token(seen) + self.scale(zoom + 1) + self.position(location)
 
     def overview_in_answers(self, token: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
-        """The overview's token as the aggregator sees it: with its content, or without (see `overview_dropout`)."""
+        """Returns the overview's token as answers use it: with its content, or without (see `overview_dropout`)."""
         if self.overview_dropout == 0 or (not self.training and self.overview_dropout < 1):
             return token
         kept = torch.rand(len(token), 1, device=token.device) >= self.overview_dropout
         return torch.where(kept, token, self.scale.weight[0])
 
     def open_cells(self, foreground: Tensor) -> Bool[Tensor, "case cell"]:
-        """Cells with any foreground (case, 1, *size) in them; all of them where there is none."""
+        """Returns which cells contain any foreground, uint8 (case, 1, *size); if none does, all cells are open."""
         inside = _MAX_POOL[len(self.grid)](foreground.float(), self.grid).flatten(1) > 0
         return inside | ~inside.any(1, keepdim=True)
 
@@ -193,14 +193,14 @@ class GlimpseNetwork(BasePolicy):
     ) -> Scene:
         """Encodes the overviews of some cases.
 
-        An overview is not encoded where nothing depends on it: `conduct` says where to look, and answers never see the
-        overview. Its features are zeros then.
+        If nothing depends on the overviews, they are not encoded and their features are zeros. This is so if `conduct`
+        has a locator and `overview_dropout` is 1.
 
         Args:
             overview: uint8 (case, channel, *size).
-            foreground: uint8 (case, 1, *size), zero where not to look.
-            features: (case, embed, *cells), which take the place of what the encoder would make of the overviews.
-            conduct: Who says where to look, and whether the encoder is trained.
+            foreground: uint8 (case, 1, *size), 0 outside the foreground.
+            features: Features (case, embed, *cells) that were computed before; the overviews are not encoded then.
+            conduct: Says which locator is used, and whether the encoder is trained.
         """
         inside = self.open_cells(foreground)
         if conduct.locator is not None and self.overview_dropout == 1:
@@ -214,7 +214,7 @@ class GlimpseNetwork(BasePolicy):
 
     # ------------------------------------------------------------------------------------------ step by step
     def begin(self, scene: Scene, rollouts: int = 1) -> State:
-        """The state after the overview, for several rollouts of each case."""
+        """Returns the state after the overview, with `rollouts` rows for each case."""
         token = scene.token.repeat_interleave(rollouts, 0)
         memory = self.memory.step(token, token.new_zeros(len(token), self.memory.hidden))
         first = self.overview_in_answers(token)
@@ -232,15 +232,15 @@ class GlimpseNetwork(BasePolicy):
         generator: torch.Generator | None = None,
         conduct: Conduct = OWN_CONDUCT,
     ) -> Decision:
-        """Answers from what has been seen so far, and chooses what to do next.
+        """Gives a prediction from what has been seen so far, and chooses what to do next.
 
         Args:
-            scene: Of the cases.
-            state: Of their episodes.
-            exhausted: bool (batch,), where no glimpse is left to read; these episodes stop.
-            deterministic: Whether to take the likeliest choice instead of a random one.
-            generator: Of random choices; PyTorch's global one by default.
-            conduct: Who says where to look, and whether the policy may stop.
+            scene: The encoded overviews of the cases.
+            state: The states of their episodes.
+            exhausted: bool (batch,), True where the budget is spent; these episodes stop.
+            deterministic: Whether to take the most probable choice instead of a random one.
+            generator: Random generator; PyTorch's global one by default.
+            conduct: Says which locator is used, and whether the policy may stop.
         """
         where = self.where(state.memory[:, None], scene.candidates, state.visited[:, None], conduct)
         choice = where.mode() if deterministic else where.sample(generator)
@@ -264,11 +264,11 @@ class GlimpseNetwork(BasePolicy):
         )
 
     def where(self, states: Tensor, candidates: Candidates, visited: Tensor, conduct: Conduct = OWN_CONDUCT) -> Where:
-        """The distribution over places to look at next: by the policy's locator, or by the one that `conduct` names."""
+        """Returns the distribution over where to look next, from the policy's locator or from the one in `conduct`."""
         return (conduct.locator or self.locator)(states, candidates, visited)
 
     def observe(self, state: State, glimpse: Tensor, location: Tensor, cell: Tensor, zoom: Tensor) -> State:
-        """The state after one more glimpse, uint8 (batch, channel, *size), read at `location` (batch, d)."""
+        """Returns the state after one more glimpse, uint8 (batch, channel, *size), read at `location` (batch, d)."""
         seen = self.look(glimpse)
         token = self.glimpse_token(seen, location, zoom)
         answer, cache = self.aggregator.step(token, state.cache)
@@ -278,13 +278,13 @@ class GlimpseNetwork(BasePolicy):
 
 
 def with_stop(stop: Tensor, stop_logit: Tensor, looked: Tensor, conduct: Conduct) -> Tensor:
-    """Log-probability of stopping, or of going on and looking where one looked.
+    """Returns the log-probability of each decision: of stopping, or of going on and looking at the chosen place.
 
     Args:
-        stop: bool, where an episode stopped.
-        stop_logit: Of stopping.
-        looked: Log-probability of where one looked, given that one went on.
-        conduct: Whether there was a choice to stop at all.
+        stop: bool, True where an episode stopped.
+        stop_logit: The logit of stopping.
+        looked: Log-probability of the chosen place, given that the episode went on.
+        conduct: Says whether the policy was allowed to stop at all.
     """
     if not conduct.may_stop:
         return looked.masked_fill(stop, 0.0)

@@ -1,4 +1,4 @@
-"""The policy: what its network does, over whole episodes and in the words of Stable-Baselines3."""
+"""The policy: adds to its network the pass over whole episodes, and the interface of Stable-Baselines3."""
 
 import math
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from glimpse.networks.locator import Candidates, Choice
 from glimpse.networks.network import GlimpseNetwork, with_stop
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses, Scene, State
 
-_CELLS_AT_ONCE = 1 << 20  # of the locator's distributions, over rows, steps and cells
+_CELLS_AT_ONCE = 1 << 20  # how many numbers (rows x steps x cells) the locator's distributions hold at once
 
 
 class GlimpsePolicy(GlimpseNetwork):
-    """A `GlimpseNetwork` that can be trained and used: see there for its parts and the arguments.
+    """A `GlimpseNetwork` that can be trained and used; its parts and arguments are described there.
 
-    `evaluate_episodes` runs it over complete episodes in one pass, for learning. `predict` is what Stable-Baselines3
-    and its users call, one step at a time.
+    Learning algorithms call `evaluate_episodes`, which runs the network over complete episodes in one pass.
+    Stable-Baselines3 and its users call `predict`, once per step.
     """
 
-    settings: Mapping[str, Any]  # of the run it was loaded from, if it was
+    settings: Mapping[str, Any]  # of the run that it was loaded from; only `load` sets them
 
     # ------------------------------------------------------------------------------------------ whole episodes
     def evaluate_episodes(
@@ -38,12 +38,12 @@ class GlimpsePolicy(GlimpseNetwork):
         """Runs the current parameters over stored episodes in one pass, with gradients.
 
         Args:
-            episodes: Of some cases.
-            encoder_share: Share of each case's rollouts whose glimpses are encoded again, with a gradient. Below 1, all
-                other glimpses and the overviews are taken as they were encoded when the episodes were played.
-            extra: More glimpses, which follow the episodes; they are taken as they were encoded. The policy answers
+            episodes: Complete episodes of some cases.
+            encoder_share: Share of each case's rollouts whose glimpses are encoded again, with a gradient. Below 1, the
+                other glimpses and the overviews keep the features that were computed when the episodes were played.
+            extra: More glimpses, which follow the episodes; their features are not computed again. The policy answers
                 after each of them, too.
-            conduct: That with which the episodes were played.
+            conduct: The conduct with which the episodes were played.
         """
         read, (batch, time) = episodes.read, episodes.cell.shape
         kept = episodes.features if not conduct.train_encoder or encoder_share < 1 else None
@@ -69,32 +69,32 @@ class GlimpsePolicy(GlimpseNetwork):
     def _answers(
         self, first: Tensor, tokens: Tensor, length: Tensor, extra: Glimpses | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Answers after every prefix of an episode, and after each of the extra glimpses that follow it.
+        """Returns the answers after every prefix of an episode, and after each of the extra glimpses that follow it.
 
-        The extra glimpses of a row stand right behind its last glimpse, where its padding would be. Answers are causal,
-        so those before are not changed by them.
+        The extra glimpses of a row are placed right after its last glimpse, where its padding would be. Each answer
+        depends only on earlier tokens, so the extra glimpses do not change the answers before them.
 
         Args:
-            first: The first tokens (batch, embed), of the overview.
-            tokens: Of the glimpses (batch, time, embed), padded.
-            length: Glimpses per row (batch,).
-            extra: What follows, if anything.
+            first: The tokens of the overviews (batch, embed).
+            tokens: The tokens of the glimpses (batch, time, embed), padded.
+            length: The number of glimpses in each row (batch,).
+            extra: The extra glimpses; None if there are none.
 
         Returns:
-            Answers (batch, step, output), and those after extra glimpses (batch, more, output).
+            Answers (batch, step, output), and those after extra glimpses (batch, more, output) or None.
         """
         if extra is None:
             return self.answer_head(self.aggregator(torch.cat([first[:, None], tokens], 1))), None
         steps, more = tokens.shape[1] + 1, extra.zoom.shape[1]
         made = self.glimpse_token(extra.seen.flatten(0, 1), extra.location.flatten(0, 1), extra.zoom.flatten())
-        after = 1 + length[:, None] + torch.arange(more, device=length.device)  # steps, 0 being the overview
+        after = 1 + length[:, None] + torch.arange(more, device=length.device)  # positions; 0 is the overview
         sequence = F.pad(torch.cat([first[:, None], tokens], 1), (0, 0, 0, more))
         sequence = sequence.scatter(1, after[..., None].expand(-1, -1, first.shape[-1]), made.unflatten(0, after.shape))
         answers = self.answer_head(self.aggregator(sequence))
         return answers[:, :steps], answers.gather(1, after[..., None].expand(-1, -1, answers.shape[-1]))
 
     def _seen(self, episodes: Episodes, share: float, conduct: Conduct) -> Float[Tensor, "batch time pooled"]:
-        """What each glimpse shows: as it was encoded then, except that a `share` of each case's rollouts is now."""
+        """Returns the pooled features of each glimpse; a `share` of each case's rollouts is encoded again."""
         anew = episodes.read
         if not conduct.train_encoder:
             return episodes.seen
@@ -108,9 +108,9 @@ class GlimpsePolicy(GlimpseNetwork):
     def _log_prob(
         self, episodes: Episodes, states: Tensor, candidates: Candidates, conduct: Conduct
     ) -> tuple[Tensor, Tensor]:
-        """Log-probability (batch, step) of what was decided, and the entropy of where to look; zero at other steps."""
+        """Returns log-probabilities of decisions and entropies of where to look, (batch, step); 0 at other steps."""
         read = F.pad(episodes.read, (0, 1))
-        # The last step looks nowhere: any choice stands in for it and is masked.
+        # The last step reads no glimpse: its choice is filled with zeros, and its log-probability is masked below.
         choice = Choice(F.pad(episodes.location, (0, 0, 0, 1)), F.pad(episodes.cell, (0, 1)))
         looked, entropy = self._looked(states, candidates, self._first_read(episodes), choice, conduct)
         zoom = self.zoom_head(states).log_softmax(-1).gather(-1, F.pad(episodes.zoom, (0, 1))[..., None])[..., 0]
@@ -121,10 +121,10 @@ class GlimpsePolicy(GlimpseNetwork):
     def _looked(
         self, states: Tensor, candidates: Candidates, first_read: Tensor, choice: Choice, conduct: Conduct
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of choices, and entropies, (batch, step).
+        """Returns log-probabilities of choices, and entropies, (batch, step).
 
-        A distribution over all cells at each of a thousand steps would take more memory than the encoder does, so
-        where there are many, a few steps are done at a time, and once more on the way back.
+        Distributions over all cells at a thousand steps would need more memory than the encoder. If there are that
+        many, a few steps are computed at a time, and computed a second time in the backward pass.
         """
         batch, steps = states.shape[:2]
 
@@ -143,7 +143,7 @@ class GlimpsePolicy(GlimpseNetwork):
         return torch.cat(log_probs, 1), torch.cat(entropies, 1)
 
     def _first_read(self, episodes: Episodes) -> Tensor:
-        """Int (batch, cell): the step at which each cell was read first; beyond the last step where it was not."""
+        """Returns the step at which each cell was first read, int (batch, cell); time + 1 where it was never read."""
         batch, time = episodes.cell.shape
         steps = torch.arange(time, device=episodes.cell.device).expand(batch, time)
         first = torch.full((batch, len(self.cells)), time + 1, device=episodes.cell.device)
@@ -162,18 +162,18 @@ class GlimpsePolicy(GlimpseNetwork):
         deterministic: bool = False,
         conduct: Conduct = OWN_CONDUCT,
     ) -> tuple[np.ndarray, tuple[Scene, State]]:
-        """Chooses actions, as Stable-Baselines3's policies do.
+        """Chooses actions; this is the method `predict` of Stable-Baselines3's policies.
 
         Args:
             observation: A batch of observations, or a single one.
-            state: What the call before returned; None at the start.
-            episode_start: bool (batch,), where an episode begins. There the policy starts anew from the overview;
-                elsewhere it takes in the glimpse that the observation brings.
-            deterministic: Whether to take the likeliest choice instead of a random one.
-            conduct: How to act, where this is not the policy's own affair.
+            state: The state that the previous call returned; None at the start.
+            episode_start: bool (batch,), True where an episode begins. There the policy starts again from the overview;
+                elsewhere it takes in the glimpse of the observation. If None, all episodes begin when `state` is None.
+            deterministic: Whether to take the most probable choice instead of a random one.
+            conduct: How the policy acts, such as with another locator.
 
         Returns:
-            Flat actions, and the state to hand to the next call.
+            Flat actions, and the state to pass to the next call.
         """
         single = observation["remaining"].ndim == 1
         tensors = {k: torch.as_tensor(v[None] if single else v, device=self.device) for k, v in observation.items()}
@@ -200,7 +200,7 @@ class GlimpsePolicy(GlimpseNetwork):
 
 
 def _merge(old: Any, new: Any, rows: Tensor) -> Any:
-    """`old` with the given rows taken from `new`, through nested records of batch-first tensors."""
+    """Returns `old` with the rows where `rows` is True replaced by those of `new`, also in nested records."""
     if isinstance(old, Candidates):
         keys, unary, inside = (_merge(getattr(old, n), getattr(new, n), rows) for n in ("keys", "unary", "open"))
         return Candidates(keys, unary, inside, old.locations, old.grid)
@@ -208,6 +208,6 @@ def _merge(old: Any, new: Any, rows: Tensor) -> Any:
         return type(old)(*(_merge(a, b, rows) for a, b in zip(vars(old).values(), vars(new).values(), strict=True)))
     if isinstance(old, dict):
         return {name: _merge(value, new[name], rows) for name, value in old.items()}
-    if old.ndim > 2 and old.shape[2] != new.shape[2]:  # a cache that has grown
+    if old.ndim > 2 and old.shape[2] != new.shape[2]:  # the old cache has grown
         new = F.pad(new, (0, 0, 0, old.shape[2] - new.shape[2]))
     return torch.where(rows.view(-1, *[1] * (old.ndim - 1)), new, old)

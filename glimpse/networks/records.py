@@ -1,4 +1,4 @@
-"""What passes between policy and learning algorithm: named records of tensors, batch first."""
+"""Records of tensors that policies and learning algorithms exchange; the first axis of every tensor is the batch."""
 
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -13,14 +13,12 @@ from glimpse.networks.locator import Candidates
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a policy acts in one pass, where this is not its own affair.
+    """Changes how a policy acts in one pass; agents and readers use it to replace parts of its behaviour.
 
     Attributes:
-        locator: says where to look in place of the policy's own locator; the pass then goes on until its budget is
-            spent.
-        may_stop: whether the policy may end an episode by itself. Where it may not, stopping is no part of the
-            probabilities.
-        train_encoder: whether gradients reach the encoder.
+        locator: is used in place of the policy's own locator; episodes then go on until the budget is spent.
+        may_stop: whether the policy may end an episode by itself. If not, log-probabilities leave stopping out.
+        train_encoder: whether gradients are computed for the encoder.
     """
 
     locator: nn.Module | None = None
@@ -37,7 +35,7 @@ class Scene:
 
     token: Float[Tensor, "case embed"]
     candidates: Candidates
-    features: Float[Tensor, "case embed *cells"]  # what both are made of
+    features: Float[Tensor, "case embed *cells"]  # the encoder's feature maps, from which both are computed
 
 
 @dataclass
@@ -48,12 +46,12 @@ class State:
     answer: Float[Tensor, "batch embed"]  # the aggregator's embedding of what has been seen so far
     cache: Cache
     visited: Bool[Tensor, "batch cell"]
-    zoom: Int[Tensor, "batch"]  # of the glimpse asked for last
-    seen: Float[Tensor, "batch pooled"]  # what the last glimpse showed
+    zoom: Int[Tensor, "batch"]  # of the last glimpse
+    seen: Float[Tensor, "batch pooled"]  # pooled features of the last glimpse
 
 
 class Decision(NamedTuple):
-    """One action of the policy per row, with what learning needs of it."""
+    """One action of the policy per row, with its log-probability and the value of the state, for learning."""
 
     location: Tensor  # float (batch, d)
     cell: Tensor  # int (batch,)
@@ -66,21 +64,21 @@ class Decision(NamedTuple):
 
 @dataclass
 class Episodes:
-    """Complete episodes of a few cases; rows are ordered by case, all rollouts of the first case first.
+    """Complete episodes of a few cases. Rows are ordered by case: all rollouts of the first case come first.
 
-    Step t < `length` read glimpse t; step t = `length` stopped; later steps are padding.
+    At step t < `length` glimpse t was read, step t = `length` ended the episode, and later steps are padding.
     """
 
     overview: UInt8[Tensor, "case channel *size"]
     foreground: UInt8[Tensor, "case 1 *size"]
     features: Float[Tensor, "case embed *cells"]  # of the overview, as encoded in the rollout
     glimpse: UInt8[Tensor, "batch time channel *glimpse"]
-    seen: Float[Tensor, "batch time pooled"]  # what each glimpse showed, as encoded in the rollout
+    seen: Float[Tensor, "batch time pooled"]  # pooled features of each glimpse, as encoded in the rollout
     location: Float[Tensor, "batch time d"]
     cell: Int[Tensor, "batch time"]
     zoom: Int[Tensor, "batch time"]
     length: Int[Tensor, "batch"]
-    forced: Bool[Tensor, "batch"]  # the budget, not the policy, ended the episode
+    forced: Bool[Tensor, "batch"]  # True where the spent budget, not the policy, ended the episode
     prediction: Float[Tensor, "batch step output"]  # step = time + 1
     log_prob: Float[Tensor, "batch step"]
     value: Float[Tensor, "batch step"]
@@ -94,24 +92,24 @@ class Episodes:
 
     @property
     def read(self) -> Bool[Tensor, "batch time"]:
-        """Where a glimpse was read."""
+        """True at steps where a glimpse was read."""
         steps = torch.arange(self.cell.shape[1], device=self.length.device)
         return steps < self.length[:, None]
 
     @property
     def answered(self) -> Bool[Tensor, "batch step"]:
-        """Where a prediction was given: one step more than glimpses were read."""
+        """True at steps where a prediction was given: at one step more than glimpses were read."""
         steps = torch.arange(self.cell.shape[1] + 1, device=self.length.device)
         return steps <= self.length[:, None]
 
     @property
     def decided(self) -> Bool[Tensor, "batch step"]:
-        """Where the policy had a choice: everywhere but at the step where the budget was spent."""
+        """True at steps where the policy had a choice: all but the last step of episodes that the budget ended."""
         last = torch.arange(self.cell.shape[1] + 1, device=self.length.device) == self.length[:, None]
         return self.answered & ~(last & self.forced[:, None])
 
     def of_cases(self, cases: Int[Tensor, "some"]) -> "Episodes":
-        """The episodes of these cases only."""
+        """Returns the episodes of the cases with these indices."""
         rows = (cases[:, None] * self.rollouts + torch.arange(self.rollouts)).flatten()
         per_case = ("overview", "foreground", "features")
         return Episodes(**{f.name: getattr(self, f.name)[cases if f.name in per_case else rows] for f in fields(self)})
@@ -119,24 +117,24 @@ class Episodes:
 
 @dataclass
 class Glimpses:
-    """Some more glimpses of each row of `Episodes`, that no decision led to."""
+    """Extra glimpses for each row of `Episodes`, which the policy has not chosen."""
 
     seen: Float[Tensor, "batch more pooled"]
     location: Float[Tensor, "batch more d"]
     zoom: Int[Tensor, "batch more"]
 
     def of_rows(self, rows: Int[Tensor, "some"]) -> "Glimpses":
-        """Those of these rows only."""
+        """Returns the glimpses of the rows with these indices."""
         return Glimpses(self.seen[rows], self.location[rows], self.zoom[rows])
 
 
 @dataclass
 class Evaluation:
-    """Episodes seen with the current parameters, with gradients."""
+    """What the current parameters say about stored episodes, with gradients."""
 
     log_prob: Float[Tensor, "batch step"]
     entropy: Float[Tensor, "batch step"]
     value: Float[Tensor, "batch step"]
     prediction: Float[Tensor, "batch step output"]
-    glimpse_prediction: Float[Tensor, "batch time output"]  # answers from single glimpses, for the auxiliary loss
-    extra_prediction: Float[Tensor, "batch more output"] | None = None  # after each glimpse that followed the episode
+    glimpse_prediction: Float[Tensor, "batch time output"]  # answers from single glimpses
+    extra_prediction: Float[Tensor, "batch more output"] | None = None  # answers after each extra glimpse

@@ -1,1 +1,1 @@
-"""Pictures of what an agent did."""
+"""Pictures of what an agent or another reader did."""

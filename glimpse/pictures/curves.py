@@ -15,13 +15,13 @@ def budget_curve(
     metric: str = "auc",
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """A metric over the number of glimpses, with its interval, one curve per reader.
+    """Plots a metric over the number of glimpses, with its interval, as one curve per reader.
 
     Args:
-        curves: `{reader: {budget: row}}`, rows as `glimpse.report.tables.summarise` makes them. A reader with a single
+        curves: `{reader: {budget: row}}`, with rows from `glimpse.report.tables.summarise`. A reader with a single
             budget is drawn as a horizontal line.
-        metric: of the task ("auc", "accuracy", "score"), or "hit_rate".
-        path: where to save it, too.
+        metric: a metric of the task ("auc", "accuracy", "score"), or "hit_rate".
+        path: where to save the figure; None does not save it.
     """
     figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)

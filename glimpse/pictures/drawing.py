@@ -1,7 +1,7 @@
-"""What pictures are made of: the scanpath on the overview, the strip of glimpses, the heat map over the cells.
+"""Draws the parts of pictures: the scanpath on the overview, the strip of glimpses, and the heat map of cells.
 
-Pictures are uint8 arrays (height, width, 3). Volumes are cut in three planes, side by side
-(see `glimpse.pictures.planes`).
+Pictures are uint8 arrays (height, width, 3). Volumes are shown as cuts in three planes, side by side (see
+`glimpse.pictures.planes`).
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ Colour = tuple[int, int, int]
 
 DARK, WHITE = (40, 40, 40), (255, 255, 255)
 _GAP, _TEXT = 10, 14
-_WIDEST = 4.0  # of a picture, width over height
-_ORDER, _HEAT = "winter", "inferno"  # colour maps of the order of glimpses, and of probabilities
+_WIDEST = 4.0  # largest ratio of width to height of a picture
+_ORDER, _HEAT = "winter", "inferno"  # colour maps for the order of glimpses and for probabilities
 
 
 def draw_scanpath(
@@ -31,17 +31,18 @@ def draw_scanpath(
     sides: Sequence[float] | None = None,
     at: Float[np.ndarray, " d"] | None = None,
 ) -> Picture:
-    """The scanpath on the overview: a numbered box of true size per glimpse, joined by lines, coloured by order.
+    """Draws the scanpath on the overview: one numbered box of true size per glimpse, joined by lines.
 
-    In a volume, boxes that the cut goes through are drawn thick, the others thin.
+    Colours show the order of the glimpses. In a volume, boxes that the cut goes through have thick lines, others thin
+    ones.
 
     Args:
-        overview: the image.
-        scanpath: locations in [-1, 1].
-        extents: fields of view as shares of the image, per axis.
-        height: of the picture at most; it is up to four times as wide.
-        sides: lengths of the image's axes, in any unit; those of the overview's pixels when not given.
-        at: location through which a volume is cut; that of the last glimpse, or the middle, when not given.
+        overview: the overview of the image.
+        scanpath: locations of the glimpses in [-1, 1].
+        extents: fields of view of the glimpses, as shares of the image along each axis.
+        height: largest height of the picture in pixels; it is at most four times as wide.
+        sides: physical lengths of the image's axes, in any unit; the size of the overview when not given.
+        at: location through which a volume is cut; when not given, that of the last glimpse, or the middle.
     """
     if at is None:
         at = scanpath[-1] if len(scanpath) else np.zeros(overview.ndim - 1)
@@ -59,12 +60,12 @@ def _draw_path(
     halves: Float[np.ndarray, "glimpse 2"],
     near: Bool[np.ndarray, " glimpse"],
 ) -> None:
-    """Lines, boxes and numbers, in pixels (x, y) of the panel; boxes that are not near are thin."""
+    """Draws lines, boxes and numbers; positions are pixels (x, y) of the panel. Boxes that are not `near` are thin."""
     pen, colours = ImageDraw.Draw(panel), order_colours(len(centres))
     for i, (one, other) in enumerate(pairwise(centres)):
         pen.line([*one, *other], fill=WHITE, width=3)
         pen.line([*one, *other], fill=colours[i + 1], width=1)
-    for i in np.argsort(near, kind="stable"):  # thick ones lie on thin ones
+    for i in np.argsort(near, kind="stable"):  # thin boxes first, so that thick ones lie above them
         centre, half = centres[i], halves[i]
         for grown, width, outline in ((2, 5, WHITE), (1, 3, colours[i])) if near[i] else ((0, 1, colours[i]),):
             pen.rectangle([*(centre - half - grown), *(centre + half + grown)], outline=outline, width=width)
@@ -74,7 +75,7 @@ def _draw_path(
 
 
 def _name(plane: Plane, panel: Image.Image) -> None:
-    """What the cut is, and which side of the body lies on the left."""
+    """Writes the name of the cut on a panel, and which side of the body is on the left."""
     pen = ImageDraw.Draw(panel)
     write(pen, (4, 2), plane.name, DARK, size=12, halo=2)
     write(pen, (4, panel.height / 2 - 7), plane.left, DARK, size=12, halo=2)
@@ -86,16 +87,17 @@ def heat_map(
     height: int = 512,
     sides: Sequence[float] | None = None,
 ) -> Picture:
-    """The locator's probabilities over the cells, laid over a pale overview; the most probable cell is brightest.
+    """Draws the probabilities of cells over a pale overview; the most probable cell is brightest.
 
-    What is shown is the square root of p / max p, so that places with a tenth of the chance can still be seen. A volume
-    is cut through the most probable cell, and shows the highest probability in front of or behind each place.
+    The brightness is the square root of p / max p, so that cells with a tenth of the highest probability can still be
+    seen. A volume is cut through the most probable cell; the colours show the highest probability along the axis that
+    is cut.
 
     Args:
-        overview: the image.
-        cells: probabilities, or anything else of which more is brighter, from 0 on.
-        height: of the picture at most.
-        sides: as for `draw_scanpath`.
+        overview: the overview of the image.
+        cells: probabilities, or other numbers of at least 0.
+        height: largest height of the picture in pixels.
+        sides: physical lengths of the image's axes, as for `draw_scanpath`.
     """
     peak = (2.0 * np.array(np.unravel_index(cells.argmax(), cells.shape)) + 1) / cells.shape - 1
     panels = _panels(overview, peak, height, sides)
@@ -123,20 +125,20 @@ def glimpse_strip(
     sides: Sequence[float] | None = None,
     glimpse_sides: Sequence[float] | None = None,
 ) -> Picture:
-    """Glimpses in order, framed in the colours of the scanpath, each with the answer after it.
+    """Draws the glimpses in order, framed in the colours of the scanpath, each with the answer after it.
 
-    Of volumes it shows the slices through the middle of each glimpse.
+    Glimpses of volumes are shown as the three slices through their middle.
 
     Args:
         glimpses: uint8 (glimpse, channel, *size).
-        probabilities: after each prefix of glimpses: one row more than glimpses.
-        names: of the outputs; of two, the probability of the second is shown, of more, the highest.
-        overview: shown first, with the answer before the first glimpse.
-        height: of one glimpse, in pixels.
-        width: of the strip at most; it goes on in the next row.
-        captions: what to show of each answer instead (see `Task.caption`).
-        sides: lengths of the image's axes, as for `draw_scanpath`.
-        glimpse_sides: lengths of a glimpse's axes, in any unit; those of its pixels when not given.
+        probabilities: the answers before the first glimpse and after each glimpse, one row each.
+        names: names of the outputs. With two outputs the probability of the second is shown, with more the highest one.
+        overview: shown first, with the answer before the first glimpse; None leaves it out.
+        height: height of one glimpse in pixels.
+        width: largest width of the strip in pixels; glimpses that do not fit go into more rows.
+        captions: texts and lengths of bars to show in place of `probabilities` (see `Task.caption`).
+        sides: physical lengths of the image's axes, as for `draw_scanpath`.
+        glimpse_sides: physical lengths of a glimpse's axes, in any unit; its size in pixels when not given.
     """
     images = [] if overview is None else [through_the_middle(overview, height, sides)]
     images += [through_the_middle(glimpse, height, glimpse_sides) for glimpse in glimpses]
@@ -150,7 +152,7 @@ def glimpse_strip(
 
 
 def _tile(image: Image.Image, frame: Colour, label: str, caption: tuple[str, float]) -> Image.Image:
-    """One glimpse in its frame, its number, and the answer after it as text and bar."""
+    """Draws one glimpse in its frame, with its number, and the answer after it as a text and a bar."""
     tile = Image.new("RGB", (max(image.width + 6, 90), image.height + 6 + 30), WHITE)
     pen, (text, share) = ImageDraw.Draw(tile), caption
     pen.rectangle([0, 0, image.width + 5, image.height + 5], fill=frame)
@@ -168,14 +170,14 @@ def _tile(image: Image.Image, frame: Colour, label: str, caption: tuple[str, flo
 def through_the_middle(
     image: UInt8[np.ndarray, "channel *size"], height: int, sides: Sequence[float] | None = None
 ) -> Image.Image:
-    """An image in a height at most; a volume by the three cuts through its middle."""
+    """Draws an image with at most the given height; of a volume, the three cuts through its middle."""
     return beside([panel for _, panel in _panels(image, np.zeros(image.ndim - 1), height, sides)], gap=2)
 
 
 def _panels(
     image: UInt8[np.ndarray, "channel *size"], at: np.ndarray, height: int, sides: Sequence[float] | None
 ) -> list[tuple[Plane, Image.Image]]:
-    """The image in every plane that it is shown in, all at the same scale and in the object's proportions."""
+    """Draws the image in each of its planes, all at the same scale and in true physical proportions."""
     size = image.shape[1:]
     shown = planes(size)
     lengths = [plane.proportions(sides or size) for plane in shown]
@@ -189,7 +191,7 @@ def _panels(
 
 
 def order_colours(count: int) -> list[Colour]:
-    """One colour per glimpse, by its place in the order."""
+    """Returns one colour per glimpse, which shows its position in the order."""
     shades = colormaps[_ORDER](np.linspace(0, 1, max(count, 1)))[:count, :3] * 255
     return [(int(red), int(green), int(blue)) for red, green, blue in shades]
 

@@ -1,10 +1,10 @@
-"""Pictures of what a reader did: scanpaths, strips of glimpses, heat maps and animations.
+"""Makes pictures of readings: scanpaths, strips of glimpses, heat maps and animations.
 
     (reading,) = reader.read([case], trace=True)
     Image.fromarray(scanpath_picture(reading)).save("scanpath.png")
 
-All of them need readings with a trace. Pictures are uint8 arrays (height, width, 3), in the object's proportions.
-Volumes are shown in three planes, laid out as radiologists look at them (see `glimpse.pictures.planes`).
+All of them need readings with a trace. Pictures are uint8 arrays (height, width, 3), in true physical proportions.
+Volumes are shown in three planes, in the layout that radiologists use (see `glimpse.pictures.planes`).
 """
 
 import os
@@ -41,7 +41,7 @@ __all__ = [
 
 
 def scanpath_picture(reading: Reading) -> Picture:
-    """A reading in one picture: scanpath, where the policy would look first, and the glimpses with the answers.
+    """Shows a reading in one picture: scanpath, where the policy wanted to look first, and glimpses with answers.
 
     A volume is cut through the glimpse that changed the answer most.
     """
@@ -73,10 +73,13 @@ def _title(reading: Reading) -> Image.Image:
 
 
 def _scanpath_and_heat(reading: Reading, glimpses: int, height: int, at: np.ndarray | None = None) -> Image.Image:
-    """The scanpath's first glimpses, and where the policy wanted to look (before the first, or next)."""
+    """Draws the first glimpses of the scanpath, and a heat map of where the policy wanted to look.
+
+    The heat map shows the choice of the next glimpse; if all glimpses are drawn, that of the first one.
+    """
     trace = reading.traced
     volume, sides = len(trace.sides) == 3, trace.sides
-    height = round(0.65 * height) if volume else height  # three planes beside each other, and three more below
+    height = round(0.65 * height) if volume else height  # three planes side by side, and three more below them
     path, extents = reading.scanpath[:glimpses], trace.extents[:glimpses]
     step = 0 if glimpses == len(reading.scanpath) else glimpses
     drawn = draw_scanpath(trace.overview, path, extents, height, sides, at)
@@ -85,9 +88,9 @@ def _scanpath_and_heat(reading: Reading, glimpses: int, height: int, at: np.ndar
 
 
 def looked_at(readings: Sequence[Reading]) -> Float[np.ndarray, "*grid"]:
-    """The share of readings in which each cell was looked at.
+    """Returns the share of readings in which each cell was looked at.
 
-    A glimpse and a cell meet where one of them holds the centre of the other.
+    A cell counts as looked at if a glimpse contains its centre, or if it contains the centre of a glimpse.
     """
     grid = readings[0].traced.cells.shape[1:]
     centres = cell_locations(grid)[:, None].astype(np.float64)
@@ -99,7 +102,7 @@ def looked_at(readings: Sequence[Reading]) -> Float[np.ndarray, "*grid"]:
 
 
 def common_heat_map(readings: Sequence[Reading], height: int = 512) -> Picture:
-    """Where many readings looked, over the mean of their overviews; proportions are those of the first image.
+    """Shows where many readings looked, over the mean of their overviews, in the proportions of the first image.
 
     Raises:
         ValueError: there are no readings, one has no trace, or their overviews have different sizes.
@@ -115,7 +118,7 @@ def common_heat_map(readings: Sequence[Reading], height: int = 512) -> Picture:
 
 
 def to_gif(reading: Reading, path: str | os.PathLike[str], seconds: float = 0.8, height: int = 360) -> None:
-    """Writes an animation, one frame per prefix: the scanpath so far, where it wants to look next, and the answer."""
+    """Writes an animation with one frame per step: the scanpath so far, where to look next, and the answer."""
     trace, captions = reading.traced, reading.captions
     frames = []
     for step, answer in enumerate(reading.probabilities):

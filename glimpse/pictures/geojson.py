@@ -1,4 +1,4 @@
-"""Where an agent looked, as annotations that QuPath imports."""
+"""Exports the glimpses of a reading as annotations for QuPath."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from glimpse.reading.records import Reading
 
 
 def to_geojson(reading: Reading, path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """The glimpses as GeoJSON polygons in level-0 pixels (x, y), which QuPath imports as annotations.
+    """Returns the glimpses as GeoJSON polygons in level-0 pixels (x, y), which QuPath imports as annotations.
 
     Args:
-        reading: a case's, with a trace.
-        path: where to write them, too.
+        reading: a reading with a trace.
+        path: file to write the GeoJSON to, too; None writes no file.
 
     Raises:
         ValueError: the image is not two-dimensional, or the reading has no trace.

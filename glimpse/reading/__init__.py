@@ -1,1 +1,1 @@
-"""One way of reading cases: the records it leaves, the lanes in which cases lie side by side, and the readers."""
+"""Reads cases with a policy or a baseline: the readers, the lanes that feed them, and the records they return."""

@@ -1,7 +1,7 @@
-"""Lanes: cases that lie side by side, so that the policy looks at all of them in one pass.
+"""Lanes: several cases that are read at the same time, so that the policy handles all of them in one forward pass.
 
 There are two kinds. `SourceLanes` read the cases' pixels from their sources, in threads. `SteppedLanes` step a vector
-of environments that were written from scratch, whose pixels nobody but they can read. The loop in
+of environments that users wrote from scratch; only these environments can read their pixels. The loop in
 `glimpse.reading.playing` is the same for both.
 """
 
@@ -29,12 +29,12 @@ Found = TypeVar("Found")
 # ---------------------------------------------------------------------------------------------- records
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What the lanes show before the first glimpse.
+    """What all lanes show before the first glimpse.
 
     Attributes:
-        overview: Of each lane's case.
+        overview: The overview of each lane's case.
         foreground: 255 where looking can make sense, 0 elsewhere.
-        exhausted: Whether no glimpse may be read.
+        exhausted: Whether the budget is spent already, so that no glimpse may be read.
     """
 
     overview: UInt8[np.ndarray, "lane channel *size"]
@@ -44,11 +44,11 @@ class Start:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What the lanes show after a step. A lane that has ended shows anything.
+    """What all lanes show after a step. The rows of lanes whose episode has ended mean nothing.
 
     Attributes:
-        glimpse: The one that was read last.
-        location: Its centre in [-1, 1].
+        glimpse: The glimpse that each lane read last.
+        location: The centre of that glimpse in [-1, 1].
         exhausted: Whether the budget is spent.
         ended: Whether the lane's episode has ended.
     """
@@ -61,7 +61,7 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Ending:
-    """What is known of an episode that has ended; the fields are those of `Reading`."""
+    """What a lane reports about an episode that has ended; the fields mean the same as those of `Reading`."""
 
     scanpath: Float[np.ndarray, "glimpse d"]
     zooms: Int[np.ndarray, " glimpse"]
@@ -72,15 +72,15 @@ class Ending:
 
 @runtime_checkable
 class Lanes(Protocol):
-    """Cases side by side, one episode each."""
+    """The interface of lanes: one episode on one case per lane."""
 
     @property
     def width(self) -> int:
-        """How many there are."""
+        """How many lanes there are."""
         ...
 
     def start(self, cases: Sequence[Case], budget: int) -> Start:
-        """Opens an episode on each case, as many as there are lanes."""
+        """Opens an episode on each case; there must be as many cases as lanes."""
         ...
 
     def step(self, action: Action) -> Seen:
@@ -88,7 +88,7 @@ class Lanes(Protocol):
         ...
 
     def ending(self, lane: int) -> Ending:
-        """What is known of a lane's episode, once it has ended."""
+        """Returns the facts about a lane's episode, once it has ended."""
         ...
 
 
@@ -99,7 +99,7 @@ class SourceLanes:
     Args:
         views: Sizes of what is seen.
         width: How many lanes there are.
-        pool: Threads that read; None reads in the caller's.
+        pool: Threads that read images; with None the calling thread reads them.
     """
 
     def __init__(self, views: Views, width: int, pool: ThreadPoolExecutor | None = None) -> None:
@@ -108,7 +108,7 @@ class SourceLanes:
         self._budget = 0
 
     def start(self, cases: Sequence[Case], budget: int) -> Start:
-        """Opens an episode on each case, as many as there are lanes."""
+        """Opens an episode on each case; there must be as many cases as lanes."""
         self._cases, self._budget = cases, budget
         self._paths: list[list[np.ndarray]] = [[] for _ in cases]
         self._zooms: list[list[int]] = [[] for _ in cases]
@@ -126,7 +126,7 @@ class SourceLanes:
         self._location, self._glimpse = (
             self._location.copy(),
             self._glimpse.copy(),
-        )  # what was handed out stays as it is
+        )  # arrays that were returned earlier stay as they are
         for lane in going:
             self._location[lane] = action.location[lane]
             self._paths[lane].append(self._location[lane])
@@ -136,7 +136,7 @@ class SourceLanes:
         return Seen(self._glimpse, self._location, self._exhausted(), self._ended)
 
     def ending(self, lane: int) -> Ending:
-        """What is known of a lane's episode, once it has ended."""
+        """Returns the facts about a lane's episode, once it has ended."""
         views, case, zooms = self.views, self._cases[lane], np.array(self._zooms[lane], np.int64)
         path = np.array(self._paths[lane], np.float32).reshape(-1, views.ndim)
         pixels = views.pixels_read(case.source, path, zooms)
@@ -155,11 +155,11 @@ class SourceLanes:
 
 # ---------------------------------------------------------------------------------------------- by steps
 class SteppedLanes:
-    """Lanes that step a vector of environments, and believe what these tell when an episode ends.
+    """Lanes that step a vector of environments, and take the facts about an ended episode from its last info.
 
     Args:
-        env: A vector of flattened environments with the same cases; the cases that are started must be those that
-            `glimpse.contract.stepped_sources` makes of them.
+        env: A vector of flattened environments that all have the same cases. `start` must be given the cases that
+            `glimpse.contract.stepped_sources` has made for these environments.
     """
 
     def __init__(self, env: VecEnv) -> None:
@@ -168,14 +168,14 @@ class SteppedLanes:
         self._endings: list[Ending | None] = []
 
     def start(self, cases: Sequence[Case], budget: int) -> Start:
-        """Opens an episode on each case, as many as there are lanes."""
+        """Opens an episode on each case; there must be as many cases as lanes."""
         self._endings = [None] * self.width
         self.env.set_options([{"case": _index(case), "max_glimpses": budget} for case in cases])
         shown: Any = self.env.reset()
         return Start(shown["overview"], shown["foreground"], shown["remaining"][:, 0] <= 0)
 
     def step(self, action: Action) -> Seen:
-        """Steps every lane. One whose episode has ended may play on; what it does then is not looked at."""
+        """Steps every lane. A lane whose episode has ended goes on with another one, which is ignored."""
         flat = self.layout.pack(action.location, action.stop, action.prediction, action.zoom)
         shown: Any
         shown, _, done, infos = self.env.step(flat)
@@ -186,7 +186,7 @@ class SteppedLanes:
         return Seen(shown["glimpse"], shown["location"], shown["remaining"][:, 0] <= 0, ended)
 
     def ending(self, lane: int) -> Ending:
-        """What the environment told at the end of a lane's episode."""
+        """Returns what the environment reported at the end of a lane's episode."""
         ending = self._endings[lane]
         assert ending is not None, "the episode has not ended"
         return ending
@@ -205,10 +205,10 @@ def _told(info: dict[str, Any]) -> Ending:
 
 # ---------------------------------------------------------------------------------------------- access
 class SteppedVectors:
-    """Vectors of environments written from scratch, made when they are first needed and kept, one of each width.
+    """Makes vectors of environments when they are first needed, and keeps one for each number of environments.
 
     Args:
-        make: Given a number, a vector of so many environments.
+        make: Takes a number, and returns a vector of so many environments.
     """
 
     def __init__(self, make: Callable[[int], VecEnv]) -> None:
@@ -216,27 +216,27 @@ class SteppedVectors:
         self._made: dict[int, VecEnv] = {}
 
     def of_width(self, width: int) -> VecEnv:
-        """The vector of so many environments."""
+        """Returns the vector of `width` environments."""
         if width not in self._made:
             self._made[width] = self._make(width)
         return self._made[width]
 
     def close(self) -> None:
-        """Closes all vectors; they are made anew when they are needed again."""
+        """Closes all vectors; `of_width` makes new ones if it is called again."""
         while self._made:
             self._made.popitem()[1].close()
 
 
 @dataclass(frozen=True, eq=False)
 class Access:
-    """How readers reach the pixels of cases: lanes are opened through it.
+    """How readers reach the pixels of cases; they open lanes with it.
 
     Attributes:
         views: Sizes of what is seen.
-        task: What is asked.
+        task: The task whose targets are to be predicted.
         lanes: How many cases are read at once.
         threads: How many threads read sources.
-        stepped: Environments written from scratch; None where cases have sources of their own.
+        stepped: Where only environments can read the pixels: these environments. None where cases have sources.
     """
 
     views: Views
@@ -251,7 +251,7 @@ class Access:
 
     @contextmanager
     def opened(self, count: int) -> Iterator[Lanes]:
-        """Lanes for so many cases: at most `lanes`, and no more than there are cases."""
+        """Opens lanes to read `count` cases: at most `lanes` of them, and no more than there are cases."""
         width = min(self.lanes, count)
         if self.stepped is not None:
             yield SteppedLanes(self.stepped.of_width(width))
@@ -268,17 +268,17 @@ class Access:
 
 
 def access_to(looked: ViewableCases, vector: Callable[[int], VecEnv], *, lanes: int = 20, threads: int = 2) -> Access:
-    """Access to the cases of an environment.
+    """Returns the access to the cases of an environment.
 
     Args:
         looked: The cases, and how to look at them.
-        vector: Given a number, a vector of so many of these environments. It is asked only where the pixels
-            cannot be reached but through steps.
+        vector: Takes a number, and returns a vector of so many of these environments. It is called only where the
+            pixels can be reached in no other way than by stepping the environments.
         lanes: How many cases are read at once.
         threads: How many threads read sources.
 
     Raises:
-        EvaluationError: There are no lanes.
+        EvaluationError: `lanes` is less than 1.
     """
     stepped = SteppedVectors(vector) if looked.stepped else None
     return Access(looked.views, looked.task, lanes, threads, stepped)

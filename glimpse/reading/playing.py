@@ -1,4 +1,4 @@
-"""The one loop that plays an episode of each of some cases and keeps what came of it."""
+"""The loop in which a policy plays one episode on each of several cases, for evaluation; it returns readings."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from glimpse.spaces import Action
 
 @dataclass
 class _Notes:
-    """What is kept of one lane while its episode goes on; glimpses and cells only for a trace."""
+    """What is recorded of one lane while its episode goes on; glimpses and cells only if a trace is wanted."""
 
     predictions: list[np.ndarray] = field(default_factory=list)
     glimpses: list[np.ndarray] = field(default_factory=list)
@@ -43,14 +43,18 @@ def play(
     """Reads some cases side by side with the policy's most probable choices, each to the end of its episode.
 
     Args:
-        policy: It answers, and looks where the conduct leaves that to it. It must be in evaluation mode.
-        access: What is seen and asked.
-        lanes: At least as many as there are cases. Those left over repeat the last case, so that the policy always
-            computes on equally many rows.
+        policy: It gives the predictions, and chooses the locations unless the conduct names another locator. It must be
+            in evaluation mode.
+        access: Says how large the views are and what the task is; only traces need it.
+        lanes: There must be at least as many lanes as cases. Lanes that are left over repeat the last case, so that the
+            policy always computes on the same number of rows.
         cases: What to read.
         budget: How many glimpses of each case may be read.
-        conduct: Where to look instead of where the policy would; one row per lane.
-        trace: Whether to keep what was seen on the way.
+        conduct: How the policy acts; a locator in it has one row per lane.
+        trace: Whether readings keep the overview, the glimpses and the probabilities of cells, for pictures.
+
+    Returns:
+        One reading per case, in the order of the cases.
     """
     began = time.perf_counter()
     filled = [*cases, *[cases[-1]] * (lanes.width - len(cases))]
@@ -69,7 +73,7 @@ def play(
 def _to_the_end(
     policy: GlimpsePolicy, lanes: Lanes, start: Start, count: int, conduct: Conduct, trace: bool
 ) -> list[_Notes]:
-    """Steps all lanes until the first `count` of them have ended; a lane that has ended is no longer listened to."""
+    """Steps all lanes until the first `count` of them have ended; nothing more is recorded of a lane that has ended."""
     notes, going, exhausted = [_Notes() for _ in range(count)], list(range(count)), start.exhausted
     scene = policy.scene(_tensor(policy, start.overview), _tensor(policy, start.foreground), conduct=conduct)
     state = policy.begin(scene)
@@ -91,13 +95,13 @@ def _to_the_end(
 
 
 def _observed(policy: GlimpsePolicy, scene: Scene, state: State, seen: Seen, zoom: Tensor) -> State:
-    """The policy's state after what the lanes show."""
+    """Returns the policy's state after it has taken in the glimpses that the lanes show."""
     location = _tensor(policy, seen.location)
     return policy.observe(state, _tensor(policy, seen.glimpse), location, scene.candidates.nearest(location), zoom)
 
 
 def _action(policy: GlimpsePolicy, decision: Decision) -> Action:
-    """The decision as environments take it: locations and predictions clipped to what an action can say."""
+    """Returns the decision as an action: locations and predictions are clipped to the range of the action space."""
     parts = (decision.location, decision.stop, decision.prediction, decision.zoom)
     return policy.layout.unpack(policy.layout.pack(*(part.cpu().numpy() for part in parts)))
 
@@ -109,7 +113,7 @@ def _tensor(policy: GlimpsePolicy, array: np.ndarray) -> Tensor:
 def cell_probabilities(
     policy: GlimpsePolicy, scene: Scene, state: State, conduct: Conduct
 ) -> Float[np.ndarray, "lane *grid"]:
-    """The probability of looking at each cell next; of a Gaussian, its density at the cells' centres."""
+    """Returns the probability of looking at each cell next; for a Gaussian, its normalised density at the centres."""
     where = policy.where(state.memory[:, None], scene.candidates, state.visited[:, None], conduct)
     if isinstance(where, GaussianDistribution):
         centres = scene.candidates.locations[None]
@@ -122,7 +126,7 @@ def cell_probabilities(
 
 
 def _check_kinds(policy: GlimpsePolicy, cases: Sequence[Case]) -> None:
-    """Refuses cases that the policy cannot see, before they meet an array of another shape."""
+    """Refuses cases whose number of axes or channels differs from what the policy was built for."""
     space = policy.observation_space
     assert isinstance(space, spaces.Dict)
     shape = space["overview"].shape or ()
@@ -170,7 +174,7 @@ def _trace(access: Access, case: Case, start: Start, lane: int, notes: _Notes, e
 
 @contextmanager
 def evaluating(policy: GlimpsePolicy) -> Iterator[None]:
-    """Evaluation mode; afterwards the policy is as it was."""
+    """Puts the policy into evaluation mode inside, and back into its earlier mode afterwards."""
     training = policy.training
     policy.set_training_mode(False)
     try:

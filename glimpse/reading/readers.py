@@ -1,11 +1,11 @@
-"""Readers: whoever reads cases and answers, behind one interface.
+"""Readers: everything that reads cases and gives predictions (the agent, the baselines), behind one interface.
 
     access = Access(env.views, env.task)
     reader = reader_named("policy", policy, access, max_glimpses=12)
     (reading,) = reader.read([case], trace=True)
 
-Readers that have a policy are listed in `MANNERS`; they differ in who says where to look, and nothing else compares
-their names. The full scan of `glimpse.agents.full_scan` is a reader of its own kind.
+Readers that use a policy are listed in `MANNERS`; they differ only in what chooses the locations. The full scan of
+`glimpse.agents.full_scan` is a reader of another kind: it has no policy and reads every patch.
 """
 
 import difflib
@@ -25,12 +25,12 @@ from glimpse.reading.lanes import Access
 from glimpse.reading.playing import evaluating, play
 from glimpse.reading.records import Reading
 
-FULL_SCAN = "full_scan"  # what reports call the reader that embeds every patch
+FULL_SCAN = "full_scan"  # the name, in reports, of the reader that embeds every patch
 
 
 @runtime_checkable
 class Reader(Protocol):
-    """Reads cases, without chance."""
+    """The interface of readers. Reading the same cases twice gives the same predictions."""
 
     @property
     def name(self) -> str:
@@ -53,15 +53,16 @@ class Reader(Protocol):
 
 # ---------------------------------------------------------------------------------------------- by a policy
 Places = Callable[[int, int, Sequence[int]], nn.Module]
-"""From a seed, a budget and the positions of the cases in their list, a locator: it says where to look."""
+"""Makes a locator from a seed, a budget, and the positions of the cases in the list that is read."""
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How a reader chooses places.
+    """How a reader chooses its locations.
 
     Attributes:
-        places: Says where to look; None leaves it to the policy, which may then stop before the budget is spent.
+        places: Makes the locator that is used in place of the policy's own. None leaves the choice to the policy, which
+            may then also stop before the budget is spent.
         looks: Whether it reads glimpses at all.
     """
 
@@ -80,16 +81,16 @@ READERS = tuple(MANNERS)
 
 @dataclass(frozen=True, eq=False)
 class PolicyReader:
-    """A policy that answers, and looks by itself or is sent to places.
+    """A reader whose predictions come from a policy; the locations are the policy's own, or are chosen for it.
 
     Attributes:
         name: What tables and files call it.
-        policy: It answers.
+        policy: The policy that gives the predictions.
         access: How it reaches the pixels of cases.
-        max_glimpses: The budget of each case, any number.
-        manner: How places are chosen.
-        seed: Of places that are drawn. Which are drawn depends on the seed and on the case's position in the list that
-            is read, not on how many cases are read at once.
+        max_glimpses: The budget of each case; it may differ from the budget of training.
+        manner: How locations are chosen.
+        seed: Seed of random locations. They depend on the seed and on the case's position in the list that is read, not
+            on how many cases are read at once.
     """
 
     name: str
@@ -104,7 +105,7 @@ class PolicyReader:
             raise EvaluationError(f"Expected max_glimpses of at least 0, got {self.max_glimpses}.")
 
     def read(self, cases: Sequence[Case], *, trace: bool = False, progress: bool = False) -> list[Reading]:
-        """Reads every case once; see `Reader.read`."""
+        """Reads every case once, as `Reader.read` describes."""
         if not len(cases):
             return []
         readings: list[Reading] = []
@@ -130,10 +131,10 @@ class PolicyReader:
 
 # ---------------------------------------------------------------------------------------------- by name
 def check_readers(names: Iterable[str], known: Sequence[str] = READERS) -> None:
-    """Refuses names that no reader has; it needs no policy, so that it can be asked before any work begins.
+    """Raises an error for names that no reader has. It needs no policy, so it can be called before training begins.
 
     Raises:
-        EvaluationError: A reader is not known, or there is none. The message names the nearest known one.
+        EvaluationError: A name is not known (the message suggests the nearest known one), or `names` is empty.
     """
     names = list(names)
     if not names:
@@ -146,7 +147,7 @@ def check_readers(names: Iterable[str], known: Sequence[str] = READERS) -> None:
 
 
 def manner_of(agent: str) -> str:
-    """The reader that an agent is when it reads: "random" sends its network to random places, "ppo" its own way."""
+    """Returns the manner in which an agent reads: its own name if that is a manner ("random"), else "policy"."""
     return agent if agent in MANNERS else "policy"
 
 
@@ -159,16 +160,16 @@ def reader_named(
     seed: int = 0,
     called: str | None = None,
 ) -> PolicyReader:
-    """The reader of a name.
+    """Makes the reader that has a given name.
 
     Args:
-        name: One of `READERS`: "policy" looks where it wants to and stops when it wants to, "random" at places in the
-            foreground, "grid" at those of a regular grid over the foreground, "overview" nowhere.
-        policy: It answers.
-        access: How it reaches the pixels of cases.
-        max_glimpses: The budget of each case, any number.
-        seed: Of random places.
-        called: What tables and files call it; its name when not given.
+        name: One of `READERS`. "policy" leaves locations and stopping to the policy, "random" looks at random places in
+            the foreground, "grid" at a regular grid over the foreground, and "overview" reads no glimpse.
+        policy: The policy that gives the predictions.
+        access: How the reader reaches the pixels of cases.
+        max_glimpses: The budget of each case; it may differ from the budget of training.
+        seed: Seed of random places.
+        called: What tables and files call the reader; `name` when not given.
 
     Raises:
         EvaluationError: No reader has this name, or the budget is negative.

@@ -1,4 +1,4 @@
-"""What came of reading a case: what was answered and what it cost, and on request all that pictures need."""
+"""The result of reading a case: predictions and costs, and on request everything that pictures need."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +12,17 @@ from glimpse.tasks import Task
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What a reader saw and thought on the way, for pictures and animations.
+    """What a reader saw during an episode, and where it wanted to look next; pictures and animations need it.
 
     Attributes:
-        task: What was asked.
+        task: The task whose target was predicted.
         frame: The grid of the image at full resolution; it turns locations into pixels.
-        overview: What the reader saw first.
+        overview: The overview, with values of 0 to 255.
         foreground: Where in the overview looking can make sense: 0 or 1.
         glimpses: The glimpses as they were read, in order.
-        extents: Their fields of view as shares of the image, per axis.
-        cells: The probability of looking at each cell next, after each prefix of glimpses; the axes of the overview's
-            grid of cells come last.
+        extents: The field of view of each glimpse, as a share of the image along each axis.
+        cells: The probability of looking at each cell next, before the first glimpse and after each glimpse; the last
+            axes are those of the grid of cells over the overview.
     """
 
     task: Task
@@ -35,12 +35,12 @@ class Trace:
 
     @property
     def sides(self) -> tuple[float, ...]:
-        """Lengths of the image's axes, in its unit or in pixels."""
+        """Length of each axis of the image, in the unit of its spacing, or in pixels where it has none."""
         return self.frame.sides
 
     @property
     def glimpse_sides(self) -> tuple[float, ...] | None:
-        """Lengths of the first glimpse's axes, likewise; None where there is no glimpse."""
+        """Length of each axis of the first glimpse, in the same unit as `sides`; None where there is no glimpse."""
         return tuple((self.extents[0] * self.sides).tolist()) if len(self.extents) else None
 
 
@@ -51,17 +51,17 @@ class Reading:
     Attributes:
         id: The case's name.
         patient: The patient's name.
-        target: What the prediction is held against; None where it is not known.
-        prediction: The last answer, raw scores.
-        predictions: The answer after each prefix of glimpses, the first from the overview alone. A reader that answers
-            only once has one row.
+        target: The true answer, with which the prediction is compared; None where it is not known.
+        prediction: The last prediction, as raw outputs of the network (logits in a classification).
+        predictions: All predictions in order: the first one before any glimpse, then one after each glimpse. A reader
+            that answers only once has one row.
         scanpath: Locations of the glimpses in [-1, 1], in order.
-        zooms: Which field of view each glimpse had.
-        glimpses: How many were read.
-        share_read: Pixels read over pixels of the foreground.
+        zooms: The index of each glimpse's field of view in `Views.glimpse_extents`.
+        glimpses: How many glimpses were read.
+        share_read: `pixels_read` divided by the number of pixels in the foreground.
         pixels_read: Level-0 pixels that the glimpses cover.
-        seconds: Wall-clock time, reading included.
-        hits: Which of the case's marks some glimpse hit; None where it has no marks.
+        seconds: Wall-clock time, reading of pixels included; of cases that were read together, their mean.
+        hits: For each of the case's marks, whether any glimpse hit it; None where the case has no marks.
         trace: What was seen on the way; None unless it was asked for.
     """
 
@@ -81,21 +81,21 @@ class Reading:
 
     @property
     def hit_rate(self) -> float | None:
-        """Share of the case's marks that were hit; None where it has none."""
+        """Share of the case's marks that were hit; None where the case has no marks."""
         return float(np.mean(self.hits)) if self.hits is not None and len(self.hits) else None
 
     @property
     def decisive(self) -> int | None:
-        """The glimpse that changed the answer most, counted from 0; None where there is none."""
+        """Index of the glimpse that changed the prediction most; None where no glimpse was read."""
         changes = np.abs(np.diff(self.predictions, axis=0)).sum(1)
         return int(changes.argmax()) if len(changes) else None
 
     @property
     def traced(self) -> Trace:
-        """The trace, for what cannot do without one.
+        """The trace, for callers that need one.
 
         Raises:
-            ValueError: None was kept.
+            ValueError: The reading has no trace.
         """
         if self.trace is None:
             raise ValueError(f"{self.id}: this reading has no trace. Read the case with trace=True, by a policy.")
@@ -103,10 +103,10 @@ class Reading:
 
     @property
     def probabilities(self) -> Float[np.ndarray, "step output"]:
-        """The answers as probabilities, or in the units of the target (see `Task.probabilities`); needs a trace."""
+        """All predictions as probabilities, or in the units of the target (see `Task.probabilities`); needs a trace."""
         return self.traced.task.probabilities(self.predictions)
 
     @property
     def captions(self) -> list[tuple[str, float]]:
-        """What pictures say of each answer, a text and the length of a bar; needs a trace."""
+        """For each prediction the text and the length of the bar that pictures show; needs a trace."""
         return [self.traced.task.caption(prediction) for prediction in self.predictions]

@@ -1,1 +1,1 @@
-"""The agent beside its baselines: the table, and the files made of it."""
+"""Compares the agent with its baselines at the end of a run, and writes tables, files and pictures."""

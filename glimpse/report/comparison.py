@@ -1,4 +1,4 @@
-"""The end of a run: the agent beside its baselines on a split, as a table, a JSON, a CSV and pictures."""
+"""The report at the end of a run: compares the agent with its baselines on one split, in tables, files and pictures."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -26,7 +26,7 @@ from glimpse.runs.loading import POLICY_FILE, load
 
 
 class Trained(Protocol):
-    """What a report asks of a training."""
+    """What a report needs of a training; `glimpse.learning.stages.Training` has all of it."""
 
     run: Run
     policy: GlimpsePolicy
@@ -36,29 +36,31 @@ class Trained(Protocol):
 
     @property
     def lanes(self) -> Callable[[str, int], VecEnv]:
-        """Given a split and a number, a vector of so many environments."""
+        """Takes a split and a number, and returns a vector of so many environments."""
         ...
 
     @property
     def viewable(self) -> Callable[[str], ViewableCases]:
-        """Given a split, its cases and how to look at them."""
+        """Takes a split, and returns its cases and how to look at them."""
         ...
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is compared at the end of a run, and how; it is made, and refuses mistakes, before training begins.
+    """What is compared at the end of a run, and how.
+
+    It is built before training begins, so that mistakes in its settings show at once.
 
     Attributes:
         agent: what tables call the agent; its own reading is the first row.
         max_glimpses: budget of each case.
-        seed: of random places and of the bootstrap.
-        overview: trains a network that answers from overviews alone, as `glimpse.agents.baselines.train_overview` does.
-            It stands in for the run's own network where that was made not to see the overview in answers.
-        full_scan: makes the reader "full_scan", as `glimpse.agents.full_scan.full_scan` does.
+        seed: seed of random places and of the bootstrap.
+        overview: trains a network that answers from overviews alone, such as `glimpse.agents.baselines.train_overview`.
+            The reader "overview" uses it where the run's own network never sees the overview when it answers.
+        full_scan: makes the reader "full_scan", such as the class `glimpse.agents.full_scan.FullScan`.
         split: "train", "val" or "test".
-        readers: those beside the agent: of `READERS`, and "full_scan".
-        lanes: cases read at once.
+        readers: names of the readers to compare with the agent: any of `READERS`, and "full_scan".
+        lanes: how many cases are read at once.
         pictures: how many scanpaths are drawn into the run folder.
     """
 
@@ -81,20 +83,20 @@ class Report:
             raise EvaluationError(f"Expected report.lanes of at least 1, got {self.lanes}.")
 
     def access(self, trained: Trained, looked: ViewableCases, split: str) -> Access:
-        """How readers reach the pixels of a split, whose cases are `looked`."""
+        """Returns how readers reach the pixels of a split; `looked` are the cases of this split."""
         return access_to(looked, lambda count: trained.lanes(split, count), lanes=self.lanes, threads=trained.threads)
 
     def own_reader(self, policy: GlimpsePolicy, access: Access) -> PolicyReader:
-        """The agent as a reader."""
+        """Returns the reader that reads as the agent itself does."""
         return self._by_policy(self.agent, policy, access)
 
     def write(self, trained: Trained, policy: GlimpsePolicy, cohort: Cohort) -> dict[str, Any]:
-        """Reads the split with every reader, once; writes metrics, predictions and pictures; prints the table.
+        """Reads the split once with every reader, writes metrics, predictions and pictures, and prints the table.
 
         Args:
-            trained: the training that has come to its end.
-            policy: what it has come to.
-            cohort: all of its cases.
+            trained: the training that has just ended.
+            policy: the trained policy to report on.
+            cohort: all cases of the run, of every split.
 
         Returns:
             The content of `metrics.json`.
@@ -127,7 +129,7 @@ class Report:
 
     # ------------------------------------------------------------------------------------------ readers
     def _readers(self, trained: Trained, policy: GlimpsePolicy, cohort: Cohort, access: Access) -> Iterator[Reader]:
-        """The agent and every reader asked for; each is made, and trained where it must be, when its turn comes."""
+        """Yields the agent and the other readers; each one is made, and trained if necessary, when its turn comes."""
         names = [self.agent, *(name for name in self.readers if name != self.agent)]
         for name in tqdm(names, desc="report", unit="reader", disable=not trained.progress):
             if name == FULL_SCAN and trained.cases.stepped:
@@ -143,7 +145,7 @@ class Report:
         return reader_named(manner_of(name), policy, access, self.max_glimpses, seed=self.seed, called=name)
 
     def _overview(self, trained: Trained, cohort: Cohort) -> GlimpsePolicy:
-        """A network of its own that answers from overviews, where the run's network was made not to."""
+        """Trains a separate network that answers from overviews, for runs whose own network never does."""
         pretrained = trained.run.checkpoint("pretrained")
         file = f"checkpoints/{pretrained.name}" if pretrained.exists() else POLICY_FILE
         start = load(trained.run.folder, file, device=str(trained.policy.device), overview_dropout=0.0)
@@ -166,7 +168,7 @@ class Report:
             )
 
     def _full_scan(self, trained: Trained, policy: GlimpsePolicy, cohort: Cohort) -> Reader:
-        """Every foreground patch, by the encoder as pretraining left it (or the final one, where there was none)."""
+        """Trains the full scan, with the encoder as it was after pretraining (or the final one if there was none)."""
         scan = self.full_scan(
             _pretrained(trained, policy),
             trained.cases.views,
@@ -181,13 +183,13 @@ class Report:
 
 
 def _draw(readings: Sequence[Reading], folder: Path) -> None:
-    """Writes a scanpath's picture per reading."""
+    """Writes one picture of the scanpath per reading."""
     for reading in readings:
         folder.mkdir(exist_ok=True)
         Image.fromarray(scanpath_picture(reading)).save(folder / f"{reading.id}.png")
 
 
 def _pretrained(trained: Trained, otherwise: GlimpsePolicy) -> GlimpsePolicy:
-    """The network as pretraining left it, or another one where there was no pretraining."""
+    """Returns the policy as it was after pretraining, or `otherwise` if the run had no pretraining."""
     path = trained.run.checkpoint("pretrained")
     return load(trained.run.folder, f"checkpoints/{path.name}") if path.exists() else otherwise

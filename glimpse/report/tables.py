@@ -1,4 +1,4 @@
-"""What is written of readings: the table, the JSON row and the CSV."""
+"""Turns readings into the rows of `metrics.json`, the printed table, and `predictions.csv`."""
 
 import csv
 import io
@@ -29,13 +29,13 @@ _COST = ("glimpses", "% of foreground read", "s/case")
 
 
 def summarise(readings: Sequence[Reading], task: Task, seed: int = 0) -> Row:
-    """One reader's row of `metrics.json`: the task's metrics with intervals, and means of what it cost.
+    """Returns one reader's row of `metrics.json`: the task's metrics with intervals, and its mean costs per case.
 
-    Where cases have marks, it says how many of them were hit, too: "hit_rate", the mean over those cases. Cases without
-    a target are passed over.
+    Where cases have marks, the row also has "hit_rate": the share of a case's marks that were hit, averaged over the
+    cases with marks. Cases without a target are left out.
 
     Raises:
-        ValueError: there is nothing to summarise, or no case has a target.
+        ValueError: there are no readings, or no case has a target.
     """
     if not readings:
         raise ValueError("expected at least one reading, got none: the split is empty. Choose another split.")
@@ -71,17 +71,17 @@ def _mean_hit_rate(readings: Sequence[Reading], seed: int) -> Interval:
 
 
 def _finite(value: float) -> float | None:
-    """The value, or None where it is not defined (JSON knows no NaN): an AUC of a split with one class."""
+    """Returns the value, or None where it is NaN, which JSON does not have (the AUC of a split with one class)."""
     return float(value) if math.isfinite(value) else None
 
 
 def table(rows: Mapping[str, Row], caption: str = CAPTION, headline: Sequence[str] = ("auc", "accuracy")) -> str:
-    """An aligned plain-text table with a caption above it.
+    """Returns an aligned plain-text table with a caption above it.
 
     Args:
-        rows: as `summarise` makes them, one per reader.
-        caption: what is to be known of the rows.
-        headline: the metrics to show, `Task.headline`; the first with its interval.
+        rows: one row per reader, as `summarise` returns it.
+        caption: the text above the table, which explains its rows.
+        headline: the metrics to show, usually `Task.headline`; the first one is shown with its interval.
     """
     marked = any("hit_rate" in row for row in rows.values())
     titles = [metric_title(name) for name in headline]
@@ -110,7 +110,7 @@ def _cells(reader: str, row: Row, headline: Sequence[str], marked: bool) -> tupl
 
 
 def value_of(row: Row, name: str) -> float | None:
-    """The value of a row's metric; None where the row lacks it, or it is not defined."""
+    """Returns the value of a metric in a row, or None where the row lacks the metric or its value is not defined."""
     entry = row.get(name)
     return entry["value"] if isinstance(entry, Mapping) else None
 
@@ -143,8 +143,8 @@ def write_predictions(
 ) -> None:
     """Writes every reader's answers as CSV, one line per reader and case.
 
-    The target is written as in a cohort, and left empty where it is not known. Answers stand in the columns of the
-    task: probabilities as `p_<name>`. There is a column `hit_rate` where any case has marks.
+    The target is written as in the CSV of a cohort, and left empty where it is not known. The predictions fill the
+    columns `task.columns`, such as `p_<name>` for probabilities. There is a column `hit_rate` if any case has marks.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""The validation split, read now and then with the policy as it stands."""
+"""Reads the validation split with the current policy, at intervals during training."""
 
 import functools
 from collections.abc import Callable
@@ -15,14 +15,15 @@ Validate = Callable[[], tuple[dict[str, float], np.ndarray | None]]
 
 
 def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
-    """A function that reads the validation split: it returns scores, and one scanpath's picture.
+    """Returns a function that reads the validation split with the policy as it is at the time of each call.
 
-    Without validation cases it returns neither. The policy is read as it stands at each call.
+    That function returns scores by name, and a picture of one scanpath; without validation cases it returns an empty
+    dictionary and None.
 
     Args:
-        trained: the training under way.
-        cohort: all of its cases.
-        report: says how the agent reads, as at the end of the run.
+        trained: the training that is going on.
+        cohort: all cases of the run, of every split.
+        report: the settings of the final report; validation reads cases in the same way.
     """
     if not len(cohort.split("val")):
         return lambda: ({}, None)

@@ -1,1 +1,1 @@
-"""The run folder: what a training writes, where it stands, and how a trained policy is loaded from it."""
+"""The run folder: what a training writes, how it is resumed, and how a trained policy is loaded from it."""

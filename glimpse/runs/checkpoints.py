@@ -1,4 +1,4 @@
-"""Saving and restoring everything a run needs to go on: one safetensors file, written atomically, nothing unpickled."""
+"""Saves and restores everything that a run needs to be resumed, in one safetensors file without pickled objects."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from glimpse.errors import UserError
 
-_KEY = "glimpse"  # of the JSON text in the file's header
+_KEY = "glimpse"  # the key of our JSON text in the metadata of the file's header
 
 
 class CheckpointError(UserError, ValueError):
-    """A file that should hold parameters is missing, broken, or of another model."""
+    """A checkpoint file is missing or broken, or belongs to another network."""
 
 
 @dataclass
 class Checkpoint:
-    """Tensors by name, and a JSON-able record beside them."""
+    """Tensors by name, and a dictionary `meta` of everything else, which must be writable as JSON."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
@@ -32,10 +32,10 @@ class Checkpoint:
         self.tensors |= {f"{name}/{key}": value.detach().clone() for key, value in module.state_dict().items()}
 
     def restore_module(self, name: str, module: nn.Module) -> None:
-        """Gives a module back what `add_module` took from it.
+        """Loads into a module the parameters and buffers that `add_module` has stored.
 
         Raises:
-            CheckpointError: names or shapes differ.
+            CheckpointError: the stored names or shapes differ from those of the module.
         """
         prefix = f"{name}/"
         state = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
@@ -47,14 +47,14 @@ class Checkpoint:
             ) from error
 
     def add_optimizer(self, name: str, optimizer: torch.optim.Optimizer) -> None:
-        """Adds an optimizer's moments (tensors) and settings (JSON)."""
+        """Adds an optimizer's state (to `tensors`) and its settings (to `meta`)."""
         state = optimizer.state_dict()
         for index, entry in state["state"].items():
             self.tensors |= {f"{name}/{index}/{key}": torch.as_tensor(value).clone() for key, value in entry.items()}
         self.meta[name] = [dict(group) for group in state["param_groups"]]
 
     def restore_optimizer(self, name: str, optimizer: torch.optim.Optimizer) -> None:
-        """Gives an optimizer back what `add_optimizer` took from it."""
+        """Loads into an optimizer the state and settings that `add_optimizer` has stored."""
         entries: dict[int, dict[str, Tensor]] = {}
         for key, value in self.tensors.items():
             if key.startswith(f"{name}/"):
@@ -63,7 +63,7 @@ class Checkpoint:
         optimizer.load_state_dict({"state": entries, "param_groups": self.meta[name]})
 
     def add_generator(self, name: str, generator: torch.Generator | None = None) -> None:
-        """Adds the state of a generator, PyTorch's global one by default."""
+        """Adds the state of a random generator, by default PyTorch's global one."""
         self.tensors[f"{name}/generator"] = generator.get_state() if generator is not None else torch.get_rng_state()
 
     def restore_generator(self, name: str, generator: torch.Generator | None = None) -> None:
@@ -75,7 +75,7 @@ class Checkpoint:
             generator.set_state(state)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file so that it is there whole or not at all."""
+        """Writes the file atomically: after an interruption it is complete, or as it was before."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
@@ -91,19 +91,19 @@ class Checkpoint:
         """Reads a file that `save` wrote.
 
         Raises:
-            CheckpointError: it is missing or broken.
+            CheckpointError: the file is missing or broken.
         """
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: there is no such file; is the run folder complete?")
         try:
-            content = Path(path).read_bytes()  # opened once: a run under way may put another file in its place
+            content = Path(path).read_bytes()  # read in one go: a running training may replace the file meanwhile
             return cls(load(content), json.loads(_header(content).get(_KEY, "{}")))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: not a complete safetensors file ({error}).") from error
 
 
 def _header(content: bytes) -> dict[str, str]:
-    """Metadata of a safetensors file: 8 bytes with the length of a JSON text, the text, the numbers."""
+    """Returns the metadata of a safetensors file: it begins with 8 bytes of length, then a JSON text of that length."""
     length = int.from_bytes(content[:8], "little")
     metadata: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     return metadata

@@ -1,4 +1,4 @@
-"""Runs that an earlier version of glimpse has made: their settings are read under the names of today."""
+"""Translates the settings of runs that an earlier version of glimpse has written into the names of today."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,16 +17,16 @@ _MODULES = {
     "cluttered_mnist": "cluttered_mnist",
     "relations": "relations",
 }
-"""The modality of each module of `glimpse.envs` that there was."""
+"""For each environment module that `glimpse.envs` used to have, the name of its modality today."""
 
 
 def is_earlier(settings: Mapping[str, Any]) -> bool:
-    """Whether settings were written before recipes took the place of `env.learning`."""
+    """Returns whether settings are from before recipes replaced the section `env.learning`."""
     return "learning" in settings.get("env", {})
 
 
 def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with the names of today, as far as loading and reading need them; those of today stay as they are."""
+    """Returns settings with the names of today, as far as loading a policy and evaluating it need them."""
     found: dict[str, Any] = _renamed(settings)
     if not is_earlier(settings):
         return found

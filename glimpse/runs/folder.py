@@ -1,4 +1,4 @@
-"""The run folder: what a training writes, where it stands, and how it goes on after an interruption."""
+"""The run folder: the files that a training writes, and what it needs to go on after an interruption."""
 
 import json
 import os
@@ -19,20 +19,28 @@ from glimpse.runs.loading import CONFIG_FILE
 
 
 class RunError(UserError, ValueError):
-    """A run folder cannot be used as asked."""
+    """A run folder cannot be used in the way that was asked for."""
 
 
 class Run:
-    """One run folder.
+    """One run folder. Opening it writes `config.yaml` and reads the last checkpoint, if there is one.
 
     Layout: `config.yaml`, `splits.csv`, `policy.safetensors`, `metrics.json`, `predictions.csv`, `scanpaths/`,
-    TensorBoard events, and `checkpoints/` with `last.safetensors` (everything needed to go on),
+    TensorBoard events, and `checkpoints/` with `last.safetensors` (everything needed to resume),
     `pretrained.safetensors` and `best.safetensors`.
 
     Args:
-        folder: where; made if it is not there.
-        settings: of the run, with everything resolved; written to `config.yaml`.
-        resume: go on with what the folder holds. A new run refuses a folder that holds one already.
+        folder: path of the folder; it is created if it does not exist.
+        settings: all settings of the run, with interpolations resolved; they are written to `config.yaml`.
+        resume: whether to continue the run in this folder. Otherwise a folder that holds a run is refused.
+
+    Attributes:
+        logger: writes scalars and pictures for TensorBoard.
+        last: the last checkpoint; its `meta["stage"]` is None before anything was learned.
+        seconds: time spent in each stage, by the stage's name.
+
+    Raises:
+        RunError: the folder holds a run already, or cannot be created.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any], resume: bool = False) -> None:
@@ -55,23 +63,23 @@ class Run:
         self.seconds: dict[str, float] = dict(self.last.meta["seconds"])
 
     def checkpoint(self, name: str) -> Path:
-        """Path of a checkpoint."""
+        """Returns the path of the checkpoint with this name."""
         return self.folder / "checkpoints" / f"{name}.safetensors"
 
     def finished(self, stage: str, stages: list[str]) -> bool:
-        """Whether an earlier part of this run has been through a stage."""
+        """Returns whether the run has completed a stage; `stages` lists all stages in order."""
         reached = self.last.meta["stage"]
         return reached is not None and stages.index(reached) > stages.index(stage)
 
     def save(self, checkpoint: Checkpoint, stage: str) -> None:
-        """Makes `checkpoint` the point from which the run would go on."""
+        """Saves `checkpoint` as the point from which the run is resumed."""
         checkpoint.meta |= {"stage": stage, "seconds": dict(self.seconds)}
         checkpoint.save(self.checkpoint("last"))
         self.last = checkpoint
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Adds the time spent inside to the stage's seconds, kept up to date by `tick`."""
+        """Adds the time spent inside to the stage's seconds; `tick` updates them in between."""
         self._since = time.perf_counter()
         try:
             yield
@@ -79,7 +87,7 @@ class Run:
             self.tick(stage)
 
     def tick(self, stage: str) -> None:
-        """Books the time since the last tick on a stage."""
+        """Adds the time since the last call to the seconds of a stage."""
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._since
         self._since = now
@@ -90,10 +98,10 @@ class Run:
 
 
 def settings_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings of an earlier run, to resume it.
+    """Reads the settings of the run in a folder, in order to resume it.
 
     Raises:
-        RunError: the folder holds no run, or one that cannot be resumed.
+        RunError: the folder holds no run, or a run of an earlier version, which cannot be resumed.
     """
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
@@ -108,10 +116,10 @@ def settings_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_continues(run: Run, updates: int | None) -> None:
-    """Refuses fewer updates of the joint stage than the run has made already.
+    """Refuses to resume a run with fewer updates of the joint stage than it has made already.
 
     Raises:
-        RunError: the number can take no effect.
+        RunError: `updates` is less than the number of updates that were made.
     """
     last = run.last.meta
     if last["stage"] == "joint" and updates is not None and updates < last["updates"]:

@@ -1,4 +1,4 @@
-"""A trained policy from its run folder, without unpickling anything."""
+"""Saves a policy to a run folder, and loads it again without unpickling anything."""
 
 import os
 from pathlib import Path
@@ -18,12 +18,12 @@ POLICY_FILE, CONFIG_FILE = "policy.safetensors", "config.yaml"
 
 
 def build_policy(network: Any, observation_space: spaces.Dict, layout: ActionLayout, **changes: Any) -> GlimpsePolicy:
-    """An untrained policy from the `network` part of a configuration; `changes` take the place of keys of it."""
+    """Builds an untrained policy from the section `network` of a configuration; `changes` override its keys."""
     return build(network)(observation_space, layout.box_space(), layout=layout, **changes)
 
 
 def save_policy(policy: GlimpsePolicy, path: str | os.PathLike[str]) -> None:
-    """Writes the parameters with the shapes needed to build the network again."""
+    """Writes the policy's parameters, together with the shapes that are needed to build the network again."""
     space = policy.observation_space
     assert isinstance(space, spaces.Dict)
     layout = policy.layout
@@ -36,11 +36,14 @@ def save_policy(policy: GlimpsePolicy, path: str | os.PathLike[str]) -> None:
 
 
 def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cpu", **changes: Any) -> GlimpsePolicy:
-    """The policy of a run folder, in evaluation mode.
+    """Loads the policy of a run folder, in evaluation mode; its attribute `settings` holds the settings of the run.
 
-    Its `settings` are those of the run, as nested dictionaries. `file` may name another checkpoint of the folder.
-    `changes` take the place of keys of the settings of the network, such as `overview_dropout=0`; the saved parameters
-    must still fit.
+    Args:
+        run: the run folder.
+        file: the file with the parameters, relative to the folder, such as "checkpoints/best.safetensors".
+        device: where the policy computes.
+        **changes: override keys of the section `network`, such as `overview_dropout=0`; the saved parameters must still
+            fit the network.
 
     Raises:
         CheckpointError: the folder, its `config.yaml` or its parameters are missing or broken.

@@ -1,1 +1,1 @@
-"""From the command line to objects: keys are checked, and what a user can mend ends in one line."""
+"""Turns settings into objects: checks their keys, builds what they describe, and reports mistakes in one line."""

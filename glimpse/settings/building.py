@@ -1,4 +1,4 @@
-"""Objects from settings, with the errors that their makers raise."""
+"""Builds objects from sections of the configuration, and passes on the errors that their constructors raise."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from glimpse.errors import SettingsError, UserError
 
 
 def build(config: Any, *arguments: Any, **options: Any) -> Any:
-    """Hydra's `instantiate`, except that an error of the target arrives as itself.
+    """Builds an object as Hydra's `instantiate` does, but lets an error of the target through unchanged.
 
-    Hydra wraps it in an `InstantiationException`, which cannot be told from a broken program.
+    Hydra would wrap it in an `InstantiationException`, so that a user's mistake would look like a bug in the program.
     """
     try:
         return instantiate(config, *arguments, **options)
@@ -22,22 +22,22 @@ def build(config: Any, *arguments: Any, **options: Any) -> Any:
 
 
 def build_setting(where: str, config: Any, *arguments: Any, **options: Any) -> Any:
-    """As `build`, for what users set themselves: values that its maker refuses are their mistake.
+    """Builds an object from a section that users can set, and reports values that its constructor refuses.
 
     Args:
-        where: the setting, such as "joint"; begins the message.
-        config: of the object.
-        *arguments: handed to its maker.
-        **options: likewise.
+        where: the name of the section, such as "joint"; error messages begin with it.
+        config: the section, with a `_target_`.
+        *arguments: positional arguments for the constructor, beside those in `config`.
+        **options: keyword arguments for the constructor, beside those in `config`.
 
     Raises:
-        SettingsError: a value is impossible.
+        SettingsError: the constructor refused a value (it raised a `TypeError` or a `ValueError`).
     """
     try:
         return build(config, *arguments, **options)
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error
-    except UserError:  # of a file, which the message names
+    except UserError:  # about a file, which the message names already
         raise
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{where}: {error}") from error

@@ -1,8 +1,8 @@
-"""Checks the keys of a composed configuration: each one must have somebody who takes it.
+"""Checks that every key of a composed configuration is used by something.
 
-Hydra refuses to override a key that no file has, but a file, a recipe or `+key=value` can bring any. Here every key
-beside a `_target_` is looked for among the arguments of that target. A recipe holds keys of several options of a group,
-such as those of both warm-ups; those that the chosen option does not have are left out.
+Hydra refuses to override a key that no file has, but a file, a recipe or `+key=value` can still add any key. Here every
+key that stands beside a `_target_` must be an argument of that target. A recipe may hold keys for several options of a
+group (for example for both kinds of warm-up); those that the chosen option does not have are left out.
 """
 
 import inspect
@@ -29,7 +29,7 @@ _SECTIONS: dict[Path, tuple[str, ...]] = {
     ("report",): ("split", "readers", "lanes", "pictures", "overview", "full_scan"),
     ("pretrain", "augment"): ("turn", "tilt", "zoom", "shift", "strength", "noise", "flips"),
 }  # fmt: skip
-"""Sections without a target, and what can be set in them."""
+"""Sections without a `_target_`, and the keys that each of them may have."""
 
 _GROUPS: dict[Path, str] = {
     ("pretrain",): "pretrain",
@@ -41,22 +41,26 @@ _GROUPS: dict[Path, str] = {
     ("network", "locator"): "network/locator",
     ("network", "aggregator"): "network/aggregator",
 }
-"""Sections whose target is chosen by a group."""
+"""Sections whose `_target_` is chosen by a group of configuration files, and the folder of that group."""
 
 
 def checked(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A configuration without the keys of a recipe that nothing takes.
+    """Checks all keys of a configuration, and drops keys of the recipe that the chosen options do not have.
 
     Args:
-        config: as it was composed, with everything resolved; `recipe` holds the environment's recipe.
-        overrides: what was typed on the command line, `key=value`.
+        config: the composed configuration, with all interpolations resolved. Its section `recipe` is a copy of the
+            environment's recipe, so that keys that come from there can be told from others.
+        overrides: what was typed on the command line, as `key=value`.
+
+    Returns:
+        The configuration without the section `recipe` and without the dropped keys.
 
     Raises:
-        SettingsError: a key does not exist; the message names the nearest that does.
+        SettingsError: a key does not exist; the message names the nearest one that does.
     """
     sections = dict(config)
     recipe = sections.pop("recipe", None) or {}
-    if "agent" in recipe:  # of which joint.algorithm is a copy
+    if "agent" in recipe:  # joint.algorithm is a copy of agent.algorithm
         recipe = {**recipe, "joint": {**recipe.get("joint", {}), **recipe["agent"]}}
     found = _checked(sections, (), recipe, {_path_of(one) for one in overrides})
     _check_environment(found, overrides)
@@ -64,7 +68,7 @@ def checked(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[st
 
 
 def typed_keys(overrides: Iterable[str]) -> list[str]:
-    """The keys of overrides such as `+joint.updates=9`, `~env.task.classes` or `agent=ppo`."""
+    """Returns the keys of overrides such as `+joint.updates=9`, `~env.task.classes` or `agent=ppo`."""
     return [".".join(_path_of(one)) for one in overrides]
 
 
@@ -101,7 +105,7 @@ def _named(path: Path) -> str:
 
 
 def _known(node: Mapping[str, Any], path: Path) -> tuple[str, ...] | None:
-    """The keys that a section may have; None where any are allowed."""
+    """Returns the keys that a section may have, or None where any key is allowed."""
     if "_target_" in node:
         return _arguments(str(node["_target_"]), ".".join(path))
     return _SECTIONS.get(path)
@@ -109,7 +113,7 @@ def _known(node: Mapping[str, Any], path: Path) -> tuple[str, ...] | None:
 
 @cache
 def _arguments(target: str, where: str) -> tuple[str, ...] | None:
-    """The names of a target's arguments; None where it takes any."""
+    """Returns the names of a target's arguments, or None where it takes arguments of any name."""
     try:
         taken: Callable[..., Any] = resolve_name(target)
     except Exception as error:  # a module may fail in any way
@@ -129,7 +133,7 @@ def _arguments(target: str, where: str) -> tuple[str, ...] | None:
 
 @cache
 def _of_other_options(path: Path) -> frozenset[str]:
-    """What the options of a section's group take, all of them together."""
+    """Returns the arguments of all targets that a section's group offers, together."""
     names: set[str] = set()
     if path not in _GROUPS:
         return frozenset()
@@ -144,7 +148,7 @@ def _of_other_options(path: Path) -> frozenset[str]:
 
 
 def _check_environment(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Refuses keys that were added to `env` by `+`: nothing reads them."""
+    """Refuses keys that were added to `env` with `+`, because nothing would read them."""
     added = {_path_of(one)[1] for one in overrides if one.startswith("+") and len(_path_of(one)) == 2}
     added &= {_path_of(one)[1] for one in overrides if _path_of(one)[0] == "env" and len(_path_of(one)) == 2}
     known = [key for key in config.get("env", {}) if key not in added]

@@ -1,4 +1,4 @@
-"""Runs a command of Hydra: what a user can mend ends in one line with exit code 2, not in a traceback."""
+"""Runs a Hydra command; a mistake of the user ends it with a one-line message and exit code 2, not with a traceback."""
 
 import os
 import sys
@@ -19,9 +19,9 @@ EXIT_CODE = 2
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """A mistake of the user inside ends the program in one line.
+    """Ends the program with a one-line message when the code inside raises a `UserError`.
 
-    To be used within a job of Hydra, which prints a line of its own about errors that leave the job.
+    Use it inside the function that Hydra runs: Hydra prints a line of its own about errors that leave that function.
     """
     try:
         yield
@@ -30,9 +30,9 @@ def in_one_line() -> Iterator[None]:
 
 
 def run_command(main: Callable[[], Any]) -> None:
-    """Loads plugins and runs a function that `hydra.main` has made; a mistake of the user ends it with exit code 2.
+    """Loads plugins, then runs a function decorated by `hydra.main`; mistakes of the user end it with exit code 2.
 
-    Hydra prints errors itself and exits with code 1, unless it is told to raise them.
+    Hydra prints errors itself and exits with code 1, unless the environment variable `HYDRA_FULL_ERROR` is set.
     """
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -60,7 +60,7 @@ def _end(message: str) -> None:
 
 
 def _explained(error: HydraException) -> str:
-    """One line that names what is wrong and what was probably meant."""
+    """Returns one line that says what is wrong in the settings, and what was probably meant."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         options = ", ".join(sorted(error.options))

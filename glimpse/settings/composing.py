@@ -1,4 +1,4 @@
-"""The configuration of a training from Python, as the command line would compose it."""
+"""Composes the configuration of a training in Python, exactly as the command line does."""
 
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
@@ -8,10 +8,10 @@ from glimpse.settings.checking import checked
 
 
 def composed(*overrides: str) -> DictConfig:
-    """The configuration of `glimpse train` with some overrides, for `glimpse.train.train`.
+    """Returns the configuration of `glimpse train` with some overrides; `glimpse.train.train` takes it.
 
     Args:
-        *overrides: as on the command line, such as "env=wsi" or "joint.updates=9".
+        *overrides: settings as on the command line, such as "env=wsi" or "joint.updates=9".
 
     Raises:
         SettingsError: a key does not exist.

@@ -1,29 +1,29 @@
-"""What somebody probably meant: the nearest known name to one that does not exist."""
+"""Guesses what a user meant: finds the known name that is nearest to one that does not exist."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`; None where none of them is much like it."""
+    """Returns the known name most similar to `name`, or None where none is similar enough."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return found[0] if found else None
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """A question whether the nearest known name was meant, in brackets; empty where none is near."""
+    """Returns " (did you mean '...'?)" with the nearest known name, or an empty text where none is near."""
     meant = nearest(name, known)
     return "" if meant is None else f" (did you mean {meant!r}?)"
 
 
 def unknown_message(name: str, known: Iterable[str], where: str, kind: str = "option") -> str:
-    """One sentence that says that `where` has nothing called `name`, and what was probably meant.
+    """Returns one sentence which says that `where` has nothing called `name`, and what was probably meant.
 
     Args:
-        name: What was asked for.
-        known: The names that there are.
-        where: Who was asked, as it stands in front of "has no option".
-        kind: What the names are names of.
+        name: The name that was not found.
+        known: All names that exist.
+        where: What was searched, such as the name of a class; the sentence begins with it.
+        kind: What such a name is called in the sentence, such as "option".
     """
     names = list(known)
     meant = nearest(name, names)

@@ -1,8 +1,8 @@
-"""Flat options, as people write them, sorted into the small records that the code hands on.
+"""Sorts flat keyword options, as users write them, into the small dataclasses that the code passes around.
 
 A user writes `PPO(..., n_epochs=4, ent_coef=0.01)`; inside, `n_epochs` belongs to a record of updates and `ent_coef` to
-a record of losses. The records are frozen dataclasses. The names of their fields are the names of the options, and the
-defaults of their fields are the only place where defaults stand.
+a record of losses. These records are frozen dataclasses. The names of their fields are the names of the options, and
+the defaults of the fields are the only place where defaults are written down.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ _KINDS: dict[type, tuple[type, str]] = {
 
 
 def option_names(record: type) -> tuple[str, ...]:
-    """The options of a record: the names of its fields, those of the records within it included."""
+    """Returns the names of a record's options: its fields, and the fields of the records within it."""
     return tuple(name for name, _ in _options(record))
 
 
@@ -34,11 +34,11 @@ def sorted_into(record: type[Record], options: Mapping[str, Any], where: str, be
     Args:
         record: A dataclass. A field whose type is a dataclass too is made from the options named after its fields.
         options: Values by the name of the option.
-        where: Who has these options, for the messages.
-        besides: Other keywords that `where` takes. An unknown option may have been meant for one of these.
+        where: The class or function that has these options, for error messages.
+        besides: Other keywords that `where` takes; a misspelt option may have been meant for one of these.
 
     Raises:
-        SettingsError: There is no such option, or its value is of the wrong kind or refused by the record.
+        SettingsError: An option does not exist, or its value has the wrong type or is refused by the record.
     """
     refuse_unknown(options, option_names(record), where, besides)
     for name, hint in _options(record):
@@ -48,10 +48,10 @@ def sorted_into(record: type[Record], options: Mapping[str, Any], where: str, be
 
 
 def refuse_unknown(options: Iterable[str], known: Iterable[str], where: str, besides: Iterable[str] = ()) -> None:
-    """Refuses the first of some options that is not known; `besides` is what else may have been meant.
+    """Raises an error for the first option that is not known; `besides` are other names to suggest in its place.
 
     Raises:
-        SettingsError: It names the option and the nearest known one.
+        SettingsError: An option is not known; the message names it and the nearest known one.
     """
     names = tuple(known)
     for name in options:
@@ -60,7 +60,7 @@ def refuse_unknown(options: Iterable[str], known: Iterable[str], where: str, bes
 
 
 def _options(record: type) -> Iterator[tuple[str, Any]]:
-    """Names and types of all options of a record."""
+    """Yields the name and the type of every option of a record."""
     hints = get_type_hints(record)
     for field in fields(record):
         hint = hints[field.name]
@@ -83,7 +83,7 @@ def _made(record: type[Record], options: Mapping[str, Any]) -> Record:
 
 
 def _check_kind(name: str, value: Any, hint: Any, where: str) -> None:
-    """Refuses a value of another kind than the field says; kinds that this file does not know pass."""
+    """Refuses a value whose type does not match the field's annotation; types outside `_KINDS` are not checked."""
     allowed = get_args(hint) or (hint,)
     kinds = [_KINDS[one] for one in allowed if one in _KINDS]
     if not kinds or (value is None and type(None) in allowed):
@@ -96,10 +96,12 @@ def _check_kind(name: str, value: Any, hint: Any, where: str) -> None:
 
 
 def check_later(made: Any) -> Any:
-    """Checks the options of something that is built later: a `functools.partial` of what has `parse_options`.
+    """Checks the options in a `functools.partial` now, although the object itself is built later.
+
+    Nothing is checked where the class inside has no method `parse_options`.
 
     Returns:
-        The same thing, so that it can be handed on.
+        The argument itself, so that calls can be chained.
 
     Raises:
         SettingsError: an option does not exist, or has an impossible value.

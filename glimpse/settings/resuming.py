@@ -1,4 +1,4 @@
-"""What can be changed of a run that goes on."""
+"""Says which settings may be changed when a run is resumed, and applies them."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -8,19 +8,19 @@ from glimpse.errors import SettingsError
 from glimpse.settings.checking import typed_keys
 
 CHANGEABLE = ("joint.updates", "joint.validate_every", "joint.keep", "threads", "device", "progress", "report")
-"""Settings that take effect on a resumed run; everything below one of them does, too."""
+"""Settings that may be changed when a run is resumed; a section stands for everything in it."""
 
 
 def resumed(saved: Mapping[str, Any], given: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The settings of a run that goes on: those it had, with what was typed beside `resume`.
+    """Returns the settings of a resumed run: its saved ones, changed by what was typed beside `resume`.
 
     Args:
-        saved: the run's settings.
-        given: what was composed from the command line.
-        overrides: what was typed, `key=value`.
+        saved: the settings that the run was started with.
+        given: the configuration that the command line composed; changed values are taken from it.
+        overrides: what was typed on the command line, as `key=value`.
 
     Raises:
-        SettingsError: something was typed that cannot take effect, because what the run has learned depends on it.
+        SettingsError: a setting was typed that cannot be changed, because what the run has learned depends on it.
     """
     settings = deepcopy(dict(saved))
     for override, key in zip(overrides, typed_keys(overrides), strict=True):

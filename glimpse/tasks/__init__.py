@@ -1,4 +1,4 @@
-"""What an answer is: the loss that teaches it, the score that rewards it, the metrics that report it."""
+"""Tasks: what is to be predicted, with the loss to learn it, the score that is rewarded, and metrics for reports."""
 
 from glimpse.tasks.base import (
     Interval,

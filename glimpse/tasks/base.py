@@ -1,4 +1,4 @@
-"""What every task is, and how metrics get their intervals."""
+"""The base class of all tasks, and the bootstrap intervals of metrics."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % bootstrap interval over patients; NaN where it is not defined."""
+    """A value with its 95 % bootstrap interval over patients; NaN where they are not defined."""
 
     value: float
     low: float
@@ -24,14 +24,14 @@ class Interval:
 
 
 class Task(ABC):
-    """What is asked about a case; tasks of one kind with equal options are equal.
+    """What is to be predicted of a case. Tasks of the same class with equal options are equal.
 
     Attributes:
         outputs: length of a prediction.
-        names: what each output stands for.
-        metric_names: what `metrics` returns; "score" is always among them.
-        headline: those of them that tables show, the most important first.
-        target_shape: shape of one target in the array that `stack` makes.
+        names: what each output means.
+        metric_names: names of the metrics that `metrics` returns; "score" is always among them.
+        headline: the metrics that tables show, with the most important one first.
+        target_shape: shape of one target in the array that `stack` returns.
     """
 
     outputs: int
@@ -51,18 +51,18 @@ class Task(ABC):
     def loss(
         self, prediction: Float[Tensor, "*batch output"], target: Num[Tensor, "*batch_and_target"]
     ) -> Float[Tensor, "*batch"]:
-        """The training loss of each prediction, not reduced."""
+        """Returns the training loss of each prediction, without averaging over the batch."""
 
     @abstractmethod
     def score(
         self, prediction: Float[np.ndarray, "*batch output"], target: Num[np.ndarray, "*batch_and_target"]
     ) -> Float[np.ndarray, "*batch"]:
-        """How good each prediction is: 1 perfect, 0 a blind guess, never below -1."""
+        """Returns how good each prediction is: 1 is perfect, 0 is a blind guess, and no score is below -1."""
 
     # ------------------------------------------------------------------------------------------ reporting
     @abstractmethod
     def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
-        """Predictions as people read them: probabilities, or quantities in their own units."""
+        """Converts raw predictions to probabilities, or to quantities in the units of the target."""
 
     @abstractmethod
     def weighted_metrics(
@@ -71,7 +71,7 @@ class Task(ABC):
         targets: Num[np.ndarray, "case *target"],
         weights: Float[np.ndarray, "resample case"],
     ) -> dict[str, Float[np.ndarray, " resample"]]:
-        """Every metric of `metric_names`, of each weighting of the cases; NaN where it is not defined."""
+        """Returns every metric of `metric_names` for each weighting of the cases; NaN where it is not defined."""
 
     def metrics(
         self,
@@ -82,14 +82,14 @@ class Task(ABC):
         bootstrap: int = 1000,
         seed: int = 0,
     ) -> dict[str, Interval]:
-        """The metrics with intervals over resampled patients.
+        """Returns the metrics with bootstrap intervals, for which patients are resampled.
 
         Args:
-            predictions: raw, as they are learned.
-            targets: as `stack` makes them.
-            patients: whom each case belongs to; patients, not cases, are resampled.
-            bootstrap: number of resamples; those where a value is not defined (AUC of one class) are left out.
-            seed: of the resampling.
+            predictions: raw predictions (logits in a classification).
+            targets: targets as `stack` returns them.
+            patients: the patient of each case; patients, not cases, are resampled.
+            bootstrap: number of resamples; those in which a value is not defined (AUC of one class) are left out.
+            seed: seed of the resampling.
 
         Returns:
             One interval per name in `metric_names`; NaN where the value is not defined.
@@ -108,51 +108,51 @@ class Task(ABC):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What tables call each output of `probabilities`."""
+        """Names of the columns of `probabilities` in tables."""
         return tuple(f"p_{name}" for name in self.names)
 
     @abstractmethod
     def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
-        """An answer in a few words, for a title."""
+        """Returns a prediction as a short text, for titles."""
 
     def describe_target(self, target: Any) -> str:
-        """A target in a few words, for a title."""
+        """Returns a target as a short text, for titles."""
         return self.write_target(target)
 
     def caption(self, prediction: Float[np.ndarray, " output"]) -> tuple[str, float]:
-        """What stands below a glimpse: an answer in a word or two, and the length of a bar from 0 to 1."""
+        """Returns what pictures show of a prediction: a very short text, and the length of a bar from 0 to 1."""
         return probability_caption(self.probabilities(prediction), self.names)
 
     # ------------------------------------------------------------------------------------------ targets
     @abstractmethod
     def parse_target(self, text: str) -> Any:
-        """The target that a cell of the cohort states.
+        """Reads the target from the text of a cell in the cohort's CSV.
 
         Raises:
-            ValueError: the text is not a target; the message names the rule.
+            ValueError: the text is not a target; the message says what is expected.
         """
 
     def write_target(self, target: Any) -> str:
-        """The text that `parse_target` reads as this target."""
+        """Returns the text from which `parse_target` reads this target."""
         return str(target)
 
     @abstractmethod
     def stack(self, targets: Sequence[Any]) -> Num[np.ndarray, "case *target"]:
-        """Targets as one array, ready for ``torch.from_numpy``; the first axis counts the cases."""
+        """Returns the targets as one array, ready for ``torch.from_numpy``; its first axis is the case."""
 
     def strata(self, targets: Sequence[Any]) -> list[str]:
-        """For each target, the group of targets that splits are to hold in proportion."""
+        """Returns the stratum of each target; splits contain all strata in the same proportions."""
         return [self.write_target(target) for target in targets]
 
 
 def probability_caption(probabilities: Float[np.ndarray, " output"], names: Sequence[str]) -> tuple[str, float]:
-    """A probability as text and as the length of a bar: that of the second of two outputs, or the highest of more."""
+    """Returns one probability as a text and a number: that of the second of two outputs, or the highest of more."""
     shown = 1 if len(probabilities) == 2 else int(probabilities.argmax())
     return f"p({names[shown]}) {probabilities[shown]:.2f}", float(probabilities[shown])
 
 
 def parse_name(text: str, names: Sequence[str]) -> int | None:
-    """The index that a name or a number stands for ("1.0", as spreadsheets write it, too); None where it is neither."""
+    """Returns the index that a text means, a name or a number ("1.0" is one, too); None if it is neither."""
     if text in names:
         return names.index(text)
     try:
@@ -163,7 +163,7 @@ def parse_name(text: str, names: Sequence[str]) -> int | None:
 
 
 def numbered(names: Sequence[str]) -> bool:
-    """Whether names are but numbers, so that messages need not list them."""
+    """Returns whether the names are just the numbers from 0 on, so that messages need not list them."""
     return tuple(names) == tuple(map(str, range(len(names))))
 
 
@@ -171,7 +171,7 @@ def numbered(names: Sequence[str]) -> bool:
 def resampled_weights(
     patients: Sequence[str] | np.ndarray, count: int, seed: int
 ) -> Float[np.ndarray, "resample case"]:
-    """How often each case occurs in each resample: as many patients as there are, drawn with replacement."""
+    """Returns how often each case occurs in each resample, for which patients are drawn with replacement."""
     _, owner = np.unique(np.asarray([str(patient) for patient in patients]), return_inverse=True)
     number = int(owner.max()) + 1
     times = np.random.default_rng(seed).multinomial(number, np.full(number, 1.0 / number), count)
@@ -179,14 +179,14 @@ def resampled_weights(
 
 
 def interval(value: float, drawn: Float[np.ndarray, " resample"]) -> Interval:
-    """The value with the 2.5th and 97.5th percentile of its resamples."""
+    """Returns the value with the 2.5th and 97.5th percentiles of its resamples."""
     drawn = drawn[~np.isnan(drawn)]
     low, high = np.percentile(drawn, [2.5, 97.5]).tolist() if len(drawn) else (math.nan, math.nan)
     return Interval(float(value), low, high)
 
 
 def weighted_mean(values: np.ndarray, weights: Float[np.ndarray, "resample case"]) -> Float[np.ndarray, " resample"]:
-    """Mean of values (case,) under each weighting."""
+    """Returns the mean of values (case,) under each weighting."""
     return weights @ np.asarray(values, np.float64) / weights.sum(axis=1)
 
 
@@ -195,14 +195,14 @@ def weighted_auc(
     positive: Bool[np.ndarray, " case"],
     weights: Float[np.ndarray, "resample case"],
 ) -> Float[np.ndarray, " resample"]:
-    """Area under the ROC curve under each weighting, by the Mann-Whitney statistic; NaN where a class is absent.
+    """Returns the area under the ROC curve for each weighting (Mann-Whitney statistic); NaN if a class is absent.
 
     With w_i the weight of case i and s_i its score: ``sum_ij w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / sum_ij w_i w_j``
     over positive i and negative j.
     """
     order = np.argsort(scores, kind="stable")
     ranked, chosen = scores[order], positive[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # of groups of equal scores
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # first indices of groups of equal scores
     gains = np.add.reduceat(weights[:, order] * chosen, starts, axis=1)
     losses = np.add.reduceat(weights[:, order] * ~chosen, starts, axis=1)
     below = losses.cumsum(axis=1) - losses / 2
@@ -210,13 +210,13 @@ def weighted_auc(
 
 
 def mean_of_defined(values: Float[np.ndarray, "kind resample"]) -> Float[np.ndarray, " resample"]:
-    """Mean over kinds (classes, labels) of what is not NaN; NaN where nothing is."""
+    """Returns the mean over kinds (classes or labels), without NaN; NaN where all kinds are NaN."""
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """``above / below``, NaN where the latter is not positive."""
+    """Returns ``above / below``, and NaN where ``below`` is not positive."""
     above = np.asarray(above, np.float64)
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=np.asarray(below) > 0)
 
@@ -225,5 +225,5 @@ _WORDS = {"auc": "AUC", "f1": "F1", "mae": "MAE", "r2": "R2"}
 
 
 def metric_title(name: str) -> str:
-    """What tables and axes call a metric of `Task.metric_names`: "auc" is AUC, "max_accuracy" is max accuracy."""
+    """Returns the title of a metric for tables and axes: "AUC" for "auc", "max accuracy" for "max_accuracy"."""
     return " ".join(_WORDS.get(word, word) for word in name.split("_"))

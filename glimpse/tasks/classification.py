@@ -1,4 +1,4 @@
-"""One of several classes."""
+"""The task of choosing one of several classes."""
 
 import math
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from glimpse.tasks.base import Task, mean_of_defined, numbered, parse_name, weig
 
 
 class Classification(Task):
-    """One of several classes; predictions are logits.
+    """Predicts one of several classes; predictions are logits.
 
-    Its metrics are "auc" (macro one-versus-rest with more than two classes, over those that some cases have and others
-    do not; NaN where only one class is present), "accuracy" and the mean "score".
+    The metrics are "auc", "accuracy" and the mean "score". With more than two classes, "auc" is the mean of the
+    one-versus-rest areas of all classes that some cases have and others do not; it is NaN if only one class is present.
 
     Args:
-        classes: their number, or their names in order. Two is binary: class 1 is the positive one.
+        classes: the number of classes, or their names in order. Of two classes, the second is the positive one.
     """
 
     metric_names = ("auc", "accuracy", "score")
@@ -38,20 +38,20 @@ class Classification(Task):
     def loss(
         self, prediction: Float[Tensor, "*batch output"], target: Num[Tensor, "*batch"]
     ) -> Float[Tensor, "*batch"]:
-        """Cross-entropy, ``-log p(target)``."""
+        """Returns the cross-entropy, ``-log p(target)``."""
         flat = F.cross_entropy(prediction.reshape(-1, self.outputs), target.reshape(-1).long(), reduction="none")
         return flat.reshape(target.shape)
 
     def score(
         self, prediction: Float[np.ndarray, "*batch output"], target: Num[np.ndarray, "*batch"]
     ) -> Float[np.ndarray, "*batch"]:
-        """``max(1 + log p(target) / log K, -1)`` with K classes: 1 when certain and right, 0 for p = 1 / K."""
+        """Returns ``max(1 + log p(target) / log K, -1)`` with K classes: 1 if certain and right, 0 for p = 1 / K."""
         target = np.asarray(target, np.int64)
         chosen = np.take_along_axis(_log_softmax(np.asarray(prediction)), target[..., None], axis=-1)[..., 0]
         return np.asarray(np.maximum(1.0 + chosen / math.log(self.outputs), -1.0))
 
     def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
-        """Softmax over the classes."""
+        """Returns the softmax over the classes."""
         return np.exp(_log_softmax(np.asarray(predictions)))
 
     def weighted_metrics(
@@ -60,7 +60,7 @@ class Classification(Task):
         targets: Num[np.ndarray, " case"],
         weights: Float[np.ndarray, "resample case"],
     ) -> dict[str, Float[np.ndarray, " resample"]]:
-        """AUC, accuracy and mean score under each weighting; see the class."""
+        """Returns AUC, accuracy and mean score for each weighting; the class describes them."""
         probabilities = self.probabilities(predictions)
         compared = [1] if self.outputs == 2 else range(self.outputs)
         areas = [weighted_auc(probabilities[:, k], targets == k, weights) for k in compared]
@@ -71,16 +71,16 @@ class Classification(Task):
         }
 
     def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
-        """The most probable class with its probability, "tumour (0.93)"."""
+        """Returns the most probable class with its probability, such as "tumour (0.93)"."""
         answer = self.probabilities(prediction)
         return f"{self.names[int(answer.argmax())]} ({answer.max():.2f})"
 
     def describe_target(self, target: int) -> str:
-        """The name of a class."""
+        """Returns the name of a class."""
         return self.names[int(target)]
 
     def parse_target(self, text: str) -> int:
-        """A class by its name or its number, "tumour" or "1" ("1.0", as spreadsheets write it, too)."""
+        """Reads a class from its name or its number: "tumour", "1", or "1.0", as spreadsheets write it."""
         text = str(text).strip()
         found = parse_name(text, self.names)
         if found is None:
@@ -89,7 +89,7 @@ class Classification(Task):
         return found
 
     def stack(self, targets: Sequence[Any]) -> Int64[np.ndarray, " case"]:
-        """Classes as int64."""
+        """Returns the classes as int64."""
         return np.asarray(targets, np.int64)
 
 

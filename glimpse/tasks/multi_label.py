@@ -1,4 +1,4 @@
-"""Any subset of several labels."""
+"""The task of choosing any subset of several labels."""
 
 import math
 from collections import Counter
@@ -12,19 +12,19 @@ from torch import Tensor
 
 from glimpse.tasks.base import Task, mean_of_defined, numbered, parse_name, ratio, weighted_auc, weighted_mean
 
-NONE = ("none", "-")  # how the empty set is written; the first is how it is written back
-_COMMON = 3  # cases with the same set of labels, from which on it is a stratum: one for each split
+NONE = ("none", "-")  # texts for the empty set; `write_target` uses the first
+_COMMON = 3  # from so many cases on (one for each split), a set of labels is a stratum of its own
 
 
 class MultiLabel(Task):
-    """Any subset of several labels; predictions are one logit per label.
+    """Predicts any subset of several labels; predictions are one logit per label.
 
     A target is an int64 array (label,) of 0 and 1. The metrics are "auc" (mean over the labels that some cases have and
-    others do not), "accuracy" (share of cases with all labels right, which is also called exact match or subset
-    accuracy), "f1" (macro: mean over the labels that occur, in targets or answers) and the mean "score".
+    others do not), "accuracy" (share of cases with all labels right, also called subset accuracy), "f1" (mean over the
+    labels that occur in targets or answers) and the mean "score".
 
     Args:
-        labels: their number, or their names in order.
+        labels: the number of labels, or their names in order.
     """
 
     metric_names = ("auc", "accuracy", "f1", "score")
@@ -47,20 +47,20 @@ class MultiLabel(Task):
     def loss(
         self, prediction: Float[Tensor, "*batch output"], target: Num[Tensor, "*batch output"]
     ) -> Float[Tensor, "*batch"]:
-        """Binary cross-entropy, the mean over the labels."""
+        """Returns the binary cross-entropy, averaged over the labels."""
         each = F.binary_cross_entropy_with_logits(prediction, target.to(prediction.dtype), reduction="none")
         return each.mean(-1)
 
     def score(
         self, prediction: Float[np.ndarray, "*batch output"], target: Num[np.ndarray, "*batch output"]
     ) -> Float[np.ndarray, "*batch"]:
-        """``max(1 - H / log 2, -1)``, H the mean binary cross-entropy: 1 when certain and right, 0 for p = 1 / 2."""
+        """Returns ``max(1 - H / log 2, -1)`` with the loss H: 1 if certain and right, 0 for p = 1 / 2."""
         prediction, target = np.asarray(prediction), np.asarray(target)
         entropy = (np.logaddexp(0.0, prediction) - target * prediction).mean(axis=-1)
         return np.asarray(np.maximum(1.0 - entropy / math.log(2.0), -1.0))
 
     def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
-        """The logistic function of each logit."""
+        """Returns the logistic function of each logit."""
         return np.exp(-np.logaddexp(0.0, -np.asarray(predictions)))
 
     def weighted_metrics(
@@ -69,7 +69,7 @@ class MultiLabel(Task):
         targets: Num[np.ndarray, "case output"],
         weights: Float[np.ndarray, "resample case"],
     ) -> dict[str, Float[np.ndarray, " resample"]]:
-        """AUC, accuracy, F1 and mean score under each weighting; see the class."""
+        """Returns AUC, accuracy, F1 and mean score for each weighting; the class describes them."""
         wanted, answered = targets == 1, predictions > 0
         areas = [weighted_auc(predictions[:, k], wanted[:, k], weights) for k in range(self.outputs)]
         return {
@@ -80,20 +80,20 @@ class MultiLabel(Task):
         }
 
     def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
-        """The labels that are more probable than not, "1, 4, 7"."""
+        """Returns the labels with a probability above 1 / 2, such as "1, 4, 7"."""
         return self.describe_target(np.asarray(prediction) > 0)
 
     def describe_target(self, target: np.ndarray) -> str:
-        """The names of a set's labels, "1, 4, 7"."""
+        """Returns the names of the labels in a set, such as "1, 4, 7"."""
         return self.write_target(target).replace(";", ", ")
 
     def caption(self, prediction: Float[np.ndarray, " output"]) -> tuple[str, float]:
-        """The labels that are more probable than not, and the probability that all of this is right."""
+        """Returns the labels with a probability above 1 / 2, and the probability that exactly this set is right."""
         answer = self.probabilities(prediction)
         return self.describe(prediction), float(np.maximum(answer, 1 - answer).prod())
 
     def parse_target(self, text: str) -> Int64[np.ndarray, " label"]:
-        """A set of labels by name or number, "1;4;7" or "oedema;nodule"; "none" or "-" is the empty one."""
+        """Reads a set of labels from names or numbers, "oedema;nodule" or "1;4;7"; "none" or "-" is the empty set."""
         target = np.zeros(self.outputs, np.int64)
         words = [word.strip() for word in str(text).split(";")]
         if len(words) == 1 and words[0].lower() in NONE:
@@ -110,15 +110,15 @@ class MultiLabel(Task):
         return target
 
     def write_target(self, target: Any) -> str:
-        """The labels' names with ";" between them, or "none"."""
+        """Returns the labels' names with ";" between them, or "none"."""
         return ";".join(name for name, there in zip(self.names, target, strict=True) if there) or NONE[0]
 
     def stack(self, targets: Sequence[Any]) -> Int64[np.ndarray, "case label"]:
-        """Sets as int64 of 0 and 1."""
+        """Returns the sets as an int64 array (case, label) of 0 and 1."""
         return np.asarray(targets, np.int64).reshape(len(targets), self.outputs)
 
     def strata(self, targets: Sequence[Any]) -> list[str]:
-        """The set of labels where several cases have the same one, and otherwise the rarest of its labels."""
+        """Returns the set itself if at least three cases have it or it is empty, and otherwise its rarest label."""
         sets = [self.write_target(target) for target in targets]
         common, frequency = Counter(sets), self.stack(targets).sum(axis=0)
         return [
@@ -135,7 +135,7 @@ def _macro_f1(
     answered: Bool[np.ndarray, "case label"],
     weights: Float[np.ndarray, "resample case"],
 ) -> Float[np.ndarray, " resample"]:
-    """``2 TP / (2 TP + FP + FN)`` of each label, the mean over those where it is defined."""
+    """Returns the mean of ``2 TP / (2 TP + FP + FN)`` over the labels for which it is defined."""
     both = weights @ (wanted & answered)
     either = weights @ wanted + weights @ answered
     return mean_of_defined(ratio(2 * both, either).T)

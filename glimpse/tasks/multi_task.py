@@ -1,4 +1,4 @@
-"""Several tasks at once."""
+"""The task that combines several tasks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 class MultiTask(Task):
-    """Several tasks at once: a prediction is theirs, one after another; loss and score are the means of theirs.
+    """Combines several tasks: predictions are placed one after another, and losses and scores are averaged.
 
-    A target is a mapping from the tasks' names to their targets, or a tuple of these in the tasks' order. Stacked, they
-    are one array (case, number): the numbers of each task's target one after another, int64 where all of them are
-    whole, and float32 otherwise (classes and labels are exact in either).
+    A target is a mapping from the tasks' names to their targets, or a tuple of these in the tasks' order. `stack`
+    returns one array (case, number) with the numbers of all tasks' targets side by side: int64 if all of them are whole
+    numbers, and float32 otherwise.
 
-    The metrics are "score", the mean of the tasks' scores, and everything that each task reports, called
+    The metrics are "score", the mean of the tasks' scores, and all metrics of each task, under the names
     "<task>_<metric>".
 
     Args:
-        tasks: by name.
+        tasks: the tasks by their names.
     """
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
@@ -50,19 +50,19 @@ class MultiTask(Task):
     def loss(
         self, prediction: Float[Tensor, "*batch output"], target: Num[Tensor, "*batch number"]
     ) -> Float[Tensor, "*batch"]:
-        """The mean of the tasks' losses."""
+        """Returns the mean of the tasks' losses."""
         losses = [task.loss(*part) for task, part in self._parts(prediction, target)]
         return torch.stack(losses).mean(0)
 
     def score(
         self, prediction: Float[np.ndarray, "*batch output"], target: Num[np.ndarray, "*batch number"]
     ) -> Float[np.ndarray, "*batch"]:
-        """The mean of the tasks' scores."""
+        """Returns the mean of the tasks' scores."""
         both = self._parts(np.asarray(prediction), np.asarray(target))
         return np.asarray(np.mean([task.score(*part) for task, part in both], axis=0))
 
     def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
-        """What each task makes of its outputs."""
+        """Returns the probabilities (or quantities) of all tasks side by side."""
         predictions = np.asarray(predictions)
         parts = zip(self.tasks.values(), self._outputs, strict=True)
         return np.concatenate([task.probabilities(predictions[..., where]) for task, where in parts], axis=-1)
@@ -73,7 +73,7 @@ class MultiTask(Task):
         targets: Num[np.ndarray, "case number"],
         weights: Float[np.ndarray, "resample case"],
     ) -> dict[str, Float[np.ndarray, " resample"]]:
-        """The mean score and every task's metrics under each weighting."""
+        """Returns the mean score and every task's metrics for each weighting."""
         both = zip(self.tasks, self._parts(predictions, targets), strict=True)
         found = {name: task.weighted_metrics(*part, weights) for name, (task, part) in both}
         score = np.mean([metrics["score"] for metrics in found.values()], axis=0)
@@ -82,25 +82,25 @@ class MultiTask(Task):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Each task's columns, with its name before them."""
+        """The columns of all tasks, each with its task's name in front."""
         return self._prefixed("columns")
 
     def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
-        """Each task's answer, "majority 3 (0.98); max 7 (0.91)"."""
+        """Returns each task's prediction, such as "majority 3 (0.98); max 7 (0.91)"."""
         parts = zip(self.tasks.items(), self._outputs, strict=True)
         return "; ".join(f"{name} {task.describe(prediction[where])}" for (name, task), where in parts)
 
     def describe_target(self, target: Any) -> str:
-        """Each task's target, "majority 3; max 7"."""
+        """Returns each task's target, such as "majority 3; max 7"."""
         parts = self._by_name(target)
         return "; ".join(f"{name} {task.describe_target(parts[name])}" for name, task in self.tasks.items())
 
     def caption(self, prediction: Float[np.ndarray, " output"]) -> tuple[str, float]:
-        """That of the first task."""
+        """Returns the caption of the first task."""
         return next(iter(self.tasks.values())).caption(prediction[self._outputs[0]])
 
     def parse_target(self, text: str) -> dict[str, Any]:
-        """Each task's target as "name=target", with ";" between them: "majority=3;max=7"."""
+        """Reads all tasks' targets from a text such as "majority=3;max=7"."""
         cells: dict[str, str] = {}
         last = None
         for word in str(text).split(";"):
@@ -112,7 +112,7 @@ class MultiTask(Task):
                 cells[last] = rest
             elif last is None:
                 raise ValueError(f"target {text!r}: expected {self._form()}")
-            else:  # a set of labels is written with ";" too
+            else:  # a set of labels contains ";", too
                 cells[last] += f";{word}"
         missing = [name for name in self.tasks if name not in cells]
         if missing:
@@ -130,12 +130,12 @@ class MultiTask(Task):
         return "'" + ";".join(f"{name}=..." for name in self.tasks) + "'"
 
     def write_target(self, target: Any) -> str:
-        """Each task's target as "name=target", with ";" between them."""
+        """Returns all tasks' targets as a text such as "majority=3;max=7"."""
         parts = self._by_name(target)
         return ";".join(f"{name}={task.write_target(parts[name])}" for name, task in self.tasks.items())
 
     def stack(self, targets: Sequence[Any]) -> Num[np.ndarray, "case number"]:
-        """The numbers of all tasks' targets side by side; see the class."""
+        """Returns the numbers of all tasks' targets side by side; the class describes the array."""
         by_name = [self._by_name(target) for target in targets]
         columns = [
             task.stack([target[name] for target in by_name]).reshape(len(targets), math.prod(task.target_shape))
@@ -145,13 +145,13 @@ class MultiTask(Task):
         return np.concatenate([column.astype(np.int64 if whole else np.float32) for column in columns], axis=1)
 
     def strata(self, targets: Sequence[Any]) -> list[str]:
-        """The first task's."""
+        """Returns the strata of the first task."""
         first = next(iter(self.tasks))
         return self.tasks[first].strata([self._by_name(target)[first] for target in targets])
 
     # ------------------------------------------------------------------------------------------ parts
     def _parts(self, prediction: Array, target: Array) -> list[tuple[Task, tuple[Array, Array]]]:
-        """Each task with its outputs (*batch, output) and its targets (*batch, *target)."""
+        """Returns each task with its part of the prediction (*batch, output) and of the target (*batch, *target)."""
         parts = []
         for task, outputs, numbers in zip(self.tasks.values(), self._outputs, self._numbers, strict=True):
             shape = tuple(target.shape[:-1]) + task.target_shape
@@ -175,5 +175,5 @@ def _slices(lengths: Sequence[int]) -> list[slice]:
 
 
 def _main(task: Task) -> str:
-    """The metric that stands for a task where there is room for one."""
+    """Returns the metric of a task that is shown where there is room for one only."""
     return "accuracy" if "accuracy" in task.metric_names else task.headline[0]

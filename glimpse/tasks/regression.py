@@ -1,4 +1,4 @@
-"""A quantity."""
+"""The task of predicting a quantity."""
 
 import math
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ _QUARTILES = (0.25, 0.5, 0.75)
 
 
 class Regression(Task):
-    """A quantity; the prediction is one number z in standardised units, which stands for ``mean + spread * z``.
+    """Predicts a quantity; a prediction is one number z, which stands for the quantity ``mean + spread * z``.
 
     Metrics are "mae" (mean absolute error in the target's units), "r2" (coefficient of determination), "correlation"
     (Pearson's; both NaN where all targets are equal) and the mean "score".
 
     Args:
-        mean: what a blind guess says; the mean of the training cohort's targets.
-        spread: what counts as a large error; the standard deviation of those targets.
-        name: of the quantity.
+        mean: the blind guess, best the mean of the training split's targets.
+        spread: the error that gives a score of 0, best the standard deviation of those targets.
+        name: name of the quantity.
     """
 
     metric_names = ("mae", "r2", "correlation", "score")
@@ -43,23 +43,23 @@ class Regression(Task):
     def loss(
         self, prediction: Float[Tensor, "*batch output"], target: Num[Tensor, "*batch"]
     ) -> Float[Tensor, "*batch"]:
-        """Smooth L1 of the error e in units of the spread: ``e^2 / 2`` up to one spread, ``|e| - 1 / 2`` beyond."""
+        """Returns the smooth L1 loss of the error e in spreads: ``e^2 / 2`` up to 1, then ``|e| - 1 / 2``."""
         wanted = (target.to(prediction.dtype) - self.mean) / self.spread
         return F.smooth_l1_loss(prediction[..., 0], wanted, reduction="none")
 
     def score(
         self, prediction: Float[np.ndarray, "*batch output"], target: Num[np.ndarray, "*batch"]
     ) -> Float[np.ndarray, "*batch"]:
-        """``max(1 - e^2, -1)`` with e the error in units of the spread: 1 perfect, 0 at an error of one spread.
+        """Returns ``max(1 - e^2, -1)`` with the error e in units of the spread: 1 is perfect, 0 an error of one spread.
 
-        The blind guess is the mean. Its e^2 is 1 on average where mean and spread are those of the targets, so that its
-        score is 0 on average (a little above, since no score falls below -1).
+        If mean and spread are those of the targets, the blind guess, which is the mean, has e^2 = 1 and thus a score of
+        0 on average (or a little more, because no score is below -1).
         """
         error = np.asarray(prediction)[..., 0] - (np.asarray(target) - self.mean) / self.spread
         return np.asarray(np.maximum(1.0 - error**2, -1.0))
 
     def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
-        """The quantity in the target's units."""
+        """Returns the quantities in the target's units."""
         return self.mean + self.spread * np.asarray(predictions)
 
     def weighted_metrics(
@@ -68,7 +68,7 @@ class Regression(Task):
         targets: Num[np.ndarray, " case"],
         weights: Float[np.ndarray, "resample case"],
     ) -> dict[str, Float[np.ndarray, " resample"]]:
-        """Mean absolute error, r2, correlation and mean score under each weighting; see the class."""
+        """Returns mean absolute error, r2, correlation and mean score for each weighting; the class describes them."""
         answers, wanted = self.probabilities(predictions)[:, 0], np.asarray(targets, np.float64)
         share = weights / weights.sum(axis=1, keepdims=True)
         off = wanted - (share @ wanted)[:, None]
@@ -83,23 +83,23 @@ class Regression(Task):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The quantity's name."""
+        """The name of the quantity."""
         return self.names
 
     def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
-        """The quantity, with four digits."""
+        """Returns the quantity with four digits."""
         return f"{self.probabilities(prediction)[0]:.4g}"
 
     def describe_target(self, target: float | int) -> str:
-        """The quantity, with four digits."""
+        """Returns the quantity with four digits."""
         return f"{target:.4g}"
 
     def caption(self, prediction: Float[np.ndarray, " output"]) -> tuple[str, float]:
-        """The quantity; the bar spans two spreads on either side of the mean."""
+        """Returns the quantity, and a bar that reaches from two spreads below the mean to two spreads above it."""
         return self.describe(prediction), float(np.clip((prediction[0] + 2) / 4, 0, 1))
 
     def parse_target(self, text: str) -> float:
-        """A finite number."""
+        """Reads a finite number."""
         try:
             value = float(str(text).strip())
         except ValueError:
@@ -109,11 +109,11 @@ class Regression(Task):
         return value
 
     def stack(self, targets: Sequence[Any]) -> Float32[np.ndarray, " case"]:
-        """Quantities as float32."""
+        """Returns the quantities as float32."""
         return np.asarray(targets, np.float32)
 
     def strata(self, targets: Sequence[Any]) -> list[str]:
-        """The quarter of all targets that each lies in."""
+        """Returns for each target in which quarter of all targets it lies, "0" to "3"."""
         values = np.asarray(targets, np.float64)
         if not len(values):
             return []

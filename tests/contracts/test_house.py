@@ -25,7 +25,7 @@ FLOORS = (
     ("report",),
     ("train", "evaluate", "__main__"),
 )
-COMMANDS = {"train", "evaluate", "predict", "check", "doctor", "__main__", "__init__"}
+COMMANDS = {"train", "evaluate", "__main__", "__init__"}
 VOCABULARY = {"geometry", "views", "spaces", "modalities", "plugins", "errors", "atomic"}
 MAINS = {"glimpse/train.py", "glimpse/evaluate.py"}
 
