@@ -24,7 +24,7 @@ from glimpse.networks.aggregator import AttentionPooling
 from glimpse.reading.readers import FULL_SCAN
 from glimpse.reading.records import Reading
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
-from glimpse.settings.options import option_names, sorted_into
+from glimpse.settings.options import above_zero, option_names, sorted_into
 from glimpse.sources import ImageSource
 from glimpse.tasks import Task
 from glimpse.views import Views
@@ -100,8 +100,7 @@ class HeadTraining:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise SettingsError(f"Expected {name} of the full scan to be above 0, got {getattr(self, name)}.")
+            above_zero(f"{name} of the full scan", getattr(self, name))
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"Expected dropout of the full scan from 0 to below 1, got {self.dropout}.")
 
@@ -163,7 +162,7 @@ class FullScan:
         Raises:
             SettingsError: an option does not exist, or has an impossible value.
         """
-        return sorted_into(HeadTraining, options, "full_scan")
+        return sorted_into(HeadTraining, options, "report.full_scan")
 
     # ------------------------------------------------------------------------------------------ embedding
     def bags(self, cases: Sequence[Case], progress: bool = False) -> list[Bag]:

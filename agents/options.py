@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from glimpse.errors import SettingsError
+from glimpse.settings.options import above_zero, at_least
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class Rollouts:
     stop_from: float = 0.5
 
     def __post_init__(self) -> None:
-        _at_least("cases_per_rollout", self.cases_per_rollout, 1)
-        _at_least("rollouts_per_case", self.rollouts_per_case, 1)
-        _at_least("stop_from", self.stop_from, 0)
+        at_least("cases_per_rollout", self.cases_per_rollout, 1)
+        at_least("rollouts_per_case", self.rollouts_per_case, 1)
+        at_least("stop_from", self.stop_from, 0)
         for name in ("max_glimpses", "extra_glimpses"):
             if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 0)
+                at_least(name, getattr(self, name), 0)
         self._check_least()
 
     def _check_least(self) -> None:
@@ -130,12 +131,11 @@ class Updates:
     encoder_share: float = 1.0
 
     def __post_init__(self) -> None:
-        _at_least("n_epochs", self.n_epochs, 1)
-        _at_least("minibatches", self.minibatches, 1)
-        _at_least("weight_decay", self.weight_decay, 0)
-        _at_least("encoder_rate", self.encoder_rate, 0)
-        if not self.max_grad_norm > 0:
-            raise SettingsError(f"Expected max_grad_norm above 0, got {self.max_grad_norm}.")
+        at_least("n_epochs", self.n_epochs, 1)
+        at_least("minibatches", self.minibatches, 1)
+        at_least("weight_decay", self.weight_decay, 0)
+        at_least("encoder_rate", self.encoder_rate, 0)
+        above_zero("max_grad_norm", self.max_grad_norm)
         if not 0 < self.encoder_share <= 1:
             raise SettingsError(f"Expected encoder_share above 0 and up to 1, got {self.encoder_share}.")
 
@@ -160,8 +160,3 @@ class Options:
                 f"A leave-one-out baseline needs rollouts_per_case >= 2, got {count}; "
                 'use more of them or baseline="critic".'
             )
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise SettingsError(f"Expected {name} of at least {least}, got {value}.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from glimpse.cohort import Case, Cohort
 from glimpse.envs.base import GlimpseEnv
-from glimpse.envs.building import Extents, Size, build_views
+from glimpse.envs.building import Extents, Size, build_views, cases_of
 from glimpse.sources.array import ArraySource
 from glimpse.tasks import Classification, Task
 
@@ -103,10 +103,8 @@ def _classification(cases: Sequence[Case]) -> Task:
 
 
 def _cases(cohort: Any, split: str | None) -> Sequence[Case]:
-    if isinstance(cohort, Cohort):
-        return cohort if split is None else cohort.split(split)
     if isinstance(cohort, tuple) and len(cohort) == 2:
         if split is not None:
             raise ValueError(f"(arrays, targets) has no splits, got split={split!r}; give that split's arrays only.")
         return array_cases(*cohort)
-    return cohort if split is None else [case for case in cohort if case.split == split]
+    return cases_of(cohort, split)

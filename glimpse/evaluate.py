@@ -24,7 +24,7 @@ from glimpse.contract.stepped_sources import viewable_cases
 from glimpse.errors import EvaluationError
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.reading.lanes import Access, access_to
-from glimpse.reading.readers import READERS, check_readers, reader_named
+from glimpse.reading.readers import READERS, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
 from glimpse.report.tables import Row, summarise, table, write_predictions
 from glimpse.runs.loading import load
@@ -94,21 +94,16 @@ def evaluate(
     found = _cases(policy, cohort, split, lanes)
     readings: dict[str, list[Reading]] = {}
     with closing(found.access) as access:
-        for name in readers:
-            called = _name(name, settings["agent"]["name"])
-            reader = reader_named(name, policy, access, budget, seed=seed, called=called)
-            readings[called] = reader.read(found.cases, progress=progress)
+        # The policy reads as its agent does, and tables call it after that agent.
+        for name in dict.fromkeys(settings["agent"]["name"] if name == "policy" else name for name in readers):
+            reader = reader_named(manner_of(name), policy, access, budget, seed=seed, called=name)
+            readings[name] = reader.read(found.cases, progress=progress)
     task = found.access.task
     rows = {reader: summarise(answers, task, seed) for reader, answers in readings.items()}
     record = {"split": split, "seed": seed, "max_glimpses": budget, "readers": rows}
     if cohort is not None:
         record["cohort"] = str(cohort)
     return Result(record, readings, task.headline, _write(Path(run), record, readings, task))
-
-
-def _name(reader: str, agent: str) -> str:
-    """Returns the name of a reader in tables: the reader "policy" gets the name of the agent that was trained."""
-    return agent if reader == "policy" and agent not in READERS else reader
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import io
 import math
 import os
 import warnings
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from glimpse.atomic import write_atomically
 from glimpse.cohort.marks import read_marks
 from glimpse.cohort.splits import SPLITS, stratified_splits
 from glimpse.errors import UserError
@@ -147,15 +149,11 @@ class Cohort(Sequence[Case]):
 
     def write_splits(self, path: str | os.PathLike[str]) -> None:
         """Writes a CSV with the columns ``case_id,slide_id,split``, atomically."""
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("case_id", "slide_id", "split"))
-            writer.writerows((case.patient, case.id, case.split or "") for case in self._cases)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("case_id", "slide_id", "split"))
+        writer.writerows((case.patient, case.id, case.split or "") for case in self._cases)
+        write_atomically(path, text.getvalue())
 
 
 @dataclass(frozen=True)

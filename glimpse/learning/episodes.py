@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from glimpse.errors import SettingsError
 from glimpse.learning.averaging import Average
-from glimpse.learning.stages import STAGES, Training, at_least
+from glimpse.learning.stages import STAGES, Training
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.loading import save_policy
-from glimpse.settings.options import check_later
+from glimpse.settings.options import at_least, check_later
 
 _SHOWN = {"loss": "train/loss", "return": "rollout/return", "glimpses": "rollout/glimpses", "val": "validation/score"}
 
@@ -56,7 +56,7 @@ class EpisodeLearning:
         at_least("validate_every", self.validate_every, 0)
         if not 0 <= self.average < 1:
             raise SettingsError(f"Expected average of at least 0 and below 1, got {self.average!r}.")
-        assert self._options  # this raises an error for options that the agent does not have
+        check_later(self.algorithm)
 
     @property
     def _options(self) -> Any:

@@ -14,7 +14,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from glimpse.contract.stepped_sources import ViewableCases
-from glimpse.errors import SettingsError
 from glimpse.learning.augment import Augment
 from glimpse.learning.contrastive import ContrastivePretrainer, sample_glimpses
 from glimpse.learning.trainer import Trainer
@@ -23,6 +22,7 @@ from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.folder import Run
 from glimpse.runs.loading import save_policy
+from glimpse.settings.options import at_least
 
 STAGES = ["pretrain", "warm_up", "joint", "report"]
 _STEPS_PER_SAVE = 50  # of the warm-up, whose steps are too short to save after each of them
@@ -205,16 +205,6 @@ def _state_of(trainer: Trainer) -> Checkpoint:
     checkpoint = Checkpoint()
     trainer.save_state(checkpoint)
     return checkpoint
-
-
-def at_least(name: str, value: Any, least: float) -> None:
-    """Refuses a setting that is not a number, or is less than `least`.
-
-    Raises:
-        SettingsError: the value is refused; the message names the setting.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-        raise SettingsError(f"Expected {name} of at least {least}, got {value!r}.")
 
 
 def restore_policy(training: Training) -> None:

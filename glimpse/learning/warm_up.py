@@ -25,7 +25,7 @@ from glimpse.errors import SettingsError
 from glimpse.learning.trainer import Trainer
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.settings.options import option_names, sorted_into
+from glimpse.settings.options import above_zero, option_names, sorted_into
 from glimpse.sources import ImageSource
 from glimpse.tasks import Task
 from glimpse.views import Views
@@ -46,7 +46,8 @@ class WarmUpGlimpses:
     max_sequence: int = 16
 
     def __post_init__(self) -> None:
-        _above_zero(self, "glimpses_per_case", "max_total_glimpses", "max_sequence")
+        for name in ("glimpses_per_case", "max_total_glimpses", "max_sequence"):
+            above_zero(f"{name} of the warm-up", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class WarmUpSteps:
     weight_decay: float = 1e-2
 
     def __post_init__(self) -> None:
-        _above_zero(self, "batch", "learning_rate")
+        above_zero("batch of the warm-up", self.batch)
+        above_zero("learning_rate of the warm-up", self.learning_rate)
         if self.steps < 0:
             raise SettingsError(f"Expected steps of the warm-up of at least 0, got {self.steps}.")
 
@@ -95,12 +97,6 @@ class WarmUpOptions:
     glimpses: WarmUpGlimpses
     losses: WarmUpLosses
     steps: WarmUpSteps
-
-
-def _above_zero(record: object, *names: str) -> None:
-    for name in names:
-        if not getattr(record, name) > 0:
-            raise SettingsError(f"Expected {name} of the warm-up to be above 0, got {getattr(record, name)}.")
 
 
 class TokenWarmUp(Trainer):

@@ -8,7 +8,6 @@ Readers that use a policy are listed in `MANNERS`; they differ only in what choo
 `glimpse.agents.full_scan` is a reader of another kind: it has no policy and reads every patch.
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -24,6 +23,7 @@ from glimpse.networks.records import Conduct
 from glimpse.reading.lanes import Access
 from glimpse.reading.playing import evaluating, play
 from glimpse.reading.records import Reading
+from glimpse.settings.nearest import suggestion
 
 FULL_SCAN = "full_scan"  # the name, in reports, of the reader that embeds every patch
 
@@ -141,9 +141,8 @@ def check_readers(names: Iterable[str], known: Sequence[str] = READERS) -> None:
         raise EvaluationError(f"Expected at least one reader of {', '.join(known)}, got none.")
     for name in names:
         if name not in known:
-            nearest = difflib.get_close_matches(str(name), known, 1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-            raise EvaluationError(f"Expected a reader of {', '.join(known)}, got {name!r}.{hint}")
+            meant = suggestion(str(name), known)
+            raise EvaluationError(f"Expected readers of {', '.join(known)}, got {name!r}{meant}.")
 
 
 def manner_of(agent: str) -> str:

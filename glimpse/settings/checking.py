@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from glimpse.errors import SettingsError
-from glimpse.settings.nearest import suggestion
+from glimpse.settings.nearest import no_such_setting
 
 Path = tuple[str, ...]
 
@@ -89,15 +89,8 @@ def _checked(node: Any, path: Path, recipe: Any, typed: set[Path]) -> Any:
         if known is None or key in known or key in _OF_HYDRA:
             kept[key] = _checked(value, here, below, typed)
         elif below is None or any(one[: len(here)] == here for one in typed) or key not in _of_other_options(path):
-            raise SettingsError(
-                f"There is no setting {'.'.join(here)!r}{_meant(path, str(key), known)}. "
-                f"{_named(path)} has: {', '.join(sorted(known)) or 'none'}."
-            )
+            raise SettingsError(no_such_setting(".".join(here), ".".join(path), known))
     return kept
-
-
-def _meant(path: Path, key: str, known: Iterable[str]) -> str:
-    return suggestion(".".join((*path, key)), (".".join((*path, one)) for one in known))
 
 
 def _named(path: Path) -> str:
@@ -153,6 +146,4 @@ def _check_environment(config: Mapping[str, Any], overrides: Sequence[str]) -> N
     added &= {_path_of(one)[1] for one in overrides if _path_of(one)[0] == "env" and len(_path_of(one)) == 2}
     known = [key for key in config.get("env", {}) if key not in added]
     for key in sorted(added):
-        raise SettingsError(
-            f"There is no setting 'env.{key}'{_meant(('env',), key, known)}. env has: {', '.join(sorted(known))}."
-        )
+        raise SettingsError(no_such_setting(f"env.{key}", "env", known))

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,9 +10,9 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from glimpse.errors import SettingsError, UserError
+from glimpse.errors import UserError
 from glimpse.plugins import load_plugins
-from glimpse.settings.nearest import suggestion
+from glimpse.settings.nearest import no_such_setting, suggestion
 
 EXIT_CODE = 2
 
@@ -69,18 +69,9 @@ def _explained(error: HydraException) -> str:
     parent = getattr(cause, "parent_node", None)
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     if isinstance(error, ConfigCompositionException) and isinstance(parent, DictConfig) and key:
-        return str(_no_such_key(str(key), parent))
+        known = [str(one) for one in parent if one not in ("_target_", "_partial_", "recipe")]
+        return no_such_setting(str(key), str(key).rpartition(".")[0], known)
     return _first_line(error)
-
-
-def _no_such_key(full_key: str, parent: Mapping[Any, Any]) -> SettingsError:
-    section, _, _ = full_key.rpartition(".")
-    known = [f"{section}.{key}" if section else str(key) for key in parent if key not in ("_target_", "_partial_")]
-    known = [key for key in known if key != "recipe"]
-    names = ", ".join(sorted(key.rpartition(".")[2] for key in known))
-    return SettingsError(
-        f"There is no setting {full_key!r}{suggestion(full_key, known)}. {section or 'A training'} has: {names}."
-    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,6 +16,19 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return "" if meant is None else f" (did you mean {meant!r}?)"
 
 
+def no_such_setting(full_key: str, section: str, known: Iterable[str]) -> str:
+    """Returns one sentence that a section has no such setting, with the nearest one and all that there are.
+
+    Args:
+        full_key: The key with its section, such as "joint.updatez".
+        section: The section, such as "joint"; empty for the top level.
+        known: The keys of the section.
+    """
+    names = sorted(known)
+    meant = suggestion(full_key, (f"{section}.{name}" if section else name for name in names))
+    return f"There is no setting {full_key!r}{meant}. {section or 'The top level'} has: {', '.join(names) or 'none'}."
+
+
 def unknown_message(name: str, known: Iterable[str], where: str, kind: str = "option") -> str:
     """Returns one sentence which says that `where` has nothing called `name`, and what was probably meant.
 

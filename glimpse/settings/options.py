@@ -110,3 +110,23 @@ def check_later(made: Any) -> Any:
     if parse is not None:
         parse(made.keywords)
     return made
+
+
+def at_least(name: str, value: Any, least: float) -> None:
+    """Refuses a setting that is not a number, or is less than `least`.
+
+    Raises:
+        SettingsError: The message names the setting.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) >= least:
+        raise SettingsError(f"Expected {name} of at least {least}, got {value!r}.")
+
+
+def above_zero(name: str, value: Any) -> None:
+    """Refuses a setting that is not a number above 0.
+
+    Raises:
+        SettingsError: The message names the setting.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
+        raise SettingsError(f"Expected {name} above 0, got {value!r}.")

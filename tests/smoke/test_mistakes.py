@@ -28,7 +28,7 @@ MISSPELT = {
     "network/encoder=smal": "did you mean 'small'?",
 }
 IMPOSSIBLE = {
-    "report.readers=[radnom]": "Did you mean 'random'?",
+    "report.readers=[radnom]": "did you mean 'random'?",
     "report.split=tset": "train, val, test",
     "agent.algorithm.credit=never": "credit",
     "agent.algorithm.baseline=critik": "baseline",
@@ -98,6 +98,6 @@ def test_mistakes_of_evaluate(
         (["+spli=val", "run=a"], "did you mean 'split'?"),
         ([], "run=<run folder>"),
         ([f"run={tmp_path}"], "not a run folder"),
-        ([f"run={tmp_path}", "readers=[polcy]"], "Did you mean 'policy'?"),
+        ([f"run={tmp_path}", "readers=[polcy]"], "did you mean 'policy'?"),
     ):
         assert words in ends(["evaluate", *given], monkeypatch, capsys)

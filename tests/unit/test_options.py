@@ -134,5 +134,5 @@ def test_the_warm_ups_options() -> None:
     assert made == WarmUpOptions(WarmUpGlimpses(max_sequence=5), WarmUpLosses(look_coef=0), WarmUpSteps(steps=20))
     with pytest.raises(SettingsError, match="TokenWarmUp has no option 'step'; did you mean 'steps'"):
         TokenWarmUp.parse_options({"step": 20})
-    with pytest.raises(SettingsError, match="batch of the warm-up to be above 0, got 0"):
+    with pytest.raises(SettingsError, match="batch of the warm-up above 0, got 0"):
         TokenWarmUp.parse_options({"batch": 0})
