@@ -15,6 +15,7 @@ WSI = Modality(
     glimpse_size=64,
     glimpse_extents=(256,),
     max_glimpses=8,
+    glimpse_cost=0.002,
     background=255,
 )
 XRAY = Modality(
@@ -29,6 +30,7 @@ XRAY = Modality(
     glimpse_size=96,
     glimpse_extents=(192,),
     max_glimpses=8,
+    glimpse_cost=0.002,
 )
 MRI = Modality(
     "mri",
@@ -44,6 +46,7 @@ MRI = Modality(
     glimpse_size=24,
     glimpse_extents=("24mm",),
     max_glimpses=8,
+    glimpse_cost=0.002,
 )
 CT = Modality(
     "ct",
@@ -56,6 +59,7 @@ CT = Modality(
     glimpse_size=(12, 24, 24),
     glimpse_extents=("24mm",),
     max_glimpses=8,
+    glimpse_cost=0.002,
 )
 
 for _modality in (WSI, XRAY, MRI, CT):

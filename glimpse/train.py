@@ -67,7 +67,6 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     training = _prepare(settings, cohort)
     training.validate = validator(training, cohort, plan.report)
     run = training.run
-    check_continues(run, settings["joint"].get("updates"))
     restore_policy(training)
     for name, stage in plan.stages.items():
         if not run.finished(name, STAGES):
@@ -86,6 +85,8 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         given = resumed(settings_of(resume), given, overrides) | {"resume": resume}
     settings = checked(given, () if resume else overrides)
     _check_values(settings)
+    if resume:
+        check_continues(resume, settings["joint"].get("updates"))
     stages = {name: _stage(name, settings[name]) for name in STAGES[:-1]}
     shown = build_setting("report", settings["report"], _convert_="all")
     check_later(shown["full_scan"])

@@ -115,15 +115,20 @@ def settings_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(settings)
 
 
-def check_continues(run: Run, updates: int | None) -> None:
-    """Refuses to resume a run with fewer updates of the joint stage than it has made already.
+def check_continues(folder: str | os.PathLike[str], updates: int | None) -> None:
+    """Refuses fewer updates of the joint stage than a run has made already; nothing is written.
+
+    Args:
+        folder: The run folder.
+        updates: The number of updates that the run is to reach; None where it has no joint stage.
 
     Raises:
-        RunError: `updates` is less than the number of updates that were made.
+        RunError: The number can take no effect.
     """
-    last = run.last.meta
-    if last["stage"] == "joint" and updates is not None and updates < last["updates"]:
+    last = Path(folder) / "checkpoints" / "last.safetensors"
+    meta: dict[str, Any] = Checkpoint.load(last).meta if last.exists() else {"stage": None}
+    if meta["stage"] == "joint" and updates is not None and updates < meta["updates"]:
         raise RunError(
-            f"{run.folder}: joint.updates={updates} can take no effect, because this run has made {last['updates']} "
+            f"{folder}: joint.updates={updates} can take no effect, because this run has made {meta['updates']} "
             "updates already. Ask for more."
         )

@@ -6,7 +6,7 @@ group (for example for both kinds of warm-up); those that the chosen option does
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pkgutil import resolve_name
@@ -141,9 +141,18 @@ def _of_other_options(path: Path) -> frozenset[str]:
 
 
 def _check_environment(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Refuses keys that were added to `env` with `+`, because nothing would read them."""
-    added = {_path_of(one)[1] for one in overrides if one.startswith("+") and len(_path_of(one)) == 2}
-    added &= {_path_of(one)[1] for one in overrides if _path_of(one)[0] == "env" and len(_path_of(one)) == 2}
-    known = [key for key in config.get("env", {}) if key not in added]
-    for key in sorted(added):
-        raise SettingsError(no_such_setting(f"env.{key}", "env", known))
+    """Refuses keys of `env` that were only added by `+` on the command line, because nothing reads them."""
+    typed = {_path_of(one) for one in overrides if one.startswith("+")}
+    env = config.get("env", {})
+    added = [key for key in env if all(leaf in typed for leaf in _leaves(env[key], ("env", str(key))))]
+    for key in added:
+        raise SettingsError(no_such_setting(f"env.{key}", "env", [one for one in env if one not in added]))
+
+
+def _leaves(node: Any, path: Path) -> Iterator[Path]:
+    """Yields the paths of everything below a section that is not a section itself."""
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _leaves(value, (*path, str(key)))
+    else:
+        yield path

@@ -18,6 +18,7 @@ MISSPELT = {
     "env.cohort.pth=cohort.csv": "did you mean 'env.cohort.path'?",
     "+env.cohort.pth=cohort.csv": "did you mean 'path'?",
     "+env.nam=a": "did you mean 'env.name'?",
+    "+env.cohrt.path=a": "did you mean 'env.cohort'?",
     "+network.chunks=3": "did you mean 'network.chunk'?",
     "warm_up.step=3": "did you mean 'warm_up.steps'?",
     "pretrain.augment.flip=false": "did you mean 'pretrain.augment.flips'?",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +99,21 @@ def test_a_run_killed_in_the_joint_stage_goes_on(tiny_slides: Path, tmp_path: Pa
     policy = glimpse.load(tmp_path / "killed")
     assert all(np.isfinite(p.detach().numpy()).all() for p in policy.parameters())
     assert not list((tmp_path / "killed").rglob("*.unfinished"))
+
+
+def test_a_finished_run_learns_for_longer_and_a_refused_change_leaves_it_as_it_was(
+    finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "more")
+    before = {file: file.read_bytes() for file in (tmp_path / "more").rglob("*") if file.is_file()}
+    for typed in ("joint.updates=1", "env.make.overview_size=64", "agent=reinforce"):
+        refused = resume(tmp_path, "more", typed)
+        assert refused.returncode == 2 and "joint.updates" in refused.stderr, refused.stderr
+        assert {file: file.read_bytes() for file in (tmp_path / "more").rglob("*") if file.is_file()} == before
+    longer = resume(tmp_path, "more", "joint.updates=4", "report.readers=[random]", "report.pictures=0")
+    assert longer.returncode == 0, longer.stderr
+    assert joint_updates(tmp_path / "more" / "checkpoints" / "last.safetensors") == 4
+    assert "updates: 4" in (tmp_path / "more" / "config.yaml").read_text()
 
 
 def joint_updates(last: Path) -> int:
