@@ -24,7 +24,7 @@ from glimpse.networks.aggregator import AttentionPooling
 from glimpse.reading.readers import FULL_SCAN
 from glimpse.reading.records import Reading
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
-from glimpse.settings.options import above_zero, option_names, sorted_into
+from glimpse.settings.options import above_zero, at_least, option_names, sorted_into
 from glimpse.sources import ImageSource
 from glimpse.tasks import Task
 from glimpse.views import Views
@@ -101,6 +101,7 @@ class HeadTraining:
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch", "learning_rate"):
             above_zero(f"{name} of the full scan", getattr(self, name))
+        at_least("weight_decay of the full scan", self.weight_decay, 0)
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"Expected dropout of the full scan from 0 to below 1, got {self.dropout}.")
 

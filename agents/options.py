@@ -102,6 +102,8 @@ class Losses:
             raise SettingsError(f'Expected credit "gain" or "final", got {self.credit!r}.')
         if self.baseline not in ("leave_one_out", "critic"):
             raise SettingsError(f'Expected baseline "leave_one_out" or "critic", got {self.baseline!r}.')
+        for name in ("prefix_coef", "glimpse_coef", "ent_coef", "vf_coef"):
+            at_least(name, getattr(self, name), 0)
         if not 0 <= self.gae_lambda <= 1:
             raise SettingsError(f"Expected gae_lambda from 0 to 1, got {self.gae_lambda}.")
 

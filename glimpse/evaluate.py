@@ -30,7 +30,7 @@ from glimpse.report.tables import Row, summarise, table, write_predictions
 from glimpse.runs.loading import load
 from glimpse.settings.building import build
 from glimpse.settings.command import in_one_line, run_command
-from glimpse.settings.options import refuse_unknown
+from glimpse.settings.options import at_least, refuse_unknown
 from glimpse.tasks import Task
 
 
@@ -86,7 +86,12 @@ def evaluate(
         CheckpointError: there is no complete run in the folder.
         CohortError, PreflightError: the cohort has problems, or does not fit the run's sizes.
     """
+    if isinstance(readers, str) or not isinstance(readers, Sequence):
+        raise EvaluationError(f"Expected readers as a list such as [policy,random], got {readers!r}.")
     check_readers(readers)
+    for name, value in (("max_glimpses", max_glimpses), ("seed", seed), ("lanes", lanes)):
+        if value is not None:
+            at_least(name, value, 1 if name == "lanes" else 0, whole=True)
     policy = load(run, device=device)
     settings = policy.settings
     budget = int(settings["max_glimpses"] if max_glimpses is None else max_glimpses)

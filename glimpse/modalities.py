@@ -165,7 +165,7 @@ def install(modality: Modality) -> None:
 
     store = ConfigStore.instance()
     store.store(group="env", name=modality.name, node=modality.config(), provider="glimpse.modalities")
-    if modality.learning:
+    if modality.name not in BUILT_IN:  # those have a file; an empty recipe takes the place of an earlier one
         learning = _plain(dict(modality.learning))
         store.store(group="recipe", name=modality.name, node=learning, provider="glimpse.modalities")
     gymnasium.registry.pop(modality.env_id, None)  # from `announce`, or of a modality that is replaced
@@ -251,6 +251,9 @@ def _check_defaults(name: str, defaults: Mapping[str, Any]) -> None:
     task = defaults.get("task", _TWO_CLASSES)
     if not isinstance(task, Mapping) or "_target_" not in task:
         raise ModalityError(f"{name}: expected task as a configuration such as {_TWO_CLASSES}, got {task!r}.")
+    for setting in ("learning", "options", "synthetic_options", "shared"):
+        if not isinstance(defaults.get(setting, {}), Mapping):
+            raise ModalityError(f"{name}: expected {setting} as a mapping, got {defaults[setting]!r}.")
     for part in defaults.get("learning", {}):
         if part not in RECIPE_PARTS:
             raise ModalityError(

@@ -29,7 +29,7 @@ from glimpse.runs.loading import POLICY_FILE, build_policy, load, save_policy
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import checked
 from glimpse.settings.command import in_one_line, run_command
-from glimpse.settings.options import check_later
+from glimpse.settings.options import at_least, check_later
 from glimpse.settings.resuming import resumed
 
 
@@ -81,6 +81,8 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     """Checks all settings, and builds stages and report, so that mistakes show before the cohort is loaded."""
     given: Any = OmegaConf.to_container(config, resolve=True)
     resume = given["resume"]
+    if not isinstance(resume, str | None):
+        raise SettingsError(f"resume: expected the path of a run folder, got {resume!r}.")
     if resume:
         given = resumed(settings_of(resume), given, overrides) | {"resume": resume}
     settings = checked(given, () if resume else overrides)
@@ -103,8 +105,11 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
 def _check_values(settings: Mapping[str, Any]) -> None:
     """Checks the values of settings that belong to no section."""
     for name in ("seed", "threads", "max_glimpses"):
-        if not isinstance(settings[name], int) or isinstance(settings[name], bool) or settings[name] < 0:
-            raise SettingsError(f"{name}: expected a whole number from 0 on, got {settings[name]!r}.")
+        at_least(name, settings[name], 0, whole=True)
+        if settings[name] >= 2**63:
+            raise SettingsError(f"{name}: {settings[name]} is too large.")
+    if not isinstance(settings["run"], str):
+        raise SettingsError(f"run: expected the path of a folder, got {settings['run']!r}.")
     try:
         torch.zeros(1, device=settings["device"])
     except (RuntimeError, AssertionError, TypeError) as error:  # what PyTorch raises if it has no such device
@@ -139,8 +144,8 @@ def _prepare(settings: Mapping[str, Any], cohort: Cohort) -> Training:
         policy = build_policy(settings["network"], contract.observation_space, contract.layout)
     except UserError:
         raise
-    except (ProtocolError, ValueError) as error:
-        raise PreflightError(str(error)) from error
+    except (ProtocolError, TypeError, ValueError) as error:
+        raise PreflightError(f"The settings of env.make or network do not go together: {error}") from error
     if not cases.stepped:
         check_sizes(cohort, cases.views, policy.grid, progress=settings["progress"])
     policy = policy.to(torch.device(settings["device"]))

@@ -13,7 +13,7 @@ from glimpse.learning.averaging import Average
 from glimpse.learning.stages import STAGES, Training
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.loading import save_policy
-from glimpse.settings.options import at_least, check_later
+from glimpse.settings.options import above_zero, at_least, check_later
 
 _SHOWN = {"loss": "train/loss", "return": "rollout/return", "glimpses": "rollout/glimpses", "val": "validation/score"}
 
@@ -52,10 +52,15 @@ class EpisodeLearning:
     keep: bool
 
     def __post_init__(self) -> None:
-        at_least("updates", self.updates, 0)
-        at_least("validate_every", self.validate_every, 0)
-        if not 0 <= self.average < 1:
+        at_least("updates", self.updates, 0, whole=True)
+        at_least("validate_every", self.validate_every, 0, whole=True)
+        at_least("average", self.average, 0)
+        if not self.average < 1:
             raise SettingsError(f"Expected average of at least 0 and below 1, got {self.average!r}.")
+        if not callable(self.learning_rate):
+            above_zero("learning_rate", self.learning_rate)
+        if not hasattr(self.algorithm, "func"):
+            raise SettingsError(f"Expected algorithm as a section with a _target_, got {self.algorithm!r}.")
         check_later(self.algorithm)
 
     @property

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from glimpse.contract.stepped_sources import ViewableCases
+from glimpse.errors import SettingsError
 from glimpse.learning.augment import Augment
 from glimpse.learning.contrastive import ContrastivePretrainer, sample_glimpses
 from glimpse.learning.trainer import Trainer
@@ -22,7 +23,7 @@ from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.folder import Run
 from glimpse.runs.loading import save_policy
-from glimpse.settings.options import at_least
+from glimpse.settings.options import above_zero, at_least
 
 STAGES = ["pretrain", "warm_up", "joint", "report"]
 _STEPS_PER_SAVE = 50  # of the warm-up, whose steps are too short to save after each of them
@@ -96,8 +97,16 @@ class Pretraining:
     augment: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("batch", 1), ("pool", 1), ("margin", 1)):
-            at_least(name, getattr(self, name), least)
+        for name, least in (("steps", 0), ("batch", 1), ("pool", 1)):
+            at_least(name, getattr(self, name), least, whole=True)
+        at_least("margin", self.margin, 1)
+        for name in ("learning_rate", "temperature"):
+            above_zero(name, getattr(self, name))
+        if not isinstance(self.augment, Mapping):
+            raise SettingsError(f"Expected augment as a section, got {self.augment!r}.")
+        for name, value in self.augment.items():
+            if name != "flips":
+                at_least(f"augment.{name}", value, 0)
 
     def run(self, training: Training, name: str) -> None:
         run = training.run
@@ -122,7 +131,8 @@ class Pretraining:
             run.logger.record("pretrain/loss", loss)
             run.logger.dump(trainer.done)
             run.tick(name)
-            run.save(_state_of(trainer), name)
+            if trainer.done < self.steps:  # the last step counts once the tokens are calibrated, too
+                run.save(_state_of(trainer), name)
         bar.close()
         trainer.calibrate()
         run.save(_state_of(trainer), name)

@@ -1,6 +1,6 @@
 """The report at the end of a run: compares the agent with its baselines on one split, in tables, files and pictures."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from glimpse.reading.records import Reading
 from glimpse.report.tables import Row, summarise, table, write_predictions
 from glimpse.runs.folder import Run
 from glimpse.runs.loading import POLICY_FILE, load
+from glimpse.settings.options import above_zero, at_least
 
 
 class Trained(Protocol):
@@ -75,12 +76,23 @@ class Report:
     pictures: int = 6
 
     def __post_init__(self) -> None:
+        if isinstance(self.readers, str) or not isinstance(self.readers, Sequence):
+            raise EvaluationError(f"Expected report.readers as a list such as [random,grid], got {self.readers!r}.")
         if self.readers:
             check_readers(self.readers, (*READERS, FULL_SCAN, *([] if self.agent in READERS else [self.agent])))
         if self.split not in SPLITS:
             raise EvaluationError(f"Expected report.split of {', '.join(SPLITS)}, got {self.split!r}.")
-        if self.lanes < 1:
-            raise EvaluationError(f"Expected report.lanes of at least 1, got {self.lanes}.")
+        at_least("report.lanes", self.lanes, 1, whole=True)
+        at_least("report.pictures", self.pictures, 0, whole=True)
+        self._check_overview(getattr(self.overview, "keywords", {}))
+
+    def _check_overview(self, options: Mapping[str, Any]) -> None:
+        """Refuses impossible values of what trains the overview's network, which is called much later."""
+        for name, least in (("updates", 0), ("validate_every", 1), ("cases_per_rollout", 1)):
+            if name in options:
+                at_least(f"report.overview.{name}", options[name], least, whole=True)
+        if "learning_rate" in options:
+            above_zero("report.overview.learning_rate", options["learning_rate"])
 
     def access(self, trained: Trained, looked: ViewableCases, split: str) -> Access:
         """Returns how readers reach the pixels of a split; `looked` are the cases of this split."""

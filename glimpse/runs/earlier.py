@@ -22,7 +22,7 @@ _MODULES = {
 
 def is_earlier(settings: Mapping[str, Any]) -> bool:
     """Returns whether settings are from before recipes replaced the section `env.learning`."""
-    return "learning" in settings.get("env", {})
+    return "_target_" not in settings.get("pretrain", {})
 
 
 def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from glimpse.atomic import write_atomically
 from glimpse.errors import UserError
@@ -106,7 +107,12 @@ def settings_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise RunError(f"{folder}: there is no run to resume here (no {CONFIG_FILE}).")
-    settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    try:
+        settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OSError, YAMLError) as error:
+        raise RunError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from error
+    if not isinstance(settings, dict):
+        raise RunError(f"{path}: these are not the settings of a run.")
     if is_earlier(settings):
         raise RunError(
             f"{folder}: an earlier version of glimpse began this run, under settings that had other names. It can be "

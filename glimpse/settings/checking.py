@@ -31,6 +31,11 @@ _SECTIONS: dict[Path, tuple[str, ...]] = {
 }  # fmt: skip
 """Sections without a `_target_`, and the keys that each of them may have."""
 
+_NEEDED: tuple[Path, ...] = (
+    ("network",), ("network", "encoder"), ("agent",), ("agent", "algorithm"), ("pretrain",), ("warm_up",), ("joint",),
+    ("report",), ("vector",),
+)  # fmt: skip
+
 _GROUPS: dict[Path, str] = {
     ("pretrain",): "pretrain",
     ("warm_up",): "warm_up",
@@ -59,10 +64,9 @@ def checked(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[st
         SettingsError: a key does not exist; the message names the nearest one that does.
     """
     sections = dict(config)
-    recipe = sections.pop("recipe", None) or {}
-    if "agent" in recipe:  # joint.algorithm is a copy of agent.algorithm
-        recipe = {**recipe, "joint": {**recipe.get("joint", {}), **recipe["agent"]}}
-    found = _checked(sections, (), recipe, {_path_of(one) for one in overrides})
+    sections.pop("recipe", None)
+    _check_sections(sections)
+    found = _checked(sections, (), {_path_of(one): one.partition("=")[2] for one in overrides})
     _check_environment(found, overrides)
     return found
 
@@ -76,19 +80,25 @@ def _path_of(override: str) -> Path:
     return tuple(override.partition("=")[0].lstrip("+~").split("."))
 
 
-def _checked(node: Any, path: Path, recipe: Any, typed: set[Path]) -> Any:
+def _is_typed(path: Path, typed: Mapping[Path, str]) -> bool:
+    """Tells whether a key was set on the command line: by itself, below it, or in a section written `{...}`."""
+    below = any(one[: len(path)] == path for one in typed)
+    within = (value for one, value in typed.items() if path[: len(one)] == one and value.startswith("{"))
+    return below or any(path[-1] in value for value in within)
+
+
+def _checked(node: Any, path: Path, typed: Mapping[Path, str]) -> Any:
     if isinstance(node, list):
-        return [_checked(part, (*path, str(index)), None, typed) for index, part in enumerate(node)]
+        return [_checked(part, (*path, str(index)), typed) for index, part in enumerate(node)]
     if not isinstance(node, Mapping):
         return node
     known = _known(node, path)
     kept = {}
     for key, value in node.items():
         here = (*path, str(key))
-        below = recipe.get(key) if isinstance(recipe, Mapping) else None
         if known is None or key in known or key in _OF_HYDRA:
-            kept[key] = _checked(value, here, below, typed)
-        elif below is None or any(one[: len(here)] == here for one in typed) or key not in _of_other_options(path):
+            kept[key] = _checked(value, here, typed)
+        elif _is_typed(here, typed) or key not in _of_other_options(path):
             raise SettingsError(no_such_setting(".".join(here), ".".join(path), known))
     return kept
 
@@ -138,6 +148,21 @@ def _of_other_options(path: Path) -> frozenset[str]:
             target = node.get("_target_") or node.get("algorithm", {}).get("_target_")
             names |= set(_arguments(target, _named(path)) or ()) if target else set()
     return frozenset(names)
+
+
+def _check_sections(config: Mapping[str, Any]) -> None:
+    """Refuses a configuration that lacks a section, or has a value in its place."""
+    for path in (("env",), ("env", "cohort"), ("env", "make"), *_NEEDED):
+        node: Any = config
+        for key in path:
+            node = node.get(key) if isinstance(node, Mapping) else None
+        if not isinstance(node, Mapping):
+            raise SettingsError(f"{'.'.join(path)}: expected a section, got {node!r}.")
+    if "learning" in config["env"]:
+        raise SettingsError(
+            "env.learning: its settings have moved to the stages themselves. Write them into configs/recipe/<env>.yaml "
+            "with the keys of the command line, such as joint.updates."
+        )
 
 
 def _check_environment(config: Mapping[str, Any], overrides: Sequence[str]) -> None:

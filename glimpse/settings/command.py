@@ -27,6 +27,8 @@ def in_one_line() -> Iterator[None]:
         yield
     except UserError as error:
         _end(str(error))
+    except OmegaConfBaseException as error:
+        _end(_first_line(error))
 
 
 def run_command(main: Callable[[], Any]) -> None:
@@ -42,8 +44,6 @@ def run_command(main: Callable[[], Any]) -> None:
             main()
     except HydraException as error:
         _end(_explained(error))
-    except OmegaConfBaseException as error:
-        _end(_first_line(error))
     except KeyboardInterrupt:
         print("glimpse: stopped.", file=sys.stderr)
         sys.exit(130)

@@ -10,6 +10,8 @@ from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any, TypeVar, get_args, get_type_hints
 
+import numpy as np
+
 from glimpse.errors import SettingsError
 from glimpse.settings.nearest import unknown_message
 
@@ -55,8 +57,11 @@ def refuse_unknown(options: Iterable[str], known: Iterable[str], where: str, bes
     """
     names = tuple(known)
     for name in options:
-        if name not in names:
-            raise SettingsError(unknown_message(name, (*names, *besides), where))
+        if name in names:
+            continue
+        if name in besides:
+            raise SettingsError(f"{where} takes {name!r}, but not as an option: set it where {where} is made.")
+        raise SettingsError(unknown_message(name, (*names, *besides), where))
 
 
 def _options(record: type) -> Iterator[tuple[str, Any]]:
@@ -78,7 +83,8 @@ def _made(record: type[Record], options: Mapping[str, Any]) -> Record:
         if isinstance(hint, type) and is_dataclass(hint):
             given[field.name] = _made(hint, options)
         elif field.name in options:
-            given[field.name] = options[field.name]
+            value = options[field.name]
+            given[field.name] = value.item() if isinstance(value, np.generic) else value
     return record(**given)
 
 
@@ -112,13 +118,13 @@ def check_later(made: Any) -> Any:
     return made
 
 
-def at_least(name: str, value: Any, least: float) -> None:
-    """Refuses a setting that is not a number, or is less than `least`.
+def at_least(name: str, value: Any, least: float, whole: bool = False) -> None:
+    """Refuses a setting that is not a number (a whole one, if asked for), or is less than `least`.
 
     Raises:
         SettingsError: The message names the setting.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) >= least:
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real) or not float(value) >= least:
         raise SettingsError(f"Expected {name} of at least {least}, got {value!r}.")
 
 

@@ -43,6 +43,23 @@ IMPOSSIBLE = {
     "env.cohort.on_error=skp": "on_error",
     "resume=nowhere": "nowhere",
     "joint._target_=glimpse.nowhere": "cannot be imported",
+    "joint.learning_rate=-1": "learning_rate",
+    "pretrain.temperature=0": "temperature",
+    "pretrain.augment.tilt=-1": "augment.tilt",
+    "report.overview.validate_every=0": "report.overview.validate_every",
+    "report.lanes=1.5": "report.lanes",
+    "report.readers=random": "a list such as",
+    "report.full_scan.weight_decay=-1": "weight_decay",
+    "agent.algorithm.ent_coef=-1": "ent_coef",
+    "report=null": "report: expected a section",
+    "~env.cohort": "env.cohort: expected a section",
+    "+env.learning.updates=3": "env.learning: its settings have moved",
+    "seed=99999999999999999999": "seed",
+    "run=3": "run: expected the path",
+    "resume=3": "resume: expected the path",
+    "seed=${nothing}": "nothing",
+    "++warm_up={updates: 3}": "'warm_up.updates'",
+    "+agent.algorithm.learning_rate=1": "not as an option",
 }
 
 
@@ -100,5 +117,7 @@ def test_mistakes_of_evaluate(
         ([], "run=<run folder>"),
         ([f"run={tmp_path}"], "not a run folder"),
         ([f"run={tmp_path}", "readers=[polcy]"], "did you mean 'policy'?"),
+        ([f"run={tmp_path}", "readers=policy"], "a list such as"),
+        ([f"run={tmp_path}", "max_glimpses=x"], "max_glimpses"),
     ):
         assert words in ends(["evaluate", *given], monkeypatch, capsys)

@@ -10,6 +10,7 @@ from glimpse.runs.folder import RunError, settings_of
 from glimpse.settings.building import build
 
 EARLIER = {
+    "pretrain": {"steps": 0},
     "env": {
         "name": "mri",
         "learning": {"updates": 60},
@@ -22,7 +23,7 @@ EARLIER = {
             "synthetic": {"n": 12, "size": 96, "progress": False},
         },
         "make": {"_target_": "glimpse.envs.mri.make_mri", "overview_size": [40, 48, 40], "max_glimpses": 8},
-    }
+    },
 }
 
 
@@ -37,7 +38,10 @@ def test_they_are_read_under_the_names_of_today(tiny_mri: Path) -> None:
 
 
 def test_settings_of_today_stay_as_they_are() -> None:
-    today = {"env": {"cohort": {"_target_": "glimpse.envs.modality.load_modality"}, "make": {}}}
+    today = {
+        "pretrain": {"_target_": "glimpse.learning.stages.NoStage"},
+        "env": {"cohort": {"_target_": "glimpse.envs.modality.load_modality"}, "make": {}},
+    }
     assert upgraded(today) == today and not is_earlier(today)
 
 
