@@ -1,0 +1,55 @@
+"""The stage of pretraining: where it can be interrupted."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from glimpse.contract.stepped_sources import viewable_cases
+from glimpse.envs import FlattenAction, make_array
+from glimpse.errors import SettingsError
+from glimpse.learning.contrastive import ContrastivePretrainer
+from glimpse.learning.stages import Pretraining, Training
+from glimpse.networks import GlimpsePolicy
+from glimpse.runs.checkpoints import Checkpoint
+from glimpse.runs.folder import Run
+
+SETTINGS: dict[str, Any] = {
+    "steps": 3, "batch": 4, "pool": 8, "margin": 1.0, "learning_rate": 1e-3, "temperature": 0.2, "augment": {},
+}  # fmt: skip
+
+
+class NotingRun(Run):
+    """A run folder that notes what is saved, in order."""
+
+    def __init__(self, folder: Path, notes: list[str]) -> None:
+        super().__init__(folder, {})
+        self.notes = notes
+
+    def save(self, checkpoint: Checkpoint, stage: str) -> None:
+        self.notes.append(f"saved {checkpoint.meta['done']}")
+        super().save(checkpoint, stage)
+
+
+def lanes(split: str, count: int) -> Any:
+    raise AssertionError("pretraining plays no episodes")
+
+
+def test_the_last_step_is_saved_once_its_tokens_are_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = list(np.random.default_rng(0).integers(0, 256, (4, 1, 48, 48), np.uint8))
+    env: Any = FlattenAction(make_array((images, [0, 1, 0, 1]), glimpse_size=16, max_glimpses=2))
+    policy = GlimpsePolicy(env.observation_space, env.action_space, layout=env.layout)
+    notes: list[str] = []
+    monkeypatch.setattr(ContrastivePretrainer, "calibrate", lambda self: notes.append("calibrated"))
+    run, cases = NotingRun(tmp_path, notes), viewable_cases(env)
+    training = Training(run, policy, cases, lanes, lambda split: cases, seed=0, threads=1, progress=False)
+    Pretraining(**SETTINGS).run(training, "pretrain")
+    assert notes == ["calibrated", "saved 1", "saved 2", "calibrated", "saved 3"]
+    assert run.checkpoint("pretrained").is_file()
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", -1), ("batch", 0), ("margin", 0.5), ("temperature", 0.0)])
+def test_impossible_settings_are_refused(name: str, value: float) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Pretraining(**{**SETTINGS, name: value})
