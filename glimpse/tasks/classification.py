@@ -26,6 +26,8 @@ class Classification(Task):
     headline = ("auc", "accuracy")
 
     def __init__(self, classes: int | Sequence[str] = 2) -> None:
+        if isinstance(classes, str):
+            raise ValueError(f"expected classes as a number, or as a list of names, got the text {classes!r}.")
         names = [str(index) for index in range(classes)] if isinstance(classes, int) else list(classes)
         if len(names) < 2 or len(set(names)) < len(names):
             raise ValueError(f"a classification needs at least two classes with different names, got {classes!r}.")

@@ -31,6 +31,8 @@ class MultiLabel(Task):
     headline = ("auc", "accuracy")
 
     def __init__(self, labels: int | Sequence[str]) -> None:
+        if isinstance(labels, str):
+            raise ValueError(f"expected labels as a number, or as a list of names, got the text {labels!r}.")
         names = [str(index) for index in range(labels)] if isinstance(labels, int) else list(labels)
         if not names or len(set(names)) < len(names):
             raise ValueError(f"a multi-label task needs at least one label, all with different names, got {labels!r}.")

@@ -242,3 +242,9 @@ def test_what_pictures_say_by_hand():
     assert signs.caption(np.log([3.0, 1 / 4, 9])) == ("a, c", pytest.approx(0.75 * 0.8 * 0.9))
     assert signs.describe(np.array([-1.0, -1, -1])) == "none"
     assert Regression(50, 10).caption(np.array([1.0])) == ("60", pytest.approx(0.75))
+
+
+@pytest.mark.parametrize("task", [Classification, MultiLabel])
+def test_a_text_is_no_list_of_names(task: type) -> None:
+    with pytest.raises(ValueError, match="list of names, got the text 'two'"):
+        task("two")
