@@ -82,6 +82,7 @@ def evaluate(
         progress: whether to show progress bars.
 
     Raises:
+        SettingsError: A number is out of range.
         EvaluationError: readers, split or budget cannot be used.
         CheckpointError: there is no complete run in the folder.
         CohortError, PreflightError: the cohort has problems, or does not fit the run's sizes.

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from glimpse.atomic import write_atomically
 from glimpse.cohort import CohortError
-from glimpse.errors import EvaluationError
+from glimpse.errors import EvaluationError, SettingsError
 from glimpse.evaluate import evaluate
 from glimpse.reading.records import Reading
 from glimpse.report.tables import CAPTION, summarise, table, write_predictions
@@ -71,7 +71,7 @@ def test_what_cannot_be_evaluated_is_refused(run: Path, tmp_path: Path) -> None:
         evaluate(run, split="tests")
     with pytest.raises(EvaluationError, match="got 'ppo'"):
         evaluate(run, readers=["ppo"])
-    with pytest.raises(EvaluationError, match="lanes=0"):
+    with pytest.raises(SettingsError, match="lanes of at least 1, got 0"):
         evaluate(run, lanes=0)
     with pytest.raises(CohortError, match=r"absent\.csv"):
         evaluate(run, cohort=tmp_path / "absent.csv")
