@@ -1,8 +1,8 @@
 """Checks that every key of a composed configuration is used by something.
 
 Hydra refuses to override a key that no file has, but a file, a recipe or `+key=value` can still add any key. Here every
-key that stands beside a `_target_` must be an argument of that target. A recipe may hold keys for several options of a
-group (for example for both kinds of warm-up); those that the chosen option does not have are left out.
+key that stands beside a `_target_` must be an argument of that target. A recipe or another file may hold keys for
+several options of a group (for example for both kinds of warm-up); those that only other options have are left out.
 """
 
 import inspect
@@ -50,15 +50,14 @@ _GROUPS: dict[Path, str] = {
 
 
 def checked(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Checks all keys of a configuration, and drops keys of the recipe that the chosen options do not have.
+    """Checks all keys of a configuration, and drops those that only other options of their group have.
 
     Args:
-        config: the composed configuration, with all interpolations resolved. Its section `recipe` is a copy of the
-            environment's recipe, so that keys that come from there can be told from others.
+        config: the composed configuration, with all interpolations resolved.
         overrides: what was typed on the command line, as `key=value`.
 
     Returns:
-        The configuration without the section `recipe` and without the dropped keys.
+        The configuration without the dropped keys.
 
     Raises:
         SettingsError: a key does not exist; the message names the nearest one that does.
