@@ -63,7 +63,6 @@ def checked(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[st
         SettingsError: a key does not exist; the message names the nearest one that does.
     """
     sections = dict(config)
-    sections.pop("recipe", None)
     _check_sections(sections)
     found = _checked(sections, (), {_path_of(one): one.partition("=")[2] for one in overrides})
     _check_environment(found, overrides)

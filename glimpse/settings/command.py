@@ -69,7 +69,7 @@ def _explained(error: HydraException) -> str:
     parent = getattr(cause, "parent_node", None)
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     if isinstance(error, ConfigCompositionException) and isinstance(parent, DictConfig) and key:
-        known = [str(one) for one in parent if one not in ("_target_", "_partial_", "recipe")]
+        known = [str(one) for one in parent if one not in ("_target_", "_partial_")]
         return no_such_setting(str(key), str(key).rpartition(".")[0], known)
     return _first_line(error)
 
