@@ -58,9 +58,9 @@ class EpisodePlayer:
         """
         self.env.set_options([{"case": int(case), "max_glimpses": self.max_glimpses} for case in cases])
         first: Any = self.env.reset()
-        overview, foreground = (torch.from_numpy(first[name][::rollouts].copy()) for name in ("overview", "foreground"))
+        shown = [torch.from_numpy(first[name][::rollouts].copy()) for name in ("overview", "foreground", "extents")]
         device = self.policy.device
-        scene = self.policy.scene(overview.to(device), foreground.to(device), conduct=conduct)
+        scene = self.policy.scene(*(tensor.to(device) for tensor in shown), conduct=conduct)
         state = self.policy.begin(scene, rollouts)
         exhausted, alive = first["remaining"][:, 0] <= 0, np.ones(len(cases), bool)
         steps: list[_Step] = []
@@ -80,22 +80,16 @@ class EpisodePlayer:
                 state = self.policy.observe(state, glimpse, decision.location, decision.cell, decision.zoom)
                 seen.append(state.seen.cpu())
                 exhausted = np.where(alive, observation["remaining"][:, 0] <= 0, True)
-        shown = torch.stack(seen, 1) if seen else state.seen.cpu()[:, None][:, :0]
-        return self._stack(overview, foreground, scene.features.cpu(), shown, steps, self.stack_targets(targets))
+        pooled = torch.stack(seen, 1) if seen else state.seen.cpu()[:, None][:, :0]
+        return self._stack((*shown, scene.features.cpu()), pooled, steps, self.stack_targets(targets))
 
     def _step(self, decision: Decision) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         parts = (decision.location, decision.stop, decision.prediction, decision.zoom)
         return self.env.step(self.policy.layout.pack(*(part.cpu().numpy() for part in parts)))
 
-    def _stack(
-        self,
-        overview: Tensor,
-        foreground: Tensor,
-        features: Tensor,
-        seen: Tensor,
-        steps: list[_Step],
-        targets: np.ndarray,
-    ) -> Episodes:
+    def _stack(self, of_cases: tuple[Tensor, ...], seen: Tensor, steps: list[_Step], targets: np.ndarray) -> Episodes:
+        overview, foreground, extents, features = of_cases
+
         def column(name: str) -> Tensor:
             return torch.stack([getattr(step.decision, name).cpu() for step in steps], 1)
 
@@ -107,6 +101,7 @@ class EpisodePlayer:
         return Episodes(
             overview=overview,
             foreground=foreground,
+            extents=extents,
             features=features,
             glimpse=torch.from_numpy(glimpse),
             seen=seen,
@@ -151,7 +146,7 @@ def _padded(tensor: Tensor, time: int) -> Tensor:
 def regrouped(episodes: Episodes, repeats: int) -> Episodes:
     """Keeps one overview per case; `repeats` says how often each overview is there."""
     if repeats > 1:
-        for name in ("overview", "foreground", "features"):
+        for name in ("overview", "foreground", "extents", "features"):
             setattr(episodes, name, getattr(episodes, name)[::repeats])
     return episodes
 

@@ -94,8 +94,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Starts an episode; the class describes the options."""
         self.begin(seed, options)
-        overview, foreground = self.case_views()
-        return self._observation(overview, foreground), self.info()
+        return self._observation(), self.info()
 
     def step(self, action: Mapping[str, Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Scores the action's prediction, then reads the glimpse that it asks for, unless the episode ends."""
@@ -103,17 +102,16 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         reward = self.act(parts, self.scores(parts.prediction[None])[0])
         if not self.episode.ended:
             self.read_glimpse()
-        overview, foreground = self.case_views()
         info = self.info()
         if self.episode.ended:
             info |= {key: Ragged(info[key]) for key in ("scanpath", "zooms", "hits") if key in info}
-        return self._observation(overview, foreground), reward, self.episode.ended, False, info
+        return self._observation(), reward, self.episode.ended, False, info
 
     def render(self) -> NDArray[np.uint8] | None:
         """Returns a picture `(height, width, 3)`: the overview with the scanpath, and the current glimpse beside it."""
         if self.render_mode is None:
             return None
-        episode, (overview, _) = self.episode, self.case_views()
+        episode, (overview, *_) = self.episode, self.case_views()
         source, path = episode.case.source, episode.scanpath(self.ndim)
         extents = [self.views.extent(source, zoom) for zoom in episode.zooms]
         boxes = np.array(extents).reshape(-1, self.ndim) / np.array(source.shape)
@@ -152,10 +150,11 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
             raise ResetNeeded(f"The episode on {self.episode.case.id} has ended: call reset() before step().")
         return self.episode.act(float(score), action.location, bool(action.stop), int(action.zoom))
 
-    def case_views(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Returns the overview `(channel, *overview_size)` and the foreground `(1, *overview_size)`, 0 or 255."""
+    def case_views(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
+        """Returns what stays in an episode: overview, foreground and extents, as `glimpse.spaces` describes them."""
         source = self.episode.case.source
-        return self.views.overview(source), self.views.foreground(source) * np.uint8(255)
+        foreground = self.views.foreground(source) * np.uint8(255)
+        return self.views.overview(source), foreground, self.views.relative_extents(source)
 
     def read_glimpse(self) -> NDArray[np.uint8]:
         """Reads and returns the glimpse that the last action asked for, `(channel, *glimpse_size)`."""
@@ -189,7 +188,8 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
 
     # --- Inner parts ---------------------------------------------------------------------------------------------
 
-    def _observation(self, overview: NDArray[np.uint8], foreground: NDArray[np.uint8]) -> Observation:
+    def _observation(self) -> Observation:
+        overview, foreground, extents = self.case_views()
         location, remaining = self.location_and_remaining()
         return {
             "overview": overview.copy(),  # the cached array is shared by all environments
@@ -197,6 +197,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
             "glimpse": self._glimpse.copy(),
             "location": location,
             "remaining": remaining,
+            "extents": extents,
         }
 
     def _blank(self) -> NDArray[np.uint8]:

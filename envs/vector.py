@@ -21,6 +21,7 @@ from glimpse.envs.base import GlimpseEnv, Observation
 from glimpse.envs.wrappers import FlattenAction
 from glimpse.spaces import Action
 
+_OF_CASE = ("overview", "foreground", "extents")  # the observations that stay in an episode
 _TRANSPARENT = (FlattenAction, OrderEnforcing, PassiveEnvChecker)
 
 
@@ -148,7 +149,8 @@ class GlimpseVecEnv(VecEnv):
     def _reset_lane(self, lane: int, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
         env = self.lanes[lane]
         env.begin(seed, options)
-        self._obs["overview"][lane], self._obs["foreground"][lane] = env.case_views()
+        for key, value in zip(_OF_CASE, env.case_views(), strict=True):
+            self._obs[key][lane] = value
         self._obs["glimpse"][lane] = 0
         self._write_numbers(lane)
         self.reset_infos[lane] = env.info()
@@ -165,10 +167,7 @@ class GlimpseVecEnv(VecEnv):
     def _next_arrays(self, dones: NDArray[np.bool_]) -> Observation:
         """Returns arrays to write this step into; the large ones are copied only if a lane will be reset."""
         rewritten = dones.any() and not self.park
-        return {
-            key: value.copy() if rewritten or key not in ("overview", "foreground") else value
-            for key, value in self._obs.items()
-        }
+        return {key: value.copy() if rewritten or key not in _OF_CASE else value for key, value in self._obs.items()}
 
     def _scores(self, lanes: NDArray[np.int64], predictions: NDArray[np.float32]) -> NDArray[Any]:
         chosen = [lane for lane in map(self.lanes.__getitem__, lanes.tolist()) if isinstance(lane, GlimpseEnv)]

@@ -169,13 +169,49 @@ def _parse_value(value: Any) -> tuple[float, str]:
     return float(match.group(1)), unit
 
 
-def cell_locations(grid: Sequence[int]) -> np.ndarray:
-    """Centres of a regular grid of cells over [-1, 1]^d, float32 (prod(grid), d), in C order.
+@dataclass(frozen=True)
+class CellGrid:
+    """The cells of an overview's feature map: boxes of ``side`` pixels that cover the overview without gaps.
 
-    Cell ``i`` of ``n`` along an axis spans [-1 + 2 i / n, -1 + 2 (i + 1) / n], so its centre is ``(2 i + 1) / n - 1``.
+    Where a side of the overview is not a whole number of cells, the outer cells reach beyond its edges, equally far on
+    both sides up to one pixel. The centre of every cell lies inside the overview.
+
+    Attributes:
+        size: pixels of the overview per axis.
+        side: pixels of a cell per axis.
     """
-    if not grid or min(grid) < 1:
-        raise ValueError(f"a grid of cells needs at least one cell on every axis, got {tuple(grid)}.")
-    axes = [(2.0 * np.arange(cells) + 1.0) / cells - 1.0 for cells in grid]
-    mesh = np.meshgrid(*axes, indexing="ij")
-    return np.stack(mesh, axis=-1).reshape(-1, len(grid)).astype(np.float32)
+
+    size: tuple[int, ...]
+    side: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("size", "side"):
+            object.__setattr__(self, name, tuple(int(n) for n in getattr(self, name)))
+        if not self.size or len(self.size) != len(self.side) or min(*self.size, *self.side) < 1:
+            raise ValueError(f"a grid of cells needs a size and a side of at least 1 per axis, got {self}.")
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """Number of cells per axis."""
+        return tuple(-(-n // side) for n, side in zip(self.size, self.side, strict=True))
+
+    @property
+    def margins(self) -> tuple[tuple[int, int], ...]:
+        """How many pixels the cells reach beyond the overview, before and after it on each axis."""
+        extra = [cells * side - n for n, side, cells in zip(self.size, self.side, self.cells, strict=True)]
+        return tuple((n // 2, n - n // 2) for n in extra)
+
+    @property
+    def pitch(self) -> tuple[float, ...]:
+        """Distance of neighbouring cells per axis, as a share of the image's side."""
+        return tuple(side / n for side, n in zip(self.side, self.size, strict=True))
+
+    def along_axes(self) -> list[np.ndarray]:
+        """The coordinates of the cells' centres in [-1, 1], one float64 array (cells,) per axis."""
+        per_axis = zip(self.size, self.side, self.cells, self.margins, strict=True)
+        return [2 * (side * (np.arange(cells) + 0.5) - before) / n - 1 for n, side, cells, (before, _) in per_axis]
+
+    def locations(self) -> np.ndarray:
+        """The centres of the cells in [-1, 1]^d, float32 (cell, d), in C order."""
+        mesh = np.meshgrid(*self.along_axes(), indexing="ij")
+        return np.stack(mesh, axis=-1).reshape(-1, len(self.size)).astype(np.float32)

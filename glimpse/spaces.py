@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from glimpse.views import Views
 
-OBSERVATION_KEYS = ("overview", "foreground", "glimpse", "location", "remaining")
+OBSERVATION_KEYS = ("overview", "foreground", "glimpse", "location", "remaining", "extents")
 
 
 class Action(NamedTuple):
@@ -191,7 +191,8 @@ def observation_space(channels: int, views: Views) -> spaces.Dict:
       Stable-Baselines3 takes this box for an image and divides it by 255);
     - glimpse: uint8 `(channel, *glimpse_size)`, the last glimpse, zeros before the first;
     - location: float32 `(d,)` in [-1, 1], centre of that glimpse, zeros before the first;
-    - remaining: float32 `(1,)` in [0, 1], the share of the budget of glimpses that is left.
+    - remaining: float32 `(1,)` in [0, 1], the share of the budget of glimpses that is left;
+    - extents: float32 `(zoom, d)`, the sides of a glimpse of each field of view, as shares of the image's sides.
     """
     return spaces.Dict(
         {
@@ -200,5 +201,6 @@ def observation_space(channels: int, views: Views) -> spaces.Dict:
             "glimpse": spaces.Box(0, 255, (channels, *views.glimpse_size), np.uint8),
             "location": spaces.Box(-1.0, 1.0, (len(views.glimpse_size),), np.float32),
             "remaining": spaces.Box(0.0, 1.0, (1,), np.float32),
+            "extents": spaces.Box(0.0, np.inf, (len(views.glimpse_extents), len(views.glimpse_size)), np.float32),
         }
     )

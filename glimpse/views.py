@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from glimpse.geometry import Extent, MissingSpacingError, Numbers
+from glimpse.geometry import CellGrid, Extent, MissingSpacingError, Numbers
 from glimpse.sources.base import ImageSource
 from glimpse.sources.caches import overviews
 
@@ -57,6 +57,11 @@ class Views:
             MissingSpacingError: the extent is physical and the source's spacing is unknown.
         """
         return self.glimpse_extents[zoom].to_pixels(source.frame)
+
+    def relative_extents(self, source: ImageSource) -> Float[np.ndarray, "zoom d"]:
+        """Returns the sides of a glimpse of each field of view, as shares of the image's sides, float32."""
+        extents = [self.extent(source, zoom) / source.shape for zoom in range(len(self.glimpse_extents))]
+        return np.array(extents, np.float32)
 
     def sides(self, source: ImageSource, zoom: int = 0) -> tuple[float, ...]:
         """Returns the lengths of a glimpse's axes in the source's unit, or in level-0 pixels if it has none."""
@@ -145,13 +150,12 @@ class Views:
             found.append((overlap >= np.minimum(2 * half, high - low) - 0.5).all(axis=2).any(axis=0))
         return np.concatenate(found)
 
-    def problems(self, source: ImageSource, grid: tuple[int, ...] | None = None) -> list[str]:
+    def problems(self, source: ImageSource, grid: CellGrid | None = None) -> list[str]:
         """Returns messages that say why a source cannot be read with these sizes; an empty list if it can.
 
         Args:
             source: the image.
-            grid: number of cells per axis of the overview, from which the agent chooses locations; None if it can
-                choose any location.
+            grid: the cells of the overview from which the agent chooses locations; None if it can choose any location.
         """
         if source.ndim != self.ndim:
             return [
@@ -170,16 +174,16 @@ class Views:
         ]
         return found + ([] if grid is None else self._coarse_cells(source, grid, extents.max(axis=0)))
 
-    def _coarse_cells(self, source: ImageSource, grid: tuple[int, ...], widest: np.ndarray) -> list[str]:
-        if len(grid) != self.ndim:
-            return [f"{source.name}: a grid of {len(grid)} axes cannot point into an image of {self.ndim} axes."]
-        pitch = np.divide(source.shape, grid)
+    def _coarse_cells(self, source: ImageSource, grid: CellGrid, widest: np.ndarray) -> list[str]:
+        if len(grid.side) != self.ndim:
+            return [f"{source.name}: a grid of {len(grid.side)} axes cannot point into an image of {self.ndim} axes."]
+        pitch = np.multiply(source.shape, grid.pitch)
         if (pitch <= widest * (1 + 1e-9)).all():
             return []
         return [
-            f"{source.name}: cells coarser than glimpses: {_sizes(grid)} cells lie {_sizes(pitch)} pixels apart, but a "
-            f"glimpse spans {_sizes(widest)}, so parts of the image cannot be reached. Choose a larger overview_size "
-            "(more cells) or a larger glimpse_extents."
+            f"{source.name}: cells coarser than glimpses: {_sizes(grid.cells)} cells lie {_sizes(pitch)} pixels apart, "
+            f"but a glimpse spans {_sizes(widest)}, so parts of the image cannot be reached. Choose a larger "
+            "overview_size (more cells) or a larger glimpse_extents."
         ]
 
 

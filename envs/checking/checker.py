@@ -63,6 +63,9 @@ def check(env: gymnasium.Env[Any, Any], seed: int = 0) -> tuple[str, ...]:
     return tuple(notes)
 
 
+_NUMBERS = {"location": (np.float32, 1), "remaining": (np.float32, 1), "extents": (np.float32, 2)}
+
+
 def _spaces(probe: Probe) -> Iterator[str]:
     space = probe.env.observation_space
     if not isinstance(space, gymnasium.spaces.Dict) or set(space.spaces) != set(OBSERVATION_KEYS):
@@ -71,7 +74,7 @@ def _spaces(probe: Probe) -> Iterator[str]:
     ndim = probe.layout.ndim
     for key in OBSERVATION_KEYS:
         box = space[key]
-        dtype, axes = (np.float32, 1) if key in ("location", "remaining") else (np.uint8, ndim + 1)
+        dtype, axes = _NUMBERS[key] if key in _NUMBERS else (np.uint8, ndim + 1)
         if not isinstance(box, gymnasium.spaces.Box) or box.dtype != dtype or len(box.shape) != axes:
             yield f"expected {key} as a Box of {np.dtype(dtype)} with {axes} axes, got {box}"
     shapes = {key: space[key].shape or () for key in OBSERVATION_KEYS}
@@ -81,6 +84,8 @@ def _spaces(probe: Probe) -> Iterator[str]:
         yield f"expected glimpse and overview with equal channels, got {shapes['glimpse']} and {shapes['overview']}"
     if shapes["location"] != (ndim,) or shapes["remaining"] != (1,):
         yield f"expected location ({ndim},) and remaining (1,), got {shapes['location']} and {shapes['remaining']}"
+    if shapes["extents"] != (probe.layout.zooms, ndim):
+        yield f"expected extents of shape (zoom, d) = {(probe.layout.zooms, ndim)}, got {shapes['extents']}"
 
 
 def _observations(probe: Probe) -> Iterator[str]:
@@ -95,10 +100,12 @@ def _observations(probe: Probe) -> Iterator[str]:
         if beside := sorted(set(observation) - set(OBSERVATION_KEYS)):
             yield f"expected the keys {', '.join(OBSERVATION_KEYS)} at step {step}, got {', '.join(beside)} beside them"
     first = trace.observations[0]
-    for key in ("overview", "foreground"):
+    for key in ("overview", "foreground", "extents"):
         for step, observation in enumerate(trace.observations):
             if not np.array_equal(observation[key], first[key]):
                 yield f"{key} at step {step} is not that of the reset; within an episode it stays"
+    if not np.all(first["extents"] > 0):
+        yield f"expected extents above 0 (a glimpse's sides as shares of the image's sides), got {first['extents']}"
     for key in ("glimpse", "location"):
         if np.any(first[key]):
             yield f"expected {key} to be zeros at reset"

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from glimpse.cohort import Case
 from glimpse.errors import UserError
+from glimpse.geometry import CellGrid
 from glimpse.views import Views
 
 _SHOWN = 2
@@ -16,13 +17,13 @@ class PreflightError(UserError, ValueError):
     """The sizes that were asked for are impossible on these images."""
 
 
-def check_sizes(cases: Sequence[Case], views: Views, grid: tuple[int, ...], progress: bool = False) -> None:
+def check_sizes(cases: Sequence[Case], views: Views, grid: CellGrid, progress: bool = False) -> None:
     """Checks that no glimpse is larger than an image, no cell is larger than a glimpse, and spacings are known.
 
     Args:
         cases: the cases of all splits.
         views: the sizes to check.
-        grid: number of cells per axis of the overview, from which a policy chooses.
+        grid: the cells of the overview from which a policy chooses.
         progress: whether to show a bar (for more than 50 cases).
 
     Raises:

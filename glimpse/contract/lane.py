@@ -83,9 +83,9 @@ class SteppedLane:
         course.total, course.steps = course.total + float(reward), course.steps + 1
         return float(reward)
 
-    def case_views(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Returns the overview `(channel, *overview_size)` and the foreground `(1, *overview_size)`."""
-        return self._observation["overview"], self._observation["foreground"]
+    def case_views(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
+        """Returns what stays in an episode: overview, foreground and extents, as `glimpse.spaces` describes them."""
+        return self._observation["overview"], self._observation["foreground"], self._observation["extents"]
 
     def read_glimpse(self) -> NDArray[np.uint8]:
         """Returns the glimpse that the last step read: `(channel, *glimpse_size)`."""

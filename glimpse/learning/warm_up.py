@@ -6,7 +6,8 @@ and then used in about a hundred different sequences, which costs next to nothin
 
 From the same glimpses the locator learns where to look first. Their locations were drawn evenly, and it is known how
 well each glimpse alone predicts the target, so the expected benefit of choosing among them has an exact gradient.
-Trying locations one by one, as in the joint stage, would take many episodes to find small things in a large image.
+Trying locations one by one, as in the joint stage, would take many episodes to find small things in a large image. The
+later glimpses of the sequences show how much it is worth to look at what was seen already.
 """
 
 import itertools
@@ -24,6 +25,7 @@ from glimpse.cohort import Case
 from glimpse.errors import SettingsError
 from glimpse.learning.trainer import Trainer
 from glimpse.networks.locator import PointerLocator
+from glimpse.networks.overlap import mutual
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.settings.options import above_zero, option_names, sorted_into
 from glimpse.sources import ImageSource
@@ -198,6 +200,8 @@ class TokenWarmUp(Trainer):
                         parts["cells"].append(pointed_at)
                 progress(len(chosen))
         self.kept = {name: torch.cat(tensors).to(policy.device) for name, tensors in parts.items() if tensors}
+        extents = np.stack([self.views.relative_extents(case.source) for case in self.cases])
+        self.kept["sides"] = 2 * torch.from_numpy(extents).to(policy.device)
         self.targets = torch.from_numpy(self.task.stack([case.target for case in self.cases])).to(policy.device)
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -237,7 +241,9 @@ class TokenWarmUp(Trainer):
         single = self._losses(policy.glimpse_head(tokens), cases)
         loss = every[:, -1].mean() + losses.prefix_coef * every.mean() + losses.glimpse_coef * single.mean()
         if self.looks:
-            loss = loss + losses.look_coef * self.looking_loss(rows, single.detach())
+            logits = self._look_logits(rows)
+            looking = self.looking_loss(logits, single.detach()) + self.seeing_loss(rows, logits, every.detach())
+            loss = loss + losses.look_coef * looking
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(itertools.chain.from_iterable(g["params"] for g in self.optimizer.param_groups), 1.0)
@@ -256,25 +262,55 @@ class TokenWarmUp(Trainer):
             first = policy.overview_in_answers(policy.pool.token(self.kept["overviews"][rows[0][:, 0]]) + first)
         return tokens, first
 
-    def looking_loss(self, rows: tuple[Tensor, Tensor], single: Float[Tensor, "batch time"]) -> Tensor:
-        r"""Returns the loss of the locator's first choice among some glimpses, -\sum_i p_i (\bar l - l_i).
-
-        p_i is the probability of choosing glimpse i, and l_i the loss of the answer from glimpse i alone: the lower it
-        is, the more the glimpse says about the target. An entropy bonus is added (see `WarmUpLosses.look_entropy`).
-
-        Args:
-            rows: Indices of cases and of their glimpses.
-            single: The losses l_i, without gradient.
-        """
+    def _look_logits(self, rows: tuple[Tensor, Tensor]) -> Float[Tensor, "batch time"]:
+        """Returns the locator's logits of some glimpses as the first choice; `rows` index cases and glimpses."""
         policy = self.policy
         places = self.kept["places"][rows]
         keys, unary = policy.locator.describe(self.kept["cells"][rows], policy.position(policy.cells[places]))
         with torch.no_grad():
             token = policy.pool.token(self.kept["overviews"][rows[0][:, 0]]) + policy.scale.weight[0]
             state = policy.memory.step(token, token.new_zeros(len(token), policy.memory.hidden))
-        log_probs = policy.locator.logits(state[:, None], keys, unary)[:, 0].log_softmax(-1)
+        return policy.locator.logits(state[:, None], keys, unary)[:, 0]
+
+    def looking_loss(self, logits: Float[Tensor, "batch time"], single: Float[Tensor, "batch time"]) -> Tensor:
+        r"""Returns the loss of the locator's first choice among some glimpses, -\sum_i p_i (\bar l - l_i).
+
+        p_i is the probability of choosing glimpse i, and l_i the loss of the answer from glimpse i alone: the lower it
+        is, the more the glimpse says about the target. An entropy bonus is added (see `WarmUpLosses.look_entropy`).
+
+        Args:
+            logits: The locator's logits of the glimpses.
+            single: The losses l_i, without gradient.
+        """
+        log_probs = logits.log_softmax(-1)
         benefit = single.mean(1, keepdim=True) - single
         return -(log_probs.exp() * (benefit - self.options.losses.look_entropy * log_probs)).sum(1).mean()
+
+    def seeing_loss(
+        self, rows: tuple[Tensor, Tensor], logits: Float[Tensor, "batch time"], every: Float[Tensor, "batch step"]
+    ) -> Tensor:
+        r"""Returns the loss of later choices, from which the locator's penalty on what was seen already is learned.
+
+        A sequence is in random order, so its glimpse t is an even draw from the n_t glimpses that are not among the
+        first t - 1. Let p_t be the probability with which the locator would choose it from them. Then
+        n_t p_t (g_t - \bar g_t) is an unbiased estimate of the expected gain of that choice, up to a constant, where
+        g_t is how much lower the loss of the answer became with glimpse t, and \bar g_t the mean over the batch.
+
+        Args:
+            rows: Indices of cases and of their glimpses.
+            logits: The locator's logits of the glimpses; no gradient is passed on to them.
+            every: The losses of the answers after each prefix of the sequences, without gradient.
+        """
+        policy, time = self.policy, logits.shape[1]
+        sides, zoom = self.kept["sides"][rows[0], self.kept["zooms"][rows]], self.kept["zooms"][rows]
+        shares = mutual(policy.cells[self.kept["places"][rows]], sides)
+        covered = shares.cumsum(1)[:, :-1].clamp_max(1)  # by the first t - 1 glimpses, for t from 2 on
+        penalised = logits.detach()[:, None] - policy.locator.penalty(covered, zoom[:, None].expand_as(covered))
+        used = torch.ones(time, time, dtype=torch.bool, device=logits.device).tril()[:-1]
+        probs = penalised.masked_fill(used, -torch.inf).softmax(-1)
+        chosen = probs.diagonal(1, 1, 2) * torch.arange(time - 1, 0, -1, device=probs.device)
+        gain = (every[:, :-1] - every[:, 1:])[:, 1:]
+        return -(chosen * (gain - gain.mean(0))).mean() if time > 1 else chosen.sum()
 
     def _losses(self, predictions: Tensor, cases: Tensor) -> Tensor:
         """Returns the task's loss (batch, time) of predictions (batch, time, output)."""

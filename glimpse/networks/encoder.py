@@ -4,8 +4,11 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from glimpse.geometry import CellGrid
 
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -19,14 +22,18 @@ class ConvEncoder(nn.Module):
     Pixels are uint8 and are mapped to `(pixel - background) / 127.5`. Pixels outside the image thereby become 0, the
     value with which convolutions pad.
 
+    Every cell of the feature map is computed from pixels around the middle of the pixels that it stands for. A kernel k
+    with stride s is padded by (k - s) / 2 on either side, so k - s must be even.
+
     Args:
         channels: number of channels of the images.
         ndim: number of dimensions of the images.
         widths: output channels of each convolution; the last one is the width of the embedding.
-        kernels: odd kernel sizes, one entry per convolution: a number for all axes, or one per axis ([1, 3, 3] does not
-            mix slices). A kernel may be wider than an axis of the image.
-        strides: one entry per convolution, as for `kernels`; none may be larger than its kernel. Their product is the
-            side of a cell in overview pixels. Where voxels are deeper than wide, [1, 2, 2] keeps the number of slices.
+        kernels: kernel sizes, one entry per convolution: a number for all axes, or one per axis ([1, 3, 3] does not mix
+            slices). A kernel may be wider than an axis of the image, and is as wide as its stride or wider by an even
+            number. With None, each kernel is wider than its stride by 2.
+        strides: one entry per convolution, a number or one per axis. Their product is the side of a cell in overview
+            pixels. Where voxels are deeper than wide, [1, 2, 2] keeps the number of slices.
         groups: number of groups of each group normalisation.
         background: pixel value outside the image (255 for slides, 0 for most others).
         channels_last: whether to use PyTorch's memory format "channels last". Training becomes about a quarter faster
@@ -38,24 +45,27 @@ class ConvEncoder(nn.Module):
         channels: int,
         ndim: int = 2,
         widths: Sequence[int] = (16, 32, 64, 64),
-        kernels: PerLayer = (5, 3, 3, 3),
+        kernels: PerLayer | None = None,
         strides: PerLayer = (2, 2, 2, 1),
         groups: int = 4,
         background: float = 0.0,
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        if not len(widths) == len(kernels) == len(strides):
-            raise ValueError(
-                f"Expected one kernel and one stride per width, got widths={list(widths)}, kernels={list(kernels)}, "
-                f"strides={list(strides)}."
-            )
         self.embed, self.ndim, self.background = widths[-1], ndim, background
-        self.kernels, self.strides = _per_axis("kernels", kernels, ndim), _per_axis("strides", strides, ndim)
-        _check_reach(self.kernels, self.strides)
+        self.strides = _per_axis("strides", strides, ndim)
+        wider = [tuple(step + 2 for step in layer) for layer in self.strides]
+        self.kernels = _per_axis("kernels", wider if kernels is None else kernels, ndim)
+        if not len(widths) == len(self.kernels) == len(self.strides):
+            raise ValueError(
+                f"Expected one kernel and one stride per width, got {len(widths)} widths, {len(self.kernels)} kernels "
+                f"and {len(self.strides)} strides: widths={list(widths)}, kernels={kernels}, strides={strides}."
+            )
+        _check_alignment(self.kernels, self.strides)
+        self.cell = tuple(math.prod(steps) for steps in zip(*self.strides, strict=True))
         layers: list[nn.Module] = []
         for before, after, kernel, stride in zip([channels, *widths], widths, self.kernels, self.strides, strict=False):
-            padding = tuple(side // 2 for side in kernel)
+            padding = tuple((side - step) // 2 for side, step in zip(kernel, stride, strict=True))
             convolution = _CONVOLUTIONS[ndim](before, after, kernel, stride, padding)
             layers += [convolution, nn.GroupNorm(groups, after), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
@@ -63,18 +73,22 @@ class ConvEncoder(nn.Module):
         if self.memory_format is not None:
             self.layers.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
-    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Returns the number of cells per axis that the feature map of an image of `size` pixels has."""
-        cells = tuple(size)
-        for stride in self.strides:
-            cells = tuple((n - 1) // step + 1 for n, step in zip(cells, stride, strict=True))
-        return cells
+    def grid(self, size: Sequence[int]) -> CellGrid:
+        """Returns the cells that the feature map of an image of `size` pixels has."""
+        return CellGrid(tuple(size), self.cell)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Returns the feature map (batch, embed, *grid(size)) of images (batch, channel, *size) in [0, 255]."""
+        """Returns the feature map (batch, embed, *grid(size).cells) of images (batch, channel, *size) in [0, 255]."""
         if self.memory_format is not None:
             image = image.contiguous(memory_format=self.memory_format)
-        return self.layers((image.to(next(self.parameters()).dtype) - self.background) / 127.5)
+        pixels = (image.to(next(self.parameters()).dtype) - self.background) / 127.5
+        return self.layers(whole_cells(pixels, self.grid(image.shape[2:])))
+
+
+def whole_cells(image: Tensor, grid: CellGrid, mode: str = "constant") -> Tensor:
+    """Pads images (batch, channel, *size) to a whole number of cells, with zeros or as another mode of `F.pad`."""
+    margins = [side for axis in reversed(grid.margins) for side in axis]  # `F.pad` begins with the last axis
+    return F.pad(image, margins, mode=mode) if any(margins) else image
 
 
 def _per_axis(name: str, values: PerLayer, ndim: int) -> tuple[tuple[int, ...], ...]:
@@ -91,15 +105,20 @@ def _per_axis(name: str, values: PerLayer, ndim: int) -> tuple[tuple[int, ...], 
     return tuple(layers)
 
 
-def _check_reach(kernels: Sequence[tuple[int, ...]], strides: Sequence[tuple[int, ...]]) -> None:
-    """Refuses even kernel sizes, and strides that skip pixels."""
+def _check_alignment(kernels: Sequence[tuple[int, ...]], strides: Sequence[tuple[int, ...]]) -> None:
+    """Refuses kernels whose cells would not lie in the middle of what they see, and strides that skip pixels."""
     for kernel, stride in zip(kernels, strides, strict=True):
-        if any(side % 2 == 0 for side in kernel):
-            raise ValueError(f"Expected odd kernel sizes (they keep cells aligned with pixels), got {list(kernel)}.")
         if any(step > side for side, step in zip(kernel, stride, strict=True)):
             raise ValueError(
                 f"A stride above its kernel leaps over pixels that no cell ever sees: got stride {list(stride)} with "
                 f"kernel {list(kernel)}. Widen the kernel or shorten the stride."
+            )
+        if any((side - step) % 2 for side, step in zip(kernel, stride, strict=True)):
+            raise ValueError(
+                f"Expected kernels as wide as their strides, or wider by an even number, got kernel {list(kernel)} "
+                f"with stride {list(stride)}: its cells would point beside what they see. Take "
+                f"{[side + (side - step) % 2 for side, step in zip(kernel, stride, strict=True)]}, or leave kernels "
+                "out."
             )
 
 

@@ -15,7 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from glimpse.geometry import CellGrid
+from glimpse.networks.overlap import Seen
+from glimpse.settings.options import at_least
+
 _CLOSED = -1e9
+SEEN_PENALTY = 10.0
+"""Taken off the logit of a cell whose view was seen completely; for learned locators, the weight before training."""
 
 
 @dataclass
@@ -26,21 +32,25 @@ class Candidates:
         keys: What `PointerLocator` compares with the state.
         unary: A score of each cell that does not depend on the state.
         open: Whether a cell has any foreground, so that it may be chosen.
+        sides: The sides of a glimpse of each extent, in units of [-1, 1] along each axis.
         locations: Centres of the cells in [-1, 1].
-        grid: Number of cells per axis.
+        grid: The cells.
     """
 
     keys: Float[Tensor, "case cell embed"]
     unary: Float[Tensor, "case cell"]
     open: Bool[Tensor, "case cell"]
+    sides: Float[Tensor, "case zoom d"]
     locations: Float[Tensor, "cell d"]
-    grid: tuple[int, ...]
+    grid: CellGrid
 
     def nearest(self, location: Float[Tensor, "*batch d"]) -> Int[Tensor, "*batch"]:
         """Returns the index of the cell in which a location lies."""
         index = torch.zeros(location.shape[:-1], dtype=torch.long, device=location.device)
-        for axis, cells in enumerate(self.grid):
-            along = ((location[..., axis] + 1) / 2 * cells).floor().long().clamp(0, cells - 1)
+        for axis, cells in enumerate(self.grid.cells):
+            before, side = self.grid.margins[axis][0], self.grid.side[axis]
+            pixels = (location[..., axis] + 1) / 2 * self.grid.size[axis]
+            along = ((pixels + before) / side).floor().long().clamp(0, cells - 1)
             index = index * cells + along
         return index
 
@@ -119,13 +129,33 @@ class GaussianDistribution:
 class PointerLocator(nn.Module):
     """Chooses a cell of the overview; its logit is a learned unary score plus query(state) . key(cell) / sqrt(embed).
 
-    This is a pointer network (Vinyals, Fortunato, Jaitly 2015) that points at cells of the overview.
+    This is a pointer network (Vinyals, Fortunato, Jaitly 2015) that points at cells of the overview. From the logit of
+    a cell whose view was seen already, in part or completely, a penalty is taken: its weight, which is learned for each
+    extent, times the share that was seen.
+
+    Args:
+        embed: Width of the features of cells.
+        hidden: Width of the memory's state.
+        ndim: Number of axes of the images; not used.
+        zooms: Number of extents of glimpses.
+        seen_penalty: The weight of the penalty before training.
+        learn_seen_penalty: Whether the weight is trained.
     """
 
     unary_gain = 3.0  # early in training, the look of a cell says more about its worth than the state does
 
-    def __init__(self, embed: int, hidden: int, ndim: int = 2) -> None:
+    def __init__(
+        self,
+        embed: int,
+        hidden: int,
+        ndim: int = 2,
+        zooms: int = 1,
+        seen_penalty: float = SEEN_PENALTY,
+        learn_seen_penalty: bool = True,
+    ) -> None:
         super().__init__()
+        at_least("seen_penalty", seen_penalty, 0)
+        self.seen_penalty = nn.Parameter(torch.full((zooms,), float(seen_penalty)), requires_grad=learn_seen_penalty)
         self.key, self.query = nn.Linear(embed, embed), nn.Linear(hidden, embed)
         self.unary = nn.Sequential(nn.Linear(embed, embed), nn.ReLU(), nn.Linear(embed, 1))
 
@@ -139,7 +169,7 @@ class PointerLocator(nn.Module):
         self,
         states: Float[Tensor, "batch time hidden"],
         candidates: Candidates,
-        visited: Bool[Tensor, "batch time cell"],
+        seen: Seen,
     ) -> CellDistribution:
         """Returns a distribution over the cells that are open and not visited.
 
@@ -147,8 +177,16 @@ class PointerLocator(nn.Module):
         """
         keys = candidates.keys
         by_case = states.reshape(keys.shape[0], -1, states.shape[-1])
-        logits = self.logits(by_case, keys, candidates.unary).view(visited.shape)
-        return CellDistribution(logits.masked_fill(closed_cells(candidates, visited), _CLOSED), candidates.locations)
+        logits = self.logits(by_case, keys, candidates.unary).view(seen.visited.shape)
+        logits = logits - self.penalty(seen.share, seen.zoom[..., None])
+        return CellDistribution(logits.masked_fill(closed_cells(candidates, seen), _CLOSED), candidates.locations)
+
+    def penalty(self, share: Float[Tensor, "batch time cell"], zoom: Int[Tensor, "batch time #cell"]) -> Tensor:
+        """Returns what is taken off the logits of cells of whose view a share was seen; it is never negative.
+
+        `zoom` is the index of the extent of the view, of all cells (batch, time, 1) or of each.
+        """
+        return self.seen_penalty.clamp_min(0)[zoom] * share
 
     def logits(
         self,
@@ -163,10 +201,12 @@ class PointerLocator(nn.Module):
 class GaussianLocator(nn.Module):
     """A normal distribution around tanh(W state), as in the recurrent attention model (Mnih et al. 2014).
 
-    The standard deviation is learned, too, unless `learn_std` is False.
+    The standard deviation is learned, too, unless `learn_std` is False. It takes no account of what was seen already.
     """
 
-    def __init__(self, embed: int, hidden: int, ndim: int = 2, std: float = 0.2, learn_std: bool = True) -> None:
+    def __init__(
+        self, embed: int, hidden: int, ndim: int = 2, zooms: int = 1, std: float = 0.2, learn_std: bool = True
+    ) -> None:
         super().__init__()
         self.mean = nn.Linear(hidden, ndim)
         self.log_std = nn.Parameter(torch.tensor(math.log(std)), requires_grad=learn_std)
@@ -181,29 +221,32 @@ class GaussianLocator(nn.Module):
         self,
         states: Float[Tensor, "batch time hidden"],
         candidates: Candidates,
-        visited: Bool[Tensor, "batch time cell"],
+        seen: Seen,
     ) -> GaussianDistribution:
         return GaussianDistribution(self.mean(states).tanh(), self.log_std.exp(), candidates)
 
 
 class RandomLocator(nn.Module):
-    """Looks at random cells of the foreground, at each one at most once while there are others left."""
+    """Looks at random cells of the foreground, at each one at most once while there are others left.
+
+    Cells whose view was seen already are less probable, by the penalty with which learned locators begin.
+    """
 
     def forward(
         self,
         states: Float[Tensor, "batch time hidden"],
         candidates: Candidates,
-        visited: Bool[Tensor, "batch time cell"],
+        seen: Seen,
     ) -> CellDistribution:
-        logits = states.new_zeros(visited.shape)
-        return CellDistribution(logits.masked_fill(closed_cells(candidates, visited), _CLOSED), candidates.locations)
+        logits = -SEEN_PENALTY * seen.share
+        return CellDistribution(logits.masked_fill(closed_cells(candidates, seen), _CLOSED), candidates.locations)
 
 
 class ShuffledLocator(nn.Module):
-    """Looks at the cells of the foreground in a random order that is drawn from a seed and the case's index.
+    """Looks at cells as `RandomLocator` does, with random numbers drawn from a seed and the case's index.
 
-    It is made for deterministic reading: its mode gives the next cell in that order. The order depends on the seed and
-    the case only, not on how many cases are read at once.
+    It is made for deterministic reading: its mode is a random choice of `RandomLocator`. The choices depend on the seed
+    and the case only, not on how many cases are read at once.
 
     Args:
         seed: Seed of the orders.
@@ -213,17 +256,15 @@ class ShuffledLocator(nn.Module):
     def __init__(self, seed: int, cases: Sequence[int]) -> None:
         super().__init__()
         self.seed, self.cases = seed, tuple(cases)
-        self._priority: Tensor | None = None
+        self._noise: Tensor | None = None
 
-    def forward(
-        self, states: Tensor, candidates: Candidates, visited: Bool[Tensor, "batch time cell"]
-    ) -> CellDistribution:
-        if self._priority is None:
-            draws = [np.random.default_rng((self.seed, case)).random(visited.shape[-1]) for case in self.cases]
-            self._priority = torch.from_numpy(np.stack(draws)).float().to(visited.device)
-        closed = closed_cells(candidates, visited)
-        logits = self._priority[:, None].expand(visited.shape).masked_fill(closed, _CLOSED)
-        return CellDistribution(logits, candidates.locations)
+    def forward(self, states: Tensor, candidates: Candidates, seen: Seen) -> CellDistribution:
+        if self._noise is None:
+            # The cell with the largest sum of logit and Gumbel noise is a sample from the softmax of the logits.
+            draws = [np.random.default_rng((self.seed, case)).gumbel(size=seen.share.shape[-1]) for case in self.cases]
+            self._noise = torch.from_numpy(np.stack(draws)).float().to(seen.share.device)
+        logits = self._noise[:, None] - SEEN_PENALTY * seen.share
+        return CellDistribution(logits.masked_fill(closed_cells(candidates, seen), _CLOSED), candidates.locations)
 
 
 class GridLocator(nn.Module):
@@ -242,12 +283,12 @@ class GridLocator(nn.Module):
         self,
         states: Float[Tensor, "batch time hidden"],
         candidates: Candidates,
-        visited: Bool[Tensor, "batch time cell"],
+        seen: Seen,
     ) -> CellDistribution:
-        plans = torch.stack([self.plan(row, candidates.grid) for row in candidates.open.cpu()]).to(states.device)
-        plans = plans.repeat_interleave(visited.shape[0] // len(plans), 0)
-        step = visited.sum(-1).clamp_max(self.budget - 1)
-        logits = states.new_full(visited.shape, _CLOSED)
+        plans = torch.stack([self.plan(row, candidates.grid.cells) for row in candidates.open.cpu()]).to(states.device)
+        plans = plans.repeat_interleave(seen.visited.shape[0] // len(plans), 0)
+        step = seen.visited.sum(-1).clamp_max(self.budget - 1)
+        logits = states.new_full(seen.visited.shape, _CLOSED)
         return CellDistribution(logits.scatter_(-1, plans.gather(1, step)[..., None], 0.0), candidates.locations)
 
     def plan(self, foreground: Bool[Tensor, "cell"], grid: tuple[int, ...]) -> Int[Tensor, "budget"]:
@@ -262,8 +303,8 @@ class GridLocator(nn.Module):
         return points[order]
 
 
-def closed_cells(candidates: Candidates, visited: Bool[Tensor, "batch time cell"]) -> Bool[Tensor, "batch time cell"]:
+def closed_cells(candidates: Candidates, seen: Seen) -> Bool[Tensor, "batch time cell"]:
     """Returns which cells may not be chosen: those outside the foreground, and visited ones while others are left."""
-    outside = ~candidates.open.repeat_interleave(visited.shape[0] // len(candidates.open), 0)[:, None]
-    closed = outside | visited
+    outside = ~candidates.open.repeat_interleave(seen.visited.shape[0] // len(candidates.open), 0)[:, None]
+    closed = outside | seen.visited
     return torch.where(closed.all(-1, keepdim=True), outside.expand_as(closed), closed)

@@ -13,22 +13,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from glimpse.errors import SettingsError
-from glimpse.geometry import cell_locations
+from glimpse.geometry import CellGrid
 from glimpse.networks.aggregator import CausalTransformer
-from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool
+from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool, whole_cells
 from glimpse.networks.locator import Candidates, PointerLocator, Where
 from glimpse.networks.memory import GRUMemory
+from glimpse.networks.overlap import Seen, overlaps, product
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Scene, State
 from glimpse.settings.options import option_names, sorted_into
 from glimpse.spaces import ActionLayout
 
 Part = Callable[..., Any]
 _KEYWORDS = ("layout", "encoder", "memory", "locator", "aggregator", "stop_bias", "overview_dropout")  # of the network
-_MAX_POOL: dict[int, Callable[..., Any]] = {
-    1: F.adaptive_max_pool1d,
-    2: F.adaptive_max_pool2d,
-    3: F.adaptive_max_pool3d,
-}
+_MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class GlimpseNetwork(BasePolicy):
         layout: The layout of the actions.
         encoder: `encoder(channels, ndim)` returns a `ConvEncoder`, or a module with the same `embed` and `grid`.
         memory: `memory(embed)` returns a `GRUMemory`, or a module with the same interface.
-        locator: `locator(embed, hidden, ndim)` returns a `PointerLocator`, or a module with the same interface.
+        locator: `locator(embed, hidden, ndim, zooms)` returns a `PointerLocator`, or a module with the same interface.
         aggregator: `aggregator(embed)` returns an `Aggregator`, such as a `CausalTransformer`.
         stop_bias: Initial logit of stopping: with -4 an untrained policy stops at about one decision in fifty.
         overview_dropout: Probability, in training, that answers are computed without the overview. With few cases, the
@@ -111,18 +108,20 @@ class GlimpseNetwork(BasePolicy):
         if self.encoding.compile:
             self.encoder.compile(dynamic=True)
         embed = self.encoder.embed
-        self.grid: tuple[int, ...] = self.encoder.grid(size)
+        self.grid: CellGrid = self.encoder.grid(size)
         self.pool, self.position = TokenPool(embed), LocationEmbedding(ndim, embed)
         self.scale = nn.Embedding(1 + layout.zooms, embed)
         self.memory = memory(embed)
         hidden = self.memory.hidden
-        self.locator, self.aggregator = locator(embed, hidden, ndim), aggregator(embed)
+        self.locator, self.aggregator = locator(embed, hidden, ndim, layout.zooms), aggregator(embed)
         self.answer_head, self.glimpse_head = nn.Linear(embed, layout.outputs), nn.Linear(embed, layout.outputs)
         self.stop_head, self.value_head = nn.Linear(hidden, 1), nn.Linear(hidden, 1)
         self.zoom_head = nn.Linear(hidden, layout.zooms)
         nn.init.zeros_(self.stop_head.weight)
         nn.init.constant_(self.stop_head.bias, stop_bias)
-        self.register_buffer("cells", torch.from_numpy(cell_locations(self.grid)), persistent=False)
+        self.register_buffer("cells", torch.from_numpy(self.grid.locations()), persistent=False)
+        for axis, along in enumerate(self.grid.along_axes()):
+            self.register_buffer(f"_axis_{axis}", torch.from_numpy(along).to(self.cells), persistent=False)
 
     # ------------------------------------------------------------------------------------------ encoding
     def embed(self, images: Tensor) -> Float[Tensor, "batch embed"]:
@@ -181,13 +180,15 @@ class GlimpseNetwork(BasePolicy):
 
     def open_cells(self, foreground: Tensor) -> Bool[Tensor, "case cell"]:
         """Returns which cells contain any foreground, uint8 (case, 1, *size); if none does, all cells are open."""
-        inside = _MAX_POOL[len(self.grid)](foreground.float(), self.grid).flatten(1) > 0
+        pool = _MAX_POOL[len(self.grid.side)]
+        inside = pool(whole_cells(foreground.float(), self.grid), self.grid.side).flatten(1) > 0
         return inside | ~inside.any(1, keepdim=True)
 
     def scene(
         self,
         overview: Tensor,
         foreground: Tensor,
+        extents: Tensor,
         features: Tensor | None = None,
         conduct: Conduct = OWN_CONDUCT,
     ) -> Scene:
@@ -199,18 +200,20 @@ class GlimpseNetwork(BasePolicy):
         Args:
             overview: uint8 (case, channel, *size).
             foreground: uint8 (case, 1, *size), 0 outside the foreground.
+            extents: float (case, zoom, d), the sides of glimpses as shares of the image's sides.
             features: Features (case, embed, *cells) that were computed before; the overviews are not encoded then.
             conduct: Says which locator is used, and whether the encoder is trained.
         """
         inside = self.open_cells(foreground)
         if conduct.locator is not None and self.overview_dropout == 1:
-            features = self.scale.weight.new_zeros(len(overview), self.encoder.embed, *self.grid)
+            features = self.scale.weight.new_zeros(len(overview), self.encoder.embed, *self.grid.cells)
             token = self.scale.weight[0].expand(len(overview), -1)
         else:
             features = self.encode(overview, conduct) if features is None else features
             token = self.pool(features) + self.scale.weight[0]
         keys, unary = self.locator.describe(features.flatten(2).transpose(1, 2), self.position(self.cells))
-        return Scene(token, Candidates(keys, unary, inside, self.cells, self.grid), features)
+        sides = 2 * extents.to(self.cells)
+        return Scene(token, Candidates(keys, unary, inside, sides, self.cells, self.grid), features)
 
     # ------------------------------------------------------------------------------------------ step by step
     def begin(self, scene: Scene, rollouts: int = 1) -> State:
@@ -220,8 +223,10 @@ class GlimpseNetwork(BasePolicy):
         first = self.overview_in_answers(token)
         answer, cache = self.aggregator.step(first, self.aggregator.empty(first))
         visited = torch.zeros(len(token), len(self.cells), dtype=torch.bool, device=token.device)
+        sides = scene.candidates.sides.repeat_interleave(rollouts, 0)
+        covered = sides.new_zeros(*sides.shape[:2], len(self.cells))
         zoom = torch.zeros(len(token), dtype=torch.long, device=token.device)
-        return State(memory, answer, cache, visited, zoom, self.pool.shift.expand(len(token), -1))
+        return State(memory, answer, cache, visited, sides, covered, zoom, self.pool.shift.expand(len(token), -1))
 
     def decide(
         self,
@@ -242,14 +247,14 @@ class GlimpseNetwork(BasePolicy):
             generator: Random generator; PyTorch's global one by default.
             conduct: Says which locator is used, and whether the policy may stop.
         """
-        where = self.where(state.memory[:, None], scene.candidates, state.visited[:, None], conduct)
-        choice = where.mode() if deterministic else where.sample(generator)
         zoom_log_probs, stop_logit = self.zoom_head(state.memory).log_softmax(-1), self.stop_head(state.memory)[:, 0]
         if deterministic:
             zoom, stop = zoom_log_probs.argmax(-1), stop_logit > 0
         else:
             zoom = torch.multinomial(zoom_log_probs.exp(), 1, generator=generator)[:, 0]
             stop = torch.rand(stop_logit.shape, generator=generator, device=stop_logit.device) < stop_logit.sigmoid()
+        where = self.where(state.memory[:, None], scene.candidates, seen_so_far(state, zoom), conduct)
+        choice = where.mode() if deterministic else where.sample(generator)
         stop = (stop & conduct.may_stop & (conduct.locator is None)) | exhausted
         looked = where.log_prob(choice)[:, 0] + zoom_log_probs.gather(1, zoom[:, None])[:, 0]
         log_prob = with_stop(stop, stop_logit, looked, conduct)
@@ -263,9 +268,9 @@ class GlimpseNetwork(BasePolicy):
             self.value_head(state.memory)[:, 0],
         )
 
-    def where(self, states: Tensor, candidates: Candidates, visited: Tensor, conduct: Conduct = OWN_CONDUCT) -> Where:
+    def where(self, states: Tensor, candidates: Candidates, seen: Seen, conduct: Conduct = OWN_CONDUCT) -> Where:
         """Returns the distribution over where to look next, from the policy's locator or from the one in `conduct`."""
-        return (conduct.locator or self.locator)(states, candidates, visited)
+        return (conduct.locator or self.locator)(states, candidates, seen)
 
     def observe(self, state: State, glimpse: Tensor, location: Tensor, cell: Tensor, zoom: Tensor) -> State:
         """Returns the state after one more glimpse, uint8 (batch, channel, *size), read at `location` (batch, d)."""
@@ -273,8 +278,30 @@ class GlimpseNetwork(BasePolicy):
         token = self.glimpse_token(seen, location, zoom)
         answer, cache = self.aggregator.step(token, state.cache)
         visited = state.visited.clone()
-        visited[torch.arange(len(cell), device=cell.device), cell] = True
-        return State(self.memory.step(token, state.memory), answer, cache, visited, zoom, seen)
+        rows = torch.arange(len(cell), device=cell.device)
+        visited[rows, cell] = True
+        covered = state.covered + self.coverage(state.sides, location, state.sides[rows, zoom])
+        return State(self.memory.step(token, state.memory), answer, cache, visited, state.sides, covered, zoom, seen)
+
+    @property
+    def axes(self) -> list[Float[Tensor, "_"]]:
+        """The coordinates of the cells along each axis."""
+        return [getattr(self, f"_axis_{axis}") for axis in range(len(self.grid.cells))]
+
+    def coverage(
+        self, sides: Float[Tensor, "batch zoom d"], location: Float[Tensor, "batch d"], own: Float[Tensor, "batch d"]
+    ) -> Float[Tensor, "batch zoom cell"]:
+        """Returns which share of the view at each cell, for each extent, a glimpse of the sides `own` shows."""
+        place, size = location[:, None].to(own), own[:, None]
+        return torch.cat(
+            [product(overlaps(self.axes, sides[:, zoom], place, size)) for zoom in range(sides.shape[1])], 1
+        )
+
+
+def seen_so_far(state: State, zoom: Int[Tensor, "batch"]) -> Seen:
+    """Returns what was seen before the next glimpse, if that is read with an extent of index `zoom`."""
+    rows = torch.arange(len(zoom), device=zoom.device)
+    return Seen(state.visited[:, None], state.covered[rows, zoom].clamp_max(1)[:, None], zoom[:, None])
 
 
 def with_stop(stop: Tensor, stop_logit: Tensor, looked: Tensor, conduct: Conduct) -> Tensor:

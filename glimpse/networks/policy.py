@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from glimpse.networks.locator import Candidates, Choice
 from glimpse.networks.network import GlimpseNetwork, with_stop
+from glimpse.networks.overlap import Seen, overlaps, product, summed
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses, Scene, State
 
 _CELLS_AT_ONCE = 1 << 20  # how many numbers (rows x steps x cells) the locator's distributions hold at once
@@ -47,7 +48,7 @@ class GlimpsePolicy(GlimpseNetwork):
         """
         read, (batch, time) = episodes.read, episodes.cell.shape
         kept = episodes.features if not conduct.train_encoder or encoder_share < 1 else None
-        scene = self.scene(episodes.overview, episodes.foreground, kept, conduct)
+        scene = self.scene(episodes.overview, episodes.foreground, episodes.extents, kept, conduct)
         tokens = scene.token.new_zeros(batch, time, scene.token.shape[-1])
         seen = self._seen(episodes, encoder_share, conduct)[read]
         made = self.glimpse_token(seen, episodes.location[read], episodes.zoom[read])
@@ -112,14 +113,21 @@ class GlimpsePolicy(GlimpseNetwork):
         read = F.pad(episodes.read, (0, 1))
         # The last step reads no glimpse: its choice is filled with zeros, and its log-probability is masked below.
         choice = Choice(F.pad(episodes.location, (0, 0, 0, 1)), F.pad(episodes.cell, (0, 1)))
-        looked, entropy = self._looked(states, candidates, self._first_read(episodes), choice, conduct)
-        zoom = self.zoom_head(states).log_softmax(-1).gather(-1, F.pad(episodes.zoom, (0, 1))[..., None])[..., 0]
+        zoom = F.pad(episodes.zoom, (0, 1))
+        looked, entropy = self._looked(states, candidates, self._history(episodes), choice, zoom, conduct)
+        zoomed = self.zoom_head(states).log_softmax(-1).gather(-1, zoom[..., None])[..., 0]
         stop_logit = self.stop_head(states)[..., 0]
-        log_prob = with_stop(~read, stop_logit, looked + zoom, conduct)
+        log_prob = with_stop(~read, stop_logit, looked + zoomed, conduct)
         return log_prob.masked_fill(~episodes.decided, 0.0), entropy.masked_fill(~episodes.decided, 0.0)
 
     def _looked(
-        self, states: Tensor, candidates: Candidates, first_read: Tensor, choice: Choice, conduct: Conduct
+        self,
+        states: Tensor,
+        candidates: Candidates,
+        history: "_History",
+        choice: Choice,
+        zoom: Int[Tensor, "batch step"],
+        conduct: Conduct,
     ) -> tuple[Tensor, Tensor]:
         """Returns log-probabilities of choices, and entropies, (batch, step).
 
@@ -128,13 +136,13 @@ class GlimpsePolicy(GlimpseNetwork):
         """
         batch, steps = states.shape[:2]
 
-        def part(states: Tensor, location: Tensor, cell: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-            where = self.where(states, candidates, first_read[:, None] < step[:, None], conduct)
+        def part(states: Tensor, location: Tensor, cell: Tensor, zoom: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+            where = self.where(states, candidates, history.before(step, zoom), conduct)
             return where.log_prob(Choice(location, cell)), where.entropy()
 
-        rows = (states, choice.location, choice.cell)
+        rows = (states, choice.location, choice.cell, zoom)
         step = torch.arange(steps, device=states.device)
-        size = max(1, _CELLS_AT_ONCE // max(1, batch * first_read.shape[1]))
+        size = max(1, _CELLS_AT_ONCE // max(1, batch * len(self.cells)))
         if not self.encoding.chunk or steps <= size:
             return part(*rows, step)
         pieces = zip(*(tensor.split(size, 1) for tensor in rows), step.split(size), strict=True)
@@ -142,12 +150,9 @@ class GlimpsePolicy(GlimpseNetwork):
         log_probs, entropies = zip(*parts, strict=True)
         return torch.cat(log_probs, 1), torch.cat(entropies, 1)
 
-    def _first_read(self, episodes: Episodes) -> Tensor:
-        """Returns the step at which each cell was first read, int (batch, cell); time + 1 where it was never read."""
-        batch, time = episodes.cell.shape
-        steps = torch.arange(time, device=episodes.cell.device).expand(batch, time)
-        first = torch.full((batch, len(self.cells)), time + 1, device=episodes.cell.device)
-        return first.scatter_reduce_(1, episodes.cell, steps.masked_fill(~episodes.read, time + 1), "amin")
+    def _history(self, episodes: Episodes) -> "_History":
+        sides = 2 * episodes.extents.to(self.cells).repeat_interleave(episodes.rollouts, 0)
+        return _History(self.axes, episodes, sides)
 
     # ------------------------------------------------------------------------------------------ Stable-Baselines3
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
@@ -188,22 +193,67 @@ class GlimpsePolicy(GlimpseNetwork):
 
     def _carry(self, tensors: dict[str, Tensor], state: Any, anew: Tensor, conduct: Conduct) -> tuple[Scene, State]:
         if state is None or bool(anew.all()):
-            scene = self.scene(tensors["overview"], tensors["foreground"], conduct=conduct)
+            scene = self._scene_of(tensors, conduct)
             return scene, self.begin(scene)
         scene, carried = state
         cell = scene.candidates.nearest(tensors["location"])
         carried = self.observe(carried, tensors["glimpse"], tensors["location"], cell, carried.zoom)
         if bool(anew.any()):
-            fresh = self.scene(tensors["overview"], tensors["foreground"], conduct=conduct)
+            fresh = self._scene_of(tensors, conduct)
             carried, scene = _merge(carried, self.begin(fresh), anew), _merge(scene, fresh, anew)
         return scene, carried
+
+    def _scene_of(self, tensors: dict[str, Tensor], conduct: Conduct) -> Scene:
+        return self.scene(tensors["overview"], tensors["foreground"], tensors["extents"], conduct=conduct)
+
+
+class _History:
+    """What had been seen at each step of stored episodes; it holds no array of steps times cells.
+
+    Args:
+        axes: The coordinates of the cells along each axis.
+        episodes: The episodes.
+        sides: The sides of glimpses of each extent (batch, zoom, d), in units of these coordinates.
+    """
+
+    def __init__(self, axes: list[Tensor], episodes: Episodes, sides: Tensor) -> None:
+        self.axes, self.sides, self.read, self.cell = axes, sides, episodes.read, episodes.cell
+        self.location = episodes.location.to(sides)
+        rows = torch.arange(len(sides), device=sides.device)[:, None]
+        self.own = sides[rows, episodes.zoom]
+        self.first_read = self._first_read(math.prod(map(len, axes)))
+
+    def _first_read(self, cells: int) -> Int[Tensor, "batch cell"]:
+        """Returns the step at which each cell was first looked at; time + 1 where it never was."""
+        batch, time = self.cell.shape
+        steps = torch.arange(time, device=self.cell.device).expand(batch, time)
+        first = torch.full((batch, cells), time + 1, device=self.cell.device)
+        return first.scatter_reduce_(1, self.cell, steps.masked_fill(~self.read, time + 1), "amin")
+
+    @torch.no_grad()
+    def before(self, step: Int[Tensor, "some"], zoom: Int[Tensor, "batch some"]) -> Seen:
+        """Returns what had been seen before each of some consecutive steps, whose glimpses have the extents `zoom`."""
+        share = self._covered(step, 0)
+        for other in range(1, self.sides.shape[1]):
+            share = torch.where((zoom == other)[..., None], self._covered(step, other), share)
+        return Seen(self.first_read[:, None] < step[:, None], share.clamp_max(1), zoom)
+
+    def _covered(self, step: Int[Tensor, "some"], zoom: int) -> Float[Tensor, "batch some cell"]:
+        """Returns the sum of the shares of each cell's view that the glimpses before each step have shown."""
+        first, last = int(step[0]), int(step[-1])
+        covered = overlaps(self.axes, self.sides[:, zoom], self.location[:, :last], self.own[:, :last])
+        covered[0] = covered[0] * self.read[:, :last, None]  # what was never read has shown nothing
+        earlier = summed([share[:, :first] for share in covered])[:, None]
+        since = product([share[:, first:] for share in covered]).cumsum(1)
+        return torch.cat([earlier, earlier + since], 1)
 
 
 def _merge(old: Any, new: Any, rows: Tensor) -> Any:
     """Returns `old` with the rows where `rows` is True replaced by those of `new`, also in nested records."""
     if isinstance(old, Candidates):
-        keys, unary, inside = (_merge(getattr(old, n), getattr(new, n), rows) for n in ("keys", "unary", "open"))
-        return Candidates(keys, unary, inside, old.locations, old.grid)
+        names = ("keys", "unary", "open", "sides")
+        keys, unary, inside, sides = (_merge(getattr(old, name), getattr(new, name), rows) for name in names)
+        return Candidates(keys, unary, inside, sides, old.locations, old.grid)
     if isinstance(old, Scene | State):
         return type(old)(*(_merge(a, b, rows) for a, b in zip(vars(old).values(), vars(new).values(), strict=True)))
     if isinstance(old, dict):

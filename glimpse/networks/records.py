@@ -46,6 +46,8 @@ class State:
     answer: Float[Tensor, "batch embed"]  # the aggregator's embedding of what has been seen so far
     cache: Cache
     visited: Bool[Tensor, "batch cell"]
+    sides: Float[Tensor, "batch zoom d"]  # of glimpses, as in `Candidates`
+    covered: Float[Tensor, "batch zoom cell"]  # the sum of shares of a cell's view that each glimpse has shown
     zoom: Int[Tensor, "batch"]  # of the last glimpse
     seen: Float[Tensor, "batch pooled"]  # pooled features of the last glimpse
 
@@ -71,6 +73,7 @@ class Episodes:
 
     overview: UInt8[Tensor, "case channel *size"]
     foreground: UInt8[Tensor, "case 1 *size"]
+    extents: Float[Tensor, "case zoom d"]  # sides of glimpses, as shares of the image's sides
     features: Float[Tensor, "case embed *cells"]  # of the overview, as encoded in the rollout
     glimpse: UInt8[Tensor, "batch time channel *glimpse"]
     seen: Float[Tensor, "batch time pooled"]  # pooled features of each glimpse, as encoded in the rollout
@@ -111,7 +114,7 @@ class Episodes:
     def of_cases(self, cases: Int[Tensor, "some"]) -> "Episodes":
         """Returns the episodes of the cases with these indices."""
         rows = (cases[:, None] * self.rollouts + torch.arange(self.rollouts)).flatten()
-        per_case = ("overview", "foreground", "features")
+        per_case = ("overview", "foreground", "extents", "features")
         return Episodes(**{f.name: getattr(self, f.name)[cases if f.name in per_case else rows] for f in fields(self)})
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
-from glimpse.geometry import cell_locations
+from glimpse.geometry import CellGrid
 from glimpse.pictures.drawing import (
     DARK,
     WHITE,
@@ -93,7 +93,7 @@ def looked_at(readings: Sequence[Reading]) -> Float[np.ndarray, "*grid"]:
     A cell counts as looked at if a glimpse contains its centre, or if it contains the centre of a glimpse.
     """
     grid = readings[0].traced.cells.shape[1:]
-    centres = cell_locations(grid)[:, None].astype(np.float64)
+    centres = CellGrid(grid, (1,) * len(grid)).locations()[:, None].astype(np.float64)
     seen = np.zeros(len(centres))
     for reading in readings:
         reach = np.maximum(reading.traced.extents, 1 / np.array(grid)) + 1e-6

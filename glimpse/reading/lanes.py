@@ -34,11 +34,13 @@ class Start:
     Attributes:
         overview: The overview of each lane's case.
         foreground: 255 where looking can make sense, 0 elsewhere.
+        extents: Sides of glimpses, as shares of the sides of each lane's image.
         exhausted: Whether the budget is spent already, so that no glimpse may be read.
     """
 
     overview: UInt8[np.ndarray, "lane channel *size"]
     foreground: UInt8[np.ndarray, "lane 1 *size"]
+    extents: Float[np.ndarray, "lane zoom d"]
     exhausted: Bool[np.ndarray, " lane"]
 
 
@@ -117,7 +119,8 @@ class SourceLanes:
         self._glimpse = np.zeros((self.width, cases[0].source.channels, *self.views.glimpse_size), np.uint8)
         overviews = self._shared(lambda case: self.views.overview(case.source), cases)
         foregrounds = self._shared(lambda case: self.views.foreground(case.source) * np.uint8(255), cases)
-        return Start(np.stack(overviews), np.stack(foregrounds), self._exhausted())
+        extents = [self.views.relative_extents(case.source) for case in cases]
+        return Start(np.stack(overviews), np.stack(foregrounds), np.stack(extents), self._exhausted())
 
     def step(self, action: Action) -> Seen:
         """Reads the glimpse that each lane's action asks for, unless the action or the budget ends the episode."""
@@ -172,7 +175,7 @@ class SteppedLanes:
         self._endings = [None] * self.width
         self.env.set_options([{"case": _index(case), "max_glimpses": budget} for case in cases])
         shown: Any = self.env.reset()
-        return Start(shown["overview"], shown["foreground"], shown["remaining"][:, 0] <= 0)
+        return Start(shown["overview"], shown["foreground"], shown["extents"], shown["remaining"][:, 0] <= 0)
 
     def step(self, action: Action) -> Seen:
         """Steps every lane. A lane whose episode has ended goes on with another one, which is ignored."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from glimpse.cohort import Case
 from glimpse.errors import EvaluationError
 from glimpse.networks.locator import CellDistribution, Choice, GaussianDistribution
+from glimpse.networks.network import seen_so_far
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct, Decision, Scene, State
 from glimpse.reading.lanes import Access, Ending, Lanes, Seen, Start
@@ -75,12 +76,13 @@ def _to_the_end(
 ) -> list[_Notes]:
     """Steps all lanes until the first `count` of them have ended; nothing more is recorded of a lane that has ended."""
     notes, going, exhausted = [_Notes() for _ in range(count)], list(range(count)), start.exhausted
-    scene = policy.scene(_tensor(policy, start.overview), _tensor(policy, start.foreground), conduct=conduct)
+    shown = (_tensor(policy, part) for part in (start.overview, start.foreground, start.extents))
+    scene = policy.scene(*shown, conduct=conduct)
     state = policy.begin(scene)
     while True:
         decision = policy.decide(scene, state, _tensor(policy, exhausted), deterministic=True, conduct=conduct)
         action = _action(policy, decision)
-        cells = cell_probabilities(policy, scene, state, conduct) if trace else None
+        cells = cell_probabilities(policy, scene, state, decision.zoom, conduct) if trace else None
         seen = lanes.step(action)
         for lane in going:
             notes[lane].predictions.append(action.prediction[lane])
@@ -111,10 +113,10 @@ def _tensor(policy: GlimpsePolicy, array: np.ndarray) -> Tensor:
 
 
 def cell_probabilities(
-    policy: GlimpsePolicy, scene: Scene, state: State, conduct: Conduct
+    policy: GlimpsePolicy, scene: Scene, state: State, zoom: Tensor, conduct: Conduct
 ) -> Float[np.ndarray, "lane *grid"]:
     """Returns the probability of looking at each cell next; for a Gaussian, its normalised density at the centres."""
-    where = policy.where(state.memory[:, None], scene.candidates, state.visited[:, None], conduct)
+    where = policy.where(state.memory[:, None], scene.candidates, seen_so_far(state, zoom), conduct)
     if isinstance(where, GaussianDistribution):
         centres = scene.candidates.locations[None]
         logits = where.log_prob(Choice(centres, scene.candidates.nearest(centres)))
@@ -122,7 +124,7 @@ def cell_probabilities(
         assert isinstance(where, CellDistribution)
         logits = where.log_probs
     rows = len(state.memory)
-    return logits.reshape(rows, -1).softmax(-1).view(rows, *scene.candidates.grid).float().cpu().numpy()
+    return logits.reshape(rows, -1).softmax(-1).view(rows, *scene.candidates.grid.cells).float().cpu().numpy()
 
 
 def _check_kinds(policy: GlimpsePolicy, cases: Sequence[Case]) -> None:

@@ -57,14 +57,16 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
     settings = upgraded(stored)
     checkpoint = Checkpoint.load(folder / file)
     layout = ActionLayout(**checkpoint.meta["layout"])
-    policy = build_policy(settings["network"], _space(checkpoint.meta["observation"], layout.ndim), layout, **changes)
+    policy = build_policy(
+        settings["network"], _space(checkpoint.meta["observation"], layout.ndim, layout.zooms), layout, **changes
+    )
     checkpoint.restore_module("policy", policy)
     policy.settings = settings
     policy.set_training_mode(False)
     return policy.to(device)
 
 
-def _space(shapes: dict[str, list[int]], ndim: int) -> spaces.Dict:
+def _space(shapes: dict[str, list[int]], ndim: int, zooms: int) -> spaces.Dict:
     overview, glimpse = tuple(shapes["overview"]), tuple(shapes["glimpse"])
     return spaces.Dict({
         "overview": spaces.Box(0, 255, overview, np.uint8),
@@ -72,4 +74,5 @@ def _space(shapes: dict[str, list[int]], ndim: int) -> spaces.Dict:
         "glimpse": spaces.Box(0, 255, glimpse, np.uint8),
         "location": spaces.Box(-1, 1, (ndim,), np.float32),
         "remaining": spaces.Box(0, 1, (1,), np.float32),
+        "extents": spaces.Box(0, np.inf, (zooms, ndim), np.float32),
     })  # fmt: skip

@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
     "features_extractor_class": GlimpseFeatures,
     "features_extractor_kwargs": {
         "features_dim": 16,
-        "encoder": partial(ConvEncoder, widths=(4, 8), kernels=(3, 3), strides=(2, 2)),
+        "encoder": partial(ConvEncoder, widths=(4, 8), strides=(2, 2)),
     },
     "net_arch": [16],
 }

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from glimpse.geometry import Extent, Frame, MissingSpacingError, cell_locations
+from glimpse.geometry import CellGrid, Extent, Frame, MissingSpacingError
 
 
 @pytest.mark.parametrize(
@@ -115,28 +115,42 @@ def test_impossible_frames_are_refused(shape, spacing, unit):
 
 
 def test_cells_by_hand():
-    np.testing.assert_allclose(cell_locations((2,)), [[-0.5], [0.5]])
-    np.testing.assert_allclose(cell_locations((1, 4)), [[0, -0.75], [0, -0.25], [0, 0.25], [0, 0.75]])
+    np.testing.assert_allclose(CellGrid((8,), (4,)).locations(), [[-0.5], [0.5]])
     np.testing.assert_allclose(
-        cell_locations((2, 3)),
+        CellGrid((2, 12), (2, 3)).locations(), [[0, -0.75], [0, -0.25], [0, 0.25], [0, 0.75]], atol=1e-7
+    )
+    np.testing.assert_allclose(
+        CellGrid((2, 3), (1, 1)).locations(),
         [[-0.5, -2 / 3], [-0.5, 0], [-0.5, 2 / 3], [0.5, -2 / 3], [0.5, 0], [0.5, 2 / 3]],
         atol=1e-7,
     )
 
 
 def test_cells_in_three_dimensions_are_in_c_order():
-    cells = cell_locations((2, 1, 2))
+    cells = CellGrid((2, 1, 2), (1, 1, 1)).locations()
     np.testing.assert_array_equal(cells, [[-0.5, 0, -0.5], [-0.5, 0, 0.5], [0.5, 0, -0.5], [0.5, 0, 0.5]])
     assert cells.dtype == np.float32
 
 
-def test_cells_tile_the_image():
-    frame = Frame((9, 10))
-    np.testing.assert_allclose(
-        frame.to_pixels(cell_locations((3, 2))[:, 0][::2, None].repeat(2, 1))[:, 0], [1.5, 4.5, 7.5]
-    )
+@pytest.mark.parametrize(
+    ("size", "side", "cells", "margins", "centres"),
+    [
+        (12, 4, 3, (0, 0), [2, 6, 10]),
+        (11, 4, 3, (0, 1), [2, 6, 10]),
+        (10, 4, 3, (1, 1), [1, 5, 9]),
+        (9, 4, 3, (1, 2), [1, 5, 9]),
+        (3, 8, 1, (2, 3), [2]),
+    ],
+)
+def test_cells_of_an_overview_that_is_no_whole_number_of_cells(size, side, cells, margins, centres):
+    """Cells keep their side: the outer ones reach beyond the edges, and all centres are inside."""
+    grid = CellGrid((size,), (side,))
+    assert (grid.cells, grid.margins, grid.pitch) == ((cells,), (margins,), (side / size,))
+    np.testing.assert_allclose((grid.locations()[:, 0] + 1) / 2 * size, centres, atol=1e-5)
+    assert np.abs(grid.locations()).max() <= 1
 
 
-def test_an_empty_grid_is_refused():
-    with pytest.raises(ValueError, match="at least one cell"):
-        cell_locations((3, 0))
+@pytest.mark.parametrize(("size", "side"), [((3, 0), (1, 1)), ((), ()), ((4, 4), (2,)), ((4,), (0,))])
+def test_an_empty_grid_is_refused(size, side):
+    with pytest.raises(ValueError, match="of at least 1 per axis"):
+        CellGrid(size, side)

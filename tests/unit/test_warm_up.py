@@ -76,7 +76,8 @@ def test_kept_features_make_the_tokens_that_the_policy_makes(overview_dropout: f
     if overview_dropout == 0:
         overviews = np.stack([trainer.views.overview(trainer.cases[case].source) for case in cases.tolist()])
         foregrounds = np.stack([trainer.views.foreground(trainer.cases[case].source) for case in cases.tolist()])
-        scene = policy.scene(torch.from_numpy(overviews), torch.from_numpy(foregrounds))
+        extents = np.stack([trainer.views.relative_extents(trainer.cases[case].source) for case in cases.tolist()])
+        scene = policy.scene(*(torch.from_numpy(part) for part in (overviews, foregrounds, extents)))
         assert torch.allclose(first, scene.token, atol=1e-5)
     else:
         assert torch.equal(first, policy.scale.weight[0].expand(2, -1))
@@ -140,7 +141,8 @@ def first_found(policy: GlimpsePolicy, views: Any, cases: Any, middles: list[tup
     """The share of images whose grey square the first glimpse would touch."""
     found = []
     for case, middle in zip(cases, middles, strict=True):
-        shown = (views.overview(case.source), views.foreground(case.source))
+        source = case.source
+        shown = (views.overview(source), views.foreground(source), views.relative_extents(source))
         scene = policy.scene(*(torch.from_numpy(part.copy())[None] for part in shown))
         decision = policy.decide(scene, policy.begin(scene), torch.tensor([False]), deterministic=True)
         found.append(np.abs((decision.location[0].numpy() + 1) / 2 * 64 - middle).max() < 16)

@@ -1,0 +1,71 @@
+"""How much of what a cell would show has been seen already: overlaps of glimpses, in any number of dimensions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass
+class Seen:
+    """What earlier glimpses have shown, at each step of some episodes.
+
+    Attributes:
+        visited: Whether a cell was looked at.
+        share: The share of the view at a cell that earlier glimpses have shown: the sum of its overlaps with them, at
+            most 1. The view has the extent with which the next glimpse will be read.
+        zoom: The index of that extent.
+    """
+
+    visited: Bool[Tensor, "batch time cell"]
+    share: Float[Tensor, "batch time cell"]
+    zoom: Int[Tensor, "batch time"]
+
+
+def overlaps(
+    axes: Sequence[Float[Tensor, "_"]],
+    sides: Float[Tensor, "batch d"],
+    location: Float[Tensor, "batch time d"],
+    own: Float[Tensor, "batch time d"],
+) -> list[Float[Tensor, "batch time _"]]:
+    r"""Returns which share of the view at each cell a glimpse covers, separately along each axis.
+
+    The covered share of a cell's view is the product over all axes. Along an axis, a view of side v at x and a glimpse
+    of side g at y overlap by min(v, g, (v + g) / 2 - |x - y|), if that is positive.
+
+    Args:
+        axes: The coordinates of the cells along each axis, in [-1, 1].
+        sides: The sides of the view at a cell, in units of these coordinates.
+        location: The centres of glimpses.
+        own: The sides of these glimpses.
+    """
+    shares = []
+    for axis, cells in enumerate(axes):
+        view, glimpse = sides[:, None, None, axis], own[..., axis, None]
+        reach = (view + glimpse) / 2 - (cells - location[..., axis, None]).abs()
+        shares.append(torch.minimum(reach.clamp_min(0), torch.minimum(view, glimpse)) / view)
+    return shares
+
+
+def mutual(
+    location: Float[Tensor, "batch time d"], sides: Float[Tensor, "batch time d"]
+) -> Float[Tensor, "batch time time"]:
+    """Returns which share of glimpse j each glimpse i covers, at index (i, j)."""
+    reach = (sides[:, :, None] + sides[:, None]) / 2 - (location[:, :, None] - location[:, None]).abs()
+    covered = torch.minimum(reach.clamp_min(0), torch.minimum(sides[:, :, None], sides[:, None]))
+    return (covered / sides[:, None]).prod(-1)
+
+
+def product(shares: Sequence[Float[Tensor, "batch time _"]]) -> Float[Tensor, "batch time cell"]:
+    """Multiplies the shares along the axes; cells are in C order."""
+    whole = shares[0]
+    for share in shares[1:]:
+        whole = (whole[..., None] * share[..., None, :]).flatten(2)
+    return whole
+
+
+def summed(shares: Sequence[Float[Tensor, "batch time _"]]) -> Float[Tensor, "batch cell"]:
+    """Returns `product(shares).sum(1)`, without the memory for every step."""
+    return torch.einsum("bti,btj->bij", shares[0], product(shares[1:])).flatten(1) if shares[1:] else shares[0].sum(1)

@@ -1,0 +1,111 @@
+"""What was seen already: overlaps by hand, their sums, and the penalty that the locators take for them."""
+
+import numpy as np
+import pytest
+import torch
+
+from glimpse.geometry import CellGrid
+from glimpse.networks import PointerLocator, RandomLocator
+from glimpse.networks.locator import SEEN_PENALTY, Candidates, ShuffledLocator
+from glimpse.networks.overlap import Seen, mutual, overlaps, product, summed
+
+
+def axes_of(grid: CellGrid) -> list[torch.Tensor]:
+    return [torch.from_numpy(along).float() for along in grid.along_axes()]
+
+
+def test_overlaps_along_an_axis_by_hand() -> None:
+    axes = [torch.tensor([-0.5, 0.0, 0.5])]
+    sides, own = torch.tensor([[0.4]]), torch.tensor([[[0.4], [0.2], [1.0]]])
+    location = torch.tensor([[[0.0], [0.1], [0.45]]])
+    (shares,) = overlaps(axes, sides, location, own)
+    expected = [
+        [0.0, 1.0, 0.0],  # the same view again; its neighbours do not touch it
+        [0.0, 0.5, 0.0],  # a smaller glimpse that lies inside the view: 0.2 of 0.4
+        [0.0, 0.625, 1.0],  # a wider one, from -0.05 to 0.95
+    ]
+    assert torch.allclose(shares[0], torch.tensor(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("cells", [(9,), (6, 7), (4, 5, 6)])
+def test_shares_of_boxes_equal_those_that_are_counted(cells: tuple[int, ...]) -> None:
+    """Against counting points of a fine grid, in one, two and three dimensions."""
+    rng, ndim = np.random.default_rng(0), len(cells)
+    grid = CellGrid(cells, (1,) * ndim)
+    view, own, place = rng.uniform(0.3, 0.8, ndim), rng.uniform(0.2, 1.0, ndim), rng.uniform(-1, 1, ndim)
+    shares = product(
+        overlaps(
+            axes_of(grid), *(torch.tensor(part).float() for part in (view[None], place[None, None], own[None, None]))
+        )
+    )
+    offsets = np.stack(np.meshgrid(*[(np.arange(40) + 0.5) / 40 - 0.5] * ndim, indexing="ij"), -1).reshape(-1, ndim)
+    points = grid.locations()[:, None] + offsets * view
+    counted = (np.abs(points - place) <= own / 2).all(2).mean(1)
+    assert np.abs(shares[0, 0].numpy() - counted).max() < 0.06
+    assert counted.max() > 0.1
+
+
+@pytest.mark.parametrize("cells", [(5,), (3, 4), (2, 3, 4)])
+def test_the_sum_needs_no_array_of_steps_times_cells(cells: tuple[int, ...]) -> None:
+    shares = [torch.rand(2, 6, along) for along in cells]
+    assert torch.allclose(summed(shares), product(shares).sum(1), atol=1e-6)
+    assert torch.equal(summed([share[:, :0] for share in shares]), torch.zeros(2, int(np.prod(cells))))
+
+
+def test_mutual_shares_by_hand() -> None:
+    location = torch.tensor([[[0.0, 0.0], [0.2, 0.0], [0.0, 0.0]]])
+    sides = torch.tensor([[[0.4, 0.4], [0.4, 0.4], [0.8, 0.8]]])
+    expected = [[1.0, 0.5, 0.25], [0.5, 1.0, 0.25], [1.0, 1.0, 1.0]]
+    assert torch.allclose(mutual(location, sides)[0], torch.tensor(expected), atol=1e-6)
+
+
+def some(share: torch.Tensor, zoom: int = 0) -> tuple[Candidates, Seen]:
+    cells = share.shape[-1]
+    grid = CellGrid((cells,), (1,))
+    candidates = Candidates(
+        keys=torch.zeros(1, cells, 4),
+        unary=torch.zeros(1, cells),
+        open=torch.ones(1, cells, dtype=torch.bool),
+        sides=torch.full((1, 2, 1), 0.5),
+        locations=torch.from_numpy(grid.locations()),
+        grid=grid,
+    )
+    unseen = torch.zeros(share.shape, dtype=torch.bool)
+    return candidates, Seen(unseen, share, torch.full(share.shape[:2], zoom))
+
+
+@pytest.mark.parametrize("zoom", [0, 1])
+def test_the_penalty_is_the_weight_of_the_extent_times_the_share(zoom: int) -> None:
+    share = torch.tensor([[[0.0, 0.25, 1.0]]])
+    locator = PointerLocator(4, 3, zooms=2)
+    with torch.no_grad():
+        locator.seen_penalty.copy_(torch.tensor([2.0, 8.0]))
+    candidates, seen = some(share, zoom)
+    where = locator(torch.zeros(1, 1, 3), candidates, seen)
+    expected = -share * (2.0, 8.0)[zoom]
+    assert torch.allclose(where.logits - where.logits[..., :1], expected, atol=1e-6)
+    where.log_probs[..., 0].sum().backward()
+    assert locator.seen_penalty.grad is not None
+    assert locator.seen_penalty.grad[zoom] > 0 == locator.seen_penalty.grad[1 - zoom]
+
+
+def test_a_negative_weight_never_draws_looks_to_what_was_seen() -> None:
+    locator = PointerLocator(4, 3)
+    with torch.no_grad():
+        locator.seen_penalty.fill_(-3.0)
+    where = locator(torch.zeros(1, 1, 3), *some(torch.tensor([[[0.0, 1.0]]])))
+    assert torch.allclose(where.log_probs.exp(), torch.tensor([[[0.5, 0.5]]]))
+
+
+def test_random_looks_avoid_what_was_seen_in_training_and_in_reading() -> None:
+    """Both draw from the softmax of the penalty."""
+    share = torch.tensor([[[0.0, 0.1, 0.3, 1.0]]])
+    expected = (-SEEN_PENALTY * share[0, 0]).softmax(-1)
+    candidates, seen = some(share)
+    where = RandomLocator()(torch.zeros(1, 1, 3), candidates, seen)
+    assert torch.allclose(where.log_probs[0, 0].exp(), expected)
+    count = 4000
+    many = Seen(*(part.expand(count, *part.shape[1:]) for part in (seen.visited, seen.share, seen.zoom)))
+    reading = ShuffledLocator(0, range(count))(torch.zeros(count, 1, 3), candidates, many)
+    drawn = reading.mode().cell[:, 0].bincount(minlength=4) / count
+    assert torch.allclose(drawn, expected, atol=0.03)
