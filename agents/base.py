@@ -226,7 +226,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         """Reads glimpses at random places of the same cases, in every fourth update; they do not count as steps."""
         if not self.rollouts.extra_glimpses or self.updates % _EXTRA_EVERY:
             return None
-        elsewhere = Conduct(RandomLocator())
+        elsewhere = Conduct(RandomLocator(), train_encoder=self.conduct.train_encoder)
         player = EpisodePlayer(env, self.policy, self.rollouts.extra_glimpses, self.task.stack)
         waves = (player.play(wave.tolist(), grouped, lambda ended: True, elsewhere) for wave in lanes)
         played = join([episodes for episodes in waves if episodes is not None])  # no callback stops these

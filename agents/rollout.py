@@ -77,7 +77,8 @@ class EpisodePlayer:
             alive = alive & ~done
             if alive.any():
                 glimpse = torch.from_numpy(steps[-1].glimpse).to(device)
-                state = self.policy.observe(state, glimpse, decision.location, decision.cell, decision.zoom)
+                chosen = (decision.location, decision.cell, decision.zoom)
+                state = self.policy.observe(state, glimpse, *chosen, conduct)
                 seen.append(state.seen.cpu())
                 exhausted = np.where(alive, observation["remaining"][:, 0] <= 0, True)
         pooled = torch.stack(seen, 1) if seen else state.seen.cpu()[:, None][:, :0]

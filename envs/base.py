@@ -159,7 +159,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
     def read_glimpse(self) -> NDArray[np.uint8]:
         """Reads and returns the glimpse that the last action asked for, `(channel, *glimpse_size)`."""
         episode = self.episode
-        self._glimpse = self.views.glimpse(episode.case.source, episode.locations[-1], episode.zooms[-1])
+        self._glimpse = self.views.kept_glimpse(episode.case.source, episode.locations[-1], episode.zooms[-1])
         return self._glimpse
 
     def location_and_remaining(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

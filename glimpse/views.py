@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from glimpse.geometry import CellGrid, Extent, MissingSpacingError, Numbers
 from glimpse.sources.base import ImageSource
-from glimpse.sources.caches import overviews
+from glimpse.sources.caches import glimpses, overviews
 
 _PAIRS = 1 << 20  # so many pairs of a glimpse and a mark are compared at once
 
@@ -19,7 +19,8 @@ class Views:
     """The sizes of overviews and glimpses, and the methods that read them from sources.
 
     Overviews and foregrounds are cached and read-only. There is one cache per process; its size is set by the
-    environment variable GLIMPSE_OVERVIEW_CACHE_MB, and is 512 MB by default.
+    environment variable GLIMPSE_OVERVIEW_CACHE_MB, and is 512 MB by default. Glimpses that are likely to be read again,
+    in training, have a cache of their own (`kept_glimpse`; GLIMPSE_GLIMPSE_CACHE_MB, 256).
 
     Attributes:
         overview_size: pixels of the overview per axis.
@@ -97,6 +98,12 @@ class Views:
             size = tuple(max(round(n * margin), 1) for n in size)
             extent = extent * np.divide(size, self.glimpse_size)
         return source.read(source.frame.to_pixels(location), extent, size)
+
+    def kept_glimpse(self, source: ImageSource, location: Numbers, zoom: int = 0) -> UInt8[np.ndarray, "channel *size"]:
+        """Returns what `glimpse` returns, read-only, from a cache if it was read before."""
+        place = np.asarray(location, np.float32).tobytes()
+        key = ("glimpse", _identity(source), self.glimpse_size, self.glimpse_extents[zoom], place)
+        return glimpses.get(key, lambda: self.glimpse(source, location, zoom))
 
     def pixels_read(self, source: ImageSource, locations: np.ndarray, zooms: Sequence[int] | np.ndarray) -> int:
         """Returns the number of level-0 pixels that glimpses at locations (n, d) cover; overlaps count each time.

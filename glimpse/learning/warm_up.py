@@ -27,10 +27,13 @@ from glimpse.learning.trainer import Trainer
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.overlap import mutual
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.records import Conduct
 from glimpse.settings.options import above_zero, option_names, sorted_into
 from glimpse.sources import ImageSource
 from glimpse.tasks import Task
 from glimpse.views import Views
+
+_FIXED = Conduct(train_encoder=False)
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,8 @@ class TokenWarmUp(Trainer):
                 chosen = range(start, min(start + at_once, len(self.cases)))
                 images, cells, zooms = zip(*pool.map(self._read, chosen), strict=True)
                 flat = torch.from_numpy(np.concatenate(images)).to(policy.device)
-                parts["features"].append(policy.summary_in_chunks(flat).unflatten(0, (len(chosen), -1)))
+                pooled = policy.look(flat, conduct=_FIXED)
+                parts["features"].append(pooled.unflatten(0, (len(chosen), -1)))
                 parts["places"].append(torch.from_numpy(np.stack(cells)))
                 parts["zooms"].append(torch.from_numpy(np.stack(zooms)))
                 if policy.overview_dropout < 1 or self.looks:
@@ -210,13 +214,13 @@ class TokenWarmUp(Trainer):
         cells = self._places(source, rng)
         zooms = rng.integers(len(self.views.glimpse_extents), size=self.glimpses_per_case)
         both = zip(self.policy.cells.cpu().numpy()[cells], zooms.tolist(), strict=True)
-        return np.stack([self.views.glimpse(source, place, zoom) for place, zoom in both]), cells, zooms
+        return np.stack([self.views.kept_glimpse(source, place, zoom) for place, zoom in both]), cells, zooms
 
     def _overview(self, index: int, places: Tensor) -> tuple[Tensor, Tensor]:
         """Encodes a case's overview; returns its summary (1, pooled) and the features at `places` (1, place, embed)."""
         policy = self.policy
         overview = torch.from_numpy(self.views.overview(self.cases[index].source).copy())[None]
-        features = policy.encode(overview.to(policy.device))
+        features = policy.features(overview.to(policy.device), _FIXED)
         return policy.pool.summary(features), features.flatten(2)[:, :, places.to(policy.device)].transpose(1, 2)
 
     def _places(self, source: ImageSource, rng: np.random.Generator) -> np.ndarray:

@@ -16,6 +16,7 @@ from glimpse.errors import SettingsError
 from glimpse.geometry import CellGrid
 from glimpse.networks.aggregator import CausalTransformer
 from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool, whole_cells
+from glimpse.networks.kept import KeptFeatures
 from glimpse.networks.locator import Candidates, PointerLocator, Where
 from glimpse.networks.memory import GRUMemory
 from glimpse.networks.overlap import Seen, overlaps, product
@@ -107,6 +108,7 @@ class GlimpseNetwork(BasePolicy):
         self.encoder = encoder(channels, ndim)
         if self.encoding.compile:
             self.encoder.compile(dynamic=True)
+        self._kept = KeptFeatures()
         embed = self.encoder.embed
         self.grid: CellGrid = self.encoder.grid(size)
         self.pool, self.position = TokenPool(embed), LocationEmbedding(ndim, embed)
@@ -139,20 +141,30 @@ class GlimpseNetwork(BasePolicy):
         """Sets the statistics of the `TokenPool` to those of a sample of glimpses, uint8 (batch, channel, *size)."""
         self.pool.calibrate(self.summary_in_chunks(images, chunk))
 
-    def summary_in_chunks(self, images: Tensor, chunk: int = 256) -> Float[Tensor, "batch pooled"]:
+    def summary_in_chunks(
+        self, images: Tensor, chunk: int = 256, conduct: Conduct = OWN_CONDUCT
+    ) -> Float[Tensor, "batch pooled"]:
         """Returns the pooled features of images (batch, channel, *size), of which `chunk` are encoded at a time."""
-        return torch.cat([self.pool.summary(self.encode(part.to(self.device))) for part in images.split(chunk)])
+        parts = (part.to(self.device) for part in images.split(chunk))
+        return torch.cat([self.pool.summary(self.encode(part, conduct)) for part in parts])
 
     def look(
         self, glimpses: Tensor, rows: Int[Tensor, "some"] | None = None, conduct: Conduct = OWN_CONDUCT
     ) -> Float[Tensor, "batch pooled"]:
         """Encodes glimpses and pools their features; `glimpse_token` then makes tokens of the result.
 
+        If the encoder is not trained, glimpses that were seen before are not encoded again.
+
         Args:
             glimpses: uint8 (batch, channel, *size).
             rows: Indices of the glimpses to encode; None means all. At most one chunk of glimpses is copied at a time.
             conduct: Says whether the encoder is trained.
         """
+        if not conduct.train_encoder:
+            chosen = glimpses if rows is None else glimpses[rows]
+            return self._kept.of(
+                self.encoder, chosen, "pooled", lambda images: self.summary_in_chunks(images, conduct=conduct)
+            )
 
         def shown(rows: Tensor) -> Tensor:
             return self.pool.summary(self.encode(glimpses[rows], conduct))
@@ -209,11 +221,17 @@ class GlimpseNetwork(BasePolicy):
             features = self.scale.weight.new_zeros(len(overview), self.encoder.embed, *self.grid.cells)
             token = self.scale.weight[0].expand(len(overview), -1)
         else:
-            features = self.encode(overview, conduct) if features is None else features
+            features = self.features(overview, conduct) if features is None else features
             token = self.pool(features) + self.scale.weight[0]
         keys, unary = self.locator.describe(features.flatten(2).transpose(1, 2), self.position(self.cells))
         sides = 2 * extents.to(self.cells)
         return Scene(token, Candidates(keys, unary, inside, sides, self.cells, self.grid), features)
+
+    def features(self, overview: Tensor, conduct: Conduct = OWN_CONDUCT) -> Tensor:
+        """Returns the feature maps of overviews; if the encoder is not trained, each overview is encoded once."""
+        if conduct.train_encoder:
+            return self.encode(overview, conduct)
+        return self._kept.of(self.encoder, overview, "map", lambda images: self.encode(images, conduct))
 
     # ------------------------------------------------------------------------------------------ step by step
     def begin(self, scene: Scene, rollouts: int = 1) -> State:
@@ -272,9 +290,17 @@ class GlimpseNetwork(BasePolicy):
         """Returns the distribution over where to look next, from the policy's locator or from the one in `conduct`."""
         return (conduct.locator or self.locator)(states, candidates, seen)
 
-    def observe(self, state: State, glimpse: Tensor, location: Tensor, cell: Tensor, zoom: Tensor) -> State:
+    def observe(
+        self,
+        state: State,
+        glimpse: Tensor,
+        location: Tensor,
+        cell: Tensor,
+        zoom: Tensor,
+        conduct: Conduct = OWN_CONDUCT,
+    ) -> State:
         """Returns the state after one more glimpse, uint8 (batch, channel, *size), read at `location` (batch, d)."""
-        seen = self.look(glimpse)
+        seen = self.look(glimpse, conduct=conduct)
         token = self.glimpse_token(seen, location, zoom)
         answer, cache = self.aggregator.step(token, state.cache)
         visited = state.visited.clone()

@@ -93,13 +93,14 @@ def _to_the_end(
             return notes
         for lane in going if trace else ():
             notes[lane].glimpses.append(seen.glimpse[lane])
-        state, exhausted = _observed(policy, scene, state, seen, decision.zoom), seen.exhausted
+        state, exhausted = _observed(policy, scene, state, seen, decision.zoom, conduct), seen.exhausted
 
 
-def _observed(policy: GlimpsePolicy, scene: Scene, state: State, seen: Seen, zoom: Tensor) -> State:
+def _observed(policy: GlimpsePolicy, scene: Scene, state: State, seen: Seen, zoom: Tensor, conduct: Conduct) -> State:
     """Returns the policy's state after it has taken in the glimpses that the lanes show."""
     location = _tensor(policy, seen.location)
-    return policy.observe(state, _tensor(policy, seen.glimpse), location, scene.candidates.nearest(location), zoom)
+    cell = scene.candidates.nearest(location)
+    return policy.observe(state, _tensor(policy, seen.glimpse), location, cell, zoom, conduct)
 
 
 def _action(policy: GlimpsePolicy, decision: Decision) -> Action:

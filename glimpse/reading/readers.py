@@ -126,7 +126,7 @@ class PolicyReader:
 
     def _conduct(self, positions: Sequence[int]) -> Conduct:
         places = self.manner.places
-        return Conduct(places and places(self.seed, self._budget, positions))
+        return Conduct(places and places(self.seed, self._budget, positions), train_encoder=False)
 
 
 # ---------------------------------------------------------------------------------------------- by name

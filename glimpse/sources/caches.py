@@ -1,4 +1,4 @@
-"""What stays in memory while there is room: decoded images, and overviews with their foregrounds."""
+"""What stays in memory while there is room: decoded images, overviews and foregrounds, glimpses, and features."""
 
 import os
 import threading
@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 import numpy as np
 
 DEFAULT_CACHE_MB = 512.0
+SMALL_CACHE_MB = 256.0
 
 
 class ByteCache:
@@ -40,12 +41,21 @@ class ByteCache:
                 return found
             try:
                 array = make()
-                array.setflags(write=False)
-                self._keep(key, array)
+                self.keep(key, array)
             finally:
                 with self._lock:
                     self._under_way.pop(key, None)
         return array
+
+    def find(self, key: Hashable) -> np.ndarray | None:
+        """The array of a key, or None when it is not held."""
+        with self._lock:
+            return self._touch(key)
+
+    def keep(self, key: Hashable, array: np.ndarray) -> None:
+        """Holds an array, which becomes read-only, until others need its room."""
+        array.setflags(write=False)
+        self._keep(key, array)
 
     def _touch(self, key: Hashable) -> np.ndarray | None:
         if key in self._arrays:
@@ -61,8 +71,18 @@ class ByteCache:
                 self._held -= self._arrays.popitem(last=False)[1].nbytes
 
 
-images = ByteCache(int(float(os.environ.get("GLIMPSE_IMAGE_CACHE_MB", DEFAULT_CACHE_MB)) * 2**20))
+def _cache(variable: str, default: float) -> ByteCache:
+    return ByteCache(int(float(os.environ.get(variable, default)) * 2**20))
+
+
+images = _cache("GLIMPSE_IMAGE_CACHE_MB", DEFAULT_CACHE_MB)
 """The process's one cache of decoded images; GLIMPSE_IMAGE_CACHE_MB sets its size (512)."""
 
-overviews = ByteCache(int(float(os.environ.get("GLIMPSE_OVERVIEW_CACHE_MB", DEFAULT_CACHE_MB)) * 2**20))
+overviews = _cache("GLIMPSE_OVERVIEW_CACHE_MB", DEFAULT_CACHE_MB)
 """The process's one cache of overviews and foregrounds; GLIMPSE_OVERVIEW_CACHE_MB sets its size (512)."""
+
+glimpses = _cache("GLIMPSE_GLIMPSE_CACHE_MB", SMALL_CACHE_MB)
+"""The process's one cache of glimpses that environments read; GLIMPSE_GLIMPSE_CACHE_MB sets its size (256)."""
+
+features = _cache("GLIMPSE_FEATURE_CACHE_MB", SMALL_CACHE_MB)
+"""The process's one cache of features of encoders that are not trained; GLIMPSE_FEATURE_CACHE_MB sets it (256)."""

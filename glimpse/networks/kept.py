@@ -1,0 +1,62 @@
+"""Keeps the features of images that an encoder has seen before, for encoders that are not trained."""
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from glimpse.sources.caches import features
+
+_BYTES = 16  # of a digest
+
+
+class KeptFeatures:
+    """Looks up the features of images in the process's cache of features, and computes only those that are missing.
+
+    The cache is keyed by the content of images and of the encoder's parameters, so that it stays right if these change.
+    Only images in main memory are looked up: on a GPU, encoding takes less time than copying.
+    """
+
+    def __init__(self) -> None:
+        self._versions: tuple[tuple[int, int], ...] = ()
+        self._digest = b""
+
+    def of(self, encoder: nn.Module, images: Tensor, kind: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Returns the features of images.
+
+        Args:
+            encoder: The encoder.
+            images: uint8 (batch, channel, *size).
+            kind: What is computed; features of different kinds are kept apart.
+            compute: Takes some of the images and returns their features (some, ...), one row for each.
+        """
+        if images.device.type != "cpu" or not len(images):
+            return compute(images)
+        prefix = (kind, self._fingerprint(encoder), images.shape[1:])
+        keys = [(*prefix, _digest_of(image)) for image in images.numpy()]
+        found = [features.find(key) for key in keys]
+        missing = {key: row for row, (key, one) in enumerate(zip(keys, found, strict=True)) if one is None}
+        if missing:
+            made = compute(images if len(missing) == len(keys) else images[list(missing.values())]).numpy()
+            new = {key: np.array(one) for key, one in zip(missing, made, strict=True)}
+            for key, one in new.items():
+                features.keep(key, one)
+            found = [new[key] if one is None else one for key, one in zip(keys, found, strict=True)]
+        return torch.from_numpy(np.stack(found))  # type: ignore[arg-type]
+
+    def _fingerprint(self, encoder: nn.Module) -> bytes:
+        """Returns a digest of the encoder's parameters; it is computed anew only if one of them was written to."""
+        tensors = [*encoder.parameters(), *encoder.buffers()]
+        versions = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        if versions != self._versions:
+            digest = hashlib.blake2b(repr(encoder).encode(), digest_size=_BYTES)
+            for tensor in tensors:
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            self._versions, self._digest = versions, digest.digest()
+        return self._digest
+
+
+def _digest_of(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=_BYTES).digest()
