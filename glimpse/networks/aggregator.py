@@ -37,9 +37,9 @@ def _zero_lengths(token: Tensor) -> Tensor:
 class _Block(nn.Module):
     """One transformer layer with normalisation first: attention, then a perceptron of twice the width."""
 
-    def __init__(self, embed: int, heads: int) -> None:
+    def __init__(self, embed: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, nn.Dropout(dropout)
         self.norm_attention, self.norm_perceptron = nn.LayerNorm(embed), nn.LayerNorm(embed)
         self.qkv, self.out = nn.Linear(embed, 3 * embed), nn.Linear(embed, embed)
         self.perceptron = nn.Sequential(nn.Linear(embed, 2 * embed), nn.ReLU(), nn.Linear(2 * embed, embed))
@@ -52,8 +52,8 @@ class _Block(nn.Module):
 
     def finish(self, x: Tensor, attended: Tensor) -> Float[Tensor, "batch time embed"]:
         """Adds the result of attention (batch, head, time, embed / head), and then that of the perceptron."""
-        x = x + self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.perceptron(self.norm_perceptron(x))
+        x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.perceptron(self.norm_perceptron(x)))
 
 
 class CausalTransformer(nn.Module):
@@ -61,14 +61,23 @@ class CausalTransformer(nn.Module):
 
     Tokens contain the location of their glimpse, but not its position in the sequence, so that sequences can become
     longer than those of training.
+
+    Args:
+        embed: Width of tokens.
+        layers: Number of layers.
+        heads: Number of heads of each layer.
+        dropout: Probability, in training, that a number that a layer adds is left out. With few cases, it keeps the
+            answers from being learned by heart.
     """
 
-    def __init__(self, embed: int, layers: int = 2, heads: int = 4) -> None:
+    def __init__(self, embed: int, layers: int = 2, heads: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"Expected dropout of at least 0 and below 1, got {dropout}.")
         if embed % heads:
             raise ValueError(f"Expected an embedding divisible by the number of heads, got {embed} and {heads}.")
         self.embed, self.heads = embed, heads
-        self.blocks = nn.ModuleList(_Block(embed, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(_Block(embed, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(embed)
 
     def _layers(self) -> Iterator["_Block"]:
