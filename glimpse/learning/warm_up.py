@@ -11,7 +11,8 @@ later glimpses of the sequences show how much it is worth to look at what was se
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -179,7 +180,7 @@ class TokenWarmUp(Trainer):
 
     # ------------------------------------------------------------------------------------------ reading, once
     @torch.no_grad()
-    def encode(self, progress: Callable[[int], Any] = lambda count: None, at_once: int = 64) -> None:
+    def encode(self, progress: Callable[[int], Any] = lambda count: None, at_once: int = 16) -> None:
         """Reads and encodes the glimpses of all cases, and their overviews where answers or the locator need them.
 
         Args:
@@ -189,9 +190,8 @@ class TokenWarmUp(Trainer):
         policy = self.policy
         parts: dict[str, list[Tensor]] = {name: [] for name in ("features", "places", "zooms", "overviews", "cells")}
         with ThreadPoolExecutor(self.threads, thread_name_prefix="warm-up") as pool:
-            for start in range(0, len(self.cases), at_once):
-                chosen = range(start, min(start + at_once, len(self.cases)))
-                images, cells, zooms = zip(*pool.map(self._read, chosen), strict=True)
+            for chosen, read in self._read_ahead(pool, at_once):
+                images, cells, zooms = zip(*read, strict=True)
                 flat = torch.from_numpy(np.concatenate(images)).to(policy.device)
                 pooled = policy.look(flat, conduct=_FIXED)
                 parts["features"].append(pooled.unflatten(0, (len(chosen), -1)))
@@ -207,6 +207,17 @@ class TokenWarmUp(Trainer):
         extents = np.stack([self.views.relative_extents(case.source) for case in self.cases])
         self.kept["sides"] = 2 * torch.from_numpy(extents).to(policy.device)
         self.targets = torch.from_numpy(self.task.stack([case.target for case in self.cases])).to(policy.device)
+
+    def _read_ahead(self, pool: ThreadPoolExecutor, at_once: int) -> Iterator[tuple[range, list[Any]]]:
+        """Yields the indices of some cases at a time, and what `_read` returns; meanwhile, the next are being read."""
+        starts = range(0, len(self.cases), at_once)
+        parts = [range(start, min(start + at_once, len(self.cases))) for start in starts]
+        ahead = deque([pool.map(self._read, part) for part in parts[:2]])
+        for number, part in enumerate(parts):
+            read = list(ahead.popleft())
+            if number + 2 < len(parts):
+                ahead.append(pool.map(self._read, parts[number + 2]))
+            yield part, read
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reads random glimpses of a case; returns them, the cells in which they lie, and their zooms."""
