@@ -14,13 +14,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from glimpse.synthetic import making
 from glimpse.synthetic.making import CaseRecord, Recipe, Table, embedded, generator, write_whole
 from glimpse.synthetic.slides.atlas import GLANDS, atlas
 from glimpse.synthetic.slides.layout import lay_out
-from glimpse.synthetic.slides.svs import write_svs
+from glimpse.synthetic.slides.svs import colours, write_svs
 from glimpse.synthetic.slides.tissue import paint
 
 VERSION = 3
@@ -79,9 +78,9 @@ def make_slides(folder: Path, records: Iterable[CaseRecord], seed: int, size: in
 def make_slide(record: CaseRecord, folder: Path, seed: int, size: int) -> None:
     """Paints one slide and writes it."""
     layout = lay_out(generator(VERSION, record, seed, 0), size, record.target, GLANDS)
-    slide = Image.fromarray(paint(generator(VERSION, record, seed, 1), layout, atlas(VERSION, seed)))
-    quarter = slide.reduce(4)
-    levels = [np.asarray(level) for level in (slide, quarter, quarter.reduce(4))]
+    slide = paint(generator(VERSION, record, seed, 1), layout, atlas(VERSION, seed))
+    quarter = colours(slide).reduce(4)
+    levels = [slide, np.asarray(quarter), np.asarray(quarter.reduce(4))]
     write_whole(folder / record.path, partial(write_svs, levels=levels, mpp=MPP))
 
 
