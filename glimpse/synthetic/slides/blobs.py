@@ -8,8 +8,8 @@ Reduced 16 times, the two kinds are therefore equal in law; at full resolution t
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
 
+from glimpse.synthetic.slides.enlarging import bordered, enlarged
 from glimpse.synthetic.slides.layout import COARSE, Blob
 from glimpse.synthetic.slides.textures import UNIT, smooth_noise
 
@@ -87,11 +87,11 @@ def _flat_field(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     level = np.exp(rng.normal(0, 0.06))
     grain = 0.07 * smooth_noise(rng, blocks, 2.5) + 0.05 * rng.standard_normal(blocks)
     planes = [level * mean * (1 + grain + 0.02 * rng.standard_normal(blocks)) for mean in _MEAN]
-    return np.stack([_smooth(plane.astype(np.float32), shape) * UNIT for plane in planes]).astype(np.uint8)
+    return np.stack([_smooth(plane.astype(np.float32)) * UNIT for plane in planes]).astype(np.uint8)
 
 
-def _smooth(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(plane).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+def _smooth(blocks: np.ndarray) -> np.ndarray:
+    return enlarged(bordered(blocks), COARSE)
 
 
 def _block_means(plane: np.ndarray) -> np.ndarray:
@@ -113,6 +113,6 @@ def _match(painted: np.ndarray, wanted: np.ndarray, cover: np.ndarray, share: np
 
 
 def _shifted(painted: np.ndarray, shift: np.ndarray, cover: np.ndarray) -> np.ndarray:
-    result = cover * _smooth(shift, painted.shape)
+    result = cover * _smooth(shift)
     result += painted
     return np.clip(result, 0, 255, out=result)

@@ -56,7 +56,7 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale: float 
     return noise
 
 
-@lru_cache(maxsize=32)  # the maps of all slides have the same few shapes and scales
+@lru_cache(maxsize=64)  # maps and blobs of all slides have the same few shapes
 def _damping(shape: tuple[int, int], scales: tuple[float, float]) -> np.ndarray:
     """What a Gaussian of such scales leaves of each frequency of `np.fft.rfft2`."""
     rows, columns = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :]

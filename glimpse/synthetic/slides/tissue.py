@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from glimpse.synthetic.slides.atlas import Atlas
 from glimpse.synthetic.slides.blobs import paint_blob
+from glimpse.synthetic.slides.enlarging import bordered, enlarged
 from glimpse.synthetic.slides.layout import COARSE, Layout, Stroke
 from glimpse.synthetic.slides.textures import UNIT, smooth_noise
 
@@ -70,34 +71,23 @@ def _channels(packed: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Piece:
-    """A rectangle of pixels within a square; `border`: whether the tissue ends in it or near it."""
+    """A rectangle of pixels within one square of `PATCH`; `border`: whether the tissue ends in it or near it."""
 
     rows: slice
     columns: slice
     border: bool
 
+    @property
+    def cells(self) -> tuple[slice, slice]:
+        """The rectangle on coarse maps."""
+        rows, columns = self.rows, self.columns
+        return slice(rows.start // COARSE, rows.stop // COARSE), slice(columns.start // COARSE, columns.stop // COARSE)
 
-@dataclass(frozen=True)
-class Square:
-    """A square of side `PATCH` (less at the slide's edge) that holds tissue, and its pieces that are not bare glass."""
-
-    top: int
-    left: int
-    size: tuple[int, int]
-    pieces: tuple[Piece, ...]
-
-    def enlarged(self, coarse: Image.Image) -> np.ndarray:
-        """A coarse map at the slide's pixels, for the whole square."""
-        (top, left), (height, width) = (self.top, self.left), self.size
-        return _enlarge(coarse, (width, height), (left, top, left + width, top + height), COARSE)
-
-    def on(self, piece: Piece, side: int | None = None) -> tuple[slice, slice]:
-        """Rows and columns of a piece on the slide, or on a texture that repeats after `side` pixels."""
-        top, left = (self.top, self.left) if side is None else (self.top % side, self.left % side)
-        return (
-            slice(top + piece.rows.start, top + piece.rows.stop),
-            slice(left + piece.columns.start, left + piece.columns.stop),
-        )
+    def within(self, side: int) -> tuple[slice, slice]:
+        """The rectangle on a texture that repeats after `side` pixels, a multiple of `PATCH`."""
+        top, left = self.rows.start % side, self.columns.start % side
+        height, width = self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+        return slice(top, top + height), slice(left, left + width)
 
 
 def paint(rng: np.random.Generator, layout: Layout, atlas: Atlas) -> np.ndarray:
@@ -105,12 +95,12 @@ def paint(rng: np.random.Generator, layout: Layout, atlas: Atlas) -> np.ndarray:
     staining = Staining.draw(rng)
     blend, textures = _stroma(rng, layout, atlas)
     thickness, rag = _thickness(rng, layout), _rag(rng)
-    squares = list(_squares(layout, rag))
+    pieces = list(_pieces(layout, rag))
     stain = np.empty((2, layout.size, layout.size), np.uint8)  # on glass it stays as it is, and nothing reads it
-    _lay_stroma(stain, squares, blend, textures)
+    _lay_stroma(stain, pieces, blend, textures)
     _set_glands(stain, layout, atlas)
     packed = np.full((layout.size, layout.size), staining.table[0])
-    _cut_out(packed, stain, squares, (Image.fromarray(layout.depth), thickness), rag, staining)
+    _cut_out(packed, stain, pieces, (bordered(layout.depth), thickness), rag, staining)
     del stain
     slide = _channels(packed)
     for blob in layout.blobs:
@@ -122,17 +112,17 @@ def paint(rng: np.random.Generator, layout: Layout, atlas: Atlas) -> np.ndarray:
     return slide
 
 
-def _squares(layout: Layout, rag: np.ndarray) -> Iterator[Square]:
-    """Yields every square that tissue reaches into."""
-    kinds = _kinds_of_blocks(layout, rag)
-    cells, blocks = PATCH // COARSE, PATCH // BLOCK
-    for top in range(0, layout.size, PATCH):
-        for left in range(0, layout.size, PATCH):
-            rows, columns = top // COARSE, left // COARSE
-            if (layout.depth[rows : rows + cells, columns : columns + cells] > -2 * COARSE).any():
-                within = kinds[top // BLOCK : top // BLOCK + blocks, left // BLOCK : left // BLOCK + blocks]
-                size = (min(PATCH, layout.size - top), min(PATCH, layout.size - left))
-                yield Square(top, left, size, tuple(_pieces(within.tolist())))
+def _pieces(layout: Layout, rag: np.ndarray) -> Iterator[Piece]:
+    """Yields the tissue in pieces: blocks of one kind that lie side by side within a square of `PATCH`."""
+    per_square = PATCH // BLOCK
+    for row, line in enumerate(_kinds_of_blocks(layout, rag).tolist()):
+        start = 0
+        for column in range(1, len(line) + 1):
+            if column == len(line) or column % per_square == 0 or line[column] != line[start]:
+                if line[start] != _GLASS:
+                    rows, columns = slice(row * BLOCK, (row + 1) * BLOCK), slice(start * BLOCK, column * BLOCK)
+                    yield Piece(rows, columns, line[start] == _BORDER)
+                start = column
 
 
 def _kinds_of_blocks(layout: Layout, rag: np.ndarray) -> np.ndarray:
@@ -144,27 +134,12 @@ def _kinds_of_blocks(layout: Layout, rag: np.ndarray) -> np.ndarray:
     kinds = np.full(lowest.shape, _BORDER)
     kinds[lowest + rag.min() > fade] = _INNER
     kinds[highest + rag.max() < -fade] = _GLASS
+    side = PATCH // COARSE
+    for top in range(0, len(layout.depth), side):
+        for left in range(0, len(layout.depth), side):
+            if (layout.depth[top : top + side, left : left + side] <= -2 * COARSE).all():  # noise alone is no tissue
+                kinds[top // cells : (top + side) // cells, left // cells : (left + side) // cells] = _GLASS
     return kinds
-
-
-def _pieces(kinds: list[list[int]]) -> Iterator[Piece]:
-    """Joins blocks of one kind that lie side by side; glass is left out."""
-    for row, line in enumerate(kinds):
-        start = 0
-        for column in range(1, len(line) + 1):
-            if column == len(line) or line[column] != line[start]:
-                if line[start] != _GLASS:
-                    rows, columns = slice(row * BLOCK, (row + 1) * BLOCK), slice(start * BLOCK, column * BLOCK)
-                    yield Piece(rows, columns, line[start] == _BORDER)
-                start = column
-
-
-def _enlarge(
-    coarse: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int], step: int
-) -> np.ndarray:
-    """Cuts a box out of a map that has a value every `step` pixels; box and size (width, height) are in pixels."""
-    left, top, right, bottom = (edge / step for edge in box)
-    return np.array(coarse.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
 
 
 def _flip(array: np.ndarray, turn: int) -> np.ndarray:
@@ -173,7 +148,7 @@ def _flip(array: np.ndarray, turn: int) -> np.ndarray:
     return array[..., :: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
 
 
-def _stroma(rng: np.random.Generator, layout: Layout, atlas: Atlas) -> tuple[Image.Image, list[np.ndarray]]:
+def _stroma(rng: np.random.Generator, layout: Layout, atlas: Atlas) -> tuple[np.ndarray, list[np.ndarray]]:
     """How much of the stroma is loose, 0 to 127, as a smooth coarse map; and the textures of dense and loose stroma."""
     side = layout.size // COARSE
     mix = np.clip(0.5 + 1.6 * smooth_noise(rng, (side, side), side / 22), 0, 1) * 127
@@ -182,23 +157,19 @@ def _stroma(rng: np.random.Generator, layout: Layout, atlas: Atlas) -> tuple[Ima
         shift = tuple(rng.integers(texture.shape[-1], size=2))
         turned = np.ascontiguousarray(_flip(texture, int(rng.integers(8))))
         textures.append(np.roll(turned, shift, axis=(1, 2)))
-    return Image.fromarray(mix.astype(np.uint8)), textures
+    return bordered(mix.astype(np.uint8)), textures
 
 
-def _lay_stroma(
-    stain: np.ndarray, squares: Sequence[Square], blend: Image.Image, textures: Sequence[np.ndarray]
-) -> None:
+def _lay_stroma(stain: np.ndarray, pieces: Sequence[Piece], blend: np.ndarray, textures: Sequence[np.ndarray]) -> None:
     """Covers the tissue with dense and loose stroma, blended along a smooth map."""
     dense, loose = (texture.astype(np.int16) for texture in textures)
     loose -= dense
-    for square in squares:
-        weight = square.enlarged(blend).astype(np.int16)
-        for piece in square.pieces:
-            area = (slice(None), *square.on(piece, dense.shape[-1]))
-            mixed = loose[area] * weight[piece.rows, piece.columns]
-            mixed >>= 7
-            mixed += dense[area]
-            stain[(slice(None), *square.on(piece))] = mixed
+    for piece in pieces:
+        area = (slice(None), *piece.within(dense.shape[-1]))
+        mixed = loose[area] * enlarged(blend, COARSE, piece.cells)
+        mixed >>= 7
+        mixed += dense[area]
+        stain[:, piece.rows, piece.columns] = mixed
 
 
 def _set_glands(stain: np.ndarray, layout: Layout, atlas: Atlas) -> None:
@@ -215,9 +186,9 @@ def _set_glands(stain: np.ndarray, layout: Layout, atlas: Atlas) -> None:
         area[:] = below + (((colour[:, rows, columns] - below) * weight + 128) // 255)
 
 
-def _thickness(rng: np.random.Generator, layout: Layout) -> Image.Image:
+def _thickness(rng: np.random.Generator, layout: Layout) -> np.ndarray:
     side = layout.depth.shape[0]
-    return Image.fromarray((1 + 0.07 * smooth_noise(rng, (side, side), side / 30)).astype(np.float32))
+    return bordered((1 + 0.07 * smooth_noise(rng, (side, side), side / 30)).astype(np.float32))
 
 
 def _rag(rng: np.random.Generator) -> np.ndarray:
@@ -228,25 +199,24 @@ def _rag(rng: np.random.Generator) -> np.ndarray:
 def _cut_out(
     packed: np.ndarray,
     stain: np.ndarray,
-    squares: Sequence[Square],
-    maps: tuple[Image.Image, Image.Image],
+    pieces: Sequence[Piece],
+    maps: tuple[np.ndarray, np.ndarray],
     rag: np.ndarray,
     staining: Staining,
 ) -> None:
     """Colours the tissue, ragged at its border and unevenly thick; `maps` are its depth and its thickness."""
     depth, thickness = maps
-    for square in squares:
-        covers = square.enlarged(thickness)
-        depths = square.enlarged(depth) if any(piece.border for piece in square.pieces) else None
-        for piece in square.pieces:
-            cover, area = covers[piece.rows, piece.columns], square.on(piece)
-            if piece.border and depths is not None:
-                inside = depths[piece.rows, piece.columns] + rag[piece.rows, piece.columns]
-                inside /= _SOFT
-                inside += np.float32(0.5)
-                cover *= np.clip(inside, 0, 1, out=inside)
-            amounts = stain[(slice(None), *area)] * cover
-            packed[area] = staining.packed(np.minimum(amounts, 255, out=amounts).astype(np.uint8))
+    for piece in pieces:
+        cover = enlarged(thickness, COARSE, piece.cells)
+        if piece.border:
+            inside = enlarged(depth, COARSE, piece.cells)
+            inside += rag[piece.within(PATCH)]
+            inside /= _SOFT
+            inside += np.float32(0.5)
+            cover *= np.clip(inside, 0, 1, out=inside)
+        amounts = stain[:, piece.rows, piece.columns] * cover
+        colours = staining.packed(np.minimum(amounts, 255, out=amounts).astype(np.uint8))
+        packed[piece.rows, piece.columns] = colours
 
 
 def _tint(rng: np.random.Generator, slide: np.ndarray, stroke: Stroke, layout: Layout, only_tissue: bool) -> None:
@@ -275,7 +245,7 @@ def _tint(rng: np.random.Generator, slide: np.ndarray, stroke: Stroke, layout: L
 
 def _multiply(slide: np.ndarray, strength: np.ndarray, low: np.ndarray, step: int, transmittance: np.ndarray) -> None:
     """Multiplies by `transmittance ** strength`, where `strength` is given every `step` pixels from `low` on."""
-    source = Image.fromarray(strength.astype(np.float32))
+    source = bordered(strength.astype(np.float32))
     part = 256 // step
     for top in range(0, strength.shape[0], part):
         for left in range(0, strength.shape[1], part):
@@ -284,8 +254,7 @@ def _multiply(slide: np.ndarray, strength: np.ndarray, low: np.ndarray, step: in
                 continue
             rows = slice(int(low[0]) + top * step, int(low[0]) + bottom * step)
             columns = slice(int(low[1]) + left * step, int(low[1]) + right * step)
-            size = (columns.stop - columns.start, rows.stop - rows.start)
-            power = _enlarge(source, size, (left * step, top * step, right * step, bottom * step), step)
+            power = enlarged(source, step, (slice(top, bottom), slice(left, right)))
             for channel, logarithm in enumerate(np.log(transmittance)):  # planes are contiguous, which is faster
                 area = slide[rows, columns, channel]
                 area[:] = area * np.exp(power * logarithm) + np.float32(0.5)
