@@ -16,6 +16,8 @@ from glimpse.synthetic.slides.textures import UNIT, smooth_noise
 ROUNDS = 4
 """Repetitions of the smooth shift; what is left then is below the steps of JPEG."""
 
+_FADE, _WIDEST = 7, 1.3  # pixels over which the border fades; largest radius, relative to the blob's
+
 _MEAN = (0.93, 0.50)  # hematoxylin and eosin of the flat field, between the means of both kinds' cells
 
 
@@ -62,14 +64,23 @@ def _over(below: np.ndarray, above: np.ndarray, cover: np.ndarray) -> np.ndarray
 
 def _outline(rng: np.random.Generator, blob: Blob, rows: slice, columns: slice) -> np.ndarray:
     """How far the blob covers each pixel: an irregular disc with a ragged border."""
-    y, x = np.mgrid[rows, columns].astype(np.float32) + 0.5
-    dy, dx = y - np.float32(blob.y), x - np.float32(blob.x)
-    turn = np.arctan2(dy, dx)
-    radius = np.full_like(y, blob.radius)
-    for wave in range(2, 6):
-        radius += blob.radius * 0.14 / wave * rng.normal() * np.cos(wave * turn + rng.uniform(0, 2 * np.pi))
-    rag = 9 * smooth_noise(rng, y.shape, 6)
-    return np.clip((np.minimum(radius, 1.3 * blob.radius) - np.hypot(dy, dx) + rag) / 7 + 0.5, 0, 1)
+    waves = {wave: (blob.radius * 0.14 / wave * rng.normal(), rng.uniform(0, 2 * np.pi)) for wave in range(2, 6)}
+    dy = np.arange(rows.start, rows.stop, dtype=np.float32) + np.float32(0.5) - np.float32(blob.y)
+    dx = np.arange(columns.start, columns.stop, dtype=np.float32) + np.float32(0.5) - np.float32(blob.x)
+    distance = np.hypot(dy[:, None], dx)
+    rag = 9 * smooth_noise(rng, distance.shape, 6)
+    # The waves decide only near the border; further in or out the sum of their heights does.
+    height, margin, beyond = sum(abs(high) for high, _ in waves.values()), _FADE / 2 + 0.1, rag - distance
+    inside = beyond > margin - (blob.radius - height)
+    cover = inside.astype(np.float32)
+    some = np.nonzero((beyond >= -margin - (blob.radius + height)) & ~inside)
+    turn = np.arctan2(dy[some[0]], dx[some[1]])
+    radius = np.full_like(turn, blob.radius)
+    for wave, (high, phase) in waves.items():
+        radius += high * np.cos(wave * turn + phase)
+    depth = np.minimum(radius, _WIDEST * blob.radius) - distance[some] + rag[some]
+    cover[some] = np.clip(depth / _FADE + 0.5, 0, 1)
+    return cover
 
 
 def _cut(rng: np.random.Generator, texture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
