@@ -148,9 +148,10 @@ def _glands(rng: np.random.Generator, depth: np.ndarray, blobs: tuple[Blob, ...]
     for y, x in rng.permutation(lattice):
         stamp, turn, clear = int(rng.integers(stamps)), int(rng.integers(8)), rng.random()
         cell = tuple(min(max(int(middle // COARSE), 0), depth.shape[0] - 1) for middle in (y, x))
-        if depth[cell] > 60 and lobules[cell] > 0.15 - 0.3 * clear:
-            if not (np.hypot(y - middles[0], x - middles[1]) < reaches).any():  # far from all blobs
-                glands.append(Gland(int(y), int(x), stamp, turn))
+        if depth[cell] <= 60 or lobules[cell] <= 0.15 - 0.3 * clear:
+            continue
+        if (np.hypot(y - middles[0], x - middles[1]) >= reaches).all():  # far from all blobs
+            glands.append(Gland(int(y), int(x), stamp, turn))
     return tuple(glands)
 
 
