@@ -89,7 +89,7 @@ def _cut(rng: np.random.Generator, texture: np.ndarray, shape: tuple[int, int]) 
     turn = int(rng.integers(8))
     piece = texture.swapaxes(1, 2) if turn & 4 else texture
     piece = piece[:, top : top + shape[0], left : left + shape[1]]
-    return piece[:, :: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
+    return np.ascontiguousarray(piece[:, :: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1])
 
 
 def _flat_field(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:

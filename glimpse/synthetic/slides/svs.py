@@ -145,10 +145,10 @@ _flat_streams: dict[tuple[bytes, int], bytes] = {}
 
 def _flat_or_encoded(tile: np.ndarray, quality: int) -> bytes:
     """Encodes a tile; a tile of one colour, such as the glass around the tissue, is encoded once per process."""
-    colour = tile[0, 0]
-    if (tile[0] != colour).any() or (tile[1:] != tile[:-1]).any():
+    pixels = tile.view(np.uint32) if tile.shape[2] == 4 else tile  # four bytes are compared as one number
+    if (pixels[0] != pixels[0, 0]).any() or (pixels[1:] != pixels[:-1]).any():
         return _encode(tile, quality)
-    key = (colour[:3].tobytes(), quality)
+    key = (tile[0, 0, :3].tobytes(), quality)
     if key not in _flat_streams:
         _flat_streams[key] = _encode(tile, quality)
     return _flat_streams[key]

@@ -175,7 +175,7 @@ def _lay_stroma(stain: np.ndarray, pieces: Sequence[Piece], blend: np.ndarray, t
 def _set_glands(stain: np.ndarray, layout: Layout, atlas: Atlas) -> None:
     for gland in layout.glands:
         stamp = atlas.glands[gland.stamp]
-        colour, cover = _flip(stamp.stain, gland.turn), _flip(stamp.cover, gland.turn)
+        colour, cover = (np.ascontiguousarray(_flip(array, gland.turn)) for array in (stamp.stain, stamp.cover))
         half = cover.shape[0] // 2
         top, left = max(gland.y - half, 0), max(gland.x - half, 0)
         area = stain[:, top : gland.y + half + 1, left : gland.x + half + 1]
