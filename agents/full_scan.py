@@ -51,7 +51,7 @@ def _one_thread() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- embeddings
 @dataclass
 class Bag:
-    """The embedded patches of one case, and the seconds that reading and embedding them took."""
+    """The embedded patches of one case, and the seconds from the end of the case before it to the end of this one."""
 
     embeddings: Float[Tensor, "tile embed"]
     locations: Float[Tensor, "tile d"]

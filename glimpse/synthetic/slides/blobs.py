@@ -32,10 +32,10 @@ def paint_blob(
 
     Args:
         rng: Source of randomness, drawn from alike for both kinds.
-        slide: uint8 (height, width, 3), painted on in place.
+        slide: uint8 (height, width, 3), painted on in place; a fourth channel stays as it is.
         blob: Where, how large, of which kind.
         texture: Stain of the kind's cells, uint8 (2, side, side).
-        colour: The slide's staining: stain (2, h, w) to colours (h, w, 3).
+        colour: The slide's staining: stain (2, h, w) to colours (h, w, 3), or 4 channels with an unused last one.
     """
     reach = 1.35 * blob.radius + 8
     low = [max(int((middle - reach) // COARSE) * COARSE, 0) for middle in (blob.y, blob.x)]

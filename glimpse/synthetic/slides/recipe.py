@@ -5,7 +5,7 @@ lymphoid aggregates (small, round, dark, uniform ones). In the overview the two 
 apart. Glands, folds and ink are on slides of both classes alike. Slides of less than 3,072 pixels a side have room for
 less: 3 or 4 blobs, of which 1 or 2 are tumour in a positive one.
 
-Made once per machine, about three minutes on two cores, into a folder named after what was asked for (see
+Made once per machine, in one to two minutes on two cores, into a folder named after what was asked for (see
 `glimpse.synthetic.making`).
 """
 
