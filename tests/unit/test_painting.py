@@ -20,6 +20,7 @@ from glimpse.synthetic.slides.enlarging import bordered, enlarged
 from glimpse.synthetic.slides.layout import Blob, Layout, lay_out
 from glimpse.synthetic.slides.textures import smooth_noise
 from glimpse.synthetic.slides.tissue import paint
+from glimpse.synthetic.volumes.fields import axes_mm, blend, blend_ellipsoid, ellipsoid, step
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,21 @@ def test_colours_of_four_bytes_are_written_as_those_of_three(tmp_path: Path) -> 
     svs.write_svs(tmp_path / "four.svs", [image, image[::4, ::4]])
     svs.write_svs(tmp_path / "three.svs", [image[..., :3], image[::4, ::4, :3]])
     assert (tmp_path / "four.svs").read_bytes() == (tmp_path / "three.svs").read_bytes()
+
+
+# --- Volumes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("middle", [(1.0, -2.0, 3.0), (14.0, 0.0, 0.0), (90.0, 0.0, 0.0)])  # inside, cut off, beyond
+def test_an_ellipsoid_is_blended_in_its_box_as_in_the_whole(middle: tuple[float, float, float]) -> None:
+    axes, radii = axes_mm((30, 40, 36), (1.0, 0.8, 0.8)), (6.0, 9.0, 4.0)
+    volume = np.random.default_rng(0).random((30, 40, 36), np.float32)
+    expected = volume.copy()
+    blend(expected, 0.5, step(ellipsoid(axes, middle, radii), 3))
+    before = volume.copy()
+    blend_ellipsoid(volume, axes, middle, radii, 0.5, 3)
+    np.testing.assert_array_equal(volume, expected)
+    assert (volume != before).any() == (middle[0] < 90)
 
 
 # --- Processes -------------------------------------------------------------------------------------------------------
