@@ -18,8 +18,8 @@ from queue import SimpleQueue
 from typing import Any, TextIO
 
 # Painting makes many arrays of a megabyte or more. By default glibc returns their memory to the system each time, and
-# half of the time would go into pages that the system fills with zeros again. One thread per process: there is one
-# process per core.
+# the system fills its pages with zeros again when they are next touched. One thread per process: there is one process
+# per core.
 _SETTINGS = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
 
