@@ -3,15 +3,19 @@
 import copy
 from collections.abc import Callable
 
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from glimpse.agents.base import GlimpseAlgorithm
 from glimpse.errors import SettingsError
 from glimpse.networks.locator import GridLocator, RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes
 
 
 class _Baseline(GlimpseAlgorithm):
@@ -54,6 +58,27 @@ class Overview(_Baseline):
     unused = _Baseline.unused | {"encoder_rate"}
 
 
+class _Unheard(Overview):
+    """As `Overview`, for trainings whose rollouts nobody looks at: the encoder is left out while playing.
+
+    What a policy answers there is used for logs only, since every update encodes the overviews again, with gradients.
+    """
+
+    def _play(
+        self, env: VecEnv, callback: BaseCallback, lanes: np.ndarray, grouped: int, budget: int
+    ) -> list[Episodes] | None:
+        policy = self.policy
+
+        def nothing(images: Tensor, conduct: Conduct = OWN_CONDUCT) -> Tensor:
+            return torch.zeros(len(images), policy.encoder.embed, *policy.grid, device=policy.device)
+
+        policy.encode = nothing  # type: ignore[method-assign]
+        try:
+            return super()._play(env, callback, lanes, grouped, budget)
+        finally:
+            del policy.encode
+
+
 def train_overview(
     policy: GlimpsePolicy,
     lanes: Callable[[int], VecEnv],
@@ -88,7 +113,7 @@ def train_overview(
             f"{policy.overview_dropout}."
         )
     env, device = lanes(cases_per_rollout), policy.device
-    model = Overview(policy, env, learning_rate, seed=seed, device=device, cases_per_rollout=cases_per_rollout)
+    model = _Unheard(policy, env, learning_rate, seed=seed, device=device, cases_per_rollout=cases_per_rollout)
     model.set_logger(Logger(None, []))
     best, highest = copy.deepcopy(policy.state_dict()), validate(policy)
     with tqdm(total=updates, desc="overview alone", unit="update", disable=not progress) as bar:

@@ -1,11 +1,13 @@
 """The baseline that is common today: all foreground patches are embedded, and gated attention pools the embeddings."""
 
 import copy
+import itertools
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +51,19 @@ def _one_thread() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- embeddings
 @dataclass
 class Bag:
-    """The embedded patches of one case, and the seconds that reading and embedding them took."""
+    """The embedded patches of one case, and the seconds from the end of the case before it to the end of this one."""
 
     embeddings: Float[Tensor, "tile embed"]
     locations: Float[Tensor, "tile d"]
     seconds: float
+
+
+@dataclass
+class _UnderWay:
+    """A case whose patches are being read and embedded, in groups."""
+
+    locations: Float[np.ndarray, "tile d"]
+    groups: "list[Future[Tensor]]"
 
 
 class _Head(nn.Module):
@@ -176,21 +186,39 @@ class FullScan:
             return kept
         with _one_thread(), ThreadPoolExecutor(self.threads, thread_name_prefix="full-scan") as pool:
             silent = not (progress or self.progress)
-            bar = tqdm(cases, desc=f"full scan ({cases[0].split or 'cases'})", unit="case", disable=silent)
-            made = [self._bag(case.source, pool) for case in bar]
+            title = f"full scan ({cases[0].split or 'cases'})"
+            bar = tqdm(total=len(cases), desc=title, unit="case", disable=silent)
+            made = list(self._bags([case.source for case in cases], pool, bar.update))
         if path is not None:
             _keep(path, meta, probe, made)
         return made
 
-    def _bag(self, source: ImageSource, pool: ThreadPoolExecutor) -> Bag:
-        began = time.perf_counter()
+    def _bags(
+        self, sources: Sequence[ImageSource], pool: ThreadPoolExecutor, finished: Callable[[], object]
+    ) -> Iterator[Bag]:
+        """Yields the bags in order. The next case is begun before one is finished, so that no thread waits for others.
+
+        The seconds of a case are those since the case before it was finished.
+        """
+        began, under_way = time.perf_counter(), deque[_UnderWay]()
+        for source in itertools.chain(sources, [None]):
+            if source is not None:
+                under_way.append(self._begin(source, pool))
+            while under_way and (source is None or len(under_way) > 1):
+                first = under_way.popleft()
+                embeddings = torch.cat([group.result() for group in first.groups])
+                now = time.perf_counter()
+                yield Bag(embeddings, torch.from_numpy(first.locations), now - began)
+                began = now
+                finished()
+
+    def _begin(self, source: ImageSource, pool: ThreadPoolExecutor) -> "_UnderWay":
         tiles = foreground_tiles(self.views, source, self.zoom)
         area = float(np.prod(self.views.extent(source, self.zoom)))
         side = max(1, int((BLOCK_PIXELS / area) ** (1 / tiles.shape[1])))
         groups = blocks(tiles, side)
-        embeddings = torch.cat(list(pool.map(lambda group: self._embedded(source, tiles[group]), groups)))
         locations = tile_locations(self.views, source, tiles[np.concatenate(groups)], self.zoom)
-        return Bag(embeddings, torch.from_numpy(locations), time.perf_counter() - began)
+        return _UnderWay(locations, [pool.submit(self._embedded, source, tiles[group]) for group in groups])
 
     def _embedded(self, source: ImageSource, tiles: Int[np.ndarray, "tile d"]) -> Float[Tensor, "tile embed"]:
         return self._embed(read_tiles(self.views, source, tiles, self.zoom))

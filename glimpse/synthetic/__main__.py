@@ -1,11 +1,8 @@
 """Makes an embedded cohort from the command line: `python -m glimpse.synthetic --kind wsi --n 270`."""
 
 import argparse
-import sys
 from importlib import import_module
 from pathlib import Path
-
-from glimpse.synthetic.making import make_part
 
 KINDS = {
     "wsi": "glimpse.synthetic.slides.recipe:embedded_cohort",
@@ -17,7 +14,7 @@ KINDS = {
 
 
 def main() -> None:
-    """Makes a whole cohort and prints the path of its CSV; or, for another process, those cases that it orders."""
+    """Makes a whole cohort and prints the path of its CSV."""
     parser = argparse.ArgumentParser(prog="python -m glimpse.synthetic", description=__doc__)
     parser.add_argument("--kind", choices=KINDS, default="wsi")
     parser.add_argument("--folder", type=Path, help="where to keep it (default: in the cache)")
@@ -25,11 +22,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, help="side of an image in pixels (default: the kind's own)")
     parser.add_argument("--workers", type=int, help="number of processes (default: one per core)")
-    parser.add_argument("--ordered", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.ordered:
-        make_part(sys.stdin)
-        return
     module, name = KINDS[options.kind].split(":")
     wishes = {"n": options.n, "size": options.size}  # where there is none, the kind's own default holds
     given = {name: wish for name, wish in wishes.items() if wish is not None}

@@ -9,23 +9,25 @@ import errno
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import numpy as np
 import platformdirs
 from tqdm import tqdm
 
+from glimpse.synthetic.processes import function_named, in_processes
+
 SHARES = {"test": 1 / 4, "val": 1 / 6}
 """Shares of the cases in each split; the rest is for training."""
+
+Rows = dict[str, list[list[Any]]]
+"""Rows of one case, by the name of the table."""
 
 _ALONE_MEGABYTES = 6.3  # a cohort below this isn't worth starting processes for
 _STALE_SECONDS = 3600.0
@@ -61,11 +63,12 @@ class Table:
 
     Attributes:
         header: names of the columns.
-        rows: gives the rows, from the records, the seed and the size.
+        rows: "module:function", importable in another process, called as ``rows(record, seed, size)``; gives the rows
+            of one case, made of what JSON knows.
     """
 
     header: Sequence[str]
-    rows: Callable[[Sequence[CaseRecord], int, int], Iterable[Sequence[object]]]
+    rows: str
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,9 @@ def embedded(
         for name in {recipe.folder, *(["masks"] if recipe.mask else [])}:
             (folder / name).mkdir(parents=True, exist_ok=True)
         write_whole(folder / _FACTS, lambda path: path.write_text(json.dumps(facts), encoding="utf-8"))
-        _make_all(recipe, folder, records, seed, size, progress, workers)
+        rows = _make_all(recipe, folder, records, seed, size, progress, workers)
         for name, table in recipe.tables.items():
-            _write_csv(folder / name, table.header, table.rows(records, seed, size))
+            _write_csv(folder / name, table.header, (row for case in rows for row in case[name]))
         _write_manifest(manifest, recipe, records)
     return manifest
 
@@ -187,19 +190,21 @@ def generator(version: int, record: CaseRecord, seed: int, stage: int) -> np.ran
 
 def make_cases(make: str, folder: Path, records: Iterable[CaseRecord], seed: int, size: int) -> Iterator[CaseRecord]:
     """Makes those of the cases that are not there yet; yields each record once its file is complete."""
-    module, name = make.split(":")
     for record in records:
-        if not (folder / record.path).exists():
-            getattr(import_module(module), name)(record, folder, seed, size)
+        make_case(asdict(record), str(folder), seed, size, make, {})
         yield record
 
 
-def make_part(order: TextIO) -> None:
-    """Makes what another process ordered; see `_start_part`."""
-    options = json.load(order)
-    records = [CaseRecord(**record) for record in options["records"]]
-    for _ in make_cases(options["make"], Path(options["folder"]), records, options["seed"], options["size"]):
-        pass
+def make_case(record: dict[str, Any], folder: str, seed: int, size: int, make: str, tables: dict[str, str]) -> Rows:
+    """Makes a case unless it is there, and returns its rows of the tables. All arguments are made of what JSON knows.
+
+    The rows come from here rather than from the end of the making, because what they tell of a case has to be drawn
+    for its image anyway.
+    """
+    case = CaseRecord(**record)
+    if not (Path(folder) / case.path).exists():
+        function_named(make)(case, Path(folder), seed, size)
+    return {name: list(function_named(rows)(case, seed, size)) for name, rows in tables.items()}
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -226,61 +231,22 @@ def _make_all(
     size: int,
     progress: bool,
     workers: int | None,
-) -> None:
-    """Makes all cases that are missing, in this process or in several."""
+) -> list[Rows]:
+    """Makes all cases that are missing, in this process or in several; returns the rows of every case, in order."""
     _sweep(folder)
+    tables = {name: table.rows for name, table in recipe.tables.items()}
+    shared = {"folder": str(folder.resolve()), "seed": seed, "size": size, "make": recipe.make, "tables": tables}
+    orders: list[dict[str, Any]] = [{"record": asdict(record), **shared} for record in records]
     small = len(records) * recipe.megabytes(size) <= _ALONE_MEGABYTES
     workers = workers or (1 if small else os.cpu_count() or 1)
-    bar = tqdm(total=len(records), desc="Painting the embedded cohort (once)", unit=recipe.noun, disable=not progress)
-    with bar:
-        if workers == 1:
-            for _ in make_cases(recipe.make, folder, records, seed, size):
-                bar.update()
-            return
-        # Processes of their own rather than a pool: a pool would import the user's script again, and runs from neither
-        # a notebook nor a script without a main guard.
-        parts = [_start_part(recipe, folder, records[part::workers], seed, size) for part in range(workers)]
-        try:
-            _wait(parts, lambda: bar.update(sum((folder / r.path).exists() for r in records) - bar.n))
-        finally:
-            for part in parts:
-                part.terminate()
-                part.communicate()
-
-
-def _start_part(
-    recipe: Recipe, folder: Path, records: Sequence[CaseRecord], seed: int, size: int
-) -> "subprocess.Popen[str]":
-    root = Path(__file__).resolve().parents[2]
-    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    rows = [asdict(record) for record in records]
-    order = {"make": recipe.make, "folder": str(folder.resolve()), "seed": seed, "size": size, "records": rows}
-    command = [sys.executable, "-m", "glimpse.synthetic", "--ordered"]
-    pipe = subprocess.PIPE
-    part = subprocess.Popen(command, env=environment, text=True, stdin=pipe, stderr=pipe, stdout=subprocess.DEVNULL)
-    assert part.stdin is not None, "it was asked for"
-    with suppress(BrokenPipeError), part.stdin as orders:  # a process that died says why in `_wait`
-        json.dump(order, orders)
-    part.stdin = None
-    return part
-
-
-def _wait(parts: Sequence["subprocess.Popen[str]"], update: Callable[[], object]) -> None:
-    """Waits for all parts; raises what the first failing one said."""
-    while any(part.poll() is None for part in parts):
-        update()
-        failed = next((part for part in parts if part.poll()), None)
-        if failed:
-            break
-        time.sleep(0.25)
-    for part in parts:
-        if part.poll():
-            message = part.communicate()[1].strip()
-            if f"[Errno {errno.ENOSPC}]" in message:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            raise RuntimeError(f"Painting the embedded cohort failed in process {part.pid}:\n{message}")
-    update()
+    made: Iterator[tuple[int, Rows]]
+    if workers == 1:
+        made = ((position, make_case(**order)) for position, order in enumerate(orders))
+    else:
+        made = in_processes(f"{__name__}:make_case", orders, workers)
+    title = "Painting the embedded cohort (once)"
+    rows = dict(tqdm(made, total=len(records), desc=title, unit=recipe.noun, disable=not progress))
+    return [rows[position] for position in range(len(orders))]
 
 
 def _write_manifest(path: Path, recipe: Recipe, records: Iterable[CaseRecord]) -> None:

@@ -218,6 +218,24 @@ def test_the_overview_is_no_use_to_a_policy_that_does_not_see_it() -> None:
         train_overview(policy, lanes, lambda policy: 0.0)
 
 
+def test_a_reports_overview_learns_as_the_agent_does_but_encodes_each_overview_once_an_update() -> None:
+    def policy() -> Any:
+        return PPO("GlimpsePolicy", lanes(), policy_kwargs={"overview_dropout": 0.0}, **SMALL).policy
+
+    torch.manual_seed(3)
+    model = Overview(policy(), lanes(4), 1e-3, **BASELINE).learn(3 * 4)
+    torch.manual_seed(3)
+    start, encoded, scores = policy(), [], iter(range(9))
+    start.encoder.register_forward_hook(lambda module, inputs, output: encoded.append(len(output)))
+    trained = train_overview(
+        start, lanes, lambda policy: float(next(scores)), updates=3, validate_every=1, cases_per_rollout=4
+    )
+    assert [count for count in encoded if count] == [4, 4, 4]  # and no glimpses, since there are none
+    for name, value in trained.named_parameters():
+        torch.testing.assert_close(value, model.policy.get_parameter(name), rtol=0, atol=0)
+    assert len(trained.encode(torch.zeros(2, 1, 24, 24))) == 2 and encoded[-1] == 2  # it encodes again
+
+
 def test_the_same_seed_gives_the_same_parameters() -> None:
     first, second = (PPO("GlimpsePolicy", lanes(), **SMALL).learn(2 * 32) for _ in range(2))
     for name, value in parameters(first).items():

@@ -1,5 +1,6 @@
 """The full scan: what it reads, what it keeps, and that it learns."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,23 @@ def test_embeddings_are_kept_and_used_again(tmp_path: Path, counted: list[int]) 
     assert [file.name for file in tmp_path.iterdir()] == ["full_scan-train.safetensors"]
     torch.testing.assert_close(first[2].embeddings, again[2].embeddings)
     assert first[1].seconds == again[1].seconds
+
+
+def test_the_next_case_is_begun_while_one_is_read_and_bags_stay_in_order() -> None:
+    cases = made_cases(4, 0, "train")
+    both = threading.Barrier(2, timeout=60)  # opens only for the single groups of two cases at the same time
+
+    def together(images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 1:  # not the probe
+            both.wait()
+        return brightness(images)
+
+    bags = FullScan(together, VIEWS, Classification(2), threads=2).bags(cases)
+    alone = [FullScan(brightness, VIEWS, Classification(2), threads=1).bags([case])[0] for case in cases]
+    for bag, expected in zip(bags, alone, strict=True):
+        torch.testing.assert_close(bag.embeddings, expected.embeddings, rtol=0, atol=0)
+        torch.testing.assert_close(bag.locations, expected.locations, rtol=0, atol=0)
+        assert bag.seconds > 0
 
 
 @pytest.mark.parametrize("change", ["weights", "cases", "views", "broken"])

@@ -137,10 +137,10 @@ def _draw_mask(spots: Iterable[Spot], size: int) -> Image.Image:
     return mask
 
 
-def _regions(records: Iterable[CaseRecord], seed: int, size: int) -> Iterator[tuple[object, ...]]:
-    for record in records:
-        for spot in plan_radiograph(record, seed, size)[1]:
-            yield record.id, spot.kind, round(spot.y, 1), round(spot.x, 1), round(spot.radius, 1)
+def regions(record: CaseRecord, seed: int, size: int) -> Iterator[tuple[str, str, float, float, float]]:
+    """The rows of a radiograph in `regions.csv`."""
+    for spot in plan_radiograph(record, seed, size)[1]:
+        yield record.id, spot.kind, round(spot.y, 1), round(spot.x, 1), round(spot.radius, 1)
 
 
 def _check_size(size: int) -> None:
@@ -154,9 +154,9 @@ RECIPE = Recipe(
     noun="radiograph",
     folder="radiographs",
     suffix=".dcm",
-    make="glimpse.synthetic.radiographs.recipe:make_radiograph",
+    make=f"{__name__}:make_radiograph",
     check=_check_size,
     megabytes=lambda size: size**2 * 2 / 1e6,
     mask=".png",
-    tables={"regions.csv": Table(("slide_id", "kind", "y", "x", "radius"), _regions)},
+    tables={"regions.csv": Table(("slide_id", "kind", "y", "x", "radius"), f"{__name__}:regions")},
 )

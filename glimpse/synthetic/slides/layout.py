@@ -104,8 +104,11 @@ def _blobs(rng: np.random.Generator, depth: np.ndarray, target: int) -> tuple[Bl
     small = depth.shape[0] * COARSE < 3072  # a small slide has less room
     count = int(rng.integers(3, 5) if small else rng.integers(6, 11))
     places: list[tuple[float, float, float]] = []
+    middles = (np.arange(depth.shape[0]) + 0.5) * COARSE
+    taken: list[tuple[np.ndarray, float]] = []
     for radius in rng.uniform(100, 180, count) * (0.8 if small else 1.0):
-        y, x = _free_place(rng, depth, places, float(radius))
+        y, x = _free_place(rng, depth, taken, float(radius))
+        taken.append((np.hypot(middles[:, None] - y, middles - x), float(radius)))
         places.append((y, x, float(radius)))
     foci = rng.permutation(count)[: rng.integers(1, 3) if small else rng.integers(3, 7)]
     kinds = ["tumour" if target and index in foci else "aggregate" for index in range(count)]
@@ -113,17 +116,23 @@ def _blobs(rng: np.random.Generator, depth: np.ndarray, target: int) -> tuple[Bl
 
 
 def _free_place(
-    rng: np.random.Generator, depth: np.ndarray, places: list[tuple[float, float, float]], radius: float
+    rng: np.random.Generator, depth: np.ndarray, taken: list[tuple[np.ndarray, float]], radius: float
 ) -> tuple[float, float]:
-    """A place within the tissue and apart from the blobs already placed; where there is no room, as good as it gets."""
-    rows, columns = (np.indices(depth.shape) + 0.5) * COARSE
+    """A place within the tissue and apart from the blobs already placed; where there is no room, as good as it gets.
+
+    Args:
+        rng: The slide's own source of randomness.
+        depth: Of the tissue, at every cell.
+        taken: For each blob already placed, the distance of every cell from its middle, and its radius.
+        radius: Of the blob to be placed.
+    """
     room = depth - 1.15 * radius
-    for y, x, other in places:
-        room = np.minimum(room, np.hypot(rows - y, columns - x) - 1.2 * (other + radius) - 24)
+    for distance, other in taken:
+        room = np.minimum(room, distance - 1.2 * (other + radius) - 24)
     free = np.flatnonzero(room > min(0.0, float(room.max()) - 1))
-    index = int(rng.choice(free))
+    row, column = divmod(int(rng.choice(free)), depth.shape[1])
     shift = rng.uniform(-COARSE / 2, COARSE / 2, 2)
-    return float(rows.flat[index] + shift[0]), float(columns.flat[index] + shift[1])
+    return float((row + 0.5) * COARSE + shift[0]), float((column + 0.5) * COARSE + shift[1])
 
 
 def _glands(rng: np.random.Generator, depth: np.ndarray, blobs: tuple[Blob, ...], stamps: int) -> tuple[Gland, ...]:
@@ -133,12 +142,15 @@ def _glands(rng: np.random.Generator, depth: np.ndarray, blobs: tuple[Blob, ...]
     pitch = 215
     lattice = (np.mgrid[: size // pitch + 1, : size // pitch + 1].reshape(2, -1).T + 0.5) * pitch
     lattice = lattice + rng.uniform(-0.38, 0.38, lattice.shape) * pitch
+    middles = np.array([(blob.y, blob.x) for blob in blobs]).T
+    reaches = np.array([blob.radius + 110 for blob in blobs])
     glands = []
     for y, x in rng.permutation(lattice):
         stamp, turn, clear = int(rng.integers(stamps)), int(rng.integers(8)), rng.random()
-        cell = tuple(np.clip((np.array([y, x]) // COARSE).astype(int), 0, depth.shape[0] - 1))
-        near = any(np.hypot(y - blob.y, x - blob.x) < blob.radius + 110 for blob in blobs)
-        if depth[cell] > 60 and lobules[cell] > 0.15 - 0.3 * clear and not near:
+        cell = tuple(min(max(int(middle // COARSE), 0), depth.shape[0] - 1) for middle in (y, x))
+        if depth[cell] <= 60 or lobules[cell] <= 0.15 - 0.3 * clear:
+            continue
+        if (np.hypot(y - middles[0], x - middles[1]) >= reaches).all():  # far from all blobs
             glands.append(Gland(int(y), int(x), stamp, turn))
     return tuple(glands)
 

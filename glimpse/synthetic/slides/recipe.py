@@ -5,22 +5,21 @@ lymphoid aggregates (small, round, dark, uniform ones). In the overview the two 
 apart. Glands, folds and ink are on slides of both classes alike. Slides of less than 3,072 pixels a side have room for
 less: 3 or 4 blobs, of which 1 or 2 are tumour in a positive one.
 
-Made once per machine, about three minutes on two cores, into a folder named after what was asked for (see
+Made once per machine, in one to two minutes on two cores, into a folder named after what was asked for (see
 `glimpse.synthetic.making`).
 """
 
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from glimpse.synthetic import making
 from glimpse.synthetic.making import CaseRecord, Recipe, Table, embedded, generator, write_whole
 from glimpse.synthetic.slides.atlas import GLANDS, atlas
-from glimpse.synthetic.slides.layout import lay_out
-from glimpse.synthetic.slides.svs import write_svs
+from glimpse.synthetic.slides.layout import Layout, lay_out
+from glimpse.synthetic.slides.svs import colours, write_svs
 from glimpse.synthetic.slides.tissue import paint
 
 VERSION = 3
@@ -78,17 +77,21 @@ def make_slides(folder: Path, records: Iterable[CaseRecord], seed: int, size: in
 
 def make_slide(record: CaseRecord, folder: Path, seed: int, size: int) -> None:
     """Paints one slide and writes it."""
-    layout = lay_out(generator(VERSION, record, seed, 0), size, record.target, GLANDS)
-    slide = Image.fromarray(paint(generator(VERSION, record, seed, 1), layout, atlas(VERSION, seed)))
-    quarter = slide.reduce(4)
-    levels = [np.asarray(level) for level in (slide, quarter, quarter.reduce(4))]
+    slide = paint(generator(VERSION, record, seed, 1), _layout(record, seed, size), atlas(VERSION, seed))
+    quarter = colours(slide).reduce(4)
+    levels = [slide, np.asarray(quarter), np.asarray(quarter.reduce(4))]
     write_whole(folder / record.path, partial(write_svs, levels=levels, mpp=MPP))
 
 
-def _regions(records: Iterable[CaseRecord], seed: int, size: int) -> Iterator[tuple[object, ...]]:
-    for record in records:
-        for blob in lay_out(generator(VERSION, record, seed, 0), size, record.target, GLANDS).blobs:
-            yield record.id, blob.kind, round(blob.y, 1), round(blob.x, 1), round(blob.radius, 1)
+def regions(record: CaseRecord, seed: int, size: int) -> Iterator[tuple[str, str, float, float, float]]:
+    """The rows of a slide in `regions.csv`."""
+    for blob in _layout(record, seed, size).blobs:
+        yield record.id, blob.kind, round(blob.y, 1), round(blob.x, 1), round(blob.radius, 1)
+
+
+@lru_cache(maxsize=1)  # a slide's regions are asked for after it has been painted
+def _layout(record: CaseRecord, seed: int, size: int) -> Layout:
+    return lay_out(generator(VERSION, record, seed, 0), size, record.target, GLANDS)
 
 
 def _check_size(size: int) -> None:
@@ -102,9 +105,9 @@ RECIPE = Recipe(
     noun="slide",
     folder="slides",
     suffix=".svs",
-    make="glimpse.synthetic.slides.recipe:make_slide",
+    make=f"{__name__}:make_slide",
     check=_check_size,
     megabytes=lambda size: size**2 * 0.15 / 1e6,
     columns={"mpp": MPP},
-    tables={"regions.csv": Table(("slide_id", "kind", "y", "x", "radius"), _regions)},
+    tables={"regions.csv": Table(("slide_id", "kind", "y", "x", "radius"), f"{__name__}:regions")},
 )

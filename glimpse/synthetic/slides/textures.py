@@ -6,6 +6,7 @@ staining.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
@@ -48,10 +49,18 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale: float 
     """Periodic Gaussian noise of mean 0 and deviation 1, correlated over `scale` pixels (per axis)."""
     noise = rng.standard_normal(shape, dtype=np.float32)
     scales = (scale, scale) if isinstance(scale, int | float) else scale
+    noise = np.fft.irfft2(np.fft.rfft2(noise) * _damping(shape, scales), s=shape).astype(np.float32)
+    spread = max(float(noise.std()), 1e-6)
+    noise -= noise.mean()
+    noise /= spread
+    return noise
+
+
+@lru_cache(maxsize=64)  # maps and blobs of all slides have the same few shapes
+def _damping(shape: tuple[int, int], scales: tuple[float, float]) -> np.ndarray:
+    """What a Gaussian of such scales leaves of each frequency of `np.fft.rfft2`."""
     rows, columns = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :]
-    damping = np.exp(-2 * np.pi**2 * ((rows * scales[0]) ** 2 + (columns * scales[1]) ** 2))
-    noise = np.fft.irfft2(np.fft.rfft2(noise) * damping, s=shape).astype(np.float32)
-    return (noise - noise.mean()) / max(float(noise.std()), 1e-6)
+    return np.exp(-2 * np.pi**2 * ((rows * scales[0]) ** 2 + (columns * scales[1]) ** 2))
 
 
 def draw_nucleus(rng: np.random.Generator, shape: Shape, angle: float | None = None) -> Nucleus:

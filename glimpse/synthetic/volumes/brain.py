@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glimpse.synthetic.volumes.fields import Volume, axes_mm, blend, ellipsoid, smooth_field, step
+from glimpse.synthetic.volumes.fields import Volume, axes_mm, blend, blend_ellipsoid, ellipsoid, smooth_field, step
 
 ADULT = 192.0
 """Millimetres from front to back of a volume in which the head has the size of an adult's."""
@@ -100,8 +100,7 @@ def _deep(rng: np.random.Generator, axes: Sequence[np.ndarray], volume: Volume) 
     ventricles = np.minimum(2.2 - np.abs(x), ellipsoid(axes, (4, -4, 0), (10, 14, 10))) + 0 * volume
     for sign in (-1, 1):
         for middle, radii in (((2, -10, 15), (9, 14, 9)), ((3, 10, 25), (8, 16, 6)), ((13, 16, 14), (8, 12, 5))):
-            nucleus = ellipsoid(axes, (middle[0], middle[1], sign * middle[2]), radii)
-            blend(volume, 0.555, step(nucleus, 2))
+            blend_ellipsoid(volume, axes, (middle[0], middle[1], sign * middle[2]), radii, 0.555, 2)
         tilted = (z - 0.10 * y, y, x - sign * (3 - 0.22 * y))
         horn = ellipsoid(tilted, (13, -2, sign * 7), (8, 32, 5 * width))
         back = ellipsoid((z, y, x), (4, -32, sign * 21), (9, 11, 4.5 * width))

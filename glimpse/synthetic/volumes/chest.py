@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from glimpse.synthetic.volumes.fields import Volume, axes_mm, blend, ellipsoid, smooth_field, step
+from glimpse.synthetic.volumes.fields import Volume, axes_mm, blend, blend_ellipsoid, ellipsoid, smooth_field, step
 
 WIDTH = 192.0
 """Millimetres from side to side of a volume that holds the whole chest."""
@@ -99,10 +99,9 @@ def _mediastinum(rng: np.random.Generator, axes: Sequence[np.ndarray], volume: V
     """Fat, heart, aorta, windpipe and its two branches, in place."""
     z, y, x = axes
     blend(volume, FAT * 0.6, step(middle) * step(z + 10, 30))
-    heart = ellipsoid(axes, (-30, 14, -12), (30, 27, 32))
-    blend(volume, MUSCLE, step(heart, 2))
+    blend_ellipsoid(volume, axes, (-30, 14, -12), (30, 27, 32), MUSCLE, 2)
     for place in ((-32, 18, -20), (-26, 10, 2)):
-        blend(volume, BLOOD, step(ellipsoid(axes, place, (20, 14, 11)), 3))
+        blend_ellipsoid(volume, axes, place, (20, 14, 11), BLOOD, 3)
     blend(volume, BLOOD, step(10 - np.sqrt((x + 15) ** 2 + (y + 24) ** 2) - np.clip(z - 40, 0, None), 1.5))
     blend(
         volume, BLOOD, step(10 - np.sqrt((x - 2 - rng.uniform(-2, 2)) ** 2 + (y - 12) ** 2) - np.abs(z - 28) * 0.3, 1.5)

@@ -62,3 +62,21 @@ def ellipsoid(axes: Sequence[np.ndarray], middle: Sequence[float], radii: Sequen
 def blend(volume: Volume, value: Volume | float, share: Volume) -> None:
     """Mixes a value into a volume, in place."""
     volume += (np.asarray(value, np.float32) - volume) * share
+
+
+def blend_ellipsoid(
+    volume: Volume,
+    axes: Sequence[np.ndarray],
+    middle: Sequence[float],
+    radii: Sequence[float],
+    value: float,
+    width: float,
+) -> None:
+    """Mixes a value into an ellipsoid with an edge `width` wide, in place; only the box around it is touched."""
+    reach = 1 + (0.5 * width + 0.1) / min(radii)  # a little more than where the edge ends, for rounding
+    box = []
+    for axis, m, r in zip(axes, middle, radii, strict=True):
+        inside = np.flatnonzero(np.abs(axis.ravel() - m) <= reach * r)
+        box.append(slice(inside[0], inside[-1] + 1) if len(inside) else slice(0, 0))
+    near = [axis[(slice(None),) * n + (part,)] for n, (axis, part) in enumerate(zip(axes, box, strict=True))]
+    blend(volume[tuple(box)], value, step(ellipsoid(near, middle, radii), width))
