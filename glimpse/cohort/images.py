@@ -11,6 +11,7 @@ from tqdm import tqdm
 from glimpse.cohort.fingerprints import fingerprint, repeated_images
 from glimpse.cohort.marks import read_marks
 from glimpse.cohort.table import CohortError, Row
+from glimpse.errors import UserError
 from glimpse.sources import ImageReadError, ImageSource, UnsupportedImageError, open_source
 
 _MANY = 50  # with at most so many cases, no progress bar is shown
@@ -78,9 +79,11 @@ def _open_checked(path: Path, row: Row, options: Mapping[str, Any], extra: Mappi
         marks = read_marks(path.parent / Path(mask).expanduser(), source) if mask else None
         source.close()
         mark = fingerprint(image)
-    except CohortError:
+    except (ImageReadError, UnsupportedImageError) as error:
+        return f"{row.where}: {error}"
+    except UserError:  # of the options or the machine, not of the image
         raise
-    except (ImageReadError, UnsupportedImageError, ValueError) as error:  # a ValueError: which of its volumes?
+    except ValueError as error:  # which of its volumes is meant?
         return f"{row.where}: {error}"
     except OSError as error:
         reason = error.strerror or error

@@ -84,9 +84,10 @@ class Cohort(Sequence[Case]):
         """Reads and checks a CSV with the columns ``case_id,slide_id,path,target[,split][,mpp][,mask][,...]``.
 
         ``case_id`` is the patient and ``slide_id`` the case; the columns may be called ``patient`` and ``case``, too.
-        Columns may be separated by commas, semicolons (numbers may have decimal commas then), tabs or bars. An image
-        that is listed in two splits, or a copy of one, is an error; within one split it is a warning. Paths are relative to the CSV. A mask shows what matters in an image (see `glimpse.cohort.marks.read_marks`); it
-        is used in reports only.
+        Columns may be separated by commas, semicolons (numbers may have decimal commas then), tabs or bars. Paths are
+        relative to the CSV. An image that is listed in two splits, also as a copy of the file, is an error; within one
+        split it is a warning. A mask shows what matters in an image (see `glimpse.cohort.marks.read_marks`); it is used
+        in reports only.
 
         Args:
             path: path of the CSV.
@@ -109,8 +110,7 @@ class Cohort(Sequence[Case]):
         table = read_table(path)
         problems = column_problems(table.columns) + table_problems(table)
         parsed = [parse_row(row, table, task, problems) for row in table.rows]
-        own = [{} if values["mpp"] is None else {"mpp": values["mpp"]} for values in parsed]
-        opened = open_images(path, table.rows, own, source_options or {}, progress)
+        opened = open_images(path, table.rows, [values["options"] for values in parsed], source_options or {}, progress)
         repeated = listed_twice(table.rows, [values["split"] for values in parsed], opened)
         problems += filter(None, map(leak, repeated))
         broken = [message for message in opened if isinstance(message, str)]
@@ -167,11 +167,15 @@ class Cohort(Sequence[Case]):
         return Cohort(cases, self.skipped, self.unsplit)
 
     def write_splits(self, path: str | os.PathLike[str]) -> None:
-        """Writes a CSV with the columns ``case_id,slide_id,split``, atomically."""
+        """Writes a CSV with the columns ``case_id,slide_id,split,fingerprint``, atomically.
+
+        `glimpse.cohort.recorded` reads it again.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("case_id", "slide_id", "split"))
-        writer.writerows((case.patient, case.id, case.split or "") for case in self._cases)
+        writer.writerow(("case_id", "slide_id", "split", "fingerprint"))
+        for case in self._cases:
+            writer.writerow((case.patient, case.id, case.split or "", getattr(case, "fingerprint", "")))
         write_atomically(path, text.getvalue())
 
 

@@ -184,7 +184,7 @@ def _lookalike(column: str, names: Sequence[str]) -> str | None:
 
 # ---------------------------------------------------------------------------------------------- rows
 def parse_row(row: Row, table: Table, task: Task, problems: list[str]) -> dict[str, Any]:
-    """Returns the row's target, split and mpp; messages about mistakes are appended to ``problems``."""
+    """Returns the row's target, split and options of its source; mistakes are appended to ``problems``."""
     problems += [
         f"line {row.line}: {name} is empty" for name in REQUIRED if name in table.columns and not row.cells.get(name)
     ]
@@ -193,7 +193,7 @@ def parse_row(row: Row, table: Table, task: Task, problems: list[str]) -> dict[s
             f"line {row.line}: there is no column for {', '.join(map(repr, row.surplus))}; put quotation marks "
             f"around a cell that holds {'a tab' if table.separator == chr(9) else repr(table.separator)}"
         )
-    values: dict[str, Any] = {"target": None, "split": row.cells.get("split") or None, "mpp": None}
+    values: dict[str, Any] = {"target": None, "split": row.cells.get("split") or None, "options": {}}
     if row.cells.get("target"):
         try:
             values["target"] = _parse_target(row.cells["target"], task, table.separator)
@@ -204,7 +204,8 @@ def parse_row(row: Row, table: Table, task: Task, problems: list[str]) -> dict[s
         hint = f"; is {near[0]!r} meant?" if near else ""
         problems.append(f"line {row.line}: split {values['split']!r} is none of {', '.join(SPLITS)}{hint}")
     if row.cells.get("mpp"):
-        values["mpp"] = _parse_mpp(row, table.separator, problems)
+        mpp = _parse_mpp(row, table.separator, problems)
+        values["options"] |= {} if mpp is None else {"mpp": mpp}
     return values
 
 
