@@ -83,7 +83,8 @@ def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
         ) from error
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())}). Restore the file.") from error
-    if not isinstance(settings, dict) or "env" not in settings:
+    env = settings.get("env") if isinstance(settings, dict) else None
+    if not isinstance(env, dict) or not {"make", "cohort"} <= env.keys():
         raise CheckpointError(f"{path}: these are not the settings of a run. Restore the file.")
     return settings
 
