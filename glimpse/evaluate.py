@@ -131,6 +131,8 @@ def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str
     if split not in (*SPLITS, "all"):
         raise EvaluationError(f"Expected a split of {', '.join(SPLITS)} or all, got {split!r}.")
     cohort = _cohort(env["cohort"], run, path)
+    if split != "all" and cohort.unsplit:
+        raise EvaluationError(f"{cohort.unsplit} Without splits, split=all reads all cases.")
     part = cohort if split == "all" else cohort.split(split)
     if not len(part):
         others = [name for name in SPLITS if len(cohort.split(name))]

@@ -89,7 +89,7 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         raise SettingsError(f"resume: expected the path of a run folder, got {resume!r}.")
     if resume:
         given = resumed(settings_of(resume), given, overrides) | {"resume": resume}
-    given["env"] = with_whole_paths(given["env"])
+    given |= {"env": with_whole_paths(given.get("env"))}
     settings = checked(given, () if resume else overrides)
     _check_values(settings)
     if resume:

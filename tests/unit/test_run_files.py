@@ -68,9 +68,7 @@ def test_a_checkpoint_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
     Checkpoint({"a": torch.zeros(3)}).save(path)
     before = path.read_bytes()
     monkeypatch.setattr(checkpoints, "save_file", beginning)
-    with pytest.raises(
-        WriteError, match=r"last\.safetensors: cannot be written \(No space left on device\)\. Free some"
-    ):
+    with pytest.raises(WriteError, match=r"last\.safetensors: cannot be written \(No space left on device\)"):
         Checkpoint({"a": torch.ones(3)}).save(path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
