@@ -6,6 +6,7 @@ glimpse evaluate run=runs/wsi-ppo-0 max_glimpses=32
 import functools
 import inspect
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -98,6 +99,11 @@ def evaluate(
         if value is not None:
             at_least(name, value, 1 if name == "lanes" else 0, whole=True)
     policy = load(run, device=device)
+    if not os.access(run, os.W_OK):
+        raise EvaluationError(
+            f"{run}: the result could not be written into this run folder. Allow this user to write there, or evaluate "
+            "a copy of it."
+        )
     settings = policy.settings
     budget = int(settings["max_glimpses"] if max_glimpses is None else max_glimpses)
     seed = int(settings["seed"] if seed is None else seed)

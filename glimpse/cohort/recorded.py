@@ -65,9 +65,9 @@ class RecordedSplits:
                 UserWarning,
                 stacklevel=2,
             )
-        gone = set(self.cases) - {case.id for case in cohort}
-        renamed = {_mark(case) for case in cohort} - {""}
-        if gone := sorted(name for name in gone if self.cases[name].fingerprint not in renamed):
+        names, images = {case.id for case in cohort}, {_mark(case) for case in cohort} - {""}
+        gone = [name for name, record in self.cases.items() if name not in names and record.fingerprint not in images]
+        if gone:
             warnings.warn(f"No more in the cohort since the run began: {_named(gone)}.", UserWarning, stacklevel=2)
         splits = (record.split if record else None for record in found)
         return Cohort(map(_moved, cohort, splits), cohort.skipped)
@@ -133,9 +133,12 @@ def read_splits(run: str | os.PathLike[str]) -> RecordedSplits | None:
             f"{path} is missing, so cases are in the splits that the cohort has now.", UserWarning, stacklevel=2
         )
         return None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CohortError(f"{path}: cannot be read ({reason}). Restore the file from a copy of the run.") from error
+    except OSError as error:
+        raise CohortError(
+            f"{path}: cannot be read ({error.strerror}). Allow this user to read the run folder."
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CohortError(f"{path}: cannot be read ({error}). Restore the file from a copy of the run.") from error
     wrong = Counter(record.split for record in cases.values()).keys() - {*SPLITS, None}
     if wrong:
         raise CohortError(

@@ -40,8 +40,9 @@ def _name(what: str, given: Any) -> str:
             f"expected {what} with texts or numbers as names, got {given!r}. Put quotes around a text that looks so, "
             f'such as \'{what}=["no","true"]\'.'
         )
-    whole = not isinstance(given, str) and float(given).is_integer()
-    return str(int(given)) if whole else str(given).strip()  # type: ignore[call-overload]
+    if isinstance(given, str) or not float(given).is_integer():
+        return str(given).strip()
+    return str(int(float(given)))
 
 
 def parse_name(text: str, names: Sequence[str]) -> int | None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from glimpse.atomic import WriteError
-from glimpse.cohort import CohortError
+from glimpse.cohort import Cohort, CohortError
 from glimpse.errors import EvaluationError, SettingsError
 from glimpse.evaluate import evaluate
 from glimpse.report import comparison
@@ -42,7 +43,7 @@ def slides(tiny_slides: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def trained(slides: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a cohort of 10 slides, without splits, lies beside a run that was trained with relative paths."""
+    """A folder with a cohort of 10 slides, without splits, and a run that was trained on it with relative paths."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "data").mkdir()
     for slide in slides:
@@ -193,3 +194,10 @@ def test_numbers_outlive_pictures_that_fail(copied: Path, monkeypatch: pytest.Mo
         resume(copied / "r")
     assert json.loads((copied / "r" / "metrics.json").read_text())["readers"]["ppo"]
     assert table(copied / "r" / "predictions.csv")
+
+
+def test_a_run_that_may_not_be_written_is_refused_before_reading(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr(Cohort, "from_csv", lambda *_, **__: pytest.fail("reading has begun"))
+    with pytest.raises(EvaluationError, match="could not be written into this run folder"):
+        evaluate(copied / "r", progress=False)

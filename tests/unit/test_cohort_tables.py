@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from glimpse.cohort import Cohort, CohortError
 from glimpse.cohort.fingerprints import fingerprint, same_image
@@ -193,3 +194,25 @@ def test_fingerprints_go_by_content(folder: Path) -> None:
     assert fingerprint(folder / "one") != fingerprint(folder / "two")
     marks = {fingerprint(folder / f"{index}.npy") for index in range(12)}
     assert len(marks) == 12
+
+
+@pytest.mark.parametrize("wrong", ["0.npy", "mask.png"])
+def test_images_and_masks_that_may_not_be_read_are_listed_and_skipped(
+    folder: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(folder / "mask.png")
+    is_file = Path.is_file
+
+    def denied(path: Path) -> bool:
+        if path == folder / wrong:
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", denied)  # root may read everything, so rights are no test
+    lines = ["patient,case,path,target,split,mask", "p,s0,0.npy,1,train,mask.png", "q,s1,1.npy,0,train,"]
+    said = refused(folder, lines)
+    assert (
+        f"line 2, s0: {folder / wrong}: cannot be" in said and "(Permission denied)" in said and "on_error=skip" in said
+    )
+    with pytest.warns(UserWarning, match="skipped line 2, s0"):
+        assert [case.id for case in load(folder, lines, on_error="skip")] == ["s1"]

@@ -136,5 +136,5 @@ def test_splits_that_cannot_be_read_are_one_line(folder: Path, monkeypatch: pyte
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "read_text", denied)
-    with pytest.raises(CohortError, match=r"splits\.csv: cannot be read \(Permission denied\)\. Restore"):
+    with pytest.raises(CohortError, match=r"splits\.csv: cannot be read \(Permission denied\)\. Allow"):
         read_splits(folder)
