@@ -250,10 +250,11 @@ def test_splits_are_written_whole(folder: Path):
     cohort.write_splits(folder / "splits.csv")
     with open(folder / "splits.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["case_id", "slide_id", "split"]
-    assert [(row["case_id"], row["slide_id"], row["split"]) for row in rows] == [
-        (case.patient, case.id, case.split) for case in cohort
+    assert list(rows[0]) == ["case_id", "slide_id", "split", "fingerprint"]
+    assert [tuple(row.values()) for row in rows] == [
+        (case.patient, case.id, case.split, case.fingerprint) for case in cohort
     ]
+    assert len({row["fingerprint"] for row in rows} - {""}) == len(cohort)
     assert not list(folder.glob(".splits*")), "nothing half-written stays behind"
 
 
