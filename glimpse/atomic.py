@@ -1,18 +1,58 @@
 """Writes files atomically: after an interruption a file is complete, or not there."""
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from glimpse.errors import UserError
 
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file atomically: after an interruption it is complete, or as it was before."""
+_REMEDIES = {
+    errno.ENOSPC: "Free some space there.",
+    errno.EDQUOT: "Free some space there.",
+    errno.EACCES: "Allow this user to write there, or choose another folder.",
+    errno.EPERM: "Allow this user to write there, or choose another folder.",
+    errno.EROFS: "Choose another folder.",
+}
+
+
+class WriteError(UserError, OSError):
+    """A file cannot be written; what was there before is still there."""
+
+
+def write_error(path: str | os.PathLike[str], error: OSError) -> WriteError:
+    """Returns the error for a file that cannot be written: what it is, why, and what to do."""
+    remedy = _REMEDIES.get(error.errno or 0, "Is its folder still there?")
+    return WriteError(f"{path}: cannot be written ({error.strerror or error}). {remedy}")
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields the path of an unfinished file, which in the end replaces `path`, unless an error is raised.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        with open(unfinished, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield unfinished
         os.replace(unfinished, path)
+    except OSError as error:
+        raise write_error(path, error) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file atomically: after an interruption it is complete, or as it was before.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    with replacing(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -6,7 +6,8 @@ glimpse evaluate run=runs/wsi-ppo-0 max_glimpses=32
 import functools
 import inspect
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from glimpse.atomic import write_atomically
 from glimpse.cohort import Case, Cohort
 from glimpse.cohort.preflight import PreflightError, check_sizes
+from glimpse.cohort.recorded import read_splits
+from glimpse.cohort.splits import SPLITS
 from glimpse.contract.protocol import ProtocolError
 from glimpse.contract.stepped_sources import viewable_cases
 from glimpse.errors import EvaluationError
@@ -73,9 +76,11 @@ def evaluate(
     Args:
         run: the run folder.
         max_glimpses: budget of each case, any number; the run's own if not given.
-        split: "train", "val", "test" or "all".
+        split: "train", "val", "test" or "all". The cases of a split are those that it had in training.
         readers: names of the readers, of `READERS`.
-        cohort: path of the CSV of another cohort; the run's own cohort if not given.
+        cohort: path of the CSV of another cohort, or of the run's own one if it was moved. Images that the run knows,
+            and other cases of their patients, stay in the split that they had in training. The run's own cohort if not
+            given.
         lanes: how many cases are read at once.
         seed: seed of the random reader and the bootstrap; the run's own if not given.
         device: the device on which the policy computes.
@@ -94,10 +99,15 @@ def evaluate(
         if value is not None:
             at_least(name, value, 1 if name == "lanes" else 0, whole=True)
     policy = load(run, device=device)
+    if not os.access(run, os.W_OK):
+        raise EvaluationError(
+            f"{run}: the result could not be written into this run folder. Allow this user to write there, or evaluate "
+            "a copy of it."
+        )
     settings = policy.settings
     budget = int(settings["max_glimpses"] if max_glimpses is None else max_glimpses)
     seed = int(settings["seed"] if seed is None else seed)
-    found = _cases(policy, cohort, split, lanes)
+    found = _cases(policy, Path(run), cohort, split, lanes)
     readings: dict[str, list[Reading]] = {}
     with closing(found.access) as access:
         # The policy reads as its agent does, and tables call it after that agent.
@@ -120,14 +130,20 @@ class _Cases:
     access: Access
 
 
-def _cases(policy: GlimpsePolicy, path: str | Path | None, split: str, lanes: int) -> _Cases:
+def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str, lanes: int) -> _Cases:
     """Returns a split of the run's cohort, or of another one, seen through the run's environment."""
     settings = policy.settings
     env = settings["env"]
-    cohort: Cohort = build(env["cohort"], **({} if path is None else {"path": str(path)}))
-    part = _split(cohort, split)
+    if split not in (*SPLITS, "all"):
+        raise EvaluationError(f"Expected a split of {', '.join(SPLITS)} or all, got {split!r}.")
+    cohort = _cohort(env["cohort"], run, path)
+    if split != "all" and cohort.unsplit:
+        raise EvaluationError(f"{cohort.unsplit} Without splits, split=all reads all cases.")
+    part = cohort if split == "all" else cohort.split(split)
     if not len(part):
-        raise EvaluationError(f"Nothing to read: the split {split!r} has no cases. Choose another split.")
+        others = [name for name in SPLITS if len(cohort.split(name))]
+        others = [f"split={name}" for name in (*others, "all")] if len(cohort) else []
+        raise EvaluationError(f"Nothing to read: the split {split!r} has no cases. There are: {', '.join(others)}.")
     make = functools.partial(build, env["make"], cohort=part, split=None)
     try:
         looked = viewable_cases(make(), int(settings["seed"]))
@@ -142,12 +158,18 @@ def _cases(policy: GlimpsePolicy, path: str | Path | None, split: str, lanes: in
     return _Cases(looked.cases, access_to(looked, vector, lanes=lanes, threads=int(settings["threads"] or 2)))
 
 
-def _split(cohort: Cohort, split: str) -> Cohort:
-    if split == "all":
+def _cohort(settings: Mapping[str, Any], run: Path, path: str | Path | None) -> Cohort:
+    """Loads the run's cohort, or another one. What the run knows stays in the split that it had in training."""
+    own = settings.get("path")
+    if path is None and own is not None and not Path(own).exists():
+        raise EvaluationError(
+            f"{own}: the cohort of this run is not there any more. Say where it is now: cohort=<path of its CSV>."
+        )
+    cohort: Cohort = build(settings, **({} if path is None else {"path": str(Path(path).expanduser())}))
+    recorded = read_splits(run)
+    if recorded is None or not isinstance(cohort, Cohort):
         return cohort
-    if split not in ("train", "val", "test"):
-        raise EvaluationError(f"Expected a split of train, val, test or all, got {split!r}.")
-    return cohort.split(split)
+    return recorded.of_run(cohort) if path is None else recorded.of_another(cohort)
 
 
 def _write(run: Path, record: dict[str, Any], readings: dict[str, list[Reading]], task: Task) -> tuple[Path, ...]:

@@ -7,6 +7,7 @@ glimpse train resume=runs/wsi-ppo-0 joint.updates=400
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -17,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from glimpse.cohort import Cohort
 from glimpse.cohort.preflight import PreflightError, check_sizes
+from glimpse.cohort.recorded import SPLITS_FILE, read_splits
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
 from glimpse.errors import SettingsError, UserError
@@ -30,6 +32,7 @@ from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import checked
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import at_least, check_later
+from glimpse.settings.paths import with_whole_paths
 from glimpse.settings.resuming import resumed
 
 
@@ -63,7 +66,8 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     plan = _plan(config, overrides)
     settings = plan.settings
     seed_everything(settings["seed"], settings["threads"])
-    cohort = build_setting("env.cohort", settings["env"]["cohort"])
+    cohort = _cohort(settings)
+    plan.report.check_split(cohort)
     training = _prepare(settings, cohort)
     training.validate = validator(training, cohort, plan.report)
     run = training.run
@@ -85,6 +89,7 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         raise SettingsError(f"resume: expected the path of a run folder, got {resume!r}.")
     if resume:
         given = resumed(settings_of(resume), given, overrides) | {"resume": resume}
+    given |= {"env": with_whole_paths(given.get("env"))}
     settings = checked(given, () if resume else overrides)
     _check_values(settings)
     if resume:
@@ -127,6 +132,19 @@ def _stage(name: str, section: Mapping[str, Any]) -> Stage:
     return stage
 
 
+def _cohort(settings: Mapping[str, Any]) -> Cohort:
+    """Loads the cohort. In a run that is resumed, cases are in the splits that they had when it began."""
+    section, resume = settings["env"]["cohort"], settings["resume"]
+    if resume and section.get("path") and not Path(section["path"]).exists():
+        raise SettingsError(
+            f"{section['path']}: the cohort of this run is not there any more. Say where it is now, beside resume=: "
+            "env.cohort.path=<path of its CSV>."
+        )
+    cohort: Cohort = build_setting("env.cohort", section)
+    recorded = read_splits(resume) if resume else None
+    return cohort if recorded is None else recorded.of_run(cohort)
+
+
 def _prepare(settings: Mapping[str, Any], cohort: Cohort) -> Training:
     """Builds what all stages share; what does not fit the cohort is refused before the run folder is written."""
     make, seed = settings["env"]["make"], settings["seed"]
@@ -151,7 +169,8 @@ def _prepare(settings: Mapping[str, Any], cohort: Cohort) -> Training:
     policy = policy.to(torch.device(settings["device"]))
     resume = settings["resume"]
     run = Run(resume or settings["run"], {**settings, "resume": None}, resume=bool(resume))
-    cohort.write_splits(run.folder / "splits.csv")
+    if not (run.folder / SPLITS_FILE).exists():  # what was learned from must not change
+        cohort.write_splits(run.folder / SPLITS_FILE)
     threads = 1 if cases.stepped else settings["threads"] or 2
     return Training(run, policy, cases, lanes, viewable, seed, threads, settings["progress"])
 

@@ -31,6 +31,7 @@ def read_marks(path: Path, source: ImageSource) -> Float[np.ndarray, "mark 2 d"]
     Raises:
         ImageReadError: the file is missing or damaged.
         UnsupportedImageError: the file is of another kind, or does not fit the image.
+        PermissionError: the file may not be read.
     """
     if not path.is_file():
         raise missing_file(path)
@@ -69,6 +70,8 @@ def _read_plane(path: Path) -> Bool[np.ndarray, "height width"]:
         pixels = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read_picture(path)
     except Image.DecompressionBombError as error:
         raise UnsupportedImageError(f"{path}: {_too_large()}") from error
+    except PermissionError:
+        raise
     except (OSError, ValueError, SyntaxError, IndexError, tifffile.TiffFileError) as error:
         if isinstance(error, UnsupportedImageError):
             raise
@@ -111,6 +114,8 @@ def _read_volume(path: Path) -> Bool[np.ndarray, "depth height width"]:
     try:
         image = nibabel.as_closest_canonical(nibabel.load(path))
         values = np.asanyarray(image.dataobj)
+    except PermissionError:
+        raise
     except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
         raise ImageReadError(f"{path}: cannot be read as NIfTI ({error}). Export the mask again.") from error
     return (values.reshape(values.shape[:3]) if values.shape[3:] in ((), (1,)) else values).T != 0

@@ -2,11 +2,27 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
 SPLITS = ("train", "val", "test")
+
+
+class TooFewPatientsError(ValueError):
+    """There are fewer patients than splits to fill."""
+
+
+def joined(groups: Iterable[Sequence[str]]) -> dict[str, str]:
+    """Returns for each patient in one of the groups a name that all who belong together share.
+
+    Patients belong together if they are in one group, or if others link them.
+    """
+    name: dict[str, str] = {}
+    for group in groups:
+        linked = {name.get(patient, patient) for patient in group}
+        name |= {patient: min(linked) for patient in [*name, *group] if name.get(patient, patient) in linked}
+    return name
 
 
 def stratified_splits(
@@ -26,7 +42,8 @@ def stratified_splits(
         seed: seed of the shuffling. The order of the cases makes no difference.
 
     Raises:
-        ValueError: the fractions are wrong, or there are fewer patients than splits to fill.
+        ValueError: the fractions are wrong.
+        TooFewPatientsError: there are fewer patients than splits to fill.
     """
     shares = np.asarray(fractions, np.float64)
     if shares.shape != (3,) or (shares < 0).any() or not math.isclose(float(shares.sum()), 1.0, abs_tol=1e-6):
@@ -34,7 +51,7 @@ def stratified_splits(
     groups = _by_stratum(patients, strata)
     wanted = int((shares > 0).sum())
     if len(set(patients)) < wanted:
-        raise ValueError(
+        raise TooFewPatientsError(
             f"cannot split {len(set(patients))} patient(s) into {wanted} splits without leaving one empty. Add cases, "
             "or state the splits in a column 'split'."
         )

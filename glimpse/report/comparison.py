@@ -11,6 +11,7 @@ from PIL import Image
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
+from glimpse.atomic import replacing
 from glimpse.cohort import Cohort
 from glimpse.cohort.splits import SPLITS
 from glimpse.contract.stepped_sources import ViewableCases
@@ -21,6 +22,7 @@ from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.readers import FULL_SCAN, READERS, PolicyReader, Reader, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
 from glimpse.report.tables import Row, summarise, table, write_predictions
+from glimpse.runs.file_names import file_names
 from glimpse.runs.folder import Run
 from glimpse.runs.loading import POLICY_FILE, load
 from glimpse.settings.options import above_zero, at_least
@@ -94,6 +96,24 @@ class Report:
         if "learning_rate" in options:
             above_zero("report.overview.learning_rate", options["learning_rate"])
 
+    def check_split(self, cohort: Cohort) -> None:
+        """Refuses a cohort without cases to learn from or to report on, before anything is learned.
+
+        Raises:
+            EvaluationError: a split is empty; the message names the option that chooses another one.
+        """
+        filled = [name for name in SPLITS if len(cohort.split(name))]
+        if "train" not in filled:
+            raise EvaluationError(
+                "Nothing to learn from: no case is in the split 'train'. Put cases into it in the CSV's column 'split'."
+            )
+        if self.split not in filled:
+            option = f"report.split={filled[-1]}"
+            raise EvaluationError(
+                f"Nothing to report on at the end: no case is in the split {self.split!r}. Report on other cases with "
+                f"{option}, or put cases into it in the CSV's column 'split'."
+            )
+
     def access(self, trained: Trained, looked: ViewableCases, split: str) -> Access:
         """Returns how readers reach the pixels of a split; `looked` are the cases of this split."""
         return access_to(looked, lambda count: trained.lanes(split, count), lanes=self.lanes, threads=trained.threads)
@@ -119,14 +139,15 @@ class Report:
             with closing(self.access(trained, looked, self.split)) as access:
                 readers = self._readers(trained, policy, cohort, access)
                 readings: dict[str, list[Reading]] = {reader.name: reader.read(looked.cases) for reader in readers}
+                rows = {reader: summarise(answers, task, seed=self.seed) for reader, answers in readings.items()}
+                run.tick("report")
+                metrics = self._metrics(run, rows)
+                write_predictions(run.folder / "predictions.csv", readings, task, self.split)
+                run.write_json("metrics.json", metrics)
+                print(f"\n{table(rows, headline=task.headline)}\n\nRun folder: {run.folder}")
                 drawn = self.own_reader(policy, access).read(looked.cases[: self.pictures], trace=True)
-            rows = {reader: summarise(answers, task, seed=self.seed) for reader, answers in readings.items()}
-            _draw(drawn, run.folder / "scanpaths")
-        metrics = self._metrics(run, rows)
-        write_predictions(run.folder / "predictions.csv", readings, task, self.split)
-        run.write_json("metrics.json", metrics)
+            _draw(drawn, run.folder / "scanpaths")  # last: numbers must not be lost with a picture
         run.logger.close()
-        print(f"\n{table(rows, headline=task.headline)}\n\nRun folder: {run.folder}")
         return metrics
 
     def _metrics(self, run: Run, rows: dict[str, Row]) -> dict[str, Any]:
@@ -195,10 +216,15 @@ class Report:
 
 
 def _draw(readings: Sequence[Reading], folder: Path) -> None:
-    """Writes one picture of the scanpath per reading."""
-    for reading in readings:
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(scanpath_picture(reading)).save(folder / f"{reading.id}.png")
+    """Writes one picture of the scanpath per reading.
+
+    Raises:
+        WriteError: a picture cannot be written.
+    """
+    for name, reading in zip(file_names([reading.id for reading in readings]), readings, strict=True):
+        with replacing(folder / f"{name}.png") as unfinished:
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(scanpath_picture(reading)).save(unfinished, "PNG")
 
 
 def _pretrained(trained: Trained, otherwise: GlimpsePolicy) -> GlimpsePolicy:

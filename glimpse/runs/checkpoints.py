@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
+from glimpse.atomic import replacing
 from glimpse.errors import UserError
 
 _KEY = "glimpse"  # the key of our JSON text in the metadata of the file's header
@@ -75,16 +77,20 @@ class Checkpoint:
             generator.set_state(state)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file atomically: after an interruption it is complete, or as it was before."""
+        """Writes the file atomically: after an interruption it is complete, or as it was before.
+
+        Raises:
+            WriteError: the file cannot be written.
+        """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-        try:
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors.items()}
-            save_file(tensors, unfinished, {_KEY: json.dumps(self.meta)})
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors.items()}
+        with replacing(path) as unfinished:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                save_file(tensors, unfinished, {_KEY: json.dumps(self.meta)})
+            except SafetensorError as error:  # it says "... (os error 28)"
+                number = re.search(r"os error (\d+)", str(error))
+                raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else error) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Checkpoint":
@@ -93,12 +99,17 @@ class Checkpoint:
         Raises:
             CheckpointError: the file is missing or broken.
         """
-        if not Path(path).is_file():
-            raise CheckpointError(f"{path}: there is no such file; is the run folder complete?")
         try:
             content = Path(path).read_bytes()  # read in one go: a running training may replace the file meanwhile
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise CheckpointError(f"{path}: there is no such file; is the run folder complete?") from error
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: cannot be read ({error.strerror}). Allow this user to read the run folder."
+            ) from error
+        try:
             return cls(load(content), json.loads(_header(content).get(_KEY, "{}")))
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, ValueError) as error:
             raise CheckpointError(f"{path}: not a complete safetensors file ({error}).") from error
 
 

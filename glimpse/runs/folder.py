@@ -10,13 +10,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from glimpse.atomic import write_atomically
 from glimpse.errors import UserError
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.earlier import is_earlier
-from glimpse.runs.loading import CONFIG_FILE
+from glimpse.runs.loading import CONFIG_FILE, read_settings
 
 
 class RunError(UserError, ValueError):
@@ -46,7 +45,7 @@ class Run:
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any], resume: bool = False) -> None:
         self.folder = Path(folder)
-        if not resume and (self.folder / CONFIG_FILE).exists():
+        if not resume and _holds_run(self.folder):
             raise RunError(
                 f"{self.folder} holds a run already. Continue it with resume={self.folder}, "
                 "or choose another folder with run=."
@@ -98,27 +97,29 @@ class Run:
         write_atomically(self.folder / name, json.dumps(record, indent=2) + "\n")
 
 
+def _holds_run(folder: Path) -> bool:
+    try:
+        return (folder / CONFIG_FILE).exists()
+    except OSError:  # it may not be read, so it will not be written either, which is said better then
+        return False
+
+
 def settings_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the settings of the run in a folder, in order to resume it.
 
     Raises:
         RunError: the folder holds no run, or a run of an earlier version, which cannot be resumed.
+        CheckpointError: its `config.yaml` cannot be read, or holds no settings.
     """
-    path = Path(folder) / CONFIG_FILE
-    if not path.is_file():
+    settings = read_settings(folder)
+    if settings is None:
         raise RunError(f"{folder}: there is no run to resume here (no {CONFIG_FILE}).")
-    try:
-        settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OSError, YAMLError) as error:
-        raise RunError(f"{path}: cannot be read ({' '.join(str(error).split())}).") from error
-    if not isinstance(settings, dict):
-        raise RunError(f"{path}: these are not the settings of a run.")
     if is_earlier(settings):
         raise RunError(
             f"{folder}: an earlier version of glimpse began this run, under settings that had other names. It can be "
             "evaluated, but not resumed: train anew with run=<another folder>."
         )
-    return dict(settings)
+    return settings
 
 
 def check_continues(folder: str | os.PathLike[str], updates: int | None) -> None:

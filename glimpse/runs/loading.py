@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
@@ -49,11 +51,11 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
         CheckpointError: the folder, its `config.yaml` or its parameters are missing or broken.
     """
     folder = Path(run)
-    if not (folder / CONFIG_FILE).is_file():
+    stored = read_settings(folder)
+    if stored is None:
         raise CheckpointError(
             f"{folder}: not a run folder (it has no {CONFIG_FILE}). Give the folder that training wrote."
         )
-    stored: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE), resolve=True)
     settings = upgraded(stored)
     checkpoint = Checkpoint.load(folder / file)
     layout = ActionLayout(**checkpoint.meta["layout"])
@@ -64,6 +66,29 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
     policy.settings = settings
     policy.set_training_mode(False)
     return policy.to(device)
+
+
+def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Reads the settings of the run in a folder as they were written; None if it holds no run.
+
+    Raises:
+        CheckpointError: `config.yaml` cannot be read, or holds no settings.
+    """
+    path = Path(folder) / CONFIG_FILE
+    try:
+        settings: Any = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")), resolve=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}). Allow this user to read the run folder."
+        ) from error
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())}). Restore the file.") from error
+    env = settings.get("env") if isinstance(settings, dict) else None
+    if not isinstance(env, dict) or not {"make", "cohort"} <= env.keys():
+        raise CheckpointError(f"{path}: these are not the settings of a run. Restore the file.")
+    return settings
 
 
 def _space(shapes: dict[str, list[int]], ndim: int, zooms: int) -> spaces.Dict:

@@ -1,5 +1,6 @@
 """Runs a Hydra command; a mistake of the user ends it with a one-line message and exit code 2, not with a traceback."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,11 +16,20 @@ from glimpse.plugins import load_plugins
 from glimpse.settings.nearest import no_such_setting, suggestion
 
 EXIT_CODE = 2
+_OF_THE_MACHINE = {
+    errno.ENOSPC: "Free some space on the disk.",
+    errno.EDQUOT: "Free some space of this user's quota.",
+    errno.EROFS: "Choose a folder that can be written.",
+    errno.EACCES: "Allow this user to use it, or choose another one.",
+    errno.EPERM: "Allow this user to use it, or choose another one.",
+    errno.EIO: "The disk has failed; copy what is on it.",
+}
+"""Errors of the operating system that users can mend, wherever they come up, and what to do."""
 
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Ends the program with a one-line message when the code inside raises a `UserError`.
+    """Ends the program with a one-line message when the code inside raises a `UserError`, or the disk is full.
 
     Use it inside the function that Hydra runs: Hydra prints a line of its own about errors that leave that function.
     """
@@ -27,6 +37,10 @@ def in_one_line() -> Iterator[None]:
         yield
     except UserError as error:
         _end(str(error))
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        _end(f"{error.filename or 'A file'}: {error.strerror}. {_OF_THE_MACHINE[error.errno]}")
     except OmegaConfBaseException as error:
         _end(_first_line(error))
 

@@ -7,8 +7,13 @@ from typing import Any
 from glimpse.errors import SettingsError
 from glimpse.settings.checking import typed_keys
 
-CHANGEABLE = ("joint.updates", "joint.validate_every", "joint.keep", "threads", "device", "progress", "report")
-"""Settings that may be changed when a run is resumed; a section stands for everything in it."""
+CHANGEABLE = (
+    "joint.updates", "joint.validate_every", "joint.keep", "threads", "device", "progress", "report", "env.cohort.path",
+)  # fmt: skip
+"""Settings that may be changed when a run is resumed; a section stands for everything in it.
+
+The path of the cohort is where it lies now: it must have the same images (see `glimpse.cohort.recorded`).
+"""
 
 
 def resumed(saved: Mapping[str, Any], given: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +136,15 @@ class Task(ABC):
         """Returns the text from which `parse_target` reads this target."""
         return str(target)
 
+    def hint(self, texts: Iterable[str], section: str = "env.task") -> str:
+        """Returns the option with which all texts of a cohort can be read, to be typed in a shell; empty if none.
+
+        Args:
+            texts: what the cohort's CSV has as targets.
+            section: the section of the configuration that makes this task.
+        """
+        return ""
+
     @abstractmethod
     def stack(self, targets: Sequence[Any]) -> Num[np.ndarray, "case *target"]:
         """Returns the targets as one array, ready for ``torch.from_numpy``; its first axis is the case."""
@@ -149,22 +158,6 @@ def probability_caption(probabilities: Float[np.ndarray, " output"], names: Sequ
     """Returns one probability as a text and a number: that of the second of two outputs, or the highest of more."""
     shown = 1 if len(probabilities) == 2 else int(probabilities.argmax())
     return f"p({names[shown]}) {probabilities[shown]:.2f}", float(probabilities[shown])
-
-
-def parse_name(text: str, names: Sequence[str]) -> int | None:
-    """Returns the index that a text means, a name or a number ("1.0" is one, too); None if it is neither."""
-    if text in names:
-        return names.index(text)
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() and 0 <= number < len(names) else None
-
-
-def numbered(names: Sequence[str]) -> bool:
-    """Returns whether the names are just the numbers from 0 on, so that messages need not list them."""
-    return tuple(names) == tuple(map(str, range(len(names))))
 
 
 # ---------------------------------------------------------------------------------------------- intervals

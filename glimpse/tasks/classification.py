@@ -1,7 +1,7 @@
 """The task of choosing one of several classes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Num
 from torch import Tensor
 
-from glimpse.tasks.base import Task, mean_of_defined, numbered, parse_name, weighted_auc, weighted_mean
+from glimpse.tasks.base import Task, mean_of_defined, weighted_auc, weighted_mean
+from glimpse.tasks.names import expected_names, names_of, naming_option, numbered, parse_name
 
 
 class Classification(Task):
@@ -19,20 +20,18 @@ class Classification(Task):
     one-versus-rest areas of all classes that some cases have and others do not; it is NaN if only one class is present.
 
     Args:
-        classes: the number of classes, or their names in order. Of two classes, the second is the positive one.
+        classes: the number of classes, or their names in order, texts or numbers (such as the grades [1, 2, 3]). Of two
+            classes, the second is the positive one.
     """
 
     metric_names = ("auc", "accuracy", "score")
     headline = ("auc", "accuracy")
 
-    def __init__(self, classes: int | Sequence[str] = 2) -> None:
-        if isinstance(classes, str):
-            raise ValueError(f"expected classes as a number, or as a list of names, got the text {classes!r}.")
-        names = [str(index) for index in range(classes)] if isinstance(classes, int) else list(classes)
-        if len(names) < 2 or len(set(names)) < len(names):
+    def __init__(self, classes: int | Sequence[str | float] = 2) -> None:
+        self.names = names_of("classes", classes)
+        self.outputs = len(self.names)
+        if self.outputs < 2:
             raise ValueError(f"a classification needs at least two classes with different names, got {classes!r}.")
-        self.names = tuple(names)
-        self.outputs = len(names)
 
     def __repr__(self) -> str:
         return f"Classification({list(self.names)})"
@@ -77,18 +76,25 @@ class Classification(Task):
         answer = self.probabilities(prediction)
         return f"{self.names[int(answer.argmax())]} ({answer.max():.2f})"
 
-    def describe_target(self, target: int) -> str:
-        """Returns the name of a class."""
-        return self.names[int(target)]
-
     def parse_target(self, text: str) -> int:
-        """Reads a class from its name or its number: "tumour", "1", or "1.0", as spreadsheets write it."""
+        """Reads a class from its name, "tumour", "1", or "1.0", as spreadsheets write it (see `parse_name`)."""
         text = str(text).strip()
         found = parse_name(text, self.names)
         if found is None:
-            named = "" if numbered(self.names) else f" or one of {', '.join(self.names)}"
-            raise ValueError(f"target {text!r} is out of range: expected a class from 0 to {self.outputs - 1}{named}")
+            raise ValueError(f"target {text!r} is out of range: expected {expected_names(self.names, 'a class')}")
         return found
+
+    def write_target(self, target: Any) -> str:
+        """Returns the name of a class."""
+        return self.names[int(target)]
+
+    def hint(self, texts: Iterable[str], section: str = "env.task") -> str:
+        """Returns the option that names the classes which occur in a cohort, unless they have been named already."""
+        return naming_option(f"{section}.classes", texts, 2) if numbered(self.names) else ""
+
+    def strata(self, targets: Sequence[Any]) -> list[str]:
+        """Returns the indices of the classes: splits must not depend on what the classes are called."""
+        return [str(int(target)) for target in targets]
 
     def stack(self, targets: Sequence[Any]) -> Int64[np.ndarray, " case"]:
         """Returns the classes as int64."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
-from glimpse.tasks.base import Task, mean_of_defined, numbered, parse_name, ratio, weighted_auc, weighted_mean
+from glimpse.tasks.base import Task, mean_of_defined, ratio, weighted_auc, weighted_mean
+from glimpse.tasks.names import expected_names, names_of, naming_option, numbered, parse_name
 
 NONE = ("none", "-")  # texts for the empty set; `write_target` uses the first
 _COMMON = 3  # from so many cases on (one for each split), a set of labels is a stratum of its own
@@ -24,22 +25,20 @@ class MultiLabel(Task):
     labels that occur in targets or answers) and the mean "score".
 
     Args:
-        labels: the number of labels, or their names in order.
+        labels: the number of labels, or their names in order, texts or numbers.
     """
 
     metric_names = ("auc", "accuracy", "f1", "score")
     headline = ("auc", "accuracy")
 
-    def __init__(self, labels: int | Sequence[str]) -> None:
-        if isinstance(labels, str):
-            raise ValueError(f"expected labels as a number, or as a list of names, got the text {labels!r}.")
-        names = [str(index) for index in range(labels)] if isinstance(labels, int) else list(labels)
-        if not names or len(set(names)) < len(names):
+    def __init__(self, labels: int | Sequence[str | float]) -> None:
+        names = names_of("labels", labels)
+        if not names:
             raise ValueError(f"a multi-label task needs at least one label, all with different names, got {labels!r}.")
-        wrong = [name for name in names if ";" in name or name.strip().lower() in ("", *NONE)]
+        wrong = [name for name in names if ";" in name or name.lower() in NONE]
         if wrong:
-            raise ValueError(f"labels must not be empty, hold ';' or be one of {', '.join(NONE)}; rename {wrong[0]!r}.")
-        self.names = tuple(names)
+            raise ValueError(f"labels must not hold ';' or be one of {', '.join(NONE)}; rename {wrong[0]!r}.")
+        self.names = names
         self.outputs = len(names)
         self.target_shape = (self.outputs,)
 
@@ -103,9 +102,8 @@ class MultiLabel(Task):
         for word in words:
             found = parse_name(word, self.names)
             if found is None:
-                named = "" if numbered(self.names) else f" or of {', '.join(self.names)}"
                 raise ValueError(
-                    f"target {text!r}: {word!r} is no label: expected labels from 0 to {self.outputs - 1}{named}, with "
+                    f"target {text!r}: {word!r} is no label: expected {expected_names(self.names, 'labels')}, with "
                     f"';' between them, or {NONE[0]!r}"
                 )
             target[found] = 1
@@ -114,6 +112,12 @@ class MultiLabel(Task):
     def write_target(self, target: Any) -> str:
         """Returns the labels' names with ";" between them, or "none"."""
         return ";".join(name for name, there in zip(self.names, target, strict=True) if there) or NONE[0]
+
+    def hint(self, texts: Iterable[str], section: str = "env.task") -> str:
+        """Returns the option that names the labels which occur in a cohort, unless they have been named already."""
+        words = (word.strip() for text in texts for word in text.split(";"))
+        used = (word for word in words if word.lower() not in NONE)
+        return naming_option(f"{section}.labels", used) if numbered(self.names) else ""
 
     def stack(self, targets: Sequence[Any]) -> Int64[np.ndarray, "case label"]:
         """Returns the sets as an int64 array (case, label) of 0 and 1."""

@@ -1,7 +1,7 @@
 """The task that combines several tasks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,6 +36,9 @@ class MultiTask(Task):
                 f"expected at least one task, and names that are not empty and hold neither '=' nor ';', got "
                 f"{list(self.tasks)}."
             )
+        unclear = [name for task in self.tasks.values() for name in task.names if "=" in name and ";" in name]
+        if unclear:
+            raise ValueError(f"expected names without ';' or without '=' in several tasks at once, got {unclear[0]!r}.")
         self._outputs = _slices([task.outputs for task in self.tasks.values()])
         self._numbers = _slices([math.prod(task.target_shape) for task in self.tasks.values()])
         self.outputs = self._outputs[-1].stop
@@ -101,6 +104,14 @@ class MultiTask(Task):
 
     def parse_target(self, text: str) -> dict[str, Any]:
         """Reads all tasks' targets from a text such as "majority=3;max=7"."""
+        cells = self._cells(text)
+        missing = [name for name in self.tasks if name not in cells]
+        if missing:
+            raise ValueError(f"target {text!r} lacks {', '.join(missing)}: expected {self._form()}")
+        return {name: self._parse(name, task, cells[name]) for name, task in self.tasks.items()}
+
+    def _cells(self, text: str) -> dict[str, str]:
+        """Returns the text of each task's target."""
         cells: dict[str, str] = {}
         last = None
         for word in str(text).split(";"):
@@ -114,10 +125,7 @@ class MultiTask(Task):
                 raise ValueError(f"target {text!r}: expected {self._form()}")
             else:  # a set of labels contains ";", too
                 cells[last] += f";{word}"
-        missing = [name for name in self.tasks if name not in cells]
-        if missing:
-            raise ValueError(f"target {text!r} lacks {', '.join(missing)}: expected {self._form()}")
-        return {name: self._parse(name, task, cells[name]) for name, task in self.tasks.items()}
+        return cells
 
     @staticmethod
     def _parse(name: str, task: Task, cell: str) -> Any:
@@ -125,6 +133,24 @@ class MultiTask(Task):
             return task.parse_target(cell.strip())
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+
+    def hint(self, texts: Iterable[str], section: str = "env.task") -> str:
+        """Returns the options of those tasks whose targets cannot all be read."""
+        found: dict[str, list[str]] = {name: [] for name in self.tasks}
+        wrong = set()
+        for text in texts:
+            try:
+                cells = self._cells(text)
+            except ValueError:
+                continue
+            for name, cell in cells.items():
+                found[name].append(cell)
+                try:
+                    self.tasks[name].parse_target(cell.strip())
+                except ValueError:
+                    wrong.add(name)
+        hints = (self.tasks[name].hint(found[name], f"{section}.tasks.{name}") for name in self.tasks if name in wrong)
+        return " ".join(filter(None, hints))
 
     def _form(self) -> str:
         return "'" + ";".join(f"{name}=..." for name in self.tasks) + "'"

@@ -11,7 +11,8 @@ FILES = sorted(file for room in ("glimpse", "envs", "agents") for file in (ROOT 
 
 # From the ground up: a room imports only rooms of lower floors, or of its own where it is one room.
 FLOORS = (
-    ("errors", "atomic"),
+    ("errors",),
+    ("atomic",),
     ("geometry",),
     ("plugins",),
     ("settings",),

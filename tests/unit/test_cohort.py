@@ -139,7 +139,7 @@ def test_misspelt_and_missing_columns(folder: Path, header: str, problem: str):
     with pytest.raises(CohortError) as caught:
         Cohort.from_csv(path, TASK)
     assert f"line 1: {problem}" in str(caught.value)
-    assert str(caught.value).count("\n  - ") == 1
+    assert str(caught.value).count("\n  - line 1: ") == 1
 
 
 @pytest.mark.parametrize(
@@ -238,8 +238,11 @@ def test_splits_are_made_when_there_are_none(folder: Path):
 
 def test_too_few_patients_to_split(folder: Path):
     path = write(folder, "case_id,slide_id,path,target", "p,s0,0.npy,0", "p,s1,1.npy,1", "q,s2,2.npy,1")
-    with pytest.raises(CohortError, match=r"cohort\.csv: cannot split 2 patient\(s\) into 3 splits"):
-        Cohort.from_csv(path, TASK)
+    cohort = Cohort.from_csv(path, TASK)
+    assert [case.split for case in cohort] == [None] * 3  # all of them can be read, such as by evaluate split=all
+    for part in (cohort, cohort[:2]):
+        with pytest.raises(CohortError, match=r"cohort\.csv: cannot split 2 patient\(s\) into 3 splits"):
+            part.split("train")
 
 
 def test_splits_are_written_whole(folder: Path):
@@ -247,10 +250,11 @@ def test_splits_are_written_whole(folder: Path):
     cohort.write_splits(folder / "splits.csv")
     with open(folder / "splits.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["case_id", "slide_id", "split"]
-    assert [(row["case_id"], row["slide_id"], row["split"]) for row in rows] == [
-        (case.patient, case.id, case.split) for case in cohort
+    assert list(rows[0]) == ["case_id", "slide_id", "split", "fingerprint"]
+    assert [tuple(row.values()) for row in rows] == [
+        (case.patient, case.id, case.split, case.fingerprint) for case in cohort
     ]
+    assert len({row["fingerprint"] for row in rows} - {""}) == len(cohort)
     assert not list(folder.glob(".splits*")), "nothing half-written stays behind"
 
 

@@ -162,7 +162,7 @@ def test_predictions_file(tmp_path: Path) -> None:
     assert [line["reader"] for line in lines] == ["ppo"] * 4 + ["grid"]
     assert {line["split"] for line in lines} == {"val"}
     one = lines[3]
-    assert (one["slide_id"], one["case_id"], one["target"], one["glimpses"]) == ("s3", "c3", "1", "4")
+    assert (one["slide_id"], one["case_id"], one["target"], one["glimpses"]) == ("s3", "c3", "tumour", "4")
     assert float(one["p_tumour"]) == pytest.approx(1 / (1 + np.exp(-3)), abs=1e-5)
     assert float(one["p_normal"]) + float(one["p_tumour"]) == pytest.approx(1, abs=1e-5)
 

@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -184,26 +185,36 @@ def test_a_slide_without_pixel_size_has_none(tmp_path: Path):
         ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.5", "openslide.objective-power": "40"}, (0.5, 0.25)),
         ({"tiff.XResolution": "40000", "tiff.YResolution": "20000", "tiff.ResolutionUnit": "centimeter"}, (0.5, 0.25)),
         ({"tiff.XResolution": "50800", "tiff.YResolution": "50800", "tiff.ResolutionUnit": "inch"}, (0.5, 0.5)),
-        ({"tiff.XResolution": "72", "tiff.YResolution": "72", "tiff.ResolutionUnit": "inch"}, (9.0, 9.0)),
-        ({"tiff.XResolution": "50800", "tiff.YResolution": "50800", "tiff.ResolutionUnit": "none"}, (9.0, 9.0)),
-        ({"openslide.mpp-x": "nonsense", "openslide.mpp-y": "0.5"}, (9.0, 9.0)),
-        ({}, (9.0, 9.0)),
+        ({"tiff.XResolution": "72", "tiff.YResolution": "72", "tiff.ResolutionUnit": "inch"}, None),
+        ({"tiff.XResolution": "50800", "tiff.YResolution": "50800", "tiff.ResolutionUnit": "none"}, None),
+        ({"openslide.mpp-x": "nonsense", "openslide.mpp-y": "0.5"}, None),
+        ({}, None),
     ],
 )
-def test_where_the_pixel_size_comes_from(properties: dict[str, str], expected: tuple[float, float]):
-    assert known_mpp(properties, "a.svs", 9.0) == pytest.approx(expected)
+def test_where_the_pixel_size_comes_from(properties: dict[str, str], expected: tuple[float, float] | None):
+    assert known_mpp(properties, "a.svs", None) == (None if expected is None else pytest.approx(expected))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if expected is None else "ignore")
+        assert known_mpp(properties, "a.svs", 9.0) == (9.0, 9.0)
+
+
+@pytest.mark.parametrize(("given", "said"), [(0.25, False), (0.262, False), (0.238, False), (0.27, True), (0.5, True)])
+def test_a_given_pixel_size_counts_and_contradictions_are_said(tmp_path: Path, given: float, said: bool):
+    path = write_svs(tmp_path / "a.svs", pixels(128, 128), facts="|AppMag = 40|MPP = 0.25")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert SlideSource(path, mpp=given).spacing == (given, given)
+    message = f"{path}: a pixel is {given:g} um after mpp, but 0.25 um after the file itself. mpp counts; remove it"
+    assert [str(one.message).startswith(message) for one in caught] == [True] * said
 
 
 def test_objective_power_is_a_guess_with_a_warning(tmp_path: Path):
     path = write_svs(tmp_path / "a.svs", pixels(128, 128), facts="|AppMag = 40")
-    with pytest.warns(
-        UserWarning, match=r"a\.svs: .*0\.25 um per pixel from its objective power of 40.*0\.3 is not used"
-    ):
-        assert SlideSource(path, mpp=0.3).spacing == (0.25, 0.25)
-
-
-def test_nothing_known_is_none():
-    assert known_mpp({}, "a.svs", None) is None
+    with pytest.warns(UserWarning, match=r"a\.svs: .*0\.25 um per pixel from its objective power of 40.*column mpp"):
+        assert SlideSource(path).spacing == (0.25, 0.25)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert SlideSource(path, mpp=0.3).spacing == (0.3, 0.3)
 
 
 def test_slides_pickle_as_their_path(tmp_path: Path):

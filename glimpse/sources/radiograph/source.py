@@ -19,6 +19,7 @@ from glimpse.sources.radiograph.header import Header, chosen_window, damaged
 from glimpse.sources.radiograph.stored import Pixels
 from glimpse.sources.resampling import Cut
 from glimpse.sources.slide.source import is_slide
+from glimpse.sources.stated import given_instead
 from glimpse.sources.windows import Window, percentile_window
 
 SUFFIXES = (".dcm", ".dicom", *pictures.SUFFIXES)
@@ -57,7 +58,7 @@ class RadiographSource(ImageSource):
         spacing: millimetres per pixel, one value or (y, x), instead of what the file states.
         frame: which one of several, from 0.
         name: what messages call it; by default the path.
-        mpp: micrometres per pixel to fall back on where the file states none.
+        mpp: micrometres per pixel, likewise; it counts more than ``spacing``, because it is said of this image alone.
     """
 
     def __init__(
@@ -87,11 +88,14 @@ class RadiographSource(ImageSource):
     @property
     def frame(self) -> Frame:
         if self._frame is None:
-            header, spacing = self._known_header(), self._spacing
-            if spacing is not None:
-                spacing = tuple(np.broadcast_to(np.asarray(spacing, np.float64), (2,)).tolist())
-            elif header.spacing is not None or self._mpp is not None:
-                spacing = header.spacing or (float(self._mpp or 0) / 1000,) * 2
+            header, spacing = self._known_header(), None
+            if self._mpp is not None:
+                spacing = given_instead(self.name, (float(self._mpp) / 1000,) * 2, header.spacing, "mm", "mpp")
+            elif self._spacing is not None:
+                given = np.broadcast_to(np.asarray(self._spacing, np.float64), (2,)).tolist()
+                spacing = given_instead(self.name, given, header.spacing, "mm", "spacing")
+            else:
+                spacing = header.spacing
             self._frame = Frame(header.shape, spacing, "mm" if spacing else None, self.name)
         return self._frame
 

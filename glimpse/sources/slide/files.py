@@ -15,6 +15,7 @@ import openslide
 import tifffile
 
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, describe_content
+from glimpse.sources.stated import given_instead
 
 # Micrometres per pixel that a scanned slide can have; 72 dpi, which many writers put by default, is 353.
 PLAUSIBLE_MPP = (0.01, 20.0)
@@ -24,36 +25,42 @@ _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _REMEDY = "Copy the file again and compare its size with the original's, or leave the case out (on_error=skip)."
 
 
-def known_mpp(properties: Mapping[str, str], name: str, fallback: float | None) -> tuple[float, float] | None:
-    """Micrometres per pixel (y, x): mpp, else TIFF resolution, else objective power, else ``fallback``, else None.
+def known_mpp(properties: Mapping[str, str], name: str, given: float | None) -> tuple[float, float] | None:
+    """Micrometres per pixel (y, x): ``given``, else mpp, else TIFF resolution, else objective power, else None.
+
+    A warning says so where the given size contradicts the file, and where the size is guessed.
 
     Args:
         properties: OpenSlide's properties of the slide.
-        name: of the slide, for the warning.
-        fallback: what the cohort says.
+        name: of the slide, for warnings.
+        given: what the cohort says.
     """
     stated = _plausible(properties.get("openslide.mpp-y"), properties.get("openslide.mpp-x"))
-    if stated is not None:
-        return stated
-    length = _MICROMETRES.get(properties.get("tiff.ResolutionUnit", "").lower())
-    if length is not None:
-        pixels = (_number(properties.get(f"tiff.{axis}Resolution")) for axis in "YX")
-        resolution = _plausible(*(length / value if value > 0 else math.nan for value in pixels))
-        if resolution is not None:
-            return resolution
+    stated = stated or _resolution(properties)
+    if given is not None:
+        vertical, horizontal = given_instead(name, (given, given), stated, "um", "mpp")
+        return vertical, horizontal
     power = _number(properties.get("openslide.objective-power"))
-    if power > 0:
-        guess = _MPP_TIMES_POWER / power
-        said = "" if fallback is None else f" The cohort's mpp of {fallback:g} is not used."
-        warnings.warn(
-            f"{name}: the slide states no pixel size; assuming {guess:g} um per pixel from its objective power of "
-            f"{power:g}.{said} Physical sizes are only as good as this guess: if it is wrong, write the pixel size "
-            "into the file.",
-            UserWarning,
-            stacklevel=2,
-        )
-        return guess, guess
-    return None if fallback is None else (fallback, fallback)
+    if stated is not None or not power > 0:
+        return stated
+    guess = _MPP_TIMES_POWER / power
+    warnings.warn(
+        f"{name}: the slide states no pixel size; assuming {guess:g} um per pixel from its objective power of "
+        f"{power:g}. Physical sizes are only as good as this guess: if it is wrong, write the pixel size into the "
+        "column mpp of the cohort.",
+        UserWarning,
+        stacklevel=2,
+    )
+    return guess, guess
+
+
+def _resolution(properties: Mapping[str, str]) -> tuple[float, float] | None:
+    """Micrometres per pixel (y, x) after the TIFF tags, or None where they say nothing plausible."""
+    length = _MICROMETRES.get(properties.get("tiff.ResolutionUnit", "").lower())
+    if length is None:
+        return None
+    pixels = (_number(properties.get(f"tiff.{axis}Resolution")) for axis in "YX")
+    return _plausible(*(length / value if value > 0 else math.nan for value in pixels))
 
 
 def check_complete(path: Path) -> None:

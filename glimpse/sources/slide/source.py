@@ -59,12 +59,12 @@ class _Levels:
 class SlideSource(ImageSource):
     """A whole-slide image; three channels, white outside the slide and where it is transparent.
 
-    The spacing is the file's mpp, else its TIFF resolution, else a guess from the objective power (with a warning),
-    else ``mpp``, else unknown. Where the slide states the bounds of its non-empty part, these are the image.
+    The spacing is ``mpp``, else the file's mpp, else its TIFF resolution, else a guess from the objective power (with a
+    warning), else unknown. Where the slide states the bounds of its non-empty part, these are the image.
 
     Args:
         path: the file (for MRXS the .mrxs file, for DICOM any file of the series).
-        mpp: micrometres per pixel to fall back on.
+        mpp: micrometres per pixel, in place of what the file says (with a warning if they differ by more than 5 %).
         name: what messages call it; by default the path.
     """
 

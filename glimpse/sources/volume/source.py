@@ -16,6 +16,7 @@ from glimpse.geometry import Frame, Numbers
 from glimpse.sources.base import ImageSource, file_identity, missing_file, region
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.resampling import Cut
+from glimpse.sources.stated import given_instead
 from glimpse.sources.volume import nifti
 from glimpse.sources.volume.body import HOUNSFIELD_AIR, ValueRange, body_mask, lung_mask
 from glimpse.sources.volume.dicom_series import folder_identity, open_series
@@ -170,7 +171,10 @@ class VolumeSource(ImageSource):
         if self._frame is None:
             with self._lock:
                 layout = self._known_layout()
-                self._frame = Frame(layout.shape, self._spacing or layout.spacing, "mm", self.name)
+                spacing: Sequence[float] = layout.spacing
+                if self._spacing is not None:
+                    spacing = given_instead(self.name, self._spacing, layout.spacing, "mm", "spacing")
+                self._frame = Frame(layout.shape, tuple(spacing), "mm", self.name)
         return self._frame
 
     @property

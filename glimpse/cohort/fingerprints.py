@@ -1,0 +1,97 @@
+"""Fingerprints of images: they tell, at little cost, whether two cases show the same image."""
+
+import filecmp
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from glimpse.sources import ImageSource
+
+_BLOCKS, _BLOCK = 16, 4096  # so many blocks of so many bytes are read of a file, the first and the last among them
+_FILES = 64  # so many files are read of a folder
+_GLANCE = 32  # pixels per axis of the overviews that are compared
+
+
+def fingerprint(path: Path) -> str:
+    """Returns a text that is the same for files (or folders) with the same content, wherever they lie.
+
+    Files with different contents nearly always have different fingerprints, but only a part of them is read: blocks
+    that are spread evenly over the file. `same_image` is certain.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    files = _files(path)
+    digest.update(repr([os.path.getsize(file) for file in files]).encode())
+    for file in files if len(files) <= _FILES else [files[i] for i in _spread(len(files) - 1, _FILES)]:
+        with open(file, "rb") as opened:
+            last = max(os.path.getsize(file) - _BLOCK, 0)
+            for start in _spread(last, _BLOCKS):
+                opened.seek(start)
+                digest.update(opened.read(_BLOCK))
+    return digest.hexdigest()[:16]
+
+
+def _spread(last: int, count: int) -> list[int]:
+    """Returns at most `count` different whole numbers from 0 to `last`, at even distances."""
+    return sorted({last * i // (count - 1) for i in range(count)})
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def same_image(first: ImageSource, second: ImageSource) -> bool:
+    """Returns whether two sources show the same image: one file, or copies of it.
+
+    The files are compared whole. Since some formats keep the pixels beside the file, small overviews are compared, too.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if first.path is None or second.path is None:
+        return first is second
+    if os.path.samefile(first.path, second.path):
+        return True
+    pairs = list(zip(_files(first.path), _files(second.path), strict=True))
+    if not all(filecmp.cmp(one, other, shallow=False) for one, other in pairs):
+        return False
+    size = [min(side, _GLANCE) for side in first.shape]
+    same = first.shape == second.shape and np.array_equal(first.overview(size), second.overview(size))
+    first.close()
+    second.close()
+    return same
+
+
+def repeated_images(cases: Sequence[tuple[Hashable, ImageSource]]) -> list[list[int]]:
+    """Finds cases that show the same image.
+
+    Args:
+        cases: of each case, what must be equal if another one shows the same (its fingerprint, and which part of the
+            file is read), and its image.
+
+    Returns:
+        The indices of the cases that show the same image, for every image that more than one of them shows.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    suspects: dict[Hashable, list[int]] = defaultdict(list)
+    for index, (key, _) in enumerate(cases):
+        suspects[key].append(index)
+    found = []
+    for indices in suspects.values():
+        groups: list[list[int]] = []
+        for index in indices if len(indices) > 1 else ():
+            group = next((one for one in groups if same_image(cases[one[0]][1], cases[index][1])), None)
+            if group is None:
+                groups.append([index])
+            else:
+                group.append(index)
+        found += [group for group in groups if len(group) > 1]
+    return found

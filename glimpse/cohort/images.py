@@ -1,0 +1,150 @@
+"""Opens and checks the images that the CSV of a cohort lists, and finds those that are listed twice."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from glimpse.cohort.fingerprints import fingerprint, repeated_images
+from glimpse.cohort.marks import read_marks
+from glimpse.cohort.table import CohortError, Row
+from glimpse.errors import UserError
+from glimpse.sources import ImageReadError, ImageSource, UnsupportedImageError, open_source
+
+_MANY = 50  # with at most so many cases, no progress bar is shown
+_TOLD = 5  # so many images that are listed twice are named in a warning
+_OF_SCALE = ("mpp", "spacing")  # options of a source that do not say which image of a file is meant
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image that can be read.
+
+    Attributes:
+        source: reads its pixels.
+        marks: boxes around what matters in it, or None.
+        fingerprint: tells its file from others.
+        key: what two rows with the same image have in common: the fingerprint, and which part of the file they name.
+    """
+
+    source: ImageSource
+    marks: np.ndarray | None
+    fingerprint: str
+    key: tuple[str, ...]
+
+
+def open_images(
+    path: Path,
+    rows: Sequence[Row],
+    given: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+    progress: bool,
+) -> list[Opened | str | None]:
+    """Opens, checks and closes the image of each row.
+
+    Args:
+        path: the CSV.
+        rows: its rows.
+        given: for each row, options of `open_source` that hold for this image only.
+        options: options of `open_source` for all images.
+        progress: whether to show a bar (for more than 50 cases).
+
+    Returns:
+        For each row its image, or a message about its files; None if the row names no image.
+
+    Raises:
+        CohortError: the options are wrong.
+    """
+    found: list[Opened | str | None] = []
+    for row, extra in tqdm(
+        zip(rows, given, strict=True),
+        desc=f"checking {path.name}",
+        unit="case",
+        total=len(rows),
+        disable=not progress or len(rows) <= _MANY,
+    ):
+        found.append(_open_checked(path, row, options, extra) if row.cells.get("path") else None)
+    return found
+
+
+def _open_checked(path: Path, row: Row, options: Mapping[str, Any], extra: Mapping[str, Any]) -> Opened | str:
+    image = path.parent / Path(row.cells["path"]).expanduser()
+    try:
+        source = _opened(path, row, image, {**options, **extra})
+        source.check()
+        mask = row.cells.get("mask")
+        marks = read_marks(path.parent / Path(mask).expanduser(), source) if mask else None
+        source.close()
+        mark = fingerprint(image)
+    except (ImageReadError, UnsupportedImageError) as error:
+        return f"{row.where}: {error}"
+    except UserError:  # of the options or the machine, not of the image
+        raise
+    except ValueError as error:  # which of its volumes is meant?
+        return f"{row.where}: {error}"
+    except OSError as error:
+        reason = error.strerror or error
+        return f"{row.where}: {error.filename or image}: cannot be read ({reason}). Allow this user to read it."
+    return Opened(source, marks, mark, (mark, *(f"{k}={v}" for k, v in sorted(extra.items()) if k not in _OF_SCALE)))
+
+
+def _opened(path: Path, row: Row, image: Path, options: Mapping[str, Any]) -> ImageSource:
+    """Makes the source; what it says of its options holds for all images, so it is an error at once."""
+    try:
+        return open_source(image, **options)
+    except (ImageReadError, UnsupportedImageError):
+        raise
+    except (TypeError, ValueError) as error:
+        raise CohortError(
+            f"{path}, {row.where}: {image} cannot be opened with options {dict(options)}: {error}"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------- listed twice
+@dataclass(frozen=True)
+class Listed:
+    """One of several rows that show the same image."""
+
+    line: int
+    case: str
+    patient: str
+    split: str | None
+
+
+def listed_twice(
+    rows: Sequence[Row], splits: Sequence[str | None], opened: Sequence[Opened | str | None]
+) -> list[list[Listed]]:
+    """Returns the rows that show the same image, for every image that several rows show."""
+    images = [
+        (row, split, one) for row, split, one in zip(rows, splits, opened, strict=True) if isinstance(one, Opened)
+    ]
+    groups = repeated_images([(one.key, one.source) for _, _, one in images])
+    listed = [Listed(row.line, row.cells.get("slide_id", ""), row.cells.get("case_id", ""), s) for row, s, _ in images]
+    return [[listed[index] for index in group] for group in groups]
+
+
+def leak(group: Sequence[Listed]) -> str | None:
+    """Returns a message about an image that is in several splits; None if it is in one only."""
+    splits = {one.split: one for one in reversed(group) if one.split}
+    if len(splits) < 2:
+        return None
+    shown = sorted(splits.values(), key=lambda one: one.line)
+    names = " and ".join(f"{one.case!r} ({one.split})" for one in shown)
+    return (
+        f"lines {', '.join(str(one.line) for one in shown)}: {names} are the same image, so what is tested would have "
+        "been learned; remove one of them, or put both into one split"
+    )
+
+
+def repetition(groups: Sequence[Sequence[Listed]]) -> str:
+    """Returns a message about images that several rows of one split show."""
+    shown = [f"{group[0].case!r} (lines {', '.join(str(one.line) for one in group)})" for group in groups[:_TOLD]]
+    more = f"; and {len(groups) - _TOLD} more" if len(groups) > _TOLD else ""
+    count = "1 image is" if len(groups) == 1 else f"{len(groups)} images are"
+    return (
+        f"{count} listed several times: {'; '.join(shown)}{more}. Remove the copies, unless they are meant to "
+        "count several times."
+    )

@@ -1,0 +1,167 @@
+"""The splits that a run has recorded: whoever goes on with the run, or evaluates it, must not split its cases anew."""
+
+import copy
+import csv
+import io
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from glimpse.cohort.manifest import Case, Cohort, CohortError
+from glimpse.cohort.splits import SPLITS
+
+SPLITS_FILE = "splits.csv"
+_COLUMNS = ("case_id", "slide_id", "split")
+_NAMED = 5  # so many cases are named in a message
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run knows of one case: its patient, its split, and the fingerprint of its image ("" if unknown)."""
+
+    patient: str
+    split: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedSplits:
+    """The content of a run's `splits.csv`.
+
+    Attributes:
+        path: the file.
+        cases: what it says of each case, by the name of the case.
+    """
+
+    path: Path
+    cases: dict[str, Record]
+
+    def of_run(self, cohort: Cohort) -> Cohort:
+        """Returns the run's own cohort with the splits of the run.
+
+        Cases that the run does not know are in no split, and a warning names them. Another one names cases that the
+        cohort has no more.
+
+        Raises:
+            CohortError: it is another cohort: it has none of the run's cases, or cases with other images.
+        """
+        other = [case.id for case in cohort if self._is_other(case)]
+        found = [self._by_name(case) or self._by_image(case) for case in cohort]
+        new = [case.id for case, record in zip(cohort, found, strict=True) if record is None]
+        if other or len(new) == len(cohort):
+            what = f"the images of {_named(other)} are others than" if other else "it has none of the cases"
+            raise CohortError(
+                f"This is not the cohort of the run, or it was changed: {what} in {self.path}. Give the run's own: "
+                "cohort=<its CSV> of evaluate, or env.cohort.path=<its CSV> beside resume=."
+            )
+        if new:
+            warnings.warn(
+                f"New in the cohort since the run began: {_named(new)}. They are in none of the splits of {self.path}; "
+                "evaluate split=all reads them, too.",
+                UserWarning,
+                stacklevel=2,
+            )
+        names, images = {case.id for case in cohort}, {_mark(case) for case in cohort} - {""}
+        gone = [name for name, record in self.cases.items() if name not in names and record.fingerprint not in images]
+        if gone:
+            warnings.warn(f"No more in the cohort since the run began: {_named(gone)}.", UserWarning, stacklevel=2)
+        splits = (record.split if record else None for record in found)
+        return Cohort(map(_moved, cohort, splits), cohort.skipped)
+
+    def of_another(self, cohort: Cohort) -> Cohort:
+        """Returns another cohort, in which images that the run knows are in the split that they have in the run.
+
+        Other cases of the patients who have such images get that split, too. So no case is a test case that the run has
+        learned from.
+        """
+        found = [self._by_image(case) for case in cohort]
+        patients = {case.patient: record.split for case, record in zip(cohort, found, strict=True) if record}
+        moved = [
+            _moved(case, record.split if record else patients.get(case.patient, case.split))
+            for case, record in zip(cohort, found, strict=True)
+        ]
+        if changed := [one.id for one, was in zip(moved, cohort, strict=True) if one.split != was.split]:
+            warnings.warn(
+                f"The run knows the images or patients of {_named(changed)}: they are in the split that they have in "
+                f"{self.path}.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return Cohort(moved, cohort.skipped, cohort.unsplit if any(case.split is None for case in moved) else "")
+
+    @cached_property
+    def _images(self) -> dict[str, Record]:
+        """Records by the fingerprint of the image; of several, the one that was learned from."""
+        ranked = sorted(self.cases.values(), key=lambda one: SPLITS.index(one.split or "test"), reverse=True)
+        return {one.fingerprint: one for one in ranked if one.fingerprint}
+
+    def _by_image(self, case: Case) -> Record | None:
+        return self._images.get(_mark(case))
+
+    def _by_name(self, case: Case) -> Record | None:
+        return None if self._is_other(case) else self.cases.get(case.id)
+
+    def _is_other(self, case: Case) -> bool:
+        """Returns whether the run knows another image by the name of this case."""
+        mark, record = _mark(case), self.cases.get(case.id)
+        return record is not None and "" not in (mark, record.fingerprint) and mark != record.fingerprint
+
+
+def read_splits(run: str | os.PathLike[str]) -> RecordedSplits | None:
+    """Reads the splits of a run; None, with a warning, if the run folder has no such file.
+
+    Raises:
+        CohortError: the file cannot be read.
+    """
+    path = Path(run) / SPLITS_FILE
+    try:
+        lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        if not set(_COLUMNS) <= set(lines.fieldnames or ()):
+            raise CohortError(
+                f"{path}: expected the columns {','.join(_COLUMNS)}. Restore the file from a copy of the run."
+            )
+        cases = {
+            line["slide_id"]: Record(line["case_id"], line["split"] or None, line.get("fingerprint") or "")
+            for line in lines
+        }
+    except FileNotFoundError:
+        warnings.warn(
+            f"{path} is missing, so cases are in the splits that the cohort has now.", UserWarning, stacklevel=2
+        )
+        return None
+    except OSError as error:
+        raise CohortError(
+            f"{path}: cannot be read ({error.strerror}). Allow this user to read the run folder."
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CohortError(f"{path}: cannot be read ({error}). Restore the file from a copy of the run.") from error
+    wrong = Counter(record.split for record in cases.values()).keys() - {*SPLITS, None}
+    if wrong:
+        raise CohortError(
+            f"{path}: {sorted(map(str, wrong))[0]!r} is no split. Restore the file from a copy of the run."
+        )
+    return RecordedSplits(path, cases)
+
+
+def _mark(case: Case) -> str:
+    """Returns the fingerprint of a case, which users' own cases need not have."""
+    return getattr(case, "fingerprint", "")
+
+
+def _moved(case: Case, split: str | None) -> Case:
+    """Returns a case in another split; users' own cases need not be instances of `Case`."""
+    if case.split == split:
+        return case
+    moved = copy.copy(case)
+    object.__setattr__(moved, "split", split)
+    return moved
+
+
+def _named(cases: Iterable[str]) -> str:
+    names = list(cases)
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ("case " if len(names) == 1 else "cases ") + ", ".join(names[:_NAMED]) + more

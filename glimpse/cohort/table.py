@@ -1,0 +1,262 @@
+"""Reads the CSV of a cohort as a table, whichever program has written it, and finds mistakes in it."""
+
+import csv
+import difflib
+import io
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glimpse.cohort.splits import SPLITS
+from glimpse.errors import UserError
+from glimpse.tasks import Task
+
+REQUIRED = ("case_id", "slide_id", "path", "target")
+OPTIONAL = ("split", "mpp", "mask")
+OTHER_NAMES = {"patient": "case_id", "case": "slide_id"}  # columns: other name, usual name
+SEPARATORS = (",", ";", "\t", "|")
+_LISTED = 50  # so many problems are listed; the rest are only counted
+_SYNONYMS = {"label": "target", "lable": "target", "labels": "target", "class": "target"}
+_SYNONYMS |= {"patient_id": "case_id", "slide": "slide_id", "file": "path", "filename": "path"}
+_KNOWN = {*REQUIRED, *OPTIONAL, *OTHER_NAMES, *_SYNONYMS}
+
+
+class CohortError(UserError, ValueError):
+    """A cohort cannot be used; the message lists all problems at once."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case of the table.
+
+    Attributes:
+        line: number of its line in the file, from 1.
+        cells: the texts by the name of the column.
+        surplus: texts for which there is no column.
+    """
+
+    line: int
+    cells: dict[str, str]
+    surplus: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """The line and the case, for messages."""
+        return f"line {self.line}, {self.cells.get('slide_id') or 'without slide_id'}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """The content of a CSV.
+
+    Attributes:
+        rows: its rows, without empty ones.
+        columns: names of the columns, by their usual names.
+        separator: what stands between the cells of a line.
+    """
+
+    rows: list[Row]
+    columns: list[str]
+    separator: str = ","
+
+
+def cohort_error(path: Path, problems: Sequence[str], remedy: str = "") -> CohortError:
+    """Returns an error that lists problems, and counts those for which there is no room."""
+    listed = "".join(f"\n  - {problem}" for problem in problems[:_LISTED])
+    rest = f"\n  ... and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return CohortError(f"{path}: {count} in this cohort{remedy}:{listed}{rest}")
+
+
+# ---------------------------------------------------------------------------------------------- reading
+def read_table(path: Path) -> Table:
+    """Reads a CSV whose columns are separated by commas, semicolons, tabs or bars; the header decides which.
+
+    Raises:
+        CohortError: the file cannot be read, is no CSV, or is empty.
+    """
+    lines = list(io.StringIO(_text(path), newline=""))
+    skipped = 0
+    while skipped < len(lines) and not lines[skipped].strip():
+        skipped += 1
+    separator = None
+    if skipped < len(lines) and (stated := re.fullmatch(r"sep=(.)\s*", lines[skipped])):  # Excel writes such a line
+        separator, skipped = stated[1], skipped + 1
+    if skipped == len(lines):
+        raise CohortError(f"{path}: the file is empty. A cohort starts with the header {','.join(REQUIRED)}.")
+    separator = separator or _separator(lines[skipped])
+    reader = csv.reader(lines[skipped:], delimiter=separator, strict=True)
+    try:
+        columns = _named([column.strip() for column in next(reader)])
+        rows = [_row(reader.line_num + skipped, columns, cells) for cells in reader if any(map(str.strip, cells))]
+    except csv.Error as error:
+        raise CohortError(
+            f"{path}: line {reader.line_num + skipped} cannot be read as a line of a CSV ({error}). Write a cell that "
+            'holds a quotation mark as "a ""quoted"" word".'
+        ) from error
+    if not rows and not [column for column in REQUIRED if column not in columns]:
+        raise CohortError(f"{path}: the cohort has no cases. Add one line per case below the header.")
+    return Table(rows, columns, separator)
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise CohortError(
+            f"{path}: no such file. Give the path of a CSV with the columns {','.join(REQUIRED)}."
+        ) from error
+    except IsADirectoryError as error:
+        raise CohortError(f"{path}: this is a folder. Give the path of the CSV that lists the images.") from error
+    except OSError as error:
+        raise CohortError(
+            f"{path}: cannot be read ({error.strerror}). Correct the path, or allow this user to read the file."
+        ) from error
+    utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # "Unicode text" of spreadsheets
+    try:
+        return content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CohortError(f"{path}: cannot be read as a CSV in UTF-8 ({error}). Save it as 'CSV UTF-8'.") from error
+
+
+def _separator(header: str) -> str:
+    """Returns what separates the columns of a header: that by which most names of columns are known ones."""
+
+    def known(separator: str) -> tuple[int, int]:
+        cells = next(csv.reader([header], delimiter=separator), [])
+        return sum(_plain(cell) in _KNOWN for cell in cells), len(cells)
+
+    return max(SEPARATORS, key=known)
+
+
+def _plain(column: str) -> str:
+    return column.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _row(line: int, columns: Sequence[str], cells: Sequence[str]) -> Row:
+    texts = [cell.strip() for cell in cells]
+    surplus = tuple(filter(None, texts[len(columns) :]))
+    return Row(line, dict(zip(columns, texts, strict=False)), surplus)
+
+
+def _named(columns: list[str]) -> list[str]:
+    """Replaces other names of columns by the usual ones, except where a column is there under both names."""
+    return [name if OTHER_NAMES.get(name, name) in columns else OTHER_NAMES[name] for name in columns]
+
+
+# ---------------------------------------------------------------------------------------------- columns
+def column_problems(columns: Sequence[str]) -> list[str]:
+    """Returns messages about missing, repeated and probably misspelt columns."""
+    problems = [f"line 1: column {name!r} occurs twice" for name, n in Counter(columns).items() if n > 1 and name]
+    problems += [
+        f"line 1: columns {other!r} and {name!r} mean the same; remove one"
+        for other, name in OTHER_NAMES.items()
+        if other in columns and name in columns
+    ]
+    missing = [name for name in (*REQUIRED, *OPTIONAL) if name not in columns]
+    suspects: dict[str, str] = {}
+    for column in columns:
+        if column and column not in (*REQUIRED, *OPTIONAL):
+            near = _lookalike(column, missing)
+            if near is not None and near not in suspects.values():
+                suspects[column] = near
+    problems += [f"line 1: column {column!r} looks like {near!r}; rename it" for column, near in suspects.items()]
+    lacking = [name for name in missing if name in REQUIRED and name not in suspects.values()]
+    if len(columns) == 1 and lacking:
+        problems.append(f"line 1: the only column is {columns[0]!r}; put commas, semicolons or tabs between columns")
+    problems += [f"line 1: column {name!r} is missing; needed are {', '.join(REQUIRED)}" for name in lacking]
+    return problems
+
+
+def _lookalike(column: str, names: Sequence[str]) -> str | None:
+    """Returns the column among `names` that `column` was probably meant to be, or None."""
+    plain = _plain(column)
+    meant = _SYNONYMS.get(plain)
+    if meant is not None and meant in names:
+        return meant
+    matches = difflib.get_close_matches(plain, names, n=1, cutoff=0.8)
+    return matches[0] if matches else None
+
+
+# ---------------------------------------------------------------------------------------------- rows
+def parse_row(row: Row, table: Table, task: Task, problems: list[str]) -> dict[str, Any]:
+    """Returns the row's target, split and options of its source; mistakes are appended to ``problems``."""
+    problems += [
+        f"line {row.line}: {name} is empty" for name in REQUIRED if name in table.columns and not row.cells.get(name)
+    ]
+    if row.surplus:
+        problems.append(
+            f"line {row.line}: there is no column for {', '.join(map(repr, row.surplus))}; put quotation marks "
+            f"around a cell that holds {'a tab' if table.separator == chr(9) else repr(table.separator)}"
+        )
+    values: dict[str, Any] = {"target": None, "split": row.cells.get("split") or None, "options": {}}
+    if row.cells.get("target"):
+        try:
+            values["target"] = _parse_target(row.cells["target"], task, table.separator)
+        except ValueError as error:
+            problems.append(f"line {row.line}: {error}")
+    if values["split"] not in (None, *SPLITS):
+        near = difflib.get_close_matches(values["split"].lower(), SPLITS, n=1, cutoff=0.5)
+        hint = f"; is {near[0]!r} meant?" if near else ""
+        problems.append(f"line {row.line}: split {values['split']!r} is none of {', '.join(SPLITS)}{hint}")
+    if row.cells.get("mpp"):
+        mpp = _parse_mpp(row, table.separator, problems)
+        values["options"] |= {} if mpp is None else {"mpp": mpp}
+    return values
+
+
+def _parse_target(text: str, task: Task, separator: str) -> Any:
+    try:
+        return task.parse_target(text)
+    except ValueError:
+        pointed = _pointed(text, separator)
+        if pointed != text:
+            return task.parse_target(pointed)
+        raise
+
+
+def _parse_mpp(row: Row, separator: str, problems: list[str]) -> float | None:
+    try:
+        value = float(_pointed(row.cells["mpp"], separator))
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        problems.append(
+            f"line {row.line}: mpp {row.cells['mpp']!r} must be a positive number of micrometres per pixel, or empty"
+        )
+        return None
+    return value
+
+
+def _pointed(text: str, separator: str) -> str:
+    """Returns a text with points in place of decimal commas, which programs write that separate by semicolons."""
+    return re.sub(r"(?<=\d),(?=\d)", ".", text) if separator == ";" else text
+
+
+def table_problems(table: Table) -> list[str]:
+    """Returns messages about repeated slides, patients in two splits, and rows in which the split is empty."""
+    slides: dict[str, list[int]] = defaultdict(list)
+    splits: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    problems = []
+    for row in table.rows:
+        slides[row.cells.get("slide_id", "")].append(row.line)
+        if row.cells.get("split") in SPLITS:
+            splits[row.cells.get("case_id", "")][row.cells["split"]].append(row.line)
+        elif "split" in table.columns and not row.cells.get("split"):
+            problems.append(f"line {row.line}: split is empty; fill it in for every case, or remove the column")
+    for slide, lines in slides.items():
+        if slide and len(lines) > 1:
+            problems.append(f"lines {_join(lines)}: slide_id {slide!r} occurs {len(lines)} times; it must be unique")
+    for patient, found in splits.items():
+        if patient and len(found) > 1:
+            where = ", ".join(f"{name} (line {_join(lines)})" for name, lines in found.items())
+            problems.append(f"patient (case_id) {patient!r} is in {len(found)} splits: {where}; put all cases in one")
+    return problems
+
+
+def _join(lines: Sequence[int]) -> str:
+    return ", ".join(map(str, lines))

@@ -1,0 +1,105 @@
+"""Names of classes and labels: how they are given, how cells of a CSV are read as one of them, and what to type."""
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*|[0-9]+")  # what Hydra reads as a text or a whole number, without quotes
+_NO_TEXTS = ("null", "true", "false", "nan", "inf")  # what Hydra reads as something else
+_SUGGESTED = 20  # with more different texts than this, they are hardly names
+
+
+def names_of(what: str, given: Any) -> tuple[str, ...]:
+    """Returns names from their number, or from a list of texts and numbers: 1 and 1.0 are both called "1".
+
+    Args:
+        what: what is named, for messages: "classes" or "labels".
+        given: the number of names, or the names in order.
+
+    Raises:
+        ValueError: it is neither, or a name is empty, occurs twice, or is no text and no number.
+    """
+    if isinstance(given, Integral) and not isinstance(given, bool):
+        return tuple(map(str, range(int(given))))
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"expected {what} as a number, or as a list of names such as [a,b], got {given!r}.")
+    names = tuple(_name(what, one) for one in given)
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected {what} with different names, got {', '.join(names)}.")
+    return names
+
+
+def _name(what: str, given: Any) -> str:
+    if isinstance(given, (bool, np.bool_)) or not isinstance(given, (str, Real)) or not str(given).strip():
+        raise ValueError(
+            f"expected {what} with texts or numbers as names, got {given!r}. Put quotes around a text that looks so, "
+            f'such as \'{what}=["no","true"]\'.'
+        )
+    if isinstance(given, str) or not float(given).is_integer():
+        return str(given).strip()
+    return str(int(float(given)))
+
+
+def parse_name(text: str, names: Sequence[str]) -> int | None:
+    """Returns the index of the name that a text means, or None if it means none.
+
+    A text means the name that is spelt like it; else the name that is the same number ("1.0" is "1"); else, if none of
+    the names is a number, the name with this index, counted from 0.
+    """
+    if text in names:
+        return names.index(text)
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = float(text)
+    values = [float(name) if _NUMBER.fullmatch(name) else None for name in names]
+    if any(value is not None for value in values):
+        return values.index(number) if values.count(number) == 1 else None
+    return int(number) if number.is_integer() and number < len(names) else None
+
+
+def numbered(names: Sequence[str]) -> bool:
+    """Returns whether the names are just the numbers from 0 on, so that messages need not list them."""
+    return tuple(names) == tuple(map(str, range(len(names))))
+
+
+def expected_names(names: Sequence[str], what: str) -> str:
+    """Returns what `parse_name` understands, for messages; `what` is "a class" or "labels"."""
+    if numbered(names):
+        return f"{what} from 0 to {len(names) - 1}"
+    if any(_NUMBER.fullmatch(name) for name in names):
+        return f"{what} of {', '.join(names)}"
+    return f"{what} from 0 to {len(names) - 1} or one of {', '.join(names)}"
+
+
+def naming_option(setting: str, texts: Iterable[str], least: int = 1) -> str:
+    """Returns the option that names what is in a cohort, to be typed in a shell.
+
+    It is empty if these are too many for names, or if some are numbers and others are not, which looks like a mistake.
+
+    Args:
+        setting: the option's name, such as "env.task.classes".
+        texts: all names in the cohort; several times the same does not matter.
+        least: how many different ones are needed.
+    """
+    found = {name if (name := text.strip()) and not _NUMBER.fullmatch(name) else _whole(name) for text in texts} - {""}
+    numbers = all(name.isdecimal() for name in found)
+    if not least <= len(found) <= _SUGGESTED or (not numbers and any(_NUMBER.fullmatch(name) for name in found)):
+        return ""
+    ordered = sorted(found, key=int) if numbers else sorted(found)
+    if numbers and int(ordered[-1]) < _SUGGESTED and "0" in found:
+        return f"{setting}={int(ordered[-1]) + 1}"
+    quoted = (name if _PLAIN.fullmatch(name) and name.lower() not in _NO_TEXTS else _quoted(name) for name in ordered)
+    return shlex.quote(f"{setting}=[{','.join(quoted)}]")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _whole(text: str) -> str:
+    return str(int(float(text))) if text and float(text).is_integer() else text
