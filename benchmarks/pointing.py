@@ -98,7 +98,9 @@ def report(bench: Benchmark) -> None:
         columns = [key for key in rows[0] if key.startswith(("val ", "test "))]
         shown = {variant: [row for row in rows if row["variant"] == variant] for variant in VARIANTS}
         shown = {variant: some for variant, some in shown.items() if some}
-        lines = [[variant, *(_spread([row[key] for row in some]) for key in columns)] for variant, some in shown.items()]
+        lines = [
+            [variant, *(_spread([row[key] for row in some]) for key in columns)] for variant, some in shown.items()
+        ]
         print(f"\n{env}, seeds {', '.join(str(row['seed']) for row in next(iter(shown.values())))}")
         print(table(("variant", *columns), lines))
         measure = "auc" if env == "wsi" else "accuracy"

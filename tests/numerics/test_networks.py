@@ -1,6 +1,7 @@
 """Cached and stepwise computations equal the full ones; masks, geometry and gradients are exact."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -97,6 +98,21 @@ def test_an_answer_does_not_depend_on_later_glimpses(make: Callable[[int], nn.Mo
     changed[:, 4:] = torch.randn(2, 2, 16)
     assert torch.allclose(aggregator(tokens)[:, :4], aggregator(changed)[:, :4])
     assert not torch.allclose(aggregator(tokens)[:, 4:], aggregator(changed)[:, 4:])
+
+
+def test_dropout_touches_answers_in_training_only() -> None:
+    policy = make_policy(aggregator=partial(CausalTransformer, dropout=0.5)).double()
+    policy.set_training_mode(False)
+    episodes = play(policy)
+    decided, answered = episodes.decided, episodes.answered
+    still = policy.evaluate_episodes(episodes)
+    assert torch.allclose(still.prediction[answered], episodes.prediction[answered], atol=1e-9)
+    policy.set_training_mode(True)
+    dropped = policy.evaluate_episodes(episodes)
+    assert not torch.allclose(dropped.prediction[answered], episodes.prediction[answered], atol=1e-3)
+    assert torch.allclose(dropped.log_prob[decided], episodes.log_prob[decided], atol=1e-9)
+    with pytest.raises(ValueError, match="dropout of at least 0 and below 1, got 1"):
+        CausalTransformer(16, dropout=1)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])

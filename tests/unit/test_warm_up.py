@@ -1,5 +1,6 @@
 """The warm-up on glimpses that are encoded once: what it trains, and that it is the same as encoding anew."""
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from glimpse.envs import FlattenAction, array_cases, make_array
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks import ConvEncoder
+from glimpse.networks.overlap import mutual
 from glimpse.networks.policy import GlimpsePolicy
 
 CASES = 8
@@ -147,3 +149,44 @@ def first_found(policy: GlimpsePolicy, views: Any, cases: Any, middles: list[tup
         decision = policy.decide(scene, policy.begin(scene), torch.tensor([False]), deterministic=True)
         found.append(np.abs((decision.location[0].numpy() + 1) / 2 * 64 - middle).max() < 16)
     return float(np.mean(found))
+
+
+def test_the_penalty_is_learned_from_the_gains_of_later_glimpses() -> None:
+    """Where a second look at the same place gains nothing, the weight grows; where it gains most, it shrinks."""
+    policy, trainer = make()
+    trainer.encode()
+    rows = torch.tensor([[0], [1]]), torch.arange(4).expand(2, 4)
+    trainer.kept["places"][0, :4] = trainer.kept["places"][1, :4] = torch.tensor(
+        [0, 35, 0, 14]
+    )  # the third is the first
+    logits = torch.zeros(2, 4)
+    moved = []
+    for third, fourth in ((0.0, 1.0), (1.0, 0.0)):
+        gains = torch.tensor([[0.0, 0.0, third, fourth], [0.0, 0.0, 0.0, 0.0]])
+        every = torch.cat([torch.zeros(2, 1), -gains.cumsum(1)], 1)
+        policy.zero_grad()
+        trainer.seeing_loss(rows, logits, every).backward()
+        assert policy.locator.seen_penalty.grad is not None
+        moved.append(-float(policy.locator.seen_penalty.grad[0]))
+        assert all(p.grad is None for name, p in policy.named_parameters() if name != "locator.seen_penalty")
+    assert moved[0] >= 0 > moved[1]
+
+
+def test_the_estimate_of_later_gains_is_unbiased() -> None:
+    """Over all orders of three glimpses, its mean is the expected gain of the second choice, less the mean gain."""
+    policy, trainer = make()
+    trainer.encode()
+    logits, gains = torch.tensor([0.3, -0.5, 1.2]), np.array([[0.0, 2.0, 7.0], [1.0, 0.0, 3.0], [5.0, 4.0, 0.0]])
+    places, zooms, sides = trainer.kept["places"][0, :3], trainer.kept["zooms"][0, :3], trainer.kept["sides"][0]
+    shares = mutual(policy.cells[places][None], sides[zooms][None])[0].clamp_max(1)
+    orders, second, expected = list(itertools.permutations(range(3))), [], []
+    for first, chosen, other in orders:
+        others = [chosen, other]
+        probs = (logits[others] - 10 * shares[first, others]).softmax(0).numpy()
+        expected.append(probs @ gains[first, others])
+        second.append(gains[first, chosen])
+    every = torch.zeros(len(orders), 4)
+    every[:, 2:] = -torch.tensor(second)[:, None]
+    rows = torch.zeros(len(orders), 1, dtype=torch.long), torch.tensor(orders)
+    loss = trainer.seeing_loss(rows, logits[rows[1]], every)
+    assert -2 * float(loss) == pytest.approx(np.mean(expected) - np.mean(second), rel=1e-4)  # of two later choices
