@@ -136,3 +136,18 @@ def above_zero(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
         raise SettingsError(f"Expected {name} above 0, got {value!r}.")
+
+
+def check_device(device: Any) -> None:
+    """Refuses a device on which PyTorch cannot compute on this machine.
+
+    Raises:
+        SettingsError: The message names the device and the reason.
+    """
+    import torch  # slow to import, and needed here only
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # what PyTorch raises if it has no such device
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"device={device}: cannot compute there ({reason}). device=cpu always works.") from error
