@@ -104,6 +104,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.conduct = Conduct()  # how the policy acted in the last rollout
         self.extra: Glimpses | None = None  # extra glimpses at random places, for each row of `episodes`
         self.updates = 0
+        self._log_due = False  # whether the next update ends with writing the logs
         self.start_timesteps = 0  # `num_timesteps` before this agent; above 0 after another stage
         if _init_setup_model:
             self._setup_model()
@@ -263,6 +264,17 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.logger.record("train/updates", self.updates, exclude="tensorboard")
         self.logger.record("rollout/return", self.episodes.reward.sum(1).mean().item())
         self.logger.record("rollout/glimpses", self.episodes.length.float().mean().item())
+        if self._log_due:
+            self.write_logs()
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Notes that logs are to be written after the update: Stable-Baselines3 calls this before it."""
+        self._log_due = True
+
+    def write_logs(self) -> None:
+        """Writes what the last rollout and the update from it have recorded, at the current number of time steps."""
+        self._log_due = False
+        super().dump_logs(self.updates)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         own, total = num_timesteps - self.start_timesteps, total_timesteps - self.start_timesteps
@@ -272,14 +284,18 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self: Self,
         total_timesteps: int,
         callback: Any = None,
-        log_interval: int = 1,
+        log_interval: int | None = 1,
         tb_log_name: str = "",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Trains as in Stable-Baselines3; `total_timesteps` divided by `steps_per_update` is the number of updates."""
+        """Trains as in Stable-Baselines3; `total_timesteps` divided by `steps_per_update` is the number of updates.
+
+        Logs are written after every `log_interval` updates; with None the caller writes them with `write_logs`.
+        """
         name = tb_log_name or type(self).__name__
-        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+        interval: Any = log_interval
+        return super().learn(total_timesteps, callback, interval, name, reset_num_timesteps, progress_bar)
 
     # ------------------------------------------------------------------------------------------ going on later
     def save_state(self, checkpoint: Checkpoint) -> None:
@@ -293,10 +309,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         }
         checkpoint.add_module("policy", self.policy)
         checkpoint.add_optimizer("optimizer", self.policy.optimizer)
-        checkpoint.add_generator("torch")
+        checkpoint.add_global_generators()
 
     def restore_state(self, checkpoint: Checkpoint) -> None:
-        """Restores what `save_state` stored, including the state of PyTorch's global random generator.
+        """Restores what `save_state` stored, including the states of all global random generators.
 
         Raises:
             CheckpointError: The checkpoint belongs to another network.
@@ -304,7 +320,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         meta = checkpoint.meta
         checkpoint.restore_module("policy", self.policy)
         checkpoint.restore_optimizer("optimizer", self.policy.optimizer)
-        checkpoint.restore_generator("torch")
+        checkpoint.restore_global_generators()
         self.num_timesteps, self.start_timesteps = meta["timesteps"], meta["start"]
         self.updates, self.queue = meta["updates"], deque(meta["queue"])
         self.random.bit_generator.state = meta["random"]

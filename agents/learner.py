@@ -67,7 +67,8 @@ class Learner:
 
     The optimizer has two groups of parameters: the shared encoder is the second, and all other parameters are the
     first. Each group has its own learning rate, and its gradient is clipped separately. The optimizer is stored as
-    `policy.optimizer`, where Stable-Baselines3 expects it; if the policy has one already, that one is used.
+    `policy.optimizer`, where Stable-Baselines3 expects it; if the policy has one already, from an earlier stage, that
+    one is used, with the weight decay of these options.
 
     Args:
         policy: The policy to train.
@@ -83,7 +84,9 @@ class Learner:
             encoder = list(policy.encoder.parameters())
             others = [p for name, p in policy.named_parameters() if not name.startswith("encoder.")]
             groups = [{"params": others}, {"params": encoder}]
-            policy.optimizer = torch.optim.AdamW(groups, learning_rate, weight_decay=self.updates.weight_decay)
+            policy.optimizer = torch.optim.AdamW(groups, learning_rate)
+        for group in policy.optimizer.param_groups:
+            group["weight_decay"] = self.updates.weight_decay
 
     # ------------------------------------------------------------------------------------------ the update
     def update(
