@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
+from glimpse.envs.cohorts import loaded_once
 from glimpse.errors import SettingsError
 from glimpse.modalities import Modality, find_modality
 from glimpse.settings.building import build
@@ -111,7 +113,7 @@ def load_modality(
     progress: bool = False,
     **options: Any,
 ) -> Cohort:
-    """Loads a cohort of a modality.
+    """Loads a cohort of a modality; a CSV whose files have not changed is checked only once per process.
 
     Args:
         modality: name of the modality. All images are read with its source, also if other sources read such files.
@@ -141,14 +143,15 @@ def load_modality(
         missing = {name for name, value in options.items() if value is None}
         options |= {name: value for name, value in known.synthetic_options.items() if name in missing}
     set_options = {name: value for name, value in options.items() if value is not None}
-    return Cohort.from_csv(
-        path,
-        task or _task(known, options),
-        on_error=on_error,
-        seed=seed,
-        source_options={"reader": known.reader or modality, **set_options},
-        progress=progress,
-    )
+    task = task or _task(known, options)
+    source_options = {"reader": known.reader or modality, **set_options}
+
+    def load() -> Cohort:
+        return Cohort.from_csv(
+            path, task, on_error=on_error, seed=seed, source_options=source_options, progress=progress
+        )
+
+    return loaded_once(Path(path), task, (known, on_error, seed, repr(sorted(source_options.items()))), load)
 
 
 def _task(modality: Modality, options: Mapping[str, Any]) -> Task:

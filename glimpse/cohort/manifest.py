@@ -20,6 +20,7 @@ from glimpse.atomic import write_atomically
 from glimpse.cohort.marks import read_marks
 from glimpse.cohort.splits import SPLITS, stratified_splits
 from glimpse.errors import UserError
+from glimpse.settings.progress import silent
 from glimpse.sources import ImageReadError, ImageSource, UnsupportedImageError, open_source
 from glimpse.tasks import Task
 
@@ -77,7 +78,7 @@ class Cohort(Sequence[Case]):
         seed: int = 0,
         fractions: tuple[float, float, float] = (0.6, 0.15, 0.25),
         source_options: Mapping[str, Any] | None = None,
-        progress: bool = True,
+        progress: bool = False,
     ) -> "Cohort":
         """Reads and checks a CSV with the columns ``case_id,slide_id,path,target[,split][,mpp][,mask][,...]``.
 
@@ -94,7 +95,7 @@ class Cohort(Sequence[Case]):
                 `Task.strata`) and keeps all cases of a patient together.
             fractions: shares of the patients in train, val and test, for that split.
             source_options: options of `open_source` for all cases.
-            progress: whether to show a bar while files are checked (for more than 50 cases).
+            progress: whether to show a bar, on a terminal, while files are checked (for more than 50 cases).
 
         Raises:
             CohortError: something is wrong; the message lists all problems with their lines.
@@ -311,7 +312,7 @@ def _open_sources(
         desc=f"checking {path.name}",
         unit="case",
         total=len(rows),
-        disable=not progress or len(rows) <= _MANY,
+        disable=silent(progress and len(rows) > _MANY),
     ):
         extra = {} if values["mpp"] is None else {"mpp": values["mpp"]}
         image = row.cells.get("path")

@@ -43,7 +43,7 @@ def check_sizes_and_network(make: Mapping[str, Any], network: Any) -> None:
     """
     if make.get("glimpse_cost") is not None:
         at_least("env.make.glimpse_cost", make["glimpse_cost"], 0)
-    sizes = [make.get(name) for name in ("overview_size", "glimpse_size")]
+    sizes: list[Any] = [make.get(name) for name in ("overview_size", "glimpse_size")]
     extents = make.get("glimpse_extents")
     if extents is None or not all(isinstance(size, int | list) for size in sizes):
         return

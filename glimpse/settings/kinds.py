@@ -20,6 +20,7 @@ _SCALARS: dict[Any, tuple[type, str]] = {
     str: (str, "a text"),
     NoneType: (NoneType, "null"),
 }
+_PLURALS: dict[Any, str] = {int: " of whole numbers", float: " of numbers", str: " of texts"}
 
 
 @cache
@@ -82,6 +83,5 @@ def expected(hint: Any) -> str:
         return _SCALARS[hint][1]
     if _is_list(hint):
         (item,) = _items(parts) or (Any,)
-        words = {int: " of whole numbers", float: " of numbers", str: " of texts"}
-        return f"a list{words.get(item, '')}"
+        return f"a list{_PLURALS.get(item, '')}"
     return "a section" if origin is not Mapping else "a mapping"

@@ -24,6 +24,8 @@ import numpy as np
 import platformdirs
 from tqdm import tqdm
 
+from glimpse.settings.progress import silent
+
 SHARES = {"test": 1 / 4, "val": 1 / 6}
 """Shares of the cases in each split; the rest is for training."""
 
@@ -107,7 +109,7 @@ def embedded(
     n: int = 270,
     seed: int = 0,
     size: int = 256,
-    progress: bool = True,
+    progress: bool = False,
     workers: int | None = None,
 ) -> Path:
     """Makes a cohort unless it is there already.
@@ -118,7 +120,7 @@ def embedded(
         n: Number of images, at least 6.
         seed: Seed of everything drawn.
         size: Of an image, in the recipe's own measure.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar, on a terminal.
         workers: Number of processes; by default one per core, and only this one for a small cohort.
 
     Returns:
@@ -231,8 +233,8 @@ def _make_all(
     _sweep(folder)
     small = len(records) * recipe.megabytes(size) <= _ALONE_MEGABYTES
     workers = workers or (1 if small else os.cpu_count() or 1)
-    bar = tqdm(total=len(records), desc="Painting the embedded cohort (once)", unit=recipe.noun, disable=not progress)
-    with bar:
+    what = "Painting the embedded cohort (once)"
+    with tqdm(total=len(records), desc=what, unit=recipe.noun, disable=silent(progress)) as bar:
         if workers == 1:
             for _ in make_cases(recipe.make, folder, records, seed, size):
                 bar.update()
