@@ -30,6 +30,15 @@ def option_names(record: type) -> tuple[str, ...]:
     return tuple(name for name, _ in _options(record))
 
 
+def flat(record: Any) -> dict[str, Any]:
+    """Returns the options of a record, and of the records within it, by name: the opposite of `sorted_into`."""
+    found: dict[str, Any] = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        found |= flat(value) if is_dataclass(value) else {field.name: value}
+    return found
+
+
 def sorted_into(record: type[Record], options: Mapping[str, Any], where: str, besides: Iterable[str] = ()) -> Record:
     """Makes a record from flat options; what is not given keeps its default.
 
