@@ -20,6 +20,8 @@ from glimpse.runs.loading import CONFIG_FILE
 from glimpse.runs.stopping import Stopping
 from glimpse.settings.quoting import typed
 
+_EVENTS = "events.out.tfevents.*"  # the names of TensorBoard's files
+
 
 class RunError(UserError, ValueError):
     """A run folder cannot be used in the way that was asked for."""
@@ -67,9 +69,13 @@ class Run:
                 f"{self.folder}: cannot be made a run folder ({error.strerror}). Choose another one with run=."
             ) from error
         write_atomically(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
-        self.logger = Logger(str(self.folder), [TensorBoardOutputFormat(str(self.folder))])
         last = self.checkpoint("last")
-        self.last = Checkpoint.load(last) if last.exists() else Checkpoint(meta={"stage": None, "seconds": {}})
+        nothing = Checkpoint(meta={"stage": None, "seconds": {}, "events": {}})
+        self.last = Checkpoint.load(last) if last.exists() else nothing
+        if resume:
+            _cut_events(self.folder, self.last.meta.get("events"))
+        self._events = TensorBoardOutputFormat(str(self.folder))
+        self.logger = Logger(str(self.folder), [self._events])
         self.seconds: dict[str, float] = dict(self.last.meta["seconds"])
         self._stopping, self._saved = Stopping(), time.monotonic()
 
@@ -84,7 +90,9 @@ class Run:
 
     def save(self, checkpoint: Checkpoint, stage: str) -> None:
         """Saves `checkpoint` as the point from which the run is resumed."""
-        checkpoint.meta |= {"stage": stage, "seconds": dict(self.seconds)}
+        self._events.writer.flush()
+        events = {file.name: file.stat().st_size for file in self.folder.glob(_EVENTS)}
+        checkpoint.meta |= {"stage": stage, "seconds": dict(self.seconds), "events": events}
         checkpoint.save(self.checkpoint("last"))
         self.last, self._saved = checkpoint, time.monotonic()
 
@@ -134,6 +142,23 @@ class Run:
     def write_json(self, name: str, record: dict[str, Any]) -> None:
         """Writes a JSON file into the folder, atomically."""
         write_atomically(self.folder / name, json.dumps(record, indent=2) + "\n")
+
+
+def _cut_events(folder: Path, sizes: Mapping[str, int] | None) -> None:
+    """Takes from TensorBoard's files what was logged after a checkpoint: a run that goes on from it logs it again.
+
+    Args:
+        folder: the run folder.
+        sizes: size of each file at the checkpoint; None where an earlier version has saved it without them.
+    """
+    if sizes is None:
+        return
+    for file in folder.glob(_EVENTS):
+        size = sizes.get(file.name, 0)
+        if size == 0:
+            file.unlink()
+        elif file.stat().st_size > size:
+            os.truncate(file, size)
 
 
 def settings_of(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def _explained(error: HydraException) -> str:
 
 def _of_grammar(override: str, reason: str) -> str:
     """Explains an override that Hydra cannot read: most often its value has characters that must be quoted."""
+    reason = reason.partition(" See https")[0]
     key, equals, value = override.partition("=")
     if not equals or not value:
         return f"{override}: expected key=value ({reason})."

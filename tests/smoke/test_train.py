@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import glimpse
 from glimpse.runs.checkpoints import Checkpoint
@@ -82,6 +83,12 @@ def test_the_same_seed_gives_the_same_metrics(finished: Path, tiny_slides: Path)
     assert timeless(first) == timeless(second)
 
 
+def logged(run: Path, tag: str) -> list[int]:
+    """The steps at which a run has logged something, in all of TensorBoard's files."""
+    events = EventAccumulator(str(run), purge_orphaned_data=False).Reload()
+    return [one.step for one in events.Scalars(tag)]
+
+
 LONG = ["joint.updates=40", "joint.validate_every=0", "report.readers=[random]"]
 
 
@@ -142,6 +149,9 @@ def test_a_run_stopped_between_two_checkpoints_goes_on(
     resumed = resume(tmp_path, "'a=b'")
     assert resumed.returncode == 0, resumed.stderr
     assert timeless(json.loads((run / "metrics.json").read_text())) == timeless(uninterrupted)
+    for tag, steps in (("train/loss", 40), ("rollout/return", 40), ("pretrain/loss", 2), ("warm_up/loss", 1)):
+        found = logged(run, tag)
+        assert len(found) == len(set(found)) == steps, tag  # each once, also those after the last checkpoint
 
 
 def test_a_finished_run_learns_for_longer_and_a_refused_change_leaves_it_as_it_was(
