@@ -10,13 +10,13 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from glimpse.agents.learner import Learner, PolicyLearner
+from glimpse.agents.learner import Learner, PolicyLearner, give_optimizer
+from glimpse.agents.loading import SavedAgent
 from glimpse.agents.options import Options, Rollouts
 from glimpse.agents.rollout import EpisodePlayer, join, regrouped, shared_glimpses
 from glimpse.errors import SettingsError
@@ -25,6 +25,7 @@ from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct, Episodes, Glimpses
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.settings.options import option_names, refuse_unknown, sorted_into
+from glimpse.spaces import ActionLayout
 
 Self = TypeVar("Self", bound="GlimpseAlgorithm")
 
@@ -32,7 +33,7 @@ _EXTRA_EVERY = 4  # extra glimpses are read once in so many updates
 _KEYWORDS = ("policy_kwargs", "stats_window_size", "tensorboard_log", "verbose", "seed", "device", "learning_rate")
 
 
-class GlimpseAlgorithm(OnPolicyAlgorithm):
+class GlimpseAlgorithm(SavedAgent):
     """Learns from complete episodes. Minibatches contain whole episodes, so that recurrent states are never cut.
 
     A rollout has `cases_per_rollout * rollouts_per_case` episodes. Each counts as `max_glimpses + 1` steps, also if it
@@ -43,7 +44,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
 
     Args:
         policy: "GlimpsePolicy", this class, or a policy that is trained further.
-        env: A vector of flattened glimpse environments, or a single one.
+        env: A vector of flattened glimpse environments, or a single one; None only in Stable-Baselines3's `load`.
         learning_rate: A number, or a function of the share of training that remains (from 1 down to 0).
         policy_kwargs: Arguments of the policy, if it is built here.
         stats_window_size, tensorboard_log, verbose, seed, device: As in Stable-Baselines3.
@@ -60,12 +61,12 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
     defaults: ClassVar[Mapping[str, Any]] = {}  # defaults that differ from those of the records
     fixed: ClassVar[Mapping[str, Any]] = {}  # options that callers cannot set
     unused: ClassVar[frozenset[str]] = frozenset()  # options that this agent does not have
-    policy: GlimpsePolicy  # type: ignore[assignment]
+    policy: GlimpsePolicy
 
     def __init__(
         self,
         policy: str | type[GlimpsePolicy] | GlimpsePolicy,
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 1e-3,
         *,
         policy_kwargs: dict[str, Any] | None = None,
@@ -77,11 +78,12 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         _init_setup_model: bool = True,
         **options: Any,
     ) -> None:
-        self.options = self.parse_options(options)
+        self.asked = self.options = self.parse_options(options)
         self._given = policy if isinstance(policy, GlimpsePolicy) else None
+        self._structure = self._given
         super().__init__(
             GlimpsePolicy if self._given is not None else policy,  # type: ignore[arg-type]
-            maybe_make_env(env, verbose) if isinstance(env, str) else env,
+            maybe_make_env(env, verbose) if isinstance(env, str) else env,  # type: ignore[arg-type]
             learning_rate,
             n_steps=1,
             gamma=1.0,
@@ -104,6 +106,7 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.conduct = Conduct()  # how the policy acted in the last rollout
         self.extra: Glimpses | None = None  # extra glimpses at random places, for each row of `episodes`
         self.updates = 0
+        self._log_due = False  # whether the next update ends with writing the logs
         self.start_timesteps = 0  # `num_timesteps` before this agent; above 0 after another stage
         if _init_setup_model:
             self._setup_model()
@@ -140,32 +143,65 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
 
     # ------------------------------------------------------------------------------------------ setting up
     def _setup_model(self) -> None:
-        env = self._vector()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        self.task, self.n_cases = env.get_attr("task", [0])[0], len(env.get_attr("cases", [0])[0])
-        self.options = replace(self.options, rollouts=self.rollouts.settled(env.get_attr("max_glimpses", [0])[0]))
-        self._check_lanes(env.num_envs)
-        self.policy = self._built_policy(env).to(self.device)
+        self._apply_changes()
+        if self.env is not None:
+            self._check_lanes(self.env.num_envs)
+            self.layout: ActionLayout = self.env.get_attr("layout", [0])[0]
+        self.policy = self._built_policy().to(self.device)
         self._given = None
-        self.learner = self.learner_class(self.policy, self.task, self.options, self.lr_schedule(1))
+        give_optimizer(self.policy, self.lr_schedule(1))
         self.random = np.random.default_rng(self.seed)
         self.queue: deque[int] = deque()
         self.rollout_buffer: Any = None  # episodes are kept in `self.episodes`
+        if self.env is not None:
+            self._adopt(self.env)
+
+    def _adopt(self, env: VecEnv) -> None:
+        """Takes over task, cases and budget of an environment."""
+        if env.get_attr("layout", [0])[0] != self.layout:
+            raise SettingsError(f"Expected an environment with actions of the layout {self.layout}.")
+        self.task, self.n_cases = env.get_attr("task", [0])[0], len(env.get_attr("cases", [0])[0])
+        rollouts = self.asked.rollouts.settled(env.get_attr("max_glimpses", [0])[0])
+        self.options = replace(self.asked, rollouts=rollouts)
+        self.learner = self.learner_class(self.policy, self.task, self.options, self.lr_schedule(1))
+        self.queue.clear()
         self.n_steps = self.steps_per_update // env.num_envs
 
-    def _built_policy(self, env: VecEnv) -> GlimpsePolicy:
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Learns from another environment from now on; its number of lanes and its cases may differ.
+
+        Raises:
+            SettingsError: Its lanes do not divide a rollout, or its actions have another layout.
+            ValueError: Its spaces differ from those of the policy.
+        """
+        vector = self._wrap_env(env, self.verbose)
+        self._check_lanes(vector.num_envs)
+        before, self.n_envs = self.n_envs, vector.num_envs
+        try:
+            super().set_env(vector, force_reset)
+        except ValueError:
+            self.n_envs = before
+            raise
+        self._adopt(vector)
+
+    def _built_policy(self) -> GlimpsePolicy:
         if self._given is not None:
             return self._given
-        layout = env.get_attr("layout", [0])[0]
+        if self._structure is not None:
+            return self._structure
+        if "layout" not in self.__dict__:
+            raise SettingsError(
+                "An earlier version of glimpse has saved this agent: load it with env=, and save it again."
+            )
         return self.policy_class(  # type: ignore[return-value]
-            self.observation_space, self.action_space, self.lr_schedule, layout=layout, **self.policy_kwargs
+            self.observation_space, self.action_space, self.lr_schedule, layout=self.layout, **self.policy_kwargs
         )
 
-    def _vector(self) -> VecEnv:
+    def _check_env(self) -> None:
         if self.env is None:
-            raise ValueError(f"{type(self).__name__} needs an environment: pass env= or call set_env().")
-        return self.env
+            raise SettingsError(f"{type(self).__name__} needs an environment to learn: call set_env(), or pass env=.")
 
     def _check_lanes(self, lanes: int) -> None:
         if self.rollouts.episodes % lanes:
@@ -263,6 +299,17 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self.logger.record("train/updates", self.updates, exclude="tensorboard")
         self.logger.record("rollout/return", self.episodes.reward.sum(1).mean().item())
         self.logger.record("rollout/glimpses", self.episodes.length.float().mean().item())
+        if self._log_due:
+            self.write_logs()
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Notes that logs are to be written after the update: Stable-Baselines3 calls this before it."""
+        self._log_due = True
+
+    def write_logs(self) -> None:
+        """Writes what the last rollout and the update from it have recorded, at the current number of time steps."""
+        self._log_due = False
+        super().dump_logs(self.updates)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         own, total = num_timesteps - self.start_timesteps, total_timesteps - self.start_timesteps
@@ -272,14 +319,19 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         self: Self,
         total_timesteps: int,
         callback: Any = None,
-        log_interval: int = 1,
+        log_interval: int | None = 1,
         tb_log_name: str = "",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Trains as in Stable-Baselines3; `total_timesteps` divided by `steps_per_update` is the number of updates."""
+        """Trains as in Stable-Baselines3; `total_timesteps` divided by `steps_per_update` is the number of updates.
+
+        Logs are written after every `log_interval` updates; with None the caller writes them with `write_logs`.
+        """
+        self._check_env()
         name = tb_log_name or type(self).__name__
-        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+        interval: Any = log_interval
+        return super().learn(total_timesteps, callback, interval, name, reset_num_timesteps, progress_bar)
 
     # ------------------------------------------------------------------------------------------ going on later
     def save_state(self, checkpoint: Checkpoint) -> None:
@@ -293,10 +345,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         }
         checkpoint.add_module("policy", self.policy)
         checkpoint.add_optimizer("optimizer", self.policy.optimizer)
-        checkpoint.add_generator("torch")
+        checkpoint.add_global_generators()
 
     def restore_state(self, checkpoint: Checkpoint) -> None:
-        """Restores what `save_state` stored, including the state of PyTorch's global random generator.
+        """Restores what `save_state` stored, including the states of all global random generators.
 
         Raises:
             CheckpointError: The checkpoint belongs to another network.
@@ -304,10 +356,10 @@ class GlimpseAlgorithm(OnPolicyAlgorithm):
         meta = checkpoint.meta
         checkpoint.restore_module("policy", self.policy)
         checkpoint.restore_optimizer("optimizer", self.policy.optimizer)
-        checkpoint.restore_generator("torch")
+        checkpoint.restore_global_generators()
         self.num_timesteps, self.start_timesteps = meta["timesteps"], meta["start"]
         self.updates, self.queue = meta["updates"], deque(meta["queue"])
         self.random.bit_generator.state = meta["random"]
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "conduct", "episodes", "extra", "learner", "task"]
+        return [*super()._excluded_save_params(), "_given", "conduct", "episodes", "extra", "learner", "task"]

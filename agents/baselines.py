@@ -13,9 +13,13 @@ from tqdm import tqdm
 
 from glimpse.agents.base import GlimpseAlgorithm
 from glimpse.errors import SettingsError
+from glimpse.learning.averaging import Average
 from glimpse.networks.locator import GridLocator, RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes
+from glimpse.settings.progress import silent
+
+_DECAY = 0.98  # of the running average of parameters, as in the joint stage
 
 
 class _Baseline(GlimpseAlgorithm):
@@ -82,7 +86,7 @@ class _Unheard(Overview):
 def train_overview(
     policy: GlimpsePolicy,
     lanes: Callable[[int], VecEnv],
-    validate: Callable[[GlimpsePolicy], float],
+    validate: Callable[[GlimpsePolicy], float | None] | None,
     *,
     updates: int = 60,
     validate_every: int = 5,
@@ -91,12 +95,16 @@ def train_overview(
     seed: int = 0,
     progress: bool = False,
 ) -> GlimpsePolicy:
-    """Trains a policy, encoder included, to predict from overviews alone, and returns it at its best validation score.
+    """Trains a policy, encoder included, to predict from overviews alone.
+
+    Returns the policy at its best validation score. Where there is no score, all updates are made, and the policy that
+    is returned has the running average of its parameters.
 
     Args:
         policy: The policy to train, which is changed. It must have been built with `overview_dropout=0`.
         lanes: Takes a number, and returns a vector of so many environments of the training split.
-        validate: Returns the validation score of a policy.
+        validate: Returns the validation score of a policy, or None where it is not defined (for example with cases of
+            one class only); None without validation cases.
         updates: Number of updates.
         validate_every: Number of updates between two validations.
         cases_per_rollout: Number of cases per update.
@@ -115,16 +123,18 @@ def train_overview(
     env, device = lanes(cases_per_rollout), policy.device
     model = _Unheard(policy, env, learning_rate, seed=seed, device=device, cases_per_rollout=cases_per_rollout)
     model.set_logger(Logger(None, []))
-    best, highest = copy.deepcopy(policy.state_dict()), validate(policy)
-    with tqdm(total=updates, desc="overview alone", unit="update", disable=not progress) as bar:
+    highest = validate(policy) if validate is not None else None
+    best, average = None if highest is None else copy.deepcopy(policy.state_dict()), Average(policy, _DECAY)
+    with tqdm(total=updates, desc="overview alone", unit="update", disable=silent(progress)) as bar:
         while model.updates < updates:
-            model.learn(
-                min(validate_every, updates - model.updates) * model.steps_per_update, reset_num_timesteps=False
-            )
-            bar.update(model.updates - bar.n)
-            reached = validate(policy)
-            if reached > highest:
+            model.learn(model.steps_per_update, reset_num_timesteps=False)
+            average.update()
+            bar.update()
+            due = model.updates % validate_every == 0 or model.updates == updates
+            reached = validate(policy) if due and validate is not None else None
+            if reached is not None and (highest is None or reached > highest):
                 best, highest = copy.deepcopy(policy.state_dict()), reached
-    policy.load_state_dict(best)
+    env.close()
+    policy.load_state_dict(average.state if best is None else best)
     policy.set_training_mode(False)
     return policy

@@ -27,6 +27,7 @@ from glimpse.reading.readers import FULL_SCAN
 from glimpse.reading.records import Reading
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.settings.options import above_zero, at_least, option_names, sorted_into
+from glimpse.settings.progress import silent
 from glimpse.sources import ImageSource
 from glimpse.tasks import Task
 from glimpse.views import Views
@@ -185,9 +186,8 @@ class FullScan:
         if kept is not None:
             return kept
         with _one_thread(), ThreadPoolExecutor(self.threads, thread_name_prefix="full-scan") as pool:
-            silent = not (progress or self.progress)
-            title = f"full scan ({cases[0].split or 'cases'})"
-            bar = tqdm(total=len(cases), desc=title, unit="case", disable=silent)
+            title, shown = f"full scan ({cases[0].split or 'cases'})", progress or self.progress
+            bar = tqdm(total=len(cases), desc=title, unit="case", disable=silent(shown))
             made = list(self._bags([case.source for case in cases], pool, bar.update))
         if path is not None:
             _keep(path, meta, probe, made)
@@ -240,10 +240,11 @@ class FullScan:
             raise ValueError("A full scan needs training cases, got none: the training split is empty.")
         bags, targets = self.bags(train), self._targets(train)
         checks = (self.bags(val), self._targets(val)) if len(val) else None
-        with _one_thread(), torch.random.fork_rng(devices=[]):
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with _one_thread(), torch.random.fork_rng(devices=cuda):
             torch.manual_seed(self.seed)
             head = _Head(torch.cat([bag.embeddings for bag in bags]), self.task.outputs, self.training.dropout)
-            self.head = self._train(head, bags, targets, checks).eval()
+            self.head = self._train(head.to(self.device), bags, targets, checks).eval()
         return self
 
     def _targets(self, cases: Sequence[Case]) -> Tensor:
@@ -254,7 +255,7 @@ class FullScan:
         how = self.training
         optimizer = torch.optim.AdamW(head.parameters(), how.learning_rate, weight_decay=how.weight_decay)
         best, lowest, waited = copy.deepcopy(head), math.inf, 0
-        for _ in tqdm(range(how.epochs), desc="full scan (head)", unit="epoch", disable=not self.progress):
+        for _ in tqdm(range(how.epochs), desc="full scan (head)", unit="epoch", disable=silent(self.progress)):
             head.train()
             for rows in torch.randperm(len(bags)).split(how.batch):
                 loss = self._loss(head, [bags[row] for row in rows.tolist()], targets[rows])
@@ -271,7 +272,7 @@ class FullScan:
         return best
 
     def _loss(self, head: _Head, bags: list[Bag], targets: Tensor) -> Tensor:
-        return self.task.loss(head(*_padded(bags)), targets).mean()
+        return self.task.loss(head(*_padded(bags, self.device)), targets.to(self.device)).mean()
 
     @torch.no_grad()
     def _validation_loss(self, head: _Head, bags: list[Bag], targets: Tensor) -> float:
@@ -301,7 +302,7 @@ class FullScan:
     @torch.no_grad()
     def _reading(self, head: _Head, case: Case, bag: Bag) -> Reading:
         began = time.perf_counter()
-        prediction = head(*_padded([bag])).numpy()
+        prediction = head(*_padded([bag], self.device)).cpu().numpy()
         zooms, locations = np.full(len(bag.locations), self.zoom), bag.locations.numpy()
         return Reading(
             id=case.id,
@@ -328,11 +329,12 @@ def _frozen(policy: nn.Module | Embed) -> tuple[Embed, torch.device]:
     return network, next(network.parameters()).device
 
 
-def _padded(bags: list[Bag]) -> tuple[Tensor, Tensor]:
+def _padded(bags: list[Bag], device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns embeddings (batch, tile, embed), padded with zeros, and which of them are not padding (batch, tile)."""
     lengths = torch.tensor([len(bag.embeddings) for bag in bags])
     embeddings = nn.utils.rnn.pad_sequence([bag.embeddings for bag in bags], batch_first=True)
-    return embeddings, torch.arange(embeddings.shape[1]) < lengths[:, None]
+    real = torch.arange(embeddings.shape[1]) < lengths[:, None]
+    return embeddings.to(device), real.to(device)
 
 
 # ---------------------------------------------------------------------------------------------- what is kept

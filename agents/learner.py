@@ -62,12 +62,21 @@ class Minibatch(NamedTuple):
     credit: Credit | None
 
 
+def give_optimizer(policy: GlimpsePolicy, learning_rate: float) -> None:
+    """Makes the optimizer of a policy that has none yet; `Learner` says what its groups are."""
+    if getattr(policy, "optimizer", None) is None:
+        encoder = list(policy.encoder.parameters())
+        others = [p for name, p in policy.named_parameters() if not name.startswith("encoder.")]
+        policy.optimizer = torch.optim.AdamW([{"params": others}, {"params": encoder}], learning_rate)
+
+
 class Learner:
     """Learns to predict, with the supervised loss of all answers of an episode; the optimizer is AdamW.
 
     The optimizer has two groups of parameters: the shared encoder is the second, and all other parameters are the
     first. Each group has its own learning rate, and its gradient is clipped separately. The optimizer is stored as
-    `policy.optimizer`, where Stable-Baselines3 expects it; if the policy has one already, that one is used.
+    `policy.optimizer`, where Stable-Baselines3 expects it; if the policy has one already, from an earlier stage, that
+    one is used, with the weight decay of these options.
 
     Args:
         policy: The policy to train.
@@ -79,11 +88,9 @@ class Learner:
     def __init__(self, policy: GlimpsePolicy, task: Task, options: Options, learning_rate: float) -> None:
         self.policy, self.task = policy, task
         self.rollouts, self.losses, self.updates = options.rollouts, options.losses, options.updates
-        if getattr(policy, "optimizer", None) is None:
-            encoder = list(policy.encoder.parameters())
-            others = [p for name, p in policy.named_parameters() if not name.startswith("encoder.")]
-            groups = [{"params": others}, {"params": encoder}]
-            policy.optimizer = torch.optim.AdamW(groups, learning_rate, weight_decay=self.updates.weight_decay)
+        give_optimizer(policy, learning_rate)
+        for group in policy.optimizer.param_groups:
+            group["weight_decay"] = self.updates.weight_decay
 
     # ------------------------------------------------------------------------------------------ the update
     def update(

@@ -28,7 +28,8 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
     cost of the glimpse (see `Episode`). The spaces are `observation_space` and `ActionLayout.dict_space` of
     `glimpse.spaces`. Locations are clipped to [-1, 1].
 
-    Every info contains `case` (the case's id) and `target`. The last info of an episode also contains
+    Every info contains `case` (the case's id) and `target`. The infos of steps also contain (not only the last one,
+    because a wrapper such as `TimeLimit` may end the episode)
 
     - scanpath: float32 `(n, d)` in [-1, 1], in the order of the array's axes, and zooms: int64 `(n,)` (as `Ragged`);
     - score: the score of the last prediction;
@@ -103,12 +104,16 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         if not self.episode.ended:
             self.read_glimpse()
         info = self.info()
-        if self.episode.ended:
-            info |= {key: Ragged(info[key]) for key in ("scanpath", "zooms", "hits") if key in info}
+        if not self.episode.ended:  # a time limit may end it here, without the environment's knowledge
+            info = self._course() | info
+        info |= {key: Ragged(info[key]) for key in ("scanpath", "zooms", "hits") if key in info}
         return self._observation(), reward, self.episode.ended, False, info
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Returns a picture `(height, width, 3)`: the overview with the scanpath, and the current glimpse beside it."""
+        """Returns a picture `(height, width, 3)`: the overview with the scanpath, and the current glimpse beside it.
+
+        Its size is the same for all images of as many axes, so that the pictures of several cases can make one video.
+        """
         if self.render_mode is None:
             return None
         episode, (overview, *_) = self.episode, self.case_views()
@@ -174,19 +179,26 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         return location, np.array([share], np.float32)
 
     def info(self) -> dict[str, Any]:
-        """Returns the info, as the class describes it, but with plain arrays in place of `Ragged`."""
+        """Returns the info, as the class describes it, but with plain arrays in place of `Ragged`.
+
+        Before the end of the episode it contains only `case` and `target`; `step` adds the rest.
+        """
         episode = self.episode
-        info: dict[str, Any] = {"case": episode.case.id, "target": episode.case.target}
-        if episode.ended:
-            source, path = episode.case.source, episode.scanpath(self.ndim)
-            pixels = self.views.pixels_read(source, path, episode.zooms)
-            info |= {"scanpath": path, "zooms": np.array(episode.zooms, np.int64), "score": episode.score}
-            info |= {"pixels_read": pixels, "share_read": pixels / self.views.foreground_pixels(source)}
-            if episode.case.marks is not None:
-                info["hits"] = self.views.hits(source, path, episode.zooms, episode.case.marks)
-        return info
+        info = {"case": episode.case.id, "target": episode.case.target}
+        return info | self._course() if episode.ended else info
 
     # --- Inner parts ---------------------------------------------------------------------------------------------
+
+    def _course(self) -> dict[str, Any]:
+        """Returns what infos say about the course of the episode."""
+        episode, views = self.episode, self.views
+        source, path = episode.case.source, episode.scanpath(self.ndim)
+        pixels = views.pixels_read(source, path, episode.zooms)
+        course = {"scanpath": path, "zooms": np.array(episode.zooms, np.int64), "score": episode.score}
+        course |= {"pixels_read": pixels, "share_read": pixels / views.foreground_pixels(source)}
+        if episode.case.marks is not None:
+            course["hits"] = views.hits(source, path, episode.zooms, episode.case.marks)
+        return course
 
     def _observation(self) -> Observation:
         overview, foreground, extents = self.case_views()

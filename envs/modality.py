@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
@@ -12,9 +13,11 @@ from omegaconf import OmegaConf
 from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
+from glimpse.envs.cohorts import loaded_once
 from glimpse.errors import SettingsError
 from glimpse.modalities import Modality, find_modality
 from glimpse.settings.building import build
+from glimpse.settings.kinds import check_kind, hints_of
 from glimpse.settings.options import refuse_unknown
 from glimpse.tasks import Task
 
@@ -107,10 +110,10 @@ def load_modality(
     on_error: Literal["raise", "skip"] = "raise",
     seed: int = 0,
     synthetic: Mapping[str, Any] | None = None,
-    progress: bool = True,
+    progress: bool = False,
     **options: Any,
 ) -> Cohort:
-    """Loads a cohort of a modality.
+    """Loads a cohort of a modality; a CSV whose files have not changed is checked only once per process.
 
     Args:
         modality: name of the modality. All images are read with its source, also if other sources read such files.
@@ -119,7 +122,7 @@ def load_modality(
         on_error: "skip" leaves broken images out with a warning; "raise" makes them an error.
         seed: seed of the split, if the CSV has none, and of drawn images.
         synthetic: options of the function that makes the synthetic cohort, such as `n` and `size`.
-        progress: whether to show a bar while files are checked.
+        progress: whether to show bars, on a terminal.
         **options: `Modality.options`; for drawn images, the keyword arguments of `Modality.draws`.
 
     Raises:
@@ -135,18 +138,20 @@ def load_modality(
     if known.draws is not None:
         return _drawn(known, path, {**options, "seed": seed})
     if path is None:
+        _check_synthetic(known, synthetic or {})
         path = _made(known, synthetic or {}, progress)
         missing = {name for name, value in options.items() if value is None}
         options |= {name: value for name, value in known.synthetic_options.items() if name in missing}
     set_options = {name: value for name, value in options.items() if value is not None}
-    return Cohort.from_csv(
-        path,
-        task or _task(known, options),
-        on_error=on_error,
-        seed=seed,
-        source_options={"reader": known.reader or modality, **set_options},
-        progress=progress,
-    )
+    task = task or _task(known, options)
+    source_options = {"reader": known.reader or modality, **set_options}
+
+    def load() -> Cohort:
+        return Cohort.from_csv(
+            path, task, on_error=on_error, seed=seed, source_options=source_options, progress=progress
+        )
+
+    return loaded_once(Path(path), task, (known, on_error, seed, repr(sorted(source_options.items()))), load)
 
 
 def _task(modality: Modality, options: Mapping[str, Any]) -> Task:
@@ -165,17 +170,27 @@ def _drawn(modality: Modality, path: Any, options: Mapping[str, Any]) -> Cohort:
 
 
 def _made(modality: Modality, options: Mapping[str, Any], progress: bool) -> Any:
+    """Makes the synthetic cohort, or finds it where it was made before; returns the path of its CSV."""
+    maker = modality.maker()
+    assert maker is not None  # `_check_synthetic` has refused that
+    if "progress" in inspect.signature(maker).parameters:
+        options = {**options, "progress": progress}
+    try:
+        return maker(**options)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"env.cohort.synthetic of {modality.name}, {dict(options)}: {error}") from error
+
+
+def _check_synthetic(modality: Modality, options: Mapping[str, Any]) -> None:
+    """Refuses options that the function which makes the synthetic cohort does not take, before it makes anything."""
     maker = modality.maker()
     if maker is None:
         raise CohortError(
             f"{modality.name}: which images? Give the CSV of a cohort: env.cohort.path=cohort.csv on the command line, "
             "or cohort='cohort.csv' in gymnasium.make. This modality has no synthetic ones."
         )
-    parameters = inspect.signature(maker).parameters
+    parameters, hints = inspect.signature(maker).parameters, hints_of(maker)
     if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
         refuse_unknown(options, parameters, f"env.cohort.synthetic of {modality.name}")
-        options = {**options, **({"progress": progress} if "progress" in parameters else {})}
-    try:
-        return maker(**options)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"env.cohort.synthetic of {modality.name}, {dict(options)}: {error}") from error
+    for name, value in options.items():
+        check_kind(f"env.cohort.synthetic.{name}", value, hints.get(name, Any))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from glimpse.pictures.drawing import below, beside, draw_scanpath, through_the_middle
+from glimpse.pictures.drawing import below, beside, draw_scanpath, on_canvas, through_the_middle
 
-HEIGHT = 512  # height of a picture in pixels
-_VOLUME_HEIGHT = 320  # height of each of the two rows of planes
+SIDE, GAP = 512, 8  # the overview and the glimpse are drawn into squares of this side, beside each other
+VOLUME_HEIGHT, VOLUME_WIDTH = 320, 980  # of volumes, each is drawn as a row of three planes, below each other
 
 
 def draw(
@@ -37,10 +37,18 @@ def draw(
         glimpse_sides: Physical lengths of the glimpse's axes, `(d,)`.
 
     Returns:
-        A picture `(height, width, 3)`, of the same size at all steps of an episode.
+        A picture `(height, width, 3)`; its size depends only on the number of axes.
     """
     volume = len(sides) == 3
-    height = _VOLUME_HEIGHT if volume else HEIGHT
-    left = Image.fromarray(draw_scanpath(overview, scanpath, boxes, height, sides))
-    right = through_the_middle(glimpse, height, glimpse_sides)
-    return np.array(below([left, right]) if volume else beside([left, right], gap=8))
+    height, width = (VOLUME_HEIGHT, VOLUME_WIDTH) if volume else (SIDE, SIDE)
+    shown = _fitted(lambda high: Image.fromarray(draw_scanpath(overview, scanpath, boxes, high, sides)), height, width)
+    seen = _fitted(lambda high: through_the_middle(glimpse, high, glimpse_sides), height, width)
+    return np.array(below([shown, seen]) if volume else beside([shown, seen], gap=GAP))
+
+
+def _fitted(drawn: Callable[[int], Image.Image], height: int, width: int) -> Image.Image:
+    """Returns a drawing on a canvas of a given size; it is drawn less high if it would be too wide."""
+    high = height
+    while (image := drawn(high)).width > width and high > 1:
+        high = min(high - 1, high * width // image.width)
+    return on_canvas(image, (width, height))

@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
@@ -19,6 +20,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from glimpse.contract.lane import SteppedLane
 from glimpse.envs.base import GlimpseEnv, Observation
 from glimpse.envs.wrappers import FlattenAction
+from glimpse.pictures.drawing import on_canvas
 from glimpse.spaces import Action
 
 _OF_CASE = ("overview", "foreground", "extents")  # the observations that stay in an episode
@@ -31,7 +33,8 @@ class GlimpseVecEnv(VecEnv):
     Actions are flat, `(lane, size)` as `ActionLayout.pack` returns them, whether or not the environments are wrapped in
     `FlattenAction`. As always in Stable-Baselines3, a lane whose episode ends is reset in the same step, and its last
     observation is `info["terminal_observation"]`. Infos are those of `GlimpseEnv`, with scanpath, zooms and hits as
-    plain arrays, and with `episode` as `Monitor` would write it (r, l, t). No `Monitor` is needed, and
+    plain arrays; before the end of an episode they contain `case` and `target` only. The last one also has `episode` as
+    `Monitor` would write it (r, l, t). No `Monitor` is needed, and
     `env_is_wrapped(Monitor)` returns True.
 
     Observations are arrays `(lane, ...)` that do not change after they were returned, so they can be kept. Do not write
@@ -67,6 +70,7 @@ class GlimpseVecEnv(VecEnv):
         self.stepped = any(isinstance(lane, SteppedLane) for lane in self.lanes)
         self.layout, self.park, self.threads = first.layout, park, 1 if self.stepped else max(1, threads)
         super().__init__(len(envs), first.observation_space, self.layout.box_space())
+        self.metadata = {**self.metadata, "render_fps": self.envs[0].metadata.get("render_fps", 2)}
         self._enabled = np.ones(self.num_envs, bool)
         self._parked = np.zeros(self.num_envs, bool)
         self._actions = np.zeros((self.num_envs, self.layout.size), np.float32)
@@ -202,8 +206,14 @@ class GlimpseVecEnv(VecEnv):
             env.close()
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """Returns the picture of every lane."""
-        return [env.render() for env in self.envs]  # type: ignore[misc]
+        """Returns the picture of every lane, all of one size: smaller ones get white margins."""
+        # Lanes are asked, not their wrappers: those do not know that the lanes have been reset.
+        both = zip(self.lanes, self.envs, strict=True)
+        drawn: list[Any] = [lane.render() if isinstance(lane, GlimpseEnv) else env.render() for lane, env in both]
+        if any(one is None for one in drawn) or len({one.shape for one in drawn}) == 1:
+            return drawn
+        size = max(one.shape[1] for one in drawn), max(one.shape[0] for one in drawn)
+        return [np.array(on_canvas(Image.fromarray(one), size)) for one in drawn]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Returns an attribute of each environment or of its wrappers."""

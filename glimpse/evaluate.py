@@ -30,10 +30,11 @@ from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.readers import READERS, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
 from glimpse.report.tables import Row, summarise, table, write_predictions
-from glimpse.runs.loading import load
+from glimpse.runs.loading import load, overview_network
 from glimpse.settings.building import build
 from glimpse.settings.command import in_one_line, run_command
-from glimpse.settings.options import at_least, refuse_unknown
+from glimpse.settings.options import at_least, check_device, refuse_unknown
+from glimpse.settings.quoting import typed
 from glimpse.tasks import Task
 
 
@@ -69,7 +70,7 @@ def evaluate(
     lanes: int = 20,
     seed: int | None = None,
     device: str = "cpu",
-    progress: bool = True,
+    progress: bool = False,
 ) -> Result:
     """Reads a split with the policy of a run and with its baselines, and writes the result into the run folder.
 
@@ -77,14 +78,15 @@ def evaluate(
         run: the run folder.
         max_glimpses: budget of each case, any number; the run's own if not given.
         split: "train", "val", "test" or "all". The cases of a split are those that it had in training.
-        readers: names of the readers, of `READERS`.
+        readers: names of the readers, of `READERS`. "overview" is left out, and a line says so, where the network of
+            the run never sees overviews when it answers and the run has kept no other network that does.
         cohort: path of the CSV of another cohort, or of the run's own one if it was moved. Images that the run knows,
             and other cases of their patients, stay in the split that they had in training. The run's own cohort if not
             given.
         lanes: how many cases are read at once.
         seed: seed of the random reader and the bootstrap; the run's own if not given.
-        device: the device on which the policy computes.
-        progress: whether to show progress bars.
+        device: the device on which all networks compute.
+        progress: whether to show progress bars, on a terminal.
 
     Raises:
         SettingsError: A number is out of range.
@@ -98,6 +100,7 @@ def evaluate(
     for name, value in (("max_glimpses", max_glimpses), ("seed", seed), ("lanes", lanes)):
         if value is not None:
             at_least(name, value, 1 if name == "lanes" else 0, whole=True)
+    check_device(device)
     policy = load(run, device=device)
     if not os.access(run, os.W_OK):
         raise EvaluationError(
@@ -107,19 +110,30 @@ def evaluate(
     settings = policy.settings
     budget = int(settings["max_glimpses"] if max_glimpses is None else max_glimpses)
     seed = int(settings["seed"] if seed is None else seed)
-    found = _cases(policy, Path(run), cohort, split, lanes)
+    found = _cases(policy, Path(run), cohort, split, lanes, progress)
     readings: dict[str, list[Reading]] = {}
     with closing(found.access) as access:
         # The policy reads as its agent does, and tables call it after that agent.
         for name in dict.fromkeys(settings["agent"]["name"] if name == "policy" else name for name in readers):
-            reader = reader_named(manner_of(name), policy, access, budget, seed=seed, called=name)
+            network = overview_network(Path(run), policy) if name == "overview" else policy
+            if network is None:
+                print(_left_out(run))
+                continue
+            reader = reader_named(manner_of(name), network, access, budget, seed=seed, called=name)
             readings[name] = reader.read(found.cases, progress=progress)
+    if not readings:
+        raise EvaluationError(_left_out(run))
     task = found.access.task
     rows = {reader: summarise(answers, task, seed) for reader, answers in readings.items()}
     record = {"split": split, "seed": seed, "max_glimpses": budget, "readers": rows}
     if cohort is not None:
         record["cohort"] = str(cohort)
     return Result(record, readings, task.headline, _write(Path(run), record, readings, task))
+
+
+def _left_out(run: str | Path) -> str:
+    how = f'glimpse train {typed("resume", run)} "report.readers=[overview]"'
+    return f"overview is left out: {run} has kept no network that answers from overviews. Train one with: {how}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,13 +144,13 @@ class _Cases:
     access: Access
 
 
-def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str, lanes: int) -> _Cases:
+def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str, lanes: int, progress: bool) -> _Cases:
     """Returns a split of the run's cohort, or of another one, seen through the run's environment."""
     settings = policy.settings
     env = settings["env"]
     if split not in (*SPLITS, "all"):
         raise EvaluationError(f"Expected a split of {', '.join(SPLITS)} or all, got {split!r}.")
-    cohort = _cohort(env["cohort"], run, path)
+    cohort = _cohort(env["cohort"], run, path, progress)
     if split != "all" and cohort.unsplit:
         raise EvaluationError(f"{cohort.unsplit} Without splits, split=all reads all cases.")
     part = cohort if split == "all" else cohort.split(split)
@@ -150,7 +164,7 @@ def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str
     except ProtocolError as error:
         raise PreflightError(str(error)) from error
     if path is not None and not looked.stepped:
-        check_sizes(part, looked.views, policy.grid)
+        check_sizes(part, looked.views, policy.grid, progress)
 
     def vector(count: int) -> VecEnv:
         return build(settings["vector"])([make() for _ in range(count)])
@@ -158,14 +172,17 @@ def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str
     return _Cases(looked.cases, access_to(looked, vector, lanes=lanes, threads=int(settings["threads"] or 2)))
 
 
-def _cohort(settings: Mapping[str, Any], run: Path, path: str | Path | None) -> Cohort:
+def _cohort(settings: Mapping[str, Any], run: Path, path: str | Path | None, progress: bool) -> Cohort:
     """Loads the run's cohort, or another one. What the run knows stays in the split that it had in training."""
     own = settings.get("path")
     if path is None and own is not None and not Path(own).exists():
         raise EvaluationError(
             f"{own}: the cohort of this run is not there any more. Say where it is now: cohort=<path of its CSV>."
         )
-    cohort: Cohort = build(settings, **({} if path is None else {"path": str(Path(path).expanduser())}))
+    changes: dict[str, Any] = {} if path is None else {"path": str(Path(path).expanduser())}
+    if "progress" in settings:  # images that are drawn have none
+        changes["progress"] = progress
+    cohort: Cohort = build(settings, **changes)
     recorded = read_splits(run)
     if recorded is None or not isinstance(cohort, Cohort):
         return cohort

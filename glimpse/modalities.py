@@ -28,7 +28,7 @@ _OF_A_COHORT = ("modality", "path", "task", "on_error", "seed", "synthetic", "pr
 _NOT_SET_BY_USERS = ("folder", "progress", "workers")  # arguments of functions that make synthetic cohorts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Modality:
     """Everything that defines a kind of image: its environment, and its option `env=` on the command line.
 

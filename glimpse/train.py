@@ -27,13 +27,17 @@ from glimpse.learning.stages import STAGES, Stage, Training, restore_policy, see
 from glimpse.report.comparison import Report
 from glimpse.report.validation import validator
 from glimpse.runs.folder import Run, check_continues, settings_of
-from glimpse.runs.loading import POLICY_FILE, build_policy, load, save_policy
+from glimpse.runs.loading import POLICY_FILE, build_policy, check_sizes_and_network, load, save_policy
 from glimpse.settings.building import build, build_setting
-from glimpse.settings.checking import checked
+from glimpse.settings.checking import checked, typed_keys
 from glimpse.settings.command import in_one_line, run_command
-from glimpse.settings.options import at_least, check_later
+from glimpse.settings.kinds import check_kind
+from glimpse.settings.options import at_least, check_device, check_later
 from glimpse.settings.paths import with_whole_paths
+from glimpse.settings.quoting import typed
 from glimpse.settings.resuming import resumed
+
+_LARGEST_SEED = 2**32 - 10_000  # numpy takes no seed from 2^32 on, and each stage adds to it
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if not run.finished(name, STAGES):
             stage.run(training, name)
     best = run.checkpoint("best")
-    final = load(run.folder, f"checkpoints/{best.name}") if best.exists() else training.policy
+    device = str(training.policy.device)
+    final = load(run.folder, f"checkpoints/{best.name}", device=device) if best.exists() else training.policy
     save_policy(final, run.folder / POLICY_FILE)
     return plan.report.write(training, final, cohort)
 
@@ -86,14 +91,14 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     given: Any = OmegaConf.to_container(config, resolve=True)
     resume = given["resume"]
     if not isinstance(resume, str | None):
-        raise SettingsError(f"resume: expected the path of a run folder, got {resume!r}.")
+        raise _no_path("resume", resume)
     if resume:
         given = resumed(settings_of(resume), given, overrides) | {"resume": resume}
     given |= {"env": with_whole_paths(given.get("env"))}
-    settings = checked(given, () if resume else overrides)
+    settings = checked(given, overrides)
     _check_values(settings)
     if resume:
-        check_continues(resume, settings["joint"].get("updates"))
+        check_continues(resume, settings["joint"].get("updates"), typed_keys(overrides))
     stages = {name: _stage(name, settings[name]) for name in STAGES[:-1]}
     shown = build_setting("report", settings["report"], _convert_="all")
     check_later(shown["full_scan"])
@@ -104,6 +109,7 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     encoder = build_setting("network.encoder", settings["network"]["encoder"])
     if hasattr(encoder.func, "check_installed"):
         encoder.func.check_installed()
+    check_sizes_and_network(settings["env"]["make"], settings["network"])
     return Plan(settings, stages, report)
 
 
@@ -113,13 +119,17 @@ def _check_values(settings: Mapping[str, Any]) -> None:
         at_least(name, settings[name], 0, whole=True)
         if settings[name] >= 2**63:
             raise SettingsError(f"{name}: {settings[name]} is too large.")
+    if settings["seed"] > _LARGEST_SEED:
+        raise SettingsError(f"seed: {settings['seed']} is too large; choose one of at most {_LARGEST_SEED}.")
+    at_least("save_seconds", settings["save_seconds"], 0)
     if not isinstance(settings["run"], str):
-        raise SettingsError(f"run: expected the path of a folder, got {settings['run']!r}.")
-    try:
-        torch.zeros(1, device=settings["device"])
-    except (RuntimeError, AssertionError, TypeError) as error:  # what PyTorch raises if it has no such device
-        reason = str(error).splitlines()[0]
-        raise SettingsError(f"device={settings['device']}: cannot compute there ({reason}).") from error
+        raise _no_path("run", settings["run"])
+    check_kind("progress", settings["progress"], bool)
+    check_device(settings["device"])
+
+
+def _no_path(name: str, value: Any) -> SettingsError:
+    return SettingsError(f"{name}: expected the path of a folder, got {value!r}; type {typed(name, str(value))}.")
 
 
 def _stage(name: str, section: Mapping[str, Any]) -> Stage:
@@ -168,7 +178,8 @@ def _prepare(settings: Mapping[str, Any], cohort: Cohort) -> Training:
         check_sizes(cohort, cases.views, policy.grid, progress=settings["progress"])
     policy = policy.to(torch.device(settings["device"]))
     resume = settings["resume"]
-    run = Run(resume or settings["run"], {**settings, "resume": None}, resume=bool(resume))
+    kept = {**settings, "resume": None}
+    run = Run(resume or settings["run"], kept, resume=bool(resume), save_seconds=settings["save_seconds"])
     if not (run.folder / SPLITS_FILE).exists():  # what was learned from must not change
         cohort.write_splits(run.folder / SPLITS_FILE)
     threads = 1 if cases.stepped else settings["threads"] or 2

@@ -12,6 +12,7 @@ from glimpse.cohort.fingerprints import fingerprint, repeated_images
 from glimpse.cohort.marks import read_marks
 from glimpse.cohort.table import CohortError, Row
 from glimpse.errors import UserError
+from glimpse.settings.progress import silent
 from glimpse.sources import ImageReadError, ImageSource, UnsupportedImageError, open_source
 
 _MANY = 50  # with at most so many cases, no progress bar is shown
@@ -50,7 +51,7 @@ def open_images(
         rows: its rows.
         given: for each row, options of `open_source` that hold for this image only.
         options: options of `open_source` for all images.
-        progress: whether to show a bar (for more than 50 cases).
+        progress: whether to show a bar, on a terminal (for more than 50 cases).
 
     Returns:
         For each row its image, or a message about its files; None if the row names no image.
@@ -64,7 +65,7 @@ def open_images(
         desc=f"checking {path.name}",
         unit="case",
         total=len(rows),
-        disable=not progress or len(rows) <= _MANY,
+        disable=silent(progress and len(rows) > _MANY),
     ):
         found.append(_open_checked(path, row, options, extra) if row.cells.get("path") else None)
     return found

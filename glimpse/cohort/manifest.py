@@ -79,7 +79,7 @@ class Cohort(Sequence[Case]):
         seed: int = 0,
         fractions: tuple[float, float, float] = (0.6, 0.15, 0.25),
         source_options: Mapping[str, Any] | None = None,
-        progress: bool = True,
+        progress: bool = False,
     ) -> "Cohort":
         """Reads and checks a CSV with the columns ``case_id,slide_id,path,target[,split][,mpp][,mask][,...]``.
 
@@ -98,7 +98,7 @@ class Cohort(Sequence[Case]):
                 `Task.strata`) and keeps all cases of a patient together.
             fractions: shares of the patients in train, val and test, for that split.
             source_options: options of `open_source` for all cases.
-            progress: whether to show a bar while files are checked (for more than 50 cases).
+            progress: whether to show a bar, on a terminal, while files are checked (for more than 50 cases).
 
         Raises:
             CohortError: something is wrong; the message lists all problems with their lines. Too few patients for a

@@ -8,6 +8,7 @@ from tqdm import tqdm
 from glimpse.cohort import Case
 from glimpse.errors import UserError
 from glimpse.geometry import CellGrid
+from glimpse.settings.progress import silent
 from glimpse.views import Views
 
 _SHOWN = 2
@@ -31,7 +32,7 @@ def check_sizes(cases: Sequence[Case], views: Views, grid: CellGrid, progress: b
     """
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda case: [f"{case.id}: {why}" for why in views.problems(case.source, grid)], cases)
-        bar = tqdm(found, total=len(cases), desc="checking sizes", disable=not progress or len(cases) <= 50)
+        bar = tqdm(found, total=len(cases), desc="checking sizes", disable=silent(progress and len(cases) > 50))
         problems = [problem for several in bar for problem in several]
     if problems:
         more = f" (and {len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""

@@ -1,5 +1,6 @@
 """The stage in which an agent plays episodes and learns from them, with a validation at intervals."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from glimpse.learning.stages import STAGES, Training
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.loading import save_policy
 from glimpse.settings.options import above_zero, at_least, check_later
+from glimpse.settings.progress import silent
 
 _SHOWN = {"loss": "train/loss", "return": "rollout/return", "glimpses": "rollout/glimpses", "val": "validation/score"}
 
@@ -76,7 +78,8 @@ class EpisodeLearning:
             remaining = agent.start_timesteps + total - agent.num_timesteps
             callback = StageCallback(training, name, self, validation, average)
             if remaining > 0:
-                agent.learn(remaining, callback, reset_num_timesteps=False, tb_log_name=name)
+                with run.stoppable():  # the callback writes the logs, once an update is complete: hence no interval
+                    agent.learn(remaining, callback, log_interval=None, reset_num_timesteps=False, tb_log_name=name)
             agent.env.close()
             average.apply()
             run.save(state_of(agent, validation, average), name)
@@ -99,9 +102,9 @@ class EpisodeLearning:
 
 
 class StageCallback(BaseCallback):
-    """After every update, updates the average and the bar and saves a checkpoint; at intervals, validates the policy.
+    """After every update, updates average, bar and logs and offers a checkpoint; at intervals, validates the policy.
 
-    The policy is validated and saved with its averaged parameters.
+    The policy is validated and saved with its averaged parameters. A checkpoint is saved at every validation.
     """
 
     def __init__(
@@ -114,7 +117,8 @@ class StageCallback(BaseCallback):
     ) -> None:
         super().__init__()
         self.training_, self.stage, self.validation, self.average = training, stage, validation, average
-        self.settings, self.saved = settings, -1
+        self.settings, self.done = settings, -1
+        self.shown: dict[str, str] = {}
 
     @property
     def agent(self) -> Any:
@@ -122,13 +126,13 @@ class StageCallback(BaseCallback):
         return self.model
 
     def _on_training_start(self) -> None:
-        self.saved = self.agent.updates
+        self.done = self.agent.updates
         self.bar = tqdm(
             total=self.settings.updates,
-            initial=self.saved,
+            initial=self.done,
             desc=self.stage.replace("_", "-"),
             unit="update",
-            disable=not self.training_.progress,
+            disable=silent(self.training_.progress),
         )
 
     def _on_step(self) -> bool:
@@ -139,26 +143,26 @@ class StageCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._after_update()
-        self.logger.dump(self.num_timesteps)
         self.bar.close()
 
     def _after_update(self) -> None:
         """Does the work after an update; called before each rollout and at the end, where nothing is done twice."""
-        if self.agent.updates == self.saved:
+        if self.agent.updates == self.done:
             return
-        self.saved = self.agent.updates
+        self.done = self.agent.updates
         self.average.update()
-        values, every = self.logger.name_to_value, self.settings.validate_every
-        self.bar.update()
-        self.bar.set_postfix(
-            {name: f"{values[key]:.3f}" for name, key in _SHOWN.items() if key in values}, refresh=False
-        )
-        if every and (self.saved % every == 0 or self.saved == self.settings.updates):
+        every = self.settings.validate_every
+        validated = every > 0 and (self.done % every == 0 or self.done == self.settings.updates)
+        if validated:
             with self.average.applied():
                 self._validate()
-        run = self.training_.run
-        run.tick(self.stage)
-        run.save(state_of(self.agent, self.validation, self.average), self.stage)
+        values = self.logger.name_to_value
+        self.shown |= {name: f"{values[key]:.3f}" for name, key in _SHOWN.items() if key in values}
+        self.bar.update()
+        self.bar.set_postfix(self.shown, refresh=False)
+        self.agent.write_logs()
+        state = functools.partial(state_of, self.agent, self.validation, self.average)
+        self.training_.run.offer(self.stage, state, now=validated)
 
     def _validate(self) -> None:
         run, policy = self.training_.run, self.training_.policy
@@ -169,9 +173,9 @@ class StageCallback(BaseCallback):
             self.logger.record(f"validation/{name}", value)
         if picture is not None:
             self.logger.record("validation/scanpath", Image(picture, "HWC"), exclude=("stdout", "log", "json", "csv"))
-        self.validation.history.append({"stage": self.stage, "updates": self.saved, "seconds": seconds, **scores})
+        self.validation.history.append({"stage": self.stage, "updates": self.done, "seconds": seconds, **scores})
         if self.settings.keep:
-            save_policy(policy, run.checkpoint(f"{self.stage}-{self.saved:05d}"))
+            save_policy(policy, run.checkpoint(f"{self.stage}-{self.done:05d}"))
         if "score" in scores and (self.validation.best is None or scores["score"] > self.validation.best):
             self.validation.best = scores["score"]
             save_policy(policy, run.checkpoint("best"))

@@ -4,6 +4,7 @@ A stage is built from its section of the configuration before training begins, s
 Its method `run` then does the work; a stage that was interrupted continues from the run's last checkpoint.
 """
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -24,9 +25,10 @@ from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.folder import Run
 from glimpse.runs.loading import save_policy
 from glimpse.settings.options import above_zero, at_least
+from glimpse.settings.progress import silent
 
 STAGES = ["pretrain", "warm_up", "joint", "report"]
-_STEPS_PER_SAVE = 50  # of the warm-up, whose steps are too short to save after each of them
+_STEPS_PER_LOG = 50  # of the warm-up, whose steps are too short to log each of them
 
 Lanes = Callable[[str, int], VecEnv]
 """A function that takes a split and a number, and returns a vector of so many flattened environments."""
@@ -123,17 +125,16 @@ class Pretraining:
             trainer.restore_state(run.last)
         else:
             trainer.calibrate()
-        bar = tqdm(total=self.steps, initial=trainer.done, desc=name, unit="step", disable=not training.progress)
-        while trainer.done < self.steps:
-            loss = trainer.step()
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            run.logger.record("pretrain/loss", loss)
-            run.logger.dump(trainer.done)
-            run.tick(name)
-            if trainer.done < self.steps:  # the last step counts once the tokens are calibrated, too
-                run.save(_state_of(trainer), name)
-        bar.close()
+        bar = tqdm(total=self.steps, initial=trainer.done, desc=name, unit="step", disable=silent(training.progress))
+        with bar, run.stoppable():
+            while trainer.done < self.steps:
+                loss = trainer.step()
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                run.logger.record("pretrain/loss", loss)
+                run.logger.dump(trainer.done)
+                if trainer.done < self.steps:  # the last step counts once the tokens are calibrated, too
+                    run.offer(name, lambda: _state_of(trainer))
         trainer.calibrate()
         run.save(_state_of(trainer), name)
 
@@ -141,7 +142,7 @@ class Pretraining:
         cases, views, policy = training.cases.cases, training.cases.views, training.policy
         sides = views.sides(cases[0].source)
         augment = Augment(views.glimpse_size, policy.encoder.background, sides, **self.augment)
-        with tqdm(total=self.pool, desc="reading", unit="glimpse", disable=not training.progress) as bar:
+        with tqdm(total=self.pool, desc="reading", unit="glimpse", disable=silent(training.progress)) as bar:
             pool = sample_glimpses(
                 cases,
                 views,
@@ -192,23 +193,23 @@ class WarmUp:
             )
             if run.last.meta["stage"] == name:
                 trainer.restore_state(run.last)
-            with tqdm(total=len(cases.cases), desc="encoding", unit="case", disable=not training.progress) as bar:
+            with tqdm(total=len(cases.cases), desc="encoding", unit="case", disable=silent(training.progress)) as bar:
                 trainer.encode(bar.update)
             self._learn(training, name, trainer)
 
     def _learn(self, training: Training, name: str, trainer: TokenWarmUp) -> None:
         run = training.run
-        bar = tqdm(total=trainer.steps, initial=trainer.done, desc="warm-up", disable=not training.progress)
-        while trainer.done < trainer.steps:
-            loss = trainer.step()
-            bar.update()
-            if trainer.done % _STEPS_PER_SAVE == 0 or trainer.done == trainer.steps:
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                run.logger.record("warm_up/loss", loss)
-                run.logger.dump(trainer.done)
-                run.tick(name)
-                run.save(_state_of(trainer), name)
-        bar.close()
+        bar = tqdm(total=trainer.steps, initial=trainer.done, desc="warm-up", disable=silent(training.progress))
+        with bar, run.stoppable():
+            while trainer.done < trainer.steps:
+                loss = trainer.step()
+                ended = trainer.done == trainer.steps
+                bar.update()
+                if ended or trainer.done % _STEPS_PER_LOG == 0:
+                    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                    run.logger.record("warm_up/loss", loss)
+                    run.logger.dump(trainer.done)
+                run.offer(name, lambda: _state_of(trainer), now=ended)
 
 
 def _state_of(trainer: Trainer) -> Checkpoint:
@@ -225,8 +226,9 @@ def restore_policy(training: Training) -> None:
 
 
 def seed_everything(seed: int, threads: int) -> None:
-    """Seeds PyTorch and numpy and sets the number of compute threads, so that a run can be repeated exactly."""
+    """Seeds all global random generators and sets the number of threads, so that a run can be repeated exactly."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # numpy takes no larger seed
     torch.manual_seed(seed)
-    np.random.seed(seed)
     if threads:
         torch.set_num_threads(threads)

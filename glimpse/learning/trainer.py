@@ -27,13 +27,13 @@ class Trainer:
         return {"policy": self.policy}
 
     def save_state(self, checkpoint: Checkpoint) -> None:
-        """Adds the trainer's state to a checkpoint, PyTorch's global random numbers included."""
+        """Adds the trainer's state to a checkpoint, with the states of all global random generators."""
         checkpoint.meta["done"] = self.done
         for name, module in self.modules().items():
             checkpoint.add_module(name, module)
         checkpoint.add_optimizer("optimizer", self.optimizer)
         checkpoint.add_generator("views", self.generator)
-        checkpoint.add_generator("torch")
+        checkpoint.add_global_generators()
 
     def restore_state(self, checkpoint: Checkpoint) -> None:
         """Goes back to where `save_state` was called.
@@ -45,5 +45,5 @@ class Trainer:
             checkpoint.restore_module(name, module)
         checkpoint.restore_optimizer("optimizer", self.optimizer)
         checkpoint.restore_generator("views", self.generator)
-        checkpoint.restore_generator("torch")
+        checkpoint.restore_global_generators()
         self.done = int(checkpoint.meta["done"])

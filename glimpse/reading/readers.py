@@ -24,6 +24,7 @@ from glimpse.reading.lanes import Access
 from glimpse.reading.playing import evaluating, play
 from glimpse.reading.records import Reading
 from glimpse.settings.nearest import suggestion
+from glimpse.settings.progress import silent
 
 FULL_SCAN = "full_scan"  # the name, in reports, of the reader that embeds every patch
 
@@ -43,7 +44,7 @@ class Reader(Protocol):
         Args:
             cases: What to read.
             trace: Whether readings keep what was seen on the way, for pictures. It takes the memory of all glimpses.
-            progress: Whether to show a bar.
+            progress: Whether to show a bar, on a terminal.
 
         Returns:
             One reading per case, in the order of the cases.
@@ -109,7 +110,7 @@ class PolicyReader:
         if not len(cases):
             return []
         readings: list[Reading] = []
-        bar = tqdm(total=len(cases), desc=f"reading ({self.name})", unit="case", disable=not progress)
+        bar = tqdm(total=len(cases), desc=f"reading ({self.name})", unit="case", disable=silent(progress))
         with self.access.opened(len(cases)) as lanes, evaluating(self.policy), bar:
             for start in range(0, len(cases), lanes.width):
                 chosen = range(start, min(start + lanes.width, len(cases)))

@@ -1,5 +1,7 @@
 """The report at the end of a run: compares the agent with its baselines on one split, in tables, files and pictures."""
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,11 +23,12 @@ from glimpse.pictures.episodes import scanpath_picture
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.readers import FULL_SCAN, READERS, PolicyReader, Reader, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
-from glimpse.report.tables import Row, summarise, table, write_predictions
+from glimpse.report.tables import Row, summarise, table, value_of, write_predictions
 from glimpse.runs.file_names import file_names
 from glimpse.runs.folder import Run
-from glimpse.runs.loading import POLICY_FILE, load
+from glimpse.runs.loading import OVERVIEW_FILE, POLICY_FILE, load, save_policy
 from glimpse.settings.options import above_zero, at_least
+from glimpse.settings.progress import silent
 
 
 class Trained(Protocol):
@@ -164,7 +167,7 @@ class Report:
     def _readers(self, trained: Trained, policy: GlimpsePolicy, cohort: Cohort, access: Access) -> Iterator[Reader]:
         """Yields the agent and the other readers; each one is made, and trained if necessary, when its turn comes."""
         names = [self.agent, *(name for name in self.readers if name != self.agent)]
-        for name in tqdm(names, desc="report", unit="reader", disable=not trained.progress):
+        for name in tqdm(names, desc="report", unit="reader", disable=silent(trained.progress)):
             if name == FULL_SCAN and trained.cases.stepped:
                 print("full_scan is left out: this environment is read through its steps, which show no whole tiling.")
             elif name == FULL_SCAN:
@@ -179,26 +182,19 @@ class Report:
 
     def _overview(self, trained: Trained, cohort: Cohort) -> GlimpsePolicy:
         """Trains a separate network that answers from overviews, for runs whose own network never does."""
-        pretrained = trained.run.checkpoint("pretrained")
-        file = f"checkpoints/{pretrained.name}" if pretrained.exists() else POLICY_FILE
-        start = load(trained.run.folder, file, device=str(trained.policy.device), overview_dropout=0.0)
+        run = trained.run
+        start = _pretrained(trained, POLICY_FILE, overview_dropout=0.0)
         looked = trained.viewable("val") if len(cohort.split("val")) else None
-        access = None if looked is None else self.access(trained, looked, "val")
-
-        def validate(policy: GlimpsePolicy) -> float:
-            if looked is None or access is None:
-                return 0.0
-            readings = reader_named("overview", policy, access, 0).read(looked.cases)
-            return float(summarise(readings, trained.cases.task)["score"]["value"])
-
-        with torch.random.fork_rng(devices=[]):
-            return self.overview(
-                start,
-                lambda count: trained.lanes("train", count),
-                validate,
-                seed=self.seed,
-                progress=trained.progress,
-            )
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_own_random_numbers(start.device))
+            validate = None
+            if looked is not None:
+                access = stack.enter_context(closing(self.access(trained, looked, "val")))
+                validate = functools.partial(_score_of_overviews, access, looked)
+            lanes = functools.partial(trained.lanes, "train")
+            found = self.overview(start, lanes, validate, seed=self.seed, progress=trained.progress)
+        save_policy(found, run.folder / OVERVIEW_FILE)
+        return found
 
     def _full_scan(self, trained: Trained, policy: GlimpsePolicy, cohort: Cohort) -> Reader:
         """Trains the full scan, with the encoder as it was after pretraining (or the final one if there was none)."""
@@ -227,7 +223,28 @@ def _draw(readings: Sequence[Reading], folder: Path) -> None:
             Image.fromarray(scanpath_picture(reading)).save(unfinished, "PNG")
 
 
-def _pretrained(trained: Trained, otherwise: GlimpsePolicy) -> GlimpsePolicy:
-    """Returns the policy as it was after pretraining, or `otherwise` if the run had no pretraining."""
-    path = trained.run.checkpoint("pretrained")
-    return load(trained.run.folder, f"checkpoints/{path.name}") if path.exists() else otherwise
+def _pretrained(trained: Trained, otherwise: GlimpsePolicy | str, **changes: Any) -> GlimpsePolicy:
+    """Returns the policy as it was after pretraining, on the run's device.
+
+    Args:
+        trained: the training that has just ended.
+        otherwise: a policy, or the name of its file, for runs that had no pretraining.
+        **changes: override keys of the section `network` (see `load`).
+    """
+    path, device = trained.run.checkpoint("pretrained"), str(trained.policy.device)
+    if path.exists():
+        otherwise = f"checkpoints/{path.name}"
+    return load(trained.run.folder, otherwise, device, **changes) if isinstance(otherwise, str) else otherwise
+
+
+def _score_of_overviews(access: Access, looked: ViewableCases, policy: GlimpsePolicy) -> float | None:
+    """Returns the score of a policy that answers from overviews; None where it is not defined."""
+    readings = reader_named("overview", policy, access, 0).read(looked.cases)
+    return value_of(summarise(readings, looked.task), "score")
+
+
+@contextlib.contextmanager
+def _own_random_numbers(device: torch.device) -> Iterator[None]:
+    """Leaves PyTorch's global random generators as they were before, on the CPU and on the device."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

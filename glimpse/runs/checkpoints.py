@@ -2,11 +2,14 @@
 
 import json
 import os
+import random
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
@@ -64,17 +67,52 @@ class Checkpoint:
                 entries.setdefault(int(index), {})[moment] = value
         optimizer.load_state_dict({"state": entries, "param_groups": self.meta[name]})
 
-    def add_generator(self, name: str, generator: torch.Generator | None = None) -> None:
-        """Adds the state of a random generator, by default PyTorch's global one."""
-        self.tensors[f"{name}/generator"] = generator.get_state() if generator is not None else torch.get_rng_state()
+    def add_generator(self, name: str, generator: torch.Generator) -> None:
+        """Adds the state of a random generator."""
+        self.tensors[f"{name}/generator"] = generator.get_state()
 
-    def restore_generator(self, name: str, generator: torch.Generator | None = None) -> None:
+    def restore_generator(self, name: str, generator: torch.Generator) -> None:
         """Sets a generator to the state saved by `add_generator`."""
-        state = self.tensors[f"{name}/generator"]
-        if generator is None:
-            torch.set_rng_state(state)
-        else:
-            generator.set_state(state)
+        generator.set_state(self.tensors[f"{name}/generator"])
+
+    def add_global_generators(self) -> None:
+        """Adds the states of all global random generators: PyTorch's (of the CPU and every GPU), numpy's and Python's.
+
+        GPUs are left out as long as nothing has been computed there.
+        """
+        self.tensors["torch/generator"] = torch.get_rng_state()
+        if torch.cuda.is_initialized():
+            states = torch.cuda.get_rng_state_all()
+            self.tensors |= {f"cuda:{index}/generator": state for index, state in enumerate(states)}
+        kind, keys, *rest = np.random.get_state()
+        self.tensors["numpy/generator"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
+        version, words, spare = random.getstate()
+        self.tensors["python/generator"] = torch.tensor(words, dtype=torch.int64)
+        self.meta["generators"] = {"numpy": [kind, *rest], "python": [version, spare]}
+
+    def restore_global_generators(self) -> None:
+        """Sets the global random generators to the states saved by `add_global_generators`.
+
+        A checkpoint of an earlier version has PyTorch's generator of the CPU only; a warning says so, and the others
+        stay as they are.
+        """
+        torch.set_rng_state(self.tensors["torch/generator"])
+        rest = self.meta.get("generators")
+        if rest is None:
+            warnings.warn(
+                "An earlier version of glimpse wrote this checkpoint, without the states of the random generators of "
+                "numpy, Python and GPUs. These begin anew from the seed.",
+                UserWarning,
+                stacklevel=2,
+            )
+            return
+        kind, *others = rest["numpy"]
+        np.random.set_state((kind, self.tensors["numpy/generator"].numpy().astype(np.uint32), *others))
+        version, spare = rest["python"]
+        random.setstate((version, tuple(self.tensors["python/generator"].tolist()), spare))
+        for index in range(torch.cuda.device_count()):
+            if (state := self.tensors.get(f"cuda:{index}/generator")) is not None:
+                torch.cuda.set_rng_state(state, index)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the file atomically: after an interruption it is complete, or as it was before.

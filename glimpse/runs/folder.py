@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,10 @@ from glimpse.errors import UserError
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.earlier import is_earlier
 from glimpse.runs.loading import CONFIG_FILE, read_settings
+from glimpse.runs.stopping import Stopping
+from glimpse.settings.quoting import typed
+
+_EVENTS = "events.out.tfevents.*"  # the names of TensorBoard's files
 
 
 class RunError(UserError, ValueError):
@@ -33,6 +37,7 @@ class Run:
         folder: path of the folder; it is created if it does not exist.
         settings: all settings of the run, with interpolations resolved; they are written to `config.yaml`.
         resume: whether to continue the run in this folder. Otherwise a folder that holds a run is refused.
+        save_seconds: seconds between two checkpoints, at least; with 0 each one that is offered is saved.
 
     Attributes:
         logger: writes scalars and pictures for TensorBoard.
@@ -43,11 +48,17 @@ class Run:
         RunError: the folder holds a run already, or cannot be created.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any], resume: bool = False) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        resume: bool = False,
+        save_seconds: float = 60.0,
+    ) -> None:
+        self.folder, self.save_seconds = Path(folder), save_seconds
         if not resume and _holds_run(self.folder):
             raise RunError(
-                f"{self.folder} holds a run already. Continue it with resume={self.folder}, "
+                f"{self.folder} holds a run already. Continue it with {typed('resume', self.folder)}, "
                 "or choose another folder with run=."
             )
         try:
@@ -57,10 +68,15 @@ class Run:
                 f"{self.folder}: cannot be made a run folder ({error.strerror}). Choose another one with run=."
             ) from error
         write_atomically(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
-        self.logger = Logger(str(self.folder), [TensorBoardOutputFormat(str(self.folder))])
         last = self.checkpoint("last")
-        self.last = Checkpoint.load(last) if last.exists() else Checkpoint(meta={"stage": None, "seconds": {}})
+        nothing = Checkpoint(meta={"stage": None, "seconds": {}, "events": {}})
+        self.last = Checkpoint.load(last) if last.exists() else nothing
+        if resume:
+            _cut_events(self.folder, self.last.meta.get("events"))
+        self._events = TensorBoardOutputFormat(str(self.folder))
+        self.logger = Logger(str(self.folder), [self._events])
         self.seconds: dict[str, float] = dict(self.last.meta["seconds"])
+        self._stopping, self._saved = Stopping(), time.monotonic()
 
     def checkpoint(self, name: str) -> Path:
         """Returns the path of the checkpoint with this name."""
@@ -73,9 +89,39 @@ class Run:
 
     def save(self, checkpoint: Checkpoint, stage: str) -> None:
         """Saves `checkpoint` as the point from which the run is resumed."""
-        checkpoint.meta |= {"stage": stage, "seconds": dict(self.seconds)}
+        self._events.writer.flush()
+        events = {file.name: file.stat().st_size for file in self.folder.glob(_EVENTS)}
+        checkpoint.meta |= {"stage": stage, "seconds": dict(self.seconds), "events": events}
         checkpoint.save(self.checkpoint("last"))
-        self.last = checkpoint
+        self.last, self._saved = checkpoint, time.monotonic()
+
+    def offer(self, stage: str, state: Callable[[], Checkpoint], now: bool = False) -> None:
+        """Saves a checkpoint if the last one is `save_seconds` old, if `now` is True, or if the run is to be stopped.
+
+        Stages call it after every step, when another process could go on from the state that they are in.
+
+        Args:
+            stage: the stage that offers it.
+            state: makes the checkpoint; called only if it is to be saved.
+            now: whether to save it in any case.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: the run is to be stopped (see `stoppable`), and the checkpoint is saved.
+        """
+        self.tick(stage)
+        stop = self._stopping.asked is not None
+        if now or stop or time.monotonic() - self._saved >= self.save_seconds:
+            self.save(state(), stage)
+        if stop:
+            self._stopping.stop()
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Makes Ctrl-C and SIGTERM wait for the next call of `offer`; the second one does not wait."""
+        how = f"glimpse train {typed('resume', self.folder)}"
+        message = f"glimpse: stopping after this step; {how} goes on from here. (Once more stops at once.)"
+        with self._stopping.deferred(message):
+            yield
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -104,6 +150,23 @@ def _holds_run(folder: Path) -> bool:
         return False
 
 
+def _cut_events(folder: Path, sizes: Mapping[str, int] | None) -> None:
+    """Takes from TensorBoard's files what was logged after a checkpoint: a run that goes on from it logs it again.
+
+    Args:
+        folder: the run folder.
+        sizes: size of each file at the checkpoint; None where an earlier version has saved it without them.
+    """
+    if sizes is None:
+        return
+    for file in folder.glob(_EVENTS):
+        size = sizes.get(file.name, 0)
+        if size == 0:
+            file.unlink()
+        elif file.stat().st_size > size:
+            os.truncate(file, size)
+
+
 def settings_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the settings of the run in a folder, in order to resume it.
 
@@ -122,20 +185,30 @@ def settings_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return settings
 
 
-def check_continues(folder: str | os.PathLike[str], updates: int | None) -> None:
-    """Refuses fewer updates of the joint stage than a run has made already; nothing is written.
+def check_continues(folder: str | os.PathLike[str], updates: int | None, keys: Collection[str] = ()) -> None:
+    """Refuses changes of the joint stage that a run has gone too far for; nothing is written.
 
     Args:
         folder: The run folder.
         updates: The number of updates that the run is to reach; None where it has no joint stage.
+        keys: The settings that are to be changed, such as "joint.keep".
 
     Raises:
-        RunError: The number can take no effect.
+        RunError: A change can take no effect.
     """
     last = Path(folder) / "checkpoints" / "last.safetensors"
     meta: dict[str, Any] = Checkpoint.load(last).meta if last.exists() else {"stage": None}
-    if meta["stage"] == "joint" and updates is not None and updates < meta["updates"]:
+    if meta["stage"] != "joint" or updates is None:
+        return
+    done, more = meta["updates"], "Ask for more updates, too, such as joint.updates={}."
+    if updates < done:
         raise RunError(
-            f"{folder}: joint.updates={updates} can take no effect, because this run has made {meta['updates']} "
-            "updates already. Ask for more."
+            f"{folder}: joint.updates={updates} can take no effect, because this run has made {done} updates already. "
+            + more.format(2 * done)
+        )
+    late = [key for key in keys if key.startswith("joint.") and key != "joint.updates"]
+    if late and updates == done:
+        raise RunError(
+            f"{folder}: {', '.join(late)} can take no effect, because this run has made all of its {done} updates. "
+            + more.format(2 * done)
         )

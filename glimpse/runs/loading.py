@@ -1,6 +1,7 @@
 """Saves a policy to a run folder, and loads it again without unpickling anything."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,57 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from glimpse.errors import SettingsError
+from glimpse.geometry import Extent
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.runs.earlier import upgraded
 from glimpse.settings.building import build
-from glimpse.spaces import ActionLayout
+from glimpse.settings.options import at_least
+from glimpse.spaces import ActionLayout, observation_space
+from glimpse.views import Views
 
 POLICY_FILE, CONFIG_FILE = "policy.safetensors", "config.yaml"
+OVERVIEW_FILE = "checkpoints/overview.safetensors"  # a separate network that answers from overviews alone
 
 
 def build_policy(network: Any, observation_space: spaces.Dict, layout: ActionLayout, **changes: Any) -> GlimpsePolicy:
     """Builds an untrained policy from the section `network` of a configuration; `changes` override its keys."""
     return build(network)(observation_space, layout.box_space(), layout=layout, **changes)
+
+
+def check_sizes_and_network(make: Mapping[str, Any], network: Any) -> None:
+    """Checks, before there are any images, that sizes can be read and that a network can be built for them.
+
+    The number of an image's axes and channels may not be known yet. The settings are refused if they fit none that is
+    common.
+
+    Args:
+        make: the section `env.make` of a configuration. If it lacks sizes, nothing is checked.
+        network: the section `network`.
+
+    Raises:
+        SettingsError: the settings do not go together.
+    """
+    if make.get("glimpse_cost") is not None:
+        at_least("env.make.glimpse_cost", make["glimpse_cost"], 0)
+    sizes: list[Any] = [make.get(name) for name in ("overview_size", "glimpse_size")]
+    extents = make.get("glimpse_extents")
+    if extents is None or not all(isinstance(size, int | list) for size in sizes):
+        return
+    lengths = [len(size) for size in sizes if isinstance(size, list)]
+    kinds = [(3, lengths[0])] if lengths else [(3, 2), (1, 2), (1, 3), (1, 1)]
+    reasons = []
+    for channels, ndim in kinds + [(1, ndim) for ndim in lengths[:1]]:
+        try:
+            overview, glimpse = ([size] * ndim if isinstance(size, int) else size for size in sizes)
+            listed = extents if isinstance(extents, list) else [extents]
+            views = Views(tuple(overview), tuple(glimpse), tuple(Extent.parse(one) for one in listed))
+            build_policy(network, observation_space(channels, views), ActionLayout(ndim, 2, len(listed)))
+            return
+        except (TypeError, ValueError) as error:
+            reasons.append(error)
+    raise SettingsError(f"The settings of env.make or network do not go together: {reasons[0]}") from reasons[0]
 
 
 def save_policy(policy: GlimpsePolicy, path: str | os.PathLike[str]) -> None:
@@ -89,6 +129,21 @@ def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     if not isinstance(env, dict) or not {"make", "cohort"} <= env.keys():
         raise CheckpointError(f"{path}: these are not the settings of a run. Restore the file.")
     return settings
+
+
+def overview_network(run: Path, policy: GlimpsePolicy) -> GlimpsePolicy | None:
+    """Returns the network of a run that answers from overviews, on the device of its policy.
+
+    It is the policy itself, unless that never sees overviews when it answers (`overview_dropout=1`). Then it is the
+    network that the run's report has trained and kept; None if there is none.
+
+    Raises:
+        CheckpointError: the kept network is broken.
+    """
+    if policy.overview_dropout < 1:
+        return policy
+    kept = run / OVERVIEW_FILE
+    return load(run, OVERVIEW_FILE, str(policy.device), overview_dropout=0.0) if kept.exists() else None
 
 
 def _space(shapes: dict[str, list[int]], ndim: int, zooms: int) -> spaces.Dict:

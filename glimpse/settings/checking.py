@@ -1,4 +1,4 @@
-"""Checks that every key of a composed configuration is used by something.
+"""Checks that every key of a composed configuration is used by something, and that its value is of the right kind.
 
 Hydra refuses to override a key that no file has, but a file, a recipe or `+key=value` can still add any key. Here every
 key that stands beside a `_target_` must be an argument of that target. A recipe or another file may hold keys for
@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from glimpse.errors import SettingsError
+from glimpse.settings.kinds import check_kind, hints_of
 from glimpse.settings.nearest import no_such_setting
 
 Path = tuple[str, ...]
@@ -23,7 +24,7 @@ _OF_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 _SECTIONS: dict[Path, tuple[str, ...]] = {
     (): (
         "env", "network", "agent", "pretrain", "warm_up", "joint", "seed", "max_glimpses", "threads", "device",
-        "progress", "run", "resume", "vector", "report",
+        "progress", "run", "resume", "save_seconds", "vector", "report",
     ),
     ("agent",): ("name", "algorithm"),
     ("report",): ("split", "readers", "lanes", "pictures", "overview", "full_scan"),
@@ -33,7 +34,7 @@ _SECTIONS: dict[Path, tuple[str, ...]] = {
 
 _NEEDED: tuple[Path, ...] = (
     ("network",), ("network", "encoder"), ("agent",), ("agent", "algorithm"), ("pretrain",), ("warm_up",), ("joint",),
-    ("report",), ("vector",),
+    ("report",), ("report", "overview"), ("report", "full_scan"), ("vector",),
 )  # fmt: skip
 
 _GROUPS: dict[Path, str] = {
@@ -60,7 +61,8 @@ def checked(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[st
         The configuration without the dropped keys.
 
     Raises:
-        SettingsError: a key does not exist; the message names the nearest one that does.
+        SettingsError: a key does not exist (the message names the nearest one that does), or has a value of a kind
+            that its target does not take.
     """
     sections = dict(config)
     _check_sections(sections)
@@ -90,12 +92,14 @@ def _checked(node: Any, path: Path, typed: Mapping[Path, str]) -> Any:
         return [_checked(part, (*path, str(index)), typed) for index, part in enumerate(node)]
     if not isinstance(node, Mapping):
         return node
-    known = _known(node, path)
-    kept = {}
+    known, kept = _known(node, path), {}
+    hints = hints_of(_resolved(str(node["_target_"]), ".".join(path))) if "_target_" in node else {}
     for key, value in node.items():
         here = (*path, str(key))
         if known is None or key in known or key in _OF_HYDRA:
             kept[key] = _checked(value, here, typed)
+            if key in hints:
+                check_kind(".".join(here), value, hints[key])
         elif _is_typed(here, typed) or key not in _of_other_options(path):
             raise SettingsError(no_such_setting(".".join(here), ".".join(path), known))
     return kept
@@ -115,12 +119,7 @@ def _known(node: Mapping[str, Any], path: Path) -> tuple[str, ...] | None:
 @cache
 def _arguments(target: str, where: str) -> tuple[str, ...] | None:
     """Returns the names of a target's arguments, or None where it takes arguments of any name."""
-    try:
-        taken: Callable[..., Any] = resolve_name(target)
-    except Exception as error:  # a module may fail in any way
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"{where}._target_={target}: cannot be imported ({reason}).") from error
-    names = []
+    taken, names = _resolved(target, where), []
     for one in inspect.signature(taken).parameters.values():
         if one.kind is one.VAR_KEYWORD:
             more = getattr(taken, "option_names", None)
@@ -130,6 +129,14 @@ def _arguments(target: str, where: str) -> tuple[str, ...] | None:
         elif not one.name.startswith("_"):
             names.append(one.name)
     return tuple(names)
+
+
+def _resolved(target: str, where: str) -> Callable[..., Any]:
+    try:
+        return resolve_name(target)
+    except Exception as error:  # a module may fail in any way
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"{where}._target_={target}: cannot be imported ({reason}).") from error
 
 
 @cache

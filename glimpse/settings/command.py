@@ -3,17 +3,19 @@
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from glimpse.errors import UserError
 from glimpse.plugins import load_plugins
 from glimpse.settings.nearest import no_such_setting, suggestion
+from glimpse.settings.quoting import typed
 
 EXIT_CODE = 2
 _OF_THE_MACHINE = {
@@ -58,6 +60,12 @@ def run_command(main: Callable[[], Any]) -> None:
             main()
     except HydraException as error:
         _end(_explained(error))
+    except YAMLError as error:  # of an option that another package brings
+        _end(_of_yaml(error))
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        _end(_of_groups(sys.argv[1:], str(error)))
     except KeyboardInterrupt:
         print("glimpse: stopped.", file=sys.stderr)
         sys.exit(130)
@@ -79,6 +87,8 @@ def _explained(error: HydraException) -> str:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         options = ", ".join(sorted(error.options))
         return f"There is no option {group}={choice}{suggestion(choice, error.options)}. {group} has: {options}."
+    if isinstance(error, OverrideParseException):
+        return _of_grammar(str(error.override), _first_line(error))
     cause = error.__cause__
     parent = getattr(cause, "parent_node", None)
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
@@ -86,6 +96,30 @@ def _explained(error: HydraException) -> str:
         known = [str(one) for one in parent if one not in ("_target_", "_partial_")]
         return no_such_setting(str(key), str(key).rpartition(".")[0], known)
     return _first_line(error)
+
+
+def _of_grammar(override: str, reason: str) -> str:
+    """Explains an override that Hydra cannot read: most often its value has characters that must be quoted."""
+    reason = reason.partition(" See https")[0]
+    key, equals, value = override.partition("=")
+    if not equals or not value:
+        return f"{override}: expected key=value ({reason})."
+    return f"{override}: cannot be read ({reason}). If the value is a text, type {typed(key, value)} instead."
+
+
+def _of_groups(overrides: Sequence[str], reason: str) -> str:
+    """Explains the value of a group that is not the name of an option: Hydra does not say which one it is."""
+    given = next((one for one in overrides if one.partition("=")[2].lower() in ("null", "")), None)
+    what = f"{given}: {reason}." if given else f"{reason}."
+    return f"{what} Name one of the options that --help lists, such as env=wsi; joint=none leaves a stage out."
+
+
+def _of_yaml(error: YAMLError) -> str:
+    """Says in one line where a file of settings breaks the rules of YAML."""
+    mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+    if mark is None:
+        return f"A file of settings cannot be read: {_first_line(error)}. Mend it."
+    return f"{mark.name}, line {mark.line + 1}: not YAML ({error.problem}). Mend this file, or uninstall its package."
 
 
 def _first_line(error: BaseException) -> str:

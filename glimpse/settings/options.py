@@ -30,6 +30,15 @@ def option_names(record: type) -> tuple[str, ...]:
     return tuple(name for name, _ in _options(record))
 
 
+def flat(record: Any) -> dict[str, Any]:
+    """Returns the options of a record, and of the records within it, by name: the opposite of `sorted_into`."""
+    found: dict[str, Any] = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        found |= flat(value) if is_dataclass(value) else {field.name: value}
+    return found
+
+
 def sorted_into(record: type[Record], options: Mapping[str, Any], where: str, besides: Iterable[str] = ()) -> Record:
     """Makes a record from flat options; what is not given keeps its default.
 
@@ -136,3 +145,18 @@ def above_zero(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
         raise SettingsError(f"Expected {name} above 0, got {value!r}.")
+
+
+def check_device(device: Any) -> None:
+    """Refuses a device on which PyTorch cannot compute on this machine.
+
+    Raises:
+        SettingsError: The message names the device and the reason.
+    """
+    import torch  # slow to import, and needed here only
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # what PyTorch raises if it has no such device
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"device={device}: cannot compute there ({reason}). device=cpu always works.") from error

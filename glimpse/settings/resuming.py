@@ -8,7 +8,8 @@ from glimpse.errors import SettingsError
 from glimpse.settings.checking import typed_keys
 
 CHANGEABLE = (
-    "joint.updates", "joint.validate_every", "joint.keep", "threads", "device", "progress", "report", "env.cohort.path",
+    "joint.updates", "joint.validate_every", "joint.keep", "threads", "device", "progress", "save_seconds", "report",
+    "env.cohort.path",
 )  # fmt: skip
 """Settings that may be changed when a run is resumed; a section stands for everything in it.
 
@@ -28,6 +29,8 @@ def resumed(saved: Mapping[str, Any], given: Mapping[str, Any], overrides: Seque
         SettingsError: a setting was typed that cannot be changed, because what the run has learned depends on it.
     """
     settings = deepcopy(dict(saved))
+    if "save_seconds" not in settings:  # which earlier versions did not have
+        settings["save_seconds"] = given.get("save_seconds", 60)
     for override, key in zip(overrides, typed_keys(overrides), strict=True):
         if key == "resume" or key.startswith("hydra."):
             continue

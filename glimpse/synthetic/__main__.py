@@ -27,7 +27,7 @@ def main() -> None:
     wishes = {"n": options.n, "size": options.size}  # where there is none, the kind's own default holds
     given = {name: wish for name, wish in wishes.items() if wish is not None}
     make = getattr(import_module(module), name)
-    print(make(options.folder, seed=options.seed, workers=options.workers, **given))
+    print(make(options.folder, seed=options.seed, workers=options.workers, progress=True, **given))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import numpy as np
 import platformdirs
 from tqdm import tqdm
 
+from glimpse.settings.progress import silent
 from glimpse.synthetic.processes import function_named, in_processes
 
 SHARES = {"test": 1 / 4, "val": 1 / 6}
@@ -110,7 +111,7 @@ def embedded(
     n: int = 270,
     seed: int = 0,
     size: int = 256,
-    progress: bool = True,
+    progress: bool = False,
     workers: int | None = None,
 ) -> Path:
     """Makes a cohort unless it is there already.
@@ -121,7 +122,7 @@ def embedded(
         n: Number of images, at least 6.
         seed: Seed of everything drawn.
         size: Of an image, in the recipe's own measure.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar, on a terminal.
         workers: Number of processes; by default one per core, and only this one for a small cohort.
 
     Returns:
@@ -245,7 +246,7 @@ def _make_all(
     else:
         made = in_processes(f"{__name__}:make_case", orders, workers)
     title = "Painting the embedded cohort (once)"
-    rows = dict(tqdm(made, total=len(records), desc=title, unit=recipe.noun, disable=not progress))
+    rows = dict(tqdm(made, total=len(records), desc=title, unit=recipe.noun, disable=silent(progress)))
     return [rows[position] for position in range(len(orders))]
 
 

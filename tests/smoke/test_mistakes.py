@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from glimpse import evaluate, train
+from glimpse import evaluate, plugins, train
 from glimpse.envs import modality
 from glimpse.networks import pretrained
 
@@ -60,6 +60,25 @@ IMPOSSIBLE = {
     "seed=${nothing}": "nothing",
     "++warm_up={updates: 3}": "'warm_up.updates'",
     "+agent.algorithm.learning_rate=1": "not as an option",
+    "resume=lr=0.1": """type "resume='lr=0.1'" instead""",
+    "run=[a": """type "run='[a'" instead""",
+    "env=null": "env=null: Config group override",
+    "joint=null": "joint=none leaves a stage out",
+    "network.encoder.widths=3": "network.encoder.widths: expected a list of whole numbers, got 3",
+    "network.encoder.kernels=[5,3]": "one kernel and one stride per width",
+    "network.memory=null": "network.memory: expected a section, got None",
+    "env.make.overview_size=abc": "env.make.overview_size: expected a whole number or a list",
+    "env.make.overview_size=0": "at least one pixel",
+    "env.make.glimpse_size=[32,a]": "env.make.glimpse_size: expected a whole number or a list of whole numbers",
+    "env.make.glimpse_extents=abc": "cannot read the extent 'abc'",
+    "env.make.glimpse_cost=-1": "env.make.glimpse_cost of at least 0",
+    "env.background=x": "network.encoder.background: expected a number, got 'x'",
+    "vector.park=maybe": "vector.park: expected true or false, got 'maybe'",
+    "progress=3": "progress: expected true or false, got 3",
+    "save_seconds=-1": "save_seconds of at least 0",
+    "report.overview=null": "report.overview: expected a section",
+    "seed=4294967295": "at most",
+    "env.cohort.synthetic.n=abc": "env.cohort.synthetic.n: expected a whole number, got 'abc'",
 }
 
 
@@ -95,6 +114,20 @@ def test_a_mistake_ends_in_one_line(
     assert list(tmp_path.iterdir()) == []  # nothing was made, neither a cohort nor a run
 
 
+def test_a_broken_file_of_another_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "glimpse_broken"
+    (package / "configs" / "experiment").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "configs" / "experiment" / "broken.yaml").write_text("seed: 3\nmax_glimpses: [1,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_folders", {})
+    monkeypatch.setenv("GLIMPSE_MODALITIES", "glimpse_broken")
+    line = ends(["train", "experiment=broken"], monkeypatch, capsys)
+    assert "broken.yaml, line 3: not YAML" in line and "Mend this file" in line
+
+
 def test_an_extra_that_is_not_installed_is_named_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,5 +152,7 @@ def test_mistakes_of_evaluate(
         ([f"run={tmp_path}", "readers=[polcy]"], "did you mean 'policy'?"),
         ([f"run={tmp_path}", "readers=policy"], "a list such as"),
         ([f"run={tmp_path}", "max_glimpses=x"], "max_glimpses"),
+        ([f"run={tmp_path}", "device=cudda"], "device=cudda: cannot compute there"),
+        (["run=a=b"], """type "run='a=b'" instead"""),
     ):
         assert words in ends(["evaluate", *given], monkeypatch, capsys)

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import glimpse
 from glimpse.runs.checkpoints import Checkpoint
@@ -81,24 +83,75 @@ def test_the_same_seed_gives_the_same_metrics(finished: Path, tiny_slides: Path)
     assert timeless(first) == timeless(second)
 
 
-def test_a_run_killed_in_the_joint_stage_goes_on(tiny_slides: Path, tmp_path: Path) -> None:
-    options = ["run=killed", "joint.updates=40", "joint.validate_every=0", "report.readers=[random]"]
-    process = subprocess.Popen(command(tiny_slides, *options), cwd=tmp_path, env=environment())
-    last = tmp_path / "killed" / "checkpoints" / "last.safetensors"
-    deadline, updates = time.monotonic() + 200, 0
-    while time.monotonic() < deadline and updates < 3 and process.poll() is None:
+def logged(run: Path, tag: str) -> list[int]:
+    """The steps at which a run has logged something, in all of TensorBoard's files."""
+    events = EventAccumulator(str(run), purge_orphaned_data=False).Reload()
+    return [one.step for one in events.Scalars(tag)]
+
+
+LONG = ["joint.updates=40", "joint.validate_every=0", "report.readers=[random]"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The metrics of a run that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    done = train(folder, tiny_slides, "run=whole", *LONG)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "whole" / "metrics.json").read_text())
+
+
+def stop(process: subprocess.Popen, with_signal: int, reached: Callable[[], bool]) -> int:
+    """Sends a signal once a run has got far enough; returns its exit code."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and not reached() and process.poll() is None:
         time.sleep(0.05)
-        updates = joint_updates(last)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert 3 <= updates < 40
+    assert process.poll() is None, "the run has ended before it could be stopped"
+    os.kill(process.pid, with_signal)
+    return process.wait()
+
+
+def test_a_run_killed_in_the_joint_stage_goes_on(tiny_slides: Path, tmp_path: Path, uninterrupted: dict) -> None:
+    process = subprocess.Popen(
+        command(tiny_slides, "run=killed", "save_seconds=0", *LONG), cwd=tmp_path, env=environment()
+    )
+    last = tmp_path / "killed" / "checkpoints" / "last.safetensors"
+    stop(process, signal.SIGKILL, lambda: joint_updates(last) >= 3)
     saved = joint_updates(last)
+    assert 3 <= saved < 40
     resumed = resume(tmp_path, "killed")
     assert resumed.returncode == 0, resumed.stderr
     assert joint_updates(last) == 40 > saved
     policy = glimpse.load(tmp_path / "killed")
     assert all(np.isfinite(p.detach().numpy()).all() for p in policy.parameters())
     assert not list((tmp_path / "killed").rglob("*.unfinished"))
+    assert timeless(json.loads((tmp_path / "killed" / "metrics.json").read_text())) == timeless(uninterrupted)
+
+
+@pytest.mark.parametrize(("with_signal", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_run_stopped_between_two_checkpoints_goes_on(
+    with_signal: int, code: int, tiny_slides: Path, tmp_path: Path, uninterrupted: dict
+) -> None:
+    given = command(tiny_slides, "run='a=b'", "save_seconds=3600", *LONG)
+    process = subprocess.Popen(given, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    run = tmp_path / "a=b"
+    last = run / "checkpoints" / "last.safetensors"
+
+    def in_the_joint_stage() -> bool:
+        return any(b"rollout/return" in file.read_bytes() for file in run.glob("events.*"))
+
+    assert stop(process, with_signal, in_the_joint_stage) == code
+    assert (joint_updates(last) > 0) == (with_signal != signal.SIGKILL)
+    assert joint_updates(last) < 40
+    if with_signal != signal.SIGKILL:
+        assert process.stderr is not None
+        assert "glimpse train \"resume='a=b'\" goes on from here" in process.stderr.read()
+    resumed = resume(tmp_path, "'a=b'")
+    assert resumed.returncode == 0, resumed.stderr
+    assert timeless(json.loads((run / "metrics.json").read_text())) == timeless(uninterrupted)
+    for tag, steps in (("train/loss", 40), ("rollout/return", 40), ("pretrain/loss", 2), ("warm_up/loss", 1)):
+        found = logged(run, tag)
+        assert len(found) == len(set(found)) == steps, tag  # each once, also those after the last checkpoint
 
 
 def test_a_finished_run_learns_for_longer_and_a_refused_change_leaves_it_as_it_was(
@@ -106,7 +159,7 @@ def test_a_finished_run_learns_for_longer_and_a_refused_change_leaves_it_as_it_w
 ) -> None:
     shutil.copytree(finished, tmp_path / "more")
     before = {file: file.read_bytes() for file in (tmp_path / "more").rglob("*") if file.is_file()}
-    for typed in ("joint.updates=1", "env.make.overview_size=64", "agent=reinforce"):
+    for typed in ("joint.updates=1", "env.make.overview_size=64", "agent=reinforce", "joint.keep=true"):
         refused = resume(tmp_path, "more", typed)
         assert refused.returncode == 2 and "joint.updates" in refused.stderr, refused.stderr
         assert {file: file.read_bytes() for file in (tmp_path / "more").rglob("*") if file.is_file()} == before

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import KVWriter, Logger
 from torch import Tensor
 
 from glimpse.agents import PPO, Grid, Overview, Random, Reinforce
@@ -148,7 +149,7 @@ def test_budgets_are_drawn_between_the_least_and_the_most() -> None:
 
 def test_answers_after_extra_glimpses_are_learned_where_budgets_are_drawn() -> None:
     model = PPO("GlimpsePolicy", lanes(), min_glimpses=1, minibatches=2, **SMALL)
-    model.learn(model.steps_per_update)
+    model.learn(model.steps_per_update, log_interval=2)  # so that the log of the update is not written yet
     assert model.extra is not None and model.extra.zoom.shape == (8, 6)  # three of each of two rollouts
     assert torch.equal(model.extra.location[0::2], model.extra.location[1::2])
     assert "train/supervised_extra" in model.logger.name_to_value
@@ -234,6 +235,64 @@ def test_a_reports_overview_learns_as_the_agent_does_but_encodes_each_overview_o
     for name, value in trained.named_parameters():
         torch.testing.assert_close(value, model.policy.get_parameter(name), rtol=0, atol=0)
     assert len(trained.encode(torch.zeros(2, 1, 24, 24))) == 2 and encoded[-1] == 2  # it encodes again
+
+
+def trained_overview(validate: Any, updates: int) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    policy = Overview("GlimpsePolicy", lanes(4), policy_kwargs={"overview_dropout": 0.0}, **BASELINE).policy
+    policy.optimizer = None  # `train_overview` gets a policy that has just been loaded
+    return train_overview(policy, lanes, validate, updates=updates, cases_per_rollout=8).state_dict()
+
+
+def test_overviews_are_learned_without_validation_cases_and_the_average_is_kept() -> None:
+    untrained, trained = trained_overview(lambda policy: 1.0, 1), {}
+    scores = iter([0.0, 1.0])
+    best = trained_overview(lambda policy: next(scores), 1)  # the state after one update
+    for validate in (None, lambda policy: None):  # no validation cases, and such of one class
+        trained = trained_overview(validate, 1)
+        for name, value in trained.items():
+            if value.is_floating_point():
+                torch.testing.assert_close(value, 0.1 * untrained[name] + 0.9 * best[name])
+        assert not torch.equal(trained["answer_head.weight"], untrained["answer_head.weight"])
+    assert not torch.equal(trained_overview(None, 3)["answer_head.weight"], trained["answer_head.weight"])
+
+
+def test_a_second_agent_has_its_own_weight_decay() -> None:
+    first = Random("GlimpsePolicy", lanes(4), weight_decay=0.3, **BASELINE).learn(16)
+    moments = first.policy.optimizer.state_dict()["state"]
+    second = PPO(first.policy, lanes(), weight_decay=0.002, **SMALL)
+    groups = second.policy.optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.002, 0.002]
+    assert moments and second.policy.optimizer.state_dict()["state"].keys() == moments.keys()
+
+
+def test_logs_of_an_update_stand_at_its_own_step_and_once() -> None:
+    class Kept(KVWriter):
+        def __init__(self) -> None:
+            self.written: list[tuple[int, dict[str, Any]]] = []
+
+        def write(self, key_values: dict[str, Any], key_excluded: Any, step: int = 0) -> None:
+            self.written.append((step, dict(key_values)))
+
+        def close(self) -> None: ...
+
+    kept, losses = Kept(), []
+
+    class WatchedLearner(PPOLearner):
+        def update(self, *given: Any) -> dict[str, float]:
+            losses.append(super().update(*given))
+            return losses[-1]
+
+    class Watched(PPO):
+        learner_class = WatchedLearner
+
+    model = Watched("GlimpsePolicy", lanes(), **SMALL)
+    model.set_logger(Logger(None, [kept]))
+    model.learn(3 * model.steps_per_update)
+    assert [step for step, _ in kept.written] == [model.steps_per_update * count for count in (1, 2, 3)]
+    for index, (_, written) in enumerate(kept.written):
+        assert written["train/loss"] == losses[index]["loss"] and written["train/updates"] == index + 1
+        assert {"rollout/return", "rollout/glimpses", "rollout/ep_rew_mean"} <= written.keys()
 
 
 def test_the_same_seed_gives_the_same_parameters() -> None:

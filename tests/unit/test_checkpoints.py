@@ -1,8 +1,10 @@
 """Checkpoints: whole or refused, also while a run puts new ones in their place."""
 
+import random
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -56,3 +58,40 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     saved.add_module("net", nn.Linear(3, 2))
     with pytest.raises(CheckpointError, match="The saved net does not fit"):
         saved.restore_module("net", nn.Linear(4, 2))
+
+
+def drawn() -> list[float]:
+    return [torch.rand(3).tolist(), torch.randn(1).item(), *np.random.random(3), np.random.normal(), random.gauss(0, 1)]
+
+
+def test_all_global_generators_go_on_where_they_were(tmp_path: Path) -> None:
+    drawn()  # so that numpy and Python hold a second normal number back
+    saved = Checkpoint()
+    saved.add_global_generators()
+    saved.save(tmp_path / "last.safetensors")
+    expected = drawn()
+    drawn()
+    Checkpoint.load(tmp_path / "last.safetensors").restore_global_generators()
+    assert drawn() == expected
+
+
+def test_generators_of_all_gpus_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    states = [torch.full((16,), 3, dtype=torch.uint8), torch.full((16,), 5, dtype=torch.uint8)]
+    restored = {}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: states)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)  # one more than there was
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, index: restored.update({index: state.tolist()}))
+    saved = Checkpoint()
+    saved.add_global_generators()
+    saved.save(tmp_path / "last.safetensors")
+    Checkpoint.load(tmp_path / "last.safetensors").restore_global_generators()
+    assert restored == {0: [3] * 16, 1: [5] * 16}
+
+
+def test_a_checkpoint_of_an_earlier_version_restores_what_it_has() -> None:
+    earlier = Checkpoint({"torch/generator": torch.get_rng_state()})
+    expected = torch.rand(3)
+    with pytest.warns(UserWarning, match="earlier version .* begin anew from the seed"):
+        earlier.restore_global_generators()
+    assert torch.equal(torch.rand(3), expected)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -71,13 +72,22 @@ def test_options_of_the_sources(folder: Path):
         Cohort.from_csv(path, TASK, source_options={"colour": "red"})
 
 
-@pytest.mark.parametrize(("progress", "shown"), [(True, True), (False, False)])
-def test_checking_many_files_shows_a_bar_unless_told_not_to(
-    folder: Path, capsys: pytest.CaptureFixture[str], progress: bool, shown: bool
+@pytest.mark.parametrize(
+    ("options", "terminal", "shown"),
+    [({"progress": True}, True, True), ({"progress": True}, False, False), ({}, True, False)],
+)
+def test_checking_many_files_shows_a_bar_if_asked_to_on_a_terminal(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, bool],
+    terminal: bool,
+    shown: bool,
 ):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     lines = (f"p{index},s{index},{index % 12}.npy,{index % 2},train" for index in range(60))
     path = write(folder, "case_id,slide_id,path,target,split", *lines)
-    assert len(Cohort.from_csv(path, TASK, progress=progress)) == 60
+    assert len(Cohort.from_csv(path, TASK, **options)) == 60
     assert ("checking cohort.csv" in capsys.readouterr().err) == shown
 
 

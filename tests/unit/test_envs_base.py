@@ -140,11 +140,12 @@ def test_picture_shows_boxes_where_was_looked() -> None:
     look(env, [0.0, -0.5])
     look(env, [0.5, 0.5])
     after = env.render()
-    assert before.shape == after.shape == (512, 1024 + 8 + 512, 3)  # 100 x 200 pixels are drawn twice as wide as high
-    changed = (before != after).any(-1)[:, :1024]
+    assert before.shape == after.shape == (512, 512 + 8 + 512, 3)  # 100 x 200 pixels are drawn twice as wide as high
+    changed = (before != after).any(-1)[:, :512]
     rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
-    assert changed[256 - 51, 256] and changed[384 + 51, 768]  # a glimpse of 20 of 100 pixels spans 102 of 512
-    assert rows.min() > 256 - 70 and columns.min() > 256 - 70  # nothing was looked at further up or left
+    assert changed[128 - 25, 128] and changed[192 + 25, 384]  # a glimpse of 20 of 100 pixels spans 51 of 256
+    assert rows.min() > 128 - 45 and columns.min() > 128 - 45  # nothing was looked at further up or left
+    assert rows.max() < 256
 
 
 def test_make_by_id() -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from glimpse.evaluate import evaluate
 from glimpse.reading.records import Reading
 from glimpse.report.tables import CAPTION, summarise, table, write_predictions
 from glimpse.runs.checkpoints import CheckpointError
-from glimpse.runs.loading import build_policy, save_policy
+from glimpse.runs.loading import OVERVIEW_FILE, build_policy, load, save_policy
 from glimpse.settings.composing import composed
 from glimpse.tasks import Classification
 
@@ -35,6 +36,8 @@ def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     env = instantiate(config.env.make, cohort=instantiate(config.env.cohort), split="train").unwrapped
     save_policy(build_policy(config.network, env.observation_space, env.layout), folder / "policy.safetensors")
+    other = build_policy(config.network, env.observation_space, env.layout, overview_dropout=0.0)
+    save_policy(other, folder / OVERVIEW_FILE)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     return folder
 
@@ -50,6 +53,33 @@ def test_a_saved_run_reads_with_any_number_of_glimpses(run: Path) -> None:
     assert record["readers"] == result.rows
     lines = list(csv.DictReader(answers.open()))
     assert len(lines) == 4 * len(result.readings["ppo"]) and {line["split"] for line in lines} == {"test"}
+
+
+def test_the_overview_row_is_of_the_network_that_was_kept_for_it(run: Path) -> None:
+    (answer, *_) = evaluate(run, readers=["overview"]).readings["overview"]
+    network = load(run, OVERVIEW_FILE, overview_dropout=0.0)
+    policy = load(run)
+    case = next(case for case in instantiate(policy.settings["env"]["cohort"]) if case.id == answer.id)
+    views = instantiate(policy.settings["env"]["make"], cohort=[case], split=None).unwrapped.views
+    with torch.no_grad():
+        shown = (
+            torch.from_numpy(part.copy())[None] for part in (views.overview(case.source), views.foreground(case.source))
+        )
+        scene = network.scene(*shown)
+        decision = network.decide(scene, network.begin(scene), torch.tensor([True]), deterministic=True)
+    np.testing.assert_allclose(answer.prediction, decision.prediction[0].numpy(), atol=1e-5)
+
+
+def test_without_such_a_network_the_overview_is_left_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "a b")
+    (tmp_path / "a b" / OVERVIEW_FILE).unlink()
+    assert list(evaluate(tmp_path / "a b").rows) == ["ppo", "random", "grid"]
+    typed = f'glimpse train "resume=\'{tmp_path}/a b\'" "report.readers=[overview]"'
+    assert f"has kept no network that answers from overviews. Train one with: {typed}" in capsys.readouterr().out
+    with pytest.raises(EvaluationError, match="overview is left out"):
+        evaluate(tmp_path / "a b", readers=["overview"])
 
 
 def test_another_cohort_keeps_its_own_files(run: Path, tiny_slides: Path) -> None:

@@ -110,6 +110,10 @@ def test_the_option_of_the_command_line(cohort: Path) -> None:
     assert config.joint.updates == 7 and config.pretrain.augment.flips is False
     env = build(config.env.make, cohort=build(config.env.cohort), split="train")
     assert env.observation_space["overview"].shape == (1, 16, 40) and env.max_glimpses == 6
+    default = composed("env=retinal_oct", f"env.cohort.path={cohort}")
+    budgets = (default.max_glimpses, default.env.make.max_glimpses, default.agent.algorithm.max_glimpses)
+    assert budgets == (3, 3, 3)  # the modality's own
+    assert build(default.env.make, cohort=build(default.env.cohort), split="train").max_glimpses == 3
     named = composed("env=retinal_oct", "env.task.classes=[healthy,ill]", "experiment=smoke")
     assert build(named.env.task).names == ("healthy", "ill")
 

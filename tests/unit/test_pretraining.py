@@ -23,8 +23,8 @@ SETTINGS: dict[str, Any] = {
 class NotingRun(Run):
     """A run folder that notes what is saved, in order."""
 
-    def __init__(self, folder: Path, notes: list[str]) -> None:
-        super().__init__(folder, {})
+    def __init__(self, folder: Path, notes: list[str], save_seconds: float) -> None:
+        super().__init__(folder, {}, save_seconds=save_seconds)
         self.notes = notes
 
     def save(self, checkpoint: Checkpoint, stage: str) -> None:
@@ -36,16 +36,19 @@ def lanes(split: str, count: int) -> Any:
     raise AssertionError("pretraining plays no episodes")
 
 
-def test_the_last_step_is_saved_once_its_tokens_are_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("save_seconds", "between"), [(0.0, ["saved 1", "saved 2"]), (3600.0, [])])
+def test_the_last_step_is_saved_once_its_tokens_are_calibrated(
+    save_seconds: float, between: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = list(np.random.default_rng(0).integers(0, 256, (4, 1, 48, 48), np.uint8))
     env: Any = FlattenAction(make_array((images, [0, 1, 0, 1]), glimpse_size=16, max_glimpses=2))
     policy = GlimpsePolicy(env.observation_space, env.action_space, layout=env.layout)
     notes: list[str] = []
     monkeypatch.setattr(ContrastivePretrainer, "calibrate", lambda self: notes.append("calibrated"))
-    run, cases = NotingRun(tmp_path, notes), viewable_cases(env)
+    run, cases = NotingRun(tmp_path, notes, save_seconds), viewable_cases(env)
     training = Training(run, policy, cases, lanes, lambda split: cases, seed=0, threads=1, progress=False)
     Pretraining(**SETTINGS).run(training, "pretrain")
-    assert notes == ["calibrated", "saved 1", "saved 2", "calibrated", "saved 3"]
+    assert notes == ["calibrated", *between, "calibrated", "saved 3"]
     assert run.checkpoint("pretrained").is_file()
 
 

@@ -1,8 +1,12 @@
 """What can be changed of a run that goes on."""
 
+from pathlib import Path
+
 import pytest
 
 from glimpse.errors import SettingsError
+from glimpse.runs.checkpoints import Checkpoint
+from glimpse.runs.folder import RunError, check_continues
 from glimpse.settings.resuming import resumed
 
 SAVED = {"seed": 3, "threads": 1, "joint": {"updates": 9}, "report": {"readers": ["grid"], "lanes": 20}}
@@ -11,7 +15,8 @@ GIVEN = {"seed": 0, "threads": 2, "joint": {"updates": 40}, "report": {"readers"
 
 def test_what_can_take_effect_does() -> None:
     found = resumed(SAVED, GIVEN, ["resume=a", "joint.updates=40", "report.readers=[random]"])
-    assert found == {**SAVED, "joint": {"updates": 40}, "report": {"readers": ["random"], "lanes": 20}}
+    changed = {"joint": {"updates": 40}, "report": {"readers": ["random"], "lanes": 20}}
+    assert found == {**SAVED, **changed, "save_seconds": 60}  # an earlier version did not have this one
     assert SAVED["joint"] == {"updates": 9}
 
 
@@ -21,3 +26,14 @@ def test_what_can_take_effect_does() -> None:
 def test_what_cannot_is_refused(typed: str) -> None:
     with pytest.raises(SettingsError, match=r"cannot be changed beside resume=.*joint\.updates"):
         resumed(SAVED, GIVEN, ["resume=a", typed])
+
+
+def test_what_comes_too_late_is_refused(tmp_path: Path) -> None:
+    Checkpoint(meta={"stage": "joint", "updates": 9}).save(tmp_path / "checkpoints" / "last.safetensors")
+    with pytest.raises(RunError, match=r"joint\.keep can take no effect.* all of its 9 updates.* joint\.updates=18"):
+        check_continues(tmp_path, 9, ["joint.keep", "threads"])
+    with pytest.raises(RunError, match=r"joint\.updates=8 can take no effect"):
+        check_continues(tmp_path, 8, ["joint.updates"])
+    check_continues(tmp_path, 10, ["joint.keep", "joint.updates"])
+    check_continues(tmp_path, 9, ["joint.updates", "report.lanes"])
+    check_continues(tmp_path / "new", 9, ["joint.keep"])

@@ -41,7 +41,7 @@ def embedded_cohort(
     n: int = 236,
     seed: int = 0,
     size: int = 2048,
-    progress: bool = True,
+    progress: bool = False,
     workers: int | None = None,
 ) -> Path:
     """Makes the embedded cohort unless it is there already.
@@ -54,7 +54,7 @@ def embedded_cohort(
         n: Number of radiographs, at least 6.
         seed: Seed of everything drawn.
         size: Side of a radiograph in pixels, a multiple of 256 of at least 512.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar, on a terminal.
         workers: Number of processes; by default one per core, and only this one for a small cohort.
 
     Returns:

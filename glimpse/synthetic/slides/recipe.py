@@ -34,7 +34,7 @@ def embedded_cohort(
     n: int = 270,
     seed: int = 0,
     size: int = 4096,
-    progress: bool = True,
+    progress: bool = False,
     workers: int | None = None,
 ) -> Path:
     """Makes the embedded cohort unless it is there already.
@@ -47,7 +47,7 @@ def embedded_cohort(
         n: Number of slides, at least 6.
         seed: Seed of everything drawn.
         size: Side of a slide in pixels at full resolution, a multiple of 256 of at least 1024.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar, on a terminal.
         workers: Number of processes; by default one per core, and only this one for a small cohort.
 
     Returns:

@@ -79,7 +79,7 @@ def embedded_mri(
     n: int = 220,
     seed: int = 0,
     size: int = 192,
-    progress: bool = True,
+    progress: bool = False,
     workers: int | None = None,
 ) -> Path:
     """Makes the embedded cohort of MR volumes unless it is there already.
@@ -89,7 +89,7 @@ def embedded_mri(
         n: Number of volumes, at least 6.
         seed: Seed of everything drawn.
         size: Voxels of 1 mm from front to back, a multiple of 6 of at least 72; the other sides have 5/6 of it.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar, on a terminal.
         workers: Number of processes; by default one per core, and only this one for a small cohort.
 
     Returns:
@@ -107,7 +107,7 @@ def embedded_ct(
     n: int = 240,
     seed: int = 0,
     size: int = 240,
-    progress: bool = True,
+    progress: bool = False,
     workers: int | None = None,
 ) -> Path:
     """Makes the embedded cohort of CT volumes unless it is there already; see `embedded_mri`.
@@ -118,7 +118,7 @@ def embedded_ct(
         seed: Seed of everything drawn.
         size: Voxels of 0.8 mm from side to side, a multiple of 60 of at least 120; there is 3/4 of it from front to
             back and 3/10 of it, of 2 mm, from below to above.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar, on a terminal.
         workers: Number of processes.
 
     Returns:

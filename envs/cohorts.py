@@ -1,0 +1,98 @@
+"""Loads cohorts from their CSVs, each once per process, so that many environments do not check its files many times."""
+
+from __future__ import annotations
+
+import csv
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from glimpse.cohort import Cohort
+from glimpse.tasks import Task
+
+_KEPT = 4  # how many cohorts are kept; the one used longest ago is forgotten first
+_SEPARATORS = ",;\t|"
+
+Stamp = tuple[int, int] | None
+"""Time of the last change of a file, and its size; None where there is no such file."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A cohort, its task, and the files it was read from, as they were then."""
+
+    cohort: Cohort
+    task: Task
+    files: dict[str, Stamp]
+
+
+_lock = threading.Lock()
+_loaded: OrderedDict[Hashable, _Loaded] = OrderedDict()
+
+
+def loaded_once(path: Path, task: Task, options: Hashable, load: Callable[[], Cohort]) -> Cohort:
+    """Returns the cohort of a CSV; it is loaded again only if the CSV or any file that it names has changed.
+
+    Files count as changed if their size or the time of their last change differ.
+
+    Args:
+        path: path of the CSV.
+        task: the task of the cohort; equal tasks share cohorts.
+        options: everything else that the cohort depends on.
+        load: loads the cohort.
+
+    Raises:
+        CohortError: `load` raises it; nothing is kept then.
+    """
+    key, files = (str(path.resolve()), options), _files_of(path)
+    with _lock:
+        known = _loaded.get(key)
+        if known is not None and known.task == task and known.files == files:
+            _loaded.move_to_end(key)
+            return known.cohort
+    cohort = load()
+    with _lock:
+        _loaded[key] = _Loaded(cohort, task, files)
+        _loaded.move_to_end(key)
+        while len(_loaded) > _KEPT:
+            _loaded.popitem(last=False)
+    return cohort
+
+
+def _files_of(path: Path) -> dict[str, Stamp]:
+    """Returns the stamps of a CSV and of all files and folders that its cells name, relative to its folder."""
+    found = {str(path): _stamp(path)}
+    for cell in _cells(path):
+        for file in _with_companions(path.parent / Path(cell).expanduser()):
+            found[str(file)] = _stamp(file)
+    return found
+
+
+def _cells(path: Path) -> set[str]:
+    """Returns all cells of a CSV, whichever separator it has."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        rows = (row for one in _SEPARATORS for row in csv.reader(lines, delimiter=one))
+        return {cell.strip() for row in rows for cell in row if cell.strip()}
+    except (OSError, csv.Error):
+        return set()  # loading says what is wrong
+
+
+def _with_companions(file: Path) -> Iterator[Path]:
+    """Yields a file; of an image that is a folder, or has one beside it (MRXS), all files in that folder, too."""
+    yield file
+    folder = file.with_suffix("") if file.suffix.lower() == ".mrxs" else file
+    if folder.is_dir():
+        for root, _, names in os.walk(folder):
+            yield from (Path(root, name) for name in names)
+
+
+def _stamp(file: Path) -> Stamp:
+    try:
+        found = file.stat()
+    except (OSError, ValueError):  # most cells are no paths
+        return None
+    return found.st_mtime_ns, found.st_size

@@ -1,0 +1,22 @@
+"""Writes settings as they must be typed, so that messages name commands that work when they are pasted."""
+
+import os
+import re
+import shlex
+
+_PLAIN = re.compile(r"[A-Za-z_/.~][A-Za-z0-9_/.~-]*")  # neither the shell nor Hydra reads anything special in these
+_WORDS = ("true", "false", "null", "nan", "inf")  # which Hydra does not read as texts
+
+
+def typed(key: str, value: str | os.PathLike[str]) -> str:
+    """Returns `key=value` as it must be typed in a shell, for a value that is a text; quoted only where necessary.
+
+    Hydra reads characters such as "=", "," and "[" in values, and the shell reads spaces and quotes. The value is
+    therefore quoted for Hydra, and the whole for the shell.
+    """
+    text = os.fspath(value)
+    if _PLAIN.fullmatch(text) and text.lower() not in _WORDS and "~" not in text[:1]:
+        return f"{key}={text}"
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    given = f"{key}='" + escaped.replace("${", "\\${") + "'"
+    return f'"{given}"' if not re.search(r'["$`\\!]', given) else shlex.quote(given)

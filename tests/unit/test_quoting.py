@@ -1,0 +1,52 @@
+"""What messages tell users to type means, in a shell and to Hydra, what it is meant to mean."""
+
+import shlex
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from glimpse.settings.quoting import typed
+
+NAMES = [
+    "runs/wsi-ppo-2026-01-01_10-00-00-seed0",
+    "lr=0.1",
+    "a b",
+    "a,b",
+    "[1]",
+    "{a: b}",
+    "it's",
+    'say "no"',
+    "C:\\runs\\",
+    "back\\'slash",
+    "${seed}",
+    "$HOME",
+    "~/runs",
+    "3",
+    "1e3",
+    "true",
+    "null",
+    "a!b",
+    "`a`",
+    "ünï/ë",
+    "100%",
+    "a;b&c|d",
+    "a#b",
+    "(a)",
+    "*",
+    " ",
+    "-5",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_comes_back_from_the_shell_and_from_hydra(name: str) -> None:
+    (word,) = shlex.split(typed("run", name))
+    override = OverridesParser.create().parse_override(word)
+    config = OmegaConf.create({"run": override.value(), "seed": 7})
+    assert config.run == name and override.key_or_group == "run"
+
+
+def test_nothing_is_quoted_without_need() -> None:
+    assert typed("resume", "runs/wsi-ppo-2026-01-01_10-00-00-seed0") == "resume=runs/wsi-ppo-2026-01-01_10-00-00-seed0"
+    assert typed("resume", "lr=0.1") == "\"resume='lr=0.1'\""
