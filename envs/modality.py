@@ -13,7 +13,7 @@ from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
 from glimpse.errors import SettingsError
-from glimpse.modalities import Modality, find_modality
+from glimpse.modalities import OPTION_COLUMNS, Modality, find_modality
 from glimpse.settings.building import build
 from glimpse.settings.options import refuse_unknown
 from glimpse.tasks import Task
@@ -145,6 +145,7 @@ def load_modality(
         on_error=on_error,
         seed=seed,
         source_options={"reader": known.reader or modality, **set_options},
+        option_columns=[name for name in OPTION_COLUMNS if name in known.options],
         progress=progress,
     )
 

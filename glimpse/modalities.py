@@ -23,6 +23,9 @@ Extents = int | float | str | Sequence[Any]
 RECIPE_PARTS = ("pretrain", "warm_up", "joint", "agent", "network")
 """Sections of the configuration that a recipe may set; they say how an agent learns."""
 
+OPTION_COLUMNS = ("series", "frame")
+"""Options of a source that may differ from case to case; a cohort may have a column for each of them."""
+
 _TWO_CLASSES = {"_target_": "glimpse.tasks.Classification", "classes": 2}
 _OF_A_COHORT = ("modality", "path", "task", "on_error", "seed", "synthetic", "progress")
 _NOT_SET_BY_USERS = ("folder", "progress", "workers")  # arguments of functions that make synthetic cohorts
@@ -40,7 +43,8 @@ class Modality:
         source: the class that reads the images listed in a CSV; None if the images are drawn.
         reader: name under which the source is registered in `glimpse.sources`; the name of the modality if not given.
         options: options of the source, with their defaults. Users set them as `env.cohort.<option>` on the command
-            line, and as keyword arguments of `gymnasium.make`. An option that is None is not passed to the source.
+            line, and as keyword arguments of `gymnasium.make`. An option that is None is not passed to the source. Those
+            of `OPTION_COLUMNS` may also be columns of the CSV.
         synthetic: makes a synthetic cohort and returns the path of its CSV; a function, or its "module:name".
         synthetic_options: options of the source for that cohort; users can still set others.
         draws: for drawn images, in place of `source`: makes a `Cohort`; a function, or its "module:name". Users set its

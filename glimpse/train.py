@@ -31,6 +31,7 @@ from glimpse.settings.checking import checked
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import at_least, check_later
 from glimpse.settings.resuming import resumed
+from glimpse.sources.tolerant import unread
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _prepare(settings: Mapping[str, Any], cohort: Cohort) -> Training:
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="train")
 def _main(config: DictConfig) -> None:
     keep_freed_memory()
-    with in_one_line():
+    with in_one_line(), unread.named_at_the_end():
         train(config, HydraConfig.get().overrides.task)
 
 

@@ -21,6 +21,8 @@ from glimpse.cohort.marks import read_marks
 from glimpse.cohort.splits import SPLITS, stratified_splits
 from glimpse.errors import UserError
 from glimpse.sources import ImageReadError, ImageSource, UnsupportedImageError, open_source
+from glimpse.sources.base import unopened
+from glimpse.sources.tolerant import TolerantSource
 from glimpse.tasks import Task
 
 REQUIRED = ("case_id", "slide_id", "path", "target")
@@ -77,6 +79,7 @@ class Cohort(Sequence[Case]):
         seed: int = 0,
         fractions: tuple[float, float, float] = (0.6, 0.15, 0.25),
         source_options: Mapping[str, Any] | None = None,
+        option_columns: Sequence[str] = (),
         progress: bool = True,
     ) -> "Cohort":
         """Reads and checks a CSV with the columns ``case_id,slide_id,path,target[,split][,mpp][,mask][,...]``.
@@ -89,11 +92,14 @@ class Cohort(Sequence[Case]):
             path: path of the CSV.
             task: the task that reads the column ``target``.
             on_error: what to do if an image or mask is missing, damaged or of an unknown kind: "raise" an error, or
-                "skip" the case with a warning. Mistakes in the CSV itself are always errors.
+                "skip" the case with a warning. With "skip", damaged parts of the images that are left read as background
+                (see `glimpse.sources.tolerant`). Mistakes in the CSV itself are always errors.
             seed: seed of the split that is made if the CSV has no column ``split``. It is stratified by target (see
                 `Task.strata`) and keeps all cases of a patient together.
             fractions: shares of the patients in train, val and test, for that split.
             source_options: options of `open_source` for all cases.
+            option_columns: columns of the CSV that hold such options of single cases, such as ``series``; an empty cell
+                leaves the option as it is for all.
             progress: whether to show a bar while files are checked (for more than 50 cases).
 
         Raises:
@@ -105,10 +111,19 @@ class Cohort(Sequence[Case]):
         rows, columns = _read_rows(path)
         problems = _column_problems(columns) + _table_problems(rows, columns)
         parsed = [_parse_row(row, columns, task, problems) for row in rows]
+        for row, values in zip(rows, parsed, strict=True):
+            values["options"] |= {name: row.cells[name] for name in option_columns if row.cells.get(name)}
         opened = _open_sources(path, rows, parsed, source_options or {}, progress)
         broken = [message for message in opened if isinstance(message, str)]
         good = [
-            Case(row.cells["slide_id"], row.cells["case_id"], one.source, values["target"], values["split"], one.marks)
+            Case(
+                row.cells["slide_id"],
+                row.cells["case_id"],
+                TolerantSource(one.source, row.cells["slide_id"]) if on_error == "skip" else one.source,
+                values["target"],
+                values["split"],
+                one.marks,
+            )
             for row, values, one in zip(rows, parsed, opened, strict=True)
             if not problems and isinstance(one, _Opened)
         ]
@@ -240,11 +255,11 @@ def _lookalike(column: str, names: Sequence[str]) -> str | None:
 
 
 def _parse_row(row: _Row, columns: Sequence[str], task: Task, problems: list[str]) -> dict[str, Any]:
-    """Returns the row's target, split and mpp; messages about mistakes are appended to ``problems``."""
+    """Returns the row's target, split and options of its source; messages about mistakes are appended to ``problems``."""
     problems += [
         f"line {row.line}: {name} is empty" for name in REQUIRED if name in columns and not row.cells.get(name)
     ]
-    values: dict[str, Any] = {"target": None, "split": row.cells.get("split") or None, "mpp": None}
+    values: dict[str, Any] = {"target": None, "split": row.cells.get("split") or None, "options": {}}
     if row.cells.get("target"):
         try:
             values["target"] = task.parse_target(row.cells["target"])
@@ -255,7 +270,8 @@ def _parse_row(row: _Row, columns: Sequence[str], task: Task, problems: list[str
         hint = f"; is {near[0]!r} meant?" if near else ""
         problems.append(f"line {row.line}: split {values['split']!r} is none of {', '.join(SPLITS)}{hint}")
     if row.cells.get("mpp"):
-        values["mpp"] = _parse_mpp(row, problems)
+        mpp = _parse_mpp(row, problems)
+        values["options"] |= {} if mpp is None else {"mpp": mpp}
     return values
 
 
@@ -313,11 +329,8 @@ def _open_sources(
         total=len(rows),
         disable=not progress or len(rows) <= _MANY,
     ):
-        extra = {} if values["mpp"] is None else {"mpp": values["mpp"]}
-        image = row.cells.get("path")
-        found.append(
-            _open_checked(path, row, path.parent / Path(image).expanduser(), {**options, **extra}) if image else None
-        )
+        image, given = row.cells.get("path"), {**options, **values["options"]}
+        found.append(_open_checked(path, row, path.parent / Path(image).expanduser(), given) if image else None)
     return found
 
 
@@ -332,6 +345,10 @@ def _open_checked(path: Path, row: _Row, image: Path, options: Mapping[str, Any]
         source.close()
     except (ImageReadError, UnsupportedImageError) as error:
         return f"{where}: {error}"
+    except UserError:  # of the machine, not of the image: an extra or room on the disk is missing
+        raise
+    except OSError as error:
+        return f"{where}: {unopened(Path(error.filename or image), error)}"
     except (TypeError, ValueError) as error:
         raise CohortError(f"{path}, {where}: {image} cannot be opened with options {dict(options)}: {error}") from error
     return _Opened(source, marks)

@@ -5,7 +5,7 @@ from glimpse.sources.array import ArraySource, is_array
 from glimpse.sources.base import ImageReadError, ImageSource, UnsupportedImageError
 from glimpse.sources.radiograph.source import SUFFIXES as RADIOGRAPH_SUFFIXES
 from glimpse.sources.radiograph.source import RadiographSource, is_radiograph
-from glimpse.sources.registry import open_source, register_reader
+from glimpse.sources.registry import Kind, open_source, register_reader
 from glimpse.sources.slide.source import SUFFIXES as SLIDE_SUFFIXES
 from glimpse.sources.slide.source import SlideSource, is_slide
 from glimpse.sources.volume.dicom_series import is_series
@@ -14,10 +14,43 @@ from glimpse.sources.volume.nifti import SUFFIXES as NIFTI_SUFFIXES
 from glimpse.sources.volume.nifti import is_nifti
 from glimpse.sources.volume.source import VolumeSource
 
-register_reader("slide", SlideSource, suffixes=SLIDE_SUFFIXES, sniff=is_slide)
-register_reader("array", ArraySource, suffixes=ARRAY_SUFFIXES, sniff=is_array)
-register_reader("radiograph", RadiographSource, suffixes=RADIOGRAPH_SUFFIXES, sniff=is_radiograph)
-register_reader("volume", open_volume, suffixes=NIFTI_SUFFIXES, sniff=is_nifti, sniff_folder=is_series)
+register_reader(
+    "slide",
+    SlideSource,
+    suffixes=SLIDE_SUFFIXES,
+    sniff=is_slide,
+    kind=Kind(
+        "whole slides (SVS, NDPI, MRXS, SCN, tiled TIFF, DICOM)",
+        ("wsi",),
+        "e.g. with 'vips tiffsave in.png out.tiff --tile --pyramid'",
+    ),
+)
+register_reader(
+    "array",
+    ArraySource,
+    suffixes=ARRAY_SUFFIXES,
+    sniff=is_array,
+    kind=Kind("uint8 arrays (.npy)"),
+)
+register_reader(
+    "radiograph",
+    RadiographSource,
+    suffixes=RADIOGRAPH_SUFFIXES,
+    sniff=is_radiograph,
+    kind=Kind(
+        "radiographs (DICOM; grey PNG, JPEG and TIFF)",
+        ("xray",),
+        "e.g. with 'magick in.tif -colorspace Gray out.png'",
+    ),
+)
+register_reader(
+    "volume",
+    open_volume,
+    suffixes=NIFTI_SUFFIXES,
+    sniff=is_nifti,
+    sniff_folder=is_series,
+    kind=Kind("volumes (NIfTI files, folders of DICOM slices)", ("mri", "ct"), "e.g. with dcm2niix"),
+)
 
 __all__ = [
     "ArraySource",

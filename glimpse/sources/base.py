@@ -5,6 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -21,7 +22,11 @@ class UnsupportedImageError(UserError, ValueError):
 
 
 class ImageReadError(UserError, OSError):
-    """A file of a known kind is missing, truncated or damaged."""
+    """A file of a known kind is missing, truncated or damaged, or may not be read."""
+
+
+class RegionReadError(ImageReadError):
+    """A part of an image is damaged; other parts may still be read."""
 
 
 class ImageSource(ABC):
@@ -136,13 +141,38 @@ def file_identity(path: Path, *options: Hashable) -> Hashable:
     try:
         status = os.stat(path)
     except OSError as error:
-        raise missing_file(path) from error
+        raise unopened(path, error) from error
     return (os.fspath(path), status.st_mtime_ns, status.st_size, *options)
 
 
 def missing_file(path: Path) -> ImageReadError:
     """The error for a path that leads nowhere."""
     return ImageReadError(f"{path}: no such file. Correct the path (in a cohort, paths are relative to the CSV).")
+
+
+def unopened(path: Path, error: OSError) -> ImageReadError:
+    """Returns the error for a file or folder that the system does not open: it is missing, or may not be read."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return missing_file(path)
+    remedy = "Look at the disk, or leave the case out (on_error=skip)."
+    if isinstance(error, PermissionError):
+        remedy = f"Get the right to read it, e.g. with 'chmod u+rX {path}', or leave the case out (on_error=skip)."
+    return ImageReadError(f"{path}: cannot be opened ({error.strerror or error}). {remedy}")
+
+
+def check_readable(path: Path) -> None:
+    """Opens a file or folder, so that one that is missing or may not be read shows it here.
+
+    Raises:
+        ImageReadError: the system does not open it.
+    """
+    try:
+        if path.is_dir():
+            os.scandir(path).close()
+        else:
+            open(path, "rb").close()
+    except OSError as error:
+        raise unopened(path, error) from error
 
 
 def region(center: Numbers, extent: Numbers, size: Sequence[int], ndim: int) -> tuple[list[float], list[float]]:
@@ -166,9 +196,14 @@ def region(center: Numbers, extent: Numbers, size: Sequence[int], ndim: int) -> 
     return [middle - width / 2 for middle, width in zip(centers, extents, strict=True)], extents
 
 
-def read_in_parts(
-    source: ImageSource, start: Sequence[float], extent: Sequence[float], size: Sequence[int]
-) -> np.ndarray:
+@runtime_checkable
+class _Reads(Protocol):
+    """Whatever reads regions as `ImageSource.read` does."""
+
+    def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> np.ndarray: ...
+
+
+def read_in_parts(source: _Reads, start: Sequence[float], extent: Sequence[float], size: Sequence[int]) -> np.ndarray:
     """Reads the two halves of a region, split along the result's longest axis; bounds the memory of wide reads.
 
     Args:
@@ -207,7 +242,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
 
 
 def describe_content(path: Path) -> str:
-    """What a file seems to be, judged by its first bytes."""
+    """Says what a file seems to be, judged by its first bytes, such as "a PNG image as content"."""
     if path.is_dir():
         return "a folder as content"
     with open(path, "rb") as file:

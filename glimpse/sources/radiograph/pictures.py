@@ -1,6 +1,5 @@
 """Radiographs in PNG, TIFF and JPEG files."""
 
-import logging
 import os
 import struct
 import warnings
@@ -14,6 +13,7 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from glimpse.sources.base import ImageReadError, UnsupportedImageError
+from glimpse.sources.quiet import quiet
 from glimpse.sources.radiograph.header import Header, coloured, damaged, one_frame, truncated, unsupported
 from glimpse.sources.radiograph.stored import Stored
 from glimpse.sources.windows import LinearWindow, Window
@@ -73,7 +73,7 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
 def is_grey(path: Path) -> bool:
     """Whether a TIFF is grey, or coloured with equal channels; False where it cannot be read."""
     try:
-        with _quiet(), tifffile.TiffFile(path) as tiff:
+        with quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff:
             page: Any = tiff.pages.first
             if page.photometric in (0, 1) and page.samplesperpixel == 1:
                 return True
@@ -173,7 +173,7 @@ def _decode_tiff(path: Path, header: Header, frame: int) -> np.ndarray:
 @contextmanager
 def _tiff(path: Path) -> Iterator[Any]:
     try:
-        with _quiet(), tifffile.TiffFile(path) as tiff:
+        with quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff:
             yield tiff
     except (ImageReadError, UnsupportedImageError):
         raise
@@ -209,14 +209,3 @@ def _spacing(down: float, across: float, length: float) -> tuple[float, float] |
 def _window(deep: bool) -> tuple[Window, ...]:
     """8 bits are shown as they are; what is black and white in more of them has to be found out."""
     return () if deep else (LinearWindow(0.0, 255.0),)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps tifffile silent: what it would say of a damaged file is said in the error."""
-    logger: logging.Logger = tifffile.logger()
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before

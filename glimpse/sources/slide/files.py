@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import openslide
 import tifffile
 
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, describe_content
+from glimpse.sources.quiet import quiet
 
 # Micrometres per pixel that a scanned slide can have; 72 dpi, which many writers put by default, is 353.
 PLAUSIBLE_MPP = (0.01, 20.0)
@@ -110,7 +109,7 @@ def _tiff_directory(path: Path) -> _Directory | None:
     if not _is_tiff(path):
         return None
     try:
-        with _quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff:
+        with quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff:
             ends = [
                 start + count
                 for page in tiff.pages
@@ -119,16 +118,6 @@ def _tiff_directory(path: Path) -> _Directory | None:
             return _Directory(max(ends, default=0), bool(tiff.pages.first.is_tiled))
     except Exception:  # tifffile raises many kinds on dialects it does not know, and those may still be readable
         return None
-
-
-@contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Keeps a logger silent: what it would say of a damaged file is said in the error."""
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def _detected(path: Path) -> str | None:
