@@ -62,7 +62,7 @@ CT = Modality(
         "series": None,
         "frame": None,
         "foreground": "lungs",
-    },  # fmt: skip
+    },
     synthetic="glimpse.synthetic.volumes.recipe:embedded_ct",
     overview_size=(36, 36, 48),
     glimpse_size=(12, 24, 24),

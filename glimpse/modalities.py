@@ -13,7 +13,7 @@ import gymnasium
 from glimpse.plugins import BUILT_IN, MAKER, ModalityError, environment_id, is_loading, load_plugins, why_missing
 from glimpse.settings.nearest import suggestion
 from glimpse.sources.base import ImageSource
-from glimpse.sources.registry import reader_names, register_reader
+from glimpse.sources.registry import knows_nothing, reader_names, register_reader
 
 __all__ = ["Modality", "ModalityError", "find_modality", "register_modality"]
 
@@ -43,8 +43,8 @@ class Modality:
         source: the class that reads the images listed in a CSV; None if the images are drawn.
         reader: name under which the source is registered in `glimpse.sources`; the name of the modality if not given.
         options: options of the source, with their defaults. Users set them as `env.cohort.<option>` on the command
-            line, and as keyword arguments of `gymnasium.make`. An option that is None is not passed to the source. Those
-            of `OPTION_COLUMNS` may also be columns of the CSV.
+            line, and as keyword arguments of `gymnasium.make`. An option that is None is not passed to the source.
+            Those of `OPTION_COLUMNS` may also be columns of the CSV.
         synthetic: makes a synthetic cohort and returns the path of its CSV; a function, or its "module:name".
         synthetic_options: options of the source for that cohort; users can still set others.
         draws: for drawn images, in place of `source`: makes a `Cohort`; a function, or its "module:name". Users set its
@@ -201,7 +201,7 @@ def _register_reader(
     if sniff is None and endings:  # files are recognised by their suffix alone
         register_reader(modality.name, source, suffixes=endings, sniff=lambda path: path.name.lower().endswith(endings))
     else:
-        register_reader(modality.name, source, suffixes=endings, **({} if sniff is None else {"sniff": sniff}))
+        register_reader(modality.name, source, suffixes=endings, sniff=sniff or knows_nothing)
 
 
 # ---------------------------------------------------------------------------------------------- what is refused

@@ -92,7 +92,7 @@ class Cohort(Sequence[Case]):
             path: path of the CSV.
             task: the task that reads the column ``target``.
             on_error: what to do if an image or mask is missing, damaged or of an unknown kind: "raise" an error, or
-                "skip" the case with a warning. With "skip", damaged parts of the images that are left read as background
+                "skip" the case with a warning. With "skip", damaged parts of the other images are shown as background
                 (see `glimpse.sources.tolerant`). Mistakes in the CSV itself are always errors.
             seed: seed of the split that is made if the CSV has no column ``split``. It is stratified by target (see
                 `Task.strata`) and keeps all cases of a patient together.
@@ -255,7 +255,7 @@ def _lookalike(column: str, names: Sequence[str]) -> str | None:
 
 
 def _parse_row(row: _Row, columns: Sequence[str], task: Task, problems: list[str]) -> dict[str, Any]:
-    """Returns the row's target, split and options of its source; messages about mistakes are appended to ``problems``."""
+    """Returns the row's target, split and options of the source; appends messages about mistakes to ``problems``."""
     problems += [
         f"line {row.line}: {name} is empty" for name in REQUIRED if name in columns and not row.cells.get(name)
     ]

@@ -8,7 +8,7 @@ from glimpse.sources.radiograph.source import RadiographSource, is_radiograph
 from glimpse.sources.registry import Kind, open_source, register_reader
 from glimpse.sources.slide.source import SUFFIXES as SLIDE_SUFFIXES
 from glimpse.sources.slide.source import SlideSource, is_slide
-from glimpse.sources.volume.dicom_series import is_series
+from glimpse.sources.volume.dicom_folder import is_series
 from glimpse.sources.volume.neighbours import open_volume
 from glimpse.sources.volume.nifti import SUFFIXES as NIFTI_SUFFIXES
 from glimpse.sources.volume.nifti import is_nifti

@@ -16,6 +16,7 @@ from glimpse.sources.base import (
     ImageReadError,
     ImageSource,
     UnsupportedImageError,
+    check_readable,
     file_identity,
     missing_file,
     read_in_parts,
@@ -161,6 +162,7 @@ def _open_npy(path: Path | None) -> np.ndarray:
     assert path is not None, "an array in memory is open from the start"
     if not path.is_file():
         raise missing_file(path)
+    check_readable(path)
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

@@ -18,7 +18,7 @@ BACKGROUND_TOLERANCE = 8
 
 
 class UnsupportedImageError(UserError, ValueError):
-    """No reader knows this kind of file."""
+    """No reader knows this kind of file, or it does not fit what was asked for."""
 
 
 class ImageReadError(UserError, OSError):
@@ -175,6 +175,45 @@ def check_readable(path: Path) -> None:
         raise unopened(path, error) from error
 
 
+def whole_frame(path: Path, frame: int | str | None) -> int | None:
+    """The option ``frame`` as a number: which one of several images of a file, from 0; None where none is chosen.
+
+    Raises:
+        UnsupportedImageError: it is no whole number from 0 on.
+    """
+    text = str(frame).strip()
+    if frame is None:
+        return None
+    if isinstance(frame, bool) or not text.isdecimal():
+        raise UnsupportedImageError(f"{path}: expected frame as a whole number from 0 on, got {frame!r}.")
+    return int(text)
+
+
+def one_frame(path: Path, frames: int, frame: int | None, what: str = "frame") -> int:
+    """The index of the image to read of a file that holds several, 0 for a file of one.
+
+    Args:
+        path: the file.
+        frames: how many images it holds.
+        frame: the one that is chosen, or None.
+        what: what messages call such an image.
+
+    Raises:
+        UnsupportedImageError: the file holds several and none is chosen, or it has no such image.
+    """
+    if frame is None and frames > 1:
+        raise UnsupportedImageError(
+            f"{path}: it holds {frames} {what}s, a case is one. Choose one of them, 0 to {frames - 1}, with "
+            "env.cohort.frame=0 or in a column 'frame' of the cohort's CSV; in Python with frame=0."
+        )
+    if not 0 <= (frame or 0) < max(frames, 1):
+        raise UnsupportedImageError(
+            f"{path}: frame={frame}, but it holds {frames} {what}{'s' if frames > 1 else ''}, numbered from 0. Correct "
+            "env.cohort.frame or the column 'frame' of the cohort's CSV."
+        )
+    return frame or 0
+
+
 def region(center: Numbers, extent: Numbers, size: Sequence[int], ndim: int) -> tuple[list[float], list[float]]:
     """Start and extent of a region as plain floats, checked.
 
@@ -225,7 +264,6 @@ def read_in_parts(source: _Reads, start: Sequence[float], extent: Sequence[float
 
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (128, b"DICM", "a DICOM file"),  # first: the 128 bytes before may imitate another format
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"II*\0", "a TIFF image"),
     (0, b"MM\0*", "a TIFF image"),
@@ -241,6 +279,24 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
+_FIRST_REPRESENTATIONS = (b"UL", b"OB", b"UI", b"CS", b"DA", b"SH", b"LO")  # of elements that files begin with
+_LONGEST_FIRST = 1024  # bytes that a first element has at most
+
+
+def begins_as_dicom(head: bytes) -> bool:
+    """Whether the first 132 bytes of a file are those of a DICOM file.
+
+    Files of old, and what some programs export, lack the preamble: they begin with their first element, which is of
+    group 0002 or 0008, in little endian (PS3.5, 7.1).
+    """
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 12 or head[:2] not in (b"\x02\x00", b"\x08\x00") or head[3] != 0:
+        return False
+    explicit = head[4:6] in _FIRST_REPRESENTATIONS
+    return explicit or (head[:2] == b"\x08\x00" and 0 < int.from_bytes(head[4:8], "little") <= _LONGEST_FIRST)
+
+
 def describe_content(path: Path) -> str:
     """Says what a file seems to be, judged by its first bytes, such as "a PNG image as content"."""
     if path.is_dir():
@@ -249,6 +305,8 @@ def describe_content(path: Path) -> str:
         head = file.read(512)
     if not head:
         return "no content (an empty file)"
+    if begins_as_dicom(head):  # first: the 128 bytes before its mark may imitate another format
+        return "a DICOM file as content"
     for offset, magic, description in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return f"{description} as content"

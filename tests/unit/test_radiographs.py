@@ -218,11 +218,11 @@ def test_compressed_pixels_are_decoded_once(tmp_path: Path, monkeypatch: pytest.
 def test_frames_have_to_be_chosen(tmp_path: Path):
     pixels = np.stack([values(seed=0), values(seed=1)])
     path = save(dataset(pixels, **WINDOWED), tmp_path / "two.dcm")
-    with pytest.raises(ValueError, match=r"two\.dcm: it holds 2 frames.*frame=0 to 1"):
+    with pytest.raises(UnsupportedImageError, match=r"two\.dcm: it holds 2 frames.* 0 to 1, with env\.cohort\.frame=0"):
         open_source(path).check()
     second = save(dataset(pixels[1], **WINDOWED), tmp_path / "second.dcm")
     np.testing.assert_array_equal(whole(RadiographSource(path, frame=1)), whole(RadiographSource(second)))
-    with pytest.raises(ValueError, match="frame=2, but its 2 frames"):
+    with pytest.raises(UnsupportedImageError, match="frame=2, but it holds 2 frames"):
         RadiographSource(path, frame=2).check()
 
 

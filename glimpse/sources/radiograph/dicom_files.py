@@ -9,9 +9,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from glimpse.sources.base import ImageReadError, UnsupportedImageError
-from glimpse.sources.dicom import INSTALL, MissingExtraError, require_pydicom
-from glimpse.sources.radiograph.header import Header, coloured, damaged, one_frame, truncated, unsupported
+from glimpse.errors import MissingExtraError
+from glimpse.sources.base import ImageReadError, UnsupportedImageError, one_frame
+from glimpse.sources.dicom import require_decoder, require_pydicom
+from glimpse.sources.radiograph.header import Header, coloured, damaged, truncated, unsupported
 from glimpse.sources.radiograph.stored import Bits, Stored
 from glimpse.sources.windows import LinearWindow, LookupWindow, SigmoidWindow, Window
 
@@ -36,9 +37,8 @@ def describe(path: Path, frame: int | None) -> Header:
 
     Raises:
         ImageReadError: the file is truncated or damaged.
-        UnsupportedImageError: it holds no grey image.
+        UnsupportedImageError: it holds no grey image, or several frames and none of them is chosen.
         MissingExtraError: pydicom is not installed.
-        ValueError: it holds several frames and none of them is chosen.
     """
     try:
         data, element = _read(path)
@@ -70,7 +70,7 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
         assert element is not None, "described before"
         first = _layout(data, element, frame or 0)
         if element.syntax.is_encapsulated or element.syntax.is_deflated:
-            _require_decoder(path, element.syntax)
+            require_decoder(path, element.syntax)
             pixels = pydicom.pixels.pixel_array(pydicom.dcmread(path, force=True), index=frame or 0)
             byte_coded = element.syntax.is_deflated or element.syntax == pydicom.uid.RLELossless
             pixels = first.bits.clean(pixels) if byte_coded and first.bits else pixels
@@ -175,18 +175,6 @@ def _check_fragments(path: Path, file: BinaryIO, offset: int) -> None:
         offset += 8 + length
     if offset > size:
         raise truncated(path, offset, size)
-
-
-def _require_decoder(path: Path, syntax: Any) -> None:
-    pydicom = require_pydicom()
-    try:
-        decoder = pydicom.pixels.get_decoder(syntax)
-    except NotImplementedError as error:
-        rule = f"whose pixels are compressed in a way that cannot be read ({syntax.name})"
-        raise unsupported(path, rule, "Decompress it, e.g. with 'gdcmconv --raw in.dcm out.dcm'.") from error
-    if not decoder.is_available:
-        missing = ", ".join(decoder.missing_dependencies)
-        raise MissingExtraError(f"{path}: {syntax.name} needs a decoder, none is installed ({missing}). Run: {INSTALL}")
 
 
 def _number(data: Any, keyword: str, default: float = 0.0) -> float:

@@ -62,32 +62,18 @@ def unsupported(path: Path, rule: str, remedy: str) -> UnsupportedImageError:
     return UnsupportedImageError(f"{path}: suffix {path.suffix!r} with {describe_content(path)}, {rule}. {remedy}")
 
 
-def one_frame(path: object, frames: int, frame: int | None) -> int:
-    """The index of the frame to read, 0 for a file of one.
-
-    Raises:
-        ValueError: the file holds several and none is chosen, or it has no such frame.
-    """
-    if frames > 1 and frame is None:
-        raise ValueError(
-            f"{path}: it holds {frames} frames, a radiograph is one. Choose it with the option frame=0 to {frames - 1}."
-        )
-    if not 0 <= (frame or 0) < max(frames, 1):
-        raise ValueError(f"{path}: frame={frame}, but its {frames} frames are numbered from 0.")
-    return frame or 0
-
-
 def chosen_window(path: object, windows: Sequence[Window], choice: int | Sequence[float] | None) -> Window | None:
     """The window of the option ``window``: an index, (low, high), or None for the first; None where there is none.
 
     Raises:
-        ValueError: there is no window of that index, or (low, high) are not two increasing numbers.
+        UnsupportedImageError: the file states no window of that index.
+        ValueError: (low, high) are not two increasing numbers.
     """
     if choice is None:
         return windows[0] if windows else None
     if isinstance(choice, int | np.integer):
         if not 0 <= choice < len(windows):
-            raise ValueError(
+            raise UnsupportedImageError(
                 f"{path}: window={choice}, but the file states {len(windows)}, numbered from 0. Choose one "
                 "of these, or give two values, window=[low, high]."
             )

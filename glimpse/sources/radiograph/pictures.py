@@ -12,9 +12,9 @@ import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from glimpse.sources.base import ImageReadError, UnsupportedImageError
+from glimpse.sources.base import ImageReadError, UnsupportedImageError, one_frame
 from glimpse.sources.quiet import quiet
-from glimpse.sources.radiograph.header import Header, coloured, damaged, one_frame, truncated, unsupported
+from glimpse.sources.radiograph.header import Header, coloured, damaged, truncated, unsupported
 from glimpse.sources.radiograph.stored import Stored
 from glimpse.sources.windows import LinearWindow, Window
 
@@ -38,8 +38,7 @@ def describe(path: Path, frame: int | None) -> Header:
 
     Raises:
         ImageReadError: the file is truncated or damaged.
-        UnsupportedImageError: it is no picture of a known kind.
-        ValueError: it holds several pages and none of them is chosen.
+        UnsupportedImageError: it is no picture of a known kind, or it holds several pages and none of them is chosen.
     """
     if magic(path)[:4] in TIFF:
         return _describe_tiff(path, frame)

@@ -10,7 +10,16 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from glimpse.geometry import Frame, Numbers
-from glimpse.sources.base import ImageSource, file_identity, missing_file, read_in_parts, region
+from glimpse.sources.base import (
+    ImageSource,
+    check_readable,
+    file_identity,
+    missing_file,
+    read_in_parts,
+    region,
+    unopened,
+    whole_frame,
+)
 from glimpse.sources.caches import images
 from glimpse.sources.dicom import is_dicom, sop_class
 from glimpse.sources.radiograph import dicom_files, pictures
@@ -66,14 +75,14 @@ class RadiographSource(ImageSource):
         *,
         window: int | Sequence[float] | None = None,
         spacing: float | Sequence[float] | None = None,
-        frame: int | None = None,
+        frame: int | str | None = None,
         name: str | None = None,
         mpp: float | None = None,
     ) -> None:
         self.path: Path = Path(path)
         self.name = name or str(self.path)
         self._window_choice = window if window is None or isinstance(window, int) else tuple(map(float, window))
-        self._spacing, self._frame_index, self._mpp = spacing, frame, mpp
+        self._spacing, self._frame_index, self._mpp = spacing, whole_frame(self.path, frame), mpp
         self._options = {"window": window, "spacing": spacing, "frame": frame, "name": name, "mpp": mpp}
         self._lock = threading.Lock()
         self._header: Header | None = None
@@ -133,6 +142,7 @@ class RadiographSource(ImageSource):
                 if self._header is None:
                     if not self.path.is_file():
                         raise missing_file(self.path)
+                    check_readable(self.path)
                     self._header = self._family().describe(self.path, self._frame_index)
         return self._header
 
@@ -152,9 +162,9 @@ class RadiographSource(ImageSource):
         if mapped is None:
             try:
                 mapped = self._mapped = header.stored.open(self.path, header.shape)
-            except FileNotFoundError as error:
-                raise missing_file(self.path) from error
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                raise unopened(self.path, error) from error
+            except ValueError as error:
                 raise damaged(self.path, error) from error
         return mapped
 

@@ -17,8 +17,8 @@ from glimpse.geometry import Frame, Numbers
 from glimpse.sources.base import (
     ImageSource,
     RegionReadError,
-    file_identity,
     check_readable,
+    file_identity,
     missing_file,
     read_in_parts,
     region,

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from glimpse.sources.base import ImageReadError, UnsupportedImageError
+from glimpse.sources.quiet import quiet
 
 SUFFIXES = (".nii", ".nii.gz")
 REMEDY = "Copy the file again and compare its size with the original's, or leave the case out (on_error=skip)."
@@ -49,7 +50,7 @@ class NiftiLayout:
         intercept: see ``slope``.
         axes: the stored axes that become z (superior), y (anterior) and x (right).
         flipped: whether each of these runs the other way in the file.
-        spacing: millimetres per pixel (z, y, x).
+        spacing: millimetres per pixel (z, y, x); None where the file does not state them.
     """
 
     stored: tuple[int, ...]
@@ -59,7 +60,7 @@ class NiftiLayout:
     intercept: float
     axes: tuple[int, int, int]
     flipped: tuple[bool, bool, bool]
-    spacing: tuple[float, float, float]
+    spacing: tuple[float, float, float] | None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -106,9 +107,16 @@ def layout_of(file: BinaryIO, path: Path) -> NiftiLayout:
 
     try:
         wide = file.read(8)[4:8] == b"n+2\0"
+        kind = nibabel.Nifti2Header if wide else nibabel.Nifti1Header
         file.seek(0)
-        header = (nibabel.Nifti2Header if wide else nibabel.Nifti1Header).from_fileobj(file)
+        stated = _states_lengths(kind.from_fileobj(file, check=False))  # a check would make 1 of a length of 0
+        file.seek(0)
+        with quiet(nibabel.imageglobals.logger):
+            header = kind.from_fileobj(file)
         slope, intercept = header.get_slope_inter()
+        if not stated:
+            lengths = header["pixdim"][1:4]
+            lengths[~(np.isfinite(lengths) & (lengths > 0))] = 1  # for the directions of the axes only
         affine, dtype = header.get_best_affine(), header.get_data_dtype()
     except (*DAMAGED, ValueError, nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError) as error:
         raise ImageReadError(f"{path}: cannot be read as NIfTI ({error}). It is probably damaged. {REMEDY}") from error
@@ -117,10 +125,18 @@ def layout_of(file: BinaryIO, path: Path) -> NiftiLayout:
     stored += (1,) * (3 - len(stored))
     axes, flipped = _nearest_axes(affine, path)
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) * _MILLIMETRES[header.get_xyzt_units()[0]]
-    spacing = float(lengths[axes[0]]), float(lengths[axes[1]]), float(lengths[axes[2]])
+    spacing = (float(lengths[axes[0]]), float(lengths[axes[1]]), float(lengths[axes[2]])) if stated else None
     offset = int(header.get_data_offset())
     slope, intercept = (1.0 if slope is None else slope), (0.0 if intercept is None else intercept)
     return NiftiLayout(stored, dtype, offset, float(slope), float(intercept), axes, flipped, spacing)
+
+
+def _states_lengths(header: Any) -> bool:
+    """Whether a header says how large a pixel is: by its sform, or else by lengths above 0 in `pixdim`."""
+    if header["sform_code"] > 0:
+        return True
+    lengths = header["pixdim"][1 : 1 + min(int(header["dim"][0]), 3)]
+    return bool((np.isfinite(lengths) & (lengths > 0)).all())
 
 
 def _check_kind(header: Any, dtype: np.dtype, path: Path) -> None:

@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from glimpse.geometry import Frame, Numbers
-from glimpse.sources.base import ImageSource, file_identity, missing_file, region
+from glimpse.sources.base import ImageSource, check_readable, file_identity, one_frame, region, whole_frame
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.resampling import Cut
 from glimpse.sources.volume import nifti
 from glimpse.sources.volume.body import HOUNSFIELD_AIR, ValueRange, body_mask, lung_mask
-from glimpse.sources.volume.dicom_series import folder_identity, open_series
+from glimpse.sources.volume.dicom_folder import folder_identity
+from glimpse.sources.volume.dicom_series import open_series
 from glimpse.sources.volume.nifti import NiftiLayout
 from glimpse.sources.volume.slabs import Means, means_in_slabs
 from glimpse.sources.volume.unpacked import open_unpacked
@@ -122,11 +123,13 @@ class VolumeSource(ImageSource):
         path: a NIfTI file, compressed or not, or a folder that holds a DICOM series.
         windows: which values are black and white, one channel for each: "auto" (percentiles of a regular sample),
             names of `glimpse.sources.windows.CT_WINDOWS` (Hounsfield units), [low, high], or a list of these.
-        spacing: millimetres per pixel, one value or (z, y, x), in place of what the file says.
+        spacing: millimetres per pixel, one value or (z, y, x), in place of what the file says; a file that states a
+            length of 0, a negative one or none says nothing, and its spacing is unknown.
         name: what messages call it; by default the path.
         frame: which volume of a file that holds several, from 0.
         series: SeriesInstanceUID, number or description, where a folder holds several series.
         foreground: where looking can make sense: "body" (a head counts as one), or "lungs" (CT only; air within it).
+        mpp: micrometres per pixel to fall back on where the file states none, one value for all axes.
 
     Raises:
         ValueError: the windows or the foreground are none of these.
@@ -139,9 +142,10 @@ class VolumeSource(ImageSource):
         windows: Any = "auto",
         spacing: Sequence[float] | float | int | None = None,
         name: str | None = None,
-        frame: int | None = None,
+        frame: int | str | None = None,
         series: str | int | None = None,
         foreground: str = "body",
+        mpp: float | None = None,
     ) -> None:
         if foreground not in _FOREGROUNDS:
             raise ValueError(f"foreground is one of {', '.join(_FOREGROUNDS)}, got {foreground!r}.")
@@ -150,7 +154,8 @@ class VolumeSource(ImageSource):
         self.name = name or str(self.path)
         self._windows = parse_windows(windows)
         self._spacing = None if spacing is None else tuple(np.broadcast_to(spacing, (3,)).astype(float).tolist())
-        self._volume, self._series = frame, None if series is None else str(series)
+        self._volume, self._series = whole_frame(self.path, frame), None if series is None else str(series)
+        self._mpp = None if mpp is None else float(mpp)
         self._lock = threading.Lock()
         self._layout: NiftiLayout | None = None
         self._frame: Frame | None = None
@@ -161,7 +166,7 @@ class VolumeSource(ImageSource):
         windows = ["auto" if window is None else (window.low, window.high) for window in self._windows]
         options = {
             "windows": windows, "spacing": self._spacing, "name": self.name, "frame": self._volume,
-            "series": self._series, "foreground": _FOREGROUNDS[self._lungs],
+            "series": self._series, "foreground": _FOREGROUNDS[self._lungs], "mpp": self._mpp,
         }  # fmt: skip
         return _rebuild, (self.path, options)
 
@@ -170,7 +175,9 @@ class VolumeSource(ImageSource):
         if self._frame is None:
             with self._lock:
                 layout = self._known_layout()
-                self._frame = Frame(layout.shape, self._spacing or layout.spacing, "mm", self.name)
+                fallback = None if self._mpp is None else (self._mpp / 1000,) * 3
+                spacing = self._spacing or layout.spacing or fallback
+                self._frame = Frame(layout.shape, spacing, "mm" if spacing else None, self.name)
         return self._frame
 
     @property
@@ -229,33 +236,24 @@ class VolumeSource(ImageSource):
 
     def _known_layout(self) -> NiftiLayout:
         if self._layout is None:
-            if not self.path.exists():
-                raise missing_file(self.path)
+            check_readable(self.path)
             if self.path.is_dir():
                 with self._unpacked() as file:
                     layout = nifti.layout_of(file, self.path)
             else:
                 layout = nifti.read_layout(self.path)
-            _check_volume(self.path, layout.volumes, self._volume)
+            one_frame(self.path, layout.volumes, self._volume, "volume")
             self._layout = layout
         return self._layout
 
     def _unpacked(self) -> BinaryIO:
         """An uncompressed NIfTI file, open for reading."""
-        if not self.path.exists():
-            raise missing_file(self.path)
+        check_readable(self.path)
         if self.path.is_dir():
             return open_series(self.path, self._series)
         if nifti.is_packed(self.path):
             return open_unpacked(file_identity(self.path.resolve()), partial(nifti.unpack, self.path))
         return open(self.path, "rb")
-
-
-def _check_volume(path: Path, volumes: int, chosen: int | None) -> None:
-    if chosen is None and volumes > 1:
-        raise ValueError(f"{path}: it holds {volumes} volumes. Choose one with the option frame=0 to {volumes - 1}.")
-    if not 0 <= (chosen or 0) < volumes:
-        raise ValueError(f"{path}: frame={chosen}, but its volumes are numbered from 0 to {volumes - 1}.")
 
 
 def _rebuild(path: Path, options: dict[str, Any]) -> VolumeSource:

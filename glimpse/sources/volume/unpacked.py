@@ -12,10 +12,19 @@ from typing import BinaryIO
 
 import platformdirs
 
+from glimpse.errors import UserError
+
 DEFAULT_GB = 20.0
 _SUFFIX, _UNFINISHED = ".nii", ".unfinished"
 _ABANDONED = 24 * 3600  # seconds after which an unfinished file that nobody has written to is nobody's
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class CacheError(UserError, OSError):
+    """There is no room for an unpacked volume, or the folder cannot be written to."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 def unpacked_folder() -> Path:
@@ -35,7 +44,7 @@ def open_unpacked(key: Hashable, write: Callable[[BinaryIO], None]) -> BinaryIO:
         write: writes the content; what it raises leaves nothing behind.
 
     Raises:
-        OSError: there is no room for the file, or the folder cannot be written to.
+        CacheError: there is no room for the file, or the folder cannot be written to.
     """
     folder = unpacked_folder()
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
@@ -49,7 +58,7 @@ def open_unpacked(key: Hashable, write: Callable[[BinaryIO], None]) -> BinaryIO:
         except OSError as error:
             if error.errno not in _NO_ROOM and not (error.filename and str(error.filename).startswith(str(folder))):
                 raise
-            raise OSError(
+            raise CacheError(
                 error.errno,
                 f"{folder}: a volume cannot be unpacked here ({error.strerror}). Set GLIMPSE_CACHE to a folder with "
                 "more room, or GLIMPSE_VOLUME_CACHE_GB to fewer gigabytes.",
