@@ -12,7 +12,7 @@ import numpy as np
 from glimpse.errors import MissingExtraError
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, one_frame
 from glimpse.sources.dicom import require_decoder, require_pydicom
-from glimpse.sources.radiograph.header import Header, coloured, damaged, truncated, unsupported
+from glimpse.sources.radiograph.header import Header, coloured, damaged, palette_window, truncated, unsupported
 from glimpse.sources.radiograph.stored import Bits, Stored
 from glimpse.sources.windows import LinearWindow, LookupWindow, SigmoidWindow, Window
 
@@ -20,6 +20,7 @@ from glimpse.sources.windows import LinearWindow, LookupWindow, SigmoidWindow, W
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 _PIXELS = (0x7FE0, 0x0010)
 _ITEM, _DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+_PALETTE = "PALETTE COLOR"
 _EXPORT = "Export it again as a single grey image, or leave the case out."
 
 
@@ -57,11 +58,11 @@ def describe(path: Path, frame: int | None) -> Header:
 
 
 def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
-    """The pixels of a file that cannot be mapped, (height, width), the modality's table applied.
+    """The pixels of a file that cannot be mapped, (height, width), its palette or the modality's table applied.
 
     Raises:
         ImageReadError: the file is truncated or damaged.
-        UnsupportedImageError: nobody knows its compression.
+        UnsupportedImageError: nobody knows its compression, or it is coloured.
         MissingExtraError: the decoder of its compression is not installed.
     """
     pydicom = require_pydicom()
@@ -80,7 +81,7 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
         raise
     except Exception as error:  # each decoder raises its own kinds on damaged pixels
         raise damaged(path, error) from error
-    table = _modality_table(data)
+    table = _palette(path, data) or _modality_table(data)
     return pixels if table is None else table[1][np.clip(pixels.astype(np.int64) - table[0], 0, len(table[1]) - 1)]
 
 
@@ -114,7 +115,7 @@ def _refuse_other_kinds(path: Path, data: Any) -> None:
             raise damaged(path, "its header ends before the size of the image")
         raise unsupported(path, f"which holds no image (SOP class: {name})", "Correct the path, or leave the case out.")
     photometric = data.get("PhotometricInterpretation", "MONOCHROME2")
-    if int(data.get("SamplesPerPixel") or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    if int(data.get("SamplesPerPixel") or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2", _PALETTE):
         raise coloured(path, photometric)
     if int(data.get("BitsAllocated", 16)) not in (8, 16, 32):
         raise unsupported(path, f"which has {data.BitsAllocated} bits per pixel (SOP class: {name})", _EXPORT)
@@ -130,18 +131,19 @@ def _header(path: Path, data: Any, element: _Element, frame: int) -> Header:
     elif element.syntax.is_encapsulated:
         with open(path, "rb") as file:
             _check_fragments(path, file, element.offset)
-    table = _modality_table(data)
+    palette = _palette(path, data)
+    table = palette or _modality_table(data)
     slope, intercept = (1.0, 0.0) if table else (_number(data, "RescaleSlope", 1.0), _number(data, "RescaleIntercept"))
     return Header(
         shape,
         _spacing(data),
         slope,
         intercept,
-        tuple(_windows(data, intercept)),
+        tuple(_windows(data, intercept)) if palette is None else (palette_window(palette[1]),),
         inverted="MONOCHROME1" in str(data.get("PhotometricInterpretation"))
         or data.get("PresentationLUTShape") == "INVERSE",
         stored=stored if native and table is None else None,
-        padding=_padding(data, table),
+        padding=_padding(data, table) if palette is None else None,
     )
 
 
@@ -213,6 +215,30 @@ def _padding(data: Any, table: tuple[int, np.ndarray] | None) -> tuple[float, fl
 def _modality_table(data: Any) -> tuple[int, np.ndarray] | None:
     sequence = data.get("ModalityLUTSequence")
     return _table(data, sequence[0], bool(data.get("PixelRepresentation", 0))) if sequence else None
+
+
+def _palette(path: Path, data: Any) -> tuple[int, np.ndarray] | None:
+    """The first input and the greys of a palette (C.7.6.3.1.5), or None where the image has none.
+
+    Raises:
+        UnsupportedImageError: the palette has colours.
+        ImageReadError: it is damaged.
+    """
+    if data.get("PhotometricInterpretation") != _PALETTE:
+        return None
+    try:
+        count, first, bits = (int(value) for value in data.RedPaletteColorLookupTableDescriptor)
+        signed = bool(data.get("PixelRepresentation", 0))
+        first = first - (1 << 16) if signed and first >= 1 << 15 else first
+        inputs = np.arange(first, first + (count or 1 << 16))
+        if bits == 8 and len(inputs) > 256:  # pydicom counts entries in the type of the colours
+            raise ValueError(f"{len(inputs)} entries of 8 bits")
+        colours = require_pydicom().pixels.apply_color_lut(inputs, data)[..., :3]
+    except (AttributeError, ValueError, TypeError, IndexError) as error:
+        raise damaged(path, f"its palette is missing or damaged: {error}") from error
+    if (colours != colours[:, :1]).any():
+        raise coloured(path, "its palette has colours")
+    return first, colours[:, 0]
 
 
 def _windows(data: Any, intercept: float) -> Iterator[Window]:

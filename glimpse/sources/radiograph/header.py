@@ -57,6 +57,11 @@ def coloured(path: object, what: str) -> UnsupportedImageError:
     )
 
 
+def palette_window(greys: np.ndarray) -> LinearWindow:
+    """The window of a picture whose pixels are entries of a palette of greys: 8 bits, or 16 where there are more."""
+    return LinearWindow(0.0, 255.0 if greys.max() <= 255 else 65535.0)
+
+
 def unsupported(path: Path, rule: str, remedy: str) -> UnsupportedImageError:
     """The error for a file that is whole but no radiograph."""
     return UnsupportedImageError(f"{path}: suffix {path.suffix!r} with {describe_content(path)}, {rule}. {remedy}")

@@ -5,6 +5,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, one_frame
 from glimpse.sources.quiet import quiet
-from glimpse.sources.radiograph.header import Header, coloured, damaged, truncated, unsupported
+from glimpse.sources.radiograph import orientation
+from glimpse.sources.radiograph.header import Header, coloured, damaged, palette_window, truncated, unsupported
 from glimpse.sources.radiograph.stored import Stored
 from glimpse.sources.windows import LinearWindow, Window
 
@@ -24,6 +26,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
 _UNSTATED_DPI = (0.0, 1.0, 72.0, 96.0)  # what programs write that know nothing of the size of a pixel
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I", "F")
+_PALETTE = 3  # TIFF's PhotometricInterpretation
 _EXPORT = "Save it as a greyscale PNG of 8 or 16 bits."
 
 
@@ -46,7 +49,8 @@ def describe(path: Path, frame: int | None) -> Header:
     with _opened(path) as image:
         resolution = image.info.get("dpi") or (0.0, 0.0)
         spacing = _spacing(float(resolution[1]), float(resolution[0]), 25.4)
-        return Header((image.height, image.width), spacing, windows=_window(image.mode in ("I;16", "I", "F")))
+        header = Header((image.height, image.width), spacing, windows=_window(image.mode in ("I;16", "I", "F")))
+        return _turned(header, orientation.of_picture(path, image))
 
 
 def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
@@ -62,7 +66,7 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
         if magic(path) == PNG:
             _refuse_deep_colours(path)
         try:
-            return _grey(path, image)
+            return orientation.upright(_grey(path, image), orientation.of_picture(path, image))
         except (OSError, SyntaxError, ValueError, struct.error) as error:
             if isinstance(error, UnsupportedImageError | ImageReadError):
                 raise
@@ -134,25 +138,29 @@ def _describe_tiff(path: Path, frame: int | None) -> Header:
     with _tiff(path) as tiff:
         pages = _pages(tiff)
         page = pages[one_frame(path, len(pages), frame)]
-        if page.dtype is None or page.dtype.kind not in "buif" or page.photometric not in (0, 1, 2, 6):
+        if page.dtype is None or page.dtype.kind not in "buif" or page.photometric not in (0, 1, 2, _PALETTE, 6):
             raise unsupported(path, "whose pixels are of a kind that no radiograph has", _EXPORT)
         needed = max(a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=False))
         if needed > os.path.getsize(path):
             raise truncated(path, needed, os.path.getsize(path))
-        plain = page.is_memmappable and page.ndim == 2
+        turn, palette = _tiff_orientation(page), _tiff_palette(path, page)
+        plain = page.is_memmappable and page.ndim == 2 and turn == orientation.UPRIGHT and palette is None
         dtype = page.dtype.newbyteorder(tiff.byteorder).str
-        return Header(
+        windows = _window(page.dtype.itemsize > 1 or page.dtype.kind == "f")
+        header = Header(
             (page.imagelength, page.imagewidth),
             _tiff_spacing(page),
-            windows=_window(page.dtype.itemsize > 1 or page.dtype.kind == "f"),
+            windows=windows if palette is None else (palette_window(palette),),
             inverted=int(page.photometric) == 0,
             stored=Stored(page.dataoffsets[0], dtype) if plain else None,
         )
+        return _turned(header, turn)
 
 
 def _decode_tiff(path: Path, header: Header, frame: int) -> np.ndarray:
     with _tiff(path) as tiff:
         page = _pages(tiff)[frame]
+        turn, palette = _tiff_orientation(page), _tiff_palette(path, page)
         try:
             pixels = page.asarray(maxworkers=1)
         except ValueError as error:
@@ -162,10 +170,13 @@ def _decode_tiff(path: Path, header: Header, frame: int) -> np.ndarray:
                 image.seek(page.index)
                 image.load()
                 pixels = np.asarray(image)
+    pixels = orientation.upright(pixels, turn)
     if pixels.shape[:2] != header.shape:
         raise unsupported(path, f"whose channels are stored apart (shape {pixels.shape})", _EXPORT)
     if pixels.ndim == 3:
         pixels = _one_of_three(path, pixels) if pixels.shape[2] >= 3 else pixels[..., 0]
+    if palette is not None:
+        return palette[pixels]
     return pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels
 
 
@@ -185,6 +196,32 @@ def _tiff(path: Path) -> Iterator[Any]:
 def _pages(tiff: Any) -> list[Any]:
     """The pages of a TIFF but for smaller versions of them."""
     return [page for page in tiff.pages if not page.is_reduced] or [tiff.pages.first]
+
+
+def _tiff_orientation(page: Any) -> int:
+    tag = page.tags.get(orientation.TAG)
+    return orientation.UPRIGHT if tag is None else orientation.known(tag.value)
+
+
+def _tiff_palette(path: Path, page: Any) -> np.ndarray | None:
+    """The greys of a palette, uint16 (entry,), or None where the picture has none.
+
+    Raises:
+        UnsupportedImageError: the palette has colours.
+    """
+    if int(page.photometric) != _PALETTE:
+        return None
+    colours = np.asarray(page.colormap)
+    if (colours != colours[0]).any():
+        raise coloured(path, "its palette has colours")
+    return colours[0]
+
+
+def _turned(header: Header, turn: int) -> Header:
+    """A header of a picture as it is to be seen."""
+    if not orientation.lies_down(turn):
+        return header
+    return replace(header, shape=header.shape[::-1], spacing=header.spacing and header.spacing[::-1])
 
 
 def _tiff_spacing(page: Any) -> tuple[float, float] | None:
