@@ -22,7 +22,7 @@ register_reader(
     kind=Kind(
         "whole slides (SVS, NDPI, MRXS, SCN, tiled TIFF, DICOM)",
         ("wsi",),
-        "e.g. with 'vips tiffsave in.png out.tiff --tile --pyramid'",
+        dict.fromkeys(("a PNG image", "a JPEG image", "a TIFF image"), "with 'vips tiffsave --tile --pyramid'"),
     ),
 )
 register_reader(
@@ -40,7 +40,6 @@ register_reader(
     kind=Kind(
         "radiographs (DICOM; grey PNG, JPEG and TIFF)",
         ("xray",),
-        "e.g. with 'magick in.tif -colorspace Gray out.png'",
     ),
 )
 register_reader(
@@ -49,7 +48,7 @@ register_reader(
     suffixes=NIFTI_SUFFIXES,
     sniff=is_nifti,
     sniff_folder=is_series,
-    kind=Kind("volumes (NIfTI files, folders of DICOM slices)", ("mri", "ct"), "e.g. with dcm2niix"),
+    kind=Kind("volumes (NIfTI files, folders of DICOM slices)", ("mri", "ct"), {"a DICOM file": "with dcm2niix"}),
 )
 
 __all__ = [

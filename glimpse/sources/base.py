@@ -2,6 +2,7 @@
 
 import math
 import os
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -297,12 +298,22 @@ def begins_as_dicom(head: bytes) -> bool:
     return explicit or (head[:2] == b"\x08\x00" and 0 < int.from_bytes(head[4:8], "little") <= _LONGEST_FIRST)
 
 
+def _unpacked(head: bytes) -> bytes:
+    """What the first bytes of a file compressed with gzip hold."""
+    try:
+        return zlib.decompressobj(31).decompress(head)
+    except zlib.error:
+        return b""
+
+
 def describe_content(path: Path) -> str:
     """Says what a file seems to be, judged by its first bytes, such as "a PNG image as content"."""
     if path.is_dir():
         return "a folder as content"
     with open(path, "rb") as file:
         head = file.read(512)
+    if head[:2] == b"\x1f\x8b" and _unpacked(head)[344:348] in (b"n+1\0", b"ni1\0"):
+        return "a NIfTI volume as content"
     if not head:
         return "no content (an empty file)"
     if begins_as_dicom(head):  # first: the 128 bytes before its mark may imitate another format

@@ -1,7 +1,7 @@
 """How `open_source` finds the reader of a file: by its content, and then by its suffix."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ class Kind:
     Attributes:
         images: the images and their formats, such as "volumes (NIfTI files)".
         environments: the names of the environments that use the reader, such as ("mri", "ct"); there may be none.
-        convert: how other files become such files, such as "e.g. with dcm2niix".
+        convert: how other files become such files: of a content, as `describe_content` calls it, the way.
     """
 
     images: str = ""
     environments: tuple[str, ...] = ()
-    convert: str = ""
+    convert: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         named = " and ".join(f"env={name}" for name in self.environments) or "glimpse.open_source"
@@ -144,7 +144,8 @@ def _check_kind(path: Path, asked: Reader) -> None:
     )
     if content == "a DICOM file" and asked.sniff_folder is not knows_nothing:
         ways.append(f"give the folder that holds all slices, {path.parent}")
-    ways += [f"convert it, {asked.kind.convert}"] if asked.kind.convert else []
+    if content in asked.kind.convert:
+        ways.append(f"convert it, e.g. {asked.kind.convert[content]}")
     raise UnsupportedImageError(
         f"{path}: it is {content}; {other.kind}, but {asked.kind}. Correct the path"
         + "".join(f", or {way}" for way in ways)
