@@ -27,7 +27,6 @@ from glimpse.sources.radiograph.foreground import body
 from glimpse.sources.radiograph.header import Header, chosen_window, damaged
 from glimpse.sources.radiograph.stored import Pixels
 from glimpse.sources.resampling import Cut
-from glimpse.sources.slide.source import is_slide
 from glimpse.sources.windows import Window, percentile_window
 
 SUFFIXES = (".dcm", ".dicom", *pictures.SUFFIXES)
@@ -38,12 +37,15 @@ _SLIDES = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image St
 
 
 def is_radiograph(path: Path) -> bool:
-    """Whether a file holds a picture that this reader knows, and no slide: DICOM, PNG, JPEG or grey TIFF."""
+    """Whether a file holds a picture that this reader knows: DICOM that is no slide, PNG, JPEG or grey TIFF.
+
+    Some grey TIFFs are read as slides, too; `open_source` asks the reader of slides first.
+    """
     head = pictures.magic(path)
     if is_dicom(path):
         return sop_class(path) != _SLIDES
     if head[:4] in pictures.TIFF:
-        return not is_slide(path) and pictures.is_grey(path)
+        return pictures.is_grey(path)
     return path.suffix.lower() in pictures.SUFFIXES and head.startswith(_PICTURES)
 
 
