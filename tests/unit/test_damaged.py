@@ -1,4 +1,4 @@
-"""Damaged files of every kind: `on_error=raise` lists them by name, `skip` leaves them out; none is read as if whole."""
+"""Damaged files of every kind: `on_error=raise` lists them by name, `skip` leaves them out; none is read as whole."""
 
 from collections.abc import Callable
 from pathlib import Path
