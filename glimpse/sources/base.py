@@ -46,21 +46,21 @@ class ImageSource(ABC):
     @property
     @abstractmethod
     def frame(self) -> Frame:
-        """The full-resolution grid."""
+        """Returns the full-resolution grid."""
 
     @property
     @abstractmethod
     def channels(self) -> int:
-        """Channels of every read."""
+        """Returns the number of channels of every read."""
 
     @property
     @abstractmethod
     def background(self) -> UInt8[np.ndarray, " channel"]:
-        """The value of each channel outside the image."""
+        """Returns the value of each channel outside the image."""
 
     @abstractmethod
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
-        """The region [center - extent / 2, center + extent / 2), resampled by area.
+        """Reads the region [center - extent / 2, center + extent / 2), resampled by area.
 
         Where the extent is a whole multiple of the size (in pixels of the level that is read), the region starts at the
         nearest pixel, so that nothing is blurred; otherwise pixels on its edges count by the part that lies inside.
@@ -79,38 +79,38 @@ class ImageSource(ABC):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Full-resolution grid, (height, width) or (depth, height, width)."""
+        """Returns the pixels per axis at full resolution, (height, width) or (depth, height, width)."""
         return self.frame.shape
 
     @property
     def ndim(self) -> int:
-        """Number of axes of the image, channels aside."""
+        """Returns the number of axes of the image, channels aside."""
         return len(self.frame.shape)
 
     @property
     def spacing(self) -> tuple[float, ...] | None:
-        """Size of a pixel per axis in `unit`, or None where it is not known."""
+        """Returns the size of a pixel per axis in `unit`, or None where it is not known."""
         return self.frame.spacing
 
     @property
     def unit(self) -> str | None:
-        """The unit of `spacing`, "um" or "mm"; None where the spacing is not known."""
+        """Returns the unit of `spacing`, "um" or "mm"; None where the spacing is not known."""
         return self.frame.unit
 
     @property
     @abstractmethod
     def identity(self) -> Hashable:
-        """Equal for two sources exactly when they show the same pixels; the key of caches."""
+        """Returns the key of caches: it is equal for two sources exactly when they show the same pixels."""
 
     def overview(self, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
-        """The whole image at the given size."""
+        """Reads the whole image at the given size."""
         shape = np.asarray(self.frame.shape, np.float64)
         return self.read(shape / 2, shape, size)
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
-        """Where looking can make sense: any channel further from the background than a small tolerance.
+        """Returns where looking makes sense: where any channel is further from the background than a small tolerance.
 
-        Never empty: a blank image can be looked at everywhere.
+        The mask is never empty: a blank image can be looked at everywhere.
         """
         background = self.background.astype(np.int16).reshape(-1, *[1] * (overview.ndim - 1))
         far = np.abs(overview.astype(np.int16) - background) > BACKGROUND_TOLERANCE
@@ -126,19 +126,19 @@ class ImageSource(ABC):
         self.read(corner - 0.5, np.ones_like(corner), (1,) * self.ndim)
 
     def close(self) -> None:  # noqa: B027 - a source without a handle has nothing to close
-        """Lets go of open files; the next read opens them again. Not to be called while another thread reads."""
+        """Closes open files; the next read opens them again. It must not be called while another thread reads."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
 
 def never_empty(mask: Bool[np.ndarray, "*size"]) -> Bool[np.ndarray, "*size"]:
-    """The mask, or all True where nothing is set."""
+    """Returns the mask, or all True where nothing is set."""
     return mask if mask.any() else np.ones_like(mask)
 
 
 def file_identity(path: Path, *options: Hashable) -> Hashable:
-    """Identity of a file's pixels: the path with the time and size of the last change, and the reader's options."""
+    """Returns the identity of a file's pixels: path, time of the last change, size, and the reader's options."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -147,7 +147,7 @@ def file_identity(path: Path, *options: Hashable) -> Hashable:
 
 
 def missing_file(path: Path) -> ImageReadError:
-    """The error for a path that leads nowhere."""
+    """Returns the error for a path that leads nowhere."""
     return ImageReadError(f"{path}: no such file. Correct the path (in a cohort, paths are relative to the CSV).")
 
 
@@ -177,7 +177,7 @@ def check_readable(path: Path) -> None:
 
 
 def whole_frame(path: Path, frame: int | str | None) -> int | None:
-    """The option ``frame`` as a number: which one of several images of a file, from 0; None where none is chosen.
+    """Returns the option ``frame``, which chooses one of several images of a file, as a number from 0; None if unset.
 
     Raises:
         UnsupportedImageError: it is no whole number from 0 on.
@@ -191,7 +191,7 @@ def whole_frame(path: Path, frame: int | str | None) -> int | None:
 
 
 def one_frame(path: Path, frames: int, frame: int | None, what: str = "frame") -> int:
-    """The index of the image to read of a file that holds several, 0 for a file of one.
+    """Returns the index of the image to read of a file that may hold several.
 
     Args:
         path: the file.
@@ -216,7 +216,7 @@ def one_frame(path: Path, frames: int, frame: int | None, what: str = "frame") -
 
 
 def region(center: Numbers, extent: Numbers, size: Sequence[int], ndim: int) -> tuple[list[float], list[float]]:
-    """Start and extent of a region as plain floats, checked.
+    """Checks a region, and returns its start and extent as plain floats.
 
     Raises:
         ValueError: the number of axes is wrong, or the extent or size is not positive.
@@ -244,7 +244,9 @@ class _Reads(Protocol):
 
 
 def read_in_parts(source: _Reads, start: Sequence[float], extent: Sequence[float], size: Sequence[int]) -> np.ndarray:
-    """Reads the two halves of a region, split along the result's longest axis; bounds the memory of wide reads.
+    """Reads the two halves of a region one after the other, which bounds the memory of wide reads.
+
+    The region is split along the result's longest axis.
 
     Args:
         source: what to read.
@@ -285,7 +287,7 @@ _LONGEST_FIRST = 1024  # bytes that a first element has at most
 
 
 def begins_as_dicom(head: bytes) -> bool:
-    """Whether the first 132 bytes of a file are those of a DICOM file.
+    """Tells whether the first 132 bytes of a file are those of a DICOM file.
 
     Files of old, and what some programs export, lack the preamble: they begin with their first element, which is of
     group 0002 or 0008, in little endian (PS3.5, 7.1).
@@ -299,7 +301,7 @@ def begins_as_dicom(head: bytes) -> bool:
 
 
 def _unpacked(head: bytes) -> bytes:
-    """What the first bytes of a file compressed with gzip hold."""
+    """Returns what the first bytes of a file compressed with gzip hold."""
     try:
         return zlib.decompressobj(31).decompress(head)
     except zlib.error:

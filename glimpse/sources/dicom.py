@@ -11,7 +11,7 @@ INSTALL = 'pip install "glimpse-rl[dicom]"'
 
 
 def require_pydicom() -> Any:
-    """The module `pydicom`.
+    """Imports pydicom and returns the module.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -24,13 +24,15 @@ def require_pydicom() -> Any:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do, with or without the preamble of 128 bytes."""
+    """Tells whether a file begins as DICOM files do, with or without the preamble of 128 bytes."""
     with open(path, "rb") as file:
         return begins_as_dicom(file.read(132))
 
 
 def read_dataset(path: Path, **options: Any) -> Any:
-    """Reads a data set, also one without preamble; such a file gets the transfer syntax that was found by reading it.
+    """Reads a data set, also of a file without preamble.
+
+    Such a file gets the transfer syntax that was found by reading it.
 
     Args:
         path: the file.
@@ -71,7 +73,7 @@ def require_decoder(path: Path, syntax: Any) -> None:
 
 
 def sop_class(path: Path) -> str | None:
-    """The UID of what a DICOM file holds, from its first group (PS3.10, 7.1); needs no pydicom.
+    """Returns the UID of what a DICOM file holds, from its first group (PS3.10, 7.1), without pydicom.
 
     Returns:
         The UID, or None where the file is too damaged to say.

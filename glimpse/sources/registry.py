@@ -42,19 +42,19 @@ class Reader:
 
     @property
     def takes_all(self) -> bool:
-        """Whether the reader does not say which files are its own, so that all may be."""
+        """Tells whether the reader does not say which files are its own, so that all may be."""
         return not self.suffixes and self.sniff is knows_nothing
 
     def claims(self, path: Path) -> bool:
-        """Whether a file or folder is one of this reader's, by its suffix or its content."""
+        """Tells whether a file or folder is one of this reader's, by its suffix or its content."""
         return self.takes_all or self.has_suffix(path) or self.knows(path)
 
     def has_suffix(self, path: Path) -> bool:
-        """Whether a file's suffix is one of this reader's."""
+        """Tells whether a file's suffix is one of this reader's."""
         return not path.is_dir() and path.name.lower().endswith(self.suffixes)
 
     def knows(self, path: Path) -> bool:
-        """Whether the content of a file or folder is what this reader reads."""
+        """Tells whether the content of a file or folder is what this reader reads."""
         return self.sniff_folder(path) if path.is_dir() else self.sniff(path)
 
 
@@ -62,12 +62,12 @@ _READERS: dict[str, Reader] = {}
 
 
 def knows_nothing(path: Path) -> bool:
-    """The sniffer of readers that go by suffixes alone."""
+    """Returns False: this is the sniffer of readers that go by suffixes alone."""
     return False
 
 
 def reader_names() -> tuple[str, ...]:
-    """The names of all readers."""
+    """Returns the names of all readers."""
     return tuple(_READERS)
 
 
@@ -163,7 +163,7 @@ def _unknown(path: Path, readers: Sequence[Reader]) -> UnsupportedImageError:
 
 
 def _reader_of(path: Path) -> Reader | None:
-    """The reader that a file's content, and then its suffix, calls for."""
+    """Returns the reader that a file's content, and then its suffix, calls for; None if there is none."""
     by_suffix = [reader for reader in _READERS.values() if reader.has_suffix(path)]
     others = [reader for reader in _READERS.values() if reader not in by_suffix]
     for reader in by_suffix + others:

@@ -28,7 +28,7 @@ class UnreadParts:
         self._gathering = 0
 
     def add(self, case: str, error: ImageReadError) -> None:
-        """Counts a read that failed; outside of `gathered`, the first one of each case is a warning."""
+        """Counts a read that failed; outside of `named_at_the_end`, the first one of each case is a warning."""
         with self._lock:
             self._counts[case] += 1
             self._reasons.setdefault(case, str(error))

@@ -58,7 +58,7 @@ def describe(path: Path, frame: int | None) -> Header:
 
 
 def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
-    """The pixels of a file that cannot be mapped, (height, width), its palette or the modality's table applied.
+    """Reads the pixels of a file that cannot be mapped, (height, width), and applies its palette or modality LUT.
 
     Raises:
         ImageReadError: the file is truncated or damaged.
@@ -86,7 +86,7 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
 
 
 def _read(path: Path) -> tuple[Any, _Element | None]:
-    """The data set without its pixels, and where these are; None where it has none."""
+    """Reads the data set without its pixels, and where these are; None where it has none."""
     pydicom = require_pydicom()
     with open(path, "rb") as file:
         data = pydicom.dcmread(file, stop_before_pixels=True, force=True)
@@ -107,7 +107,7 @@ def _read(path: Path) -> tuple[Any, _Element | None]:
 
 
 def _refuse_other_kinds(path: Path, data: Any) -> None:
-    """Says what else it is, where it is no grey image."""
+    """Raises an error that says what else it is, if it is no grey image."""
     kind = data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID")
     name = getattr(kind, "name", "") or "none stated"
     if "Rows" not in data or "Columns" not in data:
@@ -148,7 +148,7 @@ def _header(path: Path, data: Any, element: _Element, frame: int) -> Header:
 
 
 def _layout(data: Any, element: _Element, frame: int) -> Stored:
-    """Where the words of a frame would lie, were they not compressed, and which of their bits count."""
+    """Returns where the words of a frame would lie if they were not compressed, and which of their bits count."""
     allocated = int(data.get("BitsAllocated", 16))
     stored = int(data.get("BitsStored") or allocated)
     signed = bool(data.get("PixelRepresentation", 0))
@@ -185,7 +185,7 @@ def _number(data: Any, keyword: str, default: float = 0.0) -> float:
 
 
 def _numbers(data: Any, keyword: str) -> list[float]:
-    """The values of an element of one or several; empty where it is absent."""
+    """Returns the values of an element of one or several; empty where it is absent."""
     value = data.get(keyword)
     if value is None or value == "":
         return []
@@ -194,7 +194,7 @@ def _numbers(data: Any, keyword: str) -> list[float]:
 
 
 def _spacing(data: Any) -> tuple[float, float] | None:
-    """Millimetres per pixel (y, x): the first of `SPACINGS` that makes sense; zeros are written by many a converter."""
+    """Returns millimetres per pixel (y, x): the first of `SPACINGS` that makes sense; some converters write zeros."""
     for keyword in SPACINGS:
         values = _numbers(data, keyword)
         if len(values) == 2 and all(0 < value < np.inf for value in values):
@@ -218,7 +218,7 @@ def _modality_table(data: Any) -> tuple[int, np.ndarray] | None:
 
 
 def _palette(path: Path, data: Any) -> tuple[int, np.ndarray] | None:
-    """The first input and the greys of a palette (C.7.6.3.1.5), or None where the image has none.
+    """Returns the first input and the greys of a palette (C.7.6.3.1.5), or None where the image has none.
 
     Raises:
         UnsupportedImageError: the palette has colours.
@@ -242,7 +242,7 @@ def _palette(path: Path, data: Any) -> tuple[int, np.ndarray] | None:
 
 
 def _windows(data: Any, intercept: float) -> Iterator[Window]:
-    """What the file states: its tables, then its pairs of centre and width (C.11.2)."""
+    """Yields the windows that a file states: its tables, then its pairs of centre and width (C.11.2)."""
     signed = bool(data.get("PixelRepresentation", 0)) or intercept < 0
     for item in data.get("VOILUTSequence") or ():
         yield LookupWindow.scaled(*_table(data, item, signed))
@@ -257,7 +257,7 @@ def _windows(data: Any, intercept: float) -> Iterator[Window]:
 
 
 def _table(data: Any, item: Any, signed: bool) -> tuple[int, np.ndarray]:
-    """The first input and the entries of a table (C.11.1.1.1): words, or bytes where there are only half as many."""
+    """Returns the first input and the entries of a table (C.11.1.1.1), which may be words or bytes."""
     count, first, _ = (int(value) for value in item.LUTDescriptor)
     count = count or 1 << 16
     first = first - (1 << 16) if signed and first >= 1 << 15 else first

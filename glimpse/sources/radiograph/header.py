@@ -39,18 +39,18 @@ class Header:
 
 
 def damaged(path: object, error: object) -> ImageReadError:
-    """The error for a radiograph that cannot be read."""
+    """Returns the error for a radiograph that cannot be read."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return ImageReadError(f"{path}: cannot be read ({reason}). It is probably truncated or damaged. {REMEDY}")
 
 
 def truncated(path: object, needed: int, size: int) -> ImageReadError:
-    """The error for a file that ends before its pixels do."""
+    """Returns the error for a file that ends before its pixels do."""
     return damaged(path, f"its pixels reach to byte {needed:,}, the file ends at byte {size:,}")
 
 
 def coloured(path: object, what: str) -> UnsupportedImageError:
-    """The error for a picture in colours."""
+    """Returns the error for a picture in colours."""
     return UnsupportedImageError(
         f"{path}: it is coloured ({what}), a radiograph is grey. If it is one nevertheless, convert it, e.g. with "
         "'magick in.png -colorspace Gray out.png'; otherwise correct the path."
@@ -58,17 +58,19 @@ def coloured(path: object, what: str) -> UnsupportedImageError:
 
 
 def palette_window(greys: np.ndarray) -> LinearWindow:
-    """The window of a picture whose pixels are entries of a palette of greys: 8 bits, or 16 where there are more."""
+    """Returns the window of a picture with a palette of greys: of 8 bits, or of 16 if there are values above 255."""
     return LinearWindow(0.0, 255.0 if greys.max() <= 255 else 65535.0)
 
 
 def unsupported(path: Path, rule: str, remedy: str) -> UnsupportedImageError:
-    """The error for a file that is whole but no radiograph."""
+    """Returns the error for a file that is whole but no radiograph."""
     return UnsupportedImageError(f"{path}: suffix {path.suffix!r} with {describe_content(path)}, {rule}. {remedy}")
 
 
 def chosen_window(path: object, windows: Sequence[Window], choice: int | Sequence[float] | None) -> Window | None:
-    """The window of the option ``window``: an index, (low, high), or None for the first; None where there is none.
+    """Returns the window that the option ``window`` chooses by its index or as (low, high).
+
+    The option None chooses the first one; the result is None where there is none.
 
     Raises:
         UnsupportedImageError: the file states no window of that index.

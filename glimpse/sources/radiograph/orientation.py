@@ -13,7 +13,7 @@ _PNG_SIGNATURE = 8  # bytes
 
 
 def known(value: Any) -> int:
-    """The orientation that a tag states, 1 to 8; `UPRIGHT` where it states none that exists."""
+    """Returns the orientation that a tag states, 1 to 8; `UPRIGHT` where it states none that exists."""
     try:
         return int(value) if 1 <= int(value) <= 8 else UPRIGHT
     except (TypeError, ValueError):
@@ -21,7 +21,7 @@ def known(value: Any) -> int:
 
 
 def of_picture(path: Path, image: Image.Image) -> int:
-    """The orientation of a PNG or JPEG file; damaged EXIF data say nothing.
+    """Returns the orientation of a PNG or JPEG file; damaged EXIF data are ignored.
 
     Args:
         path: the file.
@@ -35,12 +35,12 @@ def of_picture(path: Path, image: Image.Image) -> int:
 
 
 def lies_down(orientation: int) -> bool:
-    """Whether height and width are exchanged."""
+    """Tells whether height and width are exchanged."""
     return orientation >= 5
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """A view of pixels (height, width, ...) as they are to be seen (Exif 2.32, 4.6.5, Orientation)."""
+    """Returns a view of pixels (height, width, ...) as they are to be seen (Exif 2.32, 4.6.5, Orientation)."""
     if lies_down(orientation):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -51,7 +51,7 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _png_exif(path: Path) -> Image.Exif:
-    """The EXIF data of a PNG, found chunk by chunk: Pillow decodes the whole image to look behind its pixels."""
+    """Reads the EXIF data of a PNG chunk by chunk, because Pillow would decode the whole image to look behind it."""
     exif = Image.Exif()
     with open(path, "rb") as file:
         file.seek(_PNG_SIGNATURE)

@@ -31,7 +31,7 @@ _EXPORT = "Save it as a greyscale PNG of 8 or 16 bits."
 
 
 def magic(path: Path) -> bytes:
-    """The first eight bytes of a file."""
+    """Returns the first eight bytes of a file."""
     with open(path, "rb") as file:
         return file.read(8)
 
@@ -54,7 +54,7 @@ def describe(path: Path, frame: int | None) -> Header:
 
 
 def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
-    """The grey values of a picture, (height, width).
+    """Reads the grey values of a picture, (height, width).
 
     Raises:
         ImageReadError: the file is truncated or damaged.
@@ -74,7 +74,7 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
 
 
 def is_grey(path: Path) -> bool:
-    """Whether a TIFF is grey, or coloured with equal channels; False where it cannot be read."""
+    """Tells whether a TIFF is grey, or coloured with equal channels; False where it cannot be read."""
     try:
         with quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff:
             page: Any = tiff.pages.first
@@ -126,7 +126,7 @@ def _one_of_three(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 def _refuse_deep_colours(path: Path) -> None:
-    """Pillow would silently cut 16-bit colours to 8 bits."""
+    """Refuses 16-bit colours, which Pillow would silently cut to 8 bits."""
     with open(path, "rb") as file:
         head = file.read(26)
     if len(head) == 26 and head[24] == 16 and head[25] != 0:
@@ -194,7 +194,7 @@ def _tiff(path: Path) -> Iterator[Any]:
 
 
 def _pages(tiff: Any) -> list[Any]:
-    """The pages of a TIFF but for smaller versions of them."""
+    """Returns the pages of a TIFF but for smaller versions of them."""
     return [page for page in tiff.pages if not page.is_reduced] or [tiff.pages.first]
 
 
@@ -204,7 +204,7 @@ def _tiff_orientation(page: Any) -> int:
 
 
 def _tiff_palette(path: Path, page: Any) -> np.ndarray | None:
-    """The greys of a palette, uint16 (entry,), or None where the picture has none.
+    """Returns the greys of a palette, uint16 (entry,), or None where the picture has none.
 
     Raises:
         UnsupportedImageError: the palette has colours.
@@ -218,7 +218,7 @@ def _tiff_palette(path: Path, page: Any) -> np.ndarray | None:
 
 
 def _turned(header: Header, turn: int) -> Header:
-    """A header of a picture as it is to be seen."""
+    """Returns the header of a picture as it is to be seen."""
     if not orientation.lies_down(turn):
         return header
     return replace(header, shape=header.shape[::-1], spacing=header.spacing and header.spacing[::-1])
@@ -236,7 +236,7 @@ def _tiff_spacing(page: Any) -> tuple[float, float] | None:
 
 
 def _spacing(down: float, across: float, length: float) -> tuple[float, float] | None:
-    """Millimetres per pixel from pixels per ``length`` millimetres; None where that is only a default."""
+    """Returns millimetres per pixel from pixels per ``length`` millimetres; None where that is only a default."""
     if any(min(abs(value * 25.4 / length - dpi) for dpi in _UNSTATED_DPI) < 0.05 for value in (down, across)):
         return None
     return (length / down, length / across) if min(down, across) > 0 else None

@@ -37,7 +37,7 @@ _SLIDES = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image St
 
 
 def is_radiograph(path: Path) -> bool:
-    """Whether a file holds a picture that this reader knows: DICOM that is no slide, PNG, JPEG or grey TIFF.
+    """Tells whether a file holds a picture that this reader knows: DICOM that is no slide, PNG, JPEG or grey TIFF.
 
     Some grey TIFFs are read as slides, too; `open_source` asks the reader of slides first.
     """
@@ -134,7 +134,7 @@ class RadiographSource(ImageSource):
         return np.rint(255 * grey).astype(np.uint8)[None]
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
-        """The body, rather than air or a collimator's shadow. Never empty."""
+        """Returns where the body is, rather than air or a collimator's shadow; it is never empty."""
         return body(overview[0])
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ class RadiographSource(ImageSource):
         return self._header
 
     def _family(self) -> Any:
-        """The module that knows files of this kind; one without a known beginning may be DICOM of old."""
+        """Returns the module that knows files of this kind; a file without a known beginning may be old DICOM."""
         head = pictures.magic(self.path)
         picture = head[:4] in pictures.TIFF or head.startswith(_PICTURES)
         if is_dicom(self.path) or (not picture and self.path.suffix.lower() not in pictures.SUFFIXES):

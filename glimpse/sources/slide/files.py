@@ -24,7 +24,9 @@ _REMEDY = "Copy the file again and compare its size with the original's, or leav
 
 
 def known_mpp(properties: Mapping[str, str], name: str, fallback: float | None) -> tuple[float, float] | None:
-    """Micrometres per pixel (y, x): mpp, else TIFF resolution, else objective power, else ``fallback``, else None.
+    """Returns micrometres per pixel (y, x): the first that is known of several.
+
+    These are the mpp, the TIFF resolution, a guess from the objective power, and ``fallback``; else it is None.
 
     Args:
         properties: OpenSlide's properties of the slide.
@@ -73,7 +75,7 @@ def check_complete(path: Path) -> None:
 
 
 def explain_unreadable(path: Path, error: Exception) -> ImageReadError | UnsupportedImageError:
-    """The error for a file that OpenSlide fails on: what it is decides between damaged and unsupported."""
+    """Returns the error for a file that OpenSlide fails on; it depends on what the file is."""
     known, content = _detected(path), describe_content(path)
     if known is None and os.path.getsize(path) > 0:
         directory = _tiff_directory(path)
@@ -105,7 +107,7 @@ def _is_tiff(path: Path) -> bool:
 
 
 def _tiff_directory(path: Path) -> _Directory | None:
-    """The directory of a TIFF, or None where there is none that can be followed."""
+    """Reads the directory of a TIFF; None where there is none that can be followed."""
     if not _is_tiff(path):
         return None
     try:

@@ -81,7 +81,7 @@ def _intensity(overview: UInt8[np.ndarray, "channel height width"]) -> UInt8[np.
 def _without_colour(
     grey: UInt8[np.ndarray, "height width"], ground: Bool[np.ndarray, "height width"]
 ) -> Bool[np.ndarray, "height width"]:
-    """Finds tissue by its intensity alone; empty where nothing can be told apart.
+    """Finds tissue by its intensity alone; the mask is empty where nothing can be told apart.
 
     Where there is a dark ground, the rest is either a bright field, whose glass lies next to the ground, or bright
     tissue on the dark ground of a fluorescence scan.

@@ -35,13 +35,13 @@ _OPAQUE = 0xFF000000
 
 
 def is_slide(path: Path) -> bool:
-    """Whether OpenSlide knows the format of a file."""
+    """Tells whether OpenSlide knows the format of a file."""
     return openslide.OpenSlide.detect_format(path) is not None
 
 
 @dataclass(frozen=True)
 class _Levels:
-    """What a read needs to know of a slide; lengths in (y, x) order.
+    """What a read needs to know of a slide; lengths are in (y, x) order.
 
     Attributes:
         frame: the image's own grid, which is the slide's bounds where it states them.
@@ -117,7 +117,7 @@ class SlideSource(ImageSource):
         return _channels_first(pixels)
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
-        """Returns where tissue is, rather than glass or the scanner's dark ground (see `tissue`). Never empty."""
+        """Returns where tissue is, rather than glass or the scanner's dark ground (see `tissue`); it is never empty."""
         return tissue(overview)
 
     def check(self) -> None:
@@ -154,7 +154,7 @@ class SlideSource(ImageSource):
         return self._levels
 
     def _pixels(self, levels: _Levels, level: int, first: tuple[int, int], size: tuple[int, int]) -> Image.Image:
-        """Pixels of a level from ``first`` on, composited on white, as four bands with an unused last one."""
+        """Reads pixels of a level from ``first`` on, composited on white, as four bands with an unused last one."""
         scale = levels.downsamples[level]
         corner = (round(first[1] * scale), round(first[0] * scale))
         pixels = self._region(corner, level, (size[1], size[0]))
@@ -252,7 +252,7 @@ def _describe(slide: openslide.OpenSlide, name: str, mpp: float | None) -> _Leve
 
 
 def _best_level(downsamples: Sequence[float], scale: float) -> int:
-    """The coarsest level that is still fine enough for ``scale`` level-0 pixels per pixel."""
+    """Returns the coarsest level that is still fine enough for ``scale`` level-0 pixels per pixel."""
     for level in range(len(downsamples) - 1, 0, -1):
         if downsamples[level] <= scale * LEVEL_TOLERANCE:
             return level

@@ -23,7 +23,7 @@ _TAGS = [
 
 
 def is_series(path: Path) -> bool:
-    """Whether a folder or its subfolders hold DICOM files.
+    """Tells whether a folder or its subfolders hold DICOM files.
 
     Raises:
         ImageReadError: a file or folder may not be read.
@@ -32,7 +32,7 @@ def is_series(path: Path) -> bool:
 
 
 def folder_identity(path: Path, *options: Hashable) -> Hashable:
-    """Identity of the pixels in a folder: names, times and sizes of all files below it, and the reader's options.
+    """Returns the identity of the pixels in a folder: names, times and sizes of all files below it, and options.
 
     Raises:
         ImageReadError: the folder is missing or may not be read.
@@ -45,7 +45,7 @@ def folder_identity(path: Path, *options: Hashable) -> Hashable:
 
 
 def chosen_headers(path: Path, series: str | None = None) -> list[tuple[Path, Any]]:
-    """The files of one series below a folder, with their headers.
+    """Returns the files of one series below a folder, with their headers.
 
     Files that are not DICOM, and DICOM files that hold no image (reports, tables of contents), are left aside.
 
@@ -85,7 +85,7 @@ def damaged(path: Path, error: object) -> ImageReadError:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """All files below a folder, those of the folder itself first; hidden ones are left out."""
+    """Yields all files below a folder, those of the folder itself first; hidden ones are left out."""
 
     def refused(error: OSError) -> None:
         raise unopened(Path(error.filename or path), error) from error
@@ -104,7 +104,7 @@ def _head(file: Path) -> bytes:
 
 
 def _header(file: Path) -> Any | None:
-    """The header of a DICOM file that holds an image; None for other files."""
+    """Reads the header of a DICOM file that holds an image; None for other files."""
     require_pydicom()
     if not begins_as_dicom(_head(file)):
         if file.suffix.lower() in SUFFIXES:
@@ -120,7 +120,7 @@ def _header(file: Path) -> Any | None:
 
 
 def _names(group: list[tuple[Path, Any]]) -> list[str]:
-    """What a series can be called: its UID, number and description, those that it has."""
+    """Returns what a series can be called: its UID, number and description, those that it has."""
     header = group[0][1]
     return [str(value).strip() for name in _NAMES if (value := header.get(name)) not in (None, "")]
 
@@ -133,7 +133,7 @@ def _listed(uid: str, group: list[tuple[Path, Any]]) -> str:
 
 
 def _typeable(uid: str, others: list[list[str]], group: list[tuple[Path, Any]]) -> str:
-    """The shortest name of a series that only it has and that a command line takes as it is; else its UID."""
+    """Returns the shortest name of a series that only it has and that a command line takes as it is; else its UID."""
     taken = {name for names in others for name in names}
     plain = [name for name in _names(group) if re.fullmatch(r"\w[\w.-]*", name) and name.lower() not in _NOT_TEXT]
     return min((name for name in plain if name not in taken), key=len, default=uid)

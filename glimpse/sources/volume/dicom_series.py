@@ -22,7 +22,7 @@ _CONVERT = "Convert the series to NIfTI, e.g. with dcm2niix."
 
 
 def open_series(path: Path, series: str | None = None) -> BinaryIO:
-    """A series as an uncompressed NIfTI file, open for reading; converted where that has not been done before.
+    """Opens a series as an uncompressed NIfTI file, which is made if that has not been done before.
 
     Values are what the stored ones mean (rescale slope and intercept of each slice): int16, or float32 where they do
     not fit.
@@ -42,7 +42,7 @@ def open_series(path: Path, series: str | None = None) -> BinaryIO:
 # ---------------------------------------------------------------------------------------------- what the headers say
 @dataclass(frozen=True)
 class _Slice:
-    """One file; lengths in millimetres, positions and directions in DICOM's axes (left, posterior, superior).
+    """One file; lengths are in millimetres, positions and directions in DICOM's axes (left, posterior, superior).
 
     Attributes:
         path: the file.
@@ -68,7 +68,7 @@ class _Slice:
 
 
 def _slice(path: Path, header: Any) -> _Slice:
-    """What a header says.
+    """Returns what a header says.
 
     Raises:
         UnsupportedImageError: it is not that of a slice.
@@ -109,7 +109,7 @@ def _slice(path: Path, header: Any) -> _Slice:
 
 # ---------------------------------------------------------------------------------------------- the grid
 def _in_order(path: Path, slices: Sequence[_Slice]) -> list[_Slice]:
-    """The slices by their place along the normal.
+    """Sorts slices by their place along the normal.
 
     Raises:
         UnsupportedImageError: they do not form one grid.
@@ -162,7 +162,7 @@ def _check_distances(path: Path, ordered: Sequence[_Slice], distances: np.ndarra
 
 
 def _affine(ordered: Sequence[_Slice]) -> np.ndarray:
-    """From indices (column, row, slice) to millimetres to the right, anterior and superior, (4, 4)."""
+    """Returns the affine from indices (column, row, slice) to millimetres (right, anterior, superior), (4, 4)."""
     first, last = ordered[0], ordered[-1]
     affine = np.eye(4)
     affine[:3, :2] = (first.along * np.array(first.pitch)[:, None]).T
@@ -197,7 +197,7 @@ def _convert(path: Path, series: str | None, file: BinaryIO) -> None:
 
 
 def _dtype(slices: Sequence[_Slice]) -> np.dtype:
-    """int16 where every meant value is a whole number that fits, else float32."""
+    """Returns int16 where every meant value is a whole number that fits, else float32."""
     ends = np.array([[end * one.slope + one.intercept for end in one.limits] for one in slices])
     whole = all(one.slope.is_integer() and one.intercept.is_integer() for one in slices)
     limits = np.iinfo(np.int16)
@@ -205,7 +205,7 @@ def _dtype(slices: Sequence[_Slice]) -> np.dtype:
 
 
 def _pixels(one: _Slice) -> np.ndarray:
-    """Stored values of a slice, float64 (row, column)."""
+    """Reads the stored values of a slice, float64 (row, column)."""
     try:
         data = read_dataset(one.path)
         if data.file_meta.TransferSyntaxUID.is_encapsulated:

@@ -21,13 +21,13 @@ DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file is compressed with gzip."""
+    """Tells whether a file is compressed with gzip."""
     with open(path, "rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file holds a NIfTI volume, compressed with gzip or not."""
+    """Tells whether a file holds a NIfTI volume, compressed with gzip or not."""
     with open(path, "rb") as file:
         head = file.read(_HEAD)
         if head[:2] == b"\x1f\x8b":
@@ -64,16 +64,16 @@ class NiftiLayout:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Pixels (z, y, x)."""
+        """Returns the pixels per axis (z, y, x)."""
         return self.stored[self.axes[0]], self.stored[self.axes[1]], self.stored[self.axes[2]]
 
     @property
     def volumes(self) -> int:
-        """How many volumes the file holds."""
+        """Returns how many volumes the file holds."""
         return int(np.prod(self.stored[3:], dtype=np.int64))
 
     def mapped(self, file: BinaryIO, path: Path, volume: int = 0) -> np.ndarray:
-        """The stored values of one volume (z, y, x), a view of a memory map of an uncompressed file.
+        """Maps the stored values of one volume (z, y, x) of an uncompressed file; nothing is read yet.
 
         Raises:
             ImageReadError: the file ends before its values do.
@@ -102,7 +102,7 @@ def read_layout(path: Path) -> NiftiLayout:
 
 
 def layout_of(file: BinaryIO, path: Path) -> NiftiLayout:
-    """As `read_layout`, of an open file that begins with the header."""
+    """Does the same as `read_layout` for an open file that begins with the header."""
     import nibabel  # an image of another kind needs none
 
     try:
@@ -132,7 +132,7 @@ def layout_of(file: BinaryIO, path: Path) -> NiftiLayout:
 
 
 def _states_lengths(header: Any) -> bool:
-    """Whether a header says how large a pixel is: by its sform, or else by lengths above 0 in `pixdim`."""
+    """Tells whether a header says how large a pixel is: by its sform, or else by lengths above 0 in `pixdim`."""
     if header["sform_code"] > 0:
         return True
     lengths = header["pixdim"][1 : 1 + min(int(header["dim"][0]), 3)]
@@ -157,7 +157,7 @@ def _check_kind(header: Any, dtype: np.dtype, path: Path) -> None:
 
 
 def _nearest_axes(affine: np.ndarray, path: Path) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """Which stored axes run most nearly along z, y and x, and whether the other way."""
+    """Returns which stored axes run most nearly along z, y and x, and whether the other way."""
     from nibabel.orientations import io_orientation
 
     orientation = io_orientation(affine) if np.isfinite(affine).all() else np.full((3, 2), np.nan)

@@ -65,7 +65,7 @@ class _Opened:
         return greys(values, self.windows, cover)
 
     def _means(self, cut: Cut) -> Means:
-        """Means over boxes; only the pixels inside the image are fetched."""
+        """Returns means over boxes; only the pixels inside the image are fetched."""
         shape = self.stored.shape
         first = tuple(min(max(a, 0), n) for a, n in zip(cut.first, shape, strict=True))
         moved = Cut(
@@ -76,7 +76,7 @@ class _Opened:
         return moved.means(self._meant(_part(self.stored, cut)))
 
     def _meant(self, stored: np.ndarray) -> Float[np.ndarray, "*size"]:
-        """What stored values mean, float32; NaN becomes the lowest value that is shown."""
+        """Returns what stored values mean, float32; NaN becomes the lowest value that is shown."""
         # The rows of a block lie far apart, so fetching takes most of the time; converting goes faster from a copy.
         values = np.ascontiguousarray(stored).astype(np.float32)
         if self.slope != 1.0:
@@ -103,7 +103,7 @@ def _sample(stored: np.ndarray, layout: NiftiLayout) -> _Sampled:
 
 
 def _part(image: np.ndarray, cut: Cut) -> np.ndarray:
-    """The pixels of a cut that lie inside an image."""
+    """Returns the pixels of a cut that lie inside an image."""
     z, y, x = (
         slice(min(max(a, 0), n), max(min(b, n), 0))
         for a, b, n in zip(cut.first, cut.last, image.shape, strict=True)
@@ -199,7 +199,7 @@ class VolumeSource(ImageSource):
         return self._opened().read(start, width, [int(n) for n in size])
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
-        """Head, body or lungs, told from the air around or within them by the first channel. Never empty."""
+        """Returns where head, body or lungs are, told from air by the first channel; it is never empty."""
         window = self._opened().windows[0]
         assert self._sampled is not None, "a volume that was opened has been sampled"
         values = self._sampled.values
@@ -247,7 +247,7 @@ class VolumeSource(ImageSource):
         return self._layout
 
     def _unpacked(self) -> BinaryIO:
-        """An uncompressed NIfTI file, open for reading."""
+        """Opens an uncompressed NIfTI file of the volume."""
         check_readable(self.path)
         if self.path.is_dir():
             return open_series(self.path, self._series)

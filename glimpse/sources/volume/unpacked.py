@@ -28,12 +28,12 @@ class CacheError(UserError, OSError):
 
 
 def unpacked_folder() -> Path:
-    """Where unpacked volumes lie: `volumes` in GLIMPSE_CACHE, else in the user's cache folder."""
+    """Returns where unpacked volumes lie: `volumes` in GLIMPSE_CACHE, else in the user's cache folder."""
     return Path(os.environ.get("GLIMPSE_CACHE") or platformdirs.user_cache_dir("glimpse")) / "volumes"
 
 
 def open_unpacked(key: Hashable, write: Callable[[BinaryIO], None]) -> BinaryIO:
-    """The unpacked file of a key, open for reading; it is written where it is not there.
+    """Opens the unpacked file of a key, which is written if it is not there.
 
     Of several processes and threads that ask for the same file at once, one writes it. It appears whole or not at all.
     The files used longest ago are removed once all of them take more than GLIMPSE_VOLUME_CACHE_GB (20). Whoever has a
@@ -67,7 +67,7 @@ def open_unpacked(key: Hashable, write: Callable[[BinaryIO], None]) -> BinaryIO:
 
 
 def _open_used(path: Path) -> BinaryIO | None:
-    """The file opened and marked as used now; None where it is not there."""
+    """Opens the file and marks it as used now; None where it is not there."""
     try:
         file = open(path, "rb")  # noqa: SIM115 - the caller closes it
     except FileNotFoundError:
