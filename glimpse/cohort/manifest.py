@@ -20,9 +20,9 @@ from glimpse.atomic import write_atomically
 from glimpse.cohort.marks import read_marks
 from glimpse.cohort.splits import SPLITS, stratified_splits
 from glimpse.errors import UserError
-from glimpse.sources import ImageReadError, ImageSource, UnsupportedImageError, open_source
+from glimpse.sources import ImageReadError, ImageSource, RegionReadError, UnsupportedImageError, open_source
 from glimpse.sources.base import unopened
-from glimpse.sources.tolerant import TolerantSource
+from glimpse.sources.tolerant import TolerantSource, unread
 from glimpse.tasks import Task
 
 REQUIRED = ("case_id", "slide_id", "path", "target")
@@ -113,7 +113,7 @@ class Cohort(Sequence[Case]):
         parsed = [_parse_row(row, columns, task, problems) for row in rows]
         for row, values in zip(rows, parsed, strict=True):
             values["options"] |= {name: row.cells[name] for name in option_columns if row.cells.get(name)}
-        opened = _open_sources(path, rows, parsed, source_options or {}, progress)
+        opened = _open_sources(path, rows, parsed, source_options or {}, on_error, progress)
         broken = [message for message in opened if isinstance(message, str)]
         good = [
             Case(
@@ -318,6 +318,7 @@ def _open_sources(
     rows: Sequence[_Row],
     parsed: Sequence[Mapping[str, Any]],
     options: Mapping[str, Any],
+    on_error: str,
     progress: bool,
 ) -> list[_Opened | str | None]:
     """Returns for each row its source and marks, or a message about its files; None if the row names no image."""
@@ -330,16 +331,23 @@ def _open_sources(
         disable=not progress or len(rows) <= _MANY,
     ):
         image, given = row.cells.get("path"), {**options, **values["options"]}
-        found.append(_open_checked(path, row, path.parent / Path(image).expanduser(), given) if image else None)
+        found.append(
+            _open_checked(path, row, path.parent / Path(image).expanduser(), given, on_error) if image else None
+        )
     return found
 
 
-def _open_checked(path: Path, row: _Row, image: Path, options: Mapping[str, Any]) -> _Opened | str:
+def _open_checked(path: Path, row: _Row, image: Path, options: Mapping[str, Any], on_error: str) -> _Opened | str:
     """Opens, checks and closes an image; returns its source and marks, or a message about what is wrong."""
     where = f"line {row.line}, {row.cells.get('slide_id') or 'without slide_id'}"
     try:
         source = open_source(image, **options)
-        source.check()
+        try:
+            source.check()
+        except RegionReadError as error:
+            if on_error == "raise":
+                raise
+            unread.add(row.cells["slide_id"], error)  # the rest can be read
         mask = row.cells.get("mask")
         marks = read_marks(path.parent / Path(mask).expanduser(), source) if mask else None
         source.close()

@@ -2,7 +2,7 @@
 
 from glimpse.sources.array import SUFFIXES as ARRAY_SUFFIXES
 from glimpse.sources.array import ArraySource, is_array
-from glimpse.sources.base import ImageReadError, ImageSource, UnsupportedImageError
+from glimpse.sources.base import ImageReadError, ImageSource, RegionReadError, UnsupportedImageError
 from glimpse.sources.radiograph.source import SUFFIXES as RADIOGRAPH_SUFFIXES
 from glimpse.sources.radiograph.source import RadiographSource, is_radiograph
 from glimpse.sources.registry import Kind, open_source, register_reader
@@ -56,6 +56,7 @@ __all__ = [
     "ImageReadError",
     "ImageSource",
     "RadiographSource",
+    "RegionReadError",
     "SlideSource",
     "UnsupportedImageError",
     "VolumeSource",

@@ -155,9 +155,12 @@ def unopened(path: Path, error: OSError) -> ImageReadError:
     """Returns the error for a file or folder that the system does not open: it is missing, or may not be read."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return missing_file(path)
-    remedy = "Look at the disk, or leave the case out (on_error=skip)."
+    remedy = "Look at the disk, or leave the case out (env.cohort.on_error=skip)."
     if isinstance(error, PermissionError):
-        remedy = f"Get the right to read it, e.g. with 'chmod u+rX {path}', or leave the case out (on_error=skip)."
+        remedy = (
+            f"Get the right to read it, e.g. with 'chmod u+rX {path}', or leave the case out "
+            "(env.cohort.on_error=skip)."
+        )
     return ImageReadError(f"{path}: cannot be opened ({error.strerror or error}). {remedy}")
 
 

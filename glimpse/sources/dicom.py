@@ -65,7 +65,7 @@ def require_decoder(path: Path, syntax: Any) -> None:
     except NotImplementedError as error:
         raise UnsupportedImageError(
             f"{path}: its pixels are compressed in a way that cannot be read ({syntax.name}). Decompress it, e.g. with "
-            "'gdcmconv --raw in.dcm out.dcm', or leave the case out (on_error=skip)."
+            "'gdcmconv --raw in.dcm out.dcm', or leave the case out (env.cohort.on_error=skip)."
         ) from error
     if not decoder.is_available:
         missing = ", ".join(decoder.missing_dependencies)

@@ -144,6 +144,8 @@ def _check_kind(path: Path, asked: Reader) -> None:
     )
     if content == "a DICOM file" and asked.sniff_folder is not knows_nothing:
         ways.append(f"give the folder that holds all slices, {path.parent}")
+    if path.is_dir() and asked.sniff_folder is knows_nothing:
+        ways.append("give one of the files in it")
     if content in asked.kind.convert:
         ways.append(f"convert it, e.g. {asked.kind.convert[content]}")
     raise UnsupportedImageError(

@@ -42,7 +42,10 @@ class UnreadParts:
             counts, reasons = dict(self._counts), dict(self._reasons)
         if not counts:
             return None
-        named = [f"{case} ({count} reads failed; first: {reasons[case]})" for case, count in counts.items()]
+        named = [
+            f"{case} ({count} {'read' if count == 1 else 'reads'} failed; first: {reasons[case]})"
+            for case, count in counts.items()
+        ]
         more = [f"and {len(named) - _NAMED} more"] if len(named) > _NAMED else []
         cases = "1 case has parts" if len(named) == 1 else f"{len(named)} cases have parts"
         return f"{cases} that cannot be read; they were shown as background: {'; '.join([*named[:_NAMED], *more])}"

@@ -167,3 +167,17 @@ def test_palettes_of_greys_in_pictures(tmp_path: Path):
     tifffile.imwrite(tmp_path / "b.tif", indices, photometric="palette", colormap=np.stack([greys, greys, greys // 2]))
     with pytest.raises(UnsupportedImageError, match=r"b\.tif: it is coloured \(its palette has colours\)"):
         RadiographSource(tmp_path / "b.tif").check()
+
+
+def test_large_pictures_are_read_silently_and_too_large_ones_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    grey = (ramp() >> 8).astype(np.uint8)
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(grey).save(tmp_path / name)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", grey.size - 1)  # Pillow itself warns of it
+        assert whole(open_source(tmp_path / name)).shape == grey.shape
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", grey.size // 2 - 1)
+        with pytest.raises(UnsupportedImageError, match=rf"{name}: .*too large \(50 x 40 pixels, .*uncompressed TIFF"):
+            open_source(tmp_path / name).check()
+    assert not recwarn.list

@@ -14,7 +14,7 @@ import tifffile
 import glimpse.sources.slide.source as slide_module
 import glimpse.views
 from glimpse import evaluate, train
-from glimpse.cohort import Cohort
+from glimpse.cohort import Cohort, CohortError
 from glimpse.geometry import Frame
 from glimpse.sources import ArraySource, ImageReadError, ImageSource, SlideSource
 from glimpse.sources.base import RegionReadError
@@ -178,6 +178,28 @@ def test_a_cohort_is_tolerant_only_where_it_was_asked_to_be(tmp_path: Path) -> N
     assert not np.array_equal(views.overview(lenient[6].source), views.overview(lenient[7].source))
 
 
+@pytest.mark.parametrize("tile", [15, 10])
+def test_damage_where_a_slide_is_checked_is_no_reason_to_leave_it_out(tmp_path: Path, tile: int) -> None:
+    """The far corner and the middle are read when a cohort is loaded."""
+    broken_slide(tmp_path / "a.tiff", tiles=(tile,))
+    path = tmp_path / "c.csv"
+    path.write_text("patient,case,path,target,split\na,slide-1,a.tiff,0,train\n", encoding="utf-8")
+    with pytest.raises(CohortError, match=r"line 2, slide-1: .*a\.tiff: cannot be read at level 0, 1 x 1 pixels"):
+        Cohort.from_csv(path, Classification(2), progress=False)
+    with pytest.warns(UserWarning, match="slide-1: shown as background"):
+        assert len(Cohort.from_csv(path, Classification(2), on_error="skip", progress=False)) == 1
+    assert "slide-1 (1 read failed" in (unread.summary() or "")
+
+
+def test_a_slide_of_which_nothing_can_be_read_is_left_out(tmp_path: Path) -> None:
+    broken_slide(tmp_path / "a.tiff", tiles=tuple(range(16)))
+    broken_slide(tmp_path / "b.tiff", tiles=())
+    path = tmp_path / "c.csv"
+    path.write_text("patient,case,path,target,split\na,a,a.tiff,0,train\nb,b,b.tiff,1,train\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"skipped line 2, a: .*a\.tiff: cannot be read at level 0"):
+        assert [case.id for case in Cohort.from_csv(path, Classification(2), on_error="skip", progress=False)] == ["b"]
+
+
 def test_commands_go_on_and_name_the_case_once_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,7 +217,7 @@ def test_commands_go_on_and_name_the_case_once_at_the_end(
         told = capfd.readouterr()
         lines = [line for line in (told.out + told.err).splitlines() if "s6" in line]
         assert len(lines) == 1, lines
-        assert re.match(r"glimpse: 1 case has parts that cannot be read; .*: s6 \(\d+ reads failed; first: ", lines[0])
+        assert re.match(r"glimpse: 1 case has parts that cannot be read; .*: s6 \(\d+ reads? failed; first: ", lines[0])
         assert told.err.splitlines()[-1] == lines[0]
     monkeypatch.setattr(glimpse.views, "overviews", ByteCache(1 << 20))
     monkeypatch.setattr("sys.argv", ["train", *options, "run=strict"])

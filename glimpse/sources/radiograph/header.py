@@ -10,7 +10,9 @@ from glimpse.sources.base import ImageReadError, UnsupportedImageError, describe
 from glimpse.sources.radiograph.stored import Stored
 from glimpse.sources.windows import LinearWindow, Window
 
-REMEDY = "Copy the file again and compare its size with the original's, or leave the case out (on_error=skip)."
+REMEDY = (
+    "Copy the file again and compare its size with the original's, or leave the case out (env.cohort.on_error=skip)."
+)
 
 
 @dataclass(frozen=True)

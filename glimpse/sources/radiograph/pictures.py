@@ -1,8 +1,8 @@
 """Radiographs in PNG, TIFF and JPEG files."""
 
+import math
 import os
 import struct
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, one_frame
 from glimpse.sources.quiet import quiet
@@ -92,17 +95,19 @@ def is_grey(path: Path) -> bool:
 # ---------------------------------------------------------------------------------------------- Pillow
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    head = magic(path)
+    kind = PngImageFile if head == PNG else TiffImageFile if head[:4] in TIFF else jpeg_factory
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=("PNG", "JPEG", "TIFF"))
-    except Image.DecompressionBombError as error:
-        raise unsupported(path, f"which is too large ({error})", "Save it as an uncompressed TIFF.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if magic(path).startswith(JPEG):  # so short a beginning is also found in files that are no pictures
+        image = kind(path)  # as Image.open does, but without its warning of large images
+    except (OSError, SyntaxError, ValueError) as error:
+        if head.startswith(JPEG):  # so short a beginning is also found in files that are no pictures
             raise unsupported(path, "but not one that can be read", "Copy or export it again.") from error
         raise damaged(path, "its header cannot be read" if os.path.getsize(path) else "it is empty") from error
     with image:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
+        if image.width * image.height > limit:
+            rule = f"which is too large ({image.width} x {image.height} pixels, Pillow reads {limit:,})"
+            raise unsupported(path, rule, "Save it as an uncompressed TIFF.")
         yield image
 
 

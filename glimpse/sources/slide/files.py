@@ -20,7 +20,9 @@ PLAUSIBLE_MPP = (0.01, 20.0)
 _MICROMETRES = {"centimeter": 1e4, "inch": 25400.0}
 _MPP_TIMES_POWER = 10.0  # 20x scans at about 0.5 um/px, 40x at about 0.25
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_REMEDY = "Copy the file again and compare its size with the original's, or leave the case out (on_error=skip)."
+_REMEDY = (
+    "Copy the file again and compare its size with the original's, or leave the case out (env.cohort.on_error=skip)."
+)
 
 
 def known_mpp(properties: Mapping[str, str], name: str, fallback: float | None) -> tuple[float, float] | None:
@@ -76,7 +78,7 @@ def check_complete(path: Path) -> None:
 
 def explain_unreadable(path: Path, error: Exception) -> ImageReadError | UnsupportedImageError:
     """Returns the error for a file that OpenSlide fails on; it depends on what the file is."""
-    known, content = _detected(path), describe_content(path)
+    known, content = detected_format(path), describe_content(path)
     if known is None and os.path.getsize(path) > 0:
         directory = _tiff_directory(path)
         if not _is_tiff(path):
@@ -122,7 +124,8 @@ def _tiff_directory(path: Path) -> _Directory | None:
         return None
 
 
-def _detected(path: Path) -> str | None:
+def detected_format(path: Path) -> str | None:
+    """Returns the name that OpenSlide has for the format of a file, or None where it knows none."""
     try:
         return openslide.OpenSlide.detect_format(path)
     except openslide.OpenSlideError:

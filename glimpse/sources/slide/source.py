@@ -15,6 +15,7 @@ from PIL import Image
 
 from glimpse.geometry import Frame, Numbers
 from glimpse.sources.base import (
+    ImageReadError,
     ImageSource,
     RegionReadError,
     check_readable,
@@ -24,7 +25,7 @@ from glimpse.sources.base import (
     region,
 )
 from glimpse.sources.held import HeldOpen
-from glimpse.sources.slide.files import check_complete, explain_unreadable, known_mpp
+from glimpse.sources.slide.files import check_complete, detected_format, explain_unreadable, known_mpp
 from glimpse.sources.slide.foreground import tissue
 
 SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".tif", ".tiff", ".bif", ".vms", ".vmu", ".svslide")
@@ -36,7 +37,7 @@ _OPAQUE = 0xFF000000
 
 def is_slide(path: Path) -> bool:
     """Tells whether OpenSlide knows the format of a file."""
-    return openslide.OpenSlide.detect_format(path) is not None
+    return detected_format(path) is not None
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,25 @@ class SlideSource(ImageSource):
         return tissue(overview)
 
     def check(self) -> None:
+        """Compares the size of the file with what it should be, and reads a far corner and the coarsest level.
+
+        Raises:
+            RegionReadError: one of the two reads failed, so that a part of the slide is damaged.
+            ImageReadError: both failed, or the file is missing or truncated.
+        """
         self._known_levels()
         check_complete(self.path)
-        super().check()
-        lowest = self._known_levels().downsamples[-1]
-        self.read(np.asarray(self.shape) / 2, lowest, (1, 1))
+        corner, lowest = np.asarray(self.shape) - 0.5, self._known_levels().downsamples[-1]
+        failures = []
+        for center, extent in ((corner, 1.0), (np.asarray(self.shape) / 2, lowest)):
+            try:
+                self.read(center, extent, (1, 1))
+            except RegionReadError as error:
+                failures.append(error)
+        if len(failures) > 1:  # more than a damaged part
+            raise ImageReadError(str(failures[0]))
+        if failures:
+            raise failures[0]
 
     def close(self) -> None:
         self.let_go()
@@ -190,7 +205,7 @@ class SlideSource(ImageSource):
             place = f"level {level}, {size[0]} x {size[1]} pixels from (x {corner[0]}, y {corner[1]}) at level 0"
             raise RegionReadError(
                 f"{self.path}: cannot be read at {place} ({error}). A part of the file is damaged: copy it again and "
-                "compare its size with the original's; on_error=skip shows such parts as background."
+                "compare its size with the original's; env.cohort.on_error=skip shows such parts as background."
             ) from error
 
     def _drop(self, slide: openslide.OpenSlide) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, begins_as_dicom, unopened
 from glimpse.sources.dicom import read_dataset, require_pydicom
 
-REMEDY = "Copy the series again, or leave the case out (on_error=skip)."
+REMEDY = "Copy the series again, or leave the case out (env.cohort.on_error=skip)."
 SUFFIXES = (".dcm", ".dicom", ".ima")  # of files that are slices, or damaged ones
 _NAMES = ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription")
 _DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR: a table of contents, no image

@@ -13,7 +13,9 @@ from glimpse.sources.base import ImageReadError, UnsupportedImageError
 from glimpse.sources.quiet import quiet
 
 SUFFIXES = (".nii", ".nii.gz")
-REMEDY = "Copy the file again and compare its size with the original's, or leave the case out (on_error=skip)."
+REMEDY = (
+    "Copy the file again and compare its size with the original's, or leave the case out (env.cohort.on_error=skip)."
+)
 _HEAD = 352  # bytes that tell what a file is
 _CHUNK = 1 << 20
 _MILLIMETRES = {"mm": 1.0, "micron": 1e-3, "meter": 1e3, "unknown": 1.0}
