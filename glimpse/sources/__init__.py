@@ -22,7 +22,10 @@ register_reader(
     kind=Kind(
         "whole slides (SVS, NDPI, MRXS, SCN, tiled TIFF, DICOM)",
         ("wsi",),
-        dict.fromkeys(("a PNG image", "a JPEG image", "a TIFF image"), "with 'vips tiffsave --tile --pyramid'"),
+        {
+            f"a {name} image": f"with 'vips tiffsave in{ending} out.tiff --tile --pyramid'"
+            for name, ending in (("PNG", ".png"), ("JPEG", ".jpg"), ("TIFF", ".tif"))
+        },
     ),
 )
 register_reader(
