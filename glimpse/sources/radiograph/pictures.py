@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from PIL import Image
-from PIL.JpegImagePlugin import jpeg_factory
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -96,7 +96,7 @@ def is_grey(path: Path) -> bool:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     head = magic(path)
-    kind = PngImageFile if head == PNG else TiffImageFile if head[:4] in TIFF else jpeg_factory
+    kind = PngImageFile if head == PNG else TiffImageFile if head[:4] in TIFF else JpegImageFile
     try:
         image = kind(path)  # as Image.open does, but without its warning of large images
     except (OSError, SyntaxError, ValueError) as error:
