@@ -124,3 +124,10 @@ def test_tissue_that_reaches_the_edge_of_a_slide_without_colour() -> None:
 
 def test_blank_glass_without_colour_is_looked_at_everywhere() -> None:
     assert tissue(painted((240,) * 3, (240,) * 3, 2)).all()
+
+
+def test_a_tiny_piece_of_pale_tissue_is_found_by_its_colour() -> None:
+    overview = np.full((3, 256, 256), 242, np.uint8)
+    overview[:, 100:103, 100:105] = np.array((240, 225, 236), np.uint8)[:, None, None]
+    mask = tissue(overview)
+    assert mask.sum() == 15 and mask[100:103, 100:105].all()

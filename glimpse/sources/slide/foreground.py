@@ -34,13 +34,13 @@ def tissue(overview: UInt8[np.ndarray, "channel height width"]) -> Bool[np.ndarr
     if not rest.any():  # perhaps dim fluorescence
         return never_empty(_without_colour(_intensity(overview), rest))
     saturation = np.rint(255 * (high.astype(np.float32) - low) / np.maximum(high, 1)).astype(np.uint8)
-    if (saturation[rest] > MIN_SATURATION).mean() >= LEAST_COLOUR:
-        mask = ~_widened(ground, high - low <= NEUTRAL) & (
-            saturation > max(otsu_threshold(saturation[rest]), MIN_SATURATION)
-        )
-    else:
+    coloured = saturation > max(otsu_threshold(saturation[rest]), MIN_SATURATION)
+    coloured &= ~_widened(ground, high - low <= NEUTRAL)
+    if (saturation[rest] > MIN_SATURATION).mean() < LEAST_COLOUR:
         mask = _without_colour(_intensity(overview), ground)
-    return mask if mask.any() else never_empty(rest)
+        if mask.any():
+            return mask
+    return coloured if coloured.any() else never_empty(rest)
 
 
 def dark_ground(
