@@ -103,7 +103,7 @@ def scaled(path: Path, values: np.ndarray, slope: float, intercept: float) -> Pa
 
 @pytest.mark.parametrize(("slope", "intercept"), [(2.0, -100.0), (-0.5, 50.0), (0.0, 7.0)])
 def test_slope_and_intercept_come_before_windows(tmp_path: Path, slope: float, intercept: float):
-    values = RNG.integers(-100, 200, (4, 5, 6)).astype(np.int16)
+    values = np.random.default_rng(0).integers(-100, 200, (4, 5, 6)).astype(np.int16)
     path = scaled(tmp_path / "a.nii", values, slope, intercept)
     meant = nibabel.load(path).get_fdata()
     np.testing.assert_array_equal(meant, slope * values + intercept if slope else values)
