@@ -23,8 +23,8 @@ XRAY = Modality(
     RadiographSource,
     reader="radiograph",
     # window: None is the first one that a file states; or the index of another one, or [low, high];
-    # spacing: millimetres per pixel
-    options={"window": None, "spacing": None},
+    # spacing: millimetres per pixel; frame: which one of a file that holds several, from 0
+    options={"window": None, "spacing": None, "frame": None},
     synthetic="glimpse.synthetic.radiographs.recipe:embedded_cohort",
     overview_size=256,
     glimpse_size=96,
@@ -38,8 +38,10 @@ MRI = Modality(
     reader="volume",
     # windows: "auto" (percentiles of each volume, since MR has no units), [low, high], or a list, one channel for each;
     # spacing: millimetres per voxel, one number or [z, y, x];
-    # neighbours: how many slices on either side are added as channels
-    options={"windows": None, "spacing": None, "neighbours": 0},
+    # neighbours: how many slices on either side are added as channels;
+    # series: which one of a folder that holds several, by SeriesInstanceUID, number or description;
+    # frame: which volume of a file that holds several, from 0
+    options={"windows": None, "spacing": None, "neighbours": 0, "series": None, "frame": None},
     synthetic="glimpse.synthetic.volumes.recipe:embedded_mri",
     synthetic_options={"windows": (0.0, 160.0)},  # its spots are brighter than the percentiles of "auto"
     overview_size=(40, 48, 40),
@@ -53,7 +55,14 @@ CT = Modality(
     VolumeSource,
     reader="volume",
     # as for MRI, but windows are in Hounsfield units, by name or as [low, high]; foreground: "lungs" or "body"
-    options={"windows": ("lung", "mediastinum"), "spacing": None, "neighbours": 0, "foreground": "lungs"},
+    options={
+        "windows": ("lung", "mediastinum"),
+        "spacing": None,
+        "neighbours": 0,
+        "series": None,
+        "frame": None,
+        "foreground": "lungs",
+    },
     synthetic="glimpse.synthetic.volumes.recipe:embedded_ct",
     overview_size=(36, 36, 48),
     glimpse_size=(12, 24, 24),

@@ -15,7 +15,7 @@ from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
 from glimpse.envs.cohorts import loaded_once
 from glimpse.errors import SettingsError
-from glimpse.modalities import Modality, find_modality
+from glimpse.modalities import OPTION_COLUMNS, Modality, find_modality
 from glimpse.settings.building import build
 from glimpse.settings.kinds import check_kind, hints_of
 from glimpse.settings.options import refuse_unknown
@@ -148,7 +148,13 @@ def load_modality(
 
     def load() -> Cohort:
         return Cohort.from_csv(
-            path, task, on_error=on_error, seed=seed, source_options=source_options, progress=progress
+            path,
+            task,
+            on_error=on_error,
+            seed=seed,
+            source_options=source_options,
+            option_columns=[name for name in OPTION_COLUMNS if name in known.options],
+            progress=progress,
         )
 
     return loaded_once(Path(path), task, (known, on_error, seed, repr(sorted(source_options.items()))), load)

@@ -35,6 +35,7 @@ from glimpse.settings.building import build
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import at_least, check_device, refuse_unknown
 from glimpse.settings.quoting import typed
+from glimpse.sources.tolerant import unread
 from glimpse.tasks import Task
 
 
@@ -203,12 +204,12 @@ def _write(run: Path, record: dict[str, Any], readings: dict[str, list[Reading]]
 def _main(config: DictConfig) -> None:
     options: Any = OmegaConf.to_container(config, resolve=True)
     run = options.pop("run")
-    with in_one_line():
+    with in_one_line(), unread.named_at_the_end():
         refuse_unknown(options, inspect.signature(evaluate).parameters, "glimpse.evaluate")
         if run is None:
             raise EvaluationError("Which run? Give its folder: glimpse evaluate run=<run folder>.")
         result = evaluate(run, **options)
-    print(f"\n{table(result.rows, headline=result.headline)}\n\nWritten: {', '.join(map(str, result.files))}")
+        print(f"\n{table(result.rows, headline=result.headline)}\n\nWritten: {', '.join(map(str, result.files))}")
 
 
 def main() -> None:

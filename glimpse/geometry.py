@@ -98,7 +98,8 @@ class Frame:
         if self.spacing is None:
             raise MissingSpacingError(
                 f"{self.name}: {what} in micrometres or millimetres needs the size of a pixel, which the file does not "
-                "state. Give sizes in pixels, or state it (column 'mpp' of the cohort, option mpp= or spacing=)."
+                "state. Give sizes in pixels, or state it: in a column 'mpp' of the cohort's CSV (micrometres per "
+                "pixel), or for volumes and radiographs with env.cohort.spacing (millimetres per pixel)."
             )
         return np.asarray(self.spacing, np.float64)
 

@@ -13,7 +13,7 @@ import gymnasium
 from glimpse.plugins import BUILT_IN, MAKER, ModalityError, environment_id, is_loading, load_plugins, why_missing
 from glimpse.settings.nearest import suggestion
 from glimpse.sources.base import ImageSource
-from glimpse.sources.registry import reader_names, register_reader
+from glimpse.sources.registry import knows_nothing, reader_names, register_reader
 
 __all__ = ["Modality", "ModalityError", "find_modality", "register_modality"]
 
@@ -22,6 +22,9 @@ Extents = int | float | str | Sequence[Any]
 
 RECIPE_PARTS = ("pretrain", "warm_up", "joint", "agent", "network")
 """Sections of the configuration that a recipe may set; they say how an agent learns."""
+
+OPTION_COLUMNS = ("series", "frame")
+"""Options of a source that may differ from case to case; a cohort may have a column for each of them."""
 
 _TWO_CLASSES = {"_target_": "glimpse.tasks.Classification", "classes": 2}
 _OF_A_COHORT = ("modality", "path", "task", "on_error", "seed", "synthetic", "progress")
@@ -41,6 +44,7 @@ class Modality:
         reader: name under which the source is registered in `glimpse.sources`; the name of the modality if not given.
         options: options of the source, with their defaults. Users set them as `env.cohort.<option>` on the command
             line, and as keyword arguments of `gymnasium.make`. An option that is None is not passed to the source.
+            Those of `OPTION_COLUMNS` may also be columns of the CSV.
         synthetic: makes a synthetic cohort and returns the path of its CSV; a function, or its "module:name".
         synthetic_options: options of the source for that cohort; users can still set others.
         draws: for drawn images, in place of `source`: makes a `Cohort`; a function, or its "module:name". Users set its
@@ -197,7 +201,7 @@ def _register_reader(
     if sniff is None and endings:  # files are recognised by their suffix alone
         register_reader(modality.name, source, suffixes=endings, sniff=lambda path: path.name.lower().endswith(endings))
     else:
-        register_reader(modality.name, source, suffixes=endings, **({} if sniff is None else {"sniff": sniff}))
+        register_reader(modality.name, source, suffixes=endings, sniff=sniff or knows_nothing)
 
 
 # ---------------------------------------------------------------------------------------------- what is refused

@@ -36,6 +36,7 @@ from glimpse.settings.options import at_least, check_device, check_later
 from glimpse.settings.paths import with_whole_paths
 from glimpse.settings.quoting import typed
 from glimpse.settings.resuming import resumed
+from glimpse.sources.tolerant import unread
 
 _LARGEST_SEED = 2**32 - 10_000  # numpy takes no seed from 2^32 on, and each stage adds to it
 
@@ -189,7 +190,7 @@ def _prepare(settings: Mapping[str, Any], cohort: Cohort) -> Training:
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="train")
 def _main(config: DictConfig) -> None:
     keep_freed_memory()
-    with in_one_line():
+    with in_one_line(), unread.named_at_the_end():
         train(config, HydraConfig.get().overrides.task)
 
 

@@ -13,7 +13,9 @@ from glimpse.cohort.marks import read_marks
 from glimpse.cohort.table import CohortError, Row
 from glimpse.errors import UserError
 from glimpse.settings.progress import silent
-from glimpse.sources import ImageReadError, ImageSource, UnsupportedImageError, open_source
+from glimpse.sources import ImageReadError, ImageSource, RegionReadError, UnsupportedImageError, open_source
+from glimpse.sources.base import unopened
+from glimpse.sources.tolerant import unread
 
 _MANY = 50  # with at most so many cases, no progress bar is shown
 _TOLD = 5  # so many images that are listed twice are named in a warning
@@ -42,6 +44,7 @@ def open_images(
     rows: Sequence[Row],
     given: Sequence[Mapping[str, Any]],
     options: Mapping[str, Any],
+    tolerant: bool,
     progress: bool,
 ) -> list[Opened | str | None]:
     """Opens, checks and closes the image of each row.
@@ -51,6 +54,7 @@ def open_images(
         rows: its rows.
         given: for each row, options of `open_source` that hold for this image only.
         options: options of `open_source` for all images.
+        tolerant: whether an image with damaged parts can be read; what is damaged is noted then.
         progress: whether to show a bar, on a terminal (for more than 50 cases).
 
     Returns:
@@ -67,15 +71,22 @@ def open_images(
         total=len(rows),
         disable=silent(progress and len(rows) > _MANY),
     ):
-        found.append(_open_checked(path, row, options, extra) if row.cells.get("path") else None)
+        found.append(_open_checked(path, row, options, extra, tolerant) if row.cells.get("path") else None)
     return found
 
 
-def _open_checked(path: Path, row: Row, options: Mapping[str, Any], extra: Mapping[str, Any]) -> Opened | str:
+def _open_checked(
+    path: Path, row: Row, options: Mapping[str, Any], extra: Mapping[str, Any], tolerant: bool
+) -> Opened | str:
     image = path.parent / Path(row.cells["path"]).expanduser()
     try:
         source = _opened(path, row, image, {**options, **extra})
-        source.check()
+        try:
+            source.check()
+        except RegionReadError as error:
+            if not tolerant:
+                raise
+            unread.add(row.cells["slide_id"], error)  # the rest can be read
         mask = row.cells.get("mask")
         marks = read_marks(path.parent / Path(mask).expanduser(), source) if mask else None
         source.close()
@@ -87,8 +98,7 @@ def _open_checked(path: Path, row: Row, options: Mapping[str, Any], extra: Mappi
     except ValueError as error:  # which of its volumes is meant?
         return f"{row.where}: {error}"
     except OSError as error:
-        reason = error.strerror or error
-        return f"{row.where}: {error.filename or image}: cannot be read ({reason}). Allow this user to read it."
+        return f"{row.where}: {unopened(Path(error.filename or image), error)}"
     return Opened(source, marks, mark, (mark, *(f"{k}={v}" for k, v in sorted(extra.items()) if k not in _OF_SCALE)))
 
 

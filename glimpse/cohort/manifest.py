@@ -18,6 +18,7 @@ from glimpse.cohort.images import Opened, leak, listed_twice, open_images, repet
 from glimpse.cohort.splits import SPLITS, TooFewPatientsError, joined, stratified_splits
 from glimpse.cohort.table import (
     CohortError,
+    Row,
     Table,
     cohort_error,
     column_problems,
@@ -26,6 +27,7 @@ from glimpse.cohort.table import (
     table_problems,
 )
 from glimpse.sources import ImageSource
+from glimpse.sources.tolerant import TolerantSource
 from glimpse.tasks import Task
 
 __all__ = ["Case", "Cohort", "CohortError"]
@@ -79,6 +81,7 @@ class Cohort(Sequence[Case]):
         seed: int = 0,
         fractions: tuple[float, float, float] = (0.6, 0.15, 0.25),
         source_options: Mapping[str, Any] | None = None,
+        option_columns: Sequence[str] = (),
         progress: bool = False,
     ) -> "Cohort":
         """Reads and checks a CSV with the columns ``case_id,slide_id,path,target[,split][,mpp][,mask][,...]``.
@@ -93,11 +96,14 @@ class Cohort(Sequence[Case]):
             path: path of the CSV.
             task: the task that reads the column ``target``.
             on_error: what to do if an image or mask is missing, damaged or of an unknown kind: "raise" an error, or
-                "skip" the case with a warning. Mistakes in the CSV itself are always errors.
+                "skip" the case with a warning. With "skip", damaged parts of the other images are shown as background
+                (see `glimpse.sources.tolerant`). Mistakes in the CSV itself are always errors.
             seed: seed of the split that is made if the CSV has no column ``split``. It is stratified by target (see
                 `Task.strata`) and keeps all cases of a patient together.
             fractions: shares of the patients in train, val and test, for that split.
             source_options: options of `open_source` for all cases.
+            option_columns: columns of the CSV that hold such options of single cases, such as ``series``; an empty cell
+                leaves the option as it is for all.
             progress: whether to show a bar, on a terminal, while files are checked (for more than 50 cases).
 
         Raises:
@@ -110,16 +116,18 @@ class Cohort(Sequence[Case]):
         table = read_table(path)
         problems = column_problems(table.columns) + table_problems(table)
         parsed = [parse_row(row, table, task, problems) for row in table.rows]
-        opened = open_images(path, table.rows, [values["options"] for values in parsed], source_options or {}, progress)
+        for row, values in zip(table.rows, parsed, strict=True):
+            values["options"] |= {name: row.cells[name] for name in option_columns if row.cells.get(name)}
+        given, tolerant = [values["options"] for values in parsed], on_error == "skip"
+        opened = open_images(path, table.rows, given, source_options or {}, tolerant, progress)
         repeated = listed_twice(table.rows, [values["split"] for values in parsed], opened)
         problems += filter(None, map(leak, repeated))
         broken = [message for message in opened if isinstance(message, str)]
         good = [
-            Case(row.cells["slide_id"], row.cells["case_id"], one.source, values["target"], values["split"], one.marks,
-                 one.fingerprint)
+            _case(row, values, one, tolerant)
             for row, values, one in zip(table.rows, parsed, opened, strict=True)
             if not problems and isinstance(one, Opened)
-        ]  # fmt: skip
+        ]
         if problems or (broken and (on_error == "raise" or not good)):
             skip = "; on_error=skip (in commands env.cohort.on_error=skip) leaves unreadable images out"
             remedy = skip if broken and on_error == "raise" else ""
@@ -177,6 +185,12 @@ class Cohort(Sequence[Case]):
         for case in self._cases:
             writer.writerow((case.patient, case.id, case.split or "", getattr(case, "fingerprint", "")))
         write_atomically(path, text.getvalue())
+
+
+def _case(row: Row, values: Mapping[str, Any], opened: Opened, tolerant: bool) -> Case:
+    name, patient = row.cells["slide_id"], row.cells["case_id"]
+    source = TolerantSource(opened.source, name) if tolerant else opened.source
+    return Case(name, patient, source, values["target"], values["split"], opened.marks, opened.fingerprint)
 
 
 def _naming(table: Table, parsed: Sequence[Mapping[str, Any]], task: Task) -> str:

@@ -2,28 +2,64 @@
 
 from glimpse.sources.array import SUFFIXES as ARRAY_SUFFIXES
 from glimpse.sources.array import ArraySource, is_array
-from glimpse.sources.base import ImageReadError, ImageSource, UnsupportedImageError
+from glimpse.sources.base import ImageReadError, ImageSource, RegionReadError, UnsupportedImageError
 from glimpse.sources.radiograph.source import SUFFIXES as RADIOGRAPH_SUFFIXES
 from glimpse.sources.radiograph.source import RadiographSource, is_radiograph
-from glimpse.sources.registry import open_source, register_reader
+from glimpse.sources.registry import Kind, open_source, register_reader
 from glimpse.sources.slide.source import SUFFIXES as SLIDE_SUFFIXES
 from glimpse.sources.slide.source import SlideSource, is_slide
-from glimpse.sources.volume.dicom_series import is_series
+from glimpse.sources.volume.dicom_folder import is_series
 from glimpse.sources.volume.neighbours import open_volume
 from glimpse.sources.volume.nifti import SUFFIXES as NIFTI_SUFFIXES
 from glimpse.sources.volume.nifti import is_nifti
 from glimpse.sources.volume.source import VolumeSource
 
-register_reader("slide", SlideSource, suffixes=SLIDE_SUFFIXES, sniff=is_slide)
-register_reader("array", ArraySource, suffixes=ARRAY_SUFFIXES, sniff=is_array)
-register_reader("radiograph", RadiographSource, suffixes=RADIOGRAPH_SUFFIXES, sniff=is_radiograph)
-register_reader("volume", open_volume, suffixes=NIFTI_SUFFIXES, sniff=is_nifti, sniff_folder=is_series)
+register_reader(
+    "slide",
+    SlideSource,
+    suffixes=SLIDE_SUFFIXES,
+    sniff=is_slide,
+    kind=Kind(
+        "whole slides (SVS, NDPI, MRXS, SCN, tiled TIFF, DICOM)",
+        ("wsi",),
+        {
+            f"a {name} image": f"with 'vips tiffsave in{ending} out.tiff --tile --pyramid'"
+            for name, ending in (("PNG", ".png"), ("JPEG", ".jpg"), ("TIFF", ".tif"))
+        },
+    ),
+)
+register_reader(
+    "array",
+    ArraySource,
+    suffixes=ARRAY_SUFFIXES,
+    sniff=is_array,
+    kind=Kind("uint8 arrays (.npy)"),
+)
+register_reader(
+    "radiograph",
+    RadiographSource,
+    suffixes=RADIOGRAPH_SUFFIXES,
+    sniff=is_radiograph,
+    kind=Kind(
+        "radiographs (DICOM; grey PNG, JPEG and TIFF)",
+        ("xray",),
+    ),
+)
+register_reader(
+    "volume",
+    open_volume,
+    suffixes=NIFTI_SUFFIXES,
+    sniff=is_nifti,
+    sniff_folder=is_series,
+    kind=Kind("volumes (NIfTI files, folders of DICOM slices)", ("mri", "ct"), {"a DICOM file": "with dcm2niix"}),
+)
 
 __all__ = [
     "ArraySource",
     "ImageReadError",
     "ImageSource",
     "RadiographSource",
+    "RegionReadError",
     "SlideSource",
     "UnsupportedImageError",
     "VolumeSource",

@@ -16,6 +16,7 @@ from glimpse.sources.base import (
     ImageReadError,
     ImageSource,
     UnsupportedImageError,
+    check_readable,
     file_identity,
     missing_file,
     read_in_parts,
@@ -30,7 +31,7 @@ _serial = itertools.count()
 
 
 def is_array(path: Path) -> bool:
-    """Whether a file holds a NumPy array."""
+    """Tells whether a file holds a NumPy array."""
     with open(path, "rb") as file:
         return file.read(6) == b"\x93NUMPY"
 
@@ -139,7 +140,7 @@ class ArraySource(ImageSource):
         return array
 
     def _block(self, array: np.ndarray, first: Sequence[int], last: Sequence[int]) -> np.ndarray:
-        """Pixels [first, last) per axis, background where they leave the array; a view where they do not."""
+        """Returns pixels [first, last) per axis: a view, or a copy with background where they leave the array."""
         shape = array.shape[1:]
         inside = [(max(a, 0), min(b, n)) for a, b, n in zip(first, last, shape, strict=True)]
         if all(a == x and b == y for (a, b), x, y in zip(inside, first, last, strict=True)):
@@ -161,6 +162,7 @@ def _open_npy(path: Path | None) -> np.ndarray:
     assert path is not None, "an array in memory is open from the start"
     if not path.is_file():
         raise missing_file(path)
+    check_readable(path)
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -170,7 +172,7 @@ def _open_npy(path: Path | None) -> np.ndarray:
 
 
 def _reduce(block: np.ndarray, factors: Sequence[int]) -> np.ndarray:
-    """Rounded means of boxes of ``factors`` pixels."""
+    """Returns rounded means of boxes of ``factors`` pixels."""
     if all(factor == 1 for factor in factors):
         return np.ascontiguousarray(block)
     for axis, factor in enumerate(factors, start=1):
@@ -184,7 +186,7 @@ def _reduce(block: np.ndarray, factors: Sequence[int]) -> np.ndarray:
 def _area_resample(
     block: np.ndarray, start: Sequence[float], extent: Sequence[float], size: Sequence[int]
 ) -> np.ndarray:
-    """Means over boxes with fractional edges; ``start`` and ``extent`` in pixels of the block."""
+    """Returns means over boxes with fractional edges; ``start`` and ``extent`` are in pixels of the block."""
     values = block.astype(np.float32)
     for axis, (begin, width, count) in enumerate(zip(start, extent, size, strict=True), start=1):
         edges = begin + width * np.arange(count + 1) / count

@@ -2,9 +2,11 @@
 
 import math
 import os
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -17,11 +19,15 @@ BACKGROUND_TOLERANCE = 8
 
 
 class UnsupportedImageError(UserError, ValueError):
-    """No reader knows this kind of file."""
+    """No reader knows this kind of file, or it does not fit what was asked for."""
 
 
 class ImageReadError(UserError, OSError):
-    """A file of a known kind is missing, truncated or damaged."""
+    """A file of a known kind is missing, truncated or damaged, or may not be read."""
+
+
+class RegionReadError(ImageReadError):
+    """A part of an image is damaged; other parts may still be read."""
 
 
 class ImageSource(ABC):
@@ -40,21 +46,21 @@ class ImageSource(ABC):
     @property
     @abstractmethod
     def frame(self) -> Frame:
-        """The full-resolution grid."""
+        """Returns the full-resolution grid."""
 
     @property
     @abstractmethod
     def channels(self) -> int:
-        """Channels of every read."""
+        """Returns the number of channels of every read."""
 
     @property
     @abstractmethod
     def background(self) -> UInt8[np.ndarray, " channel"]:
-        """The value of each channel outside the image."""
+        """Returns the value of each channel outside the image."""
 
     @abstractmethod
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
-        """The region [center - extent / 2, center + extent / 2), resampled by area.
+        """Reads the region [center - extent / 2, center + extent / 2), resampled by area.
 
         Where the extent is a whole multiple of the size (in pixels of the level that is read), the region starts at the
         nearest pixel, so that nothing is blurred; otherwise pixels on its edges count by the part that lies inside.
@@ -73,38 +79,38 @@ class ImageSource(ABC):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Full-resolution grid, (height, width) or (depth, height, width)."""
+        """Returns the pixels per axis at full resolution, (height, width) or (depth, height, width)."""
         return self.frame.shape
 
     @property
     def ndim(self) -> int:
-        """Number of axes of the image, channels aside."""
+        """Returns the number of axes of the image, channels aside."""
         return len(self.frame.shape)
 
     @property
     def spacing(self) -> tuple[float, ...] | None:
-        """Size of a pixel per axis in `unit`, or None where it is not known."""
+        """Returns the size of a pixel per axis in `unit`, or None where it is not known."""
         return self.frame.spacing
 
     @property
     def unit(self) -> str | None:
-        """The unit of `spacing`, "um" or "mm"; None where the spacing is not known."""
+        """Returns the unit of `spacing`, "um" or "mm"; None where the spacing is not known."""
         return self.frame.unit
 
     @property
     @abstractmethod
     def identity(self) -> Hashable:
-        """Equal for two sources exactly when they show the same pixels; the key of caches."""
+        """Returns the key of caches: it is equal for two sources exactly when they show the same pixels."""
 
     def overview(self, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
-        """The whole image at the given size."""
+        """Reads the whole image at the given size."""
         shape = np.asarray(self.frame.shape, np.float64)
         return self.read(shape / 2, shape, size)
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
-        """Where looking can make sense: any channel further from the background than a small tolerance.
+        """Returns where looking makes sense: where any channel is further from the background than a small tolerance.
 
-        Never empty: a blank image can be looked at everywhere.
+        The mask is never empty: a blank image can be looked at everywhere.
         """
         background = self.background.astype(np.int16).reshape(-1, *[1] * (overview.ndim - 1))
         far = np.abs(overview.astype(np.int16) - background) > BACKGROUND_TOLERANCE
@@ -120,33 +126,100 @@ class ImageSource(ABC):
         self.read(corner - 0.5, np.ones_like(corner), (1,) * self.ndim)
 
     def close(self) -> None:  # noqa: B027 - a source without a handle has nothing to close
-        """Lets go of open files; the next read opens them again. Not to be called while another thread reads."""
+        """Closes open files; the next read opens them again. It must not be called while another thread reads."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
 
 def never_empty(mask: Bool[np.ndarray, "*size"]) -> Bool[np.ndarray, "*size"]:
-    """The mask, or all True where nothing is set."""
+    """Returns the mask, or all True where nothing is set."""
     return mask if mask.any() else np.ones_like(mask)
 
 
 def file_identity(path: Path, *options: Hashable) -> Hashable:
-    """Identity of a file's pixels: the path with the time and size of the last change, and the reader's options."""
+    """Returns the identity of a file's pixels: path, time of the last change, size, and the reader's options."""
     try:
         status = os.stat(path)
     except OSError as error:
-        raise missing_file(path) from error
+        raise unopened(path, error) from error
     return (os.fspath(path), status.st_mtime_ns, status.st_size, *options)
 
 
 def missing_file(path: Path) -> ImageReadError:
-    """The error for a path that leads nowhere."""
+    """Returns the error for a path that leads nowhere."""
     return ImageReadError(f"{path}: no such file. Correct the path (in a cohort, paths are relative to the CSV).")
 
 
+def unopened(path: Path, error: OSError) -> ImageReadError:
+    """Returns the error for a file or folder that the system does not open: it is missing, or may not be read."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return missing_file(path)
+    remedy = "Look at the disk, or leave the case out (env.cohort.on_error=skip)."
+    if isinstance(error, PermissionError):
+        remedy = (
+            f"Get the right to read it, e.g. with 'chmod u+rX {path}', or leave the case out "
+            "(env.cohort.on_error=skip)."
+        )
+    return ImageReadError(f"{path}: cannot be opened ({error.strerror or error}). {remedy}")
+
+
+def check_readable(path: Path) -> None:
+    """Opens a file or folder, so that one that is missing or may not be read shows it here.
+
+    Raises:
+        ImageReadError: the system does not open it.
+    """
+    try:
+        if path.is_dir():
+            os.scandir(path).close()
+        else:
+            open(path, "rb").close()
+    except OSError as error:
+        raise unopened(path, error) from error
+
+
+def whole_frame(path: Path, frame: int | str | None) -> int | None:
+    """Returns the option ``frame``, which chooses one of several images of a file, as a number from 0; None if unset.
+
+    Raises:
+        UnsupportedImageError: it is no whole number from 0 on.
+    """
+    text = str(frame).strip()
+    if frame is None:
+        return None
+    if isinstance(frame, bool) or not text.isdecimal():
+        raise UnsupportedImageError(f"{path}: expected frame as a whole number from 0 on, got {frame!r}.")
+    return int(text)
+
+
+def one_frame(path: Path, frames: int, frame: int | None, what: str = "frame") -> int:
+    """Returns the index of the image to read of a file that may hold several.
+
+    Args:
+        path: the file.
+        frames: how many images it holds.
+        frame: the one that is chosen, or None.
+        what: what messages call such an image.
+
+    Raises:
+        UnsupportedImageError: the file holds several and none is chosen, or it has no such image.
+    """
+    if frame is None and frames > 1:
+        raise UnsupportedImageError(
+            f"{path}: it holds {frames} {what}s, a case is one. Choose one of them, 0 to {frames - 1}, with "
+            "env.cohort.frame=0 or in a column 'frame' of the cohort's CSV; in Python with frame=0."
+        )
+    if not 0 <= (frame or 0) < max(frames, 1):
+        raise UnsupportedImageError(
+            f"{path}: frame={frame}, but it holds {frames} {what}{'s' if frames > 1 else ''}, numbered from 0. Correct "
+            "env.cohort.frame or the column 'frame' of the cohort's CSV."
+        )
+    return frame or 0
+
+
 def region(center: Numbers, extent: Numbers, size: Sequence[int], ndim: int) -> tuple[list[float], list[float]]:
-    """Start and extent of a region as plain floats, checked.
+    """Checks a region, and returns its start and extent as plain floats.
 
     Raises:
         ValueError: the number of axes is wrong, or the extent or size is not positive.
@@ -166,10 +239,17 @@ def region(center: Numbers, extent: Numbers, size: Sequence[int], ndim: int) -> 
     return [middle - width / 2 for middle, width in zip(centers, extents, strict=True)], extents
 
 
-def read_in_parts(
-    source: ImageSource, start: Sequence[float], extent: Sequence[float], size: Sequence[int]
-) -> np.ndarray:
-    """Reads the two halves of a region, split along the result's longest axis; bounds the memory of wide reads.
+@runtime_checkable
+class _Reads(Protocol):
+    """Whatever reads regions as `ImageSource.read` does."""
+
+    def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> np.ndarray: ...
+
+
+def read_in_parts(source: _Reads, start: Sequence[float], extent: Sequence[float], size: Sequence[int]) -> np.ndarray:
+    """Reads the two halves of a region one after the other, which bounds the memory of wide reads.
+
+    The region is split along the result's longest axis.
 
     Args:
         source: what to read.
@@ -190,7 +270,6 @@ def read_in_parts(
 
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (128, b"DICM", "a DICOM file"),  # first: the 128 bytes before may imitate another format
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"II*\0", "a TIFF image"),
     (0, b"MM\0*", "a TIFF image"),
@@ -206,14 +285,44 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
+_FIRST_REPRESENTATIONS = (b"UL", b"OB", b"UI", b"CS", b"DA", b"SH", b"LO")  # of elements that files begin with
+_LONGEST_FIRST = 1024  # bytes that a first element has at most
+
+
+def begins_as_dicom(head: bytes) -> bool:
+    """Tells whether the first 132 bytes of a file are those of a DICOM file.
+
+    Files of old, and what some programs export, lack the preamble: they begin with their first element, which is of
+    group 0002 or 0008, in little endian (PS3.5, 7.1).
+    """
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 12 or head[:2] not in (b"\x02\x00", b"\x08\x00") or head[3] != 0:
+        return False
+    explicit = head[4:6] in _FIRST_REPRESENTATIONS
+    return explicit or (head[:2] == b"\x08\x00" and 0 < int.from_bytes(head[4:8], "little") <= _LONGEST_FIRST)
+
+
+def _unpacked(head: bytes) -> bytes:
+    """Returns what the first bytes of a file compressed with gzip hold."""
+    try:
+        return zlib.decompressobj(31).decompress(head)
+    except zlib.error:
+        return b""
+
+
 def describe_content(path: Path) -> str:
-    """What a file seems to be, judged by its first bytes."""
+    """Says what a file seems to be, judged by its first bytes, such as "a PNG image as content"."""
     if path.is_dir():
         return "a folder as content"
     with open(path, "rb") as file:
         head = file.read(512)
+    if head[:2] == b"\x1f\x8b" and _unpacked(head)[344:348] in (b"n+1\0", b"ni1\0"):
+        return "a NIfTI volume as content"
     if not head:
         return "no content (an empty file)"
+    if begins_as_dicom(head):  # first: the 128 bytes before its mark may imitate another format
+        return "a DICOM file as content"
     for offset, magic, description in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return f"{description} as content"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from glimpse.sources import ImageReadError, UnsupportedImageError, VolumeSource, dicom, open_source
+from glimpse.sources.base import begins_as_dicom
 from glimpse.sources.volume.unpacked import unpacked_folder
 
 pydicom = pytest.importorskip("pydicom")
@@ -170,12 +171,13 @@ def test_several_series_are_listed(tmp_path: Path):
     write_axial(tmp_path / "ct", values)
     for index in range(2):
         write_slice(tmp_path / "ct" / f"b{index}", values[index] // 2, (0, 0, index), series="1.2.3.4.6")
-    with pytest.raises(ValueError, match=r"it holds 2 series.*series=.*\n  1\.2\.3\.4\.5 \(series 5, 3 files\)\n  1"):
+    listed = r"series 5 \(number 5, 3 files, 1\.2\.3\.4\.5\), series 6 \(number 6, 2 files, 1\.2\.3\.4\.6\)"
+    with pytest.raises(UnsupportedImageError, match=rf"it holds 2 series.*{listed}.* env\.cohort\.series=5, or"):
         open_source(tmp_path / "ct").check()
     for chosen in ("1.2.3.4.5", "series 5", 5):
         source = open_source(tmp_path / "ct", series=chosen, windows=[0, 255])
         np.testing.assert_array_equal(whole(source)[0], canonical(values))
-    with pytest.raises(ValueError, match="0 of its series are called 'other'"):
+    with pytest.raises(UnsupportedImageError, match="0 of its series are called 'other'"):
         open_source(tmp_path / "ct", series="other").check()
 
 
@@ -244,6 +246,99 @@ def test_a_folder_without_dicom_is_unsupported(tmp_path: Path):
         VolumeSource(tmp_path).check()
     with pytest.raises(ImageReadError, match="no such file"):
         _ = VolumeSource(tmp_path / "nowhere").identity
+
+
+def test_slices_without_preamble_are_slices(tmp_path: Path):
+    """All of them, or some among others: none is dropped."""
+    values = stored_values(6, 5, 4)
+    for bare in (range(6), (4, 5)):
+        folder = write_axial(tmp_path / f"ct{len(bare)}", values)
+        for index, path in enumerate(sorted(folder.iterdir())):
+            if index in bare:
+                data = pydicom.dcmread(path)
+                plain = pydicom.dataset.Dataset({element.tag: element for element in data})
+                pydicom.dcmwrite(path, plain, implicit_vr=index % 2 == 0, little_endian=True)
+                assert path.read_bytes()[128:132] != b"DICM"
+        source = open_source(folder, windows=[0, 255])
+        assert source.shape == (6, 5, 4)
+        np.testing.assert_array_equal(whole(source)[0], canonical(values))
+
+
+def test_what_begins_as_dicom_does():
+    assert begins_as_dicom(bytes(128) + b"DICM")
+    assert begins_as_dicom(b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100" + bytes(120))
+    assert begins_as_dicom(b"\x08\x00\x00\x00\x04\x00\x00\x00\x10\x01\x00\x00" + bytes(120))
+    for other in (b"", b"\x08\x00", bytes(132), b"\x89PNG\r\n\x1a\n" + bytes(124), b"\x08\x00" + b"text" * 40):
+        assert not begins_as_dicom(other)
+
+
+def test_slices_in_subfolders(tmp_path: Path):
+    values = stored_values(5, 4, 4)
+    for index, one in enumerate(values):
+        part = tmp_path / "case" / "study" / ("a" if index < 3 else "b")
+        write_slice(part / f"{index}.dcm", one, (0, 0, 3 * index))
+    source = open_source(tmp_path / "case", windows=[0, 255])
+    np.testing.assert_array_equal(whole(source)[0], canonical(values))
+    identity = source.identity
+    write_slice(tmp_path / "case" / "study" / "b" / "5.dcm", values[0], (0, 0, 15))
+    assert open_source(tmp_path / "case").identity != identity, "a change in a subfolder is a change"
+    assert open_source(tmp_path / "case").shape == (6, 4, 4)
+
+
+def test_the_series_that_a_message_names_can_be_typed(tmp_path: Path):
+    values = stored_values(3, 4, 4)
+    write_axial(tmp_path / "ct", values, SeriesDescription="AXIAL", SeriesNumber=None)
+    write_slice(tmp_path / "ct" / "s", values[0], (0, 0, 0), series="1.2.3.4.6", SeriesDescription="SCOUT")
+    with pytest.raises(UnsupportedImageError, match=r"such as env\.cohort\.series=AXIAL, or in a column 'series'"):
+        open_source(tmp_path / "ct").check()
+    for path in (tmp_path / "ct").iterdir():
+        data = pydicom.dcmread(path)
+        data.SeriesDescription = "two words"
+        data.SeriesNumber = 7
+        data.save_as(path)
+    with pytest.raises(UnsupportedImageError, match=r"such as env\.cohort\.series=1\.2\.3\.4\.5, or"):
+        open_source(tmp_path / "ct").check()
+
+
+def test_reports_and_tables_of_contents_are_no_slices(tmp_path: Path):
+    values = stored_values(3, 4, 4)
+    folder = write_axial(tmp_path / "ct", values)
+    report = pydicom.dcmread(next(folder.iterdir()))
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"  # basic text SR
+    report.SeriesInstanceUID = "1.2.3.4.9"
+    for name in ("Rows", "Columns", "PixelData", "BitsAllocated"):
+        delattr(report, name)
+    report.save_as(folder / "report.dcm")
+    np.testing.assert_array_equal(whole(open_source(folder, windows=[0, 255]))[0], canonical(values))
+
+
+@pytest.mark.parametrize("content", [b"", bytes(5000)])
+def test_a_slice_whose_content_is_lost_is_not_dropped(tmp_path: Path, content: bytes):
+    folder = write_axial(tmp_path / "ct", stored_values(4, 4, 4))
+    (folder / "003.dcm").write_bytes(content)
+    with pytest.raises(ImageReadError, match=r"003\.dcm: cannot be read .*its content is not"):
+        open_source(folder).check()
+
+
+def test_a_slice_that_cannot_be_decoded_names_its_file(tmp_path: Path):
+    folder = write_axial(tmp_path / "ct", stored_values(3, 16, 16))
+    for path in folder.iterdir():
+        data = pydicom.dcmread(path)
+        data.compress(pydicom.uid.RLELossless)
+        data.save_as(path)
+    data = pydicom.dcmread(folder / "001.dcm")
+    data.PixelData = pydicom.encaps.encapsulate([b"\xff" * 80])
+    data["PixelData"].VR = "OB"
+    data.save_as(folder / "001.dcm")
+    with pytest.raises(ImageReadError, match=r"001\.dcm: cannot be read .*damaged.*on_error=skip"):
+        open_source(folder).check()
+
+
+@pytest.mark.parametrize("spacing", [[0, 0], [-1, 1]])
+def test_a_spacing_that_cannot_be_is_refused(tmp_path: Path, spacing: list[float]):
+    write_axial(tmp_path / "ct", stored_values(3, 4, 4), PixelSpacing=spacing)
+    with pytest.raises(UnsupportedImageError, match=r"\.dcm: expected PixelSpacing as two lengths above 0"):
+        open_source(tmp_path / "ct").check()
 
 
 def test_without_pydicom_the_message_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

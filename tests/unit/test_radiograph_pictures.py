@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 import glimpse.sources.radiograph.source as radiograph_module
 from glimpse.sources import ImageReadError, RadiographSource, SlideSource, UnsupportedImageError, open_source
 from glimpse.sources.caches import ByteCache
+from glimpse.sources.radiograph.orientation import upright
 from tests.radiograph_files import values, whole
 
 
@@ -107,3 +108,76 @@ def test_truncated_pictures_are_found_out(tmp_path: Path, name: str):
 def test_tiffs_that_openslide_knows_stay_slides(tmp_path: Path):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((512, 512), np.uint8), tile=(256, 256))
     assert isinstance(open_source(tmp_path / "a.tif"), SlideSource)
+
+
+# ---------------------------------------------------------------------------------------------- orientation, palettes
+def test_upright_by_hand():
+    """Exif 2.32: the first row and column of what is stored lie at these sides of what is seen."""
+    stored = np.array([[1, 2, 3], [4, 5, 6]])
+    assert upright(stored, 6).tolist() == [[4, 1], [5, 2], [6, 3]]  # row at the right, column at the top
+    assert upright(stored, 3).tolist() == [[6, 5, 4], [3, 2, 1]]
+    assert upright(stored, 8).tolist() == [[3, 6], [2, 5], [1, 4]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "deep.png", "a.jpg", "a.tif", "packed.tif", "deep.tif"])
+def test_pictures_stand_upright(tmp_path: Path, name: str, orientation: int):
+    deep, path = name.startswith("deep"), tmp_path / name
+    grey = np.kron(np.arange(12, dtype=np.uint16).reshape(3, 4) * 20 + 5, np.ones((16, 16), np.uint16))
+    grey = grey * 257 if deep else grey.astype(np.uint8)
+    if name.endswith(".tif"):
+        tags = [(0x0112, 3, 1, orientation, True)]
+        compression = "zlib" if name == "packed.tif" else None
+        tifffile.imwrite(path, grey, extratags=tags, compression=compression, resolution=(100, 50), resolutionunit=3)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(grey).save(path, exif=exif, dpi=(254, 127), quality=100)
+    stored = Image.fromarray((grey >> 8).astype(np.uint8) if deep else grey)
+    stored.getexif()[0x0112] = orientation
+    seen = np.asarray(ImageOps.exif_transpose(stored))
+    source = open_source(path, **({"window": (0, 65535)} if deep else {}))
+    assert isinstance(source, RadiographSource)
+    assert source.shape == seen.shape == ((64, 48) if orientation >= 5 else (48, 64))
+    assert np.abs(whole(source).astype(int) - seen).max() <= (2 if name == "a.jpg" else 1)
+    np.testing.assert_allclose(source.spacing, (0.1, 0.2) if orientation >= 5 else (0.2, 0.1), rtol=1e-3)
+
+
+def test_exif_behind_the_pixels_of_a_png_counts_and_damaged_exif_does_not(tmp_path: Path):
+    grey = (ramp() >> 8).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    content, data = (tmp_path / "a.png").read_bytes(), exif.tobytes().removeprefix(b"Exif\0\0")
+    for name, payload, expected in (("late.png", data, np.rot90(grey, -1)), ("damaged.png", data[:9], grey)):
+        chunk = struct.pack(">I", len(payload)) + b"eXIf" + payload + struct.pack(">I", zlib.crc32(b"eXIf" + payload))
+        (tmp_path / name).write_bytes(content[:-12] + chunk + content[-12:])
+        np.testing.assert_array_equal(whole(open_source(tmp_path / name)), expected)
+
+
+def test_palettes_of_greys_in_pictures(tmp_path: Path):
+    indices = (ramp() >> 8).astype(np.uint8)
+    greys = (255 - np.arange(256)).astype(np.uint16) * 257
+    tifffile.imwrite(tmp_path / "a.tif", indices, photometric="palette", colormap=np.stack([greys] * 3))
+    np.testing.assert_array_equal(whole(open_source(tmp_path / "a.tif")), 255 - indices)
+    picture = Image.fromarray(indices)
+    picture.putpalette(np.repeat(255 - np.arange(256), 3).astype(np.uint8).tobytes())
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(whole(open_source(tmp_path / "a.png")), 255 - indices)
+    tifffile.imwrite(tmp_path / "b.tif", indices, photometric="palette", colormap=np.stack([greys, greys, greys // 2]))
+    with pytest.raises(UnsupportedImageError, match=r"b\.tif: it is coloured \(its palette has colours\)"):
+        RadiographSource(tmp_path / "b.tif").check()
+
+
+def test_large_pictures_are_read_silently_and_too_large_ones_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    grey = (ramp() >> 8).astype(np.uint8)
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(grey).save(tmp_path / name)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", grey.size - 1)  # Pillow itself warns of it
+        assert whole(open_source(tmp_path / name)).shape == grey.shape
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", grey.size // 2 - 1)
+        with pytest.raises(UnsupportedImageError, match=rf"{name}: .*too large \(50 x 40 pixels, .*uncompressed TIFF"):
+            open_source(tmp_path / name).check()
+    assert not recwarn.list

@@ -218,12 +218,46 @@ def test_compressed_pixels_are_decoded_once(tmp_path: Path, monkeypatch: pytest.
 def test_frames_have_to_be_chosen(tmp_path: Path):
     pixels = np.stack([values(seed=0), values(seed=1)])
     path = save(dataset(pixels, **WINDOWED), tmp_path / "two.dcm")
-    with pytest.raises(ValueError, match=r"two\.dcm: it holds 2 frames.*frame=0 to 1"):
+    with pytest.raises(UnsupportedImageError, match=r"two\.dcm: it holds 2 frames.* 0 to 1, with env\.cohort\.frame=0"):
         open_source(path).check()
     second = save(dataset(pixels[1], **WINDOWED), tmp_path / "second.dcm")
     np.testing.assert_array_equal(whole(RadiographSource(path, frame=1)), whole(RadiographSource(second)))
-    with pytest.raises(ValueError, match="frame=2, but its 2 frames"):
+    with pytest.raises(UnsupportedImageError, match="frame=2, but it holds 2 frames"):
         RadiographSource(path, frame=2).check()
+
+
+def with_palette(indices: np.ndarray, first: int, *tables: np.ndarray) -> Dataset:
+    """A DICOM file of indices into a palette of red, green and blue."""
+    data = dataset(indices, PhotometricInterpretation="PALETTE COLOR")
+    for name, table in zip(("Red", "Green", "Blue"), tables, strict=True):
+        descriptor = [len(table), first, 8 * table.dtype.itemsize]
+        setattr(data, f"{name}PaletteColorLookupTableDescriptor", descriptor)
+        setattr(data, f"{name}PaletteColorLookupTableData", table.tobytes())
+    return data
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_palette_of_greys_is_applied(tmp_path: Path, bits: int):
+    indices = values(top=256).astype(np.uint8)
+    greys = (255 - np.arange(256)).astype(np.uint8)  # the palette turns white into black
+    table = greys if bits == 8 else greys.astype("<u2") * 257
+    source = open_source(save(with_palette(indices, 0, table, table, table), tmp_path / "a.dcm"))
+    np.testing.assert_array_equal(whole(source), 255 - indices)
+    table = greys[:100]
+    source = open_source(save(with_palette(indices, 50, table, table, table), tmp_path / "b.dcm"))
+    np.testing.assert_array_equal(whole(source), greys[np.clip(indices.astype(int) - 50, 0, 99)])
+
+
+def test_a_palette_of_colours_is_refused(tmp_path: Path):
+    indices, table = values(top=256).astype(np.uint8), np.arange(256).astype(np.uint8)
+    blue = table.copy()
+    blue[200] += 1
+    path = save(with_palette(indices, 0, table, table, blue), tmp_path / "a.dcm")
+    with pytest.raises(UnsupportedImageError, match=r"a\.dcm: it is coloured \(its palette has colours\).*convert it"):
+        open_source(path).check()
+    path = save(dataset(indices, PhotometricInterpretation="PALETTE COLOR"), tmp_path / "b.dcm")
+    with pytest.raises(ImageReadError, match=r"b\.dcm: cannot be read \(its palette is missing"):
+        open_source(path).check()
 
 
 def test_what_is_no_grey_image_says_what_it_is(tmp_path: Path):
@@ -232,9 +266,6 @@ def test_what_is_no_grey_image_says_what_it_is(tmp_path: Path):
         delattr(report, keyword)
     with pytest.raises(UnsupportedImageError, match=r"a\.dcm: .*holds no image \(SOP class: Basic Text SR Storage\)"):
         open_source(save(report, tmp_path / "a.dcm")).check()
-    colour = dataset(values(), PhotometricInterpretation="PALETTE COLOR")
-    with pytest.raises(UnsupportedImageError, match=r"coloured \(PALETTE COLOR\).*convert it"):
-        open_source(save(colour, tmp_path / "b.dcm")).check()
     slide = dataset(values(), SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.6")
     assert not radiograph_module.is_radiograph(save(slide, tmp_path / "c.dcm"))
 

@@ -9,9 +9,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from glimpse.sources.base import ImageReadError, UnsupportedImageError
-from glimpse.sources.dicom import INSTALL, MissingExtraError, require_pydicom
-from glimpse.sources.radiograph.header import Header, coloured, damaged, one_frame, truncated, unsupported
+from glimpse.errors import MissingExtraError
+from glimpse.sources.base import ImageReadError, UnsupportedImageError, one_frame
+from glimpse.sources.dicom import require_decoder, require_pydicom
+from glimpse.sources.radiograph.header import Header, coloured, damaged, palette_window, truncated, unsupported
 from glimpse.sources.radiograph.stored import Bits, Stored
 from glimpse.sources.windows import LinearWindow, LookupWindow, SigmoidWindow, Window
 
@@ -19,6 +20,7 @@ from glimpse.sources.windows import LinearWindow, LookupWindow, SigmoidWindow, W
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 _PIXELS = (0x7FE0, 0x0010)
 _ITEM, _DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+_PALETTE = "PALETTE COLOR"
 _EXPORT = "Export it again as a single grey image, or leave the case out."
 
 
@@ -36,9 +38,8 @@ def describe(path: Path, frame: int | None) -> Header:
 
     Raises:
         ImageReadError: the file is truncated or damaged.
-        UnsupportedImageError: it holds no grey image.
+        UnsupportedImageError: it holds no grey image, or several frames and none of them is chosen.
         MissingExtraError: pydicom is not installed.
-        ValueError: it holds several frames and none of them is chosen.
     """
     try:
         data, element = _read(path)
@@ -57,11 +58,11 @@ def describe(path: Path, frame: int | None) -> Header:
 
 
 def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
-    """The pixels of a file that cannot be mapped, (height, width), the modality's table applied.
+    """Reads the pixels of a file that cannot be mapped, (height, width), and applies its palette or modality LUT.
 
     Raises:
         ImageReadError: the file is truncated or damaged.
-        UnsupportedImageError: nobody knows its compression.
+        UnsupportedImageError: nobody knows its compression, or it is coloured.
         MissingExtraError: the decoder of its compression is not installed.
     """
     pydicom = require_pydicom()
@@ -70,7 +71,7 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
         assert element is not None, "described before"
         first = _layout(data, element, frame or 0)
         if element.syntax.is_encapsulated or element.syntax.is_deflated:
-            _require_decoder(path, element.syntax)
+            require_decoder(path, element.syntax)
             pixels = pydicom.pixels.pixel_array(pydicom.dcmread(path, force=True), index=frame or 0)
             byte_coded = element.syntax.is_deflated or element.syntax == pydicom.uid.RLELossless
             pixels = first.bits.clean(pixels) if byte_coded and first.bits else pixels
@@ -80,12 +81,12 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
         raise
     except Exception as error:  # each decoder raises its own kinds on damaged pixels
         raise damaged(path, error) from error
-    table = _modality_table(data)
+    table = _palette(path, data) or _modality_table(data)
     return pixels if table is None else table[1][np.clip(pixels.astype(np.int64) - table[0], 0, len(table[1]) - 1)]
 
 
 def _read(path: Path) -> tuple[Any, _Element | None]:
-    """The data set without its pixels, and where these are; None where it has none."""
+    """Reads the data set without its pixels, and where these are; None where it has none."""
     pydicom = require_pydicom()
     with open(path, "rb") as file:
         data = pydicom.dcmread(file, stop_before_pixels=True, force=True)
@@ -106,7 +107,7 @@ def _read(path: Path) -> tuple[Any, _Element | None]:
 
 
 def _refuse_other_kinds(path: Path, data: Any) -> None:
-    """Says what else it is, where it is no grey image."""
+    """Raises an error that says what else it is, if it is no grey image."""
     kind = data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID")
     name = getattr(kind, "name", "") or "none stated"
     if "Rows" not in data or "Columns" not in data:
@@ -114,7 +115,7 @@ def _refuse_other_kinds(path: Path, data: Any) -> None:
             raise damaged(path, "its header ends before the size of the image")
         raise unsupported(path, f"which holds no image (SOP class: {name})", "Correct the path, or leave the case out.")
     photometric = data.get("PhotometricInterpretation", "MONOCHROME2")
-    if int(data.get("SamplesPerPixel") or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    if int(data.get("SamplesPerPixel") or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2", _PALETTE):
         raise coloured(path, photometric)
     if int(data.get("BitsAllocated", 16)) not in (8, 16, 32):
         raise unsupported(path, f"which has {data.BitsAllocated} bits per pixel (SOP class: {name})", _EXPORT)
@@ -130,23 +131,24 @@ def _header(path: Path, data: Any, element: _Element, frame: int) -> Header:
     elif element.syntax.is_encapsulated:
         with open(path, "rb") as file:
             _check_fragments(path, file, element.offset)
-    table = _modality_table(data)
+    palette = _palette(path, data)
+    table = palette or _modality_table(data)
     slope, intercept = (1.0, 0.0) if table else (_number(data, "RescaleSlope", 1.0), _number(data, "RescaleIntercept"))
     return Header(
         shape,
         _spacing(data),
         slope,
         intercept,
-        tuple(_windows(data, intercept)),
+        tuple(_windows(data, intercept)) if palette is None else (palette_window(palette[1]),),
         inverted="MONOCHROME1" in str(data.get("PhotometricInterpretation"))
         or data.get("PresentationLUTShape") == "INVERSE",
         stored=stored if native and table is None else None,
-        padding=_padding(data, table),
+        padding=_padding(data, table) if palette is None else None,
     )
 
 
 def _layout(data: Any, element: _Element, frame: int) -> Stored:
-    """Where the words of a frame would lie, were they not compressed, and which of their bits count."""
+    """Returns where the words of a frame would lie if they were not compressed, and which of their bits count."""
     allocated = int(data.get("BitsAllocated", 16))
     stored = int(data.get("BitsStored") or allocated)
     signed = bool(data.get("PixelRepresentation", 0))
@@ -177,25 +179,13 @@ def _check_fragments(path: Path, file: BinaryIO, offset: int) -> None:
         raise truncated(path, offset, size)
 
 
-def _require_decoder(path: Path, syntax: Any) -> None:
-    pydicom = require_pydicom()
-    try:
-        decoder = pydicom.pixels.get_decoder(syntax)
-    except NotImplementedError as error:
-        rule = f"whose pixels are compressed in a way that cannot be read ({syntax.name})"
-        raise unsupported(path, rule, "Decompress it, e.g. with 'gdcmconv --raw in.dcm out.dcm'.") from error
-    if not decoder.is_available:
-        missing = ", ".join(decoder.missing_dependencies)
-        raise MissingExtraError(f"{path}: {syntax.name} needs a decoder, none is installed ({missing}). Run: {INSTALL}")
-
-
 def _number(data: Any, keyword: str, default: float = 0.0) -> float:
     value = data.get(keyword)
     return default if value is None or value == "" else float(value)
 
 
 def _numbers(data: Any, keyword: str) -> list[float]:
-    """The values of an element of one or several; empty where it is absent."""
+    """Returns the values of an element of one or several; empty where it is absent."""
     value = data.get(keyword)
     if value is None or value == "":
         return []
@@ -204,7 +194,7 @@ def _numbers(data: Any, keyword: str) -> list[float]:
 
 
 def _spacing(data: Any) -> tuple[float, float] | None:
-    """Millimetres per pixel (y, x): the first of `SPACINGS` that makes sense; zeros are written by many a converter."""
+    """Returns millimetres per pixel (y, x): the first of `SPACINGS` that makes sense; some converters write zeros."""
     for keyword in SPACINGS:
         values = _numbers(data, keyword)
         if len(values) == 2 and all(0 < value < np.inf for value in values):
@@ -227,8 +217,32 @@ def _modality_table(data: Any) -> tuple[int, np.ndarray] | None:
     return _table(data, sequence[0], bool(data.get("PixelRepresentation", 0))) if sequence else None
 
 
+def _palette(path: Path, data: Any) -> tuple[int, np.ndarray] | None:
+    """Returns the first input and the greys of a palette (C.7.6.3.1.5), or None where the image has none.
+
+    Raises:
+        UnsupportedImageError: the palette has colours.
+        ImageReadError: it is damaged.
+    """
+    if data.get("PhotometricInterpretation") != _PALETTE:
+        return None
+    try:
+        count, first, bits = (int(value) for value in data.RedPaletteColorLookupTableDescriptor)
+        signed = bool(data.get("PixelRepresentation", 0))
+        first = first - (1 << 16) if signed and first >= 1 << 15 else first
+        inputs = np.arange(first, first + (count or 1 << 16))
+        if bits == 8 and len(inputs) > 256:  # pydicom counts entries in the type of the colours
+            raise ValueError(f"{len(inputs)} entries of 8 bits")
+        colours = require_pydicom().pixels.apply_color_lut(inputs, data)[..., :3]
+    except (AttributeError, ValueError, TypeError, IndexError) as error:
+        raise damaged(path, f"its palette is missing or damaged: {error}") from error
+    if (colours != colours[:, :1]).any():
+        raise coloured(path, "its palette has colours")
+    return first, colours[:, 0]
+
+
 def _windows(data: Any, intercept: float) -> Iterator[Window]:
-    """What the file states: its tables, then its pairs of centre and width (C.11.2)."""
+    """Yields the windows that a file states: its tables, then its pairs of centre and width (C.11.2)."""
     signed = bool(data.get("PixelRepresentation", 0)) or intercept < 0
     for item in data.get("VOILUTSequence") or ():
         yield LookupWindow.scaled(*_table(data, item, signed))
@@ -243,7 +257,7 @@ def _windows(data: Any, intercept: float) -> Iterator[Window]:
 
 
 def _table(data: Any, item: Any, signed: bool) -> tuple[int, np.ndarray]:
-    """The first input and the entries of a table (C.11.1.1.1): words, or bytes where there are only half as many."""
+    """Returns the first input and the entries of a table (C.11.1.1.1), which may be words or bytes."""
     count, first, _ = (int(value) for value in item.LUTDescriptor)
     count = count or 1 << 16
     first = first - (1 << 16) if signed and first >= 1 << 15 else first

@@ -10,7 +10,9 @@ from glimpse.sources.base import ImageReadError, UnsupportedImageError, describe
 from glimpse.sources.radiograph.stored import Stored
 from glimpse.sources.windows import LinearWindow, Window
 
-REMEDY = "Copy the file again and compare its size with the original's, or leave the case out (on_error=skip)."
+REMEDY = (
+    "Copy the file again and compare its size with the original's, or leave the case out (env.cohort.on_error=skip)."
+)
 
 
 @dataclass(frozen=True)
@@ -39,55 +41,48 @@ class Header:
 
 
 def damaged(path: object, error: object) -> ImageReadError:
-    """The error for a radiograph that cannot be read."""
+    """Returns the error for a radiograph that cannot be read."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return ImageReadError(f"{path}: cannot be read ({reason}). It is probably truncated or damaged. {REMEDY}")
 
 
 def truncated(path: object, needed: int, size: int) -> ImageReadError:
-    """The error for a file that ends before its pixels do."""
+    """Returns the error for a file that ends before its pixels do."""
     return damaged(path, f"its pixels reach to byte {needed:,}, the file ends at byte {size:,}")
 
 
 def coloured(path: object, what: str) -> UnsupportedImageError:
-    """The error for a picture in colours."""
+    """Returns the error for a picture in colours."""
     return UnsupportedImageError(
         f"{path}: it is coloured ({what}), a radiograph is grey. If it is one nevertheless, convert it, e.g. with "
         "'magick in.png -colorspace Gray out.png'; otherwise correct the path."
     )
 
 
+def palette_window(greys: np.ndarray) -> LinearWindow:
+    """Returns the window of a picture with a palette of greys: of 8 bits, or of 16 if there are values above 255."""
+    return LinearWindow(0.0, 255.0 if greys.max() <= 255 else 65535.0)
+
+
 def unsupported(path: Path, rule: str, remedy: str) -> UnsupportedImageError:
-    """The error for a file that is whole but no radiograph."""
+    """Returns the error for a file that is whole but no radiograph."""
     return UnsupportedImageError(f"{path}: suffix {path.suffix!r} with {describe_content(path)}, {rule}. {remedy}")
 
 
-def one_frame(path: object, frames: int, frame: int | None) -> int:
-    """The index of the frame to read, 0 for a file of one.
-
-    Raises:
-        ValueError: the file holds several and none is chosen, or it has no such frame.
-    """
-    if frames > 1 and frame is None:
-        raise ValueError(
-            f"{path}: it holds {frames} frames, a radiograph is one. Choose it with the option frame=0 to {frames - 1}."
-        )
-    if not 0 <= (frame or 0) < max(frames, 1):
-        raise ValueError(f"{path}: frame={frame}, but its {frames} frames are numbered from 0.")
-    return frame or 0
-
-
 def chosen_window(path: object, windows: Sequence[Window], choice: int | Sequence[float] | None) -> Window | None:
-    """The window of the option ``window``: an index, (low, high), or None for the first; None where there is none.
+    """Returns the window that the option ``window`` chooses by its index or as (low, high).
+
+    The option None chooses the first one; the result is None where there is none.
 
     Raises:
-        ValueError: there is no window of that index, or (low, high) are not two increasing numbers.
+        UnsupportedImageError: the file states no window of that index.
+        ValueError: (low, high) are not two increasing numbers.
     """
     if choice is None:
         return windows[0] if windows else None
     if isinstance(choice, int | np.integer):
         if not 0 <= choice < len(windows):
-            raise ValueError(
+            raise UnsupportedImageError(
                 f"{path}: window={choice}, but the file states {len(windows)}, numbered from 0. Choose one "
                 "of these, or give two values, window=[low, high]."
             )

@@ -1,20 +1,25 @@
 """Radiographs in PNG, TIFF and JPEG files."""
 
-import logging
+import math
 import os
 import struct
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
-from glimpse.sources.base import ImageReadError, UnsupportedImageError
-from glimpse.sources.radiograph.header import Header, coloured, damaged, one_frame, truncated, unsupported
+from glimpse.sources.base import ImageReadError, UnsupportedImageError, one_frame
+from glimpse.sources.quiet import quiet
+from glimpse.sources.radiograph import orientation
+from glimpse.sources.radiograph.header import Header, coloured, damaged, palette_window, truncated, unsupported
 from glimpse.sources.radiograph.stored import Stored
 from glimpse.sources.windows import LinearWindow, Window
 
@@ -24,11 +29,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
 _UNSTATED_DPI = (0.0, 1.0, 72.0, 96.0)  # what programs write that know nothing of the size of a pixel
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I", "F")
+_PALETTE = 3  # TIFF's PhotometricInterpretation
 _EXPORT = "Save it as a greyscale PNG of 8 or 16 bits."
 
 
 def magic(path: Path) -> bytes:
-    """The first eight bytes of a file."""
+    """Returns the first eight bytes of a file."""
     with open(path, "rb") as file:
         return file.read(8)
 
@@ -38,8 +44,7 @@ def describe(path: Path, frame: int | None) -> Header:
 
     Raises:
         ImageReadError: the file is truncated or damaged.
-        UnsupportedImageError: it is no picture of a known kind.
-        ValueError: it holds several pages and none of them is chosen.
+        UnsupportedImageError: it is no picture of a known kind, or it holds several pages and none of them is chosen.
     """
     if magic(path)[:4] in TIFF:
         return _describe_tiff(path, frame)
@@ -47,11 +52,12 @@ def describe(path: Path, frame: int | None) -> Header:
     with _opened(path) as image:
         resolution = image.info.get("dpi") or (0.0, 0.0)
         spacing = _spacing(float(resolution[1]), float(resolution[0]), 25.4)
-        return Header((image.height, image.width), spacing, windows=_window(image.mode in ("I;16", "I", "F")))
+        header = Header((image.height, image.width), spacing, windows=_window(image.mode in ("I;16", "I", "F")))
+        return _turned(header, orientation.of_picture(path, image))
 
 
 def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
-    """The grey values of a picture, (height, width).
+    """Reads the grey values of a picture, (height, width).
 
     Raises:
         ImageReadError: the file is truncated or damaged.
@@ -63,7 +69,7 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
         if magic(path) == PNG:
             _refuse_deep_colours(path)
         try:
-            return _grey(path, image)
+            return orientation.upright(_grey(path, image), orientation.of_picture(path, image))
         except (OSError, SyntaxError, ValueError, struct.error) as error:
             if isinstance(error, UnsupportedImageError | ImageReadError):
                 raise
@@ -71,9 +77,9 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
 
 
 def is_grey(path: Path) -> bool:
-    """Whether a TIFF is grey, or coloured with equal channels; False where it cannot be read."""
+    """Tells whether a TIFF is grey, or coloured with equal channels; False where it cannot be read."""
     try:
-        with _quiet(), tifffile.TiffFile(path) as tiff:
+        with quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff:
             page: Any = tiff.pages.first
             if page.photometric in (0, 1) and page.samplesperpixel == 1:
                 return True
@@ -89,17 +95,19 @@ def is_grey(path: Path) -> bool:
 # ---------------------------------------------------------------------------------------------- Pillow
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    head = magic(path)
+    kind = PngImageFile if head == PNG else TiffImageFile if head[:4] in TIFF else JpegImageFile
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=("PNG", "JPEG", "TIFF"))
-    except Image.DecompressionBombError as error:
-        raise unsupported(path, f"which is too large ({error})", "Save it as an uncompressed TIFF.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if magic(path).startswith(JPEG):  # so short a beginning is also found in files that are no pictures
+        image = kind(path)  # as Image.open does, but without its warning of large images
+    except (OSError, SyntaxError, ValueError) as error:
+        if head.startswith(JPEG):  # so short a beginning is also found in files that are no pictures
             raise unsupported(path, "but not one that can be read", "Copy or export it again.") from error
         raise damaged(path, "its header cannot be read" if os.path.getsize(path) else "it is empty") from error
     with image:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
+        if image.width * image.height > limit:
+            rule = f"which is too large ({image.width} x {image.height} pixels, Pillow reads {limit:,})"
+            raise unsupported(path, rule, "Save it as an uncompressed TIFF.")
         yield image
 
 
@@ -123,7 +131,7 @@ def _one_of_three(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 def _refuse_deep_colours(path: Path) -> None:
-    """Pillow would silently cut 16-bit colours to 8 bits."""
+    """Refuses 16-bit colours, which Pillow would silently cut to 8 bits."""
     with open(path, "rb") as file:
         head = file.read(26)
     if len(head) == 26 and head[24] == 16 and head[25] != 0:
@@ -135,25 +143,29 @@ def _describe_tiff(path: Path, frame: int | None) -> Header:
     with _tiff(path) as tiff:
         pages = _pages(tiff)
         page = pages[one_frame(path, len(pages), frame)]
-        if page.dtype is None or page.dtype.kind not in "buif" or page.photometric not in (0, 1, 2, 6):
+        if page.dtype is None or page.dtype.kind not in "buif" or page.photometric not in (0, 1, 2, _PALETTE, 6):
             raise unsupported(path, "whose pixels are of a kind that no radiograph has", _EXPORT)
         needed = max(a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=False))
         if needed > os.path.getsize(path):
             raise truncated(path, needed, os.path.getsize(path))
-        plain = page.is_memmappable and page.ndim == 2
+        turn, palette = _tiff_orientation(page), _tiff_palette(path, page)
+        plain = page.is_memmappable and page.ndim == 2 and turn == orientation.UPRIGHT and palette is None
         dtype = page.dtype.newbyteorder(tiff.byteorder).str
-        return Header(
+        windows = _window(page.dtype.itemsize > 1 or page.dtype.kind == "f")
+        header = Header(
             (page.imagelength, page.imagewidth),
             _tiff_spacing(page),
-            windows=_window(page.dtype.itemsize > 1 or page.dtype.kind == "f"),
+            windows=windows if palette is None else (palette_window(palette),),
             inverted=int(page.photometric) == 0,
             stored=Stored(page.dataoffsets[0], dtype) if plain else None,
         )
+        return _turned(header, turn)
 
 
 def _decode_tiff(path: Path, header: Header, frame: int) -> np.ndarray:
     with _tiff(path) as tiff:
         page = _pages(tiff)[frame]
+        turn, palette = _tiff_orientation(page), _tiff_palette(path, page)
         try:
             pixels = page.asarray(maxworkers=1)
         except ValueError as error:
@@ -163,17 +175,20 @@ def _decode_tiff(path: Path, header: Header, frame: int) -> np.ndarray:
                 image.seek(page.index)
                 image.load()
                 pixels = np.asarray(image)
+    pixels = orientation.upright(pixels, turn)
     if pixels.shape[:2] != header.shape:
         raise unsupported(path, f"whose channels are stored apart (shape {pixels.shape})", _EXPORT)
     if pixels.ndim == 3:
         pixels = _one_of_three(path, pixels) if pixels.shape[2] >= 3 else pixels[..., 0]
+    if palette is not None:
+        return palette[pixels]
     return pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels
 
 
 @contextmanager
 def _tiff(path: Path) -> Iterator[Any]:
     try:
-        with _quiet(), tifffile.TiffFile(path) as tiff:
+        with quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff:
             yield tiff
     except (ImageReadError, UnsupportedImageError):
         raise
@@ -184,8 +199,34 @@ def _tiff(path: Path) -> Iterator[Any]:
 
 
 def _pages(tiff: Any) -> list[Any]:
-    """The pages of a TIFF but for smaller versions of them."""
+    """Returns the pages of a TIFF but for smaller versions of them."""
     return [page for page in tiff.pages if not page.is_reduced] or [tiff.pages.first]
+
+
+def _tiff_orientation(page: Any) -> int:
+    tag = page.tags.get(orientation.TAG)
+    return orientation.UPRIGHT if tag is None else orientation.known(tag.value)
+
+
+def _tiff_palette(path: Path, page: Any) -> np.ndarray | None:
+    """Returns the greys of a palette, uint16 (entry,), or None where the picture has none.
+
+    Raises:
+        UnsupportedImageError: the palette has colours.
+    """
+    if int(page.photometric) != _PALETTE:
+        return None
+    colours = np.asarray(page.colormap)
+    if (colours != colours[0]).any():
+        raise coloured(path, "its palette has colours")
+    return colours[0]
+
+
+def _turned(header: Header, turn: int) -> Header:
+    """Returns the header of a picture as it is to be seen."""
+    if not orientation.lies_down(turn):
+        return header
+    return replace(header, shape=header.shape[::-1], spacing=header.spacing and header.spacing[::-1])
 
 
 def _tiff_spacing(page: Any) -> tuple[float, float] | None:
@@ -200,7 +241,7 @@ def _tiff_spacing(page: Any) -> tuple[float, float] | None:
 
 
 def _spacing(down: float, across: float, length: float) -> tuple[float, float] | None:
-    """Millimetres per pixel from pixels per ``length`` millimetres; None where that is only a default."""
+    """Returns millimetres per pixel from pixels per ``length`` millimetres; None where that is only a default."""
     if any(min(abs(value * 25.4 / length - dpi) for dpi in _UNSTATED_DPI) < 0.05 for value in (down, across)):
         return None
     return (length / down, length / across) if min(down, across) > 0 else None
@@ -209,14 +250,3 @@ def _spacing(down: float, across: float, length: float) -> tuple[float, float] |
 def _window(deep: bool) -> tuple[Window, ...]:
     """8 bits are shown as they are; what is black and white in more of them has to be found out."""
     return () if deep else (LinearWindow(0.0, 255.0),)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps tifffile silent: what it would say of a damaged file is said in the error."""
-    logger: logging.Logger = tifffile.logger()
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before

@@ -10,7 +10,16 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from glimpse.geometry import Frame, Numbers
-from glimpse.sources.base import ImageSource, file_identity, missing_file, read_in_parts, region
+from glimpse.sources.base import (
+    ImageSource,
+    check_readable,
+    file_identity,
+    missing_file,
+    read_in_parts,
+    region,
+    unopened,
+    whole_frame,
+)
 from glimpse.sources.caches import images
 from glimpse.sources.dicom import is_dicom, sop_class
 from glimpse.sources.radiograph import dicom_files, pictures
@@ -18,7 +27,6 @@ from glimpse.sources.radiograph.foreground import body
 from glimpse.sources.radiograph.header import Header, chosen_window, damaged
 from glimpse.sources.radiograph.stored import Pixels
 from glimpse.sources.resampling import Cut
-from glimpse.sources.slide.source import is_slide
 from glimpse.sources.stated import given_instead
 from glimpse.sources.windows import Window, percentile_window
 
@@ -30,12 +38,15 @@ _SLIDES = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image St
 
 
 def is_radiograph(path: Path) -> bool:
-    """Whether a file holds a picture that this reader knows, and no slide: DICOM, PNG, JPEG or grey TIFF."""
+    """Tells whether a file holds a picture that this reader knows: DICOM that is no slide, PNG, JPEG or grey TIFF.
+
+    Some grey TIFFs are read as slides, too; `open_source` asks the reader of slides first.
+    """
     head = pictures.magic(path)
     if is_dicom(path):
         return sop_class(path) != _SLIDES
     if head[:4] in pictures.TIFF:
-        return not is_slide(path) and pictures.is_grey(path)
+        return pictures.is_grey(path)
     return path.suffix.lower() in pictures.SUFFIXES and head.startswith(_PICTURES)
 
 
@@ -43,8 +54,10 @@ class RadiographSource(ImageSource):
     """A radiograph; one channel, dark air, black outside.
 
     A read is the mean over the pixels of each box at the file's full bit depth, then the rescaling to what the values
-    mean (modality LUT), then the window (VOI LUT), then the inversion of MONOCHROME1. Uncompressed files are mapped
-    into memory; images that have to be decoded are kept while there is room (GLIMPSE_IMAGE_CACHE_MB, 512).
+    mean (modality LUT), then the window (VOI LUT), then the inversion of MONOCHROME1. Palettes of greys, and modality
+    LUTs that are tables, are applied before the mean. Pictures are turned as their EXIF data or TIFF tag say.
+    Uncompressed files are mapped into memory; images that have to be decoded are kept while there is room
+    (GLIMPSE_IMAGE_CACHE_MB, 512).
 
     Of a DICOM file, the spacing is that of `PixelSpacing`, else of `ImagerPixelSpacing`, which is measured on the
     detector and so some percent too large for what lies in the body, else of `NominalScannedPixelSpacing`; of a
@@ -67,14 +80,14 @@ class RadiographSource(ImageSource):
         *,
         window: int | Sequence[float] | None = None,
         spacing: float | Sequence[float] | None = None,
-        frame: int | None = None,
+        frame: int | str | None = None,
         name: str | None = None,
         mpp: float | None = None,
     ) -> None:
         self.path: Path = Path(path)
         self.name = name or str(self.path)
         self._window_choice = window if window is None or isinstance(window, int) else tuple(map(float, window))
-        self._spacing, self._frame_index, self._mpp = spacing, frame, mpp
+        self._spacing, self._frame_index, self._mpp = spacing, whole_frame(self.path, frame), mpp
         self._options = {"window": window, "spacing": spacing, "frame": frame, "name": name, "mpp": mpp}
         self._lock = threading.Lock()
         self._header: Header | None = None
@@ -125,7 +138,7 @@ class RadiographSource(ImageSource):
         return np.rint(255 * grey).astype(np.uint8)[None]
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
-        """The body, rather than air or a collimator's shadow. Never empty."""
+        """Returns where the body is, rather than air or a collimator's shadow; it is never empty."""
         return body(overview[0])
 
     def close(self) -> None:
@@ -137,11 +150,12 @@ class RadiographSource(ImageSource):
                 if self._header is None:
                     if not self.path.is_file():
                         raise missing_file(self.path)
+                    check_readable(self.path)
                     self._header = self._family().describe(self.path, self._frame_index)
         return self._header
 
     def _family(self) -> Any:
-        """The module that knows files of this kind; one without a known beginning may be DICOM of old."""
+        """Returns the module that knows files of this kind; a file without a known beginning may be old DICOM."""
         head = pictures.magic(self.path)
         picture = head[:4] in pictures.TIFF or head.startswith(_PICTURES)
         if is_dicom(self.path) or (not picture and self.path.suffix.lower() not in pictures.SUFFIXES):
@@ -156,9 +170,9 @@ class RadiographSource(ImageSource):
         if mapped is None:
             try:
                 mapped = self._mapped = header.stored.open(self.path, header.shape)
-            except FileNotFoundError as error:
-                raise missing_file(self.path) from error
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                raise unopened(self.path, error) from error
+            except ValueError as error:
                 raise damaged(self.path, error) from error
         return mapped
 

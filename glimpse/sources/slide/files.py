@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import openslide
 import tifffile
 
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, describe_content
+from glimpse.sources.quiet import quiet
 from glimpse.sources.stated import given_instead
 
 # Micrometres per pixel that a scanned slide can have; 72 dpi, which many writers put by default, is 353.
@@ -22,7 +21,9 @@ PLAUSIBLE_MPP = (0.01, 20.0)
 _MICROMETRES = {"centimeter": 1e4, "inch": 25400.0}
 _MPP_TIMES_POWER = 10.0  # 20x scans at about 0.5 um/px, 40x at about 0.25
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_REMEDY = "Copy the file again and compare its size with the original's, or leave the case out (on_error=skip)."
+_REMEDY = (
+    "Copy the file again and compare its size with the original's, or leave the case out (env.cohort.on_error=skip)."
+)
 
 
 def known_mpp(properties: Mapping[str, str], name: str, given: float | None) -> tuple[float, float] | None:
@@ -81,8 +82,8 @@ def check_complete(path: Path) -> None:
 
 
 def explain_unreadable(path: Path, error: Exception) -> ImageReadError | UnsupportedImageError:
-    """The error for a file that OpenSlide fails on: what it is decides between damaged and unsupported."""
-    known, content = _detected(path), describe_content(path)
+    """Returns the error for a file that OpenSlide fails on; it depends on what the file is."""
+    known, content = detected_format(path), describe_content(path)
     if known is None and os.path.getsize(path) > 0:
         directory = _tiff_directory(path)
         if not _is_tiff(path):
@@ -113,11 +114,11 @@ def _is_tiff(path: Path) -> bool:
 
 
 def _tiff_directory(path: Path) -> _Directory | None:
-    """The directory of a TIFF, or None where there is none that can be followed."""
+    """Reads the directory of a TIFF; None where there is none that can be followed."""
     if not _is_tiff(path):
         return None
     try:
-        with _quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff:
+        with quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff:
             ends = [
                 start + count
                 for page in tiff.pages
@@ -128,17 +129,8 @@ def _tiff_directory(path: Path) -> _Directory | None:
         return None
 
 
-@contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Keeps a logger silent: what it would say of a damaged file is said in the error."""
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
-
-
-def _detected(path: Path) -> str | None:
+def detected_format(path: Path) -> str | None:
+    """Returns the name that OpenSlide has for the format of a file, or None where it knows none."""
     try:
         return openslide.OpenSlide.detect_format(path)
     except openslide.OpenSlideError:

@@ -15,33 +15,34 @@ from PIL import Image
 
 from glimpse.geometry import Frame, Numbers
 from glimpse.sources.base import (
+    ImageReadError,
     ImageSource,
+    RegionReadError,
+    check_readable,
     file_identity,
     missing_file,
-    never_empty,
     read_in_parts,
     region,
 )
 from glimpse.sources.held import HeldOpen
-from glimpse.sources.slide.files import check_complete, explain_unreadable, known_mpp
-from glimpse.sources.thresholds import otsu_threshold
+from glimpse.sources.slide.files import check_complete, detected_format, explain_unreadable, known_mpp
+from glimpse.sources.slide.foreground import tissue
 
 SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".tif", ".tiff", ".bif", ".vms", ".vmu", ".svslide")
 LEVEL_TOLERANCE = 1.01  # a level counts as fine enough when it is at most 1 % too coarse
 MAX_PIXELS = 1 << 24  # a wider read is made in parts
 MAX_OPEN = 256  # slides held open at once; each costs a file descriptor or two
-MIN_SATURATION = 8  # of 255: less than this is never tissue
 _OPAQUE = 0xFF000000
 
 
 def is_slide(path: Path) -> bool:
-    """Whether OpenSlide knows the format of a file."""
-    return openslide.OpenSlide.detect_format(path) is not None
+    """Tells whether OpenSlide knows the format of a file."""
+    return detected_format(path) is not None
 
 
 @dataclass(frozen=True)
 class _Levels:
-    """What a read needs to know of a slide; lengths in (y, x) order.
+    """What a read needs to know of a slide; lengths are in (y, x) order.
 
     Attributes:
         frame: the image's own grid, which is the slide's bounds where it states them.
@@ -117,17 +118,29 @@ class SlideSource(ImageSource):
         return _channels_first(pixels)
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
-        """Tissue: Otsu's threshold on the saturation of the overview. Never empty."""
-        high, low = overview.max(axis=0).astype(np.float32), overview.min(axis=0).astype(np.float32)
-        saturation = np.rint(255 * (high - low) / np.maximum(high, 1)).astype(np.uint8)
-        return never_empty(saturation > max(otsu_threshold(saturation), MIN_SATURATION))
+        """Returns where tissue is, rather than glass or the scanner's dark ground (see `tissue`); it is never empty."""
+        return tissue(overview)
 
     def check(self) -> None:
+        """Compares the size of the file with what it should be, and reads a far corner and the coarsest level.
+
+        Raises:
+            RegionReadError: one of the two reads failed, so that a part of the slide is damaged.
+            ImageReadError: both failed, or the file is missing or truncated.
+        """
         self._known_levels()
         check_complete(self.path)
-        super().check()
-        lowest = self._known_levels().downsamples[-1]
-        self.read(np.asarray(self.shape) / 2, lowest, (1, 1))
+        corner, lowest = np.asarray(self.shape) - 0.5, self._known_levels().downsamples[-1]
+        failures = []
+        for center, extent in ((corner, 1.0), (np.asarray(self.shape) / 2, lowest)):
+            try:
+                self.read(center, extent, (1, 1))
+            except RegionReadError as error:
+                failures.append(error)
+        if len(failures) > 1:  # more than a damaged part
+            raise ImageReadError(str(failures[0]))
+        if failures:
+            raise failures[0]
 
     def close(self) -> None:
         self.let_go()
@@ -156,20 +169,50 @@ class SlideSource(ImageSource):
         return self._levels
 
     def _pixels(self, levels: _Levels, level: int, first: tuple[int, int], size: tuple[int, int]) -> Image.Image:
-        """Pixels of a level from ``first`` on, composited on white, as four bands with an unused last one."""
+        """Reads pixels of a level from ``first`` on, composited on white, as four bands with an unused last one."""
         scale = levels.downsamples[level]
         corner = (round(first[1] * scale), round(first[0] * scale))
-        slide = self._handle()
-        try:
-            pixels = np.asarray(slide.read_region(corner, level, (size[1], size[0])))
-        except openslide.OpenSlideError as error:
-            self.close()  # OpenSlide keeps a handle in its error state for ever
-            raise explain_unreadable(self.path, error) from error
+        pixels = self._region(corner, level, (size[1], size[0]))
         if levels.bounded:
             pixels = _clear_outside(pixels, levels, scale, first)
         if pixels.view("<u4").min() < _OPAQUE:
             pixels = _on_white(pixels)
         return Image.frombuffer("RGBX", (size[1], size[0]), pixels, "raw", "RGBX", 0, 1)
+
+    def _region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """Reads a region as RGBA (height, width, 4).
+
+        OpenSlide keeps a handle in its error state for ever, and every read of the handle then fails. So a read that
+        fails is made again with a handle of its own: perhaps another thread's read has failed, not this one.
+
+        Args:
+            corner: level-0 pixels (x, y) of the slide.
+            level: which level to read.
+            size: pixels of the level (width, height).
+
+        Raises:
+            RegionReadError: the region is damaged; the message names slide, level and place.
+        """
+        slide = self._handle()
+        try:
+            return np.asarray(slide.read_region(corner, level, size))
+        except openslide.OpenSlideError:
+            self._drop(slide)
+        fresh = _open(self.path)
+        try:
+            return np.asarray(fresh.read_region(corner, level, size))
+        except openslide.OpenSlideError as error:
+            place = f"level {level}, {size[0]} x {size[1]} pixels from (x {corner[0]}, y {corner[1]}) at level 0"
+            raise RegionReadError(
+                f"{self.path}: cannot be read at {place} ({error}). A part of the file is damaged: copy it again and "
+                "compare its size with the original's; env.cohort.on_error=skip shows such parts as background."
+            ) from error
+
+    def _drop(self, slide: openslide.OpenSlide) -> None:
+        """Lets go of a handle that has failed, unless another thread has replaced it already."""
+        with self._lock:
+            if self._slide is slide:
+                self._slide = None
 
     def _resample(
         self, levels: _Levels, level: int, box: tuple[float, float, float, float], size: tuple[int, int]
@@ -203,6 +246,7 @@ def _rebuild(path: Path, options: dict[str, Any]) -> SlideSource:
 def _open(path: Path) -> openslide.OpenSlide:
     if not path.is_file():
         raise missing_file(path)
+    check_readable(path)
     try:
         slide = openslide.OpenSlide(path)
     except openslide.OpenSlideError as error:
@@ -223,7 +267,7 @@ def _describe(slide: openslide.OpenSlide, name: str, mpp: float | None) -> _Leve
 
 
 def _best_level(downsamples: Sequence[float], scale: float) -> int:
-    """The coarsest level that is still fine enough for ``scale`` level-0 pixels per pixel."""
+    """Returns the coarsest level that is still fine enough for ``scale`` level-0 pixels per pixel."""
     for level in range(len(downsamples) - 1, 0, -1):
         if downsamples[level] <= scale * LEVEL_TOLERANCE:
             return level

@@ -1,8 +1,6 @@
 """Folders of DICOM slices as volumes: put in order by where the slices lie, and converted once."""
 
-import hashlib
-import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,69 +8,41 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from glimpse.sources.base import ImageReadError, UnsupportedImageError, missing_file
-from glimpse.sources.dicom import INSTALL, is_dicom, require_pydicom
+from glimpse.errors import UserError
+from glimpse.sources.base import ImageReadError, UnsupportedImageError
+from glimpse.sources.dicom import read_dataset, require_decoder
+from glimpse.sources.volume.dicom_folder import REMEDY, chosen_headers, damaged, folder_identity
 from glimpse.sources.volume.unpacked import open_unpacked
 
 UNEVEN = 0.05  # of the distance of slices: more is not rounding
 _SAME_DIRECTION = 1e-3
-_DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR: a table of contents, no image
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's axes run to left, posterior and superior
-_REMEDY = "Copy the series again, or leave the case out (on_error=skip)."
+_CONVERSION = "series, subfolders and files without preamble included"  # changes when a conversion gives other values
 _CONVERT = "Convert the series to NIfTI, e.g. with dcm2niix."
-_TAGS = [
-    "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "Modality", "Rows", "Columns", "SamplesPerPixel",
-    "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "BitsStored",
-    "BitsAllocated", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "MediaStorageSOPClassUID",
-]  # fmt: skip
-
-
-def is_series(path: Path) -> bool:
-    """Whether a folder holds DICOM files."""
-    return path.is_dir() and any(is_dicom(file) for file in _files(path))
-
-
-def folder_identity(path: Path, *options: Hashable) -> Hashable:
-    """Identity of the pixels in a folder: the names, times and sizes of its files, and the reader's options."""
-    listing = []
-    for file in _files(path):
-        status = os.stat(file)
-        listing.append((file.name, status.st_mtime_ns, status.st_size))
-    return (os.fspath(path), hashlib.sha256(repr(listing).encode()).hexdigest(), *options)
 
 
 def open_series(path: Path, series: str | None = None) -> BinaryIO:
-    """A series as an uncompressed NIfTI file, open for reading; converted where that has not been done before.
+    """Opens a series as an uncompressed NIfTI file, which is made if that has not been done before.
 
     Values are what the stored ones mean (rescale slope and intercept of each slice): int16, or float32 where they do
     not fit.
 
     Args:
-        path: the folder; files that are not DICOM are left aside.
+        path: the folder; its subfolders are looked into, and files that are not DICOM are left aside.
         series: SeriesInstanceUID, number or description, where there are several.
 
     Raises:
-        ImageReadError: a file is damaged, or slices are missing.
-        UnsupportedImageError: the files are no volume.
-        ValueError: there are several series and none is chosen, or no such series.
+        ImageReadError: a file is damaged or may not be read, or slices are missing.
+        UnsupportedImageError: the files are no volume, or there are several series and none is chosen, or no such one.
         MissingExtraError: pydicom is not installed.
     """
-    return open_unpacked(folder_identity(path.resolve(), "series", series), partial(_convert, path, series))
-
-
-def _files(path: Path) -> list[Path]:
-    """The folder's files, by name."""
-    try:
-        with os.scandir(path) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_file() and not entry.name.startswith("."))
-    except FileNotFoundError as error:
-        raise missing_file(path) from error
+    return open_unpacked(folder_identity(path.resolve(), _CONVERSION, series), partial(_convert, path, series))
 
 
 # ---------------------------------------------------------------------------------------------- what the headers say
 @dataclass(frozen=True)
 class _Slice:
-    """One file; lengths in millimetres, positions and directions in DICOM's axes (left, posterior, superior).
+    """One file; lengths are in millimetres, positions and directions in DICOM's axes (left, posterior, superior).
 
     Attributes:
         path: the file.
@@ -97,44 +67,8 @@ class _Slice:
     limits: tuple[int, int]
 
 
-def _headers(path: Path) -> list[tuple[Path, Any]]:
-    pydicom = require_pydicom()
-    found = []
-    for file in _files(path):
-        if not is_dicom(file):
-            continue
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
-        except Exception as error:  # pydicom raises many kinds on damaged files
-            raise _damaged(file, error) from error
-        if header.file_meta.get("MediaStorageSOPClassUID") != _DIRECTORY:
-            found.append((file, header))
-    return found
-
-
-def _chosen(path: Path, found: list[tuple[Path, Any]], series: str | None) -> list[tuple[Path, Any]]:
-    """The files of the one series that is asked for."""
-    groups: dict[str, list[tuple[Path, Any]]] = {}
-    for file, header in found:
-        groups.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
-    if series is not None:
-        names = ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription")
-        named = {u: g for u, g in groups.items() if series in [str(g[0][1].get(name, "")) for name in names]}
-    else:
-        named = groups
-    if len(named) == 1:
-        return next(iter(named.values()))
-    lines = [
-        f"  {uid} ({group[0][1].get('SeriesDescription', '')}, {len(group)} files)" for uid, group in groups.items()
-    ]
-    rule = f"it holds {len(groups)} series" if series is None else f"{len(named)} of its series are called {series!r}"
-    raise ValueError(
-        f"{path}: {rule}, a volume is one. Choose it with the option series='<SeriesInstanceUID>':\n" + "\n".join(lines)
-    )
-
-
 def _slice(path: Path, header: Any) -> _Slice:
-    """What a header says.
+    """Returns what a header says.
 
     Raises:
         UnsupportedImageError: it is not that of a slice.
@@ -150,6 +84,11 @@ def _slice(path: Path, header: Any) -> _Slice:
         raise UnsupportedImageError(
             f"{path}: it does not say where its pixels lie ({', '.join(missing)} missing), so it is no slice of a "
             "volume. Leave out of the folder what does not belong to the volume."
+        )
+    if not all(0 < float(value) < np.inf for value in header.PixelSpacing):
+        raise UnsupportedImageError(
+            f"{path}: expected PixelSpacing as two lengths above 0, got {list(header.PixelSpacing)}. Correct it in the "
+            "files, or convert the series to NIfTI and give env.cohort.spacing."
         )
     bits = int(header.get("BitsStored") or header.get("BitsAllocated") or 16)
     signed = int(header.get("PixelRepresentation") or 0) == 1
@@ -170,7 +109,7 @@ def _slice(path: Path, header: Any) -> _Slice:
 
 # ---------------------------------------------------------------------------------------------- the grid
 def _in_order(path: Path, slices: Sequence[_Slice]) -> list[_Slice]:
-    """The slices by their place along the normal.
+    """Sorts slices by their place along the normal.
 
     Raises:
         UnsupportedImageError: they do not form one grid.
@@ -215,7 +154,7 @@ def _check_distances(path: Path, ordered: Sequence[_Slice], distances: np.ndarra
     names = f"{ordered[at].path.name} and {ordered[at + 1].path.name} lie {distances[at]:.4g} mm apart"
     if (np.abs(steps - np.rint(steps)) <= UNEVEN * np.rint(steps)).all():
         lost = int(np.rint(steps).sum()) - len(distances)
-        raise ImageReadError(f"{path}: slices are missing ({lost}): {names}, most others {usual:.4g} mm. {_REMEDY}")
+        raise ImageReadError(f"{path}: slices are missing ({lost}): {names}, most others {usual:.4g} mm. {REMEDY}")
     raise UnsupportedImageError(
         f"{path}: expected slices at even distances, but {names}, most others {usual:.4g} mm. "
         "Leave out of the folder what does not belong to the volume, or resample it to an even grid."
@@ -223,7 +162,7 @@ def _check_distances(path: Path, ordered: Sequence[_Slice], distances: np.ndarra
 
 
 def _affine(ordered: Sequence[_Slice]) -> np.ndarray:
-    """From indices (column, row, slice) to millimetres to the right, anterior and superior, (4, 4)."""
+    """Returns the affine from indices (column, row, slice) to millimetres (right, anterior, superior), (4, 4)."""
     first, last = ordered[0], ordered[-1]
     affine = np.eye(4)
     affine[:3, :2] = (first.along * np.array(first.pitch)[:, None]).T
@@ -241,10 +180,7 @@ def _convert(path: Path, series: str | None, file: BinaryIO) -> None:
     """Writes a series as NIfTI-2, whose affine keeps all of its digits, slice by slice."""
     import nibabel
 
-    found = _headers(path)
-    if not found:
-        raise UnsupportedImageError(f"{path}: a folder without DICOM files. Correct the path.")
-    ordered = _in_order(path, [_slice(*one) for one in _chosen(path, found, series)])
+    ordered = _in_order(path, [_slice(*one) for one in chosen_headers(path, series)])
     dtype = _dtype(ordered)
     rows, columns = ordered[0].shape
     header = nibabel.Nifti2Header()
@@ -261,7 +197,7 @@ def _convert(path: Path, series: str | None, file: BinaryIO) -> None:
 
 
 def _dtype(slices: Sequence[_Slice]) -> np.dtype:
-    """int16 where every meant value is a whole number that fits, else float32."""
+    """Returns int16 where every meant value is a whole number that fits, else float32."""
     ends = np.array([[end * one.slope + one.intercept for end in one.limits] for one in slices])
     whole = all(one.slope.is_integer() and one.intercept.is_integer() for one in slices)
     limits = np.iinfo(np.int16)
@@ -269,20 +205,16 @@ def _dtype(slices: Sequence[_Slice]) -> np.dtype:
 
 
 def _pixels(one: _Slice) -> np.ndarray:
-    """Stored values of a slice, float64 (row, column)."""
+    """Reads the stored values of a slice, float64 (row, column)."""
     try:
-        pixels = np.asarray(require_pydicom().dcmread(one.path).pixel_array)
-    except (RuntimeError, NotImplementedError, ImportError) as error:
-        raise UnsupportedImageError(
-            f"{one.path}: its pixels cannot be decompressed here ({' '.join(str(error).split())}). Run: {INSTALL}"
-        ) from error
+        data = read_dataset(one.path)
+        if data.file_meta.TransferSyntaxUID.is_encapsulated:
+            require_decoder(one.path, data.file_meta.TransferSyntaxUID)
+        pixels = np.asarray(data.pixel_array)
+    except UserError:
+        raise
     except Exception as error:  # pydicom and its decoders raise many kinds on damaged files
-        raise _damaged(one.path, error) from error
+        raise damaged(one.path, error) from error
     if pixels.shape != one.shape:
-        raise ImageReadError(f"{one.path}: expected {one.shape} pixels, got {pixels.shape}. {_REMEDY}")
+        raise ImageReadError(f"{one.path}: expected {one.shape} pixels, got {pixels.shape}. {REMEDY}")
     return pixels.astype(np.float64)
-
-
-def _damaged(path: Path, error: Exception) -> ImageReadError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return ImageReadError(f"{path}: cannot be read ({reason}). It is probably truncated or damaged. {_REMEDY}")

@@ -10,9 +10,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from glimpse.sources.base import ImageReadError, UnsupportedImageError
+from glimpse.sources.quiet import quiet
 
 SUFFIXES = (".nii", ".nii.gz")
-REMEDY = "Copy the file again and compare its size with the original's, or leave the case out (on_error=skip)."
+REMEDY = (
+    "Copy the file again and compare its size with the original's, or leave the case out (env.cohort.on_error=skip)."
+)
 _HEAD = 352  # bytes that tell what a file is
 _CHUNK = 1 << 20
 _MILLIMETRES = {"mm": 1.0, "micron": 1e-3, "meter": 1e3, "unknown": 1.0}
@@ -20,13 +23,13 @@ DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file is compressed with gzip."""
+    """Tells whether a file is compressed with gzip."""
     with open(path, "rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file holds a NIfTI volume, compressed with gzip or not."""
+    """Tells whether a file holds a NIfTI volume, compressed with gzip or not."""
     with open(path, "rb") as file:
         head = file.read(_HEAD)
         if head[:2] == b"\x1f\x8b":
@@ -49,7 +52,7 @@ class NiftiLayout:
         intercept: see ``slope``.
         axes: the stored axes that become z (superior), y (anterior) and x (right).
         flipped: whether each of these runs the other way in the file.
-        spacing: millimetres per pixel (z, y, x).
+        spacing: millimetres per pixel (z, y, x); None where the file does not state them.
     """
 
     stored: tuple[int, ...]
@@ -59,20 +62,20 @@ class NiftiLayout:
     intercept: float
     axes: tuple[int, int, int]
     flipped: tuple[bool, bool, bool]
-    spacing: tuple[float, float, float]
+    spacing: tuple[float, float, float] | None
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Pixels (z, y, x)."""
+        """Returns the pixels per axis (z, y, x)."""
         return self.stored[self.axes[0]], self.stored[self.axes[1]], self.stored[self.axes[2]]
 
     @property
     def volumes(self) -> int:
-        """How many volumes the file holds."""
+        """Returns how many volumes the file holds."""
         return int(np.prod(self.stored[3:], dtype=np.int64))
 
     def mapped(self, file: BinaryIO, path: Path, volume: int = 0) -> np.ndarray:
-        """The stored values of one volume (z, y, x), a view of a memory map of an uncompressed file.
+        """Maps the stored values of one volume (z, y, x) of an uncompressed file; nothing is read yet.
 
         Raises:
             ImageReadError: the file ends before its values do.
@@ -101,14 +104,21 @@ def read_layout(path: Path) -> NiftiLayout:
 
 
 def layout_of(file: BinaryIO, path: Path) -> NiftiLayout:
-    """As `read_layout`, of an open file that begins with the header."""
+    """Does the same as `read_layout` for an open file that begins with the header."""
     import nibabel  # an image of another kind needs none
 
     try:
         wide = file.read(8)[4:8] == b"n+2\0"
+        kind = nibabel.Nifti2Header if wide else nibabel.Nifti1Header
         file.seek(0)
-        header = (nibabel.Nifti2Header if wide else nibabel.Nifti1Header).from_fileobj(file)
+        stated = _states_lengths(kind.from_fileobj(file, check=False))  # a check would make 1 of a length of 0
+        file.seek(0)
+        with quiet(nibabel.imageglobals.logger):
+            header = kind.from_fileobj(file)
         slope, intercept = header.get_slope_inter()
+        if not stated:
+            lengths = header["pixdim"][1:4]
+            lengths[~(np.isfinite(lengths) & (lengths > 0))] = 1  # for the directions of the axes only
         affine, dtype = header.get_best_affine(), header.get_data_dtype()
     except (*DAMAGED, ValueError, nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError) as error:
         raise ImageReadError(f"{path}: cannot be read as NIfTI ({error}). It is probably damaged. {REMEDY}") from error
@@ -117,10 +127,18 @@ def layout_of(file: BinaryIO, path: Path) -> NiftiLayout:
     stored += (1,) * (3 - len(stored))
     axes, flipped = _nearest_axes(affine, path)
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) * _MILLIMETRES[header.get_xyzt_units()[0]]
-    spacing = float(lengths[axes[0]]), float(lengths[axes[1]]), float(lengths[axes[2]])
+    spacing = (float(lengths[axes[0]]), float(lengths[axes[1]]), float(lengths[axes[2]])) if stated else None
     offset = int(header.get_data_offset())
     slope, intercept = (1.0 if slope is None else slope), (0.0 if intercept is None else intercept)
     return NiftiLayout(stored, dtype, offset, float(slope), float(intercept), axes, flipped, spacing)
+
+
+def _states_lengths(header: Any) -> bool:
+    """Tells whether a header says how large a pixel is: by its sform, or else by lengths above 0 in `pixdim`."""
+    if header["sform_code"] > 0:
+        return True
+    lengths = header["pixdim"][1 : 1 + min(int(header["dim"][0]), 3)]
+    return bool((np.isfinite(lengths) & (lengths > 0)).all())
 
 
 def _check_kind(header: Any, dtype: np.dtype, path: Path) -> None:
@@ -141,7 +159,7 @@ def _check_kind(header: Any, dtype: np.dtype, path: Path) -> None:
 
 
 def _nearest_axes(affine: np.ndarray, path: Path) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """Which stored axes run most nearly along z, y and x, and whether the other way."""
+    """Returns which stored axes run most nearly along z, y and x, and whether the other way."""
     from nibabel.orientations import io_orientation
 
     orientation = io_orientation(affine) if np.isfinite(affine).all() else np.full((3, 2), np.nan)

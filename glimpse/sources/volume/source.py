@@ -13,13 +13,14 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from glimpse.geometry import Frame, Numbers
-from glimpse.sources.base import ImageSource, file_identity, missing_file, region
+from glimpse.sources.base import ImageSource, check_readable, file_identity, one_frame, region, whole_frame
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.resampling import Cut
 from glimpse.sources.stated import given_instead
 from glimpse.sources.volume import nifti
 from glimpse.sources.volume.body import HOUNSFIELD_AIR, ValueRange, body_mask, lung_mask
-from glimpse.sources.volume.dicom_series import folder_identity, open_series
+from glimpse.sources.volume.dicom_folder import folder_identity
+from glimpse.sources.volume.dicom_series import open_series
 from glimpse.sources.volume.nifti import NiftiLayout
 from glimpse.sources.volume.slabs import Means, means_in_slabs
 from glimpse.sources.volume.unpacked import open_unpacked
@@ -65,7 +66,7 @@ class _Opened:
         return greys(values, self.windows, cover)
 
     def _means(self, cut: Cut) -> Means:
-        """Means over boxes; only the pixels inside the image are fetched."""
+        """Returns means over boxes; only the pixels inside the image are fetched."""
         shape = self.stored.shape
         first = tuple(min(max(a, 0), n) for a, n in zip(cut.first, shape, strict=True))
         moved = Cut(
@@ -76,7 +77,7 @@ class _Opened:
         return moved.means(self._meant(_part(self.stored, cut)))
 
     def _meant(self, stored: np.ndarray) -> Float[np.ndarray, "*size"]:
-        """What stored values mean, float32; NaN becomes the lowest value that is shown."""
+        """Returns what stored values mean, float32; NaN becomes the lowest value that is shown."""
         # The rows of a block lie far apart, so fetching takes most of the time; converting goes faster from a copy.
         values = np.ascontiguousarray(stored).astype(np.float32)
         if self.slope != 1.0:
@@ -103,7 +104,7 @@ def _sample(stored: np.ndarray, layout: NiftiLayout) -> _Sampled:
 
 
 def _part(image: np.ndarray, cut: Cut) -> np.ndarray:
-    """The pixels of a cut that lie inside an image."""
+    """Returns the pixels of a cut that lie inside an image."""
     z, y, x = (
         slice(min(max(a, 0), n), max(min(b, n), 0))
         for a, b, n in zip(cut.first, cut.last, image.shape, strict=True)
@@ -123,11 +124,13 @@ class VolumeSource(ImageSource):
         path: a NIfTI file, compressed or not, or a folder that holds a DICOM series.
         windows: which values are black and white, one channel for each: "auto" (percentiles of a regular sample),
             names of `glimpse.sources.windows.CT_WINDOWS` (Hounsfield units), [low, high], or a list of these.
-        spacing: millimetres per pixel, one value or (z, y, x), in place of what the file says.
+        spacing: millimetres per pixel, one value or (z, y, x), in place of what the file says; a file that states a
+            length of 0, a negative one or none says nothing, and its spacing is unknown.
         name: what messages call it; by default the path.
         frame: which volume of a file that holds several, from 0.
         series: SeriesInstanceUID, number or description, where a folder holds several series.
         foreground: where looking can make sense: "body" (a head counts as one), or "lungs" (CT only; air within it).
+        mpp: micrometres per pixel to fall back on where the file states none, one value for all axes.
 
     Raises:
         ValueError: the windows or the foreground are none of these.
@@ -140,9 +143,10 @@ class VolumeSource(ImageSource):
         windows: Any = "auto",
         spacing: Sequence[float] | float | int | None = None,
         name: str | None = None,
-        frame: int | None = None,
+        frame: int | str | None = None,
         series: str | int | None = None,
         foreground: str = "body",
+        mpp: float | None = None,
     ) -> None:
         if foreground not in _FOREGROUNDS:
             raise ValueError(f"foreground is one of {', '.join(_FOREGROUNDS)}, got {foreground!r}.")
@@ -151,7 +155,8 @@ class VolumeSource(ImageSource):
         self.name = name or str(self.path)
         self._windows = parse_windows(windows)
         self._spacing = None if spacing is None else tuple(np.broadcast_to(spacing, (3,)).astype(float).tolist())
-        self._volume, self._series = frame, None if series is None else str(series)
+        self._volume, self._series = whole_frame(self.path, frame), None if series is None else str(series)
+        self._mpp = None if mpp is None else float(mpp)
         self._lock = threading.Lock()
         self._layout: NiftiLayout | None = None
         self._frame: Frame | None = None
@@ -162,7 +167,7 @@ class VolumeSource(ImageSource):
         windows = ["auto" if window is None else (window.low, window.high) for window in self._windows]
         options = {
             "windows": windows, "spacing": self._spacing, "name": self.name, "frame": self._volume,
-            "series": self._series, "foreground": _FOREGROUNDS[self._lungs],
+            "series": self._series, "foreground": _FOREGROUNDS[self._lungs], "mpp": self._mpp,
         }  # fmt: skip
         return _rebuild, (self.path, options)
 
@@ -171,10 +176,12 @@ class VolumeSource(ImageSource):
         if self._frame is None:
             with self._lock:
                 layout = self._known_layout()
-                spacing: Sequence[float] = layout.spacing
+                spacing: Sequence[float] | None = layout.spacing
                 if self._spacing is not None:
                     spacing = given_instead(self.name, self._spacing, layout.spacing, "mm", "spacing")
-                self._frame = Frame(layout.shape, tuple(spacing), "mm", self.name)
+                elif self._mpp is not None:
+                    spacing = given_instead(self.name, (self._mpp / 1000,) * 3, layout.spacing, "mm", "mpp")
+                self._frame = Frame(layout.shape, spacing and tuple(spacing), "mm" if spacing else None, self.name)
         return self._frame
 
     @property
@@ -196,7 +203,7 @@ class VolumeSource(ImageSource):
         return self._opened().read(start, width, [int(n) for n in size])
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
-        """Head, body or lungs, told from the air around or within them by the first channel. Never empty."""
+        """Returns where head, body or lungs are, told from air by the first channel; it is never empty."""
         window = self._opened().windows[0]
         assert self._sampled is not None, "a volume that was opened has been sampled"
         values = self._sampled.values
@@ -233,33 +240,24 @@ class VolumeSource(ImageSource):
 
     def _known_layout(self) -> NiftiLayout:
         if self._layout is None:
-            if not self.path.exists():
-                raise missing_file(self.path)
+            check_readable(self.path)
             if self.path.is_dir():
                 with self._unpacked() as file:
                     layout = nifti.layout_of(file, self.path)
             else:
                 layout = nifti.read_layout(self.path)
-            _check_volume(self.path, layout.volumes, self._volume)
+            one_frame(self.path, layout.volumes, self._volume, "volume")
             self._layout = layout
         return self._layout
 
     def _unpacked(self) -> BinaryIO:
-        """An uncompressed NIfTI file, open for reading."""
-        if not self.path.exists():
-            raise missing_file(self.path)
+        """Opens an uncompressed NIfTI file of the volume."""
+        check_readable(self.path)
         if self.path.is_dir():
             return open_series(self.path, self._series)
         if nifti.is_packed(self.path):
             return open_unpacked(file_identity(self.path.resolve()), partial(nifti.unpack, self.path))
         return open(self.path, "rb")
-
-
-def _check_volume(path: Path, volumes: int, chosen: int | None) -> None:
-    if chosen is None and volumes > 1:
-        raise ValueError(f"{path}: it holds {volumes} volumes. Choose one with the option frame=0 to {volumes - 1}.")
-    if not 0 <= (chosen or 0) < volumes:
-        raise ValueError(f"{path}: frame={chosen}, but its volumes are numbered from 0 to {volumes - 1}.")
 
 
 def _rebuild(path: Path, options: dict[str, Any]) -> VolumeSource:

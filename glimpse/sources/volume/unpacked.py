@@ -12,19 +12,28 @@ from typing import BinaryIO
 
 import platformdirs
 
+from glimpse.errors import UserError
+
 DEFAULT_GB = 20.0
 _SUFFIX, _UNFINISHED = ".nii", ".unfinished"
 _ABANDONED = 24 * 3600  # seconds after which an unfinished file that nobody has written to is nobody's
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
+class CacheError(UserError, OSError):
+    """There is no room for an unpacked volume, or the folder cannot be written to."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 def unpacked_folder() -> Path:
-    """Where unpacked volumes lie: `volumes` in GLIMPSE_CACHE, else in the user's cache folder."""
+    """Returns where unpacked volumes lie: `volumes` in GLIMPSE_CACHE, else in the user's cache folder."""
     return Path(os.environ.get("GLIMPSE_CACHE") or platformdirs.user_cache_dir("glimpse")) / "volumes"
 
 
 def open_unpacked(key: Hashable, write: Callable[[BinaryIO], None]) -> BinaryIO:
-    """The unpacked file of a key, open for reading; it is written where it is not there.
+    """Opens the unpacked file of a key, which is written if it is not there.
 
     Of several processes and threads that ask for the same file at once, one writes it. It appears whole or not at all.
     The files used longest ago are removed once all of them take more than GLIMPSE_VOLUME_CACHE_GB (20). Whoever has a
@@ -35,7 +44,7 @@ def open_unpacked(key: Hashable, write: Callable[[BinaryIO], None]) -> BinaryIO:
         write: writes the content; what it raises leaves nothing behind.
 
     Raises:
-        OSError: there is no room for the file, or the folder cannot be written to.
+        CacheError: there is no room for the file, or the folder cannot be written to.
     """
     folder = unpacked_folder()
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
@@ -49,7 +58,7 @@ def open_unpacked(key: Hashable, write: Callable[[BinaryIO], None]) -> BinaryIO:
         except OSError as error:
             if error.errno not in _NO_ROOM and not (error.filename and str(error.filename).startswith(str(folder))):
                 raise
-            raise OSError(
+            raise CacheError(
                 error.errno,
                 f"{folder}: a volume cannot be unpacked here ({error.strerror}). Set GLIMPSE_CACHE to a folder with "
                 "more room, or GLIMPSE_VOLUME_CACHE_GB to fewer gigabytes.",
@@ -58,7 +67,7 @@ def open_unpacked(key: Hashable, write: Callable[[BinaryIO], None]) -> BinaryIO:
 
 
 def _open_used(path: Path) -> BinaryIO | None:
-    """The file opened and marked as used now; None where it is not there."""
+    """Opens the file and marks it as used now; None where it is not there."""
     try:
         file = open(path, "rb")  # noqa: SIM115 - the caller closes it
     except FileNotFoundError:

@@ -1,0 +1,161 @@
+"""Images of which parts cannot be read: these parts are shown as background, and their cases are named at the end."""
+
+import sys
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from glimpse.geometry import Frame, Numbers
+from glimpse.sources.base import ImageReadError, ImageSource, RegionReadError, read_in_parts, region
+
+FINEST = 8  # an overview with damaged parts is read in at most so many parts along each axis
+_NAMED = 10  # so many cases are named; the rest are only counted
+
+
+class UnreadParts:
+    """Counts the reads that failed, by case. It is safe from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._reasons: dict[str, str] = {}
+        self._gathering = 0
+
+    def add(self, case: str, error: ImageReadError) -> None:
+        """Counts a read that failed; outside of `named_at_the_end`, the first one of each case is a warning."""
+        with self._lock:
+            self._counts[case] += 1
+            self._reasons.setdefault(case, str(error))
+            warn = self._counts[case] == 1 and not self._gathering
+        if warn:
+            warnings.warn(f"{case}: shown as background where it cannot be read: {error}", UserWarning, stacklevel=4)
+
+    def summary(self) -> str | None:
+        """Returns one line that counts and names the cases and says what is wrong with each; None if all was read."""
+        with self._lock:
+            counts, reasons = dict(self._counts), dict(self._reasons)
+        if not counts:
+            return None
+        named = [
+            f"{case} ({count} {'read' if count == 1 else 'reads'} failed; first: {reasons[case]})"
+            for case, count in counts.items()
+        ]
+        more = [f"and {len(named) - _NAMED} more"] if len(named) > _NAMED else []
+        cases = "1 case has parts" if len(named) == 1 else f"{len(named)} cases have parts"
+        return f"{cases} that cannot be read; they were shown as background: {'; '.join([*named[:_NAMED], *more])}"
+
+    @contextmanager
+    def named_at_the_end(self) -> Iterator[None]:
+        """Counts anew and gives no warnings inside; at the end, also after an error, it prints the summary."""
+        with self._lock:
+            self._counts.clear()
+            self._reasons.clear()
+            self._gathering += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._gathering -= 1
+            summary = self.summary()
+            if summary is not None:
+                sys.stdout.flush()  # so that it is the last line also where both go into one file
+                print(f"glimpse: {summary}", file=sys.stderr, flush=True)
+
+
+unread = UnreadParts()
+"""The process's one count of reads that failed."""
+
+
+class TolerantSource(ImageSource):
+    """A source that shows what it cannot read as background, and goes on.
+
+    A glimpse of which a part is damaged is background as a whole; of an overview, only the damaged parts are. Every
+    failure is counted in `unread` under the name of the case.
+
+    Args:
+        source: the image.
+        case: the name of the case.
+    """
+
+    def __init__(self, source: ImageSource, case: str) -> None:
+        self.source, self.case = source, case
+        self.path, self.name = source.path, source.name
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "source":  # not there yet while a copy is unpickled
+            raise AttributeError(name)
+        return getattr(self.source, name)
+
+    @property
+    def frame(self) -> Frame:
+        return self.source.frame
+
+    @property
+    def channels(self) -> int:
+        return self.source.channels
+
+    @property
+    def background(self) -> UInt8[np.ndarray, " channel"]:
+        return self.source.background
+
+    @property
+    def identity(self) -> Hashable:
+        return ("tolerant", type(self.source).__qualname__, self.source.identity)
+
+    def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
+        try:
+            return self.source.read(center, extent, size)
+        except ImageReadError as error:
+            return self._background(size, error)
+
+    def overview(self, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
+        try:
+            return self.source.overview(size)
+        except RegionReadError:
+            shape = np.asarray(self.frame.shape, np.float64)
+            return _Parts(self, tuple(-(-n // FINEST) for n in size)).read(shape / 2, shape, size)
+        except ImageReadError as error:
+            return self._background(size, error)
+
+    def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
+        return self.source.foreground(overview)
+
+    def check(self) -> None:
+        self.source.check()
+
+    def close(self) -> None:
+        self.source.close()
+
+    def _background(self, size: Sequence[int], error: ImageReadError) -> UInt8[np.ndarray, "channel *size"]:
+        """Counts a failure, and returns what is shown instead."""
+        unread.add(self.case, error)
+        background = self.background.reshape(-1, *[1] * len(size))
+        return np.broadcast_to(background, (self.channels, *size)).copy()
+
+
+class _Parts:
+    """Reads a region in ever smaller parts, until they can be read or are as small as the finest part.
+
+    Args:
+        source: what to read; it shows what it cannot read as background.
+        finest: pixels of the finest part of the result, per axis.
+    """
+
+    def __init__(self, source: TolerantSource, finest: tuple[int, ...]) -> None:
+        self._tolerant, self._finest = source, finest
+
+    def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
+        try:
+            return self._tolerant.source.read(center, extent, size)
+        except ImageReadError as error:
+            smallest = all(n <= least for n, least in zip(size, self._finest, strict=True))
+            if smallest or not isinstance(error, RegionReadError):
+                return self._tolerant._background(size, error)
+            start, width = region(center, extent, size, len(size))
+            return read_in_parts(self, start, width, size)
