@@ -74,7 +74,7 @@ class _Unheard(Overview):
         policy = self.policy
 
         def nothing(images: Tensor, conduct: Conduct = OWN_CONDUCT) -> Tensor:
-            return torch.zeros(len(images), policy.encoder.embed, *policy.grid, device=policy.device)
+            return torch.zeros(len(images), policy.encoder.embed, *policy.grid.cells, device=policy.device)
 
         policy.encode = nothing  # type: ignore[method-assign]
         try:

@@ -102,7 +102,7 @@ class EpisodePlayer:
         return Episodes(
             overview=overview,
             foreground=foreground,
-            extents=extents,
+            extents=extents.view(len(extents), self.policy.layout.zooms, -1),
             features=features,
             glimpse=torch.from_numpy(glimpse),
             seen=seen,

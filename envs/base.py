@@ -159,7 +159,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         """Returns what stays in an episode: overview, foreground and extents, as `glimpse.spaces` describes them."""
         source = self.episode.case.source
         foreground = self.views.foreground(source) * np.uint8(255)
-        return self.views.overview(source), foreground, self.views.relative_extents(source)
+        return self.views.overview(source), foreground, self.views.relative_extents(source).ravel()
 
     def read_glimpse(self) -> NDArray[np.uint8]:
         """Reads and returns the glimpse that the last action asked for, `(channel, *glimpse_size)`."""

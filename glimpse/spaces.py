@@ -192,7 +192,8 @@ def observation_space(channels: int, views: Views) -> spaces.Dict:
     - glimpse: uint8 `(channel, *glimpse_size)`, the last glimpse, zeros before the first;
     - location: float32 `(d,)` in [-1, 1], centre of that glimpse, zeros before the first;
     - remaining: float32 `(1,)` in [0, 1], the share of the budget of glimpses that is left;
-    - extents: float32 `(zoom, d)`, the sides of a glimpse of each field of view, as shares of the image's sides.
+    - extents: float32 `(zoom * d,)` in [0, 1], the sides of glimpses as shares of the image's sides: all axes of the
+      first field of view, then all of the next.
     """
     return spaces.Dict(
         {
@@ -201,6 +202,6 @@ def observation_space(channels: int, views: Views) -> spaces.Dict:
             "glimpse": spaces.Box(0, 255, (channels, *views.glimpse_size), np.uint8),
             "location": spaces.Box(-1.0, 1.0, (len(views.glimpse_size),), np.float32),
             "remaining": spaces.Box(0.0, 1.0, (1,), np.float32),
-            "extents": spaces.Box(0.0, np.inf, (len(views.glimpse_extents), len(views.glimpse_size)), np.float32),
+            "extents": spaces.Box(0.0, 1.0, (len(views.glimpse_extents) * len(views.glimpse_size),), np.float32),
         }
     )

@@ -63,9 +63,6 @@ def check(env: gymnasium.Env[Any, Any], seed: int = 0) -> tuple[str, ...]:
     return tuple(notes)
 
 
-_NUMBERS = {"location": (np.float32, 1), "remaining": (np.float32, 1), "extents": (np.float32, 2)}
-
-
 def _spaces(probe: Probe) -> Iterator[str]:
     space = probe.env.observation_space
     if not isinstance(space, gymnasium.spaces.Dict) or set(space.spaces) != set(OBSERVATION_KEYS):
@@ -74,7 +71,7 @@ def _spaces(probe: Probe) -> Iterator[str]:
     ndim = probe.layout.ndim
     for key in OBSERVATION_KEYS:
         box = space[key]
-        dtype, axes = _NUMBERS[key] if key in _NUMBERS else (np.uint8, ndim + 1)
+        dtype, axes = (np.float32, 1) if key in ("location", "remaining", "extents") else (np.uint8, ndim + 1)
         if not isinstance(box, gymnasium.spaces.Box) or box.dtype != dtype or len(box.shape) != axes:
             yield f"expected {key} as a Box of {np.dtype(dtype)} with {axes} axes, got {box}"
     shapes = {key: space[key].shape or () for key in OBSERVATION_KEYS}
@@ -84,8 +81,8 @@ def _spaces(probe: Probe) -> Iterator[str]:
         yield f"expected glimpse and overview with equal channels, got {shapes['glimpse']} and {shapes['overview']}"
     if shapes["location"] != (ndim,) or shapes["remaining"] != (1,):
         yield f"expected location ({ndim},) and remaining (1,), got {shapes['location']} and {shapes['remaining']}"
-    if shapes["extents"] != (probe.layout.zooms, ndim):
-        yield f"expected extents of shape (zoom, d) = {(probe.layout.zooms, ndim)}, got {shapes['extents']}"
+    if shapes["extents"] != (probe.layout.zooms * ndim,):
+        yield f"expected extents of shape (zoom * d,) = ({probe.layout.zooms * ndim},), got {shapes['extents']}"
 
 
 def _observations(probe: Probe) -> Iterator[str]:

@@ -16,14 +16,18 @@ class KeptFeatures:
     """Looks up the features of images in the process's cache of features, and computes only those that are missing.
 
     The cache is keyed by the content of images and of the encoder's parameters, so that it stays right if these change.
-    Only images in main memory are looked up: on a GPU, encoding takes less time than copying.
+    Images are encoded in batches of one size, filled up with copies, because rounding depends on the size of a batch:
+    so the features of an image do not depend on what else is missing. Only images in main memory are looked up: on a
+    GPU, encoding takes less time than copying.
     """
 
     def __init__(self) -> None:
         self._versions: tuple[tuple[int, int], ...] = ()
         self._digest = b""
 
-    def of(self, encoder: nn.Module, images: Tensor, kind: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def of(
+        self, encoder: nn.Module, images: Tensor, kind: str, compute: Callable[[Tensor], Tensor], at_once: int = 8
+    ) -> Tensor:
         """Returns the features of images.
 
         Args:
@@ -31,6 +35,7 @@ class KeptFeatures:
             images: uint8 (batch, channel, *size).
             kind: What is computed; features of different kinds are kept apart.
             compute: Takes some of the images and returns their features (some, ...), one row for each.
+            at_once: How many images are encoded at once.
         """
         if images.device.type != "cpu" or not len(images):
             return compute(images)
@@ -39,8 +44,10 @@ class KeptFeatures:
         found = [features.find(key) for key in keys]
         missing = {key: row for row, (key, one) in enumerate(zip(keys, found, strict=True)) if one is None}
         if missing:
-            made = compute(images if len(missing) == len(keys) else images[list(missing.values())]).numpy()
-            new = {key: np.array(one) for key, one in zip(missing, made, strict=True)}
+            rows = torch.tensor(list(missing.values())).split(at_once)
+            filled = (torch.cat([part, part[-1:].expand(at_once - len(part))]) for part in rows)
+            made = [one for part in filled for one in compute(images[part]).numpy()]
+            new = {key: np.array(one) for key, one in zip(missing, made, strict=False)}
             for key, one in new.items():
                 features.keep(key, one)
             found = [new[key] if one is None else one for key, one in zip(keys, found, strict=True)]

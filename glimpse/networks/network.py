@@ -212,7 +212,7 @@ class GlimpseNetwork(BasePolicy):
         Args:
             overview: uint8 (case, channel, *size).
             foreground: uint8 (case, 1, *size), 0 outside the foreground.
-            extents: float (case, zoom, d), the sides of glimpses as shares of the image's sides.
+            extents: float (case, zoom, d) or (case, zoom * d), sides of glimpses as shares of the image's sides.
             features: Features (case, embed, *cells) that were computed before; the overviews are not encoded then.
             conduct: Says which locator is used, and whether the encoder is trained.
         """
@@ -224,14 +224,14 @@ class GlimpseNetwork(BasePolicy):
             features = self.features(overview, conduct) if features is None else features
             token = self.pool(features) + self.scale.weight[0]
         keys, unary = self.locator.describe(features.flatten(2).transpose(1, 2), self.position(self.cells))
-        sides = 2 * extents.to(self.cells)
+        sides = 2 * extents.to(self.cells).reshape(len(extents), self.layout.zooms, -1)
         return Scene(token, Candidates(keys, unary, inside, sides, self.cells, self.grid), features)
 
     def features(self, overview: Tensor, conduct: Conduct = OWN_CONDUCT) -> Tensor:
         """Returns the feature maps of overviews; if the encoder is not trained, each overview is encoded once."""
         if conduct.train_encoder:
             return self.encode(overview, conduct)
-        return self._kept.of(self.encoder, overview, "map", lambda images: self.encode(images, conduct))
+        return self._kept.of(self.encoder, overview, "map", lambda images: self.encode(images, conduct), 1)
 
     # ------------------------------------------------------------------------------------------ step by step
     def begin(self, scene: Scene, rollouts: int = 1) -> State:

@@ -175,7 +175,8 @@ class SteppedLanes:
         self._endings = [None] * self.width
         self.env.set_options([{"case": _index(case), "max_glimpses": budget} for case in cases])
         shown: Any = self.env.reset()
-        return Start(shown["overview"], shown["foreground"], shown["extents"], shown["remaining"][:, 0] <= 0)
+        extents = shown["extents"].reshape(self.width, self.layout.zooms, -1)
+        return Start(shown["overview"], shown["foreground"], extents, shown["remaining"][:, 0] <= 0)
 
     def step(self, action: Action) -> Seen:
         """Steps every lane. A lane whose episode has ended goes on with another one, which is ignored."""

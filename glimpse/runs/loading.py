@@ -154,5 +154,5 @@ def _space(shapes: dict[str, list[int]], ndim: int, zooms: int) -> spaces.Dict:
         "glimpse": spaces.Box(0, 255, glimpse, np.uint8),
         "location": spaces.Box(-1, 1, (ndim,), np.float32),
         "remaining": spaces.Box(0, 1, (1,), np.float32),
-        "extents": spaces.Box(0, np.inf, (zooms, ndim), np.float32),
+        "extents": spaces.Box(0, 1, (zooms * ndim,), np.float32),
     })  # fmt: skip

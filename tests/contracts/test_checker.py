@@ -134,8 +134,8 @@ def test_a_trace_of_one_class_of_ten_is_found_whatever_the_case_has(target: int)
 def test_numbers_as_targets_are_hidden_too() -> None:
     class Leaks(GlimpseEnv):
         def case_views(self) -> Any:
-            overview, foreground = super().case_views()
-            return overview ^ np.uint8(self.episode.case.target > 50), foreground
+            overview, foreground, extents = super().case_views()
+            return overview ^ np.uint8(self.episode.case.target > 50), foreground, extents
 
     rng = np.random.default_rng(0)
     cases = array_cases([rng.integers(0, 256, (1, 60, 80), dtype=np.uint8) for _ in range(3)], [40.0, 45.0, 60.0])

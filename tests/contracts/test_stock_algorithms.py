@@ -115,5 +115,5 @@ def test_the_encoder_sees_the_same_pixels_in_every_dimension(
 
 def test_other_observations_are_refused_by_name() -> None:
     space = spaces.Dict({"overview": spaces.Box(0, 255, (1, 8, 8), np.uint8)})
-    with pytest.raises(SettingsError, match="foreground, glimpse, location, remaining missing"):
+    with pytest.raises(SettingsError, match="foreground, glimpse, location, remaining, extents missing"):
         GlimpseFeatures(space)

@@ -23,10 +23,10 @@ def build(cls: type[GlimpseEnv], **options: Any) -> GlimpseEnv:
 
 class LeaksIntoPixels(GlimpseEnv):
     def case_views(self) -> Any:
-        overview, foreground = super().case_views()
+        overview, foreground, extents = super().case_views()
         overview = overview.copy()
         overview[0, 0, 0] = self.episode.case.target
-        return overview, foreground
+        return overview, foreground, extents
 
 
 class LeaksIntoRemaining(GlimpseEnv):
@@ -43,9 +43,9 @@ class LeaksIntoLocation(GlimpseEnv):
 
 class LeaksIntoForeground(GlimpseEnv):
     def case_views(self) -> Any:
-        overview, foreground = super().case_views()
+        overview, foreground, extents = super().case_views()
         foreground[0, -1, -1] = 255 * self.episode.case.target
-        return overview, foreground
+        return overview, foreground, extents
 
 
 class LeaksIntoGlimpse(GlimpseEnv):
@@ -73,21 +73,21 @@ class LeaksOneClass(GlimpseEnv):
     """Of ten classes, only the last leaves a trace."""
 
     def case_views(self) -> Any:
-        overview, foreground = super().case_views()
-        return overview | np.uint8(self.episode.case.target == 9), foreground
+        overview, foreground, extents = super().case_views()
+        return overview | np.uint8(self.episode.case.target == 9), foreground, extents
 
 
 class LeaksInOneCase(GlimpseEnv):
     def case_views(self) -> Any:
-        overview, foreground = super().case_views()
+        overview, foreground, extents = super().case_views()
         last = self.episode.case.id == self.cases[-1].id
-        return overview ^ np.uint8(last and self.episode.case.target), foreground
+        return overview ^ np.uint8(last and self.episode.case.target), foreground, extents
 
 
 class ChangesTheOverview(GlimpseEnv):
     def case_views(self) -> Any:
-        overview, foreground = super().case_views()
-        return overview ^ np.uint8(self.episode.glimpses > 1), foreground
+        overview, foreground, extents = super().case_views()
+        return overview ^ np.uint8(self.episode.glimpses > 1), foreground, extents
 
 
 class FloatGlimpse(GlimpseEnv):

@@ -40,7 +40,7 @@ def make_policy(ndim: int = 2, zooms: int = 1, channels: int = 2, **parts: objec
         "glimpse": spaces.Box(0, 255, (channels, *[12] * ndim), np.uint8),
         "location": spaces.Box(-1, 1, (ndim,), np.float32),
         "remaining": spaces.Box(0, 1, (1,), np.float32),
-        "extents": spaces.Box(0, 1, (zooms, ndim), np.float32),
+        "extents": spaces.Box(0, 1, (zooms * ndim,), np.float32),
     })  # fmt: skip
     policy = GlimpsePolicy(space, layout.box_space(), layout=layout, stop_bias=-1.5, **parts)
     nn.init.normal_(policy.stop_head.weight, std=0.1)
@@ -57,7 +57,7 @@ def play(policy: GlimpsePolicy, cases: int = 2, rollouts: int = 8, time: int = 5
 
     overview, glimpses = pixels(cases, *space["overview"].shape), pixels(batch, time, *space["glimpse"].shape)
     foreground = (pixels(cases, *space["foreground"].shape) > 60).to(torch.uint8) * 255
-    extents = torch.rand(cases, *space["extents"].shape, generator=generator) * 0.5 + 0.1
+    extents = torch.rand(cases, policy.layout.zooms, len(policy.grid.side), generator=generator) * 0.5 + 0.1
     with torch.no_grad():
         scene = policy.scene(overview, foreground, extents)
         state = policy.begin(scene, rollouts)

@@ -91,12 +91,12 @@ def test_cases_with_a_slash_are_drawn_and_tables_can_be_joined(trained: Path) ->
 
 def test_a_run_finds_its_cohort_from_everywhere_and_when_it_was_moved(copied: Path) -> None:
     assert OmegaConf.load(copied / "r" / "config.yaml").env.cohort.path == str(copied / "data" / "all.csv")
-    result = evaluate(copied / "r", readers=["overview"], progress=False)
+    result = evaluate(copied / "r", readers=["random"], progress=False)
     tested = [row["slide_id"] for row in table(copied / "r" / "splits.csv") if row["split"] == "test"]
-    assert [one.id for one in result.readings["overview"]] == tested
+    assert [one.id for one in result.readings["random"]] == tested
     (copied / "r").rename(copied.parent / "moved")
-    again = evaluate(copied.parent / "moved", readers=["overview"], progress=False)
-    assert [one.id for one in again.readings["overview"]] == tested
+    again = evaluate(copied.parent / "moved", readers=["random"], progress=False)
+    assert [one.id for one in again.readings["random"]] == tested
 
 
 def test_a_grown_cohort_is_split_as_it_was_in_training(copied: Path, slides: list[Path]) -> None:
@@ -104,10 +104,10 @@ def test_a_grown_cohort_is_split_as_it_was_in_training(copied: Path, slides: lis
     tested = [row["slide_id"] for row in table(copied / "r" / "splits.csv") if row["split"] == "test"]
     write(copied / "data" / "all.csv", [Path(slide.name) for slide in slides[:12]])
     with pytest.warns(UserWarning, match="New in the cohort since the run began: cases site 0/s10, site 1/s11"):
-        result = evaluate(copied / "r", readers=["overview"], progress=False)
-    assert [one.id for one in result.readings["overview"]] == tested
+        result = evaluate(copied / "r", readers=["random"], progress=False)
+    assert [one.id for one in result.readings["random"]] == tested
     with pytest.warns(UserWarning, match="New in the cohort"):
-        assert len(evaluate(copied / "r", split="all", readers=["overview"], progress=False).readings["overview"]) == 12
+        assert len(evaluate(copied / "r", split="all", readers=["random"], progress=False).readings["random"]) == 12
     with pytest.warns(UserWarning, match="New in the cohort"):
         resume(copied / "r", "joint.updates=2")
     assert (copied / "r" / "splits.csv").read_text() == before
@@ -128,8 +128,8 @@ def test_a_moved_cohort_is_found_by_the_option_that_the_message_names(copied: Pa
         evaluate(copied / "r", progress=False)
     with pytest.raises(SettingsError, match=r"all\.csv: .*beside resume=: env\.cohort\.path=<path of its CSV>"):
         resume(copied / "r")
-    result = evaluate(copied / "r", cohort=copied / "new place" / "all.csv", readers=["overview"], progress=False)
-    assert [one.id for one in result.readings["overview"]] == tested
+    result = evaluate(copied / "r", cohort=copied / "new place" / "all.csv", readers=["random"], progress=False)
+    assert [one.id for one in result.readings["random"]] == tested
     resume(copied / "r", f"env.cohort.path='{copied / 'new place' / 'all.csv'}'", "joint.updates=2")
     assert OmegaConf.load(copied / "r" / "config.yaml").env.cohort.path == str(copied / "new place" / "all.csv")
     assert {row["slide_id"] for row in table(copied / "r" / "predictions.csv")} == set(tested)
@@ -146,10 +146,10 @@ def test_other_images_in_the_place_of_the_cohort_are_refused(copied: Path, slide
 
 def test_two_patients_without_splits_can_be_evaluated(copied: Path, slides: list[Path]) -> None:
     few = write(copied / "data" / "few.csv", [Path(slide.name) for slide in slides[10:12]])
-    result = evaluate(copied / "r", cohort=few, split="all", readers=["overview"], progress=False)
-    assert len(result.readings["overview"]) == 2
+    result = evaluate(copied / "r", cohort=few, split="all", readers=["random"], progress=False)
+    assert len(result.readings["random"]) == 2
     with pytest.raises(EvaluationError, match=r"cannot split 2 patient\(s\).*split=all reads all cases"):
-        evaluate(copied / "r", cohort=few, readers=["overview"], progress=False)
+        evaluate(copied / "r", cohort=few, readers=["random"], progress=False)
 
 
 # ---------------------------------------------------------------------------------------------- empty splits

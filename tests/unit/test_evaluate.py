@@ -62,10 +62,9 @@ def test_the_overview_row_is_of_the_network_that_was_kept_for_it(run: Path) -> N
     case = next(case for case in instantiate(policy.settings["env"]["cohort"]) if case.id == answer.id)
     views = instantiate(policy.settings["env"]["make"], cohort=[case], split=None).unwrapped.views
     with torch.no_grad():
-        shown = (
-            torch.from_numpy(part.copy())[None] for part in (views.overview(case.source), views.foreground(case.source))
-        )
-        scene = network.scene(*shown)
+        source = case.source
+        seen = (views.overview(source), views.foreground(source), views.relative_extents(source))
+        scene = network.scene(*(torch.from_numpy(part.copy())[None] for part in seen))
         decision = network.decide(scene, network.begin(scene), torch.tensor([True]), deterministic=True)
     np.testing.assert_allclose(answer.prediction, decision.prediction[0].numpy(), atol=1e-5)
 

@@ -104,7 +104,7 @@ def test_options_given_to_load_take_effect_or_are_refused(saved: tuple[PPO, Path
 
 def test_a_policy_that_was_given_to_the_agent_is_loaded_with_its_structure(tmp_path: Path) -> None:
     def narrow(channels: int, ndim: int) -> ConvEncoder:
-        return ConvEncoder(channels, ndim, widths=(4, 8), kernels=(3, 3), strides=(2, 2))
+        return ConvEncoder(channels, ndim, widths=(4, 8), strides=(2, 2))
 
     policy = PPO("GlimpsePolicy", lanes(), policy_kwargs={"encoder": narrow}, **GIVEN).policy
     model = Random(policy, lanes(2), cases_per_rollout=2, device="cpu").learn(8)

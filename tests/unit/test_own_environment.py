@@ -61,7 +61,7 @@ class OwnEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
     def __init__(self, cohort: Any, split: str | None = "train", max_glimpses: int = 3, zooms: int = 1) -> None:
         self.cases = [case for case in cohort if split is None or case.split == split]
         self.task, self.max_glimpses, self.glimpse_cost = Classification(2), max_glimpses, 0.1
-        self.layout, self.extents = ActionLayout(2, 2, zooms), np.full((zooms, 2), PATCH / SIDE, np.float32)
+        self.layout, self.extents = ActionLayout(2, 2, zooms), np.full(2 * zooms, PATCH / SIDE, np.float32)
         self.observation_space = observation_space(1, Views((32, 32), (PATCH, PATCH), (PATCH,) * zooms))  # type: ignore[assignment]
         self.action_space = self.layout.dict_space()  # type: ignore[assignment]
 

@@ -26,9 +26,9 @@ from glimpse.views import Views
 TILE = 64
 
 
-def broken_slide(path: Path, tiles: tuple[int, ...] = (5, 6), side: int = 256) -> np.ndarray:
+def broken_slide(path: Path, tiles: tuple[int, ...] = (5, 6), side: int = 256, seed: int = 0) -> np.ndarray:
     """Writes a slide of one level whose tiles of these numbers cannot be decoded; returns its pixels."""
-    image = np.random.default_rng(0).integers(0, 200, (side, side, 3), dtype=np.uint8)
+    image = np.random.default_rng(seed).integers(0, 200, (side, side, 3), dtype=np.uint8)
     tifffile.imwrite(path, image, tile=(TILE, TILE), photometric="rgb", compression="zlib", metadata=None)
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
@@ -161,7 +161,7 @@ def cohort_of(folder: Path) -> Path:
     """A cohort of eight slides, one of which has damaged tiles."""
     rows = ["case_id,slide_id,path,target,split"]
     for index, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2):
-        broken_slide(folder / f"s{index}.tiff", tiles=(5, 6, 9) if index == 6 else (), side=512)
+        broken_slide(folder / f"s{index}.tiff", tiles=(5, 6, 9) if index == 6 else (), side=512, seed=index)
         rows.append(f"p{index},s{index},s{index}.tiff,{index % 2},{split}")
     (folder / "cohort.csv").write_text("\n".join(rows), encoding="utf-8")
     return folder / "cohort.csv"

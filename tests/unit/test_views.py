@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import glimpse.views as views_module
-from glimpse.geometry import Extent, MissingSpacingError
+from glimpse.geometry import CellGrid, Extent, MissingSpacingError
 from glimpse.sources import ArraySource
 from glimpse.sources.caches import ByteCache
 from glimpse.views import Views
@@ -16,6 +16,10 @@ from glimpse.views import Views
 def source() -> ArraySource:
     array = np.random.default_rng(0).integers(1, 256, (1, 40, 60), dtype=np.uint8)
     return ArraySource(array, spacing=(0.5, 0.25), unit="um", name="case.npy")
+
+
+def cells(*grid: int) -> CellGrid:
+    return CellGrid(grid, (1,) * len(grid))
 
 
 def test_sizes_become_tuples_and_extents_are_parsed():
@@ -58,7 +62,7 @@ def test_three_dimensions():
     np.testing.assert_array_equal(views.glimpse(source, (0, 0, 0)), volume[:, 4:6, 8:12, 11:19])
     assert views.overview(source).shape == (1, 5, 10, 10)
     assert views.foreground(source).shape == (1, 5, 10, 10)
-    assert views.problems(source, (5, 5, 5)) == []
+    assert views.problems(source, cells(5, 5, 5)) == []
     assert views.pixels_read(source, np.zeros((2, 3)), [0, 1]) == 128
 
 
@@ -119,7 +123,7 @@ def test_share_of_the_foreground():
 
 
 def test_no_problems_where_all_is_well(source: ArraySource):
-    assert Views((10, 10), (4, 4), (4, "2um")).problems(source, (10, 15)) == []
+    assert Views((10, 10), (4, 4), (4, "2um")).problems(source, cells(10, 15)) == []
     assert Views((10, 10), (4, 4), (40,)).problems(source) == []
 
 
@@ -129,17 +133,19 @@ def test_a_glimpse_larger_than_the_image_is_a_problem(source: ArraySource):
 
 
 def test_cells_coarser_than_glimpses_are_a_problem(source: ArraySource):
-    assert Views((10, 10), (4, 4), (4,)).problems(source, (10, 15)) == []  # 4 and 4 pixels apart
-    (problem,) = Views((10, 10), (4, 4), (4,)).problems(source, (10, 14))
+    assert Views((10, 10), (4, 4), (4,)).problems(source, cells(10, 15)) == []  # 4 and 4 pixels apart
+    (problem,) = Views((10, 10), (4, 4), (4,)).problems(source, cells(10, 14))
     assert "case.npy: cells coarser than glimpses: 10 x 14 cells lie 4 x 4.28571 pixels apart" in problem
-    assert Views((10, 10), (4, 4), (4, 5)).problems(source, (10, 14)) == [], "the widest glimpse reaches everywhere"
+    assert Views((10, 10), (4, 4), (4, 5)).problems(source, cells(10, 14)) == [], (
+        "the widest glimpse reaches everywhere"
+    )
 
 
 def test_other_problems(source: ArraySource):
     assert "2 axes, overview_size (4, 4, 4) has 3" in Views((4, 4, 4), (2, 2, 2), (2,)).problems(source)[0]
     bare = ArraySource(np.zeros((1, 40, 40), np.uint8), name="bare.npy")
     assert "bare.npy: the extent 2um" in Views((4, 4), (2, 2), ("2um",)).problems(bare)[0]
-    assert "1 axes" in Views((10, 10), (4, 4), (4,)).problems(source, (4,))[0]
+    assert "1 axes" in Views((10, 10), (4, 4), (4,)).problems(source, cells(4))[0]
     with pytest.raises(MissingSpacingError, match=r"bare\.npy"):
         Views((4, 4), (2, 2), ("2um",)).glimpse(bare, (0, 0))
 
