@@ -55,7 +55,7 @@ def parser(name: str, about: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--out", type=Path, help="folder of the JSON and the picture (default: benchmarks/results)")
     made.add_argument("--runs", type=Path, help="folder of training runs and images (default: runs/benchmarks)")
-    made.add_argument("--threads", type=int, default=2, help="compute threads, and threads that read (default: 2)")
+    made.add_argument("--threads", type=int, default=1, help="compute threads (default: 1)")
     made.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     made.add_argument("--fresh", action="store_true", help="forget earlier rows and runs of this benchmark")
     made.add_argument(

@@ -7,13 +7,14 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -113,7 +114,7 @@ def evaluate(
     seed = int(settings["seed"] if seed is None else seed)
     found = _cases(policy, Path(run), cohort, split, lanes, progress)
     readings: dict[str, list[Reading]] = {}
-    with closing(found.access) as access:
+    with _compute_threads(int(settings["threads"])), closing(found.access) as access:
         # The policy reads as its agent does, and tables call it after that agent.
         for name in dict.fromkeys(settings["agent"]["name"] if name == "policy" else name for name in readers):
             network = overview_network(Path(run), policy) if name == "overview" else policy
@@ -130,6 +131,17 @@ def evaluate(
     if cohort is not None:
         record["cohort"] = str(cohort)
     return Result(record, readings, task.headline, _write(Path(run), record, readings, task))
+
+
+@contextmanager
+def _compute_threads(count: int) -> Iterator[None]:
+    """Lets PyTorch compute with so many threads inside, as in training; with 0 their number stays as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _left_out(run: str | Path) -> str:
@@ -170,7 +182,7 @@ def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str
     def vector(count: int) -> VecEnv:
         return build(settings["vector"])([make() for _ in range(count)])
 
-    return _Cases(looked.cases, access_to(looked, vector, lanes=lanes, threads=int(settings["threads"] or 2)))
+    return _Cases(looked.cases, access_to(looked, vector, lanes=lanes, threads=int(settings.get("read_threads", 2))))
 
 
 def _cohort(settings: Mapping[str, Any], run: Path, path: str | Path | None, progress: bool) -> Cohort:

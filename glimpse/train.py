@@ -116,7 +116,7 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
 
 def _check_values(settings: Mapping[str, Any]) -> None:
     """Checks the values of settings that belong to no section."""
-    for name in ("seed", "threads", "max_glimpses"):
+    for name in ("seed", "threads", "read_threads", "max_glimpses"):
         at_least(name, settings[name], 0, whole=True)
         if settings[name] >= 2**63:
             raise SettingsError(f"{name}: {settings[name]} is too large.")
@@ -183,7 +183,7 @@ def _prepare(settings: Mapping[str, Any], cohort: Cohort) -> Training:
     run = Run(resume or settings["run"], kept, resume=bool(resume), save_seconds=settings["save_seconds"])
     if not (run.folder / SPLITS_FILE).exists():  # what was learned from must not change
         cohort.write_splits(run.folder / SPLITS_FILE)
-    threads = 1 if cases.stepped else settings["threads"] or 2
+    threads = 1 if cases.stepped else settings["read_threads"] or 1
     return Training(run, policy, cases, lanes, viewable, seed, threads, settings["progress"])
 
 

@@ -18,6 +18,9 @@ from glimpse.networks.policy import GlimpsePolicy
 from glimpse.sources import ImageSource
 from glimpse.views import Views
 
+CALIBRATION = 2048
+"""So many glimpses set the statistics of the policy's `TokenPool`."""
+
 
 def sample_glimpses(
     cases: Sequence[Case],
@@ -112,7 +115,7 @@ class ContrastivePretrainer(Trainer):
         self.optimizer = torch.optim.AdamW(trained, learning_rate)
         self.generator = torch.Generator().manual_seed(seed)
 
-    def calibrate(self, count: int = 2048) -> None:
+    def calibrate(self, count: int = CALIBRATION) -> None:
         """Sets the statistics of the policy's `TokenPool` from the first `count` glimpses, without their margin."""
         margins = [(have - want) // 2 for have, want in zip(self.pool.shape[2:], self.augment.size, strict=True)]
         centre = tuple(slice(m, m + size) for m, size in zip(margins, self.augment.size, strict=True))

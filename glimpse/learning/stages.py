@@ -17,7 +17,7 @@ from tqdm import tqdm
 from glimpse.contract.stepped_sources import ViewableCases
 from glimpse.errors import SettingsError
 from glimpse.learning.augment import Augment
-from glimpse.learning.contrastive import ContrastivePretrainer, sample_glimpses
+from glimpse.learning.contrastive import CALIBRATION, ContrastivePretrainer, sample_glimpses
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.policy import GlimpsePolicy
@@ -123,7 +123,7 @@ class Pretraining:
         trainer = self._trainer(training)
         if run.last.meta["stage"] == name:
             trainer.restore_state(run.last)
-        else:
+        elif self.steps:
             trainer.calibrate()
         bar = tqdm(total=self.steps, initial=trainer.done, desc=name, unit="step", disable=silent(training.progress))
         with bar, run.stoppable():
@@ -142,12 +142,13 @@ class Pretraining:
         cases, views, policy = training.cases.cases, training.cases.views, training.policy
         sides = views.sides(cases[0].source)
         augment = Augment(views.glimpse_size, policy.encoder.background, sides, **self.augment)
-        with tqdm(total=self.pool, desc="reading", unit="glimpse", disable=silent(training.progress)) as bar:
+        count, margin = (self.pool, self.margin) if self.steps else (min(self.pool, CALIBRATION), 1.0)
+        with tqdm(total=count, desc="reading", unit="glimpse", disable=silent(training.progress)) as bar:
             pool = sample_glimpses(
                 cases,
                 views,
-                self.pool,
-                margin=self.margin,
+                count,
+                margin=margin,
                 seed=training.seed,
                 threads=training.threads,
                 progress=bar.update,

@@ -14,7 +14,6 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from glimpse.atomic import write_atomically
 from glimpse.errors import UserError
 from glimpse.runs.checkpoints import Checkpoint
-from glimpse.runs.earlier import is_earlier
 from glimpse.runs.loading import CONFIG_FILE, read_settings
 from glimpse.runs.stopping import Stopping
 from glimpse.settings.quoting import typed
@@ -177,11 +176,6 @@ def settings_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
     settings = read_settings(folder)
     if settings is None:
         raise RunError(f"{folder}: there is no run to resume here (no {CONFIG_FILE}).")
-    if is_earlier(settings):
-        raise RunError(
-            f"{folder}: an earlier version of glimpse began this run, under settings that had other names. It can be "
-            "evaluated, but not resumed: train anew with run=<another folder>."
-        )
     return settings
 
 

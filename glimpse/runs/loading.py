@@ -15,7 +15,6 @@ from glimpse.errors import SettingsError
 from glimpse.geometry import Extent
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
-from glimpse.runs.earlier import upgraded
 from glimpse.settings.building import build
 from glimpse.settings.options import at_least
 from glimpse.spaces import ActionLayout, observation_space
@@ -91,12 +90,11 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
         CheckpointError: the folder, its `config.yaml` or its parameters are missing or broken.
     """
     folder = Path(run)
-    stored = read_settings(folder)
-    if stored is None:
+    settings = read_settings(folder)
+    if settings is None:
         raise CheckpointError(
             f"{folder}: not a run folder (it has no {CONFIG_FILE}). Give the folder that training wrote."
         )
-    settings = upgraded(stored)
     checkpoint = Checkpoint.load(folder / file)
     layout = ActionLayout(**checkpoint.meta["layout"])
     policy = build_policy(
@@ -112,7 +110,7 @@ def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Reads the settings of the run in a folder as they were written; None if it holds no run.
 
     Raises:
-        CheckpointError: `config.yaml` cannot be read, or holds no settings.
+        CheckpointError: `config.yaml` cannot be read, or holds no settings, or those of an earlier version.
     """
     path = Path(folder) / CONFIG_FILE
     try:
@@ -128,6 +126,11 @@ def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     env = settings.get("env") if isinstance(settings, dict) else None
     if not isinstance(env, dict) or not {"make", "cohort"} <= env.keys():
         raise CheckpointError(f"{path}: these are not the settings of a run. Restore the file.")
+    if "read_threads" not in settings:
+        raise CheckpointError(
+            f"{folder}: an earlier version of glimpse trained this run. The cells of its network lie beside what they "
+            "see, so it cannot be used any more. Train anew with run=<another folder>."
+        )
     return settings
 
 

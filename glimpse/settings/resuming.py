@@ -8,8 +8,8 @@ from glimpse.errors import SettingsError
 from glimpse.settings.checking import typed_keys
 
 CHANGEABLE = (
-    "joint.updates", "joint.validate_every", "joint.keep", "threads", "device", "progress", "save_seconds", "report",
-    "env.cohort.path",
+    "joint.updates", "joint.validate_every", "joint.keep", "threads", "read_threads", "device", "progress",
+    "save_seconds", "report", "env.cohort.path",
 )  # fmt: skip
 """Settings that may be changed when a run is resumed; a section stands for everything in it.
 
