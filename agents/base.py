@@ -58,6 +58,7 @@ class GlimpseAlgorithm(SavedAgent):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"GlimpsePolicy": GlimpsePolicy}
     options_class: ClassVar[type[Options]] = Options
     learner_class: ClassVar[type[Learner]] = Learner
+    encodes_overviews: ClassVar[bool] = True  # in rollouts; False is for agents whose answers there are not used
     defaults: ClassVar[Mapping[str, Any]] = {}  # defaults that differ from those of the records
     fixed: ClassVar[Mapping[str, Any]] = {}  # options that callers cannot set
     unused: ClassVar[frozenset[str]] = frozenset()  # options that this agent does not have
@@ -193,7 +194,7 @@ class GlimpseAlgorithm(SavedAgent):
             return self._structure
         if "layout" not in self.__dict__:
             raise SettingsError(
-                "An earlier version of glimpse has saved this agent: load it with env=, and save it again."
+                "An earlier version of glimpse has saved this agent, whose cells lie beside what they see: train anew."
             )
         return self.policy_class(  # type: ignore[return-value]
             self.observation_space, self.action_space, self.lr_schedule, layout=self.layout, **self.policy_kwargs
@@ -250,7 +251,8 @@ class GlimpseAlgorithm(SavedAgent):
             callback.update_locals({"infos": ended, "self": self})
             return callback.on_step()
 
-        player, waves = EpisodePlayer(env, self.policy, budget, self.task.stack), []
+        player = EpisodePlayer(env, self.policy, budget, self.task.stack, self.encodes_overviews)
+        waves = []
         for wave in lanes:
             episodes = player.play(wave.tolist(), grouped, on_step, self.conduct)
             if episodes is None:

@@ -3,12 +3,9 @@
 import copy
 from collections.abc import Callable
 
-import numpy as np
-import torch
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from glimpse.agents.base import GlimpseAlgorithm
@@ -16,7 +13,6 @@ from glimpse.errors import SettingsError
 from glimpse.learning.averaging import Average
 from glimpse.networks.locator import GridLocator, RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes
 from glimpse.settings.progress import silent
 
 _DECAY = 0.98  # of the running average of parameters, as in the joint stage
@@ -62,25 +58,13 @@ class Overview(_Baseline):
     unused = _Baseline.unused | {"encoder_rate"}
 
 
-class _Unheard(Overview):
-    """As `Overview`, for trainings whose rollouts nobody looks at: the encoder is left out while playing.
+class _UnplayedOverview(Overview):
+    """As `Overview`, but overviews are not encoded in rollouts, whose answers are used for logs only.
 
-    What a policy answers there is used for logs only, since every update encodes the overviews again, with gradients.
+    Every update encodes them again, with gradients.
     """
 
-    def _play(
-        self, env: VecEnv, callback: BaseCallback, lanes: np.ndarray, grouped: int, budget: int
-    ) -> list[Episodes] | None:
-        policy = self.policy
-
-        def nothing(images: Tensor, conduct: Conduct = OWN_CONDUCT) -> Tensor:
-            return torch.zeros(len(images), policy.encoder.embed, *policy.grid.cells, device=policy.device)
-
-        policy.encode = nothing  # type: ignore[method-assign]
-        try:
-            return super()._play(env, callback, lanes, grouped, budget)
-        finally:
-            del policy.encode
+    encodes_overviews = False
 
 
 def train_overview(
@@ -121,7 +105,7 @@ def train_overview(
             f"{policy.overview_dropout}."
         )
     env, device = lanes(cases_per_rollout), policy.device
-    model = _Unheard(policy, env, learning_rate, seed=seed, device=device, cases_per_rollout=cases_per_rollout)
+    model = _UnplayedOverview(policy, env, learning_rate, seed=seed, device=device, cases_per_rollout=cases_per_rollout)
     model.set_logger(Logger(None, []))
     highest = validate(policy) if validate is not None else None
     best, average = None if highest is None else copy.deepcopy(policy.state_dict()), Average(policy, _DECAY)

@@ -96,8 +96,7 @@ class SavedAgent(OnPolicyAlgorithm):
 
     def _apply_changes(self) -> None:
         """Replaces the saved options by those that `load` was given."""
-        asked = self.__dict__.get("asked", self.options)  # files of earlier versions have no `asked`
-        saved = {name: value for name, value in flat(asked).items() if name in self.option_names()}
+        saved = {name: value for name, value in flat(self.asked).items() if name in self.option_names()}
         self.asked = self.options = self.parse_options({**saved, **self._changed})
         self._changed = {}
         losses = self.asked.losses

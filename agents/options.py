@@ -46,7 +46,10 @@ class Rollouts:
         if least is None or (least >= 0 and (most is None or least <= most)):
             return
         most_known = "" if most is None else f" ({most})"
-        raise SettingsError(f"Expected min_glimpses from 0 to max_glimpses{most_known}, got {least}.")
+        raise SettingsError(
+            f"Expected min_glimpses from 0 to max_glimpses{most_known}, got {least}. Choose it, too, such as "
+            "agent.algorithm.min_glimpses=0."
+        )
 
     @property
     def episodes(self) -> int:

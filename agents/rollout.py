@@ -34,12 +34,19 @@ class EpisodePlayer:
         policy: the policy that plays.
         max_glimpses: budget of the episodes.
         stack_targets: turns a list of `info["target"]` into an array, as `Task.stack` does.
+        encodes_overviews: whether overviews are encoded; if not, their features are zeros.
     """
 
     def __init__(
-        self, env: VecEnv, policy: GlimpsePolicy, max_glimpses: int, stack_targets: Callable[[list[Any]], np.ndarray]
+        self,
+        env: VecEnv,
+        policy: GlimpsePolicy,
+        max_glimpses: int,
+        stack_targets: Callable[[list[Any]], np.ndarray],
+        encodes_overviews: bool = True,
     ) -> None:
         self.env, self.policy, self.max_glimpses, self.stack_targets = env, policy, max_glimpses, stack_targets
+        self.encodes_overviews = encodes_overviews
 
     @torch.no_grad()
     def play(
@@ -60,7 +67,8 @@ class EpisodePlayer:
         first: Any = self.env.reset()
         shown = [torch.from_numpy(first[name][::rollouts].copy()) for name in ("overview", "foreground", "extents")]
         device = self.policy.device
-        scene = self.policy.scene(*(tensor.to(device) for tensor in shown), conduct=conduct)
+        features = None if self.encodes_overviews else self.policy.blank_features(len(shown[0]))
+        scene = self.policy.scene(*(tensor.to(device) for tensor in shown), features, conduct)
         state = self.policy.begin(scene, rollouts)
         exhausted, alive = first["remaining"][:, 0] <= 0, np.ones(len(cases), bool)
         steps: list[_Step] = []

@@ -101,7 +101,7 @@ class TestSplit:
         self.folder, config = folder, Run.config_of(folder)
         cases = build(config.env.cohort).split("test")
         self.config, self.env = config, build(config.env.make, cohort=cases, split="test").unwrapped
-        self.access = Access(self.env.views, self.env.task, lanes, config.threads)
+        self.access = Access(self.env.views, self.env.task, lanes, config.read_threads)
 
     def read(self, file: str) -> Row:
         """Accuracy, and share of the digits that a glimpse has shown."""

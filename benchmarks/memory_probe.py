@@ -153,7 +153,7 @@ def _policy(config: DictConfig, slide: Path, device: str) -> GlimpsePolicy:
 def _read(policy: GlimpsePolicy, config: DictConfig, slide: Path, glimpses: int) -> None:
     case = _case(slide)
     env = make_wsi([case], None, overview_size=256, glimpse_size=64, glimpse_extents=[128], max_glimpses=glimpses)
-    access = Access(env.unwrapped.views, env.unwrapped.task, threads=config.threads)
+    access = Access(env.unwrapped.views, env.unwrapped.task, threads=config.read_threads)
     (found,) = reader_named("policy", policy, access, glimpses).read([case])
     assert found.glimpses == glimpses, "an untrained policy does not stop by itself"
     case.source.close()

@@ -32,7 +32,7 @@ _TRAINED = {"wsi": 8, "megapixel_mnist": 12}  # glimpses
 
 
 class BesideEncoder(ConvEncoder):
-    """The encoder with odd kernels and a padding of half a kernel, as it was in version 0.2.
+    """The encoder with odd kernels and a padding of half a kernel, as it was before cells lay in the middle.
 
     Its cell i is computed from pixels around s i + 0.5, but lies at s (i + 0.5), where s is the side of a cell.
     """

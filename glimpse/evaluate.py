@@ -182,7 +182,7 @@ def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str
     def vector(count: int) -> VecEnv:
         return build(settings["vector"])([make() for _ in range(count)])
 
-    return _Cases(looked.cases, access_to(looked, vector, lanes=lanes, threads=int(settings.get("read_threads", 2))))
+    return _Cases(looked.cases, access_to(looked, vector, lanes=lanes, threads=int(settings["read_threads"])))
 
 
 def _cohort(settings: Mapping[str, Any], run: Path, path: str | Path | None, progress: bool) -> Cohort:

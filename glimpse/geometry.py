@@ -175,7 +175,7 @@ class CellGrid:
     """The cells of an overview's feature map: boxes of ``side`` pixels that cover the overview without gaps.
 
     Where a side of the overview is not a whole number of cells, the outer cells reach beyond its edges, equally far on
-    both sides up to one pixel. The centre of every cell lies inside the overview.
+    both sides or one pixel further behind. The centre of every cell lies inside the overview, or on its edge.
 
     Attributes:
         size: pixels of the overview per axis.

@@ -83,6 +83,7 @@ class EpisodeLearning:
             agent.env.close()
             average.apply()
             run.save(state_of(agent, validation, average), name)
+            run.stop_if_asked()
 
     def _agent(self, training: Training, name: str, average: Average) -> tuple[Any, ValidationHistory]:
         """Makes the agent and the validation history; both are restored if the run was interrupted in this stage."""

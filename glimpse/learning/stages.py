@@ -137,6 +137,7 @@ class Pretraining:
                     run.offer(name, lambda: _state_of(trainer))
         trainer.calibrate()
         run.save(_state_of(trainer), name)
+        run.stop_if_asked()
 
     def _trainer(self, training: Training) -> ContrastivePretrainer:
         cases, views, policy = training.cases.cases, training.cases.views, training.policy

@@ -188,20 +188,20 @@ class TokenWarmUp(Trainer):
             at_once: How many cases are encoded at once.
         """
         policy = self.policy
-        parts: dict[str, list[Tensor]] = {name: [] for name in ("features", "places", "zooms", "overviews", "cells")}
+        parts: dict[str, list[Tensor]] = {name: [] for name in ("features", "cells", "zooms", "overviews", "at_cells")}
         with ThreadPoolExecutor(self.threads, thread_name_prefix="warm-up") as pool:
             for chosen, read in self._read_ahead(pool, at_once):
                 images, cells, zooms = zip(*read, strict=True)
                 flat = torch.from_numpy(np.concatenate(images)).to(policy.device)
                 pooled = policy.look(flat, conduct=_FIXED)
                 parts["features"].append(pooled.unflatten(0, (len(chosen), -1)))
-                parts["places"].append(torch.from_numpy(np.stack(cells)))
+                parts["cells"].append(torch.from_numpy(np.stack(cells)))
                 parts["zooms"].append(torch.from_numpy(np.stack(zooms)))
                 if policy.overview_dropout < 1 or self.looks:
-                    for index, places in zip(chosen, parts["places"][-1], strict=True):
+                    for index, places in zip(chosen, parts["cells"][-1], strict=True):
                         shown, pointed_at = self._overview(index, places)
                         parts["overviews"].append(shown)
-                        parts["cells"].append(pointed_at)
+                        parts["at_cells"].append(pointed_at)
                 progress(len(chosen))
         self.kept = {name: torch.cat(tensors).to(policy.device) for name, tensors in parts.items() if tensors}
         extents = np.stack([self.views.relative_extents(case.source) for case in self.cases])
@@ -270,7 +270,7 @@ class TokenWarmUp(Trainer):
     def _tokens(self, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Returns tokens of glimpses (batch, time, embed), and of overviews (batch, embed); `rows` index both."""
         policy = self.policy
-        where = policy.position(policy.cells[self.kept["places"][rows]]) + policy.scale(self.kept["zooms"][rows] + 1)
+        where = policy.position(policy.cells[self.kept["cells"][rows]]) + policy.scale(self.kept["zooms"][rows] + 1)
         tokens = policy.pool.token(self.kept["features"][rows]) + where
         first = policy.scale.weight[0].expand(len(tokens), -1)
         if policy.overview_dropout < 1:
@@ -280,8 +280,8 @@ class TokenWarmUp(Trainer):
     def _look_logits(self, rows: tuple[Tensor, Tensor]) -> Float[Tensor, "batch time"]:
         """Returns the locator's logits of some glimpses as the first choice; `rows` index cases and glimpses."""
         policy = self.policy
-        places = self.kept["places"][rows]
-        keys, unary = policy.locator.describe(self.kept["cells"][rows], policy.position(policy.cells[places]))
+        places = self.kept["cells"][rows]
+        keys, unary = policy.locator.describe(self.kept["at_cells"][rows], policy.position(policy.cells[places]))
         with torch.no_grad():
             token = policy.pool.token(self.kept["overviews"][rows[0][:, 0]]) + policy.scale.weight[0]
             state = policy.memory.step(token, token.new_zeros(len(token), policy.memory.hidden))
@@ -307,9 +307,9 @@ class TokenWarmUp(Trainer):
         r"""Returns the loss of later choices, from which the locator's penalty on what was seen already is learned.
 
         A sequence is in random order, so its glimpse t is an even draw from the n_t glimpses that are not among the
-        first t - 1. Let p_t be the probability with which the locator would choose it from them. Then
-        n_t p_t (g_t - \bar g_t) is an unbiased estimate of the expected gain of that choice, up to a constant, where
-        g_t is how much lower the loss of the answer became with glimpse t, and \bar g_t the mean over the batch.
+        first t - 1. Let p_t be the probability with which the locator would choose it from them. Then n_t p_t g_t is an
+        unbiased estimate of the expected gain of that choice, where g_t is how much lower the loss of the answer became
+        with glimpse t. The mean of g_t over the batch is subtracted from it, which makes the estimate less noisy.
 
         Args:
             rows: Indices of cases and of their glimpses.
@@ -318,7 +318,7 @@ class TokenWarmUp(Trainer):
         """
         policy, time = self.policy, logits.shape[1]
         sides, zoom = self.kept["sides"][rows[0], self.kept["zooms"][rows]], self.kept["zooms"][rows]
-        shares = mutual(policy.cells[self.kept["places"][rows]], sides)
+        shares = mutual(policy.cells[self.kept["cells"][rows]], sides)
         covered = shares.cumsum(1)[:, :-1].clamp_max(1)  # by the first t - 1 glimpses, for t from 2 on
         penalised = logits.detach()[:, None] - policy.locator.penalty(covered, zoom[:, None].expand_as(covered))
         used = torch.ones(time, time, dtype=torch.bool, device=logits.device).tril()[:-1]

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,19 +11,21 @@ from torch import Tensor, nn
 from glimpse.sources.caches import features
 
 _BYTES = 16  # of a digest
+_PLAIN = (bool, int, float, str, tuple)  # attributes of a module that may change what it computes
 
 
 class KeptFeatures:
     """Looks up the features of images in the process's cache of features, and computes only those that are missing.
 
-    The cache is keyed by the content of images and of the encoder's parameters, so that it stays right if these change.
+    The cache is keyed by the content of images and by the encoder's parameters and options, so that it stays right if
+    these change.
     Images are encoded in batches of one size, filled up with copies, because rounding depends on the size of a batch:
     so the features of an image do not depend on what else is missing. Only images in main memory are looked up: on a
     GPU, encoding takes less time than copying.
     """
 
     def __init__(self) -> None:
-        self._versions: tuple[tuple[int, int], ...] = ()
+        self._versions: Any = None
         self._digest = b""
 
     def of(
@@ -46,7 +49,7 @@ class KeptFeatures:
         if missing:
             rows = torch.tensor(list(missing.values())).split(at_once)
             filled = (torch.cat([part, part[-1:].expand(at_once - len(part))]) for part in rows)
-            made = [one for part in filled for one in compute(images[part]).numpy()]
+            made = [one for part in filled for one in compute(images[part]).cpu().numpy()]
             new = {key: np.array(one) for key, one in zip(missing, made, strict=False)}
             for key, one in new.items():
                 features.keep(key, one)
@@ -54,11 +57,15 @@ class KeptFeatures:
         return torch.from_numpy(np.stack(found))  # type: ignore[arg-type]
 
     def _fingerprint(self, encoder: nn.Module) -> bytes:
-        """Returns a digest of the encoder's parameters; it is computed anew only if one of them was written to."""
+        """Returns a digest of the encoder's parameters and options; it is computed anew only if one of them changed.
+
+        Writes to a parameter's `data` go unnoticed, as they do in PyTorch.
+        """
         tensors = [*encoder.parameters(), *encoder.buffers()]
-        versions = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        plain = [{k: v for k, v in vars(part).items() if isinstance(v, _PLAIN)} for part in encoder.modules()]
+        versions = [(tensor.data_ptr(), tensor._version) for tensor in tensors], plain
         if versions != self._versions:
-            digest = hashlib.blake2b(repr(encoder).encode(), digest_size=_BYTES)
+            digest = hashlib.blake2b(f"{encoder} {plain}".encode(), digest_size=_BYTES)
             for tensor in tensors:
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
             self._versions, self._digest = versions, digest.digest()

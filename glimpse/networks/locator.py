@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glimpse.geometry import CellGrid
-from glimpse.networks.overlap import Seen
+from glimpse.networks.overlap import Coverage
 from glimpse.settings.options import at_least
 
 _CLOSED = -1e9
@@ -169,7 +169,7 @@ class PointerLocator(nn.Module):
         self,
         states: Float[Tensor, "batch time hidden"],
         candidates: Candidates,
-        seen: Seen,
+        seen: Coverage,
     ) -> CellDistribution:
         """Returns a distribution over the cells that are open and not visited.
 
@@ -182,11 +182,11 @@ class PointerLocator(nn.Module):
         return CellDistribution(logits.masked_fill(closed_cells(candidates, seen), _CLOSED), candidates.locations)
 
     def penalty(self, share: Float[Tensor, "batch time cell"], zoom: Int[Tensor, "batch time #cell"]) -> Tensor:
-        """Returns what is taken off the logits of cells of whose view a share was seen; it is never negative.
+        """Returns what is taken off the logits of cells of whose view a share was seen.
 
         `zoom` is the index of the extent of the view, of all cells (batch, time, 1) or of each.
         """
-        return self.seen_penalty.clamp_min(0)[zoom] * share
+        return self.seen_penalty[zoom] * share
 
     def logits(
         self,
@@ -221,7 +221,7 @@ class GaussianLocator(nn.Module):
         self,
         states: Float[Tensor, "batch time hidden"],
         candidates: Candidates,
-        seen: Seen,
+        seen: Coverage,
     ) -> GaussianDistribution:
         return GaussianDistribution(self.mean(states).tanh(), self.log_std.exp(), candidates)
 
@@ -236,7 +236,7 @@ class RandomLocator(nn.Module):
         self,
         states: Float[Tensor, "batch time hidden"],
         candidates: Candidates,
-        seen: Seen,
+        seen: Coverage,
     ) -> CellDistribution:
         logits = -SEEN_PENALTY * seen.share
         return CellDistribution(logits.masked_fill(closed_cells(candidates, seen), _CLOSED), candidates.locations)
@@ -245,8 +245,8 @@ class RandomLocator(nn.Module):
 class ShuffledLocator(nn.Module):
     """Looks at cells as `RandomLocator` does, with random numbers drawn from a seed and the case's index.
 
-    It is made for deterministic reading: its mode is a random choice of `RandomLocator`. The choices depend on the seed
-    and the case only, not on how many cases are read at once.
+    It is made for deterministic reading: its mode is what `RandomLocator` might choose. One random number per cell
+    serves the whole episode, and depends on the seed and the case only, not on how many cases are read at once.
 
     Args:
         seed: Seed of the orders.
@@ -258,7 +258,7 @@ class ShuffledLocator(nn.Module):
         self.seed, self.cases = seed, tuple(cases)
         self._noise: Tensor | None = None
 
-    def forward(self, states: Tensor, candidates: Candidates, seen: Seen) -> CellDistribution:
+    def forward(self, states: Tensor, candidates: Candidates, seen: Coverage) -> CellDistribution:
         if self._noise is None:
             # The cell with the largest sum of logit and Gumbel noise is a sample from the softmax of the logits.
             draws = [np.random.default_rng((self.seed, case)).gumbel(size=seen.share.shape[-1]) for case in self.cases]
@@ -283,7 +283,7 @@ class GridLocator(nn.Module):
         self,
         states: Float[Tensor, "batch time hidden"],
         candidates: Candidates,
-        seen: Seen,
+        seen: Coverage,
     ) -> CellDistribution:
         plans = torch.stack([self.plan(row, candidates.grid.cells) for row in candidates.open.cpu()]).to(states.device)
         plans = plans.repeat_interleave(seen.visited.shape[0] // len(plans), 0)
@@ -303,7 +303,7 @@ class GridLocator(nn.Module):
         return points[order]
 
 
-def closed_cells(candidates: Candidates, seen: Seen) -> Bool[Tensor, "batch time cell"]:
+def closed_cells(candidates: Candidates, seen: Coverage) -> Bool[Tensor, "batch time cell"]:
     """Returns which cells may not be chosen: those outside the foreground, and visited ones while others are left."""
     outside = ~candidates.open.repeat_interleave(seen.visited.shape[0] // len(candidates.open), 0)[:, None]
     closed = outside | seen.visited

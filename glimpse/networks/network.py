@@ -19,7 +19,7 @@ from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool, 
 from glimpse.networks.kept import KeptFeatures
 from glimpse.networks.locator import Candidates, PointerLocator, Where
 from glimpse.networks.memory import GRUMemory
-from glimpse.networks.overlap import Seen, overlaps, product
+from glimpse.networks.overlap import Coverage, overlaps, product
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Scene, State
 from glimpse.settings.options import option_names, sorted_into
 from glimpse.spaces import ActionLayout
@@ -55,7 +55,7 @@ class GlimpseNetwork(BasePolicy):
     """Looks at an overview, then at glimpses that it chooses, and gives a prediction before and after each of them.
 
     To play an episode, call `scene` (once per case), then `begin`, and then `decide` and `observe` in turn. What has
-    been seen so far is in the `State` that `begin` and `observe` return; the network itself keeps nothing.
+    been seen so far is in the `State` that `begin` and `observe` return, not in the network.
 
     The parts are given as functions that make them, so that each of them can be exchanged or configured.
 
@@ -108,7 +108,7 @@ class GlimpseNetwork(BasePolicy):
         self.encoder = encoder(channels, ndim)
         if self.encoding.compile:
             self.encoder.compile(dynamic=True)
-        self._kept = KeptFeatures()
+        self._kept = KeptFeatures()  # of encoders that are not trained
         embed = self.encoder.embed
         self.grid: CellGrid = self.encoder.grid(size)
         self.pool, self.position = TokenPool(embed), LocationEmbedding(ndim, embed)
@@ -153,7 +153,7 @@ class GlimpseNetwork(BasePolicy):
     ) -> Float[Tensor, "batch pooled"]:
         """Encodes glimpses and pools their features; `glimpse_token` then makes tokens of the result.
 
-        If the encoder is not trained, glimpses that were seen before are not encoded again.
+        If the encoder is not trained, glimpses that were seen before are not encoded again (see `KeptFeatures`).
 
         Args:
             glimpses: uint8 (batch, channel, *size).
@@ -163,7 +163,10 @@ class GlimpseNetwork(BasePolicy):
         if not conduct.train_encoder:
             chosen = glimpses if rows is None else glimpses[rows]
             return self._kept.of(
-                self.encoder, chosen, "pooled", lambda images: self.summary_in_chunks(images, conduct=conduct)
+                self.encoder,
+                chosen,
+                self._kind("pooled"),
+                lambda images: self.summary_in_chunks(images, conduct=conduct),
             )
 
         def shown(rows: Tensor) -> Tensor:
@@ -207,7 +210,7 @@ class GlimpseNetwork(BasePolicy):
         """Encodes the overviews of some cases.
 
         If nothing depends on the overviews, they are not encoded and their features are zeros. This is so if `conduct`
-        has a locator and `overview_dropout` is 1.
+        has a locator, `overview_dropout` is 1, and there is only one extent to choose.
 
         Args:
             overview: uint8 (case, channel, *size).
@@ -217,8 +220,8 @@ class GlimpseNetwork(BasePolicy):
             conduct: Says which locator is used, and whether the encoder is trained.
         """
         inside = self.open_cells(foreground)
-        if conduct.locator is not None and self.overview_dropout == 1:
-            features = self.scale.weight.new_zeros(len(overview), self.encoder.embed, *self.grid.cells)
+        if conduct.locator is not None and self.overview_dropout == 1 and self.layout.zooms == 1:
+            features = self.blank_features(len(overview))
             token = self.scale.weight[0].expand(len(overview), -1)
         else:
             features = self.features(overview, conduct) if features is None else features
@@ -227,11 +230,20 @@ class GlimpseNetwork(BasePolicy):
         sides = 2 * extents.to(self.cells).reshape(len(extents), self.layout.zooms, -1)
         return Scene(token, Candidates(keys, unary, inside, sides, self.cells, self.grid), features)
 
+    def blank_features(self, count: int) -> Tensor:
+        """Returns zeros in place of the feature maps of `count` overviews."""
+        return self.scale.weight.new_zeros(count, self.encoder.embed, *self.grid.cells)
+
     def features(self, overview: Tensor, conduct: Conduct = OWN_CONDUCT) -> Tensor:
         """Returns the feature maps of overviews; if the encoder is not trained, each overview is encoded once."""
         if conduct.train_encoder:
             return self.encode(overview, conduct)
-        return self._kept.of(self.encoder, overview, "map", lambda images: self.encode(images, conduct), 1)
+        return self._kept.of(
+            self.encoder, overview, self._kind("map"), lambda images: self.encode(images, conduct), at_once=1
+        )
+
+    def _kind(self, name: str) -> str:
+        return f"{name}, bfloat16" if self.encoding.autocast else name
 
     # ------------------------------------------------------------------------------------------ step by step
     def begin(self, scene: Scene, rollouts: int = 1) -> State:
@@ -271,7 +283,7 @@ class GlimpseNetwork(BasePolicy):
         else:
             zoom = torch.multinomial(zoom_log_probs.exp(), 1, generator=generator)[:, 0]
             stop = torch.rand(stop_logit.shape, generator=generator, device=stop_logit.device) < stop_logit.sigmoid()
-        where = self.where(state.memory[:, None], scene.candidates, seen_so_far(state, zoom), conduct)
+        where = self.where(state.memory[:, None], scene.candidates, coverage_so_far(state, zoom), conduct)
         choice = where.mode() if deterministic else where.sample(generator)
         stop = (stop & conduct.may_stop & (conduct.locator is None)) | exhausted
         looked = where.log_prob(choice)[:, 0] + zoom_log_probs.gather(1, zoom[:, None])[:, 0]
@@ -286,7 +298,7 @@ class GlimpseNetwork(BasePolicy):
             self.value_head(state.memory)[:, 0],
         )
 
-    def where(self, states: Tensor, candidates: Candidates, seen: Seen, conduct: Conduct = OWN_CONDUCT) -> Where:
+    def where(self, states: Tensor, candidates: Candidates, seen: Coverage, conduct: Conduct = OWN_CONDUCT) -> Where:
         """Returns the distribution over where to look next, from the policy's locator or from the one in `conduct`."""
         return (conduct.locator or self.locator)(states, candidates, seen)
 
@@ -324,10 +336,10 @@ class GlimpseNetwork(BasePolicy):
         )
 
 
-def seen_so_far(state: State, zoom: Int[Tensor, "batch"]) -> Seen:
+def coverage_so_far(state: State, zoom: Int[Tensor, "batch"]) -> Coverage:
     """Returns what was seen before the next glimpse, if that is read with an extent of index `zoom`."""
     rows = torch.arange(len(zoom), device=zoom.device)
-    return Seen(state.visited[:, None], state.covered[rows, zoom].clamp_max(1)[:, None], zoom[:, None])
+    return Coverage(state.visited[:, None], state.covered[rows, zoom].clamp_max(1)[:, None], zoom[:, None])
 
 
 def with_stop(stop: Tensor, stop_logit: Tensor, looked: Tensor, conduct: Conduct) -> Tensor:

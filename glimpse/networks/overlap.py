@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass
-class Seen:
+class Coverage:
     """What earlier glimpses have shown, at each step of some episodes.
 
     Attributes:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from glimpse.networks.locator import Candidates, Choice
 from glimpse.networks.network import GlimpseNetwork, with_stop
-from glimpse.networks.overlap import Seen, overlaps, product, summed
+from glimpse.networks.overlap import Coverage, overlaps, product, summed
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses, Scene, State
 
 _CELLS_AT_ONCE = 1 << 20  # how many numbers (rows x steps x cells) the locator's distributions hold at once
@@ -208,7 +208,7 @@ class GlimpsePolicy(GlimpseNetwork):
 
 
 class _History:
-    """What had been seen at each step of stored episodes; it holds no array of steps times cells.
+    """What had been seen at each step of stored episodes; arrays of steps times cells are made when they are asked for.
 
     Args:
         axes: The coordinates of the cells along each axis.
@@ -231,12 +231,12 @@ class _History:
         return first.scatter_reduce_(1, self.cell, steps.masked_fill(~self.read, time + 1), "amin")
 
     @torch.no_grad()
-    def before(self, step: Int[Tensor, "some"], zoom: Int[Tensor, "batch some"]) -> Seen:
+    def before(self, step: Int[Tensor, "some"], zoom: Int[Tensor, "batch some"]) -> Coverage:
         """Returns what had been seen before each of some consecutive steps, whose glimpses have the extents `zoom`."""
         share = self._covered(step, 0)
         for other in range(1, self.sides.shape[1]):
             share = torch.where((zoom == other)[..., None], self._covered(step, other), share)
-        return Seen(self.first_read[:, None] < step[:, None], share.clamp_max(1), zoom)
+        return Coverage(self.first_read[:, None] < step[:, None], share.clamp_max(1), zoom)
 
     def _covered(self, step: Int[Tensor, "some"], zoom: int) -> Float[Tensor, "batch some cell"]:
         """Returns the sum of the shares of each cell's view that the glimpses before each step have shown."""

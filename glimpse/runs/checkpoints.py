@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,21 +90,9 @@ class Checkpoint:
         self.meta["generators"] = {"numpy": [kind, *rest], "python": [version, spare]}
 
     def restore_global_generators(self) -> None:
-        """Sets the global random generators to the states saved by `add_global_generators`.
-
-        A checkpoint of an earlier version has PyTorch's generator of the CPU only; a warning says so, and the others
-        stay as they are.
-        """
+        """Sets the global random generators to the states saved by `add_global_generators`."""
         torch.set_rng_state(self.tensors["torch/generator"])
-        rest = self.meta.get("generators")
-        if rest is None:
-            warnings.warn(
-                "An earlier version of glimpse wrote this checkpoint, without the states of the random generators of "
-                "numpy, Python and GPUs. These begin anew from the seed.",
-                UserWarning,
-                stacklevel=2,
-            )
-            return
+        rest = self.meta["generators"]
         kind, *others = rest["numpy"]
         np.random.set_state((kind, self.tensors["numpy/generator"].numpy().astype(np.uint32), *others))
         version, spare = rest["python"]

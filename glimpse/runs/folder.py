@@ -114,6 +114,15 @@ class Run:
         if stop:
             self._stopping.stop()
 
+    def stop_if_asked(self) -> None:
+        """Ends the program if it was asked to stop in `stoppable`; stages call it after they have saved their end.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: the run is to be stopped.
+        """
+        if self._stopping.asked is not None:
+            self._stopping.stop()
+
     @contextmanager
     def stoppable(self) -> Iterator[None]:
         """Makes Ctrl-C and SIGTERM wait for the next call of `offer`; the second one does not wait."""

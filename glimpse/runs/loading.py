@@ -20,6 +20,7 @@ from glimpse.settings.options import at_least
 from glimpse.spaces import ActionLayout, observation_space
 from glimpse.views import Views
 
+_NEWEST = "read_threads"  # a setting that only runs have whose cells lie in the middle of what they see
 POLICY_FILE, CONFIG_FILE = "policy.safetensors", "config.yaml"
 OVERVIEW_FILE = "checkpoints/overview.safetensors"  # a separate network that answers from overviews alone
 
@@ -126,7 +127,7 @@ def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     env = settings.get("env") if isinstance(settings, dict) else None
     if not isinstance(env, dict) or not {"make", "cohort"} <= env.keys():
         raise CheckpointError(f"{path}: these are not the settings of a run. Restore the file.")
-    if "read_threads" not in settings:
+    if _NEWEST not in settings:
         raise CheckpointError(
             f"{folder}: an earlier version of glimpse trained this run. The cells of its network lie beside what they "
             "see, so it cannot be used any more. Train anew with run=<another folder>."

@@ -29,8 +29,6 @@ def resumed(saved: Mapping[str, Any], given: Mapping[str, Any], overrides: Seque
         SettingsError: a setting was typed that cannot be changed, because what the run has learned depends on it.
     """
     settings = deepcopy(dict(saved))
-    if "save_seconds" not in settings:  # which earlier versions did not have
-        settings["save_seconds"] = given.get("save_seconds", 60)
     for override, key in zip(overrides, typed_keys(overrides), strict=True):
         if key == "resume" or key.startswith("hydra."):
             continue

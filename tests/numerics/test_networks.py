@@ -25,7 +25,7 @@ from glimpse.networks import (
 )
 from glimpse.networks.locator import Candidates, CellDistribution
 from glimpse.networks.network import Encoding
-from glimpse.networks.overlap import Seen
+from glimpse.networks.overlap import Coverage
 from glimpse.networks.records import Conduct, Episodes
 from glimpse.spaces import ActionLayout
 
@@ -211,7 +211,7 @@ def candidates(open_: torch.Tensor, grid: tuple[int, ...]) -> Candidates:
 def test_visited_cells_open_again_when_none_is_left() -> None:
     few = candidates(torch.tensor([[True, True, False, False]]), (2, 2))
     visited = torch.tensor([[[True, True, False, False]]])
-    seen = Seen(visited, visited.float(), torch.zeros(1, 1, dtype=torch.long))
+    seen = Coverage(visited, visited.float(), torch.zeros(1, 1, dtype=torch.long))
     where = RandomLocator()(torch.zeros(1, 1, 4), few, seen)
     assert torch.allclose(where.log_probs.exp(), torch.tensor([[[0.5, 0.5, 0.0, 0.0]]]))
 

@@ -7,7 +7,7 @@ import torch
 from glimpse.geometry import CellGrid
 from glimpse.networks import PointerLocator, RandomLocator
 from glimpse.networks.locator import SEEN_PENALTY, Candidates, ShuffledLocator
-from glimpse.networks.overlap import Seen, mutual, overlaps, product, summed
+from glimpse.networks.overlap import Coverage, mutual, overlaps, product, summed
 
 
 def axes_of(grid: CellGrid) -> list[torch.Tensor]:
@@ -59,7 +59,7 @@ def test_mutual_shares_by_hand() -> None:
     assert torch.allclose(mutual(location, sides)[0], torch.tensor(expected), atol=1e-6)
 
 
-def some(share: torch.Tensor, zoom: int = 0) -> tuple[Candidates, Seen]:
+def some(share: torch.Tensor, zoom: int = 0) -> tuple[Candidates, Coverage]:
     cells = share.shape[-1]
     grid = CellGrid((cells,), (1,))
     candidates = Candidates(
@@ -71,7 +71,7 @@ def some(share: torch.Tensor, zoom: int = 0) -> tuple[Candidates, Seen]:
         grid=grid,
     )
     unseen = torch.zeros(share.shape, dtype=torch.bool)
-    return candidates, Seen(unseen, share, torch.full(share.shape[:2], zoom))
+    return candidates, Coverage(unseen, share, torch.full(share.shape[:2], zoom))
 
 
 @pytest.mark.parametrize("zoom", [0, 1])
@@ -89,14 +89,6 @@ def test_the_penalty_is_the_weight_of_the_extent_times_the_share(zoom: int) -> N
     assert locator.seen_penalty.grad[zoom] > 0 == locator.seen_penalty.grad[1 - zoom]
 
 
-def test_a_negative_weight_never_draws_looks_to_what_was_seen() -> None:
-    locator = PointerLocator(4, 3)
-    with torch.no_grad():
-        locator.seen_penalty.fill_(-3.0)
-    where = locator(torch.zeros(1, 1, 3), *some(torch.tensor([[[0.0, 1.0]]])))
-    assert torch.allclose(where.log_probs.exp(), torch.tensor([[[0.5, 0.5]]]))
-
-
 def test_random_looks_avoid_what_was_seen_in_training_and_in_reading() -> None:
     """Both draw from the softmax of the penalty."""
     share = torch.tensor([[[0.0, 0.1, 0.3, 1.0]]])
@@ -105,7 +97,7 @@ def test_random_looks_avoid_what_was_seen_in_training_and_in_reading() -> None:
     where = RandomLocator()(torch.zeros(1, 1, 3), candidates, seen)
     assert torch.allclose(where.log_probs[0, 0].exp(), expected)
     count = 4000
-    many = Seen(*(part.expand(count, *part.shape[1:]) for part in (seen.visited, seen.share, seen.zoom)))
+    many = Coverage(*(part.expand(count, *part.shape[1:]) for part in (seen.visited, seen.share, seen.zoom)))
     reading = ShuffledLocator(0, range(count))(torch.zeros(count, 1, 3), candidates, many)
     drawn = reading.mode().cell[:, 0].bincount(minlength=4) / count
     assert torch.allclose(drawn, expected, atol=0.03)

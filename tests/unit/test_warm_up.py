@@ -156,7 +156,8 @@ def test_the_penalty_is_learned_from_the_gains_of_later_glimpses() -> None:
     policy, trainer = make()
     trainer.encode()
     rows = torch.tensor([[0], [1]]), torch.arange(4).expand(2, 4)
-    trainer.kept["places"][0, :4] = trainer.kept["places"][1, :4] = torch.tensor([0, 8, 0, 4])  # the third is the first
+    trainer.kept["cells"][0, :4] = torch.tensor([0, 8, 0, 4])  # the third is the first
+    trainer.kept["cells"][1, :4] = torch.tensor([0, 8, 2, 6])  # nothing overlaps
     trainer.kept["zooms"][:2, :4] = 0
     torch.nn.init.ones_(policy.locator.seen_penalty)
     logits = torch.zeros(2, 4)
@@ -177,7 +178,7 @@ def test_the_estimate_of_later_gains_is_unbiased() -> None:
     policy, trainer = make()
     trainer.encode()
     logits, gains = torch.tensor([0.3, -0.5, 1.2]), np.array([[0.0, 2.0, 7.0], [1.0, 0.0, 3.0], [5.0, 4.0, 0.0]])
-    places, zooms, sides = trainer.kept["places"][0, :3], trainer.kept["zooms"][0, :3], trainer.kept["sides"][0]
+    places, zooms, sides = trainer.kept["cells"][0, :3], trainer.kept["zooms"][0, :3], trainer.kept["sides"][0]
     shares = mutual(policy.cells[places][None], sides[zooms][None])[0].clamp_max(1)
     orders, second, expected = list(itertools.permutations(range(3))), [], []
     for first, chosen, other in orders:
