@@ -162,8 +162,8 @@ def test_the_penalty_is_learned_from_the_gains_of_later_glimpses() -> None:
     torch.nn.init.ones_(policy.locator.seen_penalty)
     logits = torch.zeros(2, 4)
     moved = []
-    for third, fourth in ((0.0, 1.0), (1.0, 0.0)):
-        gains = torch.tensor([[0.0, 0.0, third, fourth], [0.0, 0.0, 0.0, 0.0]])
+    for third, elsewhere in ((0.0, 1.0), (1.0, 0.0)):
+        gains = torch.tensor([[0.0, 0.0, third, 0.0], [0.0, 0.0, elsewhere, 0.0]])
         every = torch.cat([torch.zeros(2, 1), -gains.cumsum(1)], 1)
         policy.zero_grad()
         trainer.seeing_loss(rows, logits, every).backward()
