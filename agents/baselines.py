@@ -74,6 +74,7 @@ def train_overview(
     *,
     updates: int = 60,
     validate_every: int = 5,
+    patience: int = 5,
     cases_per_rollout: int = 32,
     learning_rate: float = 1e-3,
     seed: int = 0,
@@ -89,8 +90,9 @@ def train_overview(
         lanes: Takes a number, and returns a vector of so many environments of the training split.
         validate: Returns the validation score of a policy, or None where it is not defined (for example with cases of
             one class only); None without validation cases.
-        updates: Number of updates.
+        updates: Number of updates at most.
         validate_every: Number of updates between two validations.
+        patience: Training ends after so many validations without a better score.
         cases_per_rollout: Number of cases per update.
         learning_rate: Learning rate of AdamW.
         seed: Seed of the order of cases.
@@ -110,14 +112,17 @@ def train_overview(
     highest = validate(policy) if validate is not None else None
     best, average = None if highest is None else copy.deepcopy(policy.state_dict()), Average(policy, _DECAY)
     with tqdm(total=updates, desc="overview alone", unit="update", disable=silent(progress)) as bar:
-        while model.updates < updates:
+        since = 0  # validations since the best one
+        while model.updates < updates and since < patience:
             model.learn(model.steps_per_update, reset_num_timesteps=False)
             average.update()
             bar.update()
             due = model.updates % validate_every == 0 or model.updates == updates
             reached = validate(policy) if due and validate is not None else None
-            if reached is not None and (highest is None or reached > highest):
+            better = reached is not None and (highest is None or reached > highest)
+            if better:
                 best, highest = copy.deepcopy(policy.state_dict()), reached
+            since = 0 if better else since + (reached is not None)
     env.close()
     policy.load_state_dict(average.state if best is None else best)
     policy.set_training_mode(False)

@@ -93,7 +93,7 @@ class Report:
 
     def _check_overview(self, options: Mapping[str, Any]) -> None:
         """Refuses impossible values of what trains the overview's network, which is called much later."""
-        for name, least in (("updates", 0), ("validate_every", 1), ("cases_per_rollout", 1)):
+        for name, least in (("updates", 0), ("validate_every", 1), ("patience", 1), ("cases_per_rollout", 1)):
             if name in options:
                 at_least(f"report.overview.{name}", options[name], least, whole=True)
         if "learning_rate" in options:

@@ -257,6 +257,24 @@ def test_overviews_are_learned_without_validation_cases_and_the_average_is_kept(
     assert not torch.equal(trained_overview(None, 3)["answer_head.weight"], trained["answer_head.weight"])
 
 
+def test_the_training_on_overviews_ends_when_its_score_no_longer_rises() -> None:
+    def validations(scores: list[float | None], **options: int) -> int:
+        made = []
+        torch.manual_seed(0)
+        policy = Overview("GlimpsePolicy", lanes(4), policy_kwargs={"overview_dropout": 0.0}, **BASELINE).policy
+        policy.optimizer = None
+        given = iter(scores)
+        train_overview(
+            policy, lanes, lambda policy: made.append(next(given)) or made[-1], validate_every=1, cases_per_rollout=4,
+            **options,
+        )  # fmt: skip
+        return len(made)
+
+    assert validations([1.0] * 9, updates=8, patience=3) == 1 + 3  # the first is of the untrained network
+    assert validations([1.0, 0.0, 2.0, *[0.0] * 9], updates=8, patience=3) == 1 + 2 + 3
+    assert validations([None] * 9, updates=8, patience=3) == 1 + 8  # without a score, all updates are made
+
+
 def test_a_second_agent_has_its_own_weight_decay() -> None:
     first = Random("GlimpsePolicy", lanes(4), weight_decay=0.3, **BASELINE).learn(16)
     moments = first.policy.optimizer.state_dict()["state"]
