@@ -192,7 +192,7 @@ def _cohort(settings: Mapping[str, Any], run: Path, path: str | Path | None, pro
         raise EvaluationError(
             f"{own}: the cohort of this run is not there any more. Say where it is now: cohort=<path of its CSV>."
         )
-    changes: dict[str, Any] = {} if path is None else {"path": str(Path(path).expanduser())}
+    changes: dict[str, Any] = {} if path is None else {"path": os.path.expanduser(path)}
     if "progress" in settings:  # images that are drawn have none
         changes["progress"] = progress
     cohort: Cohort = build(settings, **changes)

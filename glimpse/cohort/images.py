@@ -75,11 +75,27 @@ def open_images(
     return found
 
 
+def located(csv: Path, cell: str) -> Path:
+    """Returns the path that a cell of a CSV names; a relative one begins in the folder of the CSV.
+
+    Raises:
+        ImageReadError: it begins with the home folder of a user who does not exist.
+    """
+    try:
+        return csv.parent / Path(cell).expanduser()
+    except RuntimeError as error:
+        raise ImageReadError(
+            f"{cell}: '~' at its beginning means a home folder, and there is none of that name. Correct the path, or "
+            f"write ./{cell} if the file is called so."
+        ) from error
+
+
 def _open_checked(
     path: Path, row: Row, options: Mapping[str, Any], extra: Mapping[str, Any], tolerant: bool
 ) -> Opened | str:
-    image = path.parent / Path(row.cells["path"]).expanduser()
+    image = Path(row.cells["path"])
     try:
+        image = located(path, row.cells["path"])
         source = _opened(path, row, image, {**options, **extra})
         try:
             source.check()
@@ -88,7 +104,7 @@ def _open_checked(
                 raise
             unread.add(row.cells["slide_id"], error)  # the rest can be read
         mask = row.cells.get("mask")
-        marks = read_marks(path.parent / Path(mask).expanduser(), source) if mask else None
+        marks = read_marks(located(path, mask), source) if mask else None
         source.close()
         mark = fingerprint(image)
     except (ImageReadError, UnsupportedImageError) as error:
