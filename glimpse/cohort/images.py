@@ -20,6 +20,7 @@ from glimpse.sources.tolerant import unread
 _MANY = 50  # with at most so many cases, no progress bar is shown
 _TOLD = 5  # so many images that are listed twice are named in a warning
 _OF_SCALE = ("mpp", "spacing")  # options of a source that do not say which image of a file is meant
+_OF_PART = ("frame", "series")  # options that say it, also where they hold for all images
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,13 @@ class Opened:
     Attributes:
         source: reads its pixels.
         marks: boxes around what matters in it, or None.
-        fingerprint: tells its file from others.
-        key: what two rows with the same image have in common: the fingerprint, and which part of the file they name.
+        key: what two rows with the same image have in common: the fingerprint of the file, and which part of the file
+            they name, such as "9f86d081884c7d65 frame=1".
     """
 
     source: ImageSource
     marks: np.ndarray | None
-    fingerprint: str
-    key: tuple[str, ...]
+    key: str
 
 
 def open_images(
@@ -115,7 +115,14 @@ def _open_checked(
         return f"{row.where}: {error}"
     except OSError as error:
         return f"{row.where}: {unopened(Path(error.filename or image), error)}"
-    return Opened(source, marks, mark, (mark, *(f"{k}={v}" for k, v in sorted(extra.items()) if k not in _OF_SCALE)))
+    return Opened(source, marks, _key(mark, options, extra))
+
+
+def _key(mark: str, options: Mapping[str, Any], extra: Mapping[str, Any]) -> str:
+    """Returns the fingerprint of a file, followed by the options that say which of its images is meant."""
+    part = {name: options[name] for name in _OF_PART if options.get(name) is not None}
+    part |= {name: value for name, value in extra.items() if name not in _OF_SCALE}
+    return " ".join([mark, *(f"{name}={value}" for name, value in sorted(part.items()))])
 
 
 def _opened(path: Path, row: Row, image: Path, options: Mapping[str, Any]) -> ImageSource:
