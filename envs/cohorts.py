@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
@@ -14,6 +13,7 @@ from glimpse.cohort import Cohort, CohortError
 from glimpse.cohort.images import located
 from glimpse.cohort.table import read_table
 from glimpse.sources import ImageReadError
+from glimpse.sources.volume.dicom_folder import files_below
 from glimpse.tasks import Task
 
 _KEPT = 4  # how many cohorts are kept; the one used longest ago is forgotten first
@@ -73,7 +73,7 @@ def _files_of(path: Path) -> dict[str, Stamp]:
     except CohortError:
         return found  # loading says what is wrong
     for cell in cells:
-        with suppress(ImageReadError):  # loading says that it is no path
+        with suppress(ImageReadError):  # loading says what is wrong with it
             for file in _with_companions(located(path, cell)):
                 found[str(file)] = _stamp(file)
     return found
@@ -84,8 +84,7 @@ def _with_companions(file: Path) -> Iterator[Path]:
     yield file
     folder = file.with_suffix("") if file.suffix.lower() == ".mrxs" else file
     if folder.is_dir():
-        for root, _, names in os.walk(folder):
-            yield from (Path(root, name) for name in names)
+        yield from files_below(folder)
 
 
 def _stamp(file: Path) -> Stamp:

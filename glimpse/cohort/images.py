@@ -94,6 +94,7 @@ def _open_checked(
     path: Path, row: Row, options: Mapping[str, Any], extra: Mapping[str, Any], tolerant: bool
 ) -> Opened | str:
     image = Path(row.cells["path"])
+    damage: RegionReadError | None = None
     try:
         image = located(path, row.cells["path"])
         source = _opened(path, row, image, {**options, **extra})
@@ -102,7 +103,7 @@ def _open_checked(
         except RegionReadError as error:
             if not tolerant:
                 raise
-            unread.add(row.cells["slide_id"], error)  # the rest can be read
+            damage = error  # the rest can be read
         mask = row.cells.get("mask")
         marks = read_marks(located(path, mask), source) if mask else None
         source.close()
@@ -111,10 +112,12 @@ def _open_checked(
         return f"{row.where}: {error}"
     except UserError:  # of the options or the machine, not of the image
         raise
-    except ValueError as error:  # which of its volumes is meant?
+    except ValueError as error:  # of an option that is used only now, such as window=[1,2,3]
         return f"{row.where}: {error}"
     except OSError as error:
         return f"{row.where}: {unopened(Path(error.filename or image), error)}"
+    if damage is not None:  # only now, since what is left out is not shown
+        unread.add(row.cells["slide_id"], damage)
     return Opened(source, marks, _key(mark, options, extra))
 
 

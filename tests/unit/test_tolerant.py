@@ -268,6 +268,30 @@ def test_a_slide_of_which_nothing_can_be_read_is_left_out(tmp_path: Path) -> Non
         assert [case.id for case in Cohort.from_csv(path, Classification(2), on_error="skip", progress=False)] == ["b"]
 
 
+def test_two_copies_of_a_damaged_slide_are_one_image(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        broken_slide(tmp_path / f"{name}.tiff", tiles=(5, 6))
+    path = tmp_path / "c.csv"
+    path.write_text("patient,case,path,target,split\na,a,a.tiff,0,train\na,b,b.tiff,1,train\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"1 image is listed several times: 'a' \(lines 2, 3\)"):
+        assert len(Cohort.from_csv(path, Classification(2), on_error="skip")) == 2
+    path.write_text(path.read_text().replace("a,b,b.tiff,1,train", "b,b,b.tiff,1,test"))
+    with pytest.raises(CohortError, match=r"lines 2, 3: 'a' \(train\) and 'b' \(test\) are the same image"):
+        Cohort.from_csv(path, Classification(2), on_error="skip")
+
+
+def test_a_damaged_slide_that_is_left_out_for_its_mask_is_not_said_to_be_shown(tmp_path: Path) -> None:
+    broken_slide(tmp_path / "a.tiff", tiles=(15,))
+    broken_slide(tmp_path / "b.tiff", tiles=(), seed=1)
+    path = tmp_path / "c.csv"
+    rows = ["patient,case,path,target,split,mask", "a,a,a.tiff,0,train,none.png", "b,b,b.tiff,1,train,"]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    with pytest.warns(UserWarning) as caught:
+        assert len(Cohort.from_csv(path, Classification(2), on_error="skip")) == 1
+    assert [str(one.message).startswith(f"{path}: skipped line 2, a: ") for one in caught] == [True]
+    assert unread.summary() is None
+
+
 def test_commands_go_on_and_name_the_case_once_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,7 +28,7 @@ def is_series(path: Path) -> bool:
     Raises:
         ImageReadError: a file or folder may not be read.
     """
-    return path.is_dir() and any(begins_as_dicom(_head(file)) for file in _files(path))
+    return path.is_dir() and any(begins_as_dicom(_head(file)) for file in files_below(path))
 
 
 def folder_identity(path: Path, *options: Hashable) -> Hashable:
@@ -38,7 +38,7 @@ def folder_identity(path: Path, *options: Hashable) -> Hashable:
         ImageReadError: the folder is missing or may not be read.
     """
     listing = []
-    for file in sorted(_files(path)):
+    for file in sorted(files_below(path)):
         status = os.stat(file)
         listing.append((os.fspath(file.relative_to(path)), status.st_mtime_ns, status.st_size))
     return (os.fspath(path), hashlib.sha256(repr(listing).encode()).hexdigest(), *options)
@@ -59,7 +59,7 @@ def chosen_headers(path: Path, series: str | None = None) -> list[tuple[Path, An
         MissingExtraError: pydicom is not installed.
     """
     groups: dict[str, list[tuple[Path, Any]]] = {}
-    for file in sorted(_files(path)):
+    for file in sorted(files_below(path)):
         header = _header(file)
         if header is not None:
             groups.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
@@ -84,8 +84,12 @@ def damaged(path: Path, error: object) -> ImageReadError:
     return ImageReadError(f"{path}: cannot be read ({reason}). It is probably truncated or damaged. {REMEDY}")
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """Yields all files below a folder, those of the folder itself first; hidden ones are left out."""
+def files_below(path: Path) -> Iterator[Path]:
+    """Yields all files below a folder, those of the folder itself first; hidden ones are left out.
+
+    Raises:
+        ImageReadError: the folder or one below it is missing, or may not be read.
+    """
 
     def refused(error: OSError) -> None:
         raise unopened(Path(error.filename or path), error) from error
