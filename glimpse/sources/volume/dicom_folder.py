@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
+from glimpse.settings.quoting import plain
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, begins_as_dicom, unopened
 from glimpse.sources.dicom import read_dataset, require_pydicom
 
@@ -14,7 +15,7 @@ REMEDY = "Copy the series again, or leave the case out (env.cohort.on_error=skip
 SUFFIXES = (".dcm", ".dicom", ".ima")  # of files that are slices, or damaged ones
 _NAMES = ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription")
 _DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR: a table of contents, no image
-_NOT_TEXT = ("null", "true", "false", "inf", "nan")  # what the command line takes for something else
+_NUMBERS = re.compile(r"0|[1-9][0-9]*|[0-9]+(\.[0-9]+){2,}")  # numbers and UIDs that a command line keeps as they are
 _TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "Modality", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
@@ -139,5 +140,5 @@ def _listed(uid: str, group: list[tuple[Path, Any]]) -> str:
 def _typeable(uid: str, others: list[list[str]], group: list[tuple[Path, Any]]) -> str:
     """Returns the shortest name of a series that only it has and that a command line takes as it is; else its UID."""
     taken = {name for names in others for name in names}
-    plain = [name for name in _names(group) if re.fullmatch(r"\w[\w.-]*", name) and name.lower() not in _NOT_TEXT]
-    return min((name for name in plain if name not in taken), key=len, default=uid)
+    found = [name for name in _names(group) if plain(name) or _NUMBERS.fullmatch(name)]
+    return min((name for name in found if name not in taken), key=len, default=uid)
