@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from glimpse.cohort import Cohort
+from glimpse.cohort import Cohort, CohortError
+from glimpse.cohort.images import located
+from glimpse.cohort.table import read_table
+from glimpse.sources import ImageReadError
+from glimpse.sources.volume.dicom_folder import files_below
 from glimpse.tasks import Task
 
 _KEPT = 4  # how many cohorts are kept; the one used longest ago is forgotten first
-_SEPARATORS = ",;\t|"
+_PATHS = ("path", "mask")  # columns of a CSV that name files
 
 Stamp = tuple[int, int] | None
 """Time of the last change of a file, and its size; None where there is no such file."""
@@ -63,22 +66,17 @@ def loaded_once(path: Path, task: Task, options: Hashable, load: Callable[[], Co
 
 
 def _files_of(path: Path) -> dict[str, Stamp]:
-    """Returns the stamps of a CSV and of all files and folders that its cells name, relative to its folder."""
+    """Returns the stamps of a CSV and of the images and masks that it lists."""
     found = {str(path): _stamp(path)}
-    for cell in _cells(path):
-        for file in _with_companions(path.parent / Path(cell).expanduser()):
-            found[str(file)] = _stamp(file)
-    return found
-
-
-def _cells(path: Path) -> set[str]:
-    """Returns all cells of a CSV, whichever separator it has."""
     try:
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        rows = (row for one in _SEPARATORS for row in csv.reader(lines, delimiter=one))
-        return {cell.strip() for row in rows for cell in row if cell.strip()}
-    except (OSError, csv.Error):
-        return set()  # loading says what is wrong
+        cells = {row.cells.get(column, "") for row in read_table(path).rows for column in _PATHS} - {""}
+    except CohortError:
+        return found  # loading says what is wrong
+    for cell in cells:
+        with suppress(ImageReadError):  # loading says what is wrong with it
+            for file in _with_companions(located(path, cell)):
+                found[str(file)] = _stamp(file)
+    return found
 
 
 def _with_companions(file: Path) -> Iterator[Path]:
@@ -86,13 +84,12 @@ def _with_companions(file: Path) -> Iterator[Path]:
     yield file
     folder = file.with_suffix("") if file.suffix.lower() == ".mrxs" else file
     if folder.is_dir():
-        for root, _, names in os.walk(folder):
-            yield from (Path(root, name) for name in names)
+        yield from files_below(folder)
 
 
 def _stamp(file: Path) -> Stamp:
     try:
         found = file.stat()
-    except (OSError, ValueError):  # most cells are no paths
+    except (OSError, ValueError):  # no such file, or a text that cannot be a path
         return None
     return found.st_mtime_ns, found.st_size

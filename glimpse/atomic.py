@@ -1,20 +1,11 @@
 """Writes files atomically: after an interruption a file is complete, or not there."""
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from glimpse.errors import UserError
-
-_REMEDIES = {
-    errno.ENOSPC: "Free some space there.",
-    errno.EDQUOT: "Free some space there.",
-    errno.EACCES: "Allow this user to write there, or choose another folder.",
-    errno.EPERM: "Allow this user to write there, or choose another folder.",
-    errno.EROFS: "Choose another folder.",
-}
+from glimpse.errors import REMEDIES, UserError
 
 
 class WriteError(UserError, OSError):
@@ -23,7 +14,7 @@ class WriteError(UserError, OSError):
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> WriteError:
     """Returns the error for a file that cannot be written: what it is, why, and what to do."""
-    remedy = _REMEDIES.get(error.errno or 0, "Is its folder still there?")
+    remedy = REMEDIES.get(error.errno or 0, "Make sure that its folder is there.")
     return WriteError(f"{path}: cannot be written ({error.strerror or error}). {remedy}")
 
 

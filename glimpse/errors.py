@@ -1,5 +1,17 @@
 """Errors that users can fix themselves; commands report them in one line, without a traceback."""
 
+import errno
+
+REMEDIES = {
+    errno.ENOSPC: "Free some space on the disk.",
+    errno.EDQUOT: "Free some space of this user's quota.",
+    errno.EROFS: "Choose a folder that can be written.",
+    errno.EACCES: "Allow this user to read and write there, or choose another folder.",
+    errno.EPERM: "Allow this user to read and write there, or choose another folder.",
+    errno.EIO: "The disk has failed; copy what is on it.",
+}
+"""What to do about errors of the operating system that users can mend, by their number."""
+
 
 class UserError(Exception):
     """An error that the user can fix, in a file, a setting or the installation; the message says how.

@@ -119,12 +119,12 @@ def evaluate(
         for name in dict.fromkeys(settings["agent"]["name"] if name == "policy" else name for name in readers):
             network = overview_network(Path(run), policy) if name == "overview" else policy
             if network is None:
-                print(_left_out(run))
+                print(_left_out(run, settings))
                 continue
             reader = reader_named(manner_of(name), network, access, budget, seed=seed, called=name)
             readings[name] = reader.read(found.cases, progress=progress)
     if not readings:
-        raise EvaluationError(_left_out(run))
+        raise EvaluationError(_left_out(run, settings))
     task = found.access.task
     rows = {reader: summarise(answers, task, seed) for reader, answers in readings.items()}
     record = {"split": split, "seed": seed, "max_glimpses": budget, "readers": rows}
@@ -144,8 +144,9 @@ def _compute_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _left_out(run: str | Path) -> str:
-    how = f'glimpse train {typed("resume", run)} "report.readers=[overview]"'
+def _left_out(run: str | Path, settings: Mapping[str, Any]) -> str:
+    readers = (settings.get("report") or {}).get("readers") or ()  # a new report has these rows only
+    how = f'glimpse train {typed("resume", run)} "report.readers=[{",".join(dict.fromkeys([*readers, "overview"]))}]"'
     return f"overview is left out: {run} has kept no network that answers from overviews. Train one with: {how}"
 
 
@@ -192,7 +193,7 @@ def _cohort(settings: Mapping[str, Any], run: Path, path: str | Path | None, pro
         raise EvaluationError(
             f"{own}: the cohort of this run is not there any more. Say where it is now: cohort=<path of its CSV>."
         )
-    changes: dict[str, Any] = {} if path is None else {"path": str(Path(path).expanduser())}
+    changes: dict[str, Any] = {} if path is None else {"path": os.path.expanduser(path)}
     if "progress" in settings:  # images that are drawn have none
         changes["progress"] = progress
     cohort: Cohort = build(settings, **changes)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from glimpse.sources import ImageSource
+from glimpse.sources import ImageReadError, ImageSource
+from glimpse.sources.volume.dicom_folder import files_below
 
 _BLOCKS, _BLOCK = 16, 4096  # so many blocks of so many bytes are read of a file, the first and the last among them
 _FILES = 64  # so many files are read of a folder
@@ -18,6 +19,8 @@ _GLANCE = 32  # pixels per axis of the overviews that are compared
 
 def fingerprint(path: Path) -> str:
     """Returns a text that is the same for files (or folders) with the same content, wherever they lie.
+
+    Hidden files in a folder, which file managers leave there, do not count.
 
     Files with different contents nearly always have different fingerprints, but only a part of them is read: blocks
     that are spread evenly over the file. `same_image` is certain.
@@ -43,13 +46,14 @@ def _spread(last: int, count: int) -> list[int]:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return sorted(files_below(path)) if path.is_dir() else [path]
 
 
 def same_image(first: ImageSource, second: ImageSource) -> bool:
     """Returns whether two sources show the same image: one file, or copies of it.
 
-    The files are compared whole. Since some formats keep the pixels beside the file, small overviews are compared, too.
+    The files are compared whole. Since some formats keep the pixels beside the file, small overviews are compared, too,
+    where both can be read. Both sources are closed in the end.
 
     Raises:
         OSError: a file cannot be read.
@@ -61,11 +65,14 @@ def same_image(first: ImageSource, second: ImageSource) -> bool:
     pairs = list(zip(_files(first.path), _files(second.path), strict=True))
     if not all(filecmp.cmp(one, other, shallow=False) for one, other in pairs):
         return False
-    size = [min(side, _GLANCE) for side in first.shape]
-    same = first.shape == second.shape and np.array_equal(first.overview(size), second.overview(size))
-    first.close()
-    second.close()
-    return same
+    try:
+        size = [min(side, _GLANCE) for side in first.shape]
+        return first.shape == second.shape and np.array_equal(first.overview(size), second.overview(size))
+    except ImageReadError:  # damaged parts; what can be compared is equal
+        return True
+    finally:
+        first.close()
+        second.close()
 
 
 def repeated_images(cases: Sequence[tuple[Hashable, ImageSource]]) -> list[list[int]]:

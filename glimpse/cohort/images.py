@@ -20,6 +20,7 @@ from glimpse.sources.tolerant import unread
 _MANY = 50  # with at most so many cases, no progress bar is shown
 _TOLD = 5  # so many images that are listed twice are named in a warning
 _OF_SCALE = ("mpp", "spacing")  # options of a source that do not say which image of a file is meant
+_OF_PART = ("frame", "series")  # options that say it, also where they hold for all images
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,13 @@ class Opened:
     Attributes:
         source: reads its pixels.
         marks: boxes around what matters in it, or None.
-        fingerprint: tells its file from others.
-        key: what two rows with the same image have in common: the fingerprint, and which part of the file they name.
+        key: what two rows with the same image have in common: the fingerprint of the file, and which part of the file
+            they name, such as "9f86d081884c7d65 frame=1".
     """
 
     source: ImageSource
     marks: np.ndarray | None
-    fingerprint: str
-    key: tuple[str, ...]
+    key: str
 
 
 def open_images(
@@ -75,31 +75,57 @@ def open_images(
     return found
 
 
+def located(csv: Path, cell: str) -> Path:
+    """Returns the path that a cell of a CSV names; a relative one begins in the folder of the CSV.
+
+    Raises:
+        ImageReadError: it begins with the home folder of a user who does not exist.
+    """
+    try:
+        return csv.parent / Path(cell).expanduser()
+    except RuntimeError as error:
+        raise ImageReadError(
+            f"{cell}: '~' at its beginning means a home folder, and there is none of that name. Correct the path, or "
+            f"write ./{cell} if the file is called so."
+        ) from error
+
+
 def _open_checked(
     path: Path, row: Row, options: Mapping[str, Any], extra: Mapping[str, Any], tolerant: bool
 ) -> Opened | str:
-    image = path.parent / Path(row.cells["path"]).expanduser()
+    image = Path(row.cells["path"])
+    damage: RegionReadError | None = None
     try:
+        image = located(path, row.cells["path"])
         source = _opened(path, row, image, {**options, **extra})
         try:
             source.check()
         except RegionReadError as error:
             if not tolerant:
                 raise
-            unread.add(row.cells["slide_id"], error)  # the rest can be read
+            damage = error  # the rest can be read
         mask = row.cells.get("mask")
-        marks = read_marks(path.parent / Path(mask).expanduser(), source) if mask else None
+        marks = read_marks(located(path, mask), source) if mask else None
         source.close()
         mark = fingerprint(image)
     except (ImageReadError, UnsupportedImageError) as error:
         return f"{row.where}: {error}"
     except UserError:  # of the options or the machine, not of the image
         raise
-    except ValueError as error:  # which of its volumes is meant?
+    except ValueError as error:  # of an option that is used only now, such as window=[1,2,3]
         return f"{row.where}: {error}"
     except OSError as error:
         return f"{row.where}: {unopened(Path(error.filename or image), error)}"
-    return Opened(source, marks, mark, (mark, *(f"{k}={v}" for k, v in sorted(extra.items()) if k not in _OF_SCALE)))
+    if damage is not None:  # only now, since what is left out is not shown
+        unread.add(row.cells["slide_id"], damage)
+    return Opened(source, marks, _key(mark, options, extra))
+
+
+def _key(mark: str, options: Mapping[str, Any], extra: Mapping[str, Any]) -> str:
+    """Returns the fingerprint of a file, followed by the options that say which of its images is meant."""
+    part = {name: options[name] for name in _OF_PART if options.get(name) is not None}
+    part |= {name: value for name, value in extra.items() if name not in _OF_SCALE}
+    return " ".join([mark, *(f"{name}={value}" for name, value in sorted(part.items()))])
 
 
 def _opened(path: Path, row: Row, image: Path, options: Mapping[str, Any]) -> ImageSource:

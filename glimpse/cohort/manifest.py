@@ -45,8 +45,9 @@ class Case:
         split: "train", "val" or "test"; None where the cases are not split.
         marks: boxes around what matters in the image, as their low and high corners in level-0 pixels, float (mark, 2,
             d). Reports use them to say how often an agent looked there; nothing is learned from them.
-        fingerprint: a text that tells the image's file from others (see `glimpse.cohort.fingerprints`); empty where the
-            image has no file.
+        fingerprint: a text that tells the image from others: the fingerprint of its file (see
+            `glimpse.cohort.fingerprints`) and, where it is one of several in the file, which one; empty where the image
+            has no file.
     """
 
     id: str
@@ -190,7 +191,7 @@ class Cohort(Sequence[Case]):
 def _case(row: Row, values: Mapping[str, Any], opened: Opened, tolerant: bool) -> Case:
     name, patient = row.cells["slide_id"], row.cells["case_id"]
     source = TolerantSource(opened.source, name) if tolerant else opened.source
-    return Case(name, patient, source, values["target"], values["split"], opened.marks, opened.fingerprint)
+    return Case(name, patient, source, values["target"], values["split"], opened.marks, opened.key)
 
 
 def _naming(table: Table, parsed: Sequence[Mapping[str, Any]], task: Task) -> str:

@@ -75,11 +75,12 @@ class RecordedSplits:
     def of_another(self, cohort: Cohort) -> Cohort:
         """Returns another cohort, in which images that the run knows are in the split that they have in the run.
 
-        Other cases of the patients who have such images get that split, too. So no case is a test case that the run has
-        learned from.
+        Other images of files that the run knows, and other cases of the patients who have such images, get that split,
+        too; of several splits, the one that was learned from. So no case is a test case that the run has learned from.
         """
-        found = [self._by_image(case) for case in cohort]
-        patients = {case.patient: record.split for case, record in zip(cohort, found, strict=True) if record}
+        found = [self._by_name_and_image(case) or self._by_image(case) or self._by_file(case) for case in cohort]
+        known = [(case.patient, record) for case, record in zip(cohort, found, strict=True) if record]
+        patients = {patient: record.split for patient, record in sorted(known, key=lambda one: -_learned(one[1]))}
         moved = [
             _moved(case, record.split if record else patients.get(case.patient, case.split))
             for case, record in zip(cohort, found, strict=True)
@@ -96,11 +97,28 @@ class RecordedSplits:
     @cached_property
     def _images(self) -> dict[str, Record]:
         """Records by the fingerprint of the image; of several, the one that was learned from."""
-        ranked = sorted(self.cases.values(), key=lambda one: SPLITS.index(one.split or "test"), reverse=True)
-        return {one.fingerprint: one for one in ranked if one.fingerprint}
+        return {one.fingerprint: one for one in self._ranked if one.fingerprint}
+
+    @cached_property
+    def _files(self) -> dict[str, Record]:
+        """Records by the fingerprint of the image's file; of several, the one that was learned from."""
+        return {_file(one.fingerprint): one for one in self._ranked if one.fingerprint}
+
+    @cached_property
+    def _ranked(self) -> list[Record]:
+        """All records; those that were learned from come last."""
+        return sorted(self.cases.values(), key=_learned, reverse=True)
 
     def _by_image(self, case: Case) -> Record | None:
         return self._images.get(_mark(case))
+
+    def _by_file(self, case: Case) -> Record | None:
+        return self._files.get(_file(_mark(case)))
+
+    def _by_name_and_image(self, case: Case) -> Record | None:
+        """Returns what the run knows of a case of this name with this image; fingerprints alone are nearly certain."""
+        record = self.cases.get(case.id)
+        return record if record is not None and _mark(case) and record.fingerprint == _mark(case) else None
 
     def _by_name(self, case: Case) -> Record | None:
         return None if self._is_other(case) else self.cases.get(case.id)
@@ -150,6 +168,16 @@ def read_splits(run: str | os.PathLike[str]) -> RecordedSplits | None:
 def _mark(case: Case) -> str:
     """Returns the fingerprint of a case, which users' own cases need not have."""
     return getattr(case, "fingerprint", "")
+
+
+def _file(fingerprint: str) -> str:
+    """Returns the part of a case's fingerprint that tells its file from others."""
+    return fingerprint.partition(" ")[0]
+
+
+def _learned(record: Record) -> int:
+    """Ranks records: what was trained on comes before what was validated on, and that before all else."""
+    return SPLITS.index(record.split or "test")
 
 
 def _moved(case: Case, split: str | None) -> Case:

@@ -1,6 +1,5 @@
 """Runs a Hydra command; a mistake of the user ends it with a one-line message and exit code 2, not with a traceback."""
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,21 +11,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from glimpse.errors import UserError
+from glimpse.errors import REMEDIES, UserError
 from glimpse.plugins import load_plugins
 from glimpse.settings.nearest import no_such_setting, suggestion
 from glimpse.settings.quoting import typed
 
 EXIT_CODE = 2
-_OF_THE_MACHINE = {
-    errno.ENOSPC: "Free some space on the disk.",
-    errno.EDQUOT: "Free some space of this user's quota.",
-    errno.EROFS: "Choose a folder that can be written.",
-    errno.EACCES: "Allow this user to use it, or choose another one.",
-    errno.EPERM: "Allow this user to use it, or choose another one.",
-    errno.EIO: "The disk has failed; copy what is on it.",
-}
-"""Errors of the operating system that users can mend, wherever they come up, and what to do."""
 
 
 @contextmanager
@@ -40,9 +30,9 @@ def in_one_line() -> Iterator[None]:
     except UserError as error:
         _end(str(error))
     except OSError as error:
-        if error.errno not in _OF_THE_MACHINE:
+        if error.errno not in REMEDIES:
             raise
-        _end(f"{error.filename or 'A file'}: {error.strerror}. {_OF_THE_MACHINE[error.errno]}")
+        _end(f"{error.filename or 'A file'}: {error.strerror}. {REMEDIES[error.errno]}")
     except OmegaConfBaseException as error:
         _end(_first_line(error))
 

@@ -41,20 +41,21 @@ def check_kind(name: str, value: Any, hint: Any) -> None:
     Raises:
         SettingsError: the message names the setting, what is expected, and the value.
     """
-    if not _fits(value, hint):
+    if not fits(value, hint):
         raise SettingsError(f"{name}: expected {expected(hint)}, got {value!r}.")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Returns whether a value is of a kind that a hint has; true and false are no numbers."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return any(_fits(value, part) for part in parts)
+        return any(fits(value, part) for part in parts)
     if origin is Literal:
         return value in parts
     if hint in _SCALARS:
         return isinstance(value, _SCALARS[hint][0]) and (hint is bool or not isinstance(value, bool))
     if _is_list(hint):
-        return isinstance(value, list | tuple) and all(_fits(one, part) for one in value for part in _items(parts))
+        return isinstance(value, list | tuple) and all(fits(one, part) for one in value for part in _items(parts))
     if value is None:  # hints that say nothing of None are those of objects, which must be there
         return hint in (Any, object) or not (hint is Callable or isinstance(hint, type) or origin is not None)
     return True

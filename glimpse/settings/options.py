@@ -8,21 +8,15 @@ the defaults of the fields are the only place where defaults are written down.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
 from glimpse.errors import SettingsError
+from glimpse.settings.kinds import expected, fits
 from glimpse.settings.nearest import unknown_message
 
 Record = TypeVar("Record")
-
-_KINDS: dict[type, tuple[type, str]] = {
-    bool: (bool, "true or false"),
-    int: (Integral, "a whole number"),
-    float: (Real, "a number"),
-    str: (str, "a text"),
-}
 
 
 def option_names(record: type) -> tuple[str, ...]:
@@ -53,8 +47,8 @@ def sorted_into(record: type[Record], options: Mapping[str, Any], where: str, be
     """
     refuse_unknown(options, option_names(record), where, besides)
     for name, hint in _options(record):
-        if name in options:
-            _check_kind(name, options[name], hint, where)
+        if name in options and not fits(options[name], hint):
+            raise SettingsError(f"Expected {name} of {where} to be {expected(hint)}, got {options[name]!r}.")
     return _made(record, options)
 
 
@@ -95,19 +89,6 @@ def _made(record: type[Record], options: Mapping[str, Any]) -> Record:
             value = options[field.name]
             given[field.name] = value.item() if isinstance(value, np.generic) else value
     return record(**given)
-
-
-def _check_kind(name: str, value: Any, hint: Any, where: str) -> None:
-    """Refuses a value whose type does not match the field's annotation; types outside `_KINDS` are not checked."""
-    allowed = get_args(hint) or (hint,)
-    kinds = [_KINDS[one] for one in allowed if one in _KINDS]
-    if not kinds or (value is None and type(None) in allowed):
-        return
-    for kind, _ in kinds:
-        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-            return
-    expected = " or ".join([text for _, text in kinds] + (["none"] if type(None) in allowed else []))
-    raise SettingsError(f"Expected {name} of {where} to be {expected}, got {value!r}.")
 
 
 def check_later(made: Any) -> Any:

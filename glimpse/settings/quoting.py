@@ -4,8 +4,13 @@ import os
 import re
 import shlex
 
-_PLAIN = re.compile(r"[A-Za-z_/.~][A-Za-z0-9_/.~-]*")  # neither the shell nor Hydra reads anything special in these
+_PLAIN = re.compile(r"(?!\.[0-9])[A-Za-z_/.][A-Za-z0-9_/.-]*")  # neither the shell nor Hydra reads more in these
 _WORDS = ("true", "false", "null", "nan", "inf")  # which Hydra does not read as texts
+
+
+def plain(text: str) -> bool:
+    """Returns whether a text can be typed as it is: the shell and Hydra read it as the same text without quotes."""
+    return bool(_PLAIN.fullmatch(text)) and text.lower() not in _WORDS
 
 
 def typed(key: str, value: str | os.PathLike[str]) -> str:
@@ -15,7 +20,7 @@ def typed(key: str, value: str | os.PathLike[str]) -> str:
     therefore quoted for Hydra, and the whole for the shell.
     """
     text = os.fspath(value)
-    if _PLAIN.fullmatch(text) and text.lower() not in _WORDS and "~" not in text[:1]:
+    if plain(text):
         return f"{key}={text}"
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
     given = f"{key}='" + escaped.replace("${", "\\${") + "'"

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from glimpse.errors import MissingExtraError
 from glimpse.sources.base import UnsupportedImageError, begins_as_dicom
@@ -29,13 +29,13 @@ def is_dicom(path: Path) -> bool:
         return begins_as_dicom(file.read(132))
 
 
-def read_dataset(path: Path, **options: Any) -> Any:
+def read_dataset(file: Path | BinaryIO, **options: Any) -> Any:
     """Reads a data set, also of a file without preamble.
 
     Such a file gets the transfer syntax that was found by reading it.
 
     Args:
-        path: the file.
+        file: the file, or its path.
         **options: of `pydicom.dcmread`.
 
     Raises:
@@ -43,7 +43,7 @@ def read_dataset(path: Path, **options: Any) -> Any:
         Exception: pydicom raises many kinds on damaged files.
     """
     pydicom = require_pydicom()
-    data = pydicom.dcmread(path, force=True, **options)
+    data = pydicom.dcmread(file, force=True, **options)
     if data.file_meta.get("TransferSyntaxUID") is None:
         implicit, little = data.original_encoding
         uids = pydicom.uid

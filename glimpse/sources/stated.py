@@ -22,8 +22,8 @@ def given_instead(
         abs(one - other) > CONTRADICTION * other for one, other in zip(given, stated, strict=True)
     ):
         warnings.warn(
-            f"{name}: a pixel is {_sizes(given)} {unit} after {option}, but {_sizes(stated)} {unit} after the file "
-            f"itself. {option} counts; remove it if the file is right.",
+            f"{name}: a pixel is {_sizes(given)} {unit} according to {option}, but {_sizes(stated)} {unit} according "
+            f"to the file. {option} counts; remove it if the file is right.",
             UserWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""Images of which parts cannot be read: these parts are shown as background, and their cases are named at the end."""
+"""Images of which parts are damaged: these parts are shown as background, and their cases are named at the end."""
 
 import sys
 import threading
@@ -73,10 +73,14 @@ unread = UnreadParts()
 
 
 class TolerantSource(ImageSource):
-    """A source that shows what it cannot read as background, and goes on.
+    """A source that shows damaged parts of its image as background, and goes on.
 
     A glimpse of which a part is damaged is background as a whole; of an overview, only the damaged parts are. Every
-    failure is counted in `unread` under the name of the case.
+    failure is counted in `unread` under the name of the case. Caches keep what is shown instead like any other view:
+    the damage stays as long as the file does, and a file that was mended has another `identity`.
+
+    Only a `RegionReadError` means damage. An image that is lost, may not be read any more, or cannot be read at all
+    raises its error, since a whole image of background would teach something wrong.
 
     Args:
         source: the image.
@@ -111,17 +115,15 @@ class TolerantSource(ImageSource):
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         try:
             return self.source.read(center, extent, size)
-        except ImageReadError as error:
-            return self._background(size, error)
+        except RegionReadError as error:
+            return self.background_for(size, error)
 
     def overview(self, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         try:
             return self.source.overview(size)
-        except RegionReadError:
+        except RegionReadError as error:
             shape = np.asarray(self.frame.shape, np.float64)
-            return _Parts(self, tuple(-(-n // FINEST) for n in size)).read(shape / 2, shape, size)
-        except ImageReadError as error:
-            return self._background(size, error)
+            return _Parts(self, tuple(-(-n // FINEST) for n in size)).around(shape / 2, shape, size, error)
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
         return self.source.foreground(overview)
@@ -132,7 +134,7 @@ class TolerantSource(ImageSource):
     def close(self) -> None:
         self.source.close()
 
-    def _background(self, size: Sequence[int], error: ImageReadError) -> UInt8[np.ndarray, "channel *size"]:
+    def background_for(self, size: Sequence[int], error: RegionReadError) -> UInt8[np.ndarray, "channel *size"]:
         """Counts a failure, and returns what is shown instead."""
         unread.add(self.case, error)
         background = self.background.reshape(-1, *[1] * len(size))
@@ -153,9 +155,14 @@ class _Parts:
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         try:
             return self._tolerant.source.read(center, extent, size)
-        except ImageReadError as error:
-            smallest = all(n <= least for n, least in zip(size, self._finest, strict=True))
-            if smallest or not isinstance(error, RegionReadError):
-                return self._tolerant._background(size, error)
-            start, width = region(center, extent, size, len(size))
-            return read_in_parts(self, start, width, size)
+        except RegionReadError as error:
+            return self.around(center, extent, size, error)
+
+    def around(
+        self, center: Numbers, extent: Numbers, size: Sequence[int], error: RegionReadError
+    ) -> UInt8[np.ndarray, "channel *size"]:
+        """Reads the halves of a region whose read has failed; the finest part is shown as background."""
+        if all(n <= least for n, least in zip(size, self._finest, strict=True)):
+            return self._tolerant.background_for(size, error)
+        start, width = region(center, extent, size, len(size))
+        return read_in_parts(self, start, width, size)

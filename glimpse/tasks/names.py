@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from glimpse.settings.quoting import plain
+
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*|[0-9]+")  # what Hydra reads as a text or a whole number, without quotes
-_NO_TEXTS = ("null", "true", "false", "nan", "inf")  # what Hydra reads as something else
+_WHOLE = re.compile(r"[0-9]+")  # which is a name, too, when Hydra reads it as a number
 _SUGGESTED = 20  # with more different texts than this, they are hardly names
 
 
@@ -93,7 +94,7 @@ def naming_option(setting: str, texts: Iterable[str], least: int = 1) -> str:
     ordered = sorted(found, key=int) if numbers else sorted(found)
     if numbers and int(ordered[-1]) < _SUGGESTED and "0" in found:
         return f"{setting}={int(ordered[-1]) + 1}"
-    quoted = (name if _PLAIN.fullmatch(name) and name.lower() not in _NO_TEXTS else _quoted(name) for name in ordered)
+    quoted = (name if plain(name) or _WHOLE.fullmatch(name) else _quoted(name) for name in ordered)
     return shlex.quote(f"{setting}=[{','.join(quoted)}]")
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from glimpse.cohort import Cohort, CohortError
 from glimpse.cohort.fingerprints import fingerprint, same_image
 from glimpse.cohort.splits import joined
-from glimpse.sources import ArraySource, register_reader
+from glimpse.sources import ArraySource, ImageReadError, register_reader
 from glimpse.tasks import Classification, MultiLabel, Regression, Task
 
 TASK = Classification(2)
@@ -194,6 +194,48 @@ def test_fingerprints_go_by_content(folder: Path) -> None:
     assert fingerprint(folder / "one") != fingerprint(folder / "two")
     marks = {fingerprint(folder / f"{index}.npy") for index in range(12)}
     assert len(marks) == 12
+
+
+def test_hidden_files_in_a_folder_do_not_change_its_fingerprint(folder: Path) -> None:
+    (folder / "scan" / "late").mkdir(parents=True)
+    for name in ("scan/1.dcm", "scan/late/2.dcm"):
+        shutil.copy(folder / "0.npy", folder / name)
+    before = fingerprint(folder / "scan")
+    shutil.copytree(folder / "scan", folder / "copy")
+    for name in ("scan/.DS_Store", "scan/late/._2.dcm", "scan/.git/config"):  # the copy has none
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("left here by a file manager")
+    assert fingerprint(folder / "scan") == fingerprint(folder / "copy") == before
+    volumes = [FolderSource(np.zeros((1, 4, 4), np.uint8), name=name) for name in ("scan", "copy")]
+    for volume in volumes:
+        volume.path = folder / volume.name
+    assert same_image(*volumes) and [volume.closed for volume in volumes] == [1, 1]
+    (folder / "scan" / "late" / "3.dcm").touch()
+    assert fingerprint(folder / "scan") != before
+
+
+class FolderSource(ArraySource):
+    """An image that counts how often it is closed, and whose overview can be damaged."""
+
+    closed, damaged = 0, False
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def overview(self, size: Sequence[int]) -> np.ndarray:
+        if self.damaged:
+            raise ImageReadError("damaged")
+        return super().overview(size)
+
+
+@pytest.mark.parametrize("damaged", [(True, True), (True, False), (False, True)])
+def test_copies_of_a_damaged_image_are_the_same_image(folder: Path, damaged: tuple[bool, bool]) -> None:
+    shutil.copy(folder / "0.npy", folder / "copy.npy")
+    sources = [FolderSource(np.zeros((1, 4, 4), np.uint8)) for _ in damaged]
+    for source, name, wrong in zip(sources, ("0.npy", "copy.npy"), damaged, strict=True):
+        source.path, source.damaged = folder / name, wrong
+    assert same_image(*sources)
+    assert [source.closed for source in sources] == [1, 1]
 
 
 @pytest.mark.parametrize("wrong", ["0.npy", "mask.png"])

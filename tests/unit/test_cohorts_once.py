@@ -12,6 +12,7 @@ import tifffile
 
 import glimpse  # noqa: F401 - registers the environments
 from glimpse.cohort import CohortError
+from glimpse.envs import cohorts
 from glimpse.sources.radiograph.source import RadiographSource
 from glimpse.sources.slide.source import SlideSource
 from glimpse.tasks import Classification
@@ -86,3 +87,51 @@ def test_no_bar_is_shown_by_the_library(
     (tmp_path / "cohort.csv").write_text("case_id,slide_id,path,target,split\n" + rows)
     gymnasium.make("glimpse/WSI-v0", cohort=tmp_path / "cohort.csv", **SIZES)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_only_the_csv_its_images_and_its_masks_are_looked_at(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "other").mkdir()
+    for name in ("s.tiff", "m.png", "notes.txt", "other/unrelated.txt"):
+        (tmp_path / name).touch()
+    path = tmp_path / "cohort.csv"
+    rows = [
+        "case_id;slide_id;path;target;mask;size;folder;note",
+        "p;s;s.tiff;1;m.png;~3 mm;/;a,notes.txt",
+        "q;.;t.tiff;1",
+    ]
+    path.write_text("\n".join(rows), encoding=encoding)
+    files = cohorts._files_of(path)
+    assert set(files) == {str(tmp_path / name) for name in ("cohort.csv", "s.tiff", "m.png", "t.tiff")}
+    assert {Path(name).name for name, stamp in files.items() if stamp is None} == {"t.tiff"}
+
+
+def test_all_files_of_an_image_that_is_a_folder_are_looked_at(tmp_path: Path) -> None:
+    for name in ("scan/1.dcm", "scan/late/2.dcm", "a/Slidedat.ini"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    path = tmp_path / "cohort.csv"
+    path.write_text("case_id,slide_id,path,target\np,s,scan,1\nq,t,a.mrxs,0")
+    names = {Path(name).relative_to(tmp_path).as_posix() for name in cohorts._files_of(path)}
+    assert names >= {"cohort.csv", "scan", "scan/1.dcm", "scan/late/2.dcm", "a.mrxs", "a/Slidedat.ini"}
+
+
+def test_a_column_of_notes_stops_nothing_and_home_folders_that_do_not_exist_are_listed(
+    slides: Path, checks: list[str]
+) -> None:
+    header, *rows = slides.read_text().splitlines()
+    slides.write_text("\n".join([f"{header},thickness", *(f"{row},~3 mm" for row in rows)]))
+    gymnasium.make("glimpse/WSI-v0", cohort=slides, **SIZES)
+    assert len(checks) == 3
+    slides.write_text(
+        "\n".join([f"{header},mask", *(f"{row}," for row in rows[1:]), "p,s,~no-such-user/s.tiff,1,train,"])
+    )
+    with pytest.raises(
+        CohortError, match=r"line 4, s: ~no-such-user/s\.tiff: '~' at its beginning means a home folder"
+    ):
+        gymnasium.make("glimpse/WSI-v0", cohort=slides, **SIZES)
+    slides.write_text("\n".join([f"{header},mask", *(f"{row}," for row in rows[1:]), f"{rows[0]},~no-such-user/m.png"]))
+    with pytest.raises(CohortError, match=r"line 4, s0: ~no-such-user/m\.png: '~' at its beginning"):
+        gymnasium.make("glimpse/WSI-v0", cohort=slides, **SIZES)
+    with pytest.warns(UserWarning, match=r"skipped line 4, s0: ~no-such-user/m\.png"):
+        gymnasium.make("glimpse/WSI-v0", cohort=slides, on_error="skip", **SIZES)

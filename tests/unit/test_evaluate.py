@@ -75,10 +75,15 @@ def test_without_such_a_network_the_overview_is_left_out(
     shutil.copytree(run, tmp_path / "a b")
     (tmp_path / "a b" / OVERVIEW_FILE).unlink()
     assert list(evaluate(tmp_path / "a b").rows) == ["ppo", "random", "grid"]
-    typed = f'glimpse train "resume=\'{tmp_path}/a b\'" "report.readers=[overview]"'
+    typed = f'glimpse train "resume=\'{tmp_path}/a b\'" "report.readers=[random,grid,overview,full_scan]"'
     assert f"has kept no network that answers from overviews. Train one with: {typed}" in capsys.readouterr().out
-    with pytest.raises(EvaluationError, match="overview is left out"):
-        evaluate(tmp_path / "a b", readers=["overview"])
+    config = OmegaConf.load(run / "config.yaml")
+    for readers, expected in (["full_scan", "random"], "full_scan,random,overview"), ([], "overview"):
+        config.report.readers = readers
+        (tmp_path / "a b" / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+        with pytest.raises(EvaluationError, match="overview is left out") as caught:
+            evaluate(tmp_path / "a b", readers=["overview"])
+        assert f'"report.readers=[{expected}]"' in str(caught.value), "a report with fewer rows would replace the run's"
 
 
 def test_another_cohort_keeps_its_own_files(run: Path, tiny_slides: Path) -> None:

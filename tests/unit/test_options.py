@@ -47,7 +47,7 @@ def test_options_are_sorted_into_the_records_that_have_them() -> None:
         ({"width": 2.5}, "Expected width of Picture to be a whole number, got 2.5."),
         ({"width": True}, "Expected width of Picture to be a whole number, got True."),
         ({"width": None}, "Expected width of Picture to be a whole number, got None."),
-        ({"height": "x"}, "Expected height of Picture to be a whole number or none, got 'x'."),
+        ({"height": "x"}, "Expected height of Picture to be a whole number or null, got 'x'."),
         ({"framed": 1}, "Expected framed of Picture to be true or false, got 1."),
         ({"title": 1}, "Expected title of Picture to be a text, got 1."),
         ({"weight": "heavy"}, "Expected weight of Picture to be a number, got 'heavy'."),

@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from glimpse.settings.quoting import typed
+from glimpse.settings.quoting import plain, typed
 
 NAMES = [
     "runs/wsi-ppo-2026-01-01_10-00-00-seed0",
@@ -22,6 +22,9 @@ NAMES = [
     "${seed}",
     "$HOME",
     "~/runs",
+    "a~b",
+    ".5",
+    "./5",
     "3",
     "1e3",
     "true",
@@ -50,3 +53,12 @@ def test_a_name_comes_back_from_the_shell_and_from_hydra(name: str) -> None:
 def test_nothing_is_quoted_without_need() -> None:
     assert typed("resume", "runs/wsi-ppo-2026-01-01_10-00-00-seed0") == "resume=runs/wsi-ppo-2026-01-01_10-00-00-seed0"
     assert typed("resume", "lr=0.1") == "\"resume='lr=0.1'\""
+
+
+@pytest.mark.parametrize("name", [*NAMES, "1.2.840", "NaN", "1_0", "AXIAL", "Sch\u00e4del", "t1.ax/b-c", "none"])
+def test_plain_names_are_texts_also_within_lists(name: str) -> None:
+    parse = OverridesParser.create().parse_override
+    if plain(name):
+        assert shlex.split(name) == [name]
+        assert (parse(f"a={name}").value(), parse(f"a=[{name}]").value()) == (name, [name])
+    assert plain(name) == (name in ("runs/wsi-ppo-2026-01-01_10-00-00-seed0", "./5", "AXIAL", "t1.ax/b-c", "none"))

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import (
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     RLELossless,
@@ -98,6 +99,15 @@ def test_files_without_the_header_of_a_file_are_read(tmp_path: Path):
     data.save_as(tmp_path / "old.dcm", implicit_vr=True, little_endian=True)
     assert b"DICM" not in (tmp_path / "old.dcm").read_bytes()[:132]
     np.testing.assert_array_equal(whole(open_source(tmp_path / "old.dcm")), expected)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_files_without_a_transfer_syntax_are_read_as_they_were_written(tmp_path: Path, syntax: pydicom.uid.UID):
+    data = dataset(values(), syntax, **WINDOWED)
+    expected = whole(RadiographSource(save(dataset(values(), **WINDOWED), tmp_path / "new.dcm")))
+    del data.file_meta
+    data.save_as(tmp_path / "old.dcm", implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+    np.testing.assert_array_equal(whole(RadiographSource(tmp_path / "old.dcm")), expected)
 
 
 def test_windows_are_chosen_by_index_or_by_their_ends(tmp_path: Path):

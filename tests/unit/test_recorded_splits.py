@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from glimpse.cohort import Cohort, CohortError
 from glimpse.cohort.recorded import RecordedSplits, read_splits
 from glimpse.tasks import Classification
+from tests.radiograph_files import dataset, save
+from tests.volume_files import write
 
 HEADER = "case_id,slide_id,path,target"
 
@@ -138,3 +141,93 @@ def test_splits_that_cannot_be_read_are_one_line(folder: Path, monkeypatch: pyte
     monkeypatch.setattr(Path, "read_text", denied)
     with pytest.raises(CohortError, match=r"splits\.csv: cannot be read \(Permission denied\)\. Allow"):
         read_splits(folder)
+
+
+@pytest.mark.parametrize("kind", ["volumes", "frames", "series"])
+def test_images_of_one_file_keep_a_split_each(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIMPSE_CACHE", str(folder / "cache"))
+    column, path = several_in_one(folder / "data", kind)
+    column_rows = [
+        f"p{i},s{i},{path.name},{i % 2},{name},{i}" for i, name in enumerate(("train", "val", "test", "test"))
+    ]
+
+    def read(rows: Iterable[str], place: Path, **options: object) -> Cohort:
+        (place / "cohort.csv").write_text("\n".join([f"{HEADER},split,{column}", *rows]))
+        return Cohort.from_csv(
+            place / "cohort.csv", Classification(2), option_columns=("frame", "series"), source_options=options
+        )
+
+    before = read(column_rows, path.parent)
+    run = recorded(folder, before)
+    assert len({case.fingerprint for case in before}) == 4
+    assert {f"{column}={i}" in case.fingerprint for i, case in enumerate(before)} == {True}
+    path.parent.rename(folder / "moved")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert splits(run.of_another(read(column_rows, folder / "moved"))) == splits(before)
+        renamed = [row.replace(",s", ",new") for row in column_rows]
+        assert list(splits(run.of_another(read(renamed, folder / "moved"))).values()) == list(splits(before).values())
+        assert list(splits(run.of_run(read(renamed, folder / "moved"))).values()) == list(splits(before).values())
+        one = read([f"p2,x,{path.name},0,test,"], folder / "moved", **{column: 2})  # chosen for all, not in the column
+        assert splits(run.of_another(one)) == {"x": "test"}
+    swapped = [row[: row.rindex(",")] + f",{3 - i}" for i, row in enumerate(column_rows)]
+    with pytest.raises(CohortError, match="the images of cases s0, s1, s2, s3 are others"):
+        run.of_run(read(swapped, folder / "moved"))
+
+
+def several_in_one(folder: Path, kind: str) -> tuple[str, Path]:
+    """Makes a file or folder with four images; returns the column that chooses one of them, and its path."""
+    folder.mkdir()
+    images = np.random.default_rng(0).integers(0, 4096, (4, 8, 8, 8)).astype(np.int16)
+    if kind == "volumes":
+        return "frame", write(folder / "v.nii", images.T)
+    if kind == "frames":
+        return "frame", save(dataset(images[:, 0].astype(np.uint16)), folder / "v.dcm")
+    (folder / "v").mkdir()
+    for number, image in enumerate(images):
+        uid = pydicom.uid.generate_uid(entropy_srcs=[str(number)])
+        for z, pixels in enumerate(image.astype(np.uint16)):
+            data = dataset(pixels, SOPClassUID=pydicom.uid.CTImageStorage, SeriesInstanceUID=uid, PixelSpacing=[1, 1])
+            data.SeriesNumber, data.ImagePositionPatient = number, [0, 0, z]
+            data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+            save(data, folder / "v" / f"{number}-{z}.dcm")
+    return "series", folder / "v"
+
+
+def test_an_image_of_a_file_that_was_learned_from_is_no_test_case(folder: Path) -> None:
+    path = write(folder / "v.nii", np.random.default_rng(0).integers(0, 999, (8, 8, 8, 4)).astype(np.int16))
+
+    def read(rows: Iterable[str]) -> Cohort:
+        (folder / "c.csv").write_text("\n".join([f"{HEADER},split,frame", *rows]))
+        return Cohort.from_csv(folder / "c.csv", Classification(2), option_columns=("frame",))
+
+    run = recorded(folder, read([f"p0,s0,{path.name},0,train,0", f"p1,s1,{path.name},0,test,1"]))
+    with pytest.warns(UserWarning, match="knows the images or patients of case other"):
+        found = run.of_another(read([f"q,other,{path.name},0,test,3", f"p1,s1,{path.name},0,test,1"]))
+    assert splits(found) == {"other": "train", "s1": "test"}
+
+
+def test_equal_fingerprints_are_told_apart_by_name(folder: Path) -> None:
+    pixels = np.zeros((1, 1000, 1000), np.uint8)
+    for index in range(3):
+        pixels[0, 433, 0] = index  # between the blocks of the fingerprint
+        np.save(folder / f"{index}.npy", pixels)
+    rows = [f"p{i},s{i},{i}.npy,0,{split}" for i, split in enumerate(("train", "val", "test"))]
+    (folder / "cohort.csv").write_text("\n".join([f"{HEADER},split", *rows]))
+    before = Cohort.from_csv(folder / "cohort.csv", Classification(2))
+    assert len({case.fingerprint for case in before}) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert splits(recorded(folder, before).of_another(before)) == splits(before)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_of_the_splits_of_a_patient_the_one_that_was_learned_from_counts(folder: Path, order: tuple[int, ...]) -> None:
+    rows = [f"p{i},s{i},{i}.npy,0,{split}" for i, split in enumerate(("train", "val", "test"))]
+    (folder / "cohort.csv").write_text("\n".join([f"{HEADER},split", *rows]))
+    run = recorded(folder, Cohort.from_csv(folder / "cohort.csv", Classification(2)))
+    rows = [f"q,x{i},{i}.npy,0,test" for i in order] + ["q,new,9.npy,1,test"]  # the run took them for three patients
+    (folder / "cohort.csv").write_text("\n".join([f"{HEADER},split", *rows]))
+    with pytest.warns(UserWarning, match="knows the images or patients of .*new"):
+        found = run.of_another(Cohort.from_csv(folder / "cohort.csv", Classification(2)))
+    assert splits(found) == {**{f"x{i}": ("train", "val", "test")[i] for i in order}, "new": "train"}

@@ -54,9 +54,16 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path: Path, monkey
         write_atomically(tmp_path / "a.txt", "after")
     assert isinstance(caught.value, UserError)
     assert str(caught.value) == (
-        f"{tmp_path / 'a.txt'}: cannot be written (No space left on device). Free some space there."
+        f"{tmp_path / 'a.txt'}: cannot be written (No space left on device). Free some space on the disk."
     )
     assert (tmp_path / "a.txt").read_text() == "before" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_has_gone_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(
+        WriteError, match=r"a\.txt: cannot be written \(No such file.*\)\. Make sure that its folder is there\.$"
+    ):
+        write_atomically(tmp_path / "gone" / "a.txt", "text")
 
 
 def test_a_checkpoint_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

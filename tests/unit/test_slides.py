@@ -204,7 +204,9 @@ def test_a_given_pixel_size_counts_and_contradictions_are_said(tmp_path: Path, g
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert SlideSource(path, mpp=given).spacing == (given, given)
-    message = f"{path}: a pixel is {given:g} um after mpp, but 0.25 um after the file itself. mpp counts; remove it"
+    message = (
+        f"{path}: a pixel is {given:g} um according to mpp, but 0.25 um according to the file. mpp counts; remove it"
+    )
     assert [str(one.message).startswith(message) for one in caught] == [True] * said
 
 

@@ -342,6 +342,7 @@ def test_names_that_could_not_be_read_again_are_refused() -> None:
         (Classification(2), ["malignant", "benign", "benign"], "'env.task.classes=[benign,malignant]'"),
         (Classification(2), ["1", "2.0", "10"], "'env.task.classes=[1,2,10]'"),
         (Classification(2), ["0", "2", "1"], "env.task.classes=3"),
+        (Classification(2), ["a.b", "c~d", "1e", "nan"], """'env.task.classes=["1e",a.b,"c~d","nan"]'"""),
         (Classification(2), ["in situ", "null"], """'env.task.classes=["in situ","null"]'"""),
         (Classification(2), ["0", "1", "typo"], ""),
         (Classification(["a", "b"]), ["a", "c"], ""),

@@ -1,20 +1,27 @@
 """Damaged parts of images: `on_error=skip` shows them as background and names the case, `raise` says where they are."""
 
+import builtins
+import os
 import pickle
 import re
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openslide
 import pytest
 import tifffile
+from PIL import Image
 
+import glimpse.sources.radiograph.source as radiographs
 import glimpse.sources.slide.source as slide_module
 import glimpse.views
 from glimpse import evaluate, train
 from glimpse.cohort import Cohort, CohortError
+from glimpse.envs.modality import load_modality
 from glimpse.geometry import Frame
 from glimpse.sources import ArraySource, ImageReadError, ImageSource, SlideSource
 from glimpse.sources.base import RegionReadError
@@ -22,6 +29,7 @@ from glimpse.sources.caches import ByteCache
 from glimpse.sources.tolerant import TolerantSource, unread
 from glimpse.tasks import Classification
 from glimpse.views import Views
+from tests.volume_files import write
 
 TILE = 64
 
@@ -93,27 +101,87 @@ def test_a_tolerant_source_is_an_image_like_its_own(tmp_path: Path) -> None:
     np.testing.assert_array_equal(copy.foreground(copy.overview((16, 16))), inner.foreground(inner.overview((16, 16))))
 
 
-class Gone(ImageSource):
-    """An image whose file has been lost since it was checked."""
+class Lost(ImageSource):
+    """An image that was lost after it was checked: another error than one of a damaged part."""
 
     path, name = None, "gone"
-    reads = 0
     frame = Frame((4, 64, 64))
     channels = 2
     background = np.array((3, 7), np.uint8)
     identity = "gone"
 
     def read(self, center: object, extent: object, size: object) -> np.ndarray:
-        self.reads += 1
         raise ImageReadError("gone.nii: no such file.")
 
 
+class Spoilt(Lost):
+    """An image of which nothing can be read except its second half; it keeps the sizes that were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def read(self, center: Sequence[float], extent: Sequence[float], size: Sequence[int]) -> np.ndarray:
+        self.asked.append(float(np.max(extent)))
+        if center[2] < 32 or extent[2] > 32:
+            raise RegionReadError("gone.nii: damaged.")
+        return np.full((2, *size), 100, np.uint8)
+
+
+def test_an_image_that_is_lost_ends_the_run() -> None:
+    source = TolerantSource(Lost(), "volume-1")
+    for read in (lambda: source.overview((2, 16, 16)), lambda: source.read((2, 32, 32), (2, 8, 8), (2, 8, 8))):
+        with pytest.raises(ImageReadError, match="no such file"):
+            read()
+    assert unread.summary() is None
+
+
+@pytest.mark.parametrize("kind", ["wsi", "xray", "mri"])
+@pytest.mark.parametrize("how", ["gone", "forbidden"])
+def test_files_that_vanish_after_they_were_checked_end_the_run(
+    tmp_path: Path, kind: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / {"wsi": "a.tiff", "xray": "a.png", "mri": "a.nii"}[kind]
+    if kind == "wsi":
+        broken_slide(path, tiles=())
+    elif kind == "xray":
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)).save(path)
+    else:
+        write(path, np.random.default_rng(0).integers(0, 99, (16, 16, 16)).astype(np.int16))
+    (tmp_path / "c.csv").write_text(f"patient,case,path,target,split\na,a,{path.name},0,train")
+    (case,) = load_modality(kind, tmp_path / "c.csv", Classification(2), on_error="skip")
+    side = (16,) * case.source.ndim
+    views = Views(side, side, (16,))
+    case.source.close()
+    monkeypatch.setattr(radiographs, "images", ByteCache(1 << 20))  # which holds the decoded picture
+    if how == "gone":
+        path.rename(tmp_path / "moved")
+    else:
+        forbidden(path, monkeypatch)  # root may read everything, so rights are no test
+    for read in (lambda: views.glimpse(case.source, (0,) * len(side)), lambda: case.source.overview(side)):
+        with pytest.raises(ImageReadError, match="no such file" if how == "gone" else r"cannot be opened \(Permission"):
+            read()
+    assert unread.summary() is None
+
+
+def forbidden(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets Python's `open` refuse one file."""
+    original = builtins.open
+
+    def refusing(file: Any, *args: Any, **options: Any) -> Any:
+        if isinstance(file, str | os.PathLike) and os.fspath(file) == os.fspath(path):
+            raise PermissionError(13, "Permission denied", str(file))
+        return original(file, *args, **options)
+
+    monkeypatch.setattr(builtins, "open", refusing)
+
+
 @pytest.mark.filterwarnings("ignore:volume-1")
-def test_an_image_that_is_lost_altogether_is_background_in_one_read() -> None:
-    source = TolerantSource(Gone(), "volume-1")
-    overview = source.overview((2, 16, 16))
-    assert overview.shape == (2, 2, 16, 16) and (overview[0] == 3).all() and (overview[1] == 7).all()
-    assert source.source.reads == 1
+def test_after_an_overview_has_failed_its_halves_are_read_and_not_the_whole_again() -> None:
+    spoilt = Spoilt()
+    overview = TolerantSource(spoilt, "volume-1").overview((1, 16, 16))
+    assert (overview[:, :, :, 8:] == 100).all() and (overview[0, :, :, :8] == 3).all()
+    # The whole, its upper and lower half, which are still 64 wide, and only then parts that are half as wide.
+    assert [side for side in spoilt.asked if side == 64] == [64] * 3 and spoilt.asked[1] == 64
 
 
 def test_a_failure_in_one_thread_is_none_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +266,30 @@ def test_a_slide_of_which_nothing_can_be_read_is_left_out(tmp_path: Path) -> Non
     path.write_text("patient,case,path,target,split\na,a,a.tiff,0,train\nb,b,b.tiff,1,train\n", encoding="utf-8")
     with pytest.warns(UserWarning, match=r"skipped line 2, a: .*a\.tiff: cannot be read at level 0"):
         assert [case.id for case in Cohort.from_csv(path, Classification(2), on_error="skip", progress=False)] == ["b"]
+
+
+def test_two_copies_of_a_damaged_slide_are_one_image(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        broken_slide(tmp_path / f"{name}.tiff", tiles=(5, 6))
+    path = tmp_path / "c.csv"
+    path.write_text("patient,case,path,target,split\na,a,a.tiff,0,train\na,b,b.tiff,1,train\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"1 image is listed several times: 'a' \(lines 2, 3\)"):
+        assert len(Cohort.from_csv(path, Classification(2), on_error="skip")) == 2
+    path.write_text(path.read_text().replace("a,b,b.tiff,1,train", "b,b,b.tiff,1,test"))
+    with pytest.raises(CohortError, match=r"lines 2, 3: 'a' \(train\) and 'b' \(test\) are the same image"):
+        Cohort.from_csv(path, Classification(2), on_error="skip")
+
+
+def test_a_damaged_slide_that_is_left_out_for_its_mask_is_not_said_to_be_shown(tmp_path: Path) -> None:
+    broken_slide(tmp_path / "a.tiff", tiles=(15,))
+    broken_slide(tmp_path / "b.tiff", tiles=(), seed=1)
+    path = tmp_path / "c.csv"
+    rows = ["patient,case,path,target,split,mask", "a,a,a.tiff,0,train,none.png", "b,b,b.tiff,1,train,"]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    with pytest.warns(UserWarning) as caught:
+        assert len(Cohort.from_csv(path, Classification(2), on_error="skip")) == 1
+    assert [str(one.message).startswith(f"{path}: skipped line 2, a: ") for one in caught] == [True]
+    assert unread.summary() is None
 
 
 def test_commands_go_on_and_name_the_case_once_at_the_end(

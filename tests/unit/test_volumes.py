@@ -324,5 +324,7 @@ def test_lengths_that_cannot_be_are_unknown(
 def test_lengths_that_are_stated_count(tmp_path: Path):
     assert open_source(unstated(tmp_path / "a.nii", (2, 3, 4))).spacing == (4, 3, 2), "neither sform nor qform"
     assert open_source(unstated(tmp_path / "b.nii", (0, 0, 0), sform=1)).spacing == (4, 3, 2), "the sform says it"
-    with pytest.warns(UserWarning, match=r"a pixel is 0\.5 mm after mpp, but 4 x 3 x 2 mm after the file itself"):
+    with pytest.warns(
+        UserWarning, match=r"a pixel is 0\.5 mm according to mpp, but 4 x 3 x 2 mm according to the file"
+    ):
         assert open_source(tmp_path / "b.nii", mpp=500).spacing == (0.5, 0.5, 0.5), "what the user writes counts"

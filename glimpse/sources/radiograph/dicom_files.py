@@ -11,7 +11,7 @@ import numpy as np
 
 from glimpse.errors import MissingExtraError
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, one_frame
-from glimpse.sources.dicom import require_decoder, require_pydicom
+from glimpse.sources.dicom import read_dataset, require_decoder, require_pydicom
 from glimpse.sources.radiograph.header import Header, coloured, damaged, palette_window, truncated, unsupported
 from glimpse.sources.radiograph.stored import Bits, Stored
 from glimpse.sources.windows import LinearWindow, LookupWindow, SigmoidWindow, Window
@@ -72,7 +72,7 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
         first = _layout(data, element, frame or 0)
         if element.syntax.is_encapsulated or element.syntax.is_deflated:
             require_decoder(path, element.syntax)
-            pixels = pydicom.pixels.pixel_array(pydicom.dcmread(path, force=True), index=frame or 0)
+            pixels = pydicom.pixels.pixel_array(read_dataset(path), index=frame or 0)
             byte_coded = element.syntax.is_deflated or element.syntax == pydicom.uid.RLELossless
             pixels = first.bits.clean(pixels) if byte_coded and first.bits else pixels
         else:
@@ -87,16 +87,12 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
 
 def _read(path: Path) -> tuple[Any, _Element | None]:
     """Reads the data set without its pixels, and where these are; None where it has none."""
-    pydicom = require_pydicom()
     with open(path, "rb") as file:
-        data = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+        data = read_dataset(file, stop_before_pixels=True)
         implicit, little = data.original_encoding
-        syntax = data.file_meta.get("TransferSyntaxUID")
-        if syntax is None:  # a file without the header of a file: its encoding has been guessed
-            uids = pydicom.uid
-            syntax = uids.ImplicitVRLittleEndian if implicit else uids.ExplicitVRLittleEndian
+        syntax = data.file_meta.TransferSyntaxUID
         if syntax.is_deflated:
-            whole = pydicom.dcmread(path, force=True)
+            whole = read_dataset(path)
             return data, _Element(0, len(whole.PixelData), syntax) if "PixelData" in whole else None
         start, order = file.tell(), "<" if little else ">"
         head = file.read(12)

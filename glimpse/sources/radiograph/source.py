@@ -177,6 +177,7 @@ class RadiographSource(ImageSource):
         return mapped
 
     def _decoded(self, header: Header) -> np.ndarray:
+        check_readable(self.path)
         pixels = np.ascontiguousarray(self._family().decode(self.path, header, self._frame_index))
         if pixels.shape != header.shape:
             raise damaged(self.path, f"its header says {header.shape} pixels, there are {pixels.shape}")

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
+from glimpse.settings.quoting import plain
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, begins_as_dicom, unopened
 from glimpse.sources.dicom import read_dataset, require_pydicom
 
@@ -14,7 +15,7 @@ REMEDY = "Copy the series again, or leave the case out (env.cohort.on_error=skip
 SUFFIXES = (".dcm", ".dicom", ".ima")  # of files that are slices, or damaged ones
 _NAMES = ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription")
 _DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR: a table of contents, no image
-_NOT_TEXT = ("null", "true", "false", "inf", "nan")  # what the command line takes for something else
+_NUMBERS = re.compile(r"0|[1-9][0-9]*|[0-9]+(\.[0-9]+){2,}")  # numbers and UIDs that a command line keeps as they are
 _TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "Modality", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
@@ -28,7 +29,7 @@ def is_series(path: Path) -> bool:
     Raises:
         ImageReadError: a file or folder may not be read.
     """
-    return path.is_dir() and any(begins_as_dicom(_head(file)) for file in _files(path))
+    return path.is_dir() and any(begins_as_dicom(_head(file)) for file in files_below(path))
 
 
 def folder_identity(path: Path, *options: Hashable) -> Hashable:
@@ -38,7 +39,7 @@ def folder_identity(path: Path, *options: Hashable) -> Hashable:
         ImageReadError: the folder is missing or may not be read.
     """
     listing = []
-    for file in sorted(_files(path)):
+    for file in sorted(files_below(path)):
         status = os.stat(file)
         listing.append((os.fspath(file.relative_to(path)), status.st_mtime_ns, status.st_size))
     return (os.fspath(path), hashlib.sha256(repr(listing).encode()).hexdigest(), *options)
@@ -59,7 +60,7 @@ def chosen_headers(path: Path, series: str | None = None) -> list[tuple[Path, An
         MissingExtraError: pydicom is not installed.
     """
     groups: dict[str, list[tuple[Path, Any]]] = {}
-    for file in sorted(_files(path)):
+    for file in sorted(files_below(path)):
         header = _header(file)
         if header is not None:
             groups.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
@@ -84,8 +85,12 @@ def damaged(path: Path, error: object) -> ImageReadError:
     return ImageReadError(f"{path}: cannot be read ({reason}). It is probably truncated or damaged. {REMEDY}")
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """Yields all files below a folder, those of the folder itself first; hidden ones are left out."""
+def files_below(path: Path) -> Iterator[Path]:
+    """Yields all files below a folder, those of the folder itself first; hidden ones are left out.
+
+    Raises:
+        ImageReadError: the folder or one below it is missing, or may not be read.
+    """
 
     def refused(error: OSError) -> None:
         raise unopened(Path(error.filename or path), error) from error
@@ -135,5 +140,5 @@ def _listed(uid: str, group: list[tuple[Path, Any]]) -> str:
 def _typeable(uid: str, others: list[list[str]], group: list[tuple[Path, Any]]) -> str:
     """Returns the shortest name of a series that only it has and that a command line takes as it is; else its UID."""
     taken = {name for names in others for name in names}
-    plain = [name for name in _names(group) if re.fullmatch(r"\w[\w.-]*", name) and name.lower() not in _NOT_TEXT]
-    return min((name for name in plain if name not in taken), key=len, default=uid)
+    found = [name for name in _names(group) if plain(name) or _NUMBERS.fullmatch(name)]
+    return min((name for name in found if name not in taken), key=len, default=uid)

@@ -176,12 +176,12 @@ class VolumeSource(ImageSource):
         if self._frame is None:
             with self._lock:
                 layout = self._known_layout()
-                spacing: Sequence[float] | None = layout.spacing
+                spacing: tuple[float, ...] | None = layout.spacing
                 if self._spacing is not None:
                     spacing = given_instead(self.name, self._spacing, layout.spacing, "mm", "spacing")
                 elif self._mpp is not None:
                     spacing = given_instead(self.name, (self._mpp / 1000,) * 3, layout.spacing, "mm", "mpp")
-                self._frame = Frame(layout.shape, spacing and tuple(spacing), "mm" if spacing else None, self.name)
+                self._frame = Frame(layout.shape, spacing, "mm" if spacing else None, self.name)
         return self._frame
 
     @property
