@@ -65,10 +65,12 @@ class EpisodePlayer:
         """
         self.env.set_options([{"case": int(case), "max_glimpses": self.max_glimpses} for case in cases])
         first: Any = self.env.reset()
-        shown = [torch.from_numpy(first[name][::rollouts].copy()) for name in ("overview", "foreground", "extents")]
-        device = self.policy.device
+        names, device = ("overview", "foreground", "extents"), self.policy.device
+        shown = overview, foreground, extents = tuple(
+            torch.from_numpy(first[name][::rollouts].copy()) for name in names
+        )
         features = None if self.encodes_overviews else self.policy.blank_features(len(shown[0]))
-        scene = self.policy.scene(*(tensor.to(device) for tensor in shown), features, conduct)
+        scene = self.policy.scene(overview.to(device), foreground.to(device), extents.to(device), features, conduct)
         state = self.policy.begin(scene, rollouts)
         exhausted, alive = first["remaining"][:, 0] <= 0, np.ones(len(cases), bool)
         steps: list[_Step] = []

@@ -73,4 +73,4 @@ class KeptFeatures:
 
 
 def _digest_of(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=_BYTES).digest()
+    return hashlib.blake2b(image.tobytes(), digest_size=_BYTES).digest()

@@ -76,8 +76,8 @@ def _to_the_end(
 ) -> list[_Notes]:
     """Steps all lanes until the first `count` of them have ended; nothing more is recorded of a lane that has ended."""
     notes, going, exhausted = [_Notes() for _ in range(count)], list(range(count)), start.exhausted
-    shown = (_tensor(policy, part) for part in (start.overview, start.foreground, start.extents))
-    scene = policy.scene(*shown, conduct=conduct)
+    overview, foreground, extents = (_tensor(policy, one) for one in (start.overview, start.foreground, start.extents))
+    scene = policy.scene(overview, foreground, extents, conduct=conduct)
     state = policy.begin(scene)
     while True:
         decision = policy.decide(scene, state, _tensor(policy, exhausted), deterministic=True, conduct=conduct)

@@ -119,7 +119,7 @@ def test_settings_that_are_none(tmp_path: Path, content: str) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="rights are other ones there")
 @pytest.mark.parametrize("file", ["config.yaml", "policy.safetensors", ""])
 def test_files_that_may_not_be_read(tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config.yaml").write_text("env: {make: {}, cohort: {}}\npretrain: {_target_: a}\n")
+    (tmp_path / "config.yaml").write_text("env: {make: {}, cohort: {}}\nread_threads: 2\n")
     (tmp_path / "policy.safetensors").write_bytes(b"")
 
     def denied(read: object) -> object:
