@@ -111,6 +111,7 @@ def _configured(settings: dict[str, Any]) -> DictConfig:
     return composed(
         "env=wsi",
         f"network.chunk={settings.get('chunk', 512)}",
+        "agent.algorithm.min_glimpses=null",  # every episode as long as the budget
         f"threads={settings['threads']}",
         "agent.algorithm.encoder_rate=1",
     )
