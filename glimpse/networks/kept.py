@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from glimpse.sources.caches import features
 
 _BYTES = 16  # of a digest
+_PIXELS = 1 << 15  # are encoded at once; larger batches are not quicker
 _PLAIN = (bool, int, float, str, tuple)  # attributes of a module that may change what it computes
 
 
@@ -18,19 +19,16 @@ class KeptFeatures:
     """Looks up the features of images in the process's cache of features, and computes only those that are missing.
 
     The cache is keyed by the content of images and by the encoder's parameters and options, so that it stays right if
-    these change.
-    Images are encoded in batches of one size, filled up with copies, because rounding depends on the size of a batch:
-    so the features of an image do not depend on what else is missing. Only images in main memory are looked up: on a
-    GPU, encoding takes less time than copying.
+    these change. Images are encoded in batches of one size, filled up with copies, because rounding depends on the size
+    of a batch: so the features of an image do not depend on what else is missing. Only images in main memory are looked
+    up: on a GPU, encoding takes less time than copying.
     """
 
     def __init__(self) -> None:
         self._versions: Any = None
         self._digest = b""
 
-    def of(
-        self, encoder: nn.Module, images: Tensor, kind: str, compute: Callable[[Tensor], Tensor], at_once: int = 8
-    ) -> Tensor:
+    def of(self, encoder: nn.Module, images: Tensor, kind: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Returns the features of images.
 
         Args:
@@ -38,7 +36,6 @@ class KeptFeatures:
             images: uint8 (batch, channel, *size).
             kind: What is computed; features of different kinds are kept apart.
             compute: Takes some of the images and returns their features (some, ...), one row for each.
-            at_once: How many images are encoded at once.
         """
         if images.device.type != "cpu" or not len(images):
             return compute(images)
@@ -47,6 +44,7 @@ class KeptFeatures:
         found = [features.find(key) for key in keys]
         missing = {key: row for row, (key, one) in enumerate(zip(keys, found, strict=True)) if one is None}
         if missing:
+            at_once = max(1, _PIXELS // images[0, 0].numel())
             rows = torch.tensor(list(missing.values())).split(at_once)
             filled = (torch.cat([part, part[-1:].expand(at_once - len(part))]) for part in rows)
             made = [one for part in filled for one in compute(images[part]).cpu().numpy()]

@@ -238,9 +238,7 @@ class GlimpseNetwork(BasePolicy):
         """Returns the feature maps of overviews; if the encoder is not trained, each overview is encoded once."""
         if conduct.train_encoder:
             return self.encode(overview, conduct)
-        return self._kept.of(
-            self.encoder, overview, self._kind("map"), lambda images: self.encode(images, conduct), at_once=1
-        )
+        return self._kept.of(self.encoder, overview, self._kind("map"), lambda images: self.encode(images, conduct))
 
     def _kind(self, name: str) -> str:
         return f"{name}, bfloat16" if self.encoding.autocast else name

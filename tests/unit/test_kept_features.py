@@ -18,6 +18,7 @@ FIXED = Conduct(train_encoder=False)
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[caches.ByteCache]:
     cache = caches.ByteCache(1 << 20)
+    monkeypatch.setattr("glimpse.networks.kept._PIXELS", 1)  # one image at once
     monkeypatch.setattr("glimpse.networks.kept.features", cache)
     yield cache
 
@@ -41,25 +42,25 @@ class Counting:
 def test_each_image_is_encoded_once_also_within_a_batch() -> None:
     encoder, kept, some = ConvEncoder(2), KeptFeatures(), images(5)
     compute = Counting(encoder)
-    first = kept.of(encoder, some, "mean", compute, 1)
-    again = kept.of(encoder, torch.cat([some[3:], images(2, seed=1), some[:1]]), "mean", compute, 1)
+    first = kept.of(encoder, some, "mean", compute)
+    again = kept.of(encoder, torch.cat([some[3:], images(2, seed=1), some[:1]]), "mean", compute)
     assert compute.images == 7
     assert torch.equal(again[:2], first[3:]) and torch.equal(again[-1:], first[:1])
     assert torch.allclose(again[2:4], compute(images(2, seed=1)), atol=1e-5)
-    repeated = kept.of(encoder, images(1, seed=2).repeat(4, 1, 1, 1), "mean", compute, 1)
+    repeated = kept.of(encoder, images(1, seed=2).repeat(4, 1, 1, 1), "mean", compute)
     assert compute.images == 10 and torch.equal(repeated[0], repeated[3])
 
 
 def test_another_kind_size_or_encoder_shares_nothing() -> None:
     encoder, kept, some = ConvEncoder(2), KeptFeatures(), images(2)
     compute = Counting(encoder)
-    kept.of(encoder, some, "mean", compute, 1)
-    kept.of(encoder, some, "other", compute, 1)
-    kept.of(encoder, some.view(2, 2, 6, 24), "mean", compute, 1)
+    kept.of(encoder, some, "mean", compute)
+    kept.of(encoder, some, "other", compute)
+    kept.of(encoder, some.view(2, 2, 6, 24), "mean", compute)
     assert compute.images == 6
     other = ConvEncoder(2)
     counted = Counting(other)
-    KeptFeatures().of(other, some, "mean", counted, 1)
+    KeptFeatures().of(other, some, "mean", counted)
     assert counted.images == 2
 
 
@@ -67,7 +68,7 @@ def test_another_kind_size_or_encoder_shares_nothing() -> None:
 def test_features_are_computed_anew_when_a_parameter_has_changed(how: str) -> None:
     encoder, kept, some = ConvEncoder(2), KeptFeatures(), images(2)
     compute = Counting(encoder)
-    before = kept.of(encoder, some, "mean", compute, 1)
+    before = kept.of(encoder, some, "mean", compute)
     if how == "in place":
         with torch.no_grad():
             next(encoder.parameters()).add_(0.1)
@@ -77,16 +78,16 @@ def test_features_are_computed_anew_when_a_parameter_has_changed(how: str) -> No
         optimizer = torch.optim.SGD(encoder.parameters(), 0.1)
         encoder(some).square().mean().backward()
         optimizer.step()
-    after = kept.of(encoder, some, "mean", compute, 1)
+    after = kept.of(encoder, some, "mean", compute)
     assert compute.images == 4 and not torch.allclose(before, after)
 
 
 def test_the_same_parameters_again_find_what_was_kept() -> None:
     encoder, kept, some = ConvEncoder(2), KeptFeatures(), images(2)
     compute = Counting(encoder)
-    kept.of(encoder, some, "mean", compute, 1)
+    kept.of(encoder, some, "mean", compute)
     encoder.load_state_dict({name: value.clone() for name, value in encoder.state_dict().items()})
-    kept.of(encoder, some, "mean", compute, 1)
+    kept.of(encoder, some, "mean", compute)
     assert compute.images == 2
 
 
@@ -94,8 +95,8 @@ def test_a_full_cache_forgets_and_stays_right(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("glimpse.networks.kept.features", caches.ByteCache(300))  # one row has 256 bytes
     encoder, kept, some = ConvEncoder(2), KeptFeatures(), images(4)
     compute = Counting(encoder)
-    first = kept.of(encoder, some, "mean", compute, 1)
-    assert torch.allclose(kept.of(encoder, some, "mean", compute, 1), first, atol=1e-6)
+    first = kept.of(encoder, some, "mean", compute)
+    assert torch.allclose(kept.of(encoder, some, "mean", compute), first, atol=1e-6)
     assert 4 < compute.images <= 8
 
 
@@ -110,8 +111,11 @@ def test_a_policy_looks_alike_with_and_without_what_was_kept() -> None:
 
 
 @pytest.mark.parametrize("missing", [1, 3, 8, 11])
-def test_features_do_not_depend_on_what_else_is_missing(missing: int, own_cache: caches.ByteCache) -> None:
+def test_features_do_not_depend_on_what_else_is_missing(
+    missing: int, own_cache: caches.ByteCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run that is resumed has kept nothing, and must compute the same numbers."""
+    monkeypatch.setattr("glimpse.networks.kept._PIXELS", 8 * 12 * 12)
     encoder, some = ConvEncoder(2), images(11)
     compute = Counting(encoder)
     whole = KeptFeatures().of(encoder, some, "mean", compute)
