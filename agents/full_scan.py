@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from glimpse.agents.tiles import blocks, foreground_tiles, read_tiles, tile_loca
 from glimpse.cohort import Case
 from glimpse.errors import SettingsError
 from glimpse.networks.aggregator import AttentionPooling
+from glimpse.reading.playing import compute_threads
 from glimpse.reading.readers import FULL_SCAN
 from glimpse.reading.records import Reading
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
@@ -36,17 +36,6 @@ Embed = Callable[[Tensor], Tensor]
 
 BLOCK_PIXELS = 1 << 20  # neighbouring patches of about so many level-0 pixels are read together
 _HIDDEN, _BATCH = 64, 64  # width of the head; number of patches that are encoded at once
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Makes PyTorch compute with one thread inside, because several workers share the cores and the head is small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # ---------------------------------------------------------------------------------------------- embeddings
@@ -185,7 +174,8 @@ class FullScan:
         kept = _kept(path, meta, probe) if path else None
         if kept is not None:
             return kept
-        with _one_thread(), ThreadPoolExecutor(self.threads, thread_name_prefix="full-scan") as pool:
+        # Several workers share the cores.
+        with compute_threads(1), ThreadPoolExecutor(self.threads, thread_name_prefix="full-scan") as pool:
             title, shown = f"full scan ({cases[0].split or 'cases'})", progress or self.progress
             bar = tqdm(total=len(cases), desc=title, unit="case", disable=silent(shown))
             made = list(self._bags([case.source for case in cases], pool, bar.update))
@@ -241,7 +231,7 @@ class FullScan:
         bags, targets = self.bags(train), self._targets(train)
         checks = (self.bags(val), self._targets(val)) if len(val) else None
         cuda = [self.device] if self.device.type == "cuda" else []
-        with _one_thread(), torch.random.fork_rng(devices=cuda):
+        with compute_threads(1), torch.random.fork_rng(devices=cuda):
             torch.manual_seed(self.seed)
             head = _Head(torch.cat([bag.embeddings for bag in bags]), self.task.outputs, self.training.dropout)
             self.head = self._train(head.to(self.device), bags, targets, checks).eval()

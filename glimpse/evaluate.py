@@ -7,14 +7,13 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -28,6 +27,7 @@ from glimpse.contract.stepped_sources import viewable_cases
 from glimpse.errors import EvaluationError
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.reading.lanes import Access, access_to
+from glimpse.reading.playing import compute_threads
 from glimpse.reading.readers import READERS, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
 from glimpse.report.tables import Row, summarise, table, write_predictions
@@ -114,7 +114,7 @@ def evaluate(
     seed = int(settings["seed"] if seed is None else seed)
     found = _cases(policy, Path(run), cohort, split, lanes, progress)
     readings: dict[str, list[Reading]] = {}
-    with _compute_threads(int(settings["threads"])), closing(found.access) as access:
+    with compute_threads(int(settings["threads"])), closing(found.access) as access:
         # The policy reads as its agent does, and tables call it after that agent.
         for name in dict.fromkeys(settings["agent"]["name"] if name == "policy" else name for name in readers):
             network = overview_network(Path(run), policy) if name == "overview" else policy
@@ -131,17 +131,6 @@ def evaluate(
     if cohort is not None:
         record["cohort"] = str(cohort)
     return Result(record, readings, task.headline, _write(Path(run), record, readings, task))
-
-
-@contextmanager
-def _compute_threads(count: int) -> Iterator[None]:
-    """Lets PyTorch compute with so many threads inside, as in training; with 0 their number stays as it is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _left_out(run: str | Path, settings: Mapping[str, Any]) -> str:

@@ -184,3 +184,14 @@ def evaluating(policy: GlimpsePolicy) -> Iterator[None]:
         yield
     finally:
         policy.set_training_mode(training)
+
+
+@contextmanager
+def compute_threads(count: int) -> Iterator[None]:
+    """Makes PyTorch compute with so many threads inside; with 0 their number stays as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
