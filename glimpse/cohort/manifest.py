@@ -199,7 +199,8 @@ def _naming(table: Table, parsed: Sequence[Mapping[str, Any]], task: Task) -> st
     texts = [row.cells.get("target", "") for row in table.rows]
     wrong = any(text and values["target"] is None for text, values in zip(texts, parsed, strict=True))
     option = task.hint(filter(None, texts)) if wrong else ""
-    return f"; {option} reads these targets (bring the names into the order you want)" if option else ""
+    order = " (bring the names into the order you want)" if "[" in option else ""
+    return f"; {option} reads these targets{order}" if option else ""
 
 
 def _split_anew(

@@ -66,7 +66,9 @@ def checked(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[st
     """
     sections = dict(config)
     _check_sections(sections)
-    found = _checked(sections, (), {_path_of(one): one.partition("=")[2] for one in overrides})
+    typed = {_path_of(one): one.partition("=")[2] for one in overrides}
+    sections["env"] = _with_checked_task(sections["env"], typed)
+    found = _checked(sections, (), typed)
     _check_environment(found, overrides)
     return found
 
@@ -103,6 +105,32 @@ def _checked(node: Any, path: Path, typed: Mapping[Path, str]) -> Any:
         elif _is_typed(here, typed) or key not in _of_other_options(path):
             raise SettingsError(no_such_setting(".".join(here), ".".join(path), known))
     return kept
+
+
+def _with_checked_task(env: Mapping[str, Any], typed: Mapping[Path, str]) -> dict[str, Any]:
+    """Checks `env.task` once, under the name that is typed, for all sections of `env` that refer to it.
+
+    If another task was chosen on the command line, the settings that only the environment's own task has are dropped.
+    """
+    task, path = env.get("task"), ("env", "task")
+    referring = [key for key, part in env.items() if isinstance(part, Mapping) and "task" in part]
+    referring = [key for key in referring if task is not None and env[key]["task"] == task]
+    if not referring:
+        return dict(env)
+    if not isinstance(task, Mapping) or "_target_" not in task:
+        raise SettingsError(
+            f"env.task: expected a section with a _target_, got {task!r}. Type env.task.classes=[a,b] for classes, or "
+            "env.task._target_=glimpse.tasks.Regression +env.task.mean=50 +env.task.spread=10 for a quantity."
+        )
+    if _is_typed((*path, "_target_"), typed):
+        known = _known(task, path)
+        task = {
+            key: value
+            for key, value in task.items()
+            if known is None or key in known or key in _OF_HYDRA or _is_typed((*path, str(key)), typed)
+        }
+    found = _checked(task, path, typed)
+    return {**env, "task": found, **{key: {**env[key], "task": found} for key in referring}}
 
 
 def _named(path: Path) -> str:

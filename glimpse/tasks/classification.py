@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64, Num
 from torch import Tensor
 
 from glimpse.tasks.base import Task, mean_of_defined, weighted_auc, weighted_mean
-from glimpse.tasks.names import expected_names, names_of, naming_option, numbered, parse_name
+from glimpse.tasks.names import expected_names, names_of, naming_option, numbered, parse_name, quantity_options
 
 
 class Classification(Task):
@@ -89,8 +89,15 @@ class Classification(Task):
         return self.names[int(target)]
 
     def hint(self, texts: Iterable[str], section: str = "env.task") -> str:
-        """Returns the option that names the classes which occur in a cohort, unless they have been named already."""
-        return naming_option(f"{section}.classes", texts, 2) if numbered(self.names) else ""
+        """Returns the option that names the classes which occur in a cohort, unless they have been named already.
+
+        Where the targets are no classes but a quantity, these are the options of a regression.
+        """
+        if not numbered(self.names):
+            return ""
+        texts = list(texts)
+        quantity = quantity_options(texts) if section == "env.task" else ""
+        return quantity or naming_option(f"{section}.classes", texts, 2)
 
     def strata(self, targets: Sequence[Any]) -> list[str]:
         """Returns the indices of the classes: splits must not depend on what the classes are called."""

@@ -11,6 +11,7 @@ import numpy as np
 from glimpse.settings.quoting import plain
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
+_QUANTITY = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 _WHOLE = re.compile(r"[0-9]+")  # which is a name, too, when Hydra reads it as a number
 _SUGGESTED = 20  # with more different texts than this, they are hardly names
 
@@ -104,3 +105,18 @@ def _quoted(name: str) -> str:
 
 def _whole(text: str) -> str:
     return str(int(float(text))) if text and float(text).is_integer() else text
+
+
+def quantity_options(texts: Iterable[str]) -> str:
+    """Returns what to type for targets that are a quantity, with their mean and standard deviation.
+
+    The text is empty unless all targets are numbers and one of them has a fraction: others may be classes.
+    """
+    cells = [text.strip().replace(",", ".") for text in texts]
+    if not cells or not all(_QUANTITY.fullmatch(cell) for cell in cells):
+        return ""
+    values = np.array(cells, np.float64)
+    spread = f"{values.std():.4g}"
+    if not (values % 1).any() or float(spread) == 0:
+        return ""
+    return f"env.task._target_=glimpse.tasks.Regression +env.task.mean={values.mean():.4g} +env.task.spread={spread}"

@@ -27,6 +27,7 @@ MISSPELT = {
     "+report.full_scan.epoch=3": "did you mean 'report.full_scan.epochs'?",
     "env.cohort.synthetic.sise=1024": "did you mean 'env.cohort.synthetic.size'?",
     "network/encoder=smal": "did you mean 'small'?",
+    "+env.task.clases=3": "There is no setting 'env.task.clases' (did you mean 'env.task.classes'?)",
 }
 IMPOSSIBLE = {
     "report.readers=[radnom]": "did you mean 'random'?",
@@ -72,6 +73,8 @@ IMPOSSIBLE = {
     "env.make.glimpse_size=[32,a]": "env.make.glimpse_size: expected a whole number or a list of whole numbers",
     "env.make.glimpse_extents=abc": "cannot read the extent 'abc'",
     "env.make.glimpse_cost=-1": "env.make.glimpse_cost of at least 0",
+    "env.task=regression": "env.task: expected a section with a _target_, got 'regression'. Type env.task.classes=",
+    "env.task._target_=glimpse.tasks.Nothing": "env.task._target_=glimpse.tasks.Nothing: cannot be imported",
     "env.background=x": "network.encoder.background: expected a number, got 'x'",
     "vector.park=maybe": "vector.park: expected true or false, got 'maybe'",
     "progress=3": "progress: expected true or false, got 3",

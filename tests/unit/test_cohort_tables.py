@@ -94,6 +94,12 @@ def test_labels_that_are_texts_name_the_option(folder: Path) -> None:
     assert "line 2: target 'malignant' is out of range" in said and said.count("\n  - ") == 2
 
 
+def test_targets_with_fractions_name_the_options_of_a_regression(folder: Path) -> None:
+    said = refused(folder, ["patient;case;path;target", "p;s0;0.npy;30,5", "q;s1;1.npy;50"])
+    options = "env.task._target_=glimpse.tasks.Regression +env.task.mean=40.25 +env.task.spread=9.75"
+    assert f"; {options} reads these targets:" in said
+
+
 def test_other_mistakes_name_no_option_of_labels(folder: Path) -> None:
     assert "env.task" not in refused(folder, ["patient,case,path,target", "p,s0,absent.npy,1", "q,,1.npy,0"])
 

@@ -11,6 +11,7 @@ from glimpse.agents.options import Losses, Options, Rollouts, Updates
 from glimpse.agents.ppo import PPOLosses, PPOOptions
 from glimpse.errors import SettingsError
 from glimpse.learning.warm_up import TokenWarmUp, WarmUpGlimpses, WarmUpLosses, WarmUpOptions, WarmUpSteps
+from glimpse.settings.composing import composed
 from glimpse.settings.nearest import nearest, unknown_message
 from glimpse.settings.options import option_names, sorted_into
 
@@ -136,3 +137,13 @@ def test_the_warm_ups_options() -> None:
         TokenWarmUp.parse_options({"step": 20})
     with pytest.raises(SettingsError, match="batch of the warm-up above 0, got 0"):
         TokenWarmUp.parse_options({"batch": 0})
+
+
+# ---------------------------------------------------------------------------------------------- another task
+def test_another_task_replaces_the_one_of_the_environment() -> None:
+    typed = ("env=mri", "env.task._target_=glimpse.tasks.Regression", "+env.task.mean=50", "+env.task.spread=15")
+    env = composed(*typed).env
+    task = {"_target_": "glimpse.tasks.Regression", "mean": 50, "spread": 15}
+    assert env.task == env.cohort.task == env.make.task == task
+    with pytest.raises(SettingsError, match=r"There is no setting 'env\.task\.classes'"):
+        composed(*typed, "env.task.classes=3")
