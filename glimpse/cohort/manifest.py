@@ -27,7 +27,7 @@ from glimpse.cohort.table import (
     table_problems,
 )
 from glimpse.sources import ImageSource
-from glimpse.sources.tolerant import TolerantSource
+from glimpse.sources.tolerant import TolerantSource, unread
 from glimpse.tasks import Task
 
 __all__ = ["Case", "Cohort", "CohortError"]
@@ -133,8 +133,10 @@ class Cohort(Sequence[Case]):
             skip = "; on_error=skip (in commands env.cohort.on_error=skip) leaves unreadable images out"
             remedy = skip if broken and on_error == "raise" else ""
             raise cohort_error(path, problems + broken, _naming(table, parsed, task) + remedy)
-        for message in broken:
-            warnings.warn(f"{path}: skipped {message}", UserWarning, stacklevel=2)
+        for row, one in zip(table.rows, opened, strict=True):
+            if isinstance(one, str):
+                warnings.warn(f"{path}: skipped {one}", UserWarning, stacklevel=2)
+                unread.left_out(row.cells["slide_id"])
         if repeated:
             warnings.warn(f"{path}: {repetition(repeated)}", UserWarning, stacklevel=2)
         if "split" in table.columns:

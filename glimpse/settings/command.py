@@ -2,8 +2,10 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -11,6 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
+import glimpse
 from glimpse.errors import REMEDIES, UserError
 from glimpse.plugins import load_plugins
 from glimpse.settings.nearest import no_such_setting, suggestion
@@ -37,6 +40,26 @@ def in_one_line() -> Iterator[None]:
         _end(_first_line(error))
 
 
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Writes the package's own warnings as one line each: where in the code they arise helps no user of a command."""
+    before = warnings.formatwarning
+
+    def written(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        own = any(Path(filename).is_relative_to(folder) for folder in glimpse.__path__)
+        if own and issubclass(category, UserWarning):
+            return f"glimpse: warning: {message}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = written
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def run_command(main: Callable[[], Any]) -> None:
     """Loads plugins, then runs a function decorated by `hydra.main`; mistakes of the user end it with exit code 2.
 
@@ -45,7 +68,7 @@ def run_command(main: Callable[[], Any]) -> None:
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        with in_one_line():
+        with in_one_line(), warnings_in_one_line():
             load_plugins()
             main()
     except HydraException as error:

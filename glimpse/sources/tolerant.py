@@ -1,10 +1,13 @@
-"""Images of which parts are damaged: these parts are shown as background, and their cases are named at the end."""
+"""Images of which parts are damaged: these parts are shown as background, and their cases are named at the end.
+
+Cases that are left out, because nothing of their images can be read, are named there, too.
+"""
 
 import sys
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,12 +22,13 @@ _NAMED = 10  # so many cases are named; the rest are only counted
 
 
 class UnreadParts:
-    """Counts the reads that failed, by case. It is safe from several threads."""
+    """Counts the reads that failed, by case, and notes cases that were left out. It is safe from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
+        self._left_out: dict[str, None] = {}  # in order, each once
         self._gathering = 0
 
     def add(self, case: str, error: ImageReadError) -> None:
@@ -36,12 +40,20 @@ class UnreadParts:
         if warn:
             warnings.warn(f"{case}: shown as background where it cannot be read: {error}", UserWarning, stacklevel=4)
 
+    def left_out(self, case: str) -> None:
+        """Notes a case that was left out of a cohort, since its image cannot be read at all."""
+        with self._lock:
+            self._left_out[case] = None
+
     def summary(self) -> str | None:
         """Returns one line that counts and names the cases and says what is wrong with each; None if all was read."""
         with self._lock:
-            counts, reasons = dict(self._counts), dict(self._reasons)
-        if not counts:
-            return None
+            counts, reasons, left_out = dict(self._counts), dict(self._reasons), list(self._left_out)
+        parts = [_left_out_line(left_out)] if left_out else []
+        return "; ".join(parts + ([self._damaged_line(counts, reasons)] if counts else [])) or None
+
+    @staticmethod
+    def _damaged_line(counts: Mapping[str, int], reasons: Mapping[str, str]) -> str:
         named = [
             f"{case} ({count} {'read' if count == 1 else 'reads'} failed; first: {reasons[case]})"
             for case, count in counts.items()
@@ -56,6 +68,7 @@ class UnreadParts:
         with self._lock:
             self._counts.clear()
             self._reasons.clear()
+            self._left_out.clear()
             self._gathering += 1
         try:
             yield
@@ -66,6 +79,12 @@ class UnreadParts:
             if summary is not None:
                 sys.stdout.flush()  # so that it is the last line also where both go into one file
                 print(f"glimpse: {summary}", file=sys.stderr, flush=True)
+
+
+def _left_out_line(cases: Sequence[str]) -> str:
+    more = [f"and {len(cases) - _NAMED} more"] if len(cases) > _NAMED else []
+    many = "1 case was" if len(cases) == 1 else f"{len(cases)} cases were"
+    return f"{many} left out, since images or masks cannot be read: {', '.join([*cases[:_NAMED], *more])}"
 
 
 unread = UnreadParts()

@@ -4,6 +4,8 @@ import builtins
 import os
 import pickle
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -289,7 +291,23 @@ def test_a_damaged_slide_that_is_left_out_for_its_mask_is_not_said_to_be_shown(t
     with pytest.warns(UserWarning) as caught:
         assert len(Cohort.from_csv(path, Classification(2), on_error="skip")) == 1
     assert [str(one.message).startswith(f"{path}: skipped line 2, a: ") for one in caught] == [True]
-    assert unread.summary() is None
+    assert unread.summary() == "1 case was left out, since images or masks cannot be read: a"
+
+
+def test_a_command_names_the_cases_that_it_left_out_at_its_end(tmp_path: Path) -> None:
+    for name in "abcd":
+        broken_slide(tmp_path / f"{name}.tiff", tiles=(), seed=ord(name))
+    (tmp_path / "c.tiff").unlink()
+    (tmp_path / "d.tiff").write_bytes(b"II*")
+    rows = [f"{name},{name},{name}.tiff,{name in 'bc':d},{'train' if name in 'ac' else 'test'}" for name in "abcd"]
+    (tmp_path / "c.csv").write_text("\n".join(["patient,case,path,target,split", *rows]), encoding="utf-8")
+    options = ["env=wsi", "agent=random", "threads=1", "env.cohort.on_error=skip", "env.cohort.path=c.csv"]
+    command = [sys.executable, "-m", "glimpse", "train", *options, "env.make.glimpse_extents=[9999]"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120).stderr.splitlines()
+    left_out = "glimpse: 2 cases were left out, since images or masks cannot be read: c, d"
+    assert said[-2] == left_out, said  # the last line is the error that ends this command
+    assert [line.partition("c.csv: skipped ")[0] for line in said[:2]] == [f"glimpse: warning: {tmp_path}{os.sep}"] * 2
+    assert all(line.startswith("glimpse: ") for line in said), said
 
 
 def test_commands_go_on_and_name_the_case_once_at_the_end(
