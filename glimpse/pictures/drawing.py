@@ -4,6 +4,7 @@ Pictures are uint8 arrays (height, width, 3). Volumes are shown as cuts in three
 `glimpse.pictures.planes`).
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -18,7 +19,7 @@ from glimpse.tasks.base import probability_caption
 Colour = tuple[int, int, int]
 
 DARK, WHITE = (40, 40, 40), (255, 255, 255)
-_GAP, _TEXT = 10, 14
+_GAP, _TEXT, _CAPTION = 10, 14, 12
 _WIDEST = 4.0  # largest ratio of width to height of a picture
 _ORDER, _HEAT = "winter", "inferno"  # colour maps for the order of glimpses and for probabilities
 
@@ -153,14 +154,16 @@ def glimpse_strip(
 
 def _tile(image: Image.Image, frame: Colour, label: str, caption: tuple[str, float]) -> Image.Image:
     """Draws one glimpse in its frame, with its number, and the answer after it as a text and a bar."""
-    tile = Image.new("RGB", (max(image.width + 6, 90), image.height + 6 + 30), WHITE)
-    pen, (text, share) = ImageDraw.Draw(tile), caption
+    text, share = caption
+    written = math.ceil(ImageFont.load_default(size=_CAPTION).getlength(text)) + 1
+    tile = Image.new("RGB", (max(image.width + 6, 90, written), image.height + 6 + 30), WHITE)
+    pen = ImageDraw.Draw(tile)
     pen.rectangle([0, 0, image.width + 5, image.height + 5], fill=frame)
     tile.paste(image, (3, 3))
     if label:
         write(pen, (7, 5), label, frame, halo=2)
     top, wide = image.height + 10, tile.width - 1
-    write(pen, (0, top), text, DARK, size=12)
+    write(pen, (0, top), text, DARK, size=_CAPTION)
     pen.rectangle([0, top + 18, wide, top + 24], fill=(225, 225, 225))
     pen.rectangle([0, top + 18, share * wide, top + 24], fill=frame)
     return tile

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
 from glimpse.envs import FlattenAction, array_cases, make_array
 from glimpse.geometry import Frame
@@ -133,6 +133,14 @@ def test_the_strip_holds_every_glimpse_and_goes_on_below() -> None:
         np.testing.assert_array_equal(one_row[40:99, left : left + 96], expected[37:])
     bars = [(one_row[-4, i * 112 : i * 112 + 102] == order_colours(5)[i]).all(-1).sum() for i in range(5)]
     assert bars == sorted(bars) and bars[-1] >= 100 and bars[0] == pytest.approx(0.2 * 101, abs=2)
+
+
+def test_a_caption_wider_than_its_glimpse_is_written_whole() -> None:
+    glimpse, caption = np.zeros((1, 1, 8, 4), np.uint8), "p(adenocarcinoma in situ) 0.93"
+    strip = glimpse_strip(glimpse, np.full((1, 2), 0.5), ("a", "b"), captions=[(caption, 0.0)])
+    dark = (strip[106:120] < 128).any((0, 2)).nonzero()[0]  # columns with letters, between the glimpse and the bar
+    wide = ImageFont.load_default(size=12).getlength(caption)
+    assert wide - 3 <= dark.max() < strip.shape[1] <= wide + 3
 
 
 def test_the_answer_shown_is_the_second_of_two_or_the_best_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
