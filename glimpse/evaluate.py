@@ -49,17 +49,27 @@ class Result:
         readings: all readings, by the name of the reader.
         headline: the metrics that tables show, from the run's task.
         files: paths of the files that were written.
+        of: the number of cases in the cohort, of all splits.
     """
 
     record: dict[str, Any]
     readings: dict[str, list[Reading]]
     headline: tuple[str, ...]
     files: tuple[Path, ...]
+    of: int
 
     @property
     def rows(self) -> dict[str, Row]:
         """The row of each reader, by its name."""
         return self.record["readers"]
+
+    @property
+    def counted(self) -> str:
+        """A sentence that says how many cases were read, and how to read the others."""
+        count, split = len(next(iter(self.readings.values()))), self.record["split"]
+        if count == self.of:
+            return f"Read: all {count} cases of the cohort (split={split})."
+        return f"Read: {count} of the {self.of} cases of the cohort (split={split}); split=all reads them all."
 
 
 def evaluate(
@@ -130,7 +140,7 @@ def evaluate(
     record = {"split": split, "seed": seed, "max_glimpses": budget, "readers": rows}
     if cohort is not None:
         record["cohort"] = str(cohort)
-    return Result(record, readings, task.headline, _write(Path(run), record, readings, task))
+    return Result(record, readings, task.headline, _write(Path(run), record, readings, task), found.of)
 
 
 def _left_out(run: str | Path, settings: Mapping[str, Any]) -> str:
@@ -141,10 +151,11 @@ def _left_out(run: str | Path, settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Cases:
-    """The cases to evaluate, and how readers reach their pixels."""
+    """The cases to evaluate, how readers reach their pixels, and the number of cases of all splits."""
 
     cases: Sequence[Case]
     access: Access
+    of: int
 
 
 def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str, lanes: int, progress: bool) -> _Cases:
@@ -172,7 +183,9 @@ def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str
     def vector(count: int) -> VecEnv:
         return build(settings["vector"])([make() for _ in range(count)])
 
-    return _Cases(looked.cases, access_to(looked, vector, lanes=lanes, threads=int(settings["read_threads"])))
+    return _Cases(
+        looked.cases, access_to(looked, vector, lanes=lanes, threads=int(settings["read_threads"])), len(cohort)
+    )
 
 
 def _cohort(settings: Mapping[str, Any], run: Path, path: str | Path | None, progress: bool) -> Cohort:
@@ -211,7 +224,8 @@ def _main(config: DictConfig) -> None:
         if run is None:
             raise EvaluationError("Which run? Give its folder: glimpse evaluate run=<run folder>.")
         result = evaluate(run, **options)
-        print(f"\n{table(result.rows, headline=result.headline)}\n\nWritten: {', '.join(map(str, result.files))}")
+        print(f"\n{table(result.rows, headline=result.headline)}\n\n{result.counted}")
+        print(f"Written: {', '.join(map(str, result.files))}")
 
 
 def main() -> None:

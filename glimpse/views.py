@@ -187,10 +187,12 @@ class Views:
         pitch = np.multiply(source.shape, grid.pitch)
         if (pitch <= widest * (1 + 1e-9)).all():
             return []
+        enough = np.ceil(np.multiply(source.shape, grid.side) / widest - 1e-9)  # pixels of an overview
         return [
             f"{source.name}: cells coarser than glimpses: {_sizes(grid.cells)} cells lie {_sizes(pitch)} pixels apart, "
             f"but a glimpse spans {_sizes(widest)}, so parts of the image cannot be reached. Choose a larger "
-            "overview_size (more cells) or a larger glimpse_extents."
+            f"overview_size (more cells; {_sizes(enough)} is enough) or a larger glimpse_extents "
+            f"({math.ceil(pitch.max() - 1e-9)} pixels are enough)."
         ]
 
 

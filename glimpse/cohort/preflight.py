@@ -35,8 +35,8 @@ def check_sizes(cases: Sequence[Case], views: Views, grid: CellGrid, progress: b
         bar = tqdm(found, total=len(cases), desc="checking sizes", disable=silent(progress and len(cases) > 50))
         problems = [problem for several in bar for problem in several]
     if problems:
-        more = f" (and {len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
+        more = f" (And {len(problems) - _SHOWN} more.)" if len(problems) > _SHOWN else ""
         raise PreflightError(
-            f"{len(problems)} sizes do not fit: {'; '.join(problems[:_SHOWN])}{more}. Change env.make.overview_size, "
+            f"The sizes do not fit the images: {' '.join(problems[:_SHOWN])}{more} Change env.make.overview_size, "
             "env.make.glimpse_size or env.make.glimpse_extents."
         )

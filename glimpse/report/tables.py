@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 
 from glimpse.atomic import write_atomically
+from glimpse.reading.readers import FULL_SCAN
 from glimpse.reading.records import Reading
 from glimpse.tasks import Interval, Task, interval, metric_title, resampled_weights, weighted_mean
 
 Row = dict[str, Any]
 
+FULL_SCAN_CAPTION = (
+    "'full_scan' is what people do today: every foreground patch is embedded by the pretrained encoder, and gated "
+    "attention pools it."
+)
 CAPTION = (
     "Intervals are 95 %, bootstrapped over patients. 'random' and 'grid' are this run's own network sent to other "
     "places (it was not trained for them). 'overview' answers before the first glimpse: the same network, or where its "
-    "answers never see the overview, one of the same kind trained to answer from overviews alone. 'full_scan' is what "
-    "people do today: every foreground patch is embedded by the pretrained encoder, and gated attention pools it."
+    "answers never see the overview, one of the same kind trained to answer from overviews alone."
 )
 HIT_RATE = (
     "A mark (an annotated region) is hit where a glimpse shows it whole or lies in it; the patches of a full scan may "
@@ -80,7 +84,7 @@ def table(rows: Mapping[str, Row], caption: str = CAPTION, headline: Sequence[st
 
     Args:
         rows: one row per reader, as `summarise` returns it.
-        caption: the text above the table, which explains its rows.
+        caption: the text above the table, which explains its rows; the full scan is explained where it has a row.
         headline: the metrics to show, usually `Task.headline`; the first one is shown with its interval.
     """
     marked = any("hit_rate" in row for row in rows.values())
@@ -92,7 +96,7 @@ def table(rows: Mapping[str, Row], caption: str = CAPTION, headline: Sequence[st
     lines = ["  ".join(_align(text, width, i) for i, (text, width) in enumerate(zip(line, widths, strict=True)))
              for line in cells]  # fmt: skip
     lines.insert(1, "-" * max(map(len, lines)))
-    text = f"{caption} {HIT_RATE}" if marked else caption
+    text = " ".join([caption, *([FULL_SCAN_CAPTION] if FULL_SCAN in rows else []), *([HIT_RATE] if marked else [])])
     return "\n".join([*_wrap(text, max(80, len(lines[1]))), "", *(line.rstrip() for line in lines)])
 
 

@@ -19,7 +19,7 @@ from glimpse.cohort import CohortError
 from glimpse.errors import EvaluationError, SettingsError
 from glimpse.evaluate import evaluate
 from glimpse.reading.records import Reading
-from glimpse.report.tables import CAPTION, summarise, table, write_predictions
+from glimpse.report.tables import CAPTION, FULL_SCAN_CAPTION, summarise, table, write_predictions
 from glimpse.runs.checkpoints import CheckpointError
 from glimpse.runs.loading import OVERVIEW_FILE, build_policy, load, save_policy
 from glimpse.settings.composing import composed
@@ -48,6 +48,12 @@ def test_a_saved_run_reads_with_any_number_of_glimpses(run: Path) -> None:
     assert result.rows["random"]["glimpses"] == 7 and result.rows["overview"]["glimpses"] == 0
     summary, answers = run / "evaluation-test-7.json", run / "predictions-test-7.csv"
     assert result.files == (summary, answers)
+    count = len(result.readings["ppo"])
+    assert result.counted == (
+        f"Read: {count} of the {result.of} cases of the cohort (split=test); split=all reads them all."
+    )
+    everything = evaluate(run, split="all", readers=["grid"], lanes=2)
+    assert everything.counted == f"Read: all {result.of} cases of the cohort (split=all)." and result.of > count
     record = json.loads(summary.read_text())
     assert (record["split"], record["seed"], record["max_glimpses"]) == ("test", 0, 7)
     assert record["readers"] == result.rows
@@ -181,7 +187,8 @@ def test_the_table_is_aligned_and_says_what_its_rows_are() -> None:
     row = {"auc": interval, "accuracy": interval, "glimpses": 12.0, "share_read": 0.0432, "seconds_per_case": 0.0312}
     text = table({"ppo": row, "full_scan": {**row, "glimpses": 351.5, "share_read": 1.0}})
     caption, rows = text.split("\n\n")
-    assert " ".join(caption.split()) == CAPTION
+    assert " ".join(caption.split()) == f"{CAPTION} {FULL_SCAN_CAPTION}"
+    assert "full_scan" not in table({"ppo": row})  # what has no row is not explained
     header, _, first, second = rows.splitlines()
     assert first.split() == ["ppo", "0.951", "(0.900", "to", "1.000)", "0.951", "12.0", "4.3", "0.031"]
     assert second.split()[-3:] == ["351.5", "100.0", "0.031"]

@@ -136,6 +136,9 @@ def test_cells_coarser_than_glimpses_are_a_problem(source: ArraySource):
     assert Views((10, 10), (4, 4), (4,)).problems(source, cells(10, 15)) == []  # 4 and 4 pixels apart
     (problem,) = Views((10, 10), (4, 4), (4,)).problems(source, cells(10, 14))
     assert "case.npy: cells coarser than glimpses: 10 x 14 cells lie 4 x 4.28571 pixels apart" in problem
+    assert "overview_size (more cells; 10 x 15 is enough)" in problem
+    assert "glimpse_extents (5 pixels are enough)" in problem
+    assert Views((10, 10), (4, 4), (5,)).problems(source, cells(10, 14)) == []
     assert Views((10, 10), (4, 4), (4, 5)).problems(source, cells(10, 14)) == [], (
         "the widest glimpse reaches everywhere"
     )
