@@ -79,6 +79,9 @@ def run_command(main: Callable[[], Any]) -> None:
         if "Config group override" not in str(error):
             raise
         _end(_of_groups(sys.argv[1:], str(error)))
+    except BrokenPipeError:  # `glimpse train --help | head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        sys.exit(1)
     except KeyboardInterrupt:
         print("glimpse: stopped.", file=sys.stderr)
         sys.exit(130)

@@ -94,3 +94,13 @@ def test_importing_twice_registers_each_environment_once() -> None:
     done = run_python("-c", code)
     names = ["Array", "CT", "ClutteredMNIST", "MRI", "MegapixelMNIST", "Relations", "WSI", "XRay"]
     assert done.stdout.strip() == str([f"glimpse/{name}-v0" for name in names]), done.stdout + done.stderr
+
+
+def test_output_that_nobody_reads_ends_a_command_without_a_traceback() -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-m", "glimpse", "train", "--cfg", "job"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert command.stdout is not None
+    command.stdout.close()
+    _, said = command.communicate(timeout=60)
+    assert (said, command.returncode) == (b"", 1)
