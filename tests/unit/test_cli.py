@@ -104,3 +104,9 @@ def test_output_that_nobody_reads_ends_a_command_without_a_traceback() -> None:
     command.stdout.close()
     _, said = command.communicate(timeout=60)
     assert (said, command.returncode) == (b"", 1)
+
+
+def test_the_help_of_evaluate_lists_what_it_takes_and_nothing_else() -> None:
+    said = run_python("-m", "glimpse", "evaluate", "--help").stdout
+    assert said.startswith("glimpse evaluate run=<run folder>") and "split is train, val, test or all" in said
+    assert "max_glimpses: null" in said and "warm_up" not in said
