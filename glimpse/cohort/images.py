@@ -149,17 +149,33 @@ class Listed:
     case: str
     patient: str
     split: str | None
+    target: str
 
 
 def listed_twice(
-    rows: Sequence[Row], splits: Sequence[str | None], opened: Sequence[Opened | str | None]
+    rows: Sequence[Row], parsed: Sequence[Mapping[str, Any]], opened: Sequence[Opened | str | None]
 ) -> list[list[Listed]]:
-    """Returns the rows that show the same image, for every image that several rows show."""
+    """Returns the rows that show the same image, for every image that several rows show.
+
+    Args:
+        rows: the rows of the CSV.
+        parsed: of each row, its "split" and its "target".
+        opened: of each row, its image.
+    """
     images = [
-        (row, split, one) for row, split, one in zip(rows, splits, opened, strict=True) if isinstance(one, Opened)
+        (row, values, one) for row, values, one in zip(rows, parsed, opened, strict=True) if isinstance(one, Opened)
     ]
     groups = repeated_images([(one.key, one.source) for _, _, one in images])
-    listed = [Listed(row.line, row.cells.get("slide_id", ""), row.cells.get("case_id", ""), s) for row, s, _ in images]
+    listed = [
+        Listed(
+            row.line,
+            row.cells.get("slide_id", ""),
+            row.cells.get("case_id", ""),
+            values["split"],
+            str(values["target"]),
+        )
+        for row, values, _ in images
+    ]
     return [[listed[index] for index in group] for group in groups]
 
 
@@ -178,10 +194,19 @@ def leak(group: Sequence[Listed]) -> str | None:
 
 def repetition(groups: Sequence[Sequence[Listed]]) -> str:
     """Returns a message about images that several rows of one split show."""
-    shown = [f"{group[0].case!r} (lines {', '.join(str(one.line) for one in group)})" for group in groups[:_TOLD]]
+    groups = sorted(groups, key=lambda group: not _differ(group))  # what is wrong for certain is told first
+    shown = [
+        f"{group[0].case!r} (lines {', '.join(str(one.line) for one in group)}"
+        f"{', with different targets' if _differ(group) else ''})"
+        for group in groups[:_TOLD]
+    ]
     more = f"; and {len(groups) - _TOLD} more" if len(groups) > _TOLD else ""
     count = "1 image is" if len(groups) == 1 else f"{len(groups)} images are"
     return (
         f"{count} listed several times: {'; '.join(shown)}{more}. Remove the copies, unless they are meant to "
         "count several times."
     )
+
+
+def _differ(group: Sequence[Listed]) -> bool:
+    return len({one.target for one in group}) > 1

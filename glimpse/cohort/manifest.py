@@ -121,7 +121,7 @@ class Cohort(Sequence[Case]):
             values["options"] |= {name: row.cells[name] for name in option_columns if row.cells.get(name)}
         given, tolerant = [values["options"] for values in parsed], on_error == "skip"
         opened = open_images(path, table.rows, given, source_options or {}, tolerant, progress)
-        repeated = listed_twice(table.rows, [values["split"] for values in parsed], opened)
+        repeated = listed_twice(table.rows, parsed, opened)
         problems += filter(None, map(leak, repeated))
         broken = [message for message in opened if isinstance(message, str)]
         good = [

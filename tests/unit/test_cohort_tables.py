@@ -165,6 +165,13 @@ def test_one_image_twice_in_a_split_is_said(folder: Path) -> None:
         assert len(load(folder, twice(folder, "train", "train"))) == 3
 
 
+def test_one_image_with_two_targets_is_said(folder: Path) -> None:
+    lines = twice(folder, "train", "train")
+    lines[-1] = lines[-1].replace(",1,train", ",0,train")
+    with pytest.warns(UserWarning, match=r"listed several times: 's0' \(lines 2, 4, with different targets\)\. Remove"):
+        load(folder, lines)
+
+
 def test_patients_who_share_an_image_stay_together(folder: Path) -> None:
     for index in range(6):  # 6 images, each listed for two patients
         shutil.copy(folder / f"{index}.npy", folder / f"{index + 6}.npy")

@@ -275,7 +275,9 @@ def test_two_copies_of_a_damaged_slide_are_one_image(tmp_path: Path) -> None:
         broken_slide(tmp_path / f"{name}.tiff", tiles=(5, 6))
     path = tmp_path / "c.csv"
     path.write_text("patient,case,path,target,split\na,a,a.tiff,0,train\na,b,b.tiff,1,train\n", encoding="utf-8")
-    with pytest.warns(UserWarning, match=r"1 image is listed several times: 'a' \(lines 2, 3\)"):
+    with pytest.warns(
+        UserWarning, match=r"1 image is listed several times: 'a' \(lines 2, 3, with different targets\)"
+    ):
         assert len(Cohort.from_csv(path, Classification(2), on_error="skip")) == 2
     path.write_text(path.read_text().replace("a,b,b.tiff,1,train", "b,b,b.tiff,1,test"))
     with pytest.raises(CohortError, match=r"lines 2, 3: 'a' \(train\) and 'b' \(test\) are the same image"):
