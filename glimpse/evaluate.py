@@ -39,6 +39,8 @@ from glimpse.settings.quoting import typed
 from glimpse.sources.tolerant import unread
 from glimpse.tasks import Task
 
+_SIZES_STAY = "A run keeps the sizes that it was trained with: leave these cases out of the CSV, or train another run."
+
 
 @dataclass(frozen=True)
 class Result:
@@ -178,7 +180,7 @@ def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str
     except ProtocolError as error:
         raise PreflightError(str(error)) from error
     if path is not None and not looked.stepped:
-        check_sizes(part, looked.views, policy.grid, progress)
+        check_sizes(part, looked.views, policy.grid, progress, _SIZES_STAY)
 
     def vector(count: int) -> VecEnv:
         return build(settings["vector"])([make() for _ in range(count)])

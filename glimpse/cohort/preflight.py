@@ -12,13 +12,16 @@ from glimpse.settings.progress import silent
 from glimpse.views import Views
 
 _SHOWN = 2
+_SETTINGS = "Change env.make.overview_size, env.make.glimpse_size or env.make.glimpse_extents."
 
 
 class PreflightError(UserError, ValueError):
     """The sizes that were asked for are impossible on these images."""
 
 
-def check_sizes(cases: Sequence[Case], views: Views, grid: CellGrid, progress: bool = False) -> None:
+def check_sizes(
+    cases: Sequence[Case], views: Views, grid: CellGrid, progress: bool = False, remedy: str = _SETTINGS
+) -> None:
     """Checks that no glimpse is larger than an image, no cell is larger than a glimpse, and spacings are known.
 
     Args:
@@ -26,6 +29,7 @@ def check_sizes(cases: Sequence[Case], views: Views, grid: CellGrid, progress: b
         views: the sizes to check.
         grid: the cells of the overview from which a policy chooses.
         progress: whether to show a bar (for more than 50 cases).
+        remedy: the sentence that ends the message: what to do.
 
     Raises:
         PreflightError: some cases do not fit; the message names the first of them and the reasons.
@@ -36,7 +40,4 @@ def check_sizes(cases: Sequence[Case], views: Views, grid: CellGrid, progress: b
         problems = [problem for several in bar for problem in several]
     if problems:
         more = f" (And {len(problems) - _SHOWN} more.)" if len(problems) > _SHOWN else ""
-        raise PreflightError(
-            f"The sizes do not fit the images: {' '.join(problems[:_SHOWN])}{more} Change env.make.overview_size, "
-            "env.make.glimpse_size or env.make.glimpse_extents."
-        )
+        raise PreflightError(f"The sizes do not fit the images: {' '.join(problems[:_SHOWN])}{more} {remedy}")

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from glimpse.atomic import write_atomically
 from glimpse.cohort import CohortError
+from glimpse.cohort.preflight import PreflightError
 from glimpse.errors import EvaluationError, SettingsError
 from glimpse.evaluate import evaluate
 from glimpse.reading.records import Reading
@@ -90,6 +92,15 @@ def test_without_such_a_network_the_overview_is_left_out(
         with pytest.raises(EvaluationError, match="overview is left out") as caught:
             evaluate(tmp_path / "a b", readers=["overview"])
         assert f'"report.readers=[{expected}]"' in str(caught.value), "a report with fewer rows would replace the run's"
+
+
+def test_images_that_do_not_fit_a_run_are_told_with_what_can_be_done(run: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 200, (128, 4096, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tiff", pixels, tile=(128, 128), photometric="rgb", compression="zlib", metadata=None)
+    (tmp_path / "wide.csv").write_text("case_id,slide_id,path,target,split\na,a,a.tiff,1,test\n")
+    with pytest.raises(PreflightError, match=r"sizes do not fit the images: a: .* leave these cases out") as raised:
+        evaluate(run, cohort=tmp_path / "wide.csv")
+    assert "env.make" not in str(raised.value)  # which evaluate does not take
 
 
 def test_another_cohort_keeps_its_own_files(run: Path, tiny_slides: Path) -> None:
