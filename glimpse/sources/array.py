@@ -74,8 +74,8 @@ class ArraySource(ImageSource):
             self._identity: Hashable = ("array", os.getpid(), next(_serial))
             self._array = self._checked(array)
         else:
-            self.path = Path(array)
-            self.name = name or str(self.path)
+            self.path = Path(array).absolute()  # whatever the working directory is later
+            self.name = name or str(array)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._array if self.path is None else self.path, self._options)

@@ -1,10 +1,13 @@
 """Arrays as sources, and how the reader of a file is found."""
 
+import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from glimpse.sources import (
     ArraySource,
@@ -15,6 +18,8 @@ from glimpse.sources import (
     register_reader,
 )
 from glimpse.sources import registry as base_module
+from glimpse.views import Views
+from tests.volume_files import write
 
 # Arrays
 
@@ -177,3 +182,40 @@ def test_a_reader_can_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     register_reader("constant", constant, suffixes=(".const",))
     (tmp_path / "a.CONST").write_bytes(b"x")
     assert open_source(tmp_path / "a.CONST", value=9).overview((1, 1)) == 9
+
+
+@pytest.mark.parametrize("suffix", ["npy", "png", "nii", "tif"])
+def test_relative_paths_mean_the_same_images_wherever_the_working_directory_moves(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two folders hold files of one name, size and time; neither the caches nor late opening may mix them up."""
+    for folder, value in (("a", 60), ("b", 160)):
+        (tmp_path / folder).mkdir()
+        _write_plain(tmp_path / folder / f"image.{suffix}", value)
+        os.utime(tmp_path / folder / f"image.{suffix}", (1, 1))
+    views, seen = {}, {}
+    for folder in ("a", "b"):
+        monkeypatch.chdir(tmp_path / folder)
+        seen[folder] = open_source(f"image.{suffix}")
+        assert seen[folder].name == f"image.{suffix}"
+        views[folder] = Views((4,) * seen[folder].ndim, (4,) * seen[folder].ndim, (4,)).overview(seen[folder])
+    late = pickle.loads(pickle.dumps(open_source(f"image.{suffix}")))
+    monkeypatch.chdir(tmp_path)
+    assert not np.array_equal(views["a"], views["b"])
+    assert seen["a"].identity != seen["b"].identity
+    shown = late.overview((4,) * late.ndim)
+    np.testing.assert_array_equal(shown, views["b"])
+
+
+def _write_plain(path: Path, value: int) -> None:
+    """Writes a small image in the format of its suffix, whose size in bytes does not depend on the value."""
+    ramp = (np.arange(64 * 64).reshape(64, 64) % 32 + value).astype(np.uint8)
+    if path.suffix == ".npy":
+        np.save(path, ramp[None])
+    elif path.suffix == ".nii":
+        turned = ramp if value < 100 else ramp.T  # grey values are scaled to the same range
+        write(path, np.repeat(turned[:, :, None], 4, 2).astype(np.int16))
+    elif path.suffix == ".png":
+        Image.fromarray(ramp).save(path, compress_level=0)
+    else:
+        tifffile.imwrite(path, np.repeat(ramp[..., None], 3, 2), tile=(64, 64), photometric="rgb")

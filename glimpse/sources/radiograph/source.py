@@ -84,8 +84,8 @@ class RadiographSource(ImageSource):
         name: str | None = None,
         mpp: float | None = None,
     ) -> None:
-        self.path: Path = Path(path)
-        self.name = name or str(self.path)
+        self.path: Path = Path(path).absolute()  # whatever the working directory is later
+        self.name = name or str(path)
         self._window_choice = window if window is None or isinstance(window, int) else tuple(map(float, window))
         self._spacing, self._frame_index, self._mpp = spacing, whole_frame(self.path, frame), mpp
         self._options = {"window": window, "spacing": spacing, "frame": frame, "name": name, "mpp": mpp}

@@ -151,8 +151,8 @@ class VolumeSource(ImageSource):
         if foreground not in _FOREGROUNDS:
             raise ValueError(f"foreground is one of {', '.join(_FOREGROUNDS)}, got {foreground!r}.")
         self._lungs = foreground == "lungs"
-        self.path: Path = Path(path)
-        self.name = name or str(self.path)
+        self.path: Path = Path(path).absolute()  # whatever the working directory is later
+        self.name = name or str(path)
         self._windows = parse_windows(windows)
         self._spacing = None if spacing is None else tuple(np.broadcast_to(spacing, (3,)).astype(float).tolist())
         self._volume, self._series = whole_frame(self.path, frame), None if series is None else str(series)
