@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,18 @@ def test_a_reader_can_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     register_reader("constant", constant, suffixes=(".const",))
     (tmp_path / "a.CONST").write_bytes(b"x")
     assert open_source(tmp_path / "a.CONST", value=9).overview((1, 1)) == 9
+
+
+@pytest.mark.parametrize("suffix", ["npy", "png", "nii"])
+def test_mpp_of_one_image_counts_more_than_the_spacing_of_all(suffix: str, tmp_path: Path) -> None:
+    """A column of the CSV names a single image; the setting `spacing` is meant for all of them."""
+    path = tmp_path / f"image.{suffix}"
+    _write_plain(path, 60)
+    unit = {"unit": "mm"} if suffix == "npy" else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the file of the volume states another size
+        frame = open_source(path, spacing=3.0, mpp=500, **unit).frame
+    assert frame.to_physical([1.0] * frame.ndim).tolist() == [500.0 if frame.unit == "um" else 0.5] * frame.ndim
 
 
 @pytest.mark.parametrize("suffix", ["npy", "png", "nii", "tif"])

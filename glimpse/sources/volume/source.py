@@ -130,7 +130,8 @@ class VolumeSource(ImageSource):
         frame: which volume of a file that holds several, from 0.
         series: SeriesInstanceUID, number or description, where a folder holds several series.
         foreground: where looking can make sense: "body" (a head counts as one), or "lungs" (CT only; air within it).
-        mpp: micrometres per pixel to fall back on where the file states none, one value for all axes.
+        mpp: micrometres per pixel, likewise, one value for all axes; it counts more than ``spacing``, because it is
+            said of this image alone.
 
     Raises:
         ValueError: the windows or the foreground are none of these.
@@ -177,10 +178,10 @@ class VolumeSource(ImageSource):
             with self._lock:
                 layout = self._known_layout()
                 spacing: tuple[float, ...] | None = layout.spacing
-                if self._spacing is not None:
-                    spacing = given_instead(self.name, self._spacing, layout.spacing, "mm", "spacing")
-                elif self._mpp is not None:
+                if self._mpp is not None:
                     spacing = given_instead(self.name, (self._mpp / 1000,) * 3, layout.spacing, "mm", "mpp")
+                elif self._spacing is not None:
+                    spacing = given_instead(self.name, self._spacing, layout.spacing, "mm", "spacing")
                 self._frame = Frame(layout.shape, spacing, "mm" if spacing else None, self.name)
         return self._frame
 
