@@ -120,9 +120,15 @@ def _text(path: Path) -> str:
         ) from error
     utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # "Unicode text" of spreadsheets
     try:
-        return content.decode("utf-16" if utf16 else "utf-8-sig")
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise CohortError(f"{path}: cannot be read as a CSV in UTF-8 ({error}). Save it as 'CSV UTF-8'.") from error
+    if "\0" in text:
+        raise CohortError(
+            f"{path}: holds characters of code 0, as texts in UTF-16 that do not say so, or damaged files. Save it as "
+            "'CSV UTF-8'."
+        )
+    return text
 
 
 def _separator(header: str) -> str:

@@ -52,6 +52,14 @@ def test_every_separator_is_recognised(folder: Path, separator: str, encoding: s
     assert [case.source.spacing for case in cohort] == [(0.5, 0.5), (0.25, 0.25)]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_that_does_not_say_so_is_named(folder: Path, encoding: str) -> None:
+    (folder / "cohort.csv").write_bytes("\n".join(LINES).encode(encoding))
+    with pytest.raises(CohortError, match=r"cohort\.csv: holds characters of code 0, as texts in UTF-16.*'CSV UTF-8'"):
+        Cohort.from_csv(folder / "cohort.csv", TASK)
+    assert "characters of code 0" in refused(folder, [*LINES, "r,s2,2\0.npy,1,val,0.5"], on_error="skip")
+
+
 def test_names_that_look_alike_are_the_same_in_every_form_of_unicode(folder: Path) -> None:
     """Accents may be letters of their own ("e" and a combining accent), as in names of files from some systems."""
     one, other = "Ren\u00e9", "Rene\u0301"

@@ -1,5 +1,6 @@
 """Arrays as sources, and how the reader of a file is found."""
 
+import math
 import os
 import pickle
 import warnings
@@ -195,6 +196,16 @@ def test_mpp_of_one_image_counts_more_than_the_spacing_of_all(suffix: str, tmp_p
         warnings.simplefilter("ignore", UserWarning)  # the file of the volume states another size
         frame = open_source(path, spacing=3.0, mpp=500, **unit).frame
     assert frame.to_physical([1.0] * frame.ndim).tolist() == [500.0 if frame.unit == "um" else 0.5] * frame.ndim
+
+
+@pytest.mark.parametrize("suffix", ["png", "nii"])
+@pytest.mark.parametrize("spacing", [0, -1, [1, 2, 3, 4], [], "0.1", [1, 0], math.nan, True])
+def test_a_spacing_that_cannot_be_is_said_to_be_one(suffix: str, spacing: object, tmp_path: Path) -> None:
+    path = tmp_path / f"image.{suffix}"
+    _write_plain(path, 60)
+    words = rf"^{path}: expected spacing as one number above 0, or {2 if suffix == 'png' else 3} of them"
+    with pytest.raises(ValueError, match=words):
+        open_source(path, spacing=spacing)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "png", "nii", "tif"])

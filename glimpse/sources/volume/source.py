@@ -16,7 +16,7 @@ from glimpse.geometry import Frame, Numbers
 from glimpse.sources.base import ImageSource, check_readable, file_identity, one_frame, region, whole_frame
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.resampling import Cut
-from glimpse.sources.stated import given_instead
+from glimpse.sources.stated import given_instead, spacing_per_axis
 from glimpse.sources.volume import nifti
 from glimpse.sources.volume.body import HOUNSFIELD_AIR, ValueRange, body_mask, lung_mask
 from glimpse.sources.volume.dicom_folder import folder_identity
@@ -155,7 +155,7 @@ class VolumeSource(ImageSource):
         self.path: Path = Path(path).absolute()  # whatever the working directory is later
         self.name = name or str(path)
         self._windows = parse_windows(windows)
-        self._spacing = None if spacing is None else tuple(np.broadcast_to(spacing, (3,)).astype(float).tolist())
+        self._spacing = None if spacing is None else spacing_per_axis(self.name, spacing, 3)
         self._volume, self._series = whole_frame(self.path, frame), None if series is None else str(series)
         self._mpp = None if mpp is None else float(mpp)
         self._lock = threading.Lock()
