@@ -42,7 +42,9 @@ def spacing_per_axis(name: str, spacing: Any, ndim: int) -> tuple[float, ...]:
         ValueError: it is neither, or not positive.
     """
     values = spacing if isinstance(spacing, Sequence | np.ndarray) and not isinstance(spacing, str) else [spacing]
-    numbers = all(isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf for value in values)
+    numbers = all(
+        isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf for value in values
+    )
     if not numbers or len(values) not in (1, ndim):
         raise ValueError(
             f"{name}: expected spacing as one number above 0, or {ndim} of them (one per axis), got {spacing!r}. "
