@@ -5,6 +5,7 @@ import errno
 REMEDIES = {
     errno.ENOSPC: "Free some space on the disk.",
     errno.EDQUOT: "Free some space of this user's quota.",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f), or choose a folder on another file system.",
     errno.EROFS: "Choose a folder that can be written.",
     errno.EACCES: "Allow this user to read and write there, or choose another folder.",
     errno.EPERM: "Allow this user to read and write there, or choose another folder.",

@@ -31,6 +31,7 @@ from glimpse.reading.playing import compute_threads
 from glimpse.reading.readers import READERS, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
 from glimpse.report.tables import Row, summarise, table, write_predictions
+from glimpse.runs.file_names import file_names
 from glimpse.runs.loading import load, overview_network
 from glimpse.settings.building import build
 from glimpse.settings.command import in_one_line, run_command
@@ -210,7 +211,8 @@ def _cohort(settings: Mapping[str, Any], run: Path, path: str | Path | None, pro
 def _write(run: Path, record: dict[str, Any], readings: dict[str, list[Reading]], task: Task) -> tuple[Path, ...]:
     of = f"{record['split']}-{record['max_glimpses']}"
     if "cohort" in record:
-        of = f"{Path(record['cohort']).stem}-{of}"
+        (name,) = file_names([Path(record["cohort"]).stem])  # which is not too long
+        of = f"{name}-{of}"
     summary, answers = run / f"evaluation-{of}.json", run / f"predictions-{of}.csv"
     write_predictions(answers, readings, task, record["split"])
     write_atomically(summary, json.dumps(record, indent=2) + "\n")

@@ -76,13 +76,13 @@ def open_images(
 
 
 def located(csv: Path, cell: str) -> Path:
-    """Returns the path that a cell of a CSV names; a relative one begins in the folder of the CSV.
+    """Returns the absolute path that a cell of a CSV names; a relative one begins in the folder of the CSV.
 
     Raises:
         ImageReadError: it begins with the home folder of a user who does not exist.
     """
     try:
-        return csv.parent / Path(cell).expanduser()
+        return csv.absolute().parent / Path(cell).expanduser()
     except RuntimeError as error:
         raise ImageReadError(
             f"{cell}: '~' at its beginning means a home folder, and there is none of that name. Correct the path, or "

@@ -130,7 +130,10 @@ class Cohort(Sequence[Case]):
             if not problems and isinstance(one, Opened)
         ]
         if problems or (broken and (on_error == "raise" or not good)):
-            skip = "; on_error=skip (in commands env.cohort.on_error=skip) leaves unreadable images out"
+            skip = (
+                "; on_error=skip (of glimpse train env.cohort.on_error=skip, also beside resume=) leaves unreadable "
+                "images out, and so does removing their lines"
+            )
             remedy = skip if broken and on_error == "raise" else ""
             raise cohort_error(path, problems + broken, _naming(table, parsed, task) + remedy)
         for row, one in zip(table.rows, opened, strict=True):

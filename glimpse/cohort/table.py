@@ -5,6 +5,7 @@ import difflib
 import io
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ REQUIRED = ("case_id", "slide_id", "path", "target")
 OPTIONAL = ("split", "mpp", "mask")
 OTHER_NAMES = {"patient": "case_id", "case": "slide_id"}  # columns: other name, usual name
 SEPARATORS = (",", ";", "\t", "|")
+_IDS = ("case_id", "slide_id")  # paths stay as they are: file systems tell two spellings apart
 _LISTED = 50  # so many problems are listed; the rest are only counted
 _SYNONYMS = {"label": "target", "lable": "target", "labels": "target", "class": "target"}
 _SYNONYMS |= {"patient_id": "case_id", "slide": "slide_id", "file": "path", "filename": "path"}
@@ -118,9 +120,15 @@ def _text(path: Path) -> str:
         ) from error
     utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # "Unicode text" of spreadsheets
     try:
-        return content.decode("utf-16" if utf16 else "utf-8-sig")
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise CohortError(f"{path}: cannot be read as a CSV in UTF-8 ({error}). Save it as 'CSV UTF-8'.") from error
+    if "\0" in text:
+        raise CohortError(
+            f"{path}: holds characters of code 0, as texts in UTF-16 that do not say so, or damaged files. Save it as "
+            "'CSV UTF-8'."
+        )
+    return text
 
 
 def _separator(header: str) -> str:
@@ -138,9 +146,12 @@ def _plain(column: str) -> str:
 
 
 def _row(line: int, columns: Sequence[str], cells: Sequence[str]) -> Row:
+    """Makes a row; names that look alike are spelt alike, since accents may be letters of their own in Unicode."""
     texts = [cell.strip() for cell in cells]
     surplus = tuple(filter(None, texts[len(columns) :]))
-    return Row(line, dict(zip(columns, texts, strict=False)), surplus)
+    named = dict(zip(columns, texts, strict=False))
+    named |= {column: unicodedata.normalize("NFC", named[column]) for column in _IDS if column in named}
+    return Row(line, named, surplus)
 
 
 def _named(columns: list[str]) -> list[str]:

@@ -37,7 +37,8 @@ class KeptFeatures:
             kind: What is computed; features of different kinds are kept apart.
             compute: Takes some of the images and returns their features (some, ...), one row for each.
         """
-        if images.device.type != "cpu" or not len(images):
+        low = any(tensor.dtype == torch.bfloat16 for tensor in encoder.parameters())  # numpy has no such numbers
+        if images.device.type != "cpu" or not len(images) or low:
             return compute(images)
         prefix = (kind, self._fingerprint(encoder), images.shape[1:])
         keys = [(*prefix, _digest_of(image)) for image in images.numpy()]
@@ -57,17 +58,25 @@ class KeptFeatures:
     def _fingerprint(self, encoder: nn.Module) -> bytes:
         """Returns a digest of the encoder's parameters and options; it is computed anew only if one of them changed.
 
-        Writes to a parameter's `data` go unnoticed, as they do in PyTorch.
+        PyTorch does not count writes to a parameter's `data`, nor those of fused optimizers, so sums tell, too.
         """
         tensors = [*encoder.parameters(), *encoder.buffers()]
         plain = [{k: v for k, v in vars(part).items() if isinstance(v, _PLAIN)} for part in encoder.modules()]
-        versions = [(tensor.data_ptr(), tensor._version) for tensor in tensors], plain
+        versions = [(tensor.data_ptr(), _version(tensor), _sum(tensor)) for tensor in tensors], plain
         if versions != self._versions:
             digest = hashlib.blake2b(f"{encoder} {plain}".encode(), digest_size=_BYTES)
             for tensor in tensors:
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
             self._versions, self._digest = versions, digest.digest()
         return self._digest
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version  # made in `torch.inference_mode`: it is not counted
+
+
+def _sum(tensor: Tensor) -> float:
+    return tensor.detach().sum(dtype=torch.float64).item()
 
 
 def _digest_of(image: np.ndarray) -> bytes:

@@ -19,7 +19,9 @@ def file_names(cases: Sequence[str]) -> list[str]:
     for case in cases:
         name = _possible(case)
         if name != case or _folded(name) in used:
-            name = f"{name}-{hashlib.sha256(case.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+            name = f"{name}-{_hash(case)}"
+        while _folded(name) in used:  # another case is called so
+            name = f"{name}-{_hash(name)}"
         used.add(_folded(name))
         names.append(name)
     return names
@@ -31,6 +33,10 @@ def _possible(name: str) -> str:
     plain = plain.encode("utf-8", "replace")[:_LONGEST].decode("utf-8", "ignore").rstrip(". ")
     plain = re.sub(r"^[. -]+", "_", plain)  # neither hidden, nor an option of a command
     return "_" if not plain or plain.partition(".")[0].lower() in _RESERVED else plain
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _folded(name: str) -> str:

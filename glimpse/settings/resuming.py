@@ -9,11 +9,12 @@ from glimpse.settings.checking import typed_keys
 
 CHANGEABLE = (
     "joint.updates", "joint.validate_every", "joint.keep", "threads", "read_threads", "device", "progress",
-    "save_seconds", "report", "env.cohort.path",
+    "save_seconds", "report", "env.cohort.path", "env.cohort.on_error",
 )  # fmt: skip
 """Settings that may be changed when a run is resumed; a section stands for everything in it.
 
 The path of the cohort is where it lies now: it must have the same images (see `glimpse.cohort.recorded`).
+Images that were lost since the run began can be left out with `env.cohort.on_error=skip`.
 """
 
 

@@ -45,7 +45,7 @@ class ArraySource(ImageSource):
         unit: "um" or "mm", needed with ``spacing``.
         background: value outside the image, one or one per channel.
         name: what messages call it; by default the path.
-        mpp: micrometres per pixel; the same as ``spacing=mpp, unit="um"``.
+        mpp: micrometres per pixel; the same as ``spacing=mpp, unit="um"``, and counts more than ``spacing``.
 
     Raises:
         UnsupportedImageError: the array is not uint8 or has fewer than two axes.
@@ -63,7 +63,7 @@ class ArraySource(ImageSource):
         self._options: dict[str, Any] = {
             "spacing": spacing, "unit": unit, "background": background, "name": name, "mpp": mpp,
         }  # fmt: skip
-        self._spacing, self._unit = (mpp, "um") if spacing is None and mpp is not None else (spacing, unit)
+        self._spacing, self._unit = (spacing, unit) if mpp is None else (mpp, "um")
         self._lock = threading.Lock()
         self._array: np.ndarray | None = None
         self._frame: Frame | None = None
@@ -74,8 +74,8 @@ class ArraySource(ImageSource):
             self._identity: Hashable = ("array", os.getpid(), next(_serial))
             self._array = self._checked(array)
         else:
-            self.path = Path(array)
-            self.name = name or str(self.path)
+            self.path = Path(array).absolute()  # whatever the working directory is later
+            self.name = name or str(array)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._array if self.path is None else self.path, self._options)

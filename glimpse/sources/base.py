@@ -138,12 +138,12 @@ def never_empty(mask: Bool[np.ndarray, "*size"]) -> Bool[np.ndarray, "*size"]:
 
 
 def file_identity(path: Path, *options: Hashable) -> Hashable:
-    """Returns the identity of a file's pixels: path, time of the last change, size, and the reader's options."""
+    """Returns the identity of a file's pixels: its absolute path, time of the last change, size, and options."""
     try:
         status = os.stat(path)
     except OSError as error:
         raise unopened(path, error) from error
-    return (os.fspath(path), status.st_mtime_ns, status.st_size, *options)
+    return (os.fspath(path.absolute()), status.st_mtime_ns, status.st_size, *options)
 
 
 def missing_file(path: Path) -> ImageReadError:

@@ -1,7 +1,9 @@
 """What stays in memory while there is room: decoded images, overviews and foregrounds, glimpses, and features."""
 
+import math
 import os
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
@@ -20,7 +22,7 @@ class ByteCache:
         limit: bytes held at most; a single larger array is held alone.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: float) -> None:
         self._limit = limit
         self._held = 0
         self._lock = threading.Lock()
@@ -71,8 +73,25 @@ class ByteCache:
                 self._held -= self._arrays.popitem(last=False)[1].nbytes
 
 
+def room(variable: str, default: float) -> float:
+    """Returns the number in an environment variable; the default, with a warning, where it holds no such number."""
+    text = os.environ.get(variable) or str(default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number >= 0:
+        warnings.warn(
+            f"{variable}={text}: expected a number of at least 0; {default:g} counts instead. Correct the variable.",
+            UserWarning,
+            stacklevel=2,
+        )
+        return default
+    return number
+
+
 def _cache(variable: str, default: float) -> ByteCache:
-    return ByteCache(int(float(os.environ.get(variable, default)) * 2**20))
+    return ByteCache(room(variable, default) * 2**20)
 
 
 images = _cache("GLIMPSE_IMAGE_CACHE_MB", DEFAULT_CACHE_MB)

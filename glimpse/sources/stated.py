@@ -1,7 +1,12 @@
 """Pixel sizes that users give: they count more than what a file states, and a warning names contradictions."""
 
+import math
 import warnings
 from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
 
 CONTRADICTION = 0.05  # so much may a given size differ from what the file states, as a share of it
 
@@ -28,6 +33,24 @@ def given_instead(
             stacklevel=2,
         )
     return tuple(float(value) for value in given)
+
+
+def spacing_per_axis(name: str, spacing: Any, ndim: int) -> tuple[float, ...]:
+    """Returns a size of pixels that a user gave, one value or one per axis, as one per axis.
+
+    Raises:
+        ValueError: it is neither, or not positive.
+    """
+    values = spacing if isinstance(spacing, Sequence | np.ndarray) and not isinstance(spacing, str) else [spacing]
+    numbers = all(
+        isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf for value in values
+    )
+    if not numbers or len(values) not in (1, ndim):
+        raise ValueError(
+            f"{name}: expected spacing as one number above 0, or {ndim} of them (one per axis), got {spacing!r}. "
+            "Correct env.cohort.spacing, such as env.cohort.spacing=0.5."
+        )
+    return tuple(float(value) for value in values) * (ndim // len(values))
 
 
 def _sizes(values: Sequence[float]) -> str:

@@ -14,6 +14,7 @@ from glimpse.tasks.base import Task, mean_of_defined, ratio, weighted_auc, weigh
 from glimpse.tasks.names import expected_names, names_of, naming_option, numbered, parse_name
 
 NONE = ("none", "-")  # texts for the empty set; `write_target` uses the first
+_OTHER_SIGNS = ",|\t"  # which some programs write between labels
 _COMMON = 3  # from so many cases on (one for each split), a set of labels is a stratum of its own
 
 
@@ -114,10 +115,14 @@ class MultiLabel(Task):
         return ";".join(name for name, there in zip(self.names, target, strict=True) if there) or NONE[0]
 
     def hint(self, texts: Iterable[str], section: str = "env.task") -> str:
-        """Returns the option that names the labels which occur in a cohort, unless they have been named already."""
-        words = (word.strip() for text in texts for word in text.split(";"))
-        used = (word for word in words if word.lower() not in NONE)
-        return naming_option(f"{section}.labels", used) if numbered(self.names) else ""
+        """Returns the option that names the labels which occur in a cohort, unless they have been named already.
+
+        It is empty if other signs than ";" seem to separate labels: "1,4" is hardly the name of one label.
+        """
+        words = [word.strip() for text in texts for word in text.split(";")]
+        if not numbered(self.names) or any(sign in word for word in words for sign in _OTHER_SIGNS):
+            return ""
+        return naming_option(f"{section}.labels", (word for word in words if word.lower() not in NONE))
 
     def stack(self, targets: Sequence[Any]) -> Int64[np.ndarray, "case label"]:
         """Returns the sets as an int64 array (case, label) of 0 and 1."""

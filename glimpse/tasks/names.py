@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import unicodedata
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -13,6 +14,7 @@ from glimpse.settings.quoting import plain
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
 _QUANTITY = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 _WHOLE = re.compile(r"[0-9]+")  # which is a name, too, when Hydra reads it as a number
+_LONGEST = 100  # a text that is longer than this is no name
 _SUGGESTED = 20  # with more different texts than this, they are hardly names
 
 
@@ -43,16 +45,17 @@ def _name(what: str, given: Any) -> str:
             f'such as \'{what}=["no","true"]\'.'
         )
     if isinstance(given, str) or not float(given).is_integer():
-        return str(given).strip()
+        return unicodedata.normalize("NFC", str(given).strip())
     return str(int(float(given)))
 
 
 def parse_name(text: str, names: Sequence[str]) -> int | None:
     """Returns the index of the name that a text means, or None if it means none.
 
-    A text means the name that is spelt like it; else the name that is the same number ("1.0" is "1"); else, if none of
-    the names is a number, the name with this index, counted from 0.
+    A text means the name that is spelt like it, in any form of Unicode; else the name that is the same number ("1.0" is
+    "1"); else, if none of the names is a number, the name with this index, counted from 0.
     """
+    text = unicodedata.normalize("NFC", text)
     if text in names:
         return names.index(text)
     if not _NUMBER.fullmatch(text):
@@ -81,14 +84,18 @@ def expected_names(names: Sequence[str], what: str) -> str:
 def naming_option(setting: str, texts: Iterable[str], least: int = 1) -> str:
     """Returns the option that names what is in a cohort, to be typed in a shell.
 
-    It is empty if these are too many for names, or if some are numbers and others are not, which looks like a mistake.
+    It is empty if these are too many or too long for names, or if some are numbers and others are not, which looks like
+    a mistake.
 
     Args:
         setting: the option's name, such as "env.task.classes".
         texts: all names in the cohort; several times the same does not matter.
         least: how many different ones are needed.
     """
-    found = {name if (name := text.strip()) and not _NUMBER.fullmatch(name) else _whole(name) for text in texts} - {""}
+    words = {unicodedata.normalize("NFC", text.strip()) for text in texts} - {""}
+    if any(len(word) > _LONGEST for word in words):
+        return ""
+    found = {_whole(word) if _NUMBER.fullmatch(word) else word for word in words}
     numbers = all(name.isdecimal() for name in found)
     if not least <= len(found) <= _SUGGESTED or (not numbers and any(_NUMBER.fullmatch(name) for name in found)):
         return ""
@@ -104,7 +111,7 @@ def _quoted(name: str) -> str:
 
 
 def _whole(text: str) -> str:
-    return str(int(float(text))) if text and float(text).is_integer() else text
+    return str(int(float(text))) if float(text).is_integer() else text
 
 
 def quantity_options(texts: Iterable[str]) -> str:

@@ -201,3 +201,16 @@ def test_a_run_that_may_not_be_written_is_refused_before_reading(copied: Path, m
     monkeypatch.setattr(Cohort, "from_csv", lambda *_, **__: pytest.fail("reading has begun"))
     with pytest.raises(EvaluationError, match="could not be written into this run folder"):
         evaluate(copied / "r", progress=False)
+
+
+def test_an_image_that_was_lost_since_is_left_out_as_the_message_says(copied: Path) -> None:
+    lost = copied / "data" / Path(table(copied / "data" / "all.csv")[0]["path"]).name
+    lost.unlink()
+    with pytest.raises(CohortError, match=rf"on_error=skip, also beside resume=.*removing their lines:\n.*{lost.name}"):
+        evaluate(copied / "r", split="all", readers=["grid"])
+    with pytest.warns(UserWarning, match="No more in the cohort since the run began: case site 0/s0"):
+        resume(copied / "r", "env.cohort.on_error=skip")
+    with pytest.warns(UserWarning, match="No more in the cohort"):
+        assert len(evaluate(copied / "r", split="all", readers=["grid"]).readings["grid"]) == 9
+    with pytest.raises(SettingsError, match=r"env\.cohort\.seed=1: cannot be changed"):
+        resume(copied / "r", "env.cohort.seed=1")

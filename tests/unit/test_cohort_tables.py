@@ -52,6 +52,30 @@ def test_every_separator_is_recognised(folder: Path, separator: str, encoding: s
     assert [case.source.spacing for case in cohort] == [(0.5, 0.5), (0.25, 0.25)]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_that_does_not_say_so_is_named(folder: Path, encoding: str) -> None:
+    (folder / "cohort.csv").write_bytes("\n".join(LINES).encode(encoding))
+    with pytest.raises(CohortError, match=r"cohort\.csv: holds characters of code 0, as texts in UTF-16.*'CSV UTF-8'"):
+        Cohort.from_csv(folder / "cohort.csv", TASK)
+    assert "characters of code 0" in refused(folder, [*LINES, "r,s2,2\0.npy,1,val,0.5"], on_error="skip")
+
+
+def test_names_that_look_alike_are_the_same_in_every_form_of_unicode(folder: Path) -> None:
+    """Accents may be letters of their own ("e" and a combining accent), as in names of files from some systems."""
+    one, other = "Ren\u00e9", "Rene\u0301"
+    split = ["case_id,slide_id,path,target,split", f"{one},s0,0.npy,0,train", f"{other},s1,1.npy,1,test"]
+    assert f"patient (case_id) {one!r} is in 2 splits" in refused(folder, split)
+    twice = ["case_id,slide_id,path,target", f"a,{one},0.npy,0", f"b,{other},1.npy,1"]
+    assert f"slide_id {one!r} occurs 2 times" in refused(folder, twice)
+    lines = [f"{(one, other)[i % 2]}{i // 2},s{i},{i}.npy,{(one, other)[i % 2]}" for i in range(12)]
+    cohort = load(folder, ["case_id,slide_id,path,target", *lines], Classification([other, "x"]))
+    assert {case.target for case in cohort} == {0}
+    assert len({(case.patient, case.split) for case in cohort}) == 6
+    shutil.copy(folder / "0.npy", folder / f"{other}.npy")
+    path = ["case_id,slide_id,path,target,split", f"p,s0,{other}.npy,0,train"]
+    assert len(load(folder, path)) == 1, "paths are spelt as the file system has them"
+
+
 def test_decimal_commas_go_with_semicolons(folder: Path) -> None:
     lines = ["patient;case;path;target;split;mpp", "p;s0;0.npy;1,5;train;0,5", "q;s1;1.npy;-2;test;0.25"]
     cohort = load(folder, lines, Regression())

@@ -63,6 +63,16 @@ def test_a_saved_run_reads_with_any_number_of_glimpses(run: Path) -> None:
     assert len(lines) == 4 * len(result.readings["ppo"]) and {line["split"] for line in lines} == {"test"}
 
 
+def test_the_result_of_a_cohort_of_any_name_can_be_written(run: Path, tiny_slides: Path) -> None:
+    named = tiny_slides.with_name("x" * 240 + ".csv")
+    shutil.copy(tiny_slides, named)
+    try:
+        result = evaluate(run, cohort=named, readers=["grid"], max_glimpses=1)
+    finally:
+        named.unlink()
+    assert all(file.exists() and file.parent == run for file in result.files)
+
+
 def test_the_overview_row_is_of_the_network_that_was_kept_for_it(run: Path) -> None:
     (answer, *_) = evaluate(run, readers=["overview"]).readings["overview"]
     network = load(run, OVERVIEW_FILE, overview_dropout=0.0)

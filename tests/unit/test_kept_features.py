@@ -64,7 +64,7 @@ def test_another_kind_size_or_encoder_shares_nothing() -> None:
     assert counted.images == 2
 
 
-@pytest.mark.parametrize("how", ["in place", "loaded", "optimizer"])
+@pytest.mark.parametrize("how", ["in place", "loaded", "optimizer", "fused optimizer", "data"])
 def test_features_are_computed_anew_when_a_parameter_has_changed(how: str) -> None:
     encoder, kept, some = ConvEncoder(2), KeptFeatures(), images(2)
     compute = Counting(encoder)
@@ -74,8 +74,10 @@ def test_features_are_computed_anew_when_a_parameter_has_changed(how: str) -> No
             next(encoder.parameters()).add_(0.1)
     elif how == "loaded":
         encoder.load_state_dict(ConvEncoder(2).state_dict())
+    elif how == "data":
+        next(encoder.parameters()).data.mul_(2)
     else:
-        optimizer = torch.optim.SGD(encoder.parameters(), 0.1)
+        optimizer = torch.optim.SGD(encoder.parameters(), 0.1, fused=how.startswith("fused"))
         encoder(some).square().mean().backward()
         optimizer.step()
     after = kept.of(encoder, some, "mean", compute)
@@ -108,6 +110,18 @@ def test_a_policy_looks_alike_with_and_without_what_was_kept() -> None:
         assert torch.allclose(policy.features(overviews, FIXED), policy.encode(overviews), atol=1e-5)
     assert not policy.look(shown, conduct=FIXED).requires_grad
     assert policy.look(shown).requires_grad
+
+
+def test_policies_made_for_inference_and_in_low_precision_look() -> None:
+    with torch.inference_mode():
+        policy = make_policy()
+        first = policy.look(images(3), conduct=FIXED)
+        assert torch.equal(policy.look(images(3), conduct=FIXED), first)
+        policy.encoder.layers[0].weight.mul_(2)
+        assert torch.allclose(policy.look(images(3), conduct=FIXED), policy.look(images(3)), atol=1e-5)
+    low = make_policy().to(torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(low.look(images(3), conduct=FIXED), low.look(images(3)))
 
 
 @pytest.mark.parametrize("missing", [1, 3, 8, 11])

@@ -37,6 +37,13 @@ def test_every_case_gets_a_file_of_its_own(tmp_path: Path) -> None:
     assert all(len(f"{name}.png".encode()) <= 160 and set(name).isdisjoint('/\\:*?"<>|\0\n') for name in names)
 
 
+def test_no_case_takes_the_file_of_another_that_is_called_like_its_hash() -> None:
+    plain, hashed = file_names(["A", "a"])
+    assert plain == "A" and hashed.startswith("a-")
+    for cases in ([hashed, "A", "a"], ["A", hashed, "a"], ["A", "a", hashed]):
+        assert len({name.casefold() for name in file_names(cases)}) == 3
+
+
 def test_plain_names_stay_as_they_are() -> None:
     plain = ["slide-1", "TCGA-AA-3502-01Z.svs", "s 1", "病例", "case_7 (left)"]
     assert file_names(plain) == plain

@@ -1,10 +1,15 @@
 """Arrays as sources, and how the reader of a file is found."""
 
+import math
+import os
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from glimpse.sources import (
     ArraySource,
@@ -15,6 +20,8 @@ from glimpse.sources import (
     register_reader,
 )
 from glimpse.sources import registry as base_module
+from glimpse.views import Views
+from tests.volume_files import write
 
 # Arrays
 
@@ -177,3 +184,62 @@ def test_a_reader_can_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     register_reader("constant", constant, suffixes=(".const",))
     (tmp_path / "a.CONST").write_bytes(b"x")
     assert open_source(tmp_path / "a.CONST", value=9).overview((1, 1)) == 9
+
+
+@pytest.mark.parametrize("suffix", ["npy", "png", "nii"])
+def test_mpp_of_one_image_counts_more_than_the_spacing_of_all(suffix: str, tmp_path: Path) -> None:
+    """A column of the CSV names a single image; the setting `spacing` is meant for all of them."""
+    path = tmp_path / f"image.{suffix}"
+    _write_plain(path, 60)
+    unit = {"unit": "mm"} if suffix == "npy" else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the file of the volume states another size
+        frame = open_source(path, spacing=3.0, mpp=500, **unit).frame
+    assert frame.to_physical([1.0] * frame.ndim).tolist() == [500.0 if frame.unit == "um" else 0.5] * frame.ndim
+
+
+@pytest.mark.parametrize("suffix", ["png", "nii"])
+@pytest.mark.parametrize("spacing", [0, -1, [1, 2, 3, 4], [], "0.1", [1, 0], math.nan, True])
+def test_a_spacing_that_cannot_be_is_said_to_be_one(suffix: str, spacing: object, tmp_path: Path) -> None:
+    path = tmp_path / f"image.{suffix}"
+    _write_plain(path, 60)
+    words = rf"^{path}: expected spacing as one number above 0, or {2 if suffix == 'png' else 3} of them"
+    with pytest.raises(ValueError, match=words):
+        open_source(path, spacing=spacing)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "png", "nii", "tif"])
+def test_relative_paths_mean_the_same_images_wherever_the_working_directory_moves(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two folders hold files of one name, size and time; neither the caches nor late opening may mix them up."""
+    for folder, value in (("a", 60), ("b", 160)):
+        (tmp_path / folder).mkdir()
+        _write_plain(tmp_path / folder / f"image.{suffix}", value)
+        os.utime(tmp_path / folder / f"image.{suffix}", (1, 1))
+    views, seen = {}, {}
+    for folder in ("a", "b"):
+        monkeypatch.chdir(tmp_path / folder)
+        seen[folder] = open_source(f"image.{suffix}")
+        assert seen[folder].name == f"image.{suffix}"
+        views[folder] = Views((4,) * seen[folder].ndim, (4,) * seen[folder].ndim, (4,)).overview(seen[folder])
+    late = pickle.loads(pickle.dumps(open_source(f"image.{suffix}")))
+    monkeypatch.chdir(tmp_path)
+    assert not np.array_equal(views["a"], views["b"])
+    assert seen["a"].identity != seen["b"].identity
+    shown = late.overview((4,) * late.ndim)
+    np.testing.assert_array_equal(shown, views["b"])
+
+
+def _write_plain(path: Path, value: int) -> None:
+    """Writes a small image in the format of its suffix, whose size in bytes does not depend on the value."""
+    ramp = (np.arange(64 * 64).reshape(64, 64) % 32 + value).astype(np.uint8)
+    if path.suffix == ".npy":
+        np.save(path, ramp[None])
+    elif path.suffix == ".nii":
+        turned = ramp if value < 100 else ramp.T  # grey values are scaled to the same range
+        write(path, np.repeat(turned[:, :, None], 4, 2).astype(np.int16))
+    elif path.suffix == ".png":
+        Image.fromarray(ramp).save(path, compress_level=0)
+    else:
+        tifffile.imwrite(path, np.repeat(ramp[..., None], 3, 2), tile=(64, 64), photometric="rgb")

@@ -349,6 +349,9 @@ def test_names_that_could_not_be_read_again_are_refused() -> None:
         (Classification(2), ["only"], ""),
         (Classification(2), [f"name {i}" for i in range(21)], ""),
         (MultiLabel(2), ["oedema;nodule", "none"], "'env.task.labels=[nodule,oedema]'"),
+        (MultiLabel(2), ["oedema,nodule", "none"], ""),
+        (MultiLabel(2), ["1,4", "4"], ""),
+        (Classification(2), ["9" * 5000, "1"], ""),
         (
             MultiTask({"a": Classification(2), "b": Regression()}),
             ["a=x;b=1", "a=y;b=2"],

@@ -1,5 +1,6 @@
 """What an agent sees: the right part of the image, cached, and sizes that are checked."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import glimpse.views as views_module
 from glimpse.geometry import CellGrid, Extent, MissingSpacingError
 from glimpse.sources import ArraySource
-from glimpse.sources.caches import ByteCache
+from glimpse.sources.caches import ByteCache, room
 from glimpse.views import Views
 
 
@@ -204,3 +205,19 @@ def test_hits_in_three_dimensions():
     views = Views((5, 10, 10), (2, 4, 8), ("8mm",))  # 2 x 4 x 8 pixels: slices 4 to 6, rows 8 to 12, columns 11 to 19
     marks = np.array([[[4, 9, 12], [5, 11, 18]], [[3, 9, 12], [5, 11, 18]], [[0, 0, 0], [10, 20, 15]]], np.float64)
     assert views.hits(source, np.zeros((1, 3)), [0], marks).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(("text", "number"), [("1.5", 1.5), ("0", 0), ("inf", math.inf), ("", 7)])
+def test_the_room_of_a_cache_is_a_number(text: str, number: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIMPSE_FEATURE_CACHE_MB", text)
+    assert room("GLIMPSE_FEATURE_CACHE_MB", 7) == number
+    cache = ByteCache(number * 2**20)
+    cache.keep("a", np.zeros(3))
+    assert cache.find("a") is not None
+
+
+@pytest.mark.parametrize("text", ["abc", "nan", "-1", "256MB"])
+def test_a_variable_that_is_no_room_is_named_and_the_default_counts(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIMPSE_VOLUME_CACHE_GB", text)
+    with pytest.warns(UserWarning, match=f"^GLIMPSE_VOLUME_CACHE_GB={text}: expected a number.*; 20 counts"):
+        assert room("GLIMPSE_VOLUME_CACHE_GB", 20.0) == 20

@@ -27,7 +27,7 @@ from glimpse.sources.radiograph.foreground import body
 from glimpse.sources.radiograph.header import Header, chosen_window, damaged
 from glimpse.sources.radiograph.stored import Pixels
 from glimpse.sources.resampling import Cut
-from glimpse.sources.stated import given_instead
+from glimpse.sources.stated import given_instead, spacing_per_axis
 from glimpse.sources.windows import Window, percentile_window
 
 SUFFIXES = (".dcm", ".dicom", *pictures.SUFFIXES)
@@ -84,10 +84,11 @@ class RadiographSource(ImageSource):
         name: str | None = None,
         mpp: float | None = None,
     ) -> None:
-        self.path: Path = Path(path)
-        self.name = name or str(self.path)
+        self.path: Path = Path(path).absolute()  # whatever the working directory is later
+        self.name = name or str(path)
         self._window_choice = window if window is None or isinstance(window, int) else tuple(map(float, window))
-        self._spacing, self._frame_index, self._mpp = spacing, whole_frame(self.path, frame), mpp
+        self._spacing = None if spacing is None else spacing_per_axis(self.name, spacing, 2)
+        self._frame_index, self._mpp = whole_frame(self.path, frame), mpp
         self._options = {"window": window, "spacing": spacing, "frame": frame, "name": name, "mpp": mpp}
         self._lock = threading.Lock()
         self._header: Header | None = None
@@ -105,8 +106,7 @@ class RadiographSource(ImageSource):
             if self._mpp is not None:
                 spacing = given_instead(self.name, (float(self._mpp) / 1000,) * 2, header.spacing, "mm", "mpp")
             elif self._spacing is not None:
-                given = np.broadcast_to(np.asarray(self._spacing, np.float64), (2,)).tolist()
-                spacing = given_instead(self.name, given, header.spacing, "mm", "spacing")
+                spacing = given_instead(self.name, self._spacing, header.spacing, "mm", "spacing")
             else:
                 spacing = header.spacing
             self._frame = Frame(header.shape, spacing, "mm" if spacing else None, self.name)

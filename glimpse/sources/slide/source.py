@@ -70,8 +70,8 @@ class SlideSource(ImageSource):
     """
 
     def __init__(self, path: str | os.PathLike[str], mpp: float | int | None = None, name: str | None = None) -> None:
-        self.path: Path = Path(path)
-        self.name = name or str(self.path)
+        self.path: Path = Path(path).absolute()  # whatever the working directory is later
+        self.name = name or str(path)
         self._mpp = None if mpp is None else float(mpp)
         self._options: dict[str, Any] = {"mpp": mpp, "name": name}
         self._lock = threading.Lock()

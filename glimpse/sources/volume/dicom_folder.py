@@ -42,7 +42,7 @@ def folder_identity(path: Path, *options: Hashable) -> Hashable:
     for file in sorted(files_below(path)):
         status = os.stat(file)
         listing.append((os.fspath(file.relative_to(path)), status.st_mtime_ns, status.st_size))
-    return (os.fspath(path), hashlib.sha256(repr(listing).encode()).hexdigest(), *options)
+    return (os.fspath(path.absolute()), hashlib.sha256(repr(listing).encode()).hexdigest(), *options)
 
 
 def chosen_headers(path: Path, series: str | None = None) -> list[tuple[Path, Any]]:

@@ -16,7 +16,7 @@ from glimpse.geometry import Frame, Numbers
 from glimpse.sources.base import ImageSource, check_readable, file_identity, one_frame, region, whole_frame
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.resampling import Cut
-from glimpse.sources.stated import given_instead
+from glimpse.sources.stated import given_instead, spacing_per_axis
 from glimpse.sources.volume import nifti
 from glimpse.sources.volume.body import HOUNSFIELD_AIR, ValueRange, body_mask, lung_mask
 from glimpse.sources.volume.dicom_folder import folder_identity
@@ -130,7 +130,8 @@ class VolumeSource(ImageSource):
         frame: which volume of a file that holds several, from 0.
         series: SeriesInstanceUID, number or description, where a folder holds several series.
         foreground: where looking can make sense: "body" (a head counts as one), or "lungs" (CT only; air within it).
-        mpp: micrometres per pixel to fall back on where the file states none, one value for all axes.
+        mpp: micrometres per pixel, likewise, one value for all axes; it counts more than ``spacing``, because it is
+            said of this image alone.
 
     Raises:
         ValueError: the windows or the foreground are none of these.
@@ -151,10 +152,10 @@ class VolumeSource(ImageSource):
         if foreground not in _FOREGROUNDS:
             raise ValueError(f"foreground is one of {', '.join(_FOREGROUNDS)}, got {foreground!r}.")
         self._lungs = foreground == "lungs"
-        self.path: Path = Path(path)
-        self.name = name or str(self.path)
+        self.path: Path = Path(path).absolute()  # whatever the working directory is later
+        self.name = name or str(path)
         self._windows = parse_windows(windows)
-        self._spacing = None if spacing is None else tuple(np.broadcast_to(spacing, (3,)).astype(float).tolist())
+        self._spacing = None if spacing is None else spacing_per_axis(self.name, spacing, 3)
         self._volume, self._series = whole_frame(self.path, frame), None if series is None else str(series)
         self._mpp = None if mpp is None else float(mpp)
         self._lock = threading.Lock()
@@ -177,10 +178,10 @@ class VolumeSource(ImageSource):
             with self._lock:
                 layout = self._known_layout()
                 spacing: tuple[float, ...] | None = layout.spacing
-                if self._spacing is not None:
-                    spacing = given_instead(self.name, self._spacing, layout.spacing, "mm", "spacing")
-                elif self._mpp is not None:
+                if self._mpp is not None:
                     spacing = given_instead(self.name, (self._mpp / 1000,) * 3, layout.spacing, "mm", "mpp")
+                elif self._spacing is not None:
+                    spacing = given_instead(self.name, self._spacing, layout.spacing, "mm", "spacing")
                 self._frame = Frame(layout.shape, spacing, "mm" if spacing else None, self.name)
         return self._frame
 

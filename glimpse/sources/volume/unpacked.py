@@ -13,6 +13,7 @@ from typing import BinaryIO
 import platformdirs
 
 from glimpse.errors import UserError
+from glimpse.sources.caches import room
 
 DEFAULT_GB = 20.0
 _SUFFIX, _UNFINISHED = ".nii", ".unfinished"
@@ -94,7 +95,7 @@ def _written(path: Path, write: Callable[[BinaryIO], None]) -> BinaryIO:
 
 def _make_room(keep: Path) -> None:
     """Removes what was used longest ago until the rest fits, except for one file."""
-    limit = float(os.environ.get("GLIMPSE_VOLUME_CACHE_GB", DEFAULT_GB)) * 2**30
+    limit = room("GLIMPSE_VOLUME_CACHE_GB", DEFAULT_GB) * 2**30
     held: list[tuple[int, int, Path]] = []
     for entry in os.scandir(keep.parent):
         try:
