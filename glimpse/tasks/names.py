@@ -120,7 +120,7 @@ def quantity_options(texts: Iterable[str]) -> str:
     The text is empty unless all targets are numbers and one of them has a fraction: others may be classes.
     """
     cells = [text.strip().replace(",", ".") for text in texts]
-    if not cells or not all(_QUANTITY.fullmatch(cell) for cell in cells):
+    if not cells or not all(_QUANTITY.fullmatch(cell) and len(cell) <= _LONGEST for cell in cells):
         return ""
     values = np.array(cells, np.float64)
     spread = f"{values.std():.4g}"
