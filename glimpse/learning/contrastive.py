@@ -124,16 +124,24 @@ class ContrastivePretrainer(Trainer):
     def step(self) -> float:
         """Makes one update and returns its loss."""
         policy = self.policy
-        rows = torch.randint(len(self.pool), (self.batch,), generator=self.generator)
+        rows = self._draw()
         images = self.pool[rows].to(policy.device)
         views = [self.augment(images, self.generator) for _ in range(2)]
         first, second = self.head(policy.embed(torch.cat(views))).chunk(2)
-        loss = contrastive_loss(first, second, self.temperature)
+        loss = contrastive_loss(first, second, self.temperature) + self._further_loss(rows, first)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.done += 1
         return loss.item()
+
+    def _draw(self) -> Int64[Tensor, " glimpse"]:
+        """Draws the glimpses of a step, as indices into the pool."""
+        return torch.randint(len(self.pool), (self.batch,), generator=self.generator)
+
+    def _further_loss(self, rows: Int64[Tensor, " glimpse"], shown: Float[Tensor, "glimpse d"]) -> Tensor:
+        """Returns what else is minimised, given the projections of the drawn glimpses; here nothing, 0."""
+        return shown.new_zeros(())
 
     def modules(self) -> dict[str, nn.Module]:
         """The policy and the projection head."""

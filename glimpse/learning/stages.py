@@ -18,6 +18,7 @@ from glimpse.contract.stepped_sources import ViewableCases
 from glimpse.errors import SettingsError
 from glimpse.learning.augment import Augment
 from glimpse.learning.contrastive import CALIBRATION, ContrastivePretrainer, sample_glimpses
+from glimpse.learning.foresight import ForesightPretrainer, sample_foreseen
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.policy import GlimpsePolicy
@@ -84,6 +85,9 @@ class Pretraining:
         steps: number of updates; with 0 the encoder stays as it is, and only the statistics of `TokenPool` are set.
         batch: glimpses per step; each of them gives two views.
         pool: how many glimpses are read, once, to learn from.
+        foresight: weight of the loss by which cells of overviews learn to foresee what glimpses show (see
+            `glimpse.learning.foresight`). With 0, no overviews are used.
+        glimpses_per_overview: with foresight, how many glimpses of a case a step takes.
         margin: factor by which these are larger than a glimpse, as room for shifts and turns.
         learning_rate: learning rate of AdamW.
         temperature: temperature of the contrastive loss.
@@ -93,15 +97,18 @@ class Pretraining:
     steps: int
     batch: int
     pool: int
+    foresight: float
+    glimpses_per_overview: int
     margin: float
     learning_rate: float
     temperature: float
     augment: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("batch", 1), ("pool", 1)):
+        for name, least in (("steps", 0), ("batch", 1), ("pool", 1), ("glimpses_per_overview", 1)):
             at_least(name, getattr(self, name), least, whole=True)
         at_least("margin", self.margin, 1)
+        at_least("foresight", self.foresight, 0)
         for name in ("learning_rate", "temperature"):
             above_zero(name, getattr(self, name))
         if not isinstance(self.augment, Mapping):
@@ -143,26 +150,22 @@ class Pretraining:
         cases, views, policy = training.cases.cases, training.cases.views, training.policy
         sides = views.sides(cases[0].source)
         augment = Augment(views.glimpse_size, policy.encoder.background, sides, **self.augment)
+        learning: dict[str, Any] = {
+            "batch": self.batch,
+            "learning_rate": self.learning_rate,
+            "temperature": self.temperature,
+            "seed": training.seed,
+        }
         count, margin = (self.pool, self.margin) if self.steps else (min(self.pool, CALIBRATION), 1.0)
+        drawn: dict[str, Any] = {"margin": margin, "seed": training.seed, "threads": training.threads}
         with tqdm(total=count, desc="reading", unit="glimpse", disable=silent(training.progress)) as bar:
-            pool = sample_glimpses(
-                cases,
-                views,
-                count,
-                margin=margin,
-                seed=training.seed,
-                threads=training.threads,
-                progress=bar.update,
-            )
-        return ContrastivePretrainer(
-            policy,
-            pool,
-            augment,
-            batch=self.batch,
-            learning_rate=self.learning_rate,
-            temperature=self.temperature,
-            seed=training.seed,
-        )
+            drawn["progress"] = bar.update
+            if not self.foresight or not self.steps:
+                pool = sample_glimpses(cases, views, count, **drawn)
+                return ContrastivePretrainer(policy, pool, augment, **learning)
+            each = self.glimpses_per_overview
+            foreseen = sample_foreseen(policy, cases, views, count, each, **drawn)
+        return ForesightPretrainer(policy, foreseen, augment, per_case=each, weight=self.foresight, **learning)
 
 
 class WarmUp:

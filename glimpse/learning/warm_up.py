@@ -29,7 +29,7 @@ from glimpse.networks.locator import PointerLocator
 from glimpse.networks.overlap import mutual
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
-from glimpse.settings.options import above_zero, option_names, sorted_into
+from glimpse.settings.options import above_zero, at_least, option_names, sorted_into
 from glimpse.sources import ImageSource
 from glimpse.tasks import Task
 from glimpse.views import Views
@@ -45,15 +45,21 @@ class WarmUpGlimpses:
         glimpses_per_case: How many glimpses are read of each case.
         max_total_glimpses: How many glimpses are read in all at most; with many cases, fewer are read of each.
         max_sequence: How many glimpses a sequence has at most.
+        look_among: Among how many glimpses the locator learns to choose. All glimpses of a case are then parted into
+            sets of so many. The fewer there are, the more rarely the locator can do with what is found most easily.
+            None: among those of a sequence.
     """
 
     glimpses_per_case: int = 24
     max_total_glimpses: int = 150_000
     max_sequence: int = 16
+    look_among: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("glimpses_per_case", "max_total_glimpses", "max_sequence"):
             above_zero(f"{name} of the warm-up", getattr(self, name))
+        if self.look_among is not None:
+            at_least("look_among of the warm-up", self.look_among, 2, whole=True)
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,7 @@ class TokenWarmUp(Trainer):
 
     Attributes:
         done: How many steps have been made.
+        used: How many glimpses of a case one step uses; the first `max_sequence` of them are the sequence.
 
     Raises:
         SettingsError: An option does not exist or has an impossible value.
@@ -148,6 +155,8 @@ class TokenWarmUp(Trainer):
         self.max_sequence = min(glimpses.max_sequence, self.glimpses_per_case)
         self.batch = min(self.options.steps.batch, len(cases))
         self.looks = self.options.losses.look_coef != 0 and isinstance(policy.locator, PointerLocator)
+        sets = glimpses.look_among is not None and self.looks
+        self.used = self.glimpses_per_case if sets else self.max_sequence
         self.generator = torch.Generator().manual_seed(seed)
         self.seeds = np.random.default_rng(seed).integers(2**63, size=len(cases))
         rate, decay = self.options.steps.learning_rate, self.options.steps.weight_decay
@@ -250,15 +259,16 @@ class TokenWarmUp(Trainer):
             group["lr"] = rate
         cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(policy.device)
         order = torch.rand(len(cases), self.glimpses_per_case, generator=self.generator).argsort(1)
-        rows = cases[:, None], order[:, : self.max_sequence].to(cases.device)
+        rows = cases[:, None], order[:, : self.used].to(cases.device)
         tokens, first = self._tokens(rows)
-        every = self._losses(policy.answer_head(policy.aggregator(torch.cat([first[:, None], tokens], 1))), cases)
+        sequence = torch.cat([first[:, None], tokens[:, : self.max_sequence]], 1)
+        every = self._losses(policy.answer_head(policy.aggregator(sequence)), cases)
         single = self._losses(policy.glimpse_head(tokens), cases)
         loss = every[:, -1].mean() + losses.prefix_coef * every.mean() + losses.glimpse_coef * single.mean()
         if self.looks:
-            logits = self._look_logits(rows)
-            looking = self.looking_loss(logits, single.detach()) + self.seeing_loss(rows, logits, every.detach())
-            loss = loss + losses.look_coef * looking
+            logits, time = self._look_logits(rows), self.max_sequence
+            later = self.seeing_loss((rows[0], rows[1][:, :time]), logits[:, :time], every.detach())
+            loss = loss + losses.look_coef * (self.looking_loss(logits, single.detach()) + later)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(itertools.chain.from_iterable(g["params"] for g in self.optimizer.param_groups), 1.0)
@@ -292,11 +302,15 @@ class TokenWarmUp(Trainer):
 
         p_i is the probability of choosing glimpse i, and l_i the loss of the answer from glimpse i alone: the lower it
         is, the more the glimpse says about the target. An entropy bonus is added (see `WarmUpLosses.look_entropy`).
+        With `WarmUpGlimpses.look_among`, the loss is the mean over sets of so many glimpses.
 
         Args:
             logits: The locator's logits of the glimpses.
             single: The losses l_i, without gradient.
         """
+        count = logits.shape[1]
+        among = min(self.options.glimpses.look_among or count, count)
+        logits, single = (torch.cat(part[:, : count // among * among].split(among, 1)) for part in (logits, single))
         log_probs = logits.log_softmax(-1)
         benefit = single.mean(1, keepdim=True) - single
         return -(log_probs.exp() * (benefit - self.options.losses.look_entropy * log_probs)).sum(1).mean()

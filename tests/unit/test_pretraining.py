@@ -16,7 +16,8 @@ from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.folder import Run
 
 SETTINGS: dict[str, Any] = {
-    "steps": 3, "batch": 4, "pool": 8, "margin": 1.0, "learning_rate": 1e-3, "temperature": 0.2, "augment": {},
+    "steps": 3, "batch": 4, "pool": 8, "foresight": 0.0, "glimpses_per_overview": 2, "margin": 1.0,
+    "learning_rate": 1e-3, "temperature": 0.2, "augment": {},
 }  # fmt: skip
 
 
@@ -52,7 +53,17 @@ def test_the_last_step_is_saved_once_its_tokens_are_calibrated(
     assert run.checkpoint("pretrained").is_file()
 
 
-@pytest.mark.parametrize(("name", "value"), [("steps", -1), ("batch", 0), ("margin", 0.5), ("temperature", 0.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", -1),
+        ("batch", 0),
+        ("margin", 0.5),
+        ("temperature", 0.0),
+        ("foresight", -0.1),
+        ("glimpses_per_overview", 0),
+    ],
+)
 def test_impossible_settings_are_refused(name: str, value: float) -> None:
     with pytest.raises(SettingsError, match=name):
         Pretraining(**{**SETTINGS, name: value})

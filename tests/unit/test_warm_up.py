@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from glimpse.envs import FlattenAction, array_cases, make_array
+from glimpse.errors import SettingsError
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks import ConvEncoder
 from glimpse.networks.overlap import mutual
@@ -149,6 +150,38 @@ def first_found(policy: GlimpsePolicy, views: Any, cases: Any, middles: list[tup
         decision = policy.decide(scene, policy.begin(scene), torch.tensor([False]), deterministic=True)
         found.append(np.abs((decision.location[0].numpy() + 1) / 2 * 64 - middle).max() < 16)
     return float(np.mean(found))
+
+
+def test_the_locator_learns_to_choose_among_sets_of_all_glimpses() -> None:
+    (_, trainer), (_, whole) = make(look_among=2), make()
+    assert (trainer.used, whole.used) == (6, 4)
+    logits, single = torch.tensor([[0.0, 1.0, 2.0, 0.0]]), torch.tensor([[3.0, 1.0, 2.0, 2.0]])
+    pairs = [whole.looking_loss(logits[:, two], single[:, two]) for two in (slice(2), slice(2, 4))]
+    assert float(trainer.looking_loss(logits, single)) == pytest.approx(float(sum(pairs)) / 2)
+    assert float(whole.looking_loss(logits, single)) != pytest.approx(float(sum(pairs)) / 2)
+    odd = trainer.looking_loss(torch.cat([logits, logits[:, :1]], 1), torch.cat([single, single[:, :1]], 1))
+    assert float(odd) == pytest.approx(float(sum(pairs)) / 2)  # the glimpse that is left over is in no set
+
+
+def test_a_step_with_sets_trains_single_answers_on_all_glimpses(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, trainer = make(look_among=3)
+    trainer.encode()
+    lengths = []
+    monkeypatch.setattr(policy.glimpse_head, "forward", lambda tokens: _noting(tokens, lengths, policy.glimpse_head))
+    trainer.step()
+    assert lengths == [6]
+    assert policy.locator.unary[0].weight.grad.abs().sum() > 0
+
+
+def _noting(tokens: torch.Tensor, lengths: list[int], head: torch.nn.Linear) -> torch.Tensor:
+    lengths.append(tokens.shape[1])
+    return torch.nn.functional.linear(tokens, head.weight, head.bias)
+
+
+@pytest.mark.parametrize("value", [1, 2.5, True])
+def test_sets_that_leave_no_choice_are_refused(value: Any) -> None:
+    with pytest.raises(SettingsError, match="look_among"):
+        make(look_among=value)
 
 
 def test_the_penalty_is_learned_from_the_gains_of_later_glimpses() -> None:
