@@ -10,6 +10,7 @@ from glimpse.contract.stepped_sources import viewable_cases
 from glimpse.envs import FlattenAction, make_array
 from glimpse.errors import SettingsError
 from glimpse.learning.contrastive import ContrastivePretrainer
+from glimpse.learning.foresight import ForesightPretrainer
 from glimpse.learning.stages import Pretraining, Training
 from glimpse.networks import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint
@@ -51,6 +52,26 @@ def test_the_last_step_is_saved_once_its_tokens_are_calibrated(
     Pretraining(**SETTINGS).run(training, "pretrain")
     assert notes == ["calibrated", *between, "calibrated", "saved 3"]
     assert run.checkpoint("pretrained").is_file()
+
+
+@pytest.mark.parametrize(("weight", "kind"), [(0.0, ContrastivePretrainer), (0.5, ForesightPretrainer)])
+def test_foresight_is_learned_if_it_has_a_weight(
+    weight: float, kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = list(np.random.default_rng(0).integers(0, 256, (4, 1, 48, 48), np.uint8))
+    env: Any = FlattenAction(make_array((images, [0, 1, 0, 1]), overview_size=24, glimpse_size=16, max_glimpses=2))
+    policy = GlimpsePolicy(env.observation_space, env.action_space, layout=env.layout)
+    used: list[tuple[type, float, int]] = []
+    step = ContrastivePretrainer.step
+    monkeypatch.setattr(ContrastivePretrainer, "step", lambda self: used.append(_told(self)) or step(self))
+    run, cases = NotingRun(tmp_path, [], 3600), viewable_cases(env)
+    training = Training(run, policy, cases, lanes, lambda split: cases, seed=0, threads=1, progress=False)
+    Pretraining(**{**SETTINGS, "foresight": weight}).run(training, "pretrain")
+    assert used == [(kind, weight, 8)] * 3
+
+
+def _told(trainer: ContrastivePretrainer) -> tuple[type, float, int]:
+    return type(trainer), getattr(trainer, "weight", 0.0), len(trainer.pool)
 
 
 @pytest.mark.parametrize(
