@@ -5,6 +5,7 @@ glimpse evaluate run=runs/wsi-ppo-0 max_glimpses=32
 
 import functools
 import inspect
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -142,7 +143,7 @@ def evaluate(
     rows = {reader: summarise(answers, task, seed) for reader, answers in readings.items()}
     record = {"split": split, "seed": seed, "max_glimpses": budget, "readers": rows}
     if cohort is not None:
-        record["cohort"] = str(cohort)
+        record["cohort"] = os.path.abspath(cohort)
     return Result(record, readings, task.headline, _write(Path(run), record, readings, task), found.of)
 
 
@@ -212,11 +213,23 @@ def _write(run: Path, record: dict[str, Any], readings: dict[str, list[Reading]]
     of = f"{record['split']}-{record['max_glimpses']}"
     if "cohort" in record:
         (name,) = file_names([Path(record["cohort"]).stem])  # which is not too long
-        of = f"{name}-{of}"
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        free = (f"{one}-{of}" for one in names if _is_of(run / f"evaluation-{one}-{of}.json", record["cohort"]))
+        of = next(free)
     summary, answers = run / f"evaluation-{of}.json", run / f"predictions-{of}.csv"
     write_predictions(answers, readings, task, record["split"])
     write_atomically(summary, json.dumps(record, indent=2) + "\n")
     return summary, answers
+
+
+def _is_of(summary: Path, cohort: str) -> bool:
+    """Returns whether an evaluation is of this cohort, or does not exist yet; others may be called the same."""
+    try:
+        return json.loads(summary.read_text("utf-8")).get("cohort") == cohort
+    except FileNotFoundError:
+        return True
+    except (ValueError, AttributeError):  # no evaluation of ours
+        return False
 
 
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="evaluate")

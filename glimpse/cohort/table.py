@@ -20,6 +20,7 @@ REQUIRED = ("case_id", "slide_id", "path", "target")
 OPTIONAL = ("split", "mpp", "mask")
 OTHER_NAMES = {"patient": "case_id", "case": "slide_id"}  # columns: other name, usual name
 SEPARATORS = (",", ";", "\t", "|")
+_STATED = re.compile(r"""(?i)"?sep=(?P<separator>.)"?[\s,;|]*""")  # a first line that spreadsheets write
 _IDS = ("case_id", "slide_id")  # paths stay as they are: file systems tell two spellings apart
 _LISTED = 50  # so many problems are listed; the rest are only counted
 _SYNONYMS = {"label": "target", "lable": "target", "labels": "target", "class": "target"}
@@ -86,8 +87,8 @@ def read_table(path: Path) -> Table:
     while skipped < len(lines) and not lines[skipped].strip():
         skipped += 1
     separator = None
-    if skipped < len(lines) and (stated := re.fullmatch(r"sep=(.)\s*", lines[skipped])):  # Excel writes such a line
-        separator, skipped = stated[1], skipped + 1
+    if skipped < len(lines) and (stated := _STATED.fullmatch(lines[skipped])):
+        separator, skipped = stated["separator"], skipped + 1
     if skipped == len(lines):
         raise CohortError(f"{path}: the file is empty. A cohort starts with the header {','.join(REQUIRED)}.")
     separator = separator or _separator(lines[skipped])

@@ -41,10 +41,10 @@ def refused(folder: Path, lines: Sequence[str], task: Task = TASK, **options: ob
 # ---------------------------------------------------------------------------------------------- separators
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-@pytest.mark.parametrize("first", [[], ["sep={}"], ["", ""]])
+@pytest.mark.parametrize("first", [[], ["sep={}"], ["SEP={}"], ['"sep={}"'], ['"sep={}"{}{}'], ["", ""]])
 def test_every_separator_is_recognised(folder: Path, separator: str, encoding: str, first: list[str]) -> None:
     lines = [line.replace(",", separator) for line in LINES]
-    cohort = load(folder, [*(one.format(separator) for one in first), *lines], encoding=encoding)
+    cohort = load(folder, [*(one.replace("{}", separator) for one in first), *lines], encoding=encoding)
     assert [(case.patient, case.id, case.target, case.split) for case in cohort] == [
         ("p", "s0", 1, "train"),
         ("q", "s1", 0, "test"),

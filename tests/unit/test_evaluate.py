@@ -116,13 +116,24 @@ def test_images_that_do_not_fit_a_run_are_told_with_what_can_be_done(run: Path, 
 def test_another_cohort_keeps_its_own_files(run: Path, tiny_slides: Path) -> None:
     rows = list(csv.DictReader(tiny_slides.open()))
     other = tiny_slides.with_name("other.csv")
-    with other.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows[:4])
+    _write_csv(other, rows[:4])
     result = evaluate(run, split="all", cohort=other, readers=["overview"], progress=False)
     assert [reading.id for reading in result.readings["overview"]] == [row["slide_id"] for row in rows[:4]]
     assert result.files[0].name == "evaluation-other-all-3.json" and result.record["cohort"] == str(other)
+    namesake = tiny_slides.parent / "elsewhere" / "other.csv"
+    namesake.parent.mkdir()
+    _write_csv(namesake, [{**row, "path": str(tiny_slides.parent / row["path"])} for row in rows[:2]])
+    for cohort, name in ((namesake, "other-2"), (other, "other"), (namesake, "other-2")):
+        again = evaluate(run, split="all", cohort=cohort, readers=["overview"], progress=False)
+        assert again.files[0].name == f"evaluation-{name}-all-3.json"
+        assert again.files[1].name == f"predictions-{name}-all-3.csv"
+
+
+def _write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def test_what_cannot_be_evaluated_is_refused(run: Path, tmp_path: Path) -> None:
