@@ -20,6 +20,7 @@ from glimpse.agents.loading import SavedAgent
 from glimpse.agents.options import Options, Rollouts
 from glimpse.agents.rollout import EpisodePlayer, join, regrouped, shared_glimpses
 from glimpse.errors import SettingsError
+from glimpse.learning.looking import Worth
 from glimpse.networks.locator import RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct, Episodes, Glimpses
@@ -106,6 +107,8 @@ class GlimpseAlgorithm(SavedAgent):
         self.episodes: Episodes | None = None
         self.conduct = Conduct()  # how the policy acted in the last rollout
         self.extra: Glimpses | None = None  # extra glimpses at random places, for each row of `episodes`
+        self.worth: Worth | None = None  # of random glimpses of all cases, where a warm-up has found it out
+        self.drawn: torch.Tensor = torch.zeros(0, dtype=torch.long)  # the cases of `episodes`
         self.updates = 0
         self._log_due = False  # whether the next update ends with writing the logs
         self.start_timesteps = 0  # `num_timesteps` before this agent; above 0 after another stage
@@ -227,7 +230,8 @@ class GlimpseAlgorithm(SavedAgent):
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
         each = self.rollouts.rollouts_per_case
-        lanes = np.repeat(self._next_cases(), each).reshape(-1, env.num_envs)
+        cases = self._next_cases()
+        lanes = np.repeat(cases, each).reshape(-1, env.num_envs)
         grouped = each if env.num_envs % each == 0 else 1
         budget, before = self._draw_budget(), self.num_timesteps
         self.conduct = self._conduct()
@@ -236,7 +240,7 @@ class GlimpseAlgorithm(SavedAgent):
             return False
         self.extra = self._look_elsewhere(env, lanes, grouped)
         self.num_timesteps = before + self.steps_per_update
-        self.episodes = regrouped(join(played), each // grouped)
+        self.episodes, self.drawn = regrouped(join(played), each // grouped), torch.from_numpy(cases)
         callback.on_rollout_end()
         return True
 
@@ -293,7 +297,8 @@ class GlimpseAlgorithm(SavedAgent):
         if self.episodes is None:
             raise RuntimeError("train() needs a rollout: call learn(), or collect_rollouts() first.")
         rate = self.lr_schedule(self._current_progress_remaining)
-        logs = self.learner.update(self.episodes, self.extra, rate, self.conduct)
+        worth = None if self.worth is None else self.worth.of_cases(self.drawn)
+        logs = self.learner.update(self.episodes, self.extra, rate, self.conduct, worth)
         self.updates += 1
         self.logger.record("train/learning_rate", rate)
         for name, value in logs.items():
@@ -364,4 +369,14 @@ class GlimpseAlgorithm(SavedAgent):
         self.random.bit_generator.state = meta["random"]
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_given", "conduct", "episodes", "extra", "learner", "task"]
+        return [
+            *super()._excluded_save_params(),
+            "_given",
+            "conduct",
+            "drawn",
+            "episodes",
+            "extra",
+            "learner",
+            "task",
+            "worth",
+        ]

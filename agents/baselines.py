@@ -30,6 +30,7 @@ class _Baseline(GlimpseAlgorithm):
         "ent_coef",
         "extra_glimpses",
         "gae_lambda",
+        "look_coef",
         "min_glimpses",
         "minibatches",
         "stop_from",

@@ -19,6 +19,7 @@ from glimpse.agents.returns import (
     returns_to_go,
     standardised,
 )
+from glimpse.learning.looking import Worth
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses
 from glimpse.tasks import Task
@@ -55,11 +56,12 @@ class Credit:
 
 
 class Minibatch(NamedTuple):
-    """Whole episodes of some cases, on the policy's device, with their extra glimpses and credit."""
+    """Whole episodes of some cases, on the policy's device, with their extra glimpses and credit, and their worth."""
 
     episodes: Episodes
     extra: Glimpses | None
     credit: Credit | None
+    worth: Worth | None
 
 
 def give_optimizer(policy: GlimpsePolicy, learning_rate: float) -> None:
@@ -94,7 +96,12 @@ class Learner:
 
     # ------------------------------------------------------------------------------------------ the update
     def update(
-        self, episodes: Episodes, extra: Glimpses | None, learning_rate: float, conduct: Conduct = OWN_CONDUCT
+        self,
+        episodes: Episodes,
+        extra: Glimpses | None,
+        learning_rate: float,
+        conduct: Conduct = OWN_CONDUCT,
+        worth: Worth | None = None,
     ) -> dict[str, float]:
         """Learns from one rollout in `n_epochs` passes; returns the numbers to log about the last step.
 
@@ -103,12 +110,13 @@ class Learner:
             extra: Extra glimpses of each row of the episodes, or None.
             learning_rate: The learning rate of this update.
             conduct: How the policy acted when the episodes were played.
+            worth: What random glimpses of these cases are worth, if the locator is to learn from them.
         """
         self.policy.set_training_mode(True)
         self._apply_rate(learning_rate)
         credit, logs = self.credit(episodes), {}
         for _ in range(self.updates.n_epochs):
-            for minibatch in self._minibatches(episodes, extra, credit):
+            for minibatch in self._minibatches(episodes, extra, credit, worth):
                 logs = self._step(minibatch, conduct)
         return logs
 
@@ -117,23 +125,31 @@ class Learner:
         others["lr"] = learning_rate
         encoder["lr"] = learning_rate * self.updates.encoder_rate
 
-    def _minibatches(self, episodes: Episodes, extra: Glimpses | None, credit: Credit | None) -> Iterator[Minibatch]:
+    def _minibatches(
+        self, episodes: Episodes, extra: Glimpses | None, credit: Credit | None, worth: Worth | None
+    ) -> Iterator[Minibatch]:
         """Yields the rollout in parts of whole cases, in a random order."""
         device = self.policy.device
         order = torch.randperm(len(episodes.overview))
         for cases in order.chunk(self.updates.minibatches):
             if self.updates.minibatches == 1:  # avoids copying all glimpses
-                yield Minibatch(_to(episodes, device), _to(extra, device), credit)
+                shuffled = None if worth is None else worth.shuffled().to(device)
+                yield Minibatch(_to(episodes, device), _to(extra, device), credit, shuffled)
                 continue
             rows = (cases[:, None] * episodes.rollouts + torch.arange(episodes.rollouts)).flatten()
             more = None if extra is None else extra.of_rows(rows)
             part = None if credit is None else credit.of_rows(rows)
-            yield Minibatch(_to(episodes.of_cases(cases), device), _to(more, device), part)
+            looks = None if worth is None else worth.of_cases(cases).shuffled().to(device)
+            yield Minibatch(_to(episodes.of_cases(cases), device), _to(more, device), part, looks)
 
     def _step(self, minibatch: Minibatch, conduct: Conduct) -> dict[str, float]:
-        episodes, extra, credit = minibatch
-        evaluation = self.policy.evaluate_episodes(episodes, self.updates.encoder_share, extra, conduct)
+        episodes, extra, credit, worth = minibatch
+        places = None if worth is None else worth.cells
+        evaluation = self.policy.evaluate_episodes(episodes, self.updates.encoder_share, extra, conduct, places)
         loss = self.loss(episodes, evaluation, credit)
+        if worth is not None and evaluation.first_logits is not None:
+            look = worth.loss(evaluation.first_logits)
+            loss = loss + Loss(self.losses.look_coef * look, {"look": look.item()})
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         loss.value.backward()

@@ -90,6 +90,8 @@ class Losses:
         gae_lambda: Lambda of generalised advantage estimation; only used with a critic.
         ent_coef: Weight of the entropy bonus.
         vf_coef: Weight of the value head's loss; only used with a critic.
+        look_coef: Weight of the loss by which the locator goes on learning where to look first from the random glimpses
+            of the warm-up (see `glimpse.learning.looking`); only used after a warm-up that has taught it.
     """
 
     credit: str = "gain"
@@ -99,13 +101,14 @@ class Losses:
     gae_lambda: float = 1.0
     ent_coef: float = 0.001
     vf_coef: float = 0.5
+    look_coef: float = 0.0
 
     def __post_init__(self) -> None:
         if self.credit not in ("gain", "final"):
             raise SettingsError(f'Expected credit "gain" or "final", got {self.credit!r}.')
         if self.baseline not in ("leave_one_out", "critic"):
             raise SettingsError(f'Expected baseline "leave_one_out" or "critic", got {self.baseline!r}.')
-        for name in ("prefix_coef", "glimpse_coef", "ent_coef", "vf_coef"):
+        for name in ("prefix_coef", "glimpse_coef", "ent_coef", "vf_coef", "look_coef"):
             at_least(name, getattr(self, name), 0)
         if not 0 <= self.gae_lambda <= 1:
             raise SettingsError(f"Expected gae_lambda from 0 to 1, got {self.gae_lambda}.")

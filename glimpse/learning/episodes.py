@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from glimpse.errors import SettingsError
 from glimpse.learning.averaging import Average
+from glimpse.learning.looking import Worth
 from glimpse.learning.stages import STAGES, Training
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.loading import save_policy
@@ -94,6 +95,8 @@ class EpisodeLearning:
             training.policy, lanes, learning_rate=self.learning_rate, seed=seed, device=training.policy.device
         )
         agent.set_logger(run.logger)
+        if self._options.losses.look_coef and (file := run.checkpoint("worth")).is_file():
+            agent.worth = Worth.load(file, [case.id for case in training.cases.cases])
         if run.last.meta["stage"] == name:
             average.restore(run.last)
             agent.restore_state(run.last)

@@ -201,6 +201,8 @@ class WarmUp:
             with tqdm(total=len(cases.cases), desc="encoding", unit="case", disable=silent(training.progress)) as bar:
                 trainer.encode(bar.update)
             self._learn(training, name, trainer)
+            if trainer.looks:
+                trainer.worth().save(run.checkpoint("worth"))
 
     def _learn(self, training: Training, name: str, trainer: TokenWarmUp) -> None:
         run = training.run

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.errors import SettingsError
+from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.trainer import Trainer
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.overlap import mutual
@@ -115,7 +116,7 @@ class TokenWarmUp(Trainer):
     """Supervised learning on sequences of random glimpses of each case, from features that are computed once.
 
     The loss is the supervised loss of all agents: that of the last answer, of the mean over all prefixes, and of
-    answers from single glimpses. The locator's loss is added to it (see `looking_loss`).
+    answers from single glimpses. The locator's loss is added to it (see `glimpse.learning.looking`).
 
     Args:
         policy: The policy to train, except its encoder and its memory. Its locator is trained only if it is a
@@ -130,6 +131,7 @@ class TokenWarmUp(Trainer):
     Attributes:
         done: How many steps have been made.
         used: How many glimpses of a case one step uses; the first `max_sequence` of them are the sequence.
+        among: Among how many glimpses the locator learns to choose.
 
     Raises:
         SettingsError: An option does not exist or has an impossible value.
@@ -157,6 +159,7 @@ class TokenWarmUp(Trainer):
         self.looks = self.options.losses.look_coef != 0 and isinstance(policy.locator, PointerLocator)
         sets = glimpses.look_among is not None and self.looks
         self.used = self.glimpses_per_case if sets else self.max_sequence
+        self.among = glimpses.look_among or self.max_sequence
         self.generator = torch.Generator().manual_seed(seed)
         self.seeds = np.random.default_rng(seed).integers(2**63, size=len(cases))
         rate, decay = self.options.steps.learning_rate, self.options.steps.weight_decay
@@ -268,13 +271,25 @@ class TokenWarmUp(Trainer):
         if self.looks:
             logits, time = self._look_logits(rows), self.max_sequence
             later = self.seeing_loss((rows[0], rows[1][:, :time]), logits[:, :time], every.detach())
-            loss = loss + losses.look_coef * (self.looking_loss(logits, single.detach()) + later)
+            first = looking_loss(logits, single.detach(), self.among, losses.look_entropy)
+            loss = loss + losses.look_coef * (first + later)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(itertools.chain.from_iterable(g["params"] for g in self.optimizer.param_groups), 1.0)
         self.optimizer.step()
         self.done += 1
         return loss.item()
+
+    @torch.no_grad()
+    def worth(self) -> Worth:
+        """Returns how well each glimpse alone predicts the target now."""
+        everyone = torch.arange(len(self.cases), device=self.policy.device)
+        glimpses, losses = torch.arange(self.glimpses_per_case, device=self.policy.device), []
+        for cases in everyone.split(self.batch):
+            tokens, _ = self._tokens((cases[:, None], glimpses.expand(len(cases), -1)))
+            losses.append(self._losses(self.policy.glimpse_head(tokens), cases))
+        names, entropy = tuple(case.id for case in self.cases), self.options.losses.look_entropy
+        return Worth(names, self.kept["cells"], torch.cat(losses), self.among, entropy)
 
     # ------------------------------------------------------------------------------------------ parts of a step
     def _tokens(self, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -296,24 +311,6 @@ class TokenWarmUp(Trainer):
             token = policy.pool.token(self.kept["overviews"][rows[0][:, 0]]) + policy.scale.weight[0]
             state = policy.memory.step(token, token.new_zeros(len(token), policy.memory.hidden))
         return policy.locator.logits(state[:, None], keys, unary)[:, 0]
-
-    def looking_loss(self, logits: Float[Tensor, "batch time"], single: Float[Tensor, "batch time"]) -> Tensor:
-        r"""Returns the loss of the locator's first choice among some glimpses, -\sum_i p_i (\bar l - l_i).
-
-        p_i is the probability of choosing glimpse i, and l_i the loss of the answer from glimpse i alone: the lower it
-        is, the more the glimpse says about the target. An entropy bonus is added (see `WarmUpLosses.look_entropy`).
-        With `WarmUpGlimpses.look_among`, the loss is the mean over sets of so many glimpses.
-
-        Args:
-            logits: The locator's logits of the glimpses.
-            single: The losses l_i, without gradient.
-        """
-        count = logits.shape[1]
-        among = min(self.options.glimpses.look_among or count, count)
-        logits, single = (torch.cat(part[:, : count // among * among].split(among, 1)) for part in (logits, single))
-        log_probs = logits.log_softmax(-1)
-        benefit = single.mean(1, keepdim=True) - single
-        return -(log_probs.exp() * (benefit - self.options.losses.look_entropy * log_probs)).sum(1).mean()
 
     def seeing_loss(
         self, rows: tuple[Tensor, Tensor], logits: Float[Tensor, "batch time"], every: Float[Tensor, "batch step"]

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from glimpse.networks.locator import Candidates, Choice
+from glimpse.networks.locator import Candidates, Choice, PointerLocator
 from glimpse.networks.network import GlimpseNetwork, with_stop
 from glimpse.networks.overlap import Coverage, overlaps, product, summed
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses, Scene, State
@@ -35,6 +35,7 @@ class GlimpsePolicy(GlimpseNetwork):
         encoder_share: float = 1.0,
         extra: Glimpses | None = None,
         conduct: Conduct = OWN_CONDUCT,
+        places: Int[Tensor, "case place"] | None = None,
     ) -> Evaluation:
         """Runs the current parameters over stored episodes in one pass, with gradients.
 
@@ -45,6 +46,7 @@ class GlimpsePolicy(GlimpseNetwork):
             extra: More glimpses, which follow the episodes; their features are not computed again. The policy answers
                 after each of them, too.
             conduct: The conduct with which the episodes were played.
+            places: Cells of which the logits as the first choice are asked for, if the locator gives logits to cells.
         """
         read, (batch, time) = episodes.read, episodes.cell.shape
         kept = episodes.features if not conduct.train_encoder or encoder_share < 1 else None
@@ -65,7 +67,19 @@ class GlimpsePolicy(GlimpseNetwork):
             prediction=prediction,
             glimpse_prediction=self.glimpse_head(tokens),
             extra_prediction=after_extra,
+            first_logits=self._first_logits(states[:: episodes.rollouts, :1], scene.candidates, places),
         )
+
+    def _first_logits(
+        self,
+        states: Float[Tensor, "case 1 hidden"],
+        candidates: Candidates,
+        places: Int[Tensor, "case place"] | None,
+    ) -> Float[Tensor, "case place"] | None:
+        """Returns the logits of cells when nothing was seen yet; no gradient is passed on to the states."""
+        if places is None or not isinstance(self.locator, PointerLocator):
+            return None
+        return self.locator.logits(states.detach(), candidates.keys, candidates.unary)[:, 0].gather(1, places)
 
     def _answers(
         self, first: Tensor, tokens: Tensor, length: Tensor, extra: Glimpses | None

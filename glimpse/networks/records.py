@@ -141,3 +141,4 @@ class Evaluation:
     prediction: Float[Tensor, "batch step output"]
     glimpse_prediction: Float[Tensor, "batch time output"]  # answers from single glimpses
     extra_prediction: Float[Tensor, "batch more output"] | None = None  # answers after each extra glimpse
+    first_logits: Float[Tensor, "case place"] | None = None  # of the cells that were asked for, as the first choice

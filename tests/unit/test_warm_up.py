@@ -2,6 +2,7 @@
 
 import itertools
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 
 from glimpse.envs import FlattenAction, array_cases, make_array
 from glimpse.errors import SettingsError
+from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks import ConvEncoder
 from glimpse.networks.overlap import mutual
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.runs.checkpoints import CheckpointError
 
 CASES = 8
 
@@ -152,15 +155,56 @@ def first_found(policy: GlimpsePolicy, views: Any, cases: Any, middles: list[tup
     return float(np.mean(found))
 
 
-def test_the_locator_learns_to_choose_among_sets_of_all_glimpses() -> None:
-    (_, trainer), (_, whole) = make(look_among=2), make()
-    assert (trainer.used, whole.used) == (6, 4)
-    logits, single = torch.tensor([[0.0, 1.0, 2.0, 0.0]]), torch.tensor([[3.0, 1.0, 2.0, 2.0]])
-    pairs = [whole.looking_loss(logits[:, two], single[:, two]) for two in (slice(2), slice(2, 4))]
-    assert float(trainer.looking_loss(logits, single)) == pytest.approx(float(sum(pairs)) / 2)
-    assert float(whole.looking_loss(logits, single)) != pytest.approx(float(sum(pairs)) / 2)
-    odd = trainer.looking_loss(torch.cat([logits, logits[:, :1]], 1), torch.cat([single, single[:, :1]], 1))
-    assert float(odd) == pytest.approx(float(sum(pairs)) / 2)  # the glimpse that is left over is in no set
+def test_the_loss_of_looking_is_that_of_sets() -> None:
+    logits, single = torch.tensor([[0.0, 1.0, 2.0, 1.0]]), torch.tensor([[3.0, 1.0, 2.0, 2.0]])
+    first = 1 / (1 + np.e)  # the probability of glimpse 0, and of glimpse 3, within their pairs
+    bonus = -(first * np.log(first) + (1 - first) * np.log(1 - first))
+    expected = -((first * -1 + (1 - first) * 1) / 2) - 0.1 * bonus
+    assert float(looking_loss(logits, single, 2, 0.1)) == pytest.approx(expected, rel=1e-5)
+    odd = [torch.cat([part, part[:, :1]], 1) for part in (logits, single)]
+    assert float(looking_loss(*odd, 2, 0.1)) == pytest.approx(expected, rel=1e-5)  # one is left over
+    whole = torch.softmax(logits, 1)[0] @ (2 - single[0])
+    assert float(looking_loss(logits, single, 9, 0.0)) == pytest.approx(-float(whole), rel=1e-5)
+
+
+@pytest.mark.parametrize(("among", "used", "chosen"), [(None, 4, 4), (2, 6, 2)])
+def test_sets_are_made_of_all_glimpses(among: int | None, used: int, chosen: int) -> None:
+    _, trainer = make(look_among=among)
+    assert (trainer.used, trainer.among) == (used, chosen)
+
+
+def test_the_worth_of_glimpses_is_known_after_the_warm_up(tmp_path: Path) -> None:
+    policy, trainer = make(look_among=3)
+    trainer.encode()
+    for _ in range(3):
+        trainer.step()
+    worth = trainer.worth()
+    inner: Any = environment().unwrapped
+    case, place = 5, 2
+    zoom = int(trainer.kept["zooms"][case, place])
+    where = policy.cells[worth.cells[case, place]]
+    shown = torch.from_numpy(inner.views.glimpse(inner.cases[case].source, where.numpy(), zoom).copy())[None]
+    with torch.no_grad():
+        token = policy.glimpse_token(policy.look(shown), where[None], torch.tensor([zoom]))
+        loss = inner.task.loss(policy.glimpse_head(token), torch.tensor([case % 2]))
+    assert float(worth.losses[case, place]) == pytest.approx(float(loss), rel=1e-4)
+    assert (worth.among, worth.entropy) == (3, 0.01)
+    worth.save(tmp_path / "worth.safetensors")
+    ids = [case.id for case in inner.cases]
+    some = Worth.load(tmp_path / "worth.safetensors", [ids[6], ids[1]])
+    assert torch.equal(some.cells, worth.cells[[6, 1]]) and torch.equal(some.losses, worth.losses[[6, 1]])
+    assert (some.among, some.entropy) == (3, 0.01)
+    with pytest.raises(CheckpointError, match="lacks 'another'"):
+        Worth.load(tmp_path / "worth.safetensors", ["another"])
+
+
+def test_shuffling_keeps_what_belongs_together() -> None:
+    cells = torch.arange(12).view(2, 6)
+    worth = Worth(("a", "b"), cells, cells * 0.5, 2, 0.0)
+    torch.manual_seed(0)
+    shuffled = worth.shuffled()
+    assert not torch.equal(shuffled.cells, cells) and torch.equal(shuffled.losses, shuffled.cells * 0.5)
+    assert torch.equal(shuffled.cells.sort(1).values, cells)
 
 
 def test_a_step_with_sets_trains_single_answers_on_all_glimpses(monkeypatch: pytest.MonkeyPatch) -> None:
