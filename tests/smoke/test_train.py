@@ -89,7 +89,8 @@ def logged(run: Path, tag: str) -> list[int]:
     return [one.step for one in events.Scalars(tag)]
 
 
-LONG = ["joint.updates=40", "joint.validate_every=0", "report.readers=[random]"]
+LONG = ["joint.updates=40", "joint.validate_every=0", "report.readers=[random]", "pretrain.foresight=1"]
+LONG += ["agent.algorithm.look_coef=1"]
 
 
 @pytest.fixture(scope="module")
