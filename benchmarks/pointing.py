@@ -53,7 +53,7 @@ def options() -> argparse.ArgumentParser:
     add_root(made)
     made.add_argument("--env", nargs="+", choices=list(_BUDGETS), default=list(_BUDGETS), help="default: both")
     made.add_argument("--variant", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="default: all")
-    made.add_argument("--updates", type=int, default=400, help="of the joint stage on digits (default: 400)")
+    made.add_argument("--updates", type=int, default=100, help="of the joint stage on digits (default: 100)")
     add_seeds(made, (0, 1, 2))
     return made
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -72,12 +73,17 @@ class WarmUpLosses:
         glimpse_coef: Weight of the loss of answers from single glimpses.
         look_coef: Weight of the locator's loss; with 0 the locator is not trained.
         look_entropy: Weight, within the locator's loss, of the entropy of its choice.
+        look_expected: Whether the locator learns from the loss that a glimpse is expected to have by what it shows, and
+            not from the loss that it has. A small network learns to expect it, from the tokens of all glimpses. Where
+            it is partly chance whether a glimpse helps (a digit may not be of the majority's class), the losses
+            themselves are learnt by heart.
     """
 
     prefix_coef: float = 0.5
     glimpse_coef: float = 1.0
     look_coef: float = 1.0
     look_entropy: float = 0.01
+    look_expected: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,11 @@ class TokenWarmUp(Trainer):
         self.seeds = np.random.default_rng(seed).integers(2**63, size=len(cases))
         rate, decay = self.options.steps.learning_rate, self.options.steps.weight_decay
         self.optimizer = torch.optim.AdamW(self._trained(), rate, weight_decay=decay)
+        self.expect: nn.Module | None = None
+        if self.looks and self.options.losses.look_expected:
+            embed = policy.encoder.embed
+            self.expect = nn.Sequential(nn.Linear(embed, embed), nn.ReLU(), nn.Linear(embed, 1)).to(policy.device)
+            self.optimizer.add_param_group({"params": list(self.expect.parameters())})
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
@@ -269,9 +280,12 @@ class TokenWarmUp(Trainer):
         single = self._losses(policy.glimpse_head(tokens), cases)
         loss = every[:, -1].mean() + losses.prefix_coef * every.mean() + losses.glimpse_coef * single.mean()
         if self.looks:
-            logits, time = self._look_logits(rows), self.max_sequence
+            logits, time, known = self._look_logits(rows), self.max_sequence, single.detach()
+            if self.expect is not None:
+                expected = self._expected(tokens)
+                loss, known = loss + F.mse_loss(expected, known), expected.detach()
             later = self.seeing_loss((rows[0], rows[1][:, :time]), logits[:, :time], every.detach())
-            first = looking_loss(logits, single.detach(), self.among, losses.look_entropy)
+            first = looking_loss(logits, known, self.among, losses.look_entropy)
             loss = loss + losses.look_coef * (first + later)
         self.optimizer.zero_grad()
         loss.backward()
@@ -282,12 +296,13 @@ class TokenWarmUp(Trainer):
 
     @torch.no_grad()
     def worth(self) -> Worth:
-        """Returns how well each glimpse alone predicts the target now."""
+        """Returns how well each glimpse alone predicts the target now, or is expected to (see `WarmUpLosses`)."""
         everyone = torch.arange(len(self.cases), device=self.policy.device)
         glimpses, losses = torch.arange(self.glimpses_per_case, device=self.policy.device), []
         for cases in everyone.split(self.batch):
             tokens, _ = self._tokens((cases[:, None], glimpses.expand(len(cases), -1)))
-            losses.append(self._losses(self.policy.glimpse_head(tokens), cases))
+            single = self._losses(self.policy.glimpse_head(tokens), cases)
+            losses.append(single if self.expect is None else self._expected(tokens))
         names, entropy = tuple(case.id for case in self.cases), self.options.losses.look_entropy
         return Worth(names, self.kept["cells"], torch.cat(losses), self.among, entropy)
 
@@ -311,6 +326,15 @@ class TokenWarmUp(Trainer):
             token = policy.pool.token(self.kept["overviews"][rows[0][:, 0]]) + policy.scale.weight[0]
             state = policy.memory.step(token, token.new_zeros(len(token), policy.memory.hidden))
         return policy.locator.logits(state[:, None], keys, unary)[:, 0]
+
+    def _expected(self, tokens: Float[Tensor, "batch time embed"]) -> Float[Tensor, "batch time"]:
+        """Returns the loss that the answer from each glimpse alone is expected to have, by the glimpse's token."""
+        assert self.expect is not None
+        return self.expect(tokens.detach())[..., 0]
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The policy, and what expects losses if there is such a network."""
+        return super().modules() if self.expect is None else {**super().modules(), "expect": self.expect}
 
     def seeing_loss(
         self, rows: tuple[Tensor, Tensor], logits: Float[Tensor, "batch time"], every: Float[Tensor, "batch step"]

@@ -16,7 +16,7 @@ from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks import ConvEncoder
 from glimpse.networks.overlap import mutual
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.runs.checkpoints import CheckpointError
+from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 
 CASES = 8
 
@@ -196,6 +196,42 @@ def test_the_worth_of_glimpses_is_known_after_the_warm_up(tmp_path: Path) -> Non
     assert (some.among, some.entropy) == (3, 0.01)
     with pytest.raises(CheckpointError, match="lacks 'another'"):
         Worth.load(tmp_path / "worth.safetensors", ["another"])
+
+
+def test_what_a_glimpse_shows_says_what_it_is_expected_to_be_worth(tmp_path: Path) -> None:
+    """What is expected comes near the losses without being them, and is the same after an interruption."""
+    _, trainer = make(look_expected=True, look_among=3, learning_rate=1e-2)
+    trainer.encode()
+    assert trainer.expect is not None
+    before = [value.clone() for value in trainer.expect.parameters()]
+    for _ in range(60):
+        trainer.step()
+    assert not any(torch.equal(old, new) for old, new in zip(before, trainer.expect.parameters(), strict=True))
+    single = make_worth_of_losses(trainer)
+    expected = trainer.worth().losses
+    assert float((expected - single).abs().mean()) < 0.5 * float(single.std()) + 0.05
+    assert not torch.equal(expected, single)
+    checkpoint = Checkpoint()
+    trainer.save_state(checkpoint)
+    checkpoint.save(tmp_path / "state.safetensors")
+    _, other = make(look_expected=True, look_among=3, learning_rate=1e-2)
+    other.restore_state(Checkpoint.load(tmp_path / "state.safetensors"))
+    other.encode()
+    assert torch.equal(other.worth().losses, expected)
+    assert [trainer.step(), trainer.step()] == [other.step(), other.step()]
+
+
+def make_worth_of_losses(trainer: TokenWarmUp) -> torch.Tensor:
+    """The losses of the answers from each glimpse alone, as the trainer's policy gives them now."""
+    kept, trainer.expect = trainer.expect, None
+    losses = trainer.worth().losses
+    trainer.expect = kept
+    return losses
+
+
+def test_without_looking_nothing_is_expected() -> None:
+    assert make(look_expected=True, look_coef=0.0)[1].expect is None
+    assert make()[1].expect is None
 
 
 def test_shuffling_keeps_what_belongs_together() -> None:
