@@ -33,6 +33,7 @@ class _Baseline(GlimpseAlgorithm):
         "look_coef",
         "min_glimpses",
         "minibatches",
+        "overview_share",
         "stop_from",
         "vf_coef",
     })  # fmt: skip

@@ -145,7 +145,8 @@ class Learner:
     def _step(self, minibatch: Minibatch, conduct: Conduct) -> dict[str, float]:
         episodes, extra, credit, worth = minibatch
         places = None if worth is None else worth.cells
-        evaluation = self.policy.evaluate_episodes(episodes, self.updates.encoder_share, extra, conduct, places)
+        shares = {"encoder_share": self.updates.encoder_share, "overview_share": self.updates.overview_share}
+        evaluation = self.policy.evaluate_episodes(episodes, extra=extra, conduct=conduct, places=places, **shares)
         loss = self.loss(episodes, evaluation, credit)
         if worth is not None and evaluation.first_logits is not None:
             look = worth.loss(evaluation.first_logits)

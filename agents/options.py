@@ -129,6 +129,9 @@ class Updates:
             encoder learns from these only; all other parts learn from all rollouts. Below 1, the other glimpses and the
             overviews keep the features that were computed when the rollout was played. Rollouts of a case show much the
             same, so with four of them 0.25 loses nothing and takes half the time.
+        overview_share: Share of the cases whose overviews are encoded again in an update, with a gradient, if
+            `encoder_share` is below 1. Without any, an encoder that learns from glimpses loses sight of what the
+            locator has to see in overviews.
     """
 
     n_epochs: int = 1
@@ -137,6 +140,7 @@ class Updates:
     weight_decay: float = 0.01
     encoder_rate: float = 1.0
     encoder_share: float = 1.0
+    overview_share: float = 0.0
 
     def __post_init__(self) -> None:
         at_least("n_epochs", self.n_epochs, 1)
@@ -146,6 +150,8 @@ class Updates:
         above_zero("max_grad_norm", self.max_grad_norm)
         if not 0 < self.encoder_share <= 1:
             raise SettingsError(f"Expected encoder_share above 0 and up to 1, got {self.encoder_share}.")
+        if not 0 <= self.overview_share <= 1:
+            raise SettingsError(f"Expected overview_share from 0 to 1, got {self.overview_share}.")
 
 
 @dataclass(frozen=True)

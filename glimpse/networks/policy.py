@@ -36,6 +36,7 @@ class GlimpsePolicy(GlimpseNetwork):
         extra: Glimpses | None = None,
         conduct: Conduct = OWN_CONDUCT,
         places: Int[Tensor, "case place"] | None = None,
+        overview_share: float = 0.0,
     ) -> Evaluation:
         """Runs the current parameters over stored episodes in one pass, with gradients.
 
@@ -47,9 +48,14 @@ class GlimpsePolicy(GlimpseNetwork):
                 after each of them, too.
             conduct: The conduct with which the episodes were played.
             places: Cells of which the logits as the first choice are asked for, if the locator gives logits to cells.
+            overview_share: Share of the cases whose overviews are encoded again, with a gradient, if `encoder_share` is
+                below 1.
         """
         read, (batch, time) = episodes.read, episodes.cell.shape
         kept = episodes.features if not conduct.train_encoder or encoder_share < 1 else None
+        if kept is not None and conduct.train_encoder and overview_share > 0:
+            again = torch.randperm(len(kept))[: math.ceil(overview_share * len(kept))].to(self.device)
+            kept = kept.index_copy(0, again, self.features(episodes.overview[again], conduct))
         scene = self.scene(episodes.overview, episodes.foreground, episodes.extents, kept, conduct)
         tokens = scene.token.new_zeros(batch, time, scene.token.shape[-1])
         seen = self._seen(episodes, encoder_share, conduct)[read]

@@ -209,11 +209,11 @@ def test_the_locator_goes_on_learning_from_the_worth_of_random_glimpses(
     seen: list[list[int]] = []
     evaluate = model.policy.evaluate_episodes
 
-    def noted(episodes: Episodes, share: float, extra: Any, conduct: Conduct, places: Tensor) -> Evaluation:
+    def noted(episodes: Episodes, places: Tensor, **others: Any) -> Evaluation:
         rows = [overviews[overview.numpy().tobytes()] for overview in episodes.overview]
         assert torch.equal(places.sort(1).values, known.cells[rows].sort(1).values)
         seen.append(rows)
-        return evaluate(episodes, share, extra, conduct, places)
+        return evaluate(episodes, places=places, **others)
 
     monkeypatch.setattr(model.policy, "evaluate_episodes", noted)
     model.learn(model.steps_per_update, log_interval=2)
@@ -239,6 +239,38 @@ def test_the_logits_of_first_choices_are_those_of_the_first_step() -> None:
     assert policy.locator.unary[0].weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in policy.memory.parameters())
     assert policy.evaluate_episodes(episodes).first_logits is None
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.3, 2), (1.0, 4)])
+def test_the_encoder_learns_from_a_share_of_the_overviews(
+    share: float, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = PPO("GlimpsePolicy", lanes(), **SMALL)
+    model.learn(model.steps_per_update)
+    episodes, policy = model.episodes, model.policy
+    assert episodes is not None
+    policy.set_training_mode(False)
+    policy.zero_grad()
+    with torch.no_grad():
+        episodes.features = policy.encode(episodes.overview)
+    encoded: list[Tensor] = []
+    features = policy.features
+    monkeypatch.setattr(policy, "features", lambda images, conduct: encoded.append(images) or features(images, conduct))
+    places = torch.arange(3).expand(4, 3)
+    found = policy.evaluate_episodes(episodes, 0.5, places=places, overview_share=share).first_logits
+    whole = policy.evaluate_episodes(episodes, 1.0, places=places).first_logits
+    assert found is not None and whole is not None
+    torch.testing.assert_close(found, whole)
+    assert [len(images) for images in encoded] == ([count] if count else []) + [4]
+    found.sum().backward()
+    gradient = policy.encoder.layers[0].weight.grad
+    assert (gradient is not None and bool(gradient.abs().sum() > 0)) == (count > 0)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_of_overviews_is_a_share(share: float) -> None:
+    with pytest.raises(SettingsError, match="overview_share from 0 to 1"):
+        PPO("GlimpsePolicy", lanes(), overview_share=share, **SMALL)
 
 
 def test_without_a_weight_or_a_worth_nothing_is_learned_from_it() -> None:
