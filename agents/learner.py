@@ -56,7 +56,7 @@ class Credit:
 
 
 class Minibatch(NamedTuple):
-    """Whole episodes of some cases, on the policy's device, with their extra glimpses and credit, and their worth."""
+    """Whole episodes of some cases, with their extra glimpses, credit, and the worth of random glimpses."""
 
     episodes: Episodes
     extra: Glimpses | None
@@ -133,17 +133,17 @@ class Learner:
         order = torch.randperm(len(episodes.overview))
         for cases in order.chunk(self.updates.minibatches):
             if self.updates.minibatches == 1:  # avoids copying all glimpses
-                shuffled = None if worth is None else worth.shuffled().to(device)
-                yield Minibatch(_to(episodes, device), _to(extra, device), credit, shuffled)
+                yield Minibatch(_to(episodes, device), _to(extra, device), credit, worth)
                 continue
             rows = (cases[:, None] * episodes.rollouts + torch.arange(episodes.rollouts)).flatten()
             more = None if extra is None else extra.of_rows(rows)
             part = None if credit is None else credit.of_rows(rows)
-            looks = None if worth is None else worth.of_cases(cases).shuffled().to(device)
+            looks = None if worth is None else worth.of_cases(cases)
             yield Minibatch(_to(episodes.of_cases(cases), device), _to(more, device), part, looks)
 
     def _step(self, minibatch: Minibatch, conduct: Conduct) -> dict[str, float]:
         episodes, extra, credit, worth = minibatch
+        worth = None if worth is None else worth.shuffled().to(self.policy.device)
         places = None if worth is None else worth.cells
         shares = {"encoder_share": self.updates.encoder_share, "overview_share": self.updates.overview_share}
         evaluation = self.policy.evaluate_episodes(episodes, extra=extra, conduct=conduct, places=places, **shares)

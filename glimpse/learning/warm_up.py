@@ -301,8 +301,8 @@ class TokenWarmUp(Trainer):
         glimpses, losses = torch.arange(self.glimpses_per_case, device=self.policy.device), []
         for cases in everyone.split(self.batch):
             tokens, _ = self._tokens((cases[:, None], glimpses.expand(len(cases), -1)))
-            single = self._losses(self.policy.glimpse_head(tokens), cases)
-            losses.append(single if self.expect is None else self._expected(tokens))
+            known = self.expect is None
+            losses.append(self._losses(self.policy.glimpse_head(tokens), cases) if known else self._expected(tokens))
         names, entropy = tuple(case.id for case in self.cases), self.options.losses.look_entropy
         return Worth(names, self.kept["cells"], torch.cat(losses), self.among, entropy)
 

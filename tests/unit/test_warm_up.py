@@ -11,7 +11,7 @@ import torch
 
 from glimpse.envs import FlattenAction, array_cases, make_array
 from glimpse.errors import SettingsError
-from glimpse.learning.looking import Worth, looking_loss
+from glimpse.learning.looking import Worth
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks import ConvEncoder
 from glimpse.networks.overlap import mutual
@@ -155,18 +155,6 @@ def first_found(policy: GlimpsePolicy, views: Any, cases: Any, middles: list[tup
     return float(np.mean(found))
 
 
-def test_the_loss_of_looking_is_that_of_sets() -> None:
-    logits, single = torch.tensor([[0.0, 1.0, 2.0, 1.0]]), torch.tensor([[3.0, 1.0, 2.0, 2.0]])
-    first = 1 / (1 + np.e)  # the probability of glimpse 0, and of glimpse 3, within their pairs
-    bonus = -(first * np.log(first) + (1 - first) * np.log(1 - first))
-    expected = -((first * -1 + (1 - first) * 1) / 2) - 0.1 * bonus
-    assert float(looking_loss(logits, single, 2, 0.1)) == pytest.approx(expected, rel=1e-5)
-    odd = [torch.cat([part, part[:, :1]], 1) for part in (logits, single)]
-    assert float(looking_loss(*odd, 2, 0.1)) == pytest.approx(expected, rel=1e-5)  # one is left over
-    whole = torch.softmax(logits, 1)[0] @ (2 - single[0])
-    assert float(looking_loss(logits, single, 9, 0.0)) == pytest.approx(-float(whole), rel=1e-5)
-
-
 @pytest.mark.parametrize(("among", "used", "chosen"), [(None, 4, 4), (2, 6, 2)])
 def test_sets_are_made_of_all_glimpses(among: int | None, used: int, chosen: int) -> None:
     _, trainer = make(look_among=among)
@@ -232,15 +220,6 @@ def make_worth_of_losses(trainer: TokenWarmUp) -> torch.Tensor:
 def test_without_looking_nothing_is_expected() -> None:
     assert make(look_expected=True, look_coef=0.0)[1].expect is None
     assert make()[1].expect is None
-
-
-def test_shuffling_keeps_what_belongs_together() -> None:
-    cells = torch.arange(12).view(2, 6)
-    worth = Worth(("a", "b"), cells, cells * 0.5, 2, 0.0)
-    torch.manual_seed(0)
-    shuffled = worth.shuffled()
-    assert not torch.equal(shuffled.cells, cells) and torch.equal(shuffled.losses, shuffled.cells * 0.5)
-    assert torch.equal(shuffled.cells.sort(1).values, cells)
 
 
 def test_a_step_with_sets_trains_single_answers_on_all_glimpses(monkeypatch: pytest.MonkeyPatch) -> None:
