@@ -1,6 +1,6 @@
 """The parts of a glimpse policy, one per file: encoder, memory, locator, aggregator, network and policy."""
 
-from glimpse.networks.aggregator import AttentionPooling, CausalTransformer, MeanPooling
+from glimpse.networks.aggregator import AttentionPooling, CausalTransformer, MeanPooling, ScorePooling
 from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool
 from glimpse.networks.locator import GaussianLocator, GridLocator, PointerLocator, RandomLocator
 from glimpse.networks.memory import GRUMemory
@@ -20,5 +20,6 @@ __all__ = [
     "MeanPooling",
     "PointerLocator",
     "RandomLocator",
+    "ScorePooling",
     "TokenPool",
 ]

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Cache = dict[str, Tensor]
@@ -176,3 +176,72 @@ class MeanPooling(nn.Module):
         length = cache["length"] + 1
         mean = cache["mean"] + (token - cache["mean"]) / length[:, None].to(token.dtype)
         return mean, {"length": length, "mean": mean}
+
+
+class ScorePooling(nn.Module):
+    r"""Pools scores of single glimpses, and adds what glimpses say together as far as that earns its weight.
+
+    z_t = W m_t + g r_t. Here m_t is, for each of a few linear scores of a token, the mean of its `highest` largest
+    values among the first t tokens (of all, if there are fewer), and r_t is the embedding that a causal transformer
+    gives. The weight g begins at 0, as in ReZero (Bachlechner et al. 2021), so that answers begin as those of scores
+    alone. With few cases, a transformer alone learns them by heart; the mean of the highest scores cannot, and it
+    finds what few of many glimpses show (top-k pooling in multiple-instance learning).
+
+    Args:
+        embed: Width of tokens.
+        scores: Number of scores of a token; at least the number of outputs.
+        highest: How many of the highest values of a score are averaged.
+        layers, heads, dropout: As for `CausalTransformer`; with 0 layers, answers come from scores alone.
+    """
+
+    def __init__(
+        self, embed: int, scores: int = 8, highest: int = 4, layers: int = 2, heads: int = 4, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if scores < 1 or highest < 1:
+            raise ValueError(f"Expected scores and highest of at least 1, got {scores} and {highest}.")
+        self.embed, self.highest = embed, highest
+        self.score, self.mix = nn.Linear(embed, scores), nn.Linear(scores, embed)
+        self.together = CausalTransformer(embed, layers, heads, dropout) if layers else None
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, tokens: Float[Tensor, "batch time embed"]) -> Float[Tensor, "batch time embed"]:
+        scores = self.score(tokens)
+        pooled = self.mix(self._pooled(scores, self._rows(scores.detach())))
+        return pooled if self.together is None else pooled + self.weight * self.together(tokens)
+
+    def _rows(self, scores: Float[Tensor, "batch time score"]) -> Int[Tensor, "batch time highest score"]:
+        """Returns which tokens have the highest values among the first t; `time` stands for none."""
+        batch, time, count = scores.shape
+        best = scores.new_full((batch, self.highest, count), -torch.inf)
+        rows = torch.full(best.shape, time, device=scores.device)
+        found = []
+        for step in range(time):
+            values = torch.cat([best, scores[:, step : step + 1]], 1)
+            candidates = torch.cat([rows, torch.full_like(rows[:, :1], step)], 1)
+            best, order = values.topk(self.highest, 1)
+            rows = candidates.gather(1, order)
+            found.append(rows)
+        return torch.stack(found, 1)
+
+    @staticmethod
+    def _pooled(
+        scores: Float[Tensor, "batch time score"], rows: Int[Tensor, "batch time highest score"]
+    ) -> Float[Tensor, "batch time score"]:
+        padded = F.pad(scores, (0, 0, 0, 1))  # what stands for none adds 0
+        values = padded.gather(1, rows.flatten(1, 2)).view(rows.shape)
+        return values.sum(2) / (rows < scores.shape[1]).sum(2)
+
+    def empty(self, token: Tensor) -> Cache:
+        cache = {"length": _zero_lengths(token)} if self.together is None else self.together.empty(token)
+        cache["highest"] = token.new_full((len(token), self.highest, self.score.out_features), -torch.inf)
+        return cache
+
+    def step(self, token: Float[Tensor, "batch embed"], cache: Cache) -> tuple[Tensor, Cache]:
+        values = torch.cat([cache["highest"], self.score(token)[:, None]], 1).topk(self.highest, 1).values
+        there = values > -torch.inf
+        pooled = self.mix(values.masked_fill(~there, 0.0).sum(1) / there.sum(1))
+        if self.together is None:
+            return pooled, {"length": cache["length"] + 1, "highest": values}
+        together, after = self.together.step(token, cache)
+        return pooled + self.weight * together, {**after, "highest": values}

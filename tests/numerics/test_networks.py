@@ -22,12 +22,23 @@ from glimpse.networks import (
     MeanPooling,
     PointerLocator,
     RandomLocator,
+    ScorePooling,
 )
 from glimpse.networks.locator import Candidates, CellDistribution
 from glimpse.networks.network import Encoding
 from glimpse.networks.overlap import Coverage
 from glimpse.networks.records import Conduct, Episodes
 from glimpse.spaces import ActionLayout
+
+
+def scores_and_more(embed: int) -> ScorePooling:
+    """Score pooling whose transformer has a weight already."""
+    aggregator = ScorePooling(embed)
+    nn.init.constant_(aggregator.weight, 0.7)
+    return aggregator
+
+
+AGGREGATORS = [CausalTransformer, AttentionPooling, MeanPooling, scores_and_more, partial(ScorePooling, layers=0)]
 
 
 def make_policy(ndim: int = 2, zooms: int = 1, channels: int = 2, **parts: object) -> GlimpsePolicy:
@@ -81,7 +92,7 @@ def play(policy: GlimpsePolicy, cases: int = 2, rollouts: int = 8, time: int = 5
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [CausalTransformer, AttentionPooling, MeanPooling])
+@pytest.mark.parametrize("make", AGGREGATORS)
 def test_an_aggregator_with_a_cache_equals_the_full_one(make: Callable[[int], nn.Module]) -> None:
     torch.manual_seed(0)
     aggregator, tokens = make(16).double(), torch.randn(3, 21, 16).double()
@@ -91,13 +102,28 @@ def test_an_aggregator_with_a_cache_equals_the_full_one(make: Callable[[int], nn
         assert torch.allclose(answer, full[:, step], atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [CausalTransformer, AttentionPooling, MeanPooling])
+@pytest.mark.parametrize("make", AGGREGATORS)
 def test_an_answer_does_not_depend_on_later_glimpses(make: Callable[[int], nn.Module]) -> None:
     aggregator, tokens = make(16).double(), torch.randn(2, 6, 16).double()
     changed = tokens.clone()
     changed[:, 4:] = torch.randn(2, 2, 16)
     assert torch.allclose(aggregator(tokens)[:, :4], aggregator(changed)[:, :4])
     assert not torch.allclose(aggregator(tokens)[:, 4:], aggregator(changed)[:, 4:])
+
+
+@pytest.mark.parametrize("highest", [1, 4])
+def test_scores_are_averaged_over_the_highest(highest: int) -> None:
+    torch.manual_seed(0)
+    aggregator, tokens = ScorePooling(8, scores=3, highest=highest).double(), torch.randn(2, 9, 8).double()
+    answers = aggregator(tokens)
+    scores = aggregator.score(tokens).detach().numpy()
+    for step in range(9):
+        pooled = np.sort(scores[:, : step + 1], 1)[:, ::-1][:, :highest].mean(1)
+        assert torch.allclose(answers[:, step], aggregator.mix(torch.from_numpy(pooled)))  # the transformer weighs 0
+    answers.sum().backward()
+    assert aggregator.weight.grad is not None and aggregator.weight.grad != 0  # it can earn a weight
+    with pytest.raises(ValueError, match="scores and highest of at least 1, got 0 and 4"):
+        ScorePooling(8, scores=0)
 
 
 def test_dropout_touches_answers_in_training_only() -> None:
