@@ -77,6 +77,8 @@ class WarmUpLosses:
             not from the loss that it has. A small network learns to expect it, from the tokens of all glimpses. Where
             it is partly chance whether a glimpse helps (a digit may not be of the majority's class), the losses
             themselves are learnt by heart.
+        look_calibrated: Whether the features of cells are first scaled to mean 0 and standard deviation 1 over cells of
+            the training split. It suits encoders that are not trained: their statistics stay what they are.
     """
 
     prefix_coef: float = 0.5
@@ -84,6 +86,7 @@ class WarmUpLosses:
     look_coef: float = 1.0
     look_entropy: float = 0.01
     look_expected: bool = False
+    look_calibrated: bool = True
 
 
 @dataclass(frozen=True)
@@ -227,6 +230,9 @@ class TokenWarmUp(Trainer):
                         parts["at_cells"].append(pointed_at)
                 progress(len(chosen))
         self.kept = {name: torch.cat(tensors).to(policy.device) for name, tensors in parts.items() if tensors}
+        calibrates = self.looks and self.options.losses.look_calibrated and not self.done
+        if calibrates and isinstance(policy.locator, PointerLocator):
+            policy.locator.calibrate(self.kept["at_cells"])
         extents = np.stack([self.views.relative_extents(case.source) for case in self.cases])
         self.kept["sides"] = 2 * torch.from_numpy(extents).to(policy.device)
         self.targets = torch.from_numpy(self.task.stack([case.target for case in self.cases])).to(policy.device)

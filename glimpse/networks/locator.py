@@ -7,7 +7,7 @@ the cell of the overview in which it lies.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -133,6 +133,10 @@ class PointerLocator(nn.Module):
     a cell whose view was seen already, in part or completely, a penalty is taken: its weight, which is learned for each
     extent, times the share that was seen.
 
+    The channels of a pretrained encoder differ a hundredfold in size, and its features have a large common part.
+    `calibrate` makes them alike: mean 0 and standard deviation 1 over a sample of cells. Before it is called, features
+    are taken as they are.
+
     Args:
         embed: Width of the features of cells.
         hidden: Width of the memory's state.
@@ -142,6 +146,8 @@ class PointerLocator(nn.Module):
         learn_seen_penalty: Whether the weight is trained.
     """
 
+    shift: Tensor
+    spread: Tensor
     unary_gain = 3.0  # early in training, the look of a cell says more about its worth than the state does
 
     def __init__(
@@ -158,12 +164,26 @@ class PointerLocator(nn.Module):
         self.seen_penalty = nn.Parameter(torch.full((zooms,), float(seen_penalty)), requires_grad=learn_seen_penalty)
         self.key, self.query = nn.Linear(embed, embed), nn.Linear(hidden, embed)
         self.unary = nn.Sequential(nn.Linear(embed, embed), nn.ReLU(), nn.Linear(embed, 1))
+        self.register_buffer("shift", torch.zeros(embed))
+        self.register_buffer("spread", torch.ones(embed))
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        for name in ("shift", "spread"):  # policies that were saved before there were any have none
+            state.setdefault(prefix + name, getattr(self, name))
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def describe(
         self, features: Float[Tensor, "case cell embed"], where: Float[Tensor, "*case cell embed"]
     ) -> tuple[Float[Tensor, "case cell embed"], Float[Tensor, "case cell"]]:
         """Returns keys and unary scores of cells, from their features and the embeddings of their locations."""
+        features = (features - self.shift) / self.spread
         return self.key(features) + where, self.unary(features)[..., 0] * self.unary_gain
+
+    def calibrate(self, features: Float[Tensor, "*batch embed"]) -> None:
+        """Takes the statistics of features of a sample of cells; they are not trained."""
+        flat = features.flatten(0, -2)
+        self.shift.copy_(flat.mean(0))
+        self.spread.copy_(flat.std(0) + 1e-3)
 
     def forward(
         self,
