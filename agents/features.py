@@ -12,6 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from glimpse.errors import SettingsError
+from glimpse.networks.cells import Cell, OverviewCells
 from glimpse.networks.encoder import ConvEncoder, TokenPool
 from glimpse.spaces import OBSERVATION_KEYS
 
@@ -42,6 +43,8 @@ class GlimpseFeatures(BaseFeaturesExtractor):
         features_dim: Number of features.
         encoder: `encoder(channels, ndim)` returns a `ConvEncoder`, or another network that turns images in [0, 255]
             into feature maps with `embed` channels.
+        cell: Side of a cell of the overview's feature map in overview pixels, one number or one per axis, where it is
+            to be narrower than the encoder's stride; None means the stride.
         grid: Number of parts of the overview per axis.
         normalize_images: Must have the same value as the option of this name of the policy. If it is True, the default,
             Stable-Baselines3 divides images of two axes by 255, but not volumes or signals; the division is undone
@@ -58,6 +61,7 @@ class GlimpseFeatures(BaseFeaturesExtractor):
         encoder: Callable[[int, int], Any] = ConvEncoder,
         grid: int = 4,
         normalize_images: bool = True,
+        cell: Cell = None,
     ) -> None:
         super().__init__(observation_space, features_dim)
         channels, *size = _overview_of(observation_space).shape or ()
@@ -68,6 +72,7 @@ class GlimpseFeatures(BaseFeaturesExtractor):
             for name in ("overview", "foreground", "glimpse")
         }
         self.encoder = encoder(channels, ndim)
+        self._overviews = OverviewCells(self.encoder, size, cell)
         for weight in self.encoder.parameters():  # Stable-Baselines3 initialises weights through `view`
             weight.data = weight.data.contiguous()
         self.pool = TokenPool(self.encoder.embed)
@@ -76,7 +81,7 @@ class GlimpseFeatures(BaseFeaturesExtractor):
 
     def forward(self, observations: dict[str, Tensor]) -> Float[Tensor, "batch features"]:
         pixels = {name: observations[name] * factor for name, factor in self.factors.items()}
-        overview = self.encoder(pixels["overview"])
+        overview = self.encoder(self._overviews.enlarged(pixels["overview"]))
         parts = [
             self.pool(self.encoder(pixels["glimpse"])),
             self.pool(overview),

@@ -12,7 +12,9 @@ from glimpse.settings.progress import silent
 from glimpse.views import Views
 
 _SHOWN = 2
-_SETTINGS = "Change env.make.overview_size, env.make.glimpse_size or env.make.glimpse_extents."
+_SETTINGS = (
+    "Change env.make.overview_size, env.make.glimpse_size or env.make.glimpse_extents; network.cell for finer cells."
+)
 
 
 class PreflightError(UserError, ValueError):

@@ -146,7 +146,7 @@ class ForesightPretrainer(ContrastivePretrainer):
 
     def _further_loss(self, rows: Int64[Tensor, " glimpse"], shown: Float[Tensor, "glimpse d"]) -> Tensor:
         device, cases = self.policy.device, (rows % len(self.overviews))[:: self.per_case]
-        maps = self.policy.encode(self.overviews[cases].to(device)).flatten(2).transpose(1, 2)
+        maps = self.policy.features(self.overviews[cases].to(device)).flatten(2).transpose(1, 2)
         cells, zooms = self.cells[rows].view(self.at_once, -1).to(device), self.zooms[rows].to(device)
         features = maps.gather(1, cells[..., None].expand(-1, -1, maps.shape[-1])).flatten(0, 1)
         foreseen = self.foresee(features + self.zoom(zooms))

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from glimpse.errors import SettingsError
 from glimpse.geometry import CellGrid
 from glimpse.networks.aggregator import CausalTransformer
+from glimpse.networks.cells import Cell, OverviewCells
 from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool, whole_cells
 from glimpse.networks.kept import KeptFeatures
 from glimpse.networks.locator import Candidates, PointerLocator, Where
@@ -25,7 +26,8 @@ from glimpse.settings.options import option_names, sorted_into
 from glimpse.spaces import ActionLayout
 
 Part = Callable[..., Any]
-_KEYWORDS = ("layout", "encoder", "memory", "locator", "aggregator", "stop_bias", "overview_dropout")  # of the network
+_PARTS = ("encoder", "memory", "locator", "aggregator")
+_KEYWORDS = ("layout", "cell", *_PARTS, "stop_bias", "overview_dropout")  # of the network
 _MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
@@ -65,6 +67,8 @@ class GlimpseNetwork(BasePolicy):
         lr_schedule: Not used; Stable-Baselines3 passes it to every policy.
         layout: The layout of the actions.
         encoder: `encoder(channels, ndim)` returns a `ConvEncoder`, or a module with the same `embed` and `grid`.
+        cell: Side of a cell in overview pixels, one number or one per axis, where it is to be narrower than the
+            encoder's stride; the overview is then enlarged before it is encoded. None means the stride.
         memory: `memory(embed)` returns a `GRUMemory`, or a module with the same interface.
         locator: `locator(embed, hidden, ndim, zooms)` returns a `PointerLocator`, or a module with the same interface.
         aggregator: `aggregator(embed)` returns an `Aggregator`, such as a `CausalTransformer`.
@@ -93,6 +97,7 @@ class GlimpseNetwork(BasePolicy):
         *,
         layout: ActionLayout,
         encoder: Part = ConvEncoder,
+        cell: Cell = None,
         memory: Part = GRUMemory,
         locator: Part = PointerLocator,
         aggregator: Part = CausalTransformer,
@@ -110,7 +115,8 @@ class GlimpseNetwork(BasePolicy):
             self.encoder.compile(dynamic=True)
         self._kept = KeptFeatures()  # of encoders that are not trained
         embed = self.encoder.embed
-        self.grid: CellGrid = self.encoder.grid(size)
+        self._overviews = OverviewCells(self.encoder, size, cell)
+        self.grid: CellGrid = self._overviews.grid
         self.pool, self.position = TokenPool(embed), LocationEmbedding(ndim, embed)
         self.scale = nn.Embedding(1 + layout.zooms, embed)
         self.memory = memory(embed)
@@ -236,9 +242,14 @@ class GlimpseNetwork(BasePolicy):
 
     def features(self, overview: Tensor, conduct: Conduct = OWN_CONDUCT) -> Tensor:
         """Returns the feature maps of overviews; if the encoder is not trained, each overview is encoded once."""
+
+        def encoded(images: Tensor) -> Tensor:
+            return self.encode(self._overviews.enlarged(images), conduct)
+
         if conduct.train_encoder:
-            return self.encode(overview, conduct)
-        return self._kept.of(self.encoder, overview, self._kind("map"), lambda images: self.encode(images, conduct))
+            return encoded(overview)
+        kind = f"map, cells of {self.grid.side}" if self._overviews.enlarges else "map"
+        return self._kept.of(self.encoder, overview, self._kind(kind), encoded)
 
     def _kind(self, name: str) -> str:
         return f"{name}, bfloat16" if self.encoding.autocast else name

@@ -37,6 +37,8 @@ class EfficientNetLite0(nn.Module):
         ValueError: `channels`, `ndim` or `stride` has another value than these.
     """
 
+    padding = "replicate"
+
     def __init__(self, channels: int, ndim: int = 2, stride: int = 16, background: float = 0.0) -> None:
         super().__init__()
         if ndim != 2 or channels not in (1, 3):
@@ -76,7 +78,7 @@ class EfficientNetLite0(nn.Module):
     def forward(self, image: Tensor) -> Float[Tensor, "batch embed rows columns"]:
         """Returns the feature map (batch, embed, *grid(size).cells) of images (batch, channel, *size) in [0, 255]."""
         image = (image.to(next(self.parameters()).dtype) - 127) / 128
-        image = whole_cells(image, self.grid(image.shape[2:]), "replicate")
+        image = whole_cells(image, self.grid(image.shape[2:]), self.padding)
         return self.blocks(self.stem(image.expand(-1, 3, -1, -1)))
 
 

@@ -1,0 +1,83 @@
+"""Cells of the overview: an overview is enlarged for an encoder whose stride is wider than they should be."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from glimpse.errors import SettingsError
+from glimpse.geometry import CellGrid
+
+Cell = int | Sequence[int] | None
+_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+class OverviewCells:
+    """The cells of an overview, and how it is prepared so that an encoder's feature map has these cells.
+
+    An encoder has one vector of features for each block of `stride` pixels. Where cells are to be narrower than that,
+    the overview is enlarged by stride / cell, so that each block of the enlarged overview shows one cell.
+
+    Args:
+        encoder: The encoder. Its `grid(size)` says what its stride is, and its `padding` how it fills what cells reach
+            beyond the overview: with "replicate" or, without this attribute, with its `background`.
+        size: Pixels of the overview per axis.
+        cell: Side of a cell in overview pixels, one number or one per axis; None means the encoder's stride.
+
+    Attributes:
+        grid: The cells.
+
+    Raises:
+        SettingsError: A cell is wider than the encoder's stride, or not one number or one per axis.
+    """
+
+    def __init__(self, encoder: Any, size: Sequence[int], cell: Cell = None) -> None:
+        self.own: CellGrid = encoder.grid(size)
+        side = self.own.side if cell is None else _per_axis(cell, len(self.own.side))
+        if any(wide > stride for wide, stride in zip(side, self.own.side, strict=True)):
+            raise SettingsError(
+                f"Expected cells of at most {_listed(self.own.side)} overview pixels, which is the stride of the "
+                f"encoder, got {_listed(side)}. Choose a smaller network.cell, or network.cell=null for this stride."
+            )
+        self.grid = CellGrid(self.own.size, side)
+        self.background = float(getattr(encoder, "background", 0.0))
+        self.padding = getattr(encoder, "padding", "constant")
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether overviews are enlarged."""
+        return self.grid != self.own
+
+    def enlarged(self, overview: Tensor) -> Float[Tensor, "batch channel *larger"] | Tensor:
+        """Returns overviews (batch, channel, *size) as the encoder should see them.
+
+        Pixel p of the whole number of cells lies at p + 0.5, and at (p + 0.5) stride / cell when it is enlarged, so
+        that cell i is the pixels from i stride to (i + 1) stride. Between pixels, values are interpolated linearly.
+        """
+        if not self.enlarges:
+            return overview
+        margins = [side for axis in reversed(self.grid.margins) for side in axis]  # `F.pad` begins with the last axis
+        pixels = overview if overview.is_floating_point() else overview.to(torch.float32)
+        if self.padding == "constant":
+            pixels = F.pad(pixels, margins, value=self.background)
+        else:
+            pixels = F.pad(pixels, margins, mode=self.padding)
+        target = [count * stride for count, stride in zip(self.grid.cells, self.own.side, strict=True)]
+        return F.interpolate(pixels, size=target, mode=_MODES[len(target)], align_corners=False)
+
+
+def _per_axis(cell: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    sides = (cell,) * ndim if isinstance(cell, int) else tuple(int(side) for side in cell)
+    if len(sides) != ndim or min(sides) < 1:
+        raise SettingsError(
+            f"Expected network.cell as a number above 0, or {ndim} of them (one per axis of the images), got {cell}. "
+            "Type network.cell=null for the stride of the encoder."
+        )
+    return sides
+
+
+def _listed(sides: Sequence[int]) -> str:
+    return " x ".join(map(str, sides))
