@@ -5,6 +5,7 @@ those as a linear map. What is alike for one stain is then alike for all.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from scipy import fft, ndimage
@@ -112,6 +113,7 @@ def _radial_power(spectrum: np.ndarray) -> np.ndarray:
     return np.bincount(rings.ravel(), (np.abs(spectrum) ** 2).ravel())
 
 
+@lru_cache(maxsize=2)
 def _rings(side: int) -> np.ndarray:
     """The ring of each frequency of a real transform, rings of 4 cycles per sheet; the mean has ring 0 for itself."""
     radius = np.hypot(fft.fftfreq(side)[:, None], fft.rfftfreq(side)[None]) * side

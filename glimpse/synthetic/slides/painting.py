@@ -131,7 +131,9 @@ class _Slide:
         colours = painted(self._sheets.tumour)
         if spot.kind == LOOK_ALIKE:
             colours = matched(painted(self._sheets.look_alike), colours)
-        return colours, ndimage.binary_dilation(share[::CELL, ::CELL, 0] > 0).repeat(CELL, 0).repeat(CELL, 1)
+        height, width = share.shape[0] // CELL, share.shape[1] // CELL
+        touched = share.reshape(height, CELL, width, CELL).max((1, 3)) > 0
+        return colours, ndimage.binary_dilation(touched).repeat(CELL, 0).repeat(CELL, 1)
 
     def scanned(self, colours: np.ndarray, cells: Cells) -> np.ndarray:
         """Pixels with the scanner's noise, uint8."""
