@@ -88,7 +88,8 @@ class Recipe:
         check: raises a `ValueError` for an impossible size.
         megabytes: room that an image of a size takes on disk, roughly.
         mask: suffix of the masks of positive cases (".png" for planes, ".nii.gz" for volumes); None for no masks.
-        columns: columns of `cohort.csv` that are the same for all cases, such as ``{"mpp": 0.5}``.
+        columns: further columns of `cohort.csv`: a value that is the same for all cases, such as ``{"mpp": 0.5}``, or a
+            function, called as ``column(record, seed)``, that gives the value of a case.
         tables: further tables by file name.
     """
 
@@ -147,7 +148,7 @@ def embedded(
         rows = _make_all(recipe, folder, records, seed, size, progress, workers)
         for name, table in recipe.tables.items():
             _write_csv(folder / name, table.header, (row for case in rows for row in case[name]))
-        _write_manifest(manifest, recipe, records)
+        _write_manifest(manifest, recipe, records, seed)
     return manifest
 
 
@@ -250,13 +251,14 @@ def _make_all(
     return [rows[position] for position in range(len(orders))]
 
 
-def _write_manifest(path: Path, recipe: Recipe, records: Iterable[CaseRecord]) -> None:
+def _write_manifest(path: Path, recipe: Recipe, records: Iterable[CaseRecord], seed: int) -> None:
     header = ["case_id", "slide_id", "path", "target", "split", *recipe.columns, *(["mask"] if recipe.mask else [])]
-    constant = tuple(recipe.columns.values())
-    rows = (
-        (r.patient, r.id, r.path, r.target, r.split, *constant, *([r.mask] if recipe.mask else [])) for r in records
-    )
-    _write_csv(path, header, rows)
+
+    def row(r: CaseRecord) -> list[object]:
+        further = [value(r, seed) if callable(value) else value for value in recipe.columns.values()]
+        return [r.patient, r.id, r.path, r.target, r.split, *further, *([r.mask] if recipe.mask else [])]
+
+    _write_csv(path, header, map(row, records))
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

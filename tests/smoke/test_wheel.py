@@ -71,6 +71,9 @@ def test_the_wheel_holds_every_module_and_config_and_nothing_beside_the_package(
     }
     assert not expected - names, f"pyproject.toml does not pack {sorted(expected - names)}"
     assert "glimpse/py.typed" in names
+    texture = ROOT / "glimpse" / "synthetic" / "slides" / "texture"
+    files = {file.relative_to(ROOT).as_posix() for file in texture.iterdir()}
+    assert files <= names and {file.name for file in texture.iterdir()} >= {"LICENSE", "stroma.jpg", "tissue.npz"}
     assert any(name.startswith("glimpse/configs/") and name.endswith(".yaml") for name in names)
     top = {name.split("/")[0] for name in names}
     assert len(top) == 2 and "glimpse" in top, f"the wheel would install {sorted(top)}"

@@ -1,4 +1,4 @@
-"""The embedded cohort: real SVS files, a fair plan, safe making, and blobs that only a glimpse tells apart."""
+"""The embedded cohort: real SVS files, a fair plan, safe making, and spots that are told apart in `test_slide_texture`."""
 
 import csv
 import errno
@@ -15,12 +15,9 @@ from PIL import Image
 
 from glimpse.synthetic import making
 from glimpse.synthetic.slides import recipe as slides
-from glimpse.synthetic.slides.atlas import GLANDS, Atlas, atlas
-from glimpse.synthetic.slides.blobs import paint_blob
-from glimpse.synthetic.slides.layout import Blob, lay_out
 from glimpse.synthetic.slides.recipe import embedded_cohort, make_slides, plan_cohort
+from glimpse.synthetic.slides.staining import SITES
 from glimpse.synthetic.slides.svs import write_svs
-from glimpse.synthetic.slides.tissue import Staining
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,11 +25,6 @@ ROOT = Path(__file__).resolve().parents[2]
 def rows_of(path: Path) -> list[dict[str, str]]:
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def colours() -> Atlas:
-    return atlas(slides.VERSION, 0)
 
 
 # --- SVS files -------------------------------------------------------------------------------------------------------
@@ -113,61 +105,25 @@ def test_the_full_cohort_has_the_documented_splits() -> None:
     assert abs(sum(r.target for r in first) - sum(r.target for r in second)) < 40  # the order does not tell the target
 
 
-def test_both_classes_have_the_same_blobs_but_for_their_kind() -> None:
-    for index in range(3):
-        negative, positive = (lay_out(np.random.default_rng(index), 4096, target, GLANDS) for target in (0, 1))
-        assert [(b.y, b.x, b.radius) for b in negative.blobs] == [(b.y, b.x, b.radius) for b in positive.blobs]
-        assert negative.glands == positive.glands
-        np.testing.assert_array_equal(negative.depth, positive.depth)
-        assert 6 <= len(positive.blobs) <= 10
-        assert all(100 <= blob.radius <= 180 for blob in positive.blobs)
-        assert {blob.kind for blob in negative.blobs} == {"aggregate"}
-        assert 3 <= sum(blob.kind == "tumour" for blob in positive.blobs) <= 6
-
-
-def test_blobs_lie_apart_within_the_tissue() -> None:
-    layout = lay_out(np.random.default_rng(1), 4096, 1, GLANDS)
-    for index, blob in enumerate(layout.blobs):
-        assert layout.depth[int(blob.y) // 16, int(blob.x) // 16] > 0.9 * blob.radius
-        for other in layout.blobs[:index]:
-            assert np.hypot(blob.y - other.y, blob.x - other.x) > blob.radius + other.radius
-
-
 def test_regions_tell_where_the_foci_are(tiny_slides: Path) -> None:
     kinds = defaultdict(Counter)
     for region in rows_of(tiny_slides.parent / "regions.csv"):
         kinds[region["slide_id"]][region["kind"]] += 1
     for row in rows_of(tiny_slides):
         found = kinds[row["slide_id"]]
-        assert 3 <= found.total() <= 4
-        assert (found["tumour"] > 0) == (row["target"] == "1")
+        assert set(found) <= {"tumour focus", "look-alike"} and 2 <= found.total() <= 3
+        assert (found["tumour focus"] > 0) == (row["target"] == "1")
+        assert found["look-alike"] > 0  # on every slide
 
 
-# --- What a look tells -----------------------------------------------------------------------------------------------
-
-
-def test_kinds_agree_in_the_overview_and_differ_in_a_glimpse(colours: Atlas) -> None:
-    """The same blob painted as either kind: equal 16 x 16 means, other cells."""
-    painted = {}
-    for kind in ("tumour", "aggregate"):
-        slide = np.full((512, 512, 3), (215, 145, 209), np.uint8)
-        staining = Staining.draw(np.random.default_rng(0))
-        blob = Blob(kind, 250.3, 260.7, 130.0)
-        paint_blob(np.random.default_rng(1), slide, blob, colours.blobs[kind], staining.colour)
-        painted[kind] = Image.fromarray(slide)
-    low = {kind: np.asarray(image.reduce(16)).astype(int) for kind, image in painted.items()}
-    assert np.abs(low["tumour"] - low["aggregate"]).max() <= 2
-    assert low["tumour"][16, 16].sum() < low["tumour"][0, 0].sum() - 100  # and dark against the stroma
-    large, small = (_grain(painted[kind].crop((196, 186, 324, 314)).reduce(2)) for kind in ("tumour", "aggregate"))
-    assert large < 0.75 * small
-
-
-def _grain(glimpse: Image.Image) -> float:
-    """Share of a glimpse's variance at wavelengths of 5.5 to 16 pixels, where small nuclei repeat."""
-    grey = np.asarray(glimpse.convert("L")).astype(float)
-    power = np.abs(np.fft.rfft2(grey - grey.mean())) ** 2
-    frequency = np.hypot(np.fft.fftfreq(grey.shape[0])[:, None], np.fft.rfftfreq(grey.shape[1])[None])
-    return float(power[(frequency > 1 / 16) & (frequency < 1 / 5.5)].sum() / power.sum())
+def test_all_slides_of_a_patient_are_of_one_site(tiny_slides: Path) -> None:
+    sites = defaultdict(set)
+    for row in rows_of(tiny_slides):
+        sites[row["case_id"]].add(row["site"])
+    assert all(len(of_one) == 1 for of_one in sites.values())
+    assert set().union(*sites.values()) <= {site.name for site in SITES}
+    counts = Counter((slides.site_of(record, 0).name, record.target) for record in plan_cohort(800, seed=0))
+    assert len(counts) == 2 * len(SITES) and min(counts.values()) > 60  # 100 each are expected
 
 
 # --- Making ----------------------------------------------------------------------------------------------------------
@@ -185,13 +141,13 @@ def test_a_slide_depends_on_its_seed_only(tiny_slides: Path, tmp_path: Path) -> 
 def test_an_interrupted_making_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
 
-    def failing(path: Path, levels: list[np.ndarray], mpp: float) -> None:
+    def failing(path: Path, levels: list[np.ndarray], **facts: float) -> None:
         nonlocal calls
         calls += 1
         if calls == 3:
             path.write_bytes(b"II*\0half")
             raise KeyboardInterrupt
-        write_svs(path, levels, mpp=mpp)
+        write_svs(path, levels, **facts)
 
     monkeypatch.setattr(slides, "write_svs", failing)
     with pytest.raises(KeyboardInterrupt):

@@ -1,84 +1,116 @@
 """What lies where on one slide, drawn from the slide's own seed before anything is painted.
 
-Positions are level-0 pixels, (y, x). Both classes are laid out by the same draws; only the kind of some blobs differs,
-so nothing but those blobs can tell a positive slide.
+Positions are level-0 pixels, (y, x). Number, place, size and outline of the spots are drawn before the target is looked
+at, and both classes by the same draws; only the kind of some spots differs.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from glimpse.synthetic.slides.textures import smooth_noise
-
-COARSE = 16
+CELL = 16
 """Level-0 pixels per cell of the coarse maps."""
 
-PEN_COLOURS = ((0.16, 0.28, 0.72), (0.10, 0.50, 0.34), (0.16, 0.16, 0.19))
-"""Transmittance (red, green, blue) of blue, green and black ink."""
+STROMA, NECROSIS, HAEMORRHAGE, FAT = 1, 2, 3, 4
+"""Labels of tissue; 0 is glass."""
+
+FOCUS, LOOK_ALIKE = "tumour focus", "look-alike"
+
+_MARGIN = 2  # cells around a spot's outline within its box
+_LAYOUTS = 50
+_LARGE = 3072
 
 
 @dataclass(frozen=True)
-class Blob:
-    """A dark round patch of cells: `kind` is "tumour" or "aggregate"."""
+class Spot:
+    """A dark island of tissue.
+
+    Attributes:
+        kind: `FOCUS` or `LOOK_ALIKE`.
+        outline: its border, (points, 2).
+        y: row of the middle of the largest circle inside.
+        x: its column.
+        radius: of that circle.
+    """
 
     kind: str
+    outline: np.ndarray
     y: float
     x: float
     radius: float
 
-
-@dataclass(frozen=True)
-class Gland:
-    """A gland stamp: where its middle lies, which of the atlas's stamps, and which of the 8 flips and turns."""
-
-    y: int
-    x: int
-    stamp: int
-    turn: int
-
-
-@dataclass(frozen=True)
-class Stroke:
-    """A streak along a line of points (n, 2): a tissue fold, or ink of a transmittance."""
-
-    points: np.ndarray
-    width: float
-    transmittance: tuple[float, float, float]
+    @cached_property
+    def box(self) -> tuple[slice, slice]:
+        """Rows and columns of cells around the spot."""
+        low = self.outline.min(0) // CELL - _MARGIN
+        high = self.outline.max(0) // CELL + _MARGIN + 1
+        return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Plan of one slide."""
+    """Plan of one slide.
+
+    Attributes:
+        size: side in pixels.
+        labels: uint8 (size / 16, size / 16), kind of tissue of each cell.
+        spots: the dark islands; those of a slide lie apart.
+    """
 
     size: int
-    depth: np.ndarray  # float32 (size / 16, size / 16): distance to the tissue's border in pixels, negative on glass
-    blobs: tuple[Blob, ...]
-    glands: tuple[Gland, ...]
-    folds: tuple[Stroke, ...]
-    pens: tuple[Stroke, ...]
+    labels: np.ndarray
+    spots: tuple[Spot, ...]
 
 
-def lay_out(rng: np.random.Generator, size: int, target: int, stamps: int) -> Layout:
+def lay_out(
+    rng: np.random.Generator, size: int, target: int, tissue_map: np.ndarray, islands: Sequence[np.ndarray]
+) -> Layout:
     """Draws the plan of a slide.
 
     Args:
         rng: The slide's own source of randomness.
         size: Side of the slide in pixels, a multiple of 16.
-        target: 1 if some of the blobs are tumour, 0 if none is.
-        stamps: Number of gland stamps to choose from.
+        target: 1 if some of the spots are tumour, 0 if none is.
+        tissue_map: Labels of the tissue of a real slide, from which windows are taken.
+        islands: Outlines (points, 2) of its tumour islands, centred and with a largest extent of 1.
+
+    Raises:
+        RuntimeError: There is no room for two spots.
     """
-    depth = _tissue(rng, size)
-    blobs = _blobs(rng, depth, target)
-    glands = _glands(rng, depth, blobs, stamps)
-    folds = tuple(_fold(rng, depth) for _ in range(rng.integers(0, 4)))
-    pens = tuple(_pen(rng, depth, blobs) for _ in range(rng.integers(0, 4)))
-    return Layout(size, depth, blobs, glands, folds, pens)
+    for _ in range(_LAYOUTS):
+        inside = _pieces(rng, size // CELL)
+        labels = np.where(inside, _kinds(rng, inside.shape, tissue_map), 0).astype(np.uint8)
+        spots, covered = _spots(rng, labels, islands, large=size >= _LARGE)
+        if len(spots) >= 2:
+            break
+    else:
+        raise RuntimeError(f"No room for two spots in {_LAYOUTS} layouts of {size} pixels; make larger slides.")
+    labels[ndimage.binary_dilation(covered, iterations=2)] = STROMA  # a spot lies in solid tissue
+    foci = rng.permutation(len(spots))[: rng.integers(1, min(3, len(spots) - 1) + 1)]
+    if target:
+        spots = [replace(spot, kind=FOCUS) if index in foci else spot for index, spot in enumerate(spots)]
+    return Layout(size, labels, tuple(spots))
 
 
-def _tissue(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Depth map of 1 to 4 irregular pieces that together cover 36 to 44 % of the slide."""
-    side = size // COARSE
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> np.ndarray:
+    """Gaussian noise of mean 0 and deviation 1 that is correlated over `scale` pixels and continues itself."""
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), scale, mode="wrap")
+    return (noise - noise.mean()) / max(float(noise.std()), 1e-6)
+
+
+def polygon(outline: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Bool mask of a polygon of points (y, x), in pixels of the mask."""
+    mask = Image.new("1", shape[::-1])
+    ImageDraw.Draw(mask).polygon([(float(x), float(y)) for y, x in outline], fill=1)
+    return np.asarray(mask)
+
+
+def _pieces(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Mask of 1 to 4 irregular pieces of tissue that together cover 36 to 44 % of the slide."""
     y, x = (np.mgrid[:side, :side] + 0.5) / side * 2 - 1
     field = np.full((side, side), -9.0)
     pieces, turn = int(rng.integers(1, 5)), rng.uniform(0, 2 * np.pi)
@@ -95,91 +127,62 @@ def _tissue(rng: np.random.Generator, size: int) -> np.ndarray:
     field -= np.clip(0.2 - edge, 0, None) * 3  # keep off the slide's border
     field[np.maximum(np.abs(y), np.abs(x)) > 0.95] = -99
     inside = field > np.quantile(field, 1 - rng.uniform(0.36, 0.44))
-    inside = ndimage.binary_opening(inside, iterations=max(1, side // 128))
-    depth = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
-    return (ndimage.gaussian_filter(depth, 0.7) * COARSE).astype(np.float32)
+    return ndimage.binary_opening(inside, iterations=max(1, side // 128))
 
 
-def _blobs(rng: np.random.Generator, depth: np.ndarray, target: int) -> tuple[Blob, ...]:
-    small = depth.shape[0] * COARSE < 3072  # a small slide has less room
-    count = int(rng.integers(3, 5) if small else rng.integers(6, 11))
-    places: list[tuple[float, float, float]] = []
-    middles = (np.arange(depth.shape[0]) + 0.5) * COARSE
-    taken: list[tuple[np.ndarray, float]] = []
-    for radius in rng.uniform(100, 180, count) * (0.8 if small else 1.0):
-        y, x = _free_place(rng, depth, taken, float(radius))
-        taken.append((np.hypot(middles[:, None] - y, middles - x), float(radius)))
-        places.append((y, x, float(radius)))
-    foci = rng.permutation(count)[: rng.integers(1, 3) if small else rng.integers(3, 7)]
-    kinds = ["tumour" if target and index in foci else "aggregate" for index in range(count)]
-    return tuple(Blob(kind, *place) for kind, place in zip(kinds, places, strict=True))
+def _kinds(rng: np.random.Generator, shape: tuple[int, int], tissue_map: np.ndarray) -> np.ndarray:
+    """A turned window of a real slide's map; holes are stroma, and fat, in which no spot can lie, covers little."""
+    for _ in range(30):
+        matrix = _turning(rng) * rng.uniform(0.75, 2)
+        middle = rng.uniform(0.15, 0.85, 2) * tissue_map.shape
+        offset = middle - matrix @ (np.array(shape) / 2)
+        window = ndimage.affine_transform(tissue_map, matrix, offset, shape, order=0, output=np.uint8)
+        if (window > 0).mean() > 0.6 and (window == FAT).mean() < 0.35:
+            break
+    else:
+        window = np.zeros(shape, np.uint8)
+    return np.where(window == 0, STROMA, window)
 
 
-def _free_place(
-    rng: np.random.Generator, depth: np.ndarray, taken: list[tuple[np.ndarray, float]], radius: float
-) -> tuple[float, float]:
-    """A place within the tissue and apart from the blobs already placed; where there is no room, as good as it gets.
-
-    Args:
-        rng: The slide's own source of randomness.
-        depth: Of the tissue, at every cell.
-        taken: For each blob already placed, the distance of every cell from its middle, and its radius.
-        radius: Of the blob to be placed.
-    """
-    room = depth - 1.15 * radius
-    for distance, other in taken:
-        room = np.minimum(room, distance - 1.2 * (other + radius) - 24)
-    free = np.flatnonzero(room > min(0.0, float(room.max()) - 1))
-    row, column = divmod(int(rng.choice(free)), depth.shape[1])
-    shift = rng.uniform(-COARSE / 2, COARSE / 2, 2)
-    return float((row + 0.5) * COARSE + shift[0]), float((column + 0.5) * COARSE + shift[1])
-
-
-def _glands(rng: np.random.Generator, depth: np.ndarray, blobs: tuple[Blob, ...], stamps: int) -> tuple[Gland, ...]:
-    """Glands in lobules: a jittered lattice, kept where a smooth field is high and no blob lies."""
-    size = depth.shape[0] * COARSE
-    lobules = smooth_noise(rng, depth.shape, depth.shape[0] / 18)
-    pitch = 215
-    lattice = (np.mgrid[: size // pitch + 1, : size // pitch + 1].reshape(2, -1).T + 0.5) * pitch
-    lattice = lattice + rng.uniform(-0.38, 0.38, lattice.shape) * pitch
-    middles = np.array([(blob.y, blob.x) for blob in blobs]).T
-    reaches = np.array([blob.radius + 110 for blob in blobs])
-    glands = []
-    for y, x in rng.permutation(lattice):
-        stamp, turn, clear = int(rng.integers(stamps)), int(rng.integers(8)), rng.random()
-        cell = tuple(min(max(int(middle // COARSE), 0), depth.shape[0] - 1) for middle in (y, x))
-        if depth[cell] <= 60 or lobules[cell] <= 0.15 - 0.3 * clear:
-            continue
-        if (np.hypot(y - middles[0], x - middles[1]) >= reaches).all():  # far from all blobs
-            glands.append(Gland(int(y), int(x), stamp, turn))
-    return tuple(glands)
+def _spots(
+    rng: np.random.Generator, labels: np.ndarray, islands: Sequence[np.ndarray], large: bool
+) -> tuple[list[Spot], np.ndarray]:
+    """Look-alikes in solid tissue, apart from each other, and the cells that they cover."""
+    solid = (labels > 0) & (labels != FAT)
+    depth = ndimage.distance_transform_edt(solid) * CELL
+    taken, covered = np.zeros_like(solid), np.zeros_like(solid)
+    spots: list[Spot] = []
+    for _ in range(int(rng.integers(4, 8) if large else rng.integers(2, 4))):
+        extent = float(rng.uniform(280, 620) if large else rng.uniform(170, 300))
+        for attempt in range(60):
+            if attempt % 15 == 14:
+                extent = max(0.85 * extent, 160.0)
+            free = np.argwhere((depth > 0.3 * extent) & ~taken)
+            if not len(free):
+                continue
+            ring = islands[rng.integers(len(islands))].astype(np.float64) @ _turning(rng)
+            ring *= extent / np.ptp(ring, axis=0).max()
+            ring += (free[rng.integers(len(free))] + 0.5) * CELL - (ring.min(0) + ring.max(0)) / 2
+            mask = polygon(ring / CELL - 0.5, solid.shape)
+            border = CELL * (_MARGIN + 1)
+            fits = ring.min() > border and ring.max() < labels.shape[0] * CELL - border
+            if fits and mask.any() and solid[mask].mean() > 0.93 and not taken[mask].any():
+                spots.append(_spot(ring, mask))
+                covered |= mask
+                taken |= ndimage.binary_dilation(mask, iterations=6)
+                break
+    return spots, covered
 
 
-def _curve(rng: np.random.Generator, start: np.ndarray, length: float, bend: float) -> np.ndarray:
-    """Points every 16 pixels along a smoothly bending line."""
-    steps = max(4, int(length / 16))
-    course = rng.uniform(0, 2 * np.pi) + bend * np.cumsum(rng.normal(0, 1, steps) / 6 + rng.normal(0, 0.12))
-    return start + np.cumsum(16 * np.stack([np.sin(course), np.cos(course)], axis=1), axis=0)
+def _spot(ring: np.ndarray, mask: np.ndarray) -> Spot:
+    inside = ndimage.distance_transform_edt(mask)
+    row, column = np.unravel_index(int(inside.argmax()), mask.shape)
+    middle = (float(row) + 0.5) * CELL, (float(column) + 0.5) * CELL
+    return Spot(LOOK_ALIKE, ring, *middle, float(inside.max()) * CELL)
 
 
-def _fold(rng: np.random.Generator, depth: np.ndarray) -> Stroke:
-    """A fold: a dark streak across the tissue."""
-    size = depth.shape[0] * COARSE
-    start = (rng.choice(np.argwhere(depth > 20)) + 0.5) * COARSE
-    points = _curve(rng, start, size * rng.uniform(0.1, 0.35), bend=0.35)
-    return Stroke(points, rng.uniform(10, 26), (0.55, 0.30, 0.52))
-
-
-def _pen(rng: np.random.Generator, depth: np.ndarray, blobs: tuple[Blob, ...]) -> Stroke:
-    """A stroke of ink, on glass or over tissue, but not over a blob: what decides the slide stays readable."""
-    size = depth.shape[0] * COARSE
-    colour = PEN_COLOURS[rng.integers(len(PEN_COLOURS))]
-    width = rng.uniform(0.009, 0.022) * size
-    points = np.zeros((0, 2))
-    for _ in range(40):
-        start = rng.uniform(0.03, 0.97, 2) * size
-        points = _curve(rng, start, size * rng.uniform(0.12, 0.45), bend=0.45)
-        gaps = [np.hypot(*(points - (blob.y, blob.x)).T).min() - blob.radius for blob in blobs]
-        if min(gaps) > width + 24:
-            return Stroke(points, width, colour)
-    return Stroke(points[:0], width, colour)
+def _turning(rng: np.random.Generator) -> np.ndarray:
+    """Matrix (2, 2) of a random rotation, mirrored or not."""
+    angle = rng.uniform(0, 2 * np.pi)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return rotation @ np.diag([rng.choice([-1.0, 1.0]), 1.0])

@@ -1,12 +1,13 @@
-"""The embedded cohort of whole-slide images: real SVS files of stained tissue, some with small tumour foci.
+"""The embedded cohort of whole-slide images: real SVS files of real H&E texture, some with tumour foci.
 
-A slide is positive if 3 to 6 of its 6 to 10 dark blobs are tumour (large, pleomorphic, crowded nuclei) rather than
-lymphoid aggregates (small, round, dark, uniform ones). In the overview the two look the same; a glimpse tells them
-apart. Glands, folds and ink are on slides of both classes alike. Slides of less than 3,072 pixels a side have room for
-less: 3 or 4 blobs, of which 1 or 2 are tumour in a positive one.
+Every slide has 4 to 7 dark spots. On a positive one, 1 to 3 of them are foci of tumour; all others are look-alikes,
+stroma with the colours, the contrast and the power spectrum of tumour, and with the same means of small blocks as a focus
+in their place would have. In an overview the two are the same; a glimpse tells nuclei from fibres, if its encoder knows
+shapes. Number, place, size and outline of the spots are drawn without the target. Stain and scanner vary from site to
+site, and less within one. Slides of less than 3,072 pixels a side have room for less: 2 or 3 smaller spots.
 
-Made once per machine, in one to two minutes on two cores, into a folder named after what was asked for (see
-`glimpse.synthetic.making`).
+Slides for testing are made of other parts of the images than those for training and validation. Made once per machine,
+in two to three minutes on two cores, into a folder named after what was asked for (see `glimpse.synthetic.making`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,12 +18,13 @@ import numpy as np
 
 from glimpse.synthetic import making
 from glimpse.synthetic.making import CaseRecord, Recipe, Table, embedded, generator, write_whole
-from glimpse.synthetic.slides.atlas import GLANDS, atlas
 from glimpse.synthetic.slides.layout import Layout, lay_out
-from glimpse.synthetic.slides.svs import colours, write_svs
-from glimpse.synthetic.slides.tissue import paint
+from glimpse.synthetic.slides.painting import paint
+from glimpse.synthetic.slides.staining import SITES, Look, Site
+from glimpse.synthetic.slides.svs import write_svs
+from glimpse.synthetic.slides.texture import sheets, sides, texture
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the painting changes, so that cohorts of different painting never mix."""
 
 MPP = 0.5
@@ -33,14 +35,15 @@ def embedded_cohort(
     folder: str | Path | None = None,
     n: int = 270,
     seed: int = 0,
-    size: int = 4096,
+    size: int = 3072,
     progress: bool = False,
     workers: int | None = None,
 ) -> Path:
     """Makes the embedded cohort unless it is there already.
 
-    Beside `cohort.csv` (case_id, slide_id, path, target, split, mpp) lies `regions.csv` (slide_id, kind, y, x, radius
-    in level-0 pixels): where the blobs are, for pictures and tests, never for training.
+    Beside `cohort.csv` (case_id, slide_id, path, target, split, mpp, site) lies `regions.csv` (slide_id, kind, y, x,
+    radius in level-0 pixels): the largest circle inside each spot, for pictures and tests, never for training. A kind is
+    "tumour focus" or "look-alike". All slides of a patient are of one site.
 
     Args:
         folder: Where to keep it; by default a folder of its own in `GLIMPSE_CACHE`, else in the user's cache folder.
@@ -77,26 +80,40 @@ def make_slides(folder: Path, records: Iterable[CaseRecord], seed: int, size: in
 
 def make_slide(record: CaseRecord, folder: Path, seed: int, size: int) -> None:
     """Paints one slide and writes it."""
-    slide = paint(generator(VERSION, record, seed, 1), _layout(record, seed, size), atlas(VERSION, seed))
-    quarter = colours(slide).reduce(4)
-    levels = [slide, np.asarray(quarter), np.asarray(quarter.reduce(4))]
-    write_whole(folder / record.path, partial(write_svs, levels=levels, mpp=MPP))
+    rng = generator(VERSION, record, seed, 1)
+    look = Look.draw(rng, site_of(record, seed))
+    tissue = sheets(int(record.split == "test"), *sides(size))
+    slide = paint(rng, _layout(record, seed, size), look, tissue, texture().walls)
+    quarter = slide.reduce(4)
+    levels = [np.asarray(level) for level in (slide, quarter, quarter.reduce(4))]
+    write_whole(folder / record.path, partial(write_svs, levels=levels, mpp=MPP, quality=look.quality))
+
+
+def site_of(record: CaseRecord, seed: int) -> Site:
+    """The site at which a patient's slides were made; it has nothing to do with the target."""
+    patient = [*record.patient.encode()]
+    return SITES[int(np.random.default_rng([VERSION, seed, 0x517E, *patient]).integers(len(SITES)))]
 
 
 def regions(record: CaseRecord, seed: int, size: int) -> Iterator[tuple[str, str, float, float, float]]:
     """The rows of a slide in `regions.csv`."""
-    for blob in _layout(record, seed, size).blobs:
-        yield record.id, blob.kind, round(blob.y, 1), round(blob.x, 1), round(blob.radius, 1)
+    for spot in _layout(record, seed, size).spots:
+        yield record.id, spot.kind, round(spot.y, 1), round(spot.x, 1), round(spot.radius, 1)
 
 
 @lru_cache(maxsize=1)  # a slide's regions are asked for after it has been painted
 def _layout(record: CaseRecord, seed: int, size: int) -> Layout:
-    return lay_out(generator(VERSION, record, seed, 0), size, record.target, GLANDS)
+    tissue = texture()
+    return lay_out(generator(VERSION, record, seed, 0), size, record.target, tissue.labels, tissue.islands)
+
+
+def _site_name(record: CaseRecord, seed: int) -> str:
+    return site_of(record, seed).name
 
 
 def _check_size(size: int) -> None:
     if size < 1024 or size % 256:
-        raise ValueError(f"size={size}: a slide's side is a multiple of 256 of at least 1024; try 1024 or 4096.")
+        raise ValueError(f"size={size}: a slide's side is a multiple of 256 of at least 1024; try 1024 or 3072.")
 
 
 RECIPE = Recipe(
@@ -108,6 +125,6 @@ RECIPE = Recipe(
     make=f"{__name__}:make_slide",
     check=_check_size,
     megabytes=lambda size: size**2 * 0.15 / 1e6,
-    columns={"mpp": MPP},
+    columns={"mpp": MPP, "site": _site_name},
     tables={"regions.csv": Table(("slide_id", "kind", "y", "x", "radius"), f"{__name__}:regions")},
 )

@@ -33,8 +33,7 @@ def write_svs(
 
     Args:
         path: File to write; an existing one is overwritten.
-        levels: uint8 arrays, the full resolution first, each later one smaller: (height, width, 3), or (height, width,
-            4) with an unused last channel, which is how Pillow holds colours and therefore faster.
+        levels: uint8 arrays (height, width, 3), the full resolution first, each later one smaller.
         mpp: Size of a full-resolution pixel in micrometres.
         magnification: Power of the objective, Aperio's `AppMag`.
         quality: JPEG quality of the tiles, 1 to 95.
@@ -43,7 +42,7 @@ def write_svs(
         ValueError: If a level is not a uint8 RGB image.
     """
     for level in levels:
-        if level.dtype != np.uint8 or level.ndim != 3 or level.shape[2] not in (3, 4):
+        if level.dtype != np.uint8 or level.ndim != 3 or level.shape[2] != 3:
             raise ValueError(f"{path}: expected levels of dtype uint8 and shape (height, width, 3), got "
                              f"{level.dtype} {level.shape}; convert them before writing.")  # fmt: skip
     height, width = levels[0].shape[:2]
@@ -145,10 +144,9 @@ _flat_streams: dict[tuple[bytes, int], bytes] = {}
 
 def _flat_or_encoded(tile: np.ndarray, quality: int) -> bytes:
     """Encodes a tile; a tile of one colour, such as the glass around the tissue, is encoded once per process."""
-    pixels = tile.view(np.uint32) if tile.shape[2] == 4 else tile  # four bytes are compared as one number
-    if (pixels[0] != pixels[0, 0]).any() or (pixels[1:] != pixels[:-1]).any():
+    if (tile != tile[0, 0]).any():
         return _encode(tile, quality)
-    key = (tile[0, 0, :3].tobytes(), quality)
+    key = (tile[0, 0].tobytes(), quality)
     if key not in _flat_streams:
         _flat_streams[key] = _encode(tile, quality)
     return _flat_streams[key]
@@ -156,13 +154,5 @@ def _flat_or_encoded(tile: np.ndarray, quality: int) -> bytes:
 
 def _encode(image: np.ndarray, quality: int) -> bytes:
     stream = io.BytesIO()
-    colours(image).save(stream, "JPEG", quality=quality, subsampling=2)
+    Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling=2)
     return stream.getvalue()
-
-
-def colours(image: np.ndarray) -> Image.Image:
-    """The Pillow image of an array (height, width, 3 or 4); an array of 4 channels is shared, not copied."""
-    if image.shape[2] == 3:
-        return Image.fromarray(image)
-    size = (image.shape[1], image.shape[0])
-    return Image.frombuffer("RGBX", size, np.ascontiguousarray(image), "raw", "RGBX", 0, 1)
