@@ -73,7 +73,7 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     seed_everything(settings["seed"], settings["threads"])
     cohort = _cohort(settings)
     plan.report.check_split(cohort)
-    training = _prepare(settings, cohort)
+    training = _prepare(settings, cohort, plan.report)
     training.validate = validator(training, cohort, plan.report)
     run = training.run
     restore_policy(training)
@@ -156,7 +156,7 @@ def _cohort(settings: Mapping[str, Any]) -> Cohort:
     return cohort if recorded is None else recorded.of_run(cohort)
 
 
-def _prepare(settings: Mapping[str, Any], cohort: Cohort) -> Training:
+def _prepare(settings: Mapping[str, Any], cohort: Cohort, report: Report) -> Training:
     """Builds what all stages share; what does not fit the cohort is refused before the run folder is written."""
     make, seed = settings["env"]["make"], settings["seed"]
 
@@ -177,6 +177,7 @@ def _prepare(settings: Mapping[str, Any], cohort: Cohort) -> Training:
         raise PreflightError(f"The settings of env.make or network do not go together: {error}") from error
     if not cases.stepped:
         check_sizes(cohort, cases.views, policy.grid, progress=settings["progress"])
+        report.check_patches(cohort, cases.views)
     policy = policy.to(torch.device(settings["device"]))
     resume = settings["resume"]
     kept = {**settings, "resume": None}

@@ -60,6 +60,28 @@ def stratified_splits(
     return [SPLITS[chosen[patient]] for patient in patients]
 
 
+def folds(patients: Sequence[str], strata: Sequence[Hashable], count: int, seed: int) -> list[list[int]]:
+    """Divides cases into parts of about equally many patients, with every stratum in about equal shares.
+
+    All cases of a patient are in one part. With fewer patients than parts, each patient is a part.
+
+    Args:
+        patients: the patient of each case.
+        strata: the stratum of each case.
+        count: number of parts.
+        seed: seed of the shuffling.
+
+    Returns:
+        The indices of the cases of each part, in ascending order.
+    """
+    generator, dealt = np.random.default_rng(seed), []
+    for group in _by_stratum(patients, strata).values():
+        dealt += [group[index] for index in generator.permutation(len(group))]
+    part_of = {patient: place % count for place, patient in enumerate(dealt)}
+    parts = [[i for i, patient in enumerate(patients) if part_of[patient] == part] for part in range(count)]
+    return [part for part in parts if part]
+
+
 def _by_stratum(patients: Sequence[str], strata: Sequence[Hashable]) -> dict[str, list[str]]:
     """Groups patients by the most frequent stratum among their cases."""
     votes: dict[str, Counter[str]] = defaultdict(Counter)

@@ -29,6 +29,7 @@ from glimpse.runs.folder import Run
 from glimpse.runs.loading import OVERVIEW_FILE, POLICY_FILE, load, save_policy
 from glimpse.settings.options import above_zero, at_least
 from glimpse.settings.progress import silent
+from glimpse.views import Views
 
 
 class Trained(Protocol):
@@ -116,6 +117,16 @@ class Report:
                 f"Nothing to report on at the end: no case is in the split {self.split!r}. Report on other cases with "
                 f"{option}, or put cases into it in the CSV's column 'split'."
             )
+
+    def check_patches(self, cohort: Cohort, views: Views) -> None:
+        """Refuses patches of the full scan that cannot be read of all cases, before anything is learned.
+
+        Raises:
+            SettingsError: the message names the case and the setting.
+        """
+        check = getattr(getattr(self.full_scan, "func", None), "check_patches", None)
+        if FULL_SCAN in self.readers and check is not None:
+            check(self.full_scan.keywords, views, cohort)  # type: ignore[attr-defined]
 
     def access(self, trained: Trained, looked: ViewableCases, split: str) -> Access:
         """Returns how readers reach the pixels of a split; `looked` are the cases of this split."""
@@ -208,6 +219,7 @@ class Report:
             progress=trained.progress,
         )
         scan.fit(cohort.split("train"), cohort.split("val"))
+        print(scan.choice)
         return scan
 
 

@@ -1,6 +1,7 @@
 """The full scan: what it reads, what it keeps, and that it learns."""
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from glimpse.agents import full_scan
 from glimpse.agents.full_scan import FullScan
 from glimpse.agents.tiles import blocks, foreground_tiles, read_tiles, tile_locations
 from glimpse.cohort import Case
+from glimpse.errors import SettingsError
 from glimpse.geometry import Extent
+from glimpse.networks.encoder import ConvEncoder, TokenPool
 from glimpse.sources.array import ArraySource
 from glimpse.tasks import Classification
 from glimpse.views import Views
@@ -136,21 +139,92 @@ def test_embeddings_are_kept_and_used_again(tmp_path: Path, counted: list[int]) 
     assert first[1].seconds == again[1].seconds
 
 
-def test_the_next_case_is_begun_while_one_is_read_and_bags_stay_in_order() -> None:
+def test_cases_are_read_while_one_is_embedded_and_bags_stay_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = made_cases(4, 0, "train")
-    both = threading.Barrier(2, timeout=60)  # opens only for the single groups of two cases at the same time
+    expected = [FullScan(brightness, VIEWS, Classification(2), threads=1).bags([case])[0] for case in cases]
+    honest: Callable[..., np.ndarray] = full_scan.read_tiles
+    second_read, reads, encoding, most = threading.Event(), [0], [0], [0]
 
-    def together(images: torch.Tensor) -> torch.Tensor:
-        if len(images) > 1:  # not the probe
-            both.wait()
+    def reading(*arguments: Any) -> np.ndarray:
+        reads[0] += 1
+        if reads[0] == 2:
+            second_read.set()
+        return honest(*arguments)
+
+    def embedding(images: torch.Tensor) -> torch.Tensor:
+        if len(images) == 1:  # the probe
+            return brightness(images)
+        encoding[0] += 1
+        most[0] = max(most[0], encoding[0])
+        assert second_read.wait(60)
+        time.sleep(0.01)
+        encoding[0] -= 1
         return brightness(images)
 
-    bags = FullScan(together, VIEWS, Classification(2), threads=2).bags(cases)
-    alone = [FullScan(brightness, VIEWS, Classification(2), threads=1).bags([case])[0] for case in cases]
-    for bag, expected in zip(bags, alone, strict=True):
-        torch.testing.assert_close(bag.embeddings, expected.embeddings, rtol=0, atol=0)
-        torch.testing.assert_close(bag.locations, expected.locations, rtol=0, atol=0)
+    monkeypatch.setattr(full_scan, "read_tiles", reading)
+    bags = FullScan(embedding, VIEWS, Classification(2), threads=3).bags(cases)
+    assert most == [torch.get_num_threads()] == [1]
+    for bag, one in zip(bags, expected, strict=True):
+        torch.testing.assert_close(bag.embeddings, one.embeddings, rtol=0, atol=0)
+        torch.testing.assert_close(bag.locations, one.locations, rtol=0, atol=0)
         assert bag.seconds > 0
+
+
+def test_patches_may_have_their_own_extent_and_size() -> None:
+    cases = made_cases(2, 0, "test")
+    seen: list[tuple[int, ...]] = []
+
+    def embedding(images: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(images.shape[2:]))
+        return brightness(images)
+
+    scan = FullScan(embedding, VIEWS, Classification(2), extent=16, size=[6, 6], epochs=1)
+    one = scan.fit(cases).read(cases)[0]
+    assert set(seen) == {(6, 6)}
+    # The foreground is the left half of 48 x 48 pixels. Of tiles of 16 pixels, the second column holds half of it.
+    assert (one.glimpses, one.pixels_read, one.share_read) == (6, 6 * 16 * 16, pytest.approx(32 / 24))
+    np.testing.assert_allclose(one.scanpath[:3], [[-2 / 3, -2 / 3], [-2 / 3, 0], [0, -2 / 3]], atol=1e-6)
+    assert one.zooms.tolist() == [0] * 6
+    same = FullScan(brightness, VIEWS, Classification(2))
+    assert same.views == VIEWS
+
+
+def test_patches_that_cannot_be_read_are_refused_before_training() -> None:
+    cases = made_cases(1, 0, "train")
+    with pytest.raises(SettingsError, match=r"report.full_scan.extent=64um: train0: .*spacing.*extent=null"):
+        FullScan.check_patches({"extent": "64um"}, VIEWS, cases)
+    FullScan.check_patches({"extent": 16}, VIEWS, cases)
+    for wrong, words in (
+        ({"size": [4, 4, 4]}, "size of the full scan as one number or 2"),
+        ({"extent": [4, 4, 4]}, "extent of the full scan as one number or 2"),
+        ({"extent": "64ums"}, "cannot read the extent"),
+        ({"size": 0}, "size of the full scan of at least 1"),
+        ({"head": "mean"}, "'auto' or 'attention' or 'top_k'"),
+        ({"k": 0}, "k of the full scan of at least 1"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            FullScan.check_patches(wrong, VIEWS, cases)
+
+
+def patches_of(case: Case) -> np.ndarray:
+    """The pixels of all patches of a small case, in the order in which they are embedded."""
+    tiles = foreground_tiles(VIEWS, case.source)
+    return read_tiles(VIEWS, case.source, tiles)
+
+
+def test_embeddings_take_half_the_space_where_nothing_is_lost(tmp_path: Path) -> None:
+    cases = made_cases(3, 0, "train")
+    for shift, kept_as in ((0.0, torch.float16), (4000.0, torch.float32), (1e5, torch.float32)):
+        folder = tmp_path / str(shift)
+        folder.mkdir()
+        scan = FullScan(lambda images, by=shift: brightness(images) + by, VIEWS, Classification(2), folder=folder)
+        made = scan.bags(cases)
+        exact = torch.cat([brightness(torch.from_numpy(patches_of(case))) for case in cases])
+        assert {bag.embeddings.dtype for bag in made} == {kept_as}
+        worst = (torch.cat([bag.embeddings.float() for bag in made]) - shift - exact).abs().amax(0) / exact.std(0)
+        assert worst.max() < 0.01
+        again = scan.bags(cases)
+        assert all(torch.equal(one.embeddings, other.embeddings) for one, other in zip(made, again, strict=True))
 
 
 @pytest.mark.parametrize("change", ["weights", "cases", "views", "broken"])
@@ -168,12 +242,14 @@ def test_embeddings_of_something_else_are_not_used(tmp_path: Path, counted: list
 
 def test_a_policy_that_learns_on_does_not_change_the_scan() -> None:
     policy = torch.nn.Module()
-    policy.encoder, policy.pool = torch.nn.Flatten(), torch.nn.Linear(16, 3)
-    policy.encoder.forward = lambda images: images.float().flatten(1) / 255  # type: ignore[method-assign]
+    policy.encoder, policy.pool = ConvEncoder(1, widths=(4, 6), strides=(2, 1), groups=2), TokenPool(6)
     scan = FullScan(policy, VIEWS, Classification(2))
     cases = made_cases(1, 0, "train")
     before = scan.bags(cases)[0].embeddings
-    torch.nn.init.zeros_(policy.pool.weight)
+    features = policy.encoder(torch.from_numpy(patches_of(cases[0]))).flatten(2)
+    expected = torch.cat([features.mean(2), features.amax(2)], 1).detach()
+    torch.testing.assert_close(before.float(), expected, rtol=1e-3, atol=1e-3)
+    torch.nn.init.zeros_(next(policy.encoder.parameters()))
     torch.testing.assert_close(scan.bags(cases)[0].embeddings, before)
 
 

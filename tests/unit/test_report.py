@@ -114,6 +114,8 @@ def test_all_readers_compute_on_the_device_of_the_run(
         return load(tmp_path / "run")
 
     class Scan:
+        choice = "full_scan: the head is 'top_k'."
+
         def __init__(self, policy: GlimpsePolicy, *_: Any, **__: Any) -> None:
             devices["full_scan"] = policy.device
 
