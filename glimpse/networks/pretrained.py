@@ -37,6 +37,8 @@ class EfficientNetLite0(nn.Module):
         ValueError: `channels`, `ndim` or `stride` has another value than these.
     """
 
+    costly = True  # features of images are worth keeping on disk (see `KeptFeatures`)
+
     def __init__(self, channels: int, ndim: int = 2, stride: int = 16, background: float = 0.0) -> None:
         super().__init__()
         if ndim != 2 or channels not in (1, 3):
