@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from glimpse.agents.seen_tiles import SeenTiles
 from glimpse.agents.tiles import blocks, foreground_tiles, read_tiles, tile_locations
 from glimpse.cohort import Case
 from glimpse.errors import SettingsError
@@ -145,6 +146,7 @@ class FullScan:
         **training: Any,
     ) -> None:
         self.embed, self.device = _frozen(policy)
+        self.seen = SeenTiles.of(policy)
         self.views, self.task, self.zoom = views, task, zoom
         self.folder = None if folder is None else Path(folder)
         self.training = self.parse_options(training)
@@ -211,7 +213,8 @@ class FullScan:
         return _UnderWay(locations, [pool.submit(self._embedded, source, tiles[group]) for group in groups])
 
     def _embedded(self, source: ImageSource, tiles: Int[np.ndarray, "tile d"]) -> Float[Tensor, "tile embed"]:
-        return self._embed(read_tiles(self.views, source, tiles, self.zoom))
+        known = None if self.seen is None else self.seen.embeddings(source, self.views, tiles, self.zoom)
+        return self._embed(read_tiles(self.views, source, tiles, self.zoom)) if known is None else known
 
     @torch.no_grad()
     def _embed(self, patches: np.ndarray) -> Float[Tensor, "tile embed"]:

@@ -83,9 +83,8 @@ class KnownPlaces:
             of_all = repr((_VERSION, manner, identity, views.glimpse_size)).encode()
             places = np.concatenate(regions(), 1).astype("<f8")
             keys = [hashlib.blake2b(of_all + row.tobytes(), digest_size=KEY_BYTES).digest() for row in places]
-            digests = self._digests.find(keys)
-            rows = [row for row, digest in enumerate(digests) if digest is not None]
-            for row, one in zip(rows, self._features.find([digests[row].tobytes() for row in rows]), strict=True):  # type: ignore[union-attr]
+            digests = {row: one.tobytes() for row, one in enumerate(self._digests.find(keys)) if one is not None}
+            for row, one in zip(digests, self._features.find(list(digests.values())), strict=True):
                 found[row] = one
         missing = [row for row, one in enumerate(found) if one is None]
         images = read(missing) if missing else np.zeros((0, source.channels, *views.glimpse_size), np.uint8)
