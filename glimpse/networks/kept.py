@@ -69,7 +69,8 @@ class KeptFeatures:
         if missing:
             made = self._computed(encoder, images[list(missing.values())], compute)
             if shelf is not None:
-                made = [shelf.store.rounded(one) for one in made]
+                # In the order of axes in which it is read again: sums of another order are rounded differently.
+                made = [np.ascontiguousarray(shelf.store.rounded(one)) for one in made]
                 shelf.keep([key[-1] for key in missing], made)
             new = dict(zip(missing, made, strict=True))
             for key, one in new.items():
