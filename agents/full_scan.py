@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from glimpse.agents.bags import Bag, halved, keep, kept
 from glimpse.agents.heads import Ensemble, Examples, HeadTrainer, HeadTraining
+from glimpse.agents.seen_tiles import SeenTiles
 from glimpse.agents.tiles import blocks, foreground_tiles, read_tiles, tile_locations
 from glimpse.cohort import Case
 from glimpse.errors import SettingsError
@@ -134,6 +135,7 @@ class FullScan:
         **options: Any,
     ) -> None:
         self.embed, self.device = _frozen(policy)
+        self.seen = SeenTiles.of(policy)
         self.options = self.parse_options(options)
         self.views, self.task = self.options.patches.of(views, zoom), task
         self.folder = None if folder is None else Path(folder)
@@ -220,6 +222,9 @@ class FullScan:
         return _UnderWay(locations, [pool.submit(self._embedded, source, tiles[group]) for group in groups])
 
     def _embedded(self, source: ImageSource, tiles: Int[np.ndarray, "tile d"]) -> Float[Tensor, "tile embed"]:
+        known = None if self.seen is None else self.seen.embeddings(source, self.views, tiles)
+        if known is not None:
+            return known
         patches = read_tiles(self.views, source, tiles)
         with self._encoding:
             return self._embed(patches)

@@ -26,6 +26,7 @@ from glimpse.cohort.splits import SPLITS
 from glimpse.contract.protocol import ProtocolError
 from glimpse.contract.stepped_sources import viewable_cases
 from glimpse.errors import EvaluationError
+from glimpse.networks.feature_store import using
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.playing import compute_threads
@@ -33,7 +34,7 @@ from glimpse.reading.readers import READERS, check_readers, manner_of, reader_na
 from glimpse.reading.records import Reading
 from glimpse.report.tables import Row, summarise, table, write_predictions
 from glimpse.runs.file_names import file_names
-from glimpse.runs.loading import load, overview_network
+from glimpse.runs.loading import feature_store, load, overview_network
 from glimpse.settings.building import build
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import at_least, check_device, refuse_unknown
@@ -128,7 +129,8 @@ def evaluate(
     seed = int(settings["seed"] if seed is None else seed)
     found = _cases(policy, Path(run), cohort, split, lanes, progress)
     readings: dict[str, list[Reading]] = {}
-    with compute_threads(int(settings["threads"])), closing(found.access) as access:
+    store = feature_store(settings, found.cases)
+    with compute_threads(int(settings["threads"])), closing(found.access) as access, using(store):
         # The policy reads as its agent does, and tables call it after that agent.
         for name in dict.fromkeys(settings["agent"]["name"] if name == "policy" else name for name in readers):
             network = overview_network(Path(run), policy) if name == "overview" else policy

@@ -24,10 +24,11 @@ from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
 from glimpse.errors import SettingsError, UserError
 from glimpse.learning.allocator import keep_freed_memory
 from glimpse.learning.stages import STAGES, Stage, Training, restore_policy, seed_everything
+from glimpse.networks.feature_store import using
 from glimpse.report.comparison import Report
 from glimpse.report.validation import validator
 from glimpse.runs.folder import Run, check_continues, settings_of
-from glimpse.runs.loading import POLICY_FILE, build_policy, check_sizes_and_network, load, save_policy
+from glimpse.runs.loading import POLICY_FILE, build_policy, check_sizes_and_network, feature_store, load, save_policy
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import checked, typed_keys
 from glimpse.settings.command import in_one_line, run_command
@@ -75,6 +76,12 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     plan.report.check_split(cohort)
     training = _prepare(settings, cohort, plan.report)
     training.validate = validator(training, cohort, plan.report)
+    with using(feature_store(settings, training.cases.cases)):
+        return _run(plan, training, cohort)
+
+
+def _run(plan: Plan, training: Training, cohort: Cohort) -> dict[str, Any]:
+    """Runs all stages that have not ended yet, and reports."""
     run = training.run
     restore_policy(training)
     for name, stage in plan.stages.items():
@@ -101,6 +108,7 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     if resume:
         check_continues(resume, settings["joint"].get("updates"), typed_keys(overrides))
     stages = {name: _stage(name, settings[name]) for name in STAGES[:-1]}
+    feature_store(settings)
     shown = build_setting("report", settings["report"], _convert_="all")
     check_later(shown["full_scan"])
     name, budget, seed = settings["agent"]["name"], settings["max_glimpses"], settings["seed"]

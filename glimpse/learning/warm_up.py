@@ -29,6 +29,7 @@ from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.trainer import Trainer
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.overlap import mutual
+from glimpse.networks.places import Glanced
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
 from glimpse.settings.options import above_zero, at_least, option_names, sorted_into
@@ -214,12 +215,12 @@ class TokenWarmUp(Trainer):
             at_once: How many cases are encoded at once.
         """
         policy = self.policy
+        self.places = policy.known_places()
         parts: dict[str, list[Tensor]] = {name: [] for name in ("features", "cells", "zooms", "overviews", "at_cells")}
         with ThreadPoolExecutor(self.threads, thread_name_prefix="warm-up") as pool:
             for chosen, read in self._read_ahead(pool, at_once):
-                images, cells, zooms = zip(*read, strict=True)
-                flat = torch.from_numpy(np.concatenate(images)).to(policy.device)
-                pooled = policy.look(flat, conduct=_FIXED)
+                glanced, cells, zooms = zip(*read, strict=True)
+                pooled = self.places.features(glanced, self._look)
                 parts["features"].append(pooled.unflatten(0, (len(chosen), -1)))
                 parts["cells"].append(torch.from_numpy(np.stack(cells)))
                 parts["zooms"].append(torch.from_numpy(np.stack(zooms)))
@@ -248,13 +249,26 @@ class TokenWarmUp(Trainer):
                 ahead.append(pool.map(self._read, parts[number + 2]))
             yield part, read
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Reads random glimpses of a case; returns them, the cells in which they lie, and their zooms."""
-        source, rng = self.cases[index].source, np.random.default_rng(self.seeds[index])
+    def _read(self, index: int) -> tuple[Glanced, np.ndarray, np.ndarray]:
+        """Looks up or reads random glimpses of a case; returns them, the cells in which they lie, and their zooms."""
+        source, rng, views = self.cases[index].source, np.random.default_rng(self.seeds[index]), self.views
         cells = self._places(source, rng)
-        zooms = rng.integers(len(self.views.glimpse_extents), size=self.glimpses_per_case)
-        both = zip(self.policy.cells.cpu().numpy()[cells], zooms.tolist(), strict=True)
-        return np.stack([self.views.kept_glimpse(source, place, zoom) for place, zoom in both]), cells, zooms
+        zooms = rng.integers(len(views.glimpse_extents), size=self.glimpses_per_case)
+        locations = self.policy.cells.cpu().numpy()[cells]
+
+        def read(missing: list[int]) -> np.ndarray:
+            return np.stack([views.kept_glimpse(source, locations[one], int(zooms[one])) for one in missing])
+
+        def regions() -> tuple[np.ndarray, np.ndarray]:
+            extents = np.stack([views.extent(source, zoom) for zoom in range(len(views.glimpse_extents))])
+            return source.frame.to_pixels(locations), extents[zooms]
+
+        return self.places.glance(source, views, len(cells), regions, read), cells, zooms
+
+    def _look(self, images: Tensor) -> Tensor:
+        """Encodes and pools images; only features that are kept on disk are looked up before images are copied."""
+        images = images if self.places.kept else images.to(self.policy.device)
+        return self.policy.look(images, conduct=_FIXED)
 
     def _overview(self, index: int, places: Tensor) -> tuple[Tensor, Tensor]:
         """Encodes a case's overview; returns its summary (1, pooled) and the features at `places` (1, place, embed)."""

@@ -21,11 +21,13 @@ from glimpse.networks.kept import KeptFeatures
 from glimpse.networks.locator import Candidates, PointerLocator, Where
 from glimpse.networks.memory import GRUMemory
 from glimpse.networks.overlap import Coverage, overlaps, product
+from glimpse.networks.places import KnownPlaces
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Scene, State
 from glimpse.settings.options import option_names, sorted_into
 from glimpse.spaces import ActionLayout
 
 Part = Callable[..., Any]
+_FIXED = Conduct(train_encoder=False)
 _PARTS = ("encoder", "memory", "locator", "aggregator")
 _KEYWORDS = ("layout", "cell", *_PARTS, "stop_bias", "overview_dropout")  # of the network
 _MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -109,11 +111,12 @@ class GlimpseNetwork(BasePolicy):
         self.layout, self.overview_dropout = layout, overview_dropout
         self.encoding = sorted_into(Encoding, encoding, type(self).__name__, besides=_KEYWORDS)
         channels, *size = observation_space["overview"].shape or ()
+        self._glimpse_shape = observation_space["glimpse"].shape or ()
         ndim = len(size)
         self.encoder = encoder(channels, ndim)
         if self.encoding.compile:
             self.encoder.compile(dynamic=True)
-        self._kept = KeptFeatures()  # of encoders that are not trained
+        self.kept = KeptFeatures(self.encoder)  # of encoders that are not trained
         embed = self.encoder.embed
         self._overviews = OverviewCells(self.encoder, size, cell)
         self.grid: CellGrid = self._overviews.grid
@@ -145,7 +148,9 @@ class GlimpseNetwork(BasePolicy):
     @torch.no_grad()
     def calibrate(self, images: Tensor, chunk: int = 256) -> None:
         """Sets the statistics of the `TokenPool` to those of a sample of glimpses, uint8 (batch, channel, *size)."""
-        self.pool.calibrate(self.summary_in_chunks(images, chunk))
+        on_disk = self.kept.shelf(self.encoder, self._kind("pooled"), images.shape[1:]) is not None
+        seen = self.look(images, conduct=_FIXED) if on_disk else self.summary_in_chunks(images, chunk)
+        self.pool.calibrate(seen.to(self.device))
 
     def summary_in_chunks(
         self, images: Tensor, chunk: int = 256, conduct: Conduct = OWN_CONDUCT
@@ -168,7 +173,7 @@ class GlimpseNetwork(BasePolicy):
         """
         if not conduct.train_encoder:
             chosen = glimpses if rows is None else glimpses[rows]
-            return self._kept.of(
+            return self.kept.of(
                 self.encoder,
                 chosen,
                 self._kind("pooled"),
@@ -185,6 +190,10 @@ class GlimpseNetwork(BasePolicy):
         if torch.is_grad_enabled() and conduct.train_encoder:
             return torch.cat([checkpoint(shown, part, use_reentrant=False) for part in parts])
         return torch.cat([shown(part) for part in parts])
+
+    def known_places(self) -> KnownPlaces:
+        """Returns what finds pooled features of glimpses by their places, as far as they are kept on disk."""
+        return KnownPlaces(self.kept.shelf(self.encoder, self._kind("pooled"), self._glimpse_shape))
 
     def glimpse_token(
         self, seen: Float[Tensor, "batch pooled"], location: Float[Tensor, "batch d"], zoom: Int[Tensor, "batch"]
@@ -249,7 +258,7 @@ class GlimpseNetwork(BasePolicy):
         if conduct.train_encoder:
             return encoded(overview)
         kind = f"map, cells of {self.grid.side}" if self._overviews.enlarges else "map"
-        return self._kept.of(self.encoder, overview, self._kind(kind), encoded)
+        return self.kept.of(self.encoder, overview, self._kind(kind), encoded)
 
     def _kind(self, name: str) -> str:
         return f"{name}, bfloat16" if self.encoding.autocast else name

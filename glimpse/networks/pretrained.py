@@ -38,6 +38,7 @@ class EfficientNetLite0(nn.Module):
     """
 
     padding = "replicate"
+    costly = True  # features of images are worth keeping on disk (see `KeptFeatures`)
 
     def __init__(self, channels: int, ndim: int = 2, stride: int = 16, background: float = 0.0) -> None:
         super().__init__()

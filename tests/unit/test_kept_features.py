@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from glimpse.networks import ConvEncoder
+from glimpse.networks import kept as kept_module
 from glimpse.networks.kept import KeptFeatures
 from glimpse.networks.records import Conduct
 from glimpse.sources import caches
@@ -18,7 +19,7 @@ FIXED = Conduct(train_encoder=False)
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[caches.ByteCache]:
     cache = caches.ByteCache(1 << 20)
-    monkeypatch.setattr("glimpse.networks.kept._PIXELS", 1)  # one image at once
+    monkeypatch.setitem(kept_module._PIXELS, "cpu", 1)  # one image at once
     monkeypatch.setattr("glimpse.networks.kept.features", cache)
     yield cache
 
@@ -129,7 +130,7 @@ def test_features_do_not_depend_on_what_else_is_missing(
     missing: int, own_cache: caches.ByteCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that is resumed has kept nothing, and must compute the same numbers."""
-    monkeypatch.setattr("glimpse.networks.kept._PIXELS", 8 * 12 * 12)
+    monkeypatch.setitem(kept_module._PIXELS, "cpu", 8 * 12 * 12)
     encoder, some = ConvEncoder(2), images(11)
     compute = Counting(encoder)
     whole = KeptFeatures().of(encoder, some, "mean", compute)

@@ -37,3 +37,16 @@ def test_what_comes_too_late_is_refused(tmp_path: Path) -> None:
     check_continues(tmp_path, 10, ["joint.keep", "joint.updates"])
     check_continues(tmp_path, 9, ["joint.updates", "report.lanes"])
     check_continues(tmp_path / "new", 9, ["joint.keep"])
+
+
+def test_the_cache_of_features_can_be_changed_and_taken_away_also_where_a_run_has_none() -> None:
+    cache = {"folder": "/a", "gigabytes": 4}
+    given = {**GIVEN, "features_cache": {"folder": "/b", "gigabytes": 9}}
+    changed = resumed({**SAVED, "features_cache": cache}, given, ["resume=a", "features_cache.folder=/b"])
+    assert changed["features_cache"] == {"folder": "/b", "gigabytes": 4}
+    assert (
+        resumed({**SAVED, "features_cache": cache}, {"features_cache": None}, ["features_cache=null"])["features_cache"]
+        is None
+    )
+    for saved in (SAVED, {**SAVED, "features_cache": None}):  # an earlier version's run
+        assert resumed(saved, given, ["features_cache.folder=/b"])["features_cache"] == given["features_cache"]

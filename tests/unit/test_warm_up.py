@@ -71,10 +71,10 @@ def test_kept_features_make_the_tokens_that_the_policy_makes(overview_dropout: f
     cases = torch.tensor([5, 2])
     tokens, first = trainer._tokens((cases[:, None], torch.tensor([[3, 0, 5, 2], [1, 4, 0, 3]])))
     for row, case in enumerate(cases.tolist()):
-        images, cells, zooms = trainer._read(case)
+        glanced, cells, zooms = trainer._read(case)
         locations = policy.cells.numpy()[cells]
         own = policy.glimpse_token(
-            policy.look(torch.from_numpy(images)), torch.from_numpy(locations), torch.from_numpy(zooms)
+            policy.look(torch.from_numpy(glanced.images)), torch.from_numpy(locations), torch.from_numpy(zooms)
         )
         distance = (tokens[row][:, None] - own[None]).abs().amax(-1)
         assert torch.all(distance.amin(1) < 1e-5)  # every token is one of the case's own
@@ -135,7 +135,7 @@ def test_the_locator_learns_where_what_tells_lies() -> None:
     trainer = TokenWarmUp(
         policy, train, inner.views, inner.task, glimpses_per_case=30, max_sequence=30, steps=200, batch=40, threads=1
     )
-    policy.calibrate(torch.from_numpy(np.concatenate([trainer._read(case)[0] for case in range(40)])))
+    policy.calibrate(torch.from_numpy(np.concatenate([trainer._read(case)[0].images for case in range(40)])))
     trainer.encode()
     before = first_found(policy, inner.views, test, middles[320:])
     for _ in range(200):

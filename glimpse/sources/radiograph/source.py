@@ -124,6 +124,10 @@ class RadiographSource(ImageSource):
     def identity(self) -> Hashable:
         return file_identity(self.path, "radiograph", self._window_choice, self._frame_index or 0)
 
+    @property
+    def lasting_identity(self) -> Hashable:
+        return self.identity
+
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         header = self._known_header()
         start, width = region(center, extent, size, 2)

@@ -27,8 +27,10 @@ from glimpse.sources.base import (
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.slide.files import check_complete, detected_format, explain_unreadable, known_mpp
 from glimpse.sources.slide.foreground import tissue
+from glimpse.sources.volume.dicom_folder import folder_identity
 
 SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".tif", ".tiff", ".bif", ".vms", ".vmu", ".svslide")
+_SINGLE_FILES = (".svs", ".ndpi", ".scn", ".tif", ".tiff", ".bif", ".svslide")  # with all pixels in the one file
 LEVEL_TOLERANCE = 1.01  # a level counts as fine enough when it is at most 1 % too coarse
 MAX_PIXELS = 1 << 24  # a wider read is made in parts
 MAX_OPEN = 256  # slides held open at once; each costs a file descriptor or two
@@ -96,6 +98,14 @@ class SlideSource(ImageSource):
     @property
     def identity(self) -> Hashable:
         return file_identity(self.path)
+
+    @property
+    def lasting_identity(self) -> Hashable | None:
+        suffix = self.path.suffix.lower()
+        if suffix == ".mrxs":  # the pixels are in the folder beside it
+            beside = self.path.with_suffix("")
+            return (self.identity, folder_identity(beside)) if beside.is_dir() else None
+        return self.identity if suffix in _SINGLE_FILES else None
 
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         levels = self._levels or self._known_levels()

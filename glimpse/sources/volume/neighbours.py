@@ -52,6 +52,11 @@ class NeighbourSlices(ImageSource):
     def identity(self) -> Hashable:
         return ("neighbours", self.count, self.axis, type(self.source).__qualname__, self.source.identity)
 
+    @property
+    def lasting_identity(self) -> Hashable | None:
+        inner = self.source.lasting_identity
+        return None if inner is None else (self.count, self.axis, type(self.source).__qualname__, inner)
+
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         _, extents = region(center, extent, size, self.ndim)
         slices = int(size[self.axis])

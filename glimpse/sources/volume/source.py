@@ -199,6 +199,10 @@ class VolumeSource(ImageSource):
         of_path = folder_identity if self.path.is_dir() else file_identity
         return of_path(self.path, *options)
 
+    @property
+    def lasting_identity(self) -> Hashable:
+        return self.identity
+
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         start, width = region(center, extent, size, 3)
         return self._opened().read(start, width, [int(n) for n in size])
