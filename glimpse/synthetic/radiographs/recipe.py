@@ -23,7 +23,7 @@ from glimpse.synthetic.radiographs.chest import Anatomy, enlarge, paint_chest
 from glimpse.synthetic.radiographs.dicom import Shown, write_radiograph
 from glimpse.synthetic.radiographs.spots import NODULE, Spot, draw_spots, paint_bodies, paint_details
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the painting changes, so that cohorts of different painting never mix."""
 
 SPACING = 0.15
