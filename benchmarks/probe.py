@@ -2,10 +2,10 @@
 
 python -m benchmarks.probe --env mri
 
-Each spot of `regions.csv` is read as a glimpse of the environment, with the spot in its middle. Features are pooled over
-cells (mean and maximum), standardised, and a logistic regression learns from spots of training cases; its AUC on those
-of test cases is printed. Where filters with random weights, or mere statistics, tell the kinds apart, a cohort proves
-little about encoders; where training with labels of spots does not, it asks for what cannot be seen.
+Each spot of `regions.csv` is read as a glimpse of the environment, with the spot in its middle. Features are pooled
+over cells (mean and maximum), standardised, and a logistic regression learns from spots of training cases; its AUC on
+those of test cases is printed. Where filters with random weights, or mere statistics, tell the kinds apart, a cohort
+proves little about encoders; where training with labels of spots does not, it asks for what cannot be seen.
 """
 
 import argparse
@@ -81,9 +81,7 @@ def read_spots(manifest: Path, modality: Modality, kinds: Sequence[str], options
     """
     regions = manifest.parent / "regions.csv"
     if not regions.exists():
-        raise UserError(
-            f"{regions} is missing: a probe needs to know where spots are. Give the CSV of a cohort that has it."
-        )
+        raise UserError(f"{regions} is missing: a probe needs it. Give --cohort the CSV of a cohort that has one.")
     cases = {row["slide_id"]: row for row in _rows(manifest) if row["split"] in ("train", "test")}
     assert modality.source is not None, "drawn images have no spots"
     given = {name: value for name, value in {**modality.options, **options}.items() if value is not None}
@@ -104,9 +102,8 @@ def read_spots(manifest: Path, modality: Modality, kinds: Sequence[str], options
         found.append((glimpse, row["kind"] == kinds[0], case["split"]))
     for split in ("train", "test"):
         if {first for _, first, of in found if of == split} != {True, False}:
-            raise UserError(
-                f"{regions}: no spots of both kinds {list(kinds)} in cases of {split}. Name others by --kinds."
-            )
+            named = " and ".join(kinds)
+            raise UserError(f"{regions}: no spots of both {named} in cases of {split}. Name others by --kinds.")
     glimpses, first, splits = zip(*found, strict=True)
     return Spots(np.stack(glimpses), np.array(first), np.array(splits))
 
@@ -277,10 +274,8 @@ def _probe(bench: Benchmark, environment: str) -> None:
     for encoder in missing:
         seeds = range(given.seeds if encoder in _SEEDED and not given.quick else 1)
         steps = 2 if given.quick else _STEPS
-        found = [
-            float(roc_auc_score(test.first, scores_of(encoder, environment, train, test, seed, steps)))
-            for seed in seeds
-        ]
+        scores = [scores_of(encoder, environment, train, test, seed, steps) for seed in seeds]
+        found = [float(roc_auc_score(test.first, one)) for one in scores]
         bench.results.put(
             {"env": environment, "encoder": encoder},
             auc=float(np.mean(found)),

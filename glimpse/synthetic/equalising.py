@@ -69,7 +69,8 @@ def equalised(
     turns; here to what the two patterns have in common, so that neither is marked as the one that was changed.
 
     Args:
-        first, second: patterns of the same shape.
+        first: a pattern.
+        second: another one, of the same shape.
         keep: puts a pattern back among those that are allowed, after every round; for instance takes off the means of
             an overview's pixels.
         rounds: how often.
@@ -82,10 +83,12 @@ def equalised(
         pair = [pattern / np.sqrt(np.mean(pattern**2)) for pattern in pair]
         spectra = [fft.rfftn(pattern) for pattern in pair]
         amplitude = np.sqrt(sum(np.abs(spectrum) ** 2 for spectrum in spectra) / 2)
-        pair = [_with_amplitude(spectrum, amplitude, pattern.shape) for spectrum, pattern in zip(spectra, pair)]
+        pair = [
+            _with_amplitude(spectrum, amplitude, pattern.shape) for spectrum, pattern in zip(spectra, pair, strict=True)
+        ]
         orders = [np.argsort(pattern, axis=None) for pattern in pair]
         values = sum(pattern.ravel()[order] for pattern, order in zip(pair, orders, strict=True)) / 2
-        pair = [keep(_with_values(order, values, pattern.shape)) for order, pattern in zip(orders, pair)]
+        pair = [keep(_with_values(order, values, pattern.shape)) for order, pattern in zip(orders, pair, strict=True)]
     scale = np.sqrt(sum(np.mean(pattern**2) for pattern in pair) / 2)
     return pair[0] / scale, pair[1] / scale
 
