@@ -121,7 +121,7 @@ def test_a_closed_rim_is_the_lesions_in_heads_and_the_lookalikes_in_chests(kind:
         explained = {}
         for spot in twins(kind, index):
             volume = np.zeros((40, 96, 96), np.float32)
-            block, _ = paint_spot(volume, replace(spot, weight=1.0), kind.rule, kind.spacing)
+            paint_spot(volume, replace(spot, weight=1.0), kind.rule, kind.spacing)
             axes = [
                 (np.arange(n) + 0.5 - m) * s for n, m, s in zip(volume.shape, spot.middle, kind.spacing, strict=True)
             ]

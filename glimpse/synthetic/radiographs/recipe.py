@@ -1,9 +1,10 @@
 """The embedded cohort of chest radiographs: real DICOM files of 12 bits, some with a few small nodules.
 
 A radiograph is positive if 3 to 6 of the 7 to 10 small round shadows in its lungs are nodules (see
-`glimpse.synthetic.radiographs.spots`). In the overview nodules and look-alikes are the same, and their texture is; the
-form that a glimpse shows tells them apart. Ribs, the heart, vessels, letters and collimators are on all of them alike. Half of the files are MONOCHROME1,
-contrast, noise and windows differ, and none of this has to do with the target.
+`glimpse.synthetic.radiographs.spots`). In the overview nodules and look-alikes are the same, and so is their texture;
+only the form that a glimpse shows tells them apart. Ribs, the heart, vessels, letters and collimators are on all of
+them alike. Half of the files are MONOCHROME1, contrast, noise and windows differ, and none of this has to do with the
+target.
 
 Made once per machine, about two minutes on two cores and 2 GB of disk: the files are not compressed, so that a glimpse
 of them reads only its own pixels.
