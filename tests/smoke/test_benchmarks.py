@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import common, features_cache, megapixel_mnist, memory, reference, throughput
+from benchmarks import common, features_cache, megapixel_mnist, memory, probe, reference, throughput
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(
@@ -145,6 +145,19 @@ def test_a_training_that_fails_says_where(tmp_path: Path) -> None:
     bench = common.Benchmark("some", made, ["--out", str(tmp_path), "--runs", str(tmp_path / "runs")])
     with pytest.raises(SystemExit, match=r"wrong-.* ended with exit code 2"):
         bench.train("wrong", ["no_such_key=1"])
+
+
+@pytest.mark.slow
+def test_the_probe_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    probe.main(
+        ["--quick", "--env", "mri", "xray", "--encoders", "statistics", "random", "supervised", "--out", str(tmp_path)]
+    )
+    rows = written(tmp_path, "probe")["rows"]
+    assert [(row["env"], row["encoder"]) for row in rows] == [
+        (env, encoder) for env in ("mri", "xray") for encoder in ("statistics", "random", "supervised")
+    ]
+    assert all(0 <= row["auc"] <= 1 and row["train"] > row["test"] > 5 for row in rows)
+    assert "random_wide" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------- curves

@@ -1,9 +1,10 @@
 """The embedded cohort of chest radiographs: real DICOM files of 12 bits, some with a few small nodules.
 
 A radiograph is positive if 3 to 6 of the 7 to 10 small round shadows in its lungs are nodules (see
-`glimpse.synthetic.radiographs.spots`). In the overview nodules and look-alikes are the same; a glimpse tells them
-apart. Ribs, the heart, vessels, letters and collimators are on all of them alike. Half of the files are MONOCHROME1,
-their windows differ, and none of this has to do with the target.
+`glimpse.synthetic.radiographs.spots`). In the overview nodules and look-alikes are the same, and so is their texture;
+only the form that a glimpse shows tells them apart. Ribs, the heart, vessels, letters and collimators are on all of
+them alike. Half of the files are MONOCHROME1, contrast, noise and windows differ, and none of this has to do with the
+target.
 
 Made once per machine, about two minutes on two cores and 2 GB of disk: the files are not compressed, so that a glimpse
 of them reads only its own pixels.
@@ -23,15 +24,15 @@ from glimpse.synthetic.radiographs.chest import Anatomy, enlarge, paint_chest
 from glimpse.synthetic.radiographs.dicom import Shown, write_radiograph
 from glimpse.synthetic.radiographs.spots import NODULE, Spot, draw_spots, paint_bodies, paint_details
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the painting changes, so that cohorts of different painting never mix."""
 
 SPACING = 0.15
 """Size of a full-resolution pixel in millimetres."""
 
 WHITE = 4095  # of 12 bits
-_CURVE = 2.2  # how soon a film saturates: the steeper, the more contrast lungs have over the rest
-_NOISE = 0.010  # of white, where most rays arrive
+_CURVES = (1.9, 2.5)  # how soon a film saturates: the steeper, the more contrast lungs have over the rest
+_NOISES = (0.006, 0.015)  # of white, where most rays arrive
 _MASK_SCALE = 4  # pixels of the image per pixel of its mask
 _MASK_RADII = 1.3  # radii of a nodule that its mask covers
 
@@ -76,7 +77,7 @@ def make_radiograph(record: CaseRecord, folder: Path, seed: int, size: int) -> N
     pixels = paint_radiograph(rng, anatomy, spots, size)
     if record.mask:
         write_whole(folder / record.mask, partial(_draw_mask(spots, size).save, format="PNG"))
-    shown = Shown(bool(rng.random() < 0.5), rng.uniform(1950, 2250), rng.uniform(3900, 4300), SPACING)
+    shown = Shown(bool(rng.random() < 0.5), rng.uniform(1900, 2300), rng.uniform(3800, 4400), SPACING)
     write_whole(folder / record.path, partial(write_radiograph, pixels=pixels, shown=shown, record=record))
 
 
@@ -93,11 +94,12 @@ def paint_radiograph(
     """A radiograph of 12 bits, bone white: ``(1 - exp(-c w)) / (1 - exp(-c))`` of what rays lose, and noise."""
     field = enlarge(paint_chest(rng, anatomy), size).copy()
     paint_bodies(rng, field, spots)
-    film = (1 - np.exp(np.float32(-_CURVE) * field)) / np.float32(1 - np.exp(-_CURVE))
-    film = film * np.float32(rng.uniform(0.84, 0.91)) + np.float32(rng.uniform(0.02, 0.04))
+    curve = rng.uniform(*_CURVES)
+    film = (1 - np.exp(np.float32(-curve) * field)) / np.float32(1 - np.exp(-curve))
+    film = film * np.float32(rng.uniform(0.82, 0.91)) + np.float32(rng.uniform(0.02, 0.04))
     paint_details(rng, film, spots)
     grain = rng.standard_normal((size, size), dtype=np.float32)
-    film += np.float32(_NOISE * rng.uniform(0.9, 1.1)) * grain * (np.float32(0.7) + np.float32(0.6) * film)
+    film += np.float32(rng.uniform(*_NOISES)) * grain * (np.float32(0.7) + np.float32(0.6) * film)
     _collimate(rng, film)
     _letter(rng, film)
     return np.clip(np.rint(film * WHITE), 0, WHITE).astype(np.uint16)

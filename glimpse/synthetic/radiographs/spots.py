@@ -1,8 +1,9 @@
 """Small round shadows in lungs: nodules, and what merely looks like them until one looks closely.
 
-Both kinds are drawn from the same sizes, contrasts and softness, and have the same mean in every square of 8 x 8
-pixels: what tells them apart averages out in an overview. A nodule has a rim of fine spicules and a grainy inside; a
-look-alike (a vessel seen end-on, a nipple's shadow, a calcified granuloma) is smooth, with faint rings at most.
+Both kinds are drawn from the same sizes, contrasts and softness, and hold the same fine strokes at the same places. In
+a nodule, the strokes radiate from the middle, as spicules do; in a look-alike, they lie around it in layers, as in a
+calcified granuloma. Brightness, contrast, histogram and power spectrum are the same (see
+`glimpse.synthetic.equalising`), and so is the mean in every square of 8 x 8 pixels: an overview shows nothing of it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,18 +13,21 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
+from glimpse.synthetic.equalising import Stroke, equalised, strokes, without_block_means
 from glimpse.synthetic.radiographs.chest import Anatomy, in_lungs
 
 SQUARE = 8
 """Side, in pixels, of the squares that have the same mean whatever the kind: an overview's pixel of 2048 in 256."""
 
-LOOKALIKES = ("vessel", "nipple", "granuloma")
-NODULE = "nodule"
-RADII = (28.0, 40.0)  # pixels; half of that in small images
+NODULE, LOOKALIKE = "nodule", "lookalike"
+RADII = (34.0, 46.0)  # pixels; half of that in small images
 CONTRASTS = (0.30, 0.38)  # of what a ray loses
-SPICULES = 0.8  # their height, and
-GRAIN = 0.2  # that of the grain within, over the contrast
-_REACH = 1.9  # radii that a spot with its spicules covers
+STROKE = Stroke(wave=11.0, width=4.0, length=7.0)  # pixels
+HEIGHT = 0.16  # root mean square of the strokes over the contrast
+_FIRST_RING, _RING_STEP, _STROKE_STEP = 12.0, 13.0, 16.0  # pixels: between rings, and between strokes along one
+_LAST_RING = 1.3  # in radii
+_FADE = 0.25  # radii over which strokes fade at their reach
+_REACH = 1.55  # radii that a spot with its strokes covers
 _APART = 4.0  # radii between the middles of two spots, at least
 _CANDIDATES = 3000
 _DARKEST, _LIGHTEST = 0.02, 0.98  # of white, which leaves room for noise
@@ -34,7 +38,7 @@ class Spot:
     """One shadow; lengths in level-0 pixels.
 
     Attributes:
-        kind: "nodule", "vessel", "nipple" or "granuloma".
+        kind: "nodule" or "lookalike".
         y: middle.
         x: middle.
         radius: where it has fallen to half.
@@ -67,11 +71,10 @@ def draw_spots(rng: np.random.Generator, anatomy: Anatomy, size: int, target: in
         if len(spots) == count:
             break
         radius, contrast, softness = scale * rng.uniform(*RADII), rng.uniform(*CONTRASTS), rng.uniform(0.5, 0.9)
-        kind = LOOKALIKES[rng.integers(len(LOOKALIKES))]
         apart = all(np.hypot(y - spot.y, x - spot.x) > _APART / 2 * (radius + spot.radius) for spot in spots)
         inside = min(y, x, size - y, size - x) > _REACH * radius
         if apart and inside:
-            spots.append(Spot(kind, float(y), float(x), radius, contrast, softness))
+            spots.append(Spot(LOOKALIKE, float(y), float(x), radius, contrast, softness))
     return [replace(spot, kind=NODULE) if target and i < nodules else spot for i, spot in enumerate(spots)]
 
 
@@ -89,9 +92,52 @@ def paint_details(rng: np.random.Generator, film: Float[np.ndarray, "row column"
     """
     for spot, own in _each(rng, spots):
         place, y, x = _place(spot, film.shape)
-        detail = _spicules(own, spot, y, x) if spot.kind == NODULE else _rings(spot, y, x)
-        detail = np.float32(spot.contrast) * _without_means(detail)
+        radiating, around = forms(own, spot, y[:, 0], x[0])
+        detail = np.float32(HEIGHT * spot.contrast) * (radiating if spot.kind == NODULE else around)
         film[place] += detail * _share_that_fits(film[place], detail)
+
+
+def forms(
+    rng: np.random.Generator, spot: Spot, y: Float[np.ndarray, " row"], x: Float[np.ndarray, " column"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The details of a nodule and of a look-alike, of the same strokes, in squares around a spot's middle.
+
+    Args:
+        rng: The spot's own source of randomness.
+        spot: Where the strokes lie is told by its radius.
+        y: Rows, in pixels from its middle.
+        x: Columns, likewise.
+
+    Returns:
+        Both details, whose mean square over `_REACH` radii is 1.
+    """
+    middles, outwards = _rings(rng, spot.radius)
+    sideways = np.stack([-outwards[:, 1], outwards[:, 0]], 1)
+    signs = np.ones(len(middles))
+    pair = [strokes((y, x), middles, normals, signs, STROKE) for normals in (sideways, outwards)]
+    distance = np.hypot(y[:, None], x[None]) / np.float32(spot.radius)
+    window = np.clip((_REACH - distance) / np.float32(_FADE), 0, 1)
+
+    def keep(pattern: np.ndarray) -> np.ndarray:
+        return without_block_means(pattern * window, (SQUARE, SQUARE))
+
+    for _ in range(2):  # what overviews of other sizes than squares would show of them
+        pair = [pattern - ndimage.uniform_filter(pattern, SQUARE + 1, mode="constant") for pattern in pair]
+    first, second = equalised(pair[0], pair[1], keep)
+    scale = np.float32(np.sqrt(window.mean()))
+    return first * scale, second * scale
+
+
+def _rings(rng: np.random.Generator, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Middles of strokes on rings around a spot's middle, and the directions outwards from it, both (stroke, 2)."""
+    middles, outwards = [], []
+    for ring in np.arange(_FIRST_RING, _LAST_RING * radius, _RING_STEP):
+        count = max(4, round(2 * np.pi * ring / _STROKE_STEP))
+        angles = (np.arange(count) + rng.uniform() + rng.uniform(-0.15, 0.15, count)) * (2 * np.pi / count)
+        outward = np.stack([np.sin(angles), np.cos(angles)], 1)
+        middles.append(outward * (ring + rng.uniform(-1.5, 1.5, (count, 1))))
+        outwards.append(outward)
+    return np.concatenate(middles), np.concatenate(outwards)
 
 
 def _share_that_fits(film: np.ndarray, detail: np.ndarray) -> float:
@@ -124,42 +170,3 @@ def _profile(rng: np.random.Generator, spot: Spot, y: np.ndarray, x: np.ndarray)
     depth = (spot.radius * lobes - np.hypot(y, x)) / (spot.softness * spot.radius)
     t = np.clip(depth + 0.5, 0, 1)
     return (t * t * (3 - 2 * t)).astype(np.float32)
-
-
-def _spicules(rng: np.random.Generator, spot: Spot, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Fine rays that cross the rim, and grain within."""
-    distance = np.hypot(y, x) / np.float32(spot.radius)
-    detail = GRAIN * np.clip(2.2 - 2 * distance, 0, 1) * _grain(rng, y.shape)
-    count = round(2 * np.pi * spot.radius / rng.uniform(7.5, 9))
-    for angle in (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * (2 * np.pi / count):
-        along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-        end = spot.radius * rng.uniform(1.25, 1.75)
-        rises, falls = np.clip((along / spot.radius - 0.5) * 3, 0, 1), np.clip((end - along) * 2 / spot.radius, 0, 1)
-        detail += SPICULES * rises * falls * np.exp(-0.5 * (across / rng.uniform(1.3, 1.9)) ** 2)
-    return detail.astype(np.float32)
-
-
-def _grain(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Noise of unit deviation whose grains are some pixels wide."""
-    grain = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 1.7)
-    return grain / max(float(grain.std()), 1e-6)
-
-
-def _rings(spot: Spot, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The layers of a granuloma, the wall of a vessel; a nipple has none."""
-    height = {"granuloma": 0.12, "vessel": 0.07, "nipple": 0.0}[spot.kind]
-    distance = np.hypot(y, x)
-    inside = np.clip((spot.radius - distance) / 4, 0, 1)
-    return (height * inside * np.cos(distance * (2 * np.pi / 10))).astype(np.float32)
-
-
-def _without_means(detail: np.ndarray) -> np.ndarray:
-    """Takes means off: first those around every pixel, for overviews of other sizes, then what squares still have."""
-    for _ in range(3):
-        detail = detail - ndimage.uniform_filter(detail, SQUARE + 1, mode="constant")
-    return detail - _square_means(detail).repeat(SQUARE, axis=0).repeat(SQUARE, axis=1)
-
-
-def _square_means(detail: np.ndarray) -> np.ndarray:
-    rows, columns = detail.shape[0] // SQUARE, detail.shape[1] // SQUARE
-    return detail.reshape(rows, SQUARE, columns, SQUARE).mean(axis=(1, 3))

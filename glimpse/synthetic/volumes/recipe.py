@@ -1,18 +1,23 @@
 """The embedded cohorts of volumes: MR of heads and CT of chests, as NIfTI files in mixed orientations.
 
-In both, a volume holds 7 to 10 bright spots. In a positive one, 3 to 6 of them are lesions (grainy) rather than
-look-alikes (even: vessels, granulomas) of the same brightness and shape, which an overview does not tell apart; see
-`glimpse.synthetic.volumes.spots`. Small volumes have room for less: 3 or 4 spots, of which 1
-or 2 are lesions in a positive one. Masks show the lesions.
+In both, a volume holds 7 to 10 bright spots. In a positive one, 3 to 6 of them are lesions rather than look-alikes;
+both are made of the same parts in another arrangement, so that neither an overview nor the texture of a glimpse tells
+them apart, but only their form; see `glimpse.synthetic.volumes.spots`. Small volumes have room for less: 3 or 4 spots,
+of which 1 or 2 are lesions in a positive one. Masks show the lesions. Contrast, noise, bias field (MR) and sharpness
+(CT) differ from volume to volume, as they do between hospitals.
+
+Beside `cohort.csv` lies `regions.csv` (slide_id, kind, z, y, x in voxels, radius in millimetres): where the spots are,
+for pictures and tests, never for training. Its voxels are those of the volume whose axes (z, y, x) grow to superior,
+anterior and right, as `glimpse.sources.VolumeSource` reads it.
 
 Made once per machine, in about two minutes on two cores, into a folder named after what was asked for (see
 `glimpse.synthetic.making`).
 """
 
 import gzip
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import nibabel
@@ -20,13 +25,13 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy import ndimage
 
-from glimpse.synthetic.making import CaseRecord, Recipe, embedded, generator, write_whole
+from glimpse.synthetic.making import CaseRecord, Recipe, Table, embedded, generator, write_whole
 from glimpse.synthetic.volumes.brain import make_head
 from glimpse.synthetic.volumes.chest import make_chest
 from glimpse.synthetic.volumes.fields import Volume, smooth_field
 from glimpse.synthetic.volumes.spots import Rule, Spot, draw_spots, paint_spot
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the painting changes, so that cohorts of different painting never mix."""
 
 COARSE = 2
@@ -64,6 +69,10 @@ class Kind:
     def shape(self, size: int) -> tuple[int, ...]:
         """Voxels along z, y and x."""
         return tuple(round(share * size) for share in self.shares)
+
+    def rule_of(self, size: int) -> Rule:
+        """Of the spots of a volume of this size."""
+        return self.rule if size >= self.full else _few(self.rule)
 
     def check(self, size: int) -> None:
         """Refuses impossible sizes."""
@@ -152,16 +161,39 @@ class Drawn:
 
 def draw(kind: Kind, record: CaseRecord, seed: int, size: int) -> Drawn:
     """Draws one volume; the target decides over nothing but the kinds of its spots."""
-    shape = kind.shape(size)
-    volume, room = kind.anatomy(generator(VERSION, record, seed, 0), shape, kind.spacing, COARSE)
-    rule = kind.rule if size >= kind.full else _few(kind.rule)
-    spots = draw_spots(generator(VERSION, record, seed, 1), record.target, rule, room, kind.spacing, COARSE)
-    mask = np.zeros(shape, bool)
+    empty, spots = _anatomy(kind, record, seed, size)
+    volume, mask = empty.copy(), np.zeros(kind.shape(size), bool)
     for spot in spots:
-        block, covered = paint_spot(volume, spot, kind.spacing)
+        block, covered = paint_spot(volume, spot, kind.rule_of(size), kind.spacing)
         if spot.kind == "lesion":
             mask[block] |= covered
-    return Drawn(kind.finish(generator(VERSION, record, seed, 2), volume, kind.spacing), mask, tuple(spots))
+    return Drawn(kind.finish(generator(VERSION, record, seed, 2), volume, kind.spacing), mask, spots)
+
+
+@lru_cache(maxsize=1)  # a volume's regions are asked for after it has been painted
+def _anatomy(kind: Kind, record: CaseRecord, seed: int, size: int) -> tuple[Volume, tuple[Spot, ...]]:
+    """A volume without spots and noise, and its spots."""
+    volume, room = kind.anatomy(generator(VERSION, record, seed, 0), kind.shape(size), kind.spacing, COARSE)
+    rng = generator(VERSION, record, seed, 1)
+    return volume, tuple(draw_spots(rng, record.target, kind.rule_of(size), room, kind.spacing, COARSE))
+
+
+def mri_regions(record: CaseRecord, seed: int, size: int) -> Iterator[tuple[str, str, float, float, float, float]]:
+    """The rows of an MR volume in `regions.csv`."""
+    yield from _regions(HEAD, record, seed, size)
+
+
+def ct_regions(record: CaseRecord, seed: int, size: int) -> Iterator[tuple[str, str, float, float, float, float]]:
+    """The rows of a CT volume in `regions.csv`."""
+    yield from _regions(THORAX, record, seed, size)
+
+
+def _regions(
+    kind: Kind, record: CaseRecord, seed: int, size: int
+) -> Iterator[tuple[str, str, float, float, float, float]]:
+    for spot in _anatomy(kind, record, seed, size)[1]:
+        z, y, x = (round(place, 2) for place in spot.middle)
+        yield record.id, spot.kind, z, y, x, round(spot.radius, 2)
 
 
 def _few(rule: Rule) -> Rule:
@@ -197,26 +229,35 @@ def _write_nifti(
     path.write_bytes(gzip.compress(content, compresslevel=1, mtime=0) if packed else content)
 
 
+def _head(
+    rng: np.random.Generator, shape: Sequence[int], spacing: Sequence[float], coarse: int
+) -> tuple[Volume, np.ndarray]:
+    """A head with a contrast of its own between fluid, grey and white matter, as sequences differ between scanners."""
+    volume, room = make_head(rng, shape, spacing, coarse)
+    return np.maximum(volume, 0) ** np.float32(rng.uniform(0.85, 1.25)), room
+
+
 def _finish_mri(rng: np.random.Generator, volume: Volume, spacing: Sequence[float]) -> np.ndarray:
     """Coil sensitivity, Rician noise and a scale of the scanner's own: uint8."""
-    volume *= np.exp(0.09 * smooth_field(rng, volume.shape, spacing, 70.0))
+    volume *= np.exp(np.float32(rng.uniform(0.04, 0.14)) * smooth_field(rng, volume.shape, spacing, 70.0))
     real, imaginary = (rng.standard_normal(volume.shape, np.float32) for _ in range(2))
-    noise = np.float32(rng.uniform(0.02, 0.03))
+    noise = np.float32(rng.uniform(0.015, 0.035))
     volume = np.sqrt((volume + noise * real) ** 2 + (noise * imaginary) ** 2)
     return np.clip(volume * np.float32(rng.uniform(75, 105)) + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
 def _finish_ct(rng: np.random.Generator, volume: Volume, spacing: Sequence[float]) -> np.ndarray:
-    """Noise with the grain of a soft kernel: int16 Hounsfield units."""
+    """Noise with the grain of a kernel that is softer or sharper: int16 Hounsfield units."""
     noise = rng.standard_normal(volume.shape, np.float32)
+    side = rng.uniform(0.1, 0.4)
     for axis in (1, 2):
-        noise = ndimage.correlate1d(noise, np.array([0.3, 0.85, 0.3], np.float32), axis)
-    volume += noise * np.float32(rng.uniform(18, 28))
+        noise = ndimage.correlate1d(noise, np.array([side, np.sqrt(1 - 2 * side**2), side], np.float32), axis)
+    volume += noise * np.float32(rng.uniform(14, 32))
     return np.clip(np.rint(volume), -1024, 3071).astype(np.int16)
 
 
 HEAD = Kind(
-    anatomy=make_head,
+    anatomy=_head,
     finish=_finish_mri,
     spacing=(1.0, 1.0, 1.0),
     shares=(5 / 6, 1.0, 5 / 6),
@@ -224,7 +265,7 @@ HEAD = Kind(
     least=72,
     full=144,
     orientations=("RAS", "LPS", "LAS", "PIR", "LIP", "ASL"),
-    rule=Rule(spots=(7, 10), lesions=(3, 6), apart=22.0, radius=(6.5, 7.5), weight=(0.28, 0.36)),
+    rule=Rule(spots=(7, 10), lesions=(3, 6), apart=22.0, radius=(8.0, 9.0), weight=(0.26, 0.34)),
 )
 
 THORAX = Kind(
@@ -236,8 +277,19 @@ THORAX = Kind(
     least=120,
     full=180,
     orientations=("LPS", "RAS", "LAS", "RPI"),
-    rule=Rule(spots=(7, 10), lesions=(3, 6), apart=22.0, radius=(6.5, 7.5), weight=(450.0, 550.0)),
+    rule=Rule(
+        spots=(7, 10),
+        lesions=(3, 6),
+        apart=22.0,
+        radius=(8.0, 9.0),
+        weight=(400.0, 500.0),
+        wave=0.5,
+        upright=True,
+        level=True,
+    ),
 )
+
+_COLUMNS = ("slide_id", "kind", "z", "y", "x", "radius")
 
 MRI = Recipe(
     kind="mri",
@@ -246,6 +298,7 @@ MRI = Recipe(
     folder="volumes",
     suffix=".nii.gz",
     make="glimpse.synthetic.volumes.recipe:make_mri_volume",
+    tables={"regions.csv": Table(_COLUMNS, "glimpse.synthetic.volumes.recipe:mri_regions")},
     check=HEAD.check,
     megabytes=lambda size: float(np.prod(HEAD.shape(size))) * 0.75 / 1e6,
     mask=".nii.gz",
@@ -258,6 +311,7 @@ CT = Recipe(
     folder="volumes",
     suffix=".nii",
     make="glimpse.synthetic.volumes.recipe:make_ct_volume",
+    tables={"regions.csv": Table(_COLUMNS, "glimpse.synthetic.volumes.recipe:ct_regions")},
     check=THORAX.check,
     megabytes=lambda size: float(np.prod(THORAX.shape(size))) * 2.0 / 1e6,
     mask=".nii.gz",
