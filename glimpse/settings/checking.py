@@ -28,7 +28,10 @@ _SECTIONS: dict[Path, tuple[str, ...]] = {
     ),
     ("agent",): ("name", "algorithm"),
     ("report",): ("split", "readers", "lanes", "pictures", "overview", "full_scan"),
-    ("pretrain", "augment"): ("turn", "tilt", "zoom", "shift", "strength", "noise", "flips"),
+    ("pretrain", "augment"): (
+        "turn", "quarter_turns", "tilt", "zoom", "shift", "flips", "strength", "stain", "stain_shift", "brightness",
+        "gamma", "noise", "blur",
+    ),
 }  # fmt: skip
 """Sections without a `_target_`, and the keys that each of them may have."""
 
@@ -70,6 +73,7 @@ def checked(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[st
     sections["env"] = _with_checked_task(sections["env"], typed)
     found = _checked(sections, (), typed)
     _check_environment(found, overrides)
+    _check_pretraining(found, typed)
     return found
 
 
@@ -205,6 +209,16 @@ def _check_environment(config: Mapping[str, Any], overrides: Sequence[str]) -> N
     added = [key for key in env if all(leaf in typed for leaf in _leaves(env[key], ("env", str(key))))]
     for key in added:
         raise SettingsError(no_such_setting(f"env.{key}", "env", [one for one in env if one not in added]))
+
+
+def _check_pretraining(config: Mapping[str, Any], typed: Mapping[Path, str]) -> None:
+    """Refuses a way of pretraining that was chosen on the command line, where the recipe makes no steps of it."""
+    chosen = typed.get(("pretrain",), "")
+    if chosen.isidentifier() and config["pretrain"].get("steps") == 0 and not _is_typed(("pretrain", "steps"), typed):
+        raise SettingsError(
+            f"pretrain={chosen}: the recipe of env={config['env'].get('name')} sets pretrain.steps=0, so the encoder "
+            "would learn nothing. Set pretrain.steps=1000, too, or pretrain.steps=0 to keep it as it is."
+        )
 
 
 def _leaves(node: Any, path: Path) -> Iterator[Path]:

@@ -11,7 +11,8 @@ from glimpse.envs import FlattenAction, make_array
 from glimpse.errors import SettingsError
 from glimpse.learning.contrastive import ContrastivePretrainer
 from glimpse.learning.foresight import ForesightPretrainer
-from glimpse.learning.stages import Pretraining, Training
+from glimpse.learning.pretraining import Contrastive
+from glimpse.learning.stages import Training
 from glimpse.networks import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.folder import Run
@@ -49,7 +50,7 @@ def test_the_last_step_is_saved_once_its_tokens_are_calibrated(
     monkeypatch.setattr(ContrastivePretrainer, "calibrate", lambda self: notes.append("calibrated"))
     run, cases = NotingRun(tmp_path, notes, save_seconds), viewable_cases(env)
     training = Training(run, policy, cases, lanes, lambda split: cases, seed=0, threads=1, progress=False)
-    Pretraining(**SETTINGS).run(training, "pretrain")
+    Contrastive(**SETTINGS).run(training, "pretrain")
     assert notes == ["calibrated", *between, "calibrated", "saved 3"]
     assert run.checkpoint("pretrained").is_file()
 
@@ -66,7 +67,7 @@ def test_foresight_is_learned_if_it_has_a_weight(
     monkeypatch.setattr(ContrastivePretrainer, "step", lambda self: used.append(_told(self)) or step(self))
     run, cases = NotingRun(tmp_path, [], 3600), viewable_cases(env)
     training = Training(run, policy, cases, lanes, lambda split: cases, seed=0, threads=1, progress=False)
-    Pretraining(**{**SETTINGS, "foresight": weight}).run(training, "pretrain")
+    Contrastive(**{**SETTINGS, "foresight": weight}).run(training, "pretrain")
     assert used == [(kind, weight, 8)] * 3
 
 
@@ -87,4 +88,4 @@ def _told(trainer: ContrastivePretrainer) -> tuple[type, float, int]:
 )
 def test_impossible_settings_are_refused(name: str, value: float) -> None:
     with pytest.raises(SettingsError, match=name):
-        Pretraining(**{**SETTINGS, name: value})
+        Contrastive(**{**SETTINGS, name: value})
