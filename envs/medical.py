@@ -12,11 +12,12 @@ WSI = Modality(
     reader="slide",
     synthetic="glimpse.synthetic.slides.recipe:embedded_cohort",
     overview_size=256,
-    glimpse_size=64,
-    glimpse_extents=(256,),
+    glimpse_size=128,
+    glimpse_extents=("128um",),  # 1 um per pixel, at which nuclei can be told apart
     max_glimpses=8,
     glimpse_cost=0.002,
     background=255,
+    networks={"encoder": "efficientnet_lite0", "aggregator": "score_pooling"},
 )
 XRAY = Modality(
     "xray",

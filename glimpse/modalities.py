@@ -57,6 +57,8 @@ class Modality:
         max_glimpses: budget of an episode.
         glimpse_cost: what a glimpse costs, in units of the score.
         background: pixel value outside the image.
+        networks: parts of the network that suit these images, each an option of a group of the command line, such as
+            `{"encoder": "efficientnet_lite0"}` for `network/encoder=efficientnet_lite0`. Users can still choose others.
         learning: the recipe for these images, with the content that a file `configs/recipe/<name>.yaml` would have.
     """
 
@@ -75,6 +77,7 @@ class Modality:
     max_glimpses: int = 12
     glimpse_cost: float = 0.002
     background: int = 0
+    networks: Mapping[str, str] = field(default_factory=dict)
     learning: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,7 +108,11 @@ class Modality:
         budget = {"max_glimpses": "${max_glimpses}", "glimpse_cost": self.glimpse_cost}
         maker = {"_target_": MAKER.replace(":", "."), "modality": self.name, "task": "${env.task}"}
         loader = {"_target_": "glimpse.envs.modality.load_modality", "modality": self.name}
+        chosen = [
+            {f"override /network/{part}@_global_.network.{part}": option} for part, option in self.networks.items()
+        ]
         return _plain({
+            "defaults": ["_self_", *chosen],
             "name": self.name,
             "background": self.background,
             "max_glimpses": self.max_glimpses,
@@ -255,7 +262,7 @@ def _check_defaults(name: str, defaults: Mapping[str, Any]) -> None:
     task = defaults.get("task", _TWO_CLASSES)
     if not isinstance(task, Mapping) or "_target_" not in task:
         raise ModalityError(f"{name}: expected task as a configuration such as {_TWO_CLASSES}, got {task!r}.")
-    for setting in ("learning", "options", "synthetic_options", "shared"):
+    for setting in ("learning", "networks", "options", "synthetic_options", "shared"):
         if not isinstance(defaults.get(setting, {}), Mapping):
             raise ModalityError(f"{name}: expected {setting} as a mapping, got {defaults[setting]!r}.")
     for part in defaults.get("learning", {}):

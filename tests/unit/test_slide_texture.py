@@ -77,7 +77,9 @@ def test_a_sheet_of_another_side_is_refused() -> None:
 
 def test_slides_for_testing_take_nothing_from_the_upper_half(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, given = sheets(1, 640, 480), texture()
-    dark = {name: np.where(np.arange(1500)[:, None, None] < 750, 0, getattr(given, name)) for name in ("stroma", "nest")}
+    dark = {
+        name: np.where(np.arange(1500)[:, None, None] < 750, 0, getattr(given, name)) for name in ("stroma", "nest")
+    }
 
     def other() -> Texture:
         return replace(given, **{name: image.astype(np.uint8) for name, image in dark.items()})
