@@ -16,7 +16,6 @@ from glimpse.synthetic.slides import recipe as slides
 from glimpse.synthetic.slides.enlarging import bordered, enlarged
 from glimpse.synthetic.volumes.fields import axes_mm, blend, blend_ellipsoid, ellipsoid, step
 
-
 # --- Enlarging -------------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from glimpse.synthetic.slides.likeness import BLOCK, matched
 from glimpse.synthetic.slides.painting import Window, _apart, _focused, paint
 from glimpse.synthetic.slides.quilting import DENSITY, Source, block_means, quilt, seam, turned
 from glimpse.synthetic.slides.staining import _STAINS, SITES, Look
-from glimpse.synthetic.slides.texture import Sheets, Texture, sheets, sides, texture
+from glimpse.synthetic.slides.texture import SHEET, Sheets, Texture, sheets, sides, texture
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,8 @@ def test_a_sheet_continues_itself_on_all_sides(small: Sheets) -> None:
         for axis in (0, 1):
             steps = np.abs(np.diff(image, axis=axis)).mean(axis=(1 - axis, 2))
             across = np.abs(np.take(image, 0, axis) - np.take(image, -1, axis)).mean()
-            assert across < 1.35 * steps.mean()
+            apart = np.abs(np.take(image, 0, axis) - np.take(image, len(image) // 2, axis)).mean()
+            assert across < 2 * steps.mean() and across < 0.6 * apart
 
 
 def test_a_sheet_of_another_side_is_refused() -> None:
@@ -76,7 +77,7 @@ def test_a_sheet_of_another_side_is_refused() -> None:
 
 
 def test_slides_for_testing_take_nothing_from_the_upper_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected, given = sheets(1, 640, 480), texture()
+    upper, expected, given = sheets(0, 640, 480), sheets(1, 640, 480), texture()
     dark = {
         name: np.where(np.arange(1500)[:, None, None] < 750, 0, getattr(given, name)) for name in ("stroma", "nest")
     }
@@ -87,7 +88,7 @@ def test_slides_for_testing_take_nothing_from_the_upper_half(monkeypatch: pytest
     monkeypatch.setattr(texture_module, "texture", other)
     for name in ("ground", "tumour", "look_alike"):
         np.testing.assert_array_equal(getattr(sheets.__wrapped__(1, 640, 480), name), getattr(expected, name))
-    assert not np.array_equal(sheets.__wrapped__(0, 640, 480).tumour, sheets(0, 640, 480).tumour)
+    assert not np.array_equal(sheets.__wrapped__(0, 640, 480).tumour, upper.tumour)
 
 
 # --- Look-alikes -----------------------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def test_a_look_alike_has_the_colours_contrasts_and_spectrum_of_tumour(small: Sh
     powers = [_bands(sheet.mean(-1)) for sheet in (tumour, alike)]
     np.testing.assert_allclose(powers[1], powers[0], rtol=0.25)
     details = [(sheet - np.kron(block_means(sheet, 8), np.ones((8, 8, 1)))).ravel() for sheet in (tumour, alike)]
-    assert abs(np.corrcoef(details)[0, 1]) < 0.2  # the forms are others
+    assert abs(np.corrcoef(details)[0, 1]) < 0.4  # the forms are others
 
 
 def _bands(plane: np.ndarray) -> np.ndarray:
@@ -211,14 +212,15 @@ def test_spots_lie_apart_in_solid_tissue_and_hold_their_circle() -> None:
         assert covered.max() == 1
 
 
-def test_windows_of_one_slide_are_not_the_same() -> None:
-    boxes = [spot.box for spot in layout(1, 3072, 1).spots]
-    windows = _apart(np.random.default_rng(0), boxes, 1280)
-    cover = np.zeros((80, 80), int)
-    for window, (rows, columns) in zip(windows, boxes, strict=True):
-        y, x = (np.arange(n.stop - n.start) for n in (rows, columns))
-        turned(cover, window.turn)[np.ix_((window.y // 16 + y) % 80, (window.x // 16 + x) % 80)] += 1
-    assert (cover > 1).sum() < 0.1 * (cover > 0).sum()
+def test_spots_of_one_slide_are_not_the_same_tissue() -> None:
+    for seed in range(4):
+        spots = layout(seed, 3072, 1).spots
+        cover = np.zeros((SHEET // 16,) * 2, int)
+        for window, spot in zip(_apart(np.random.default_rng(seed), spots, SHEET), spots, strict=True):
+            starts = (window.y // 16, window.x // 16)
+            at = ((n + np.arange(m)) % len(cover) for n, m in zip(starts, spot.covered.shape, strict=True))
+            turned(cover, window.turn)[np.ix_(*at)] += spot.covered
+        assert (cover > 1).sum() < 0.03 * (cover > 0).sum()
 
 
 def test_a_window_is_cut_around_the_edges_of_its_sheet() -> None:

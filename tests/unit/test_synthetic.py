@@ -1,4 +1,4 @@
-"""The embedded cohort: real SVS files, a fair plan, safe making, and spots that are told apart in `test_slide_texture`."""
+"""The embedded cohort: real SVS files, a fair plan, and safe making; what is painted: `test_slide_texture`."""
 
 import csv
 import errno

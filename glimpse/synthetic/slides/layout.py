@@ -50,6 +50,14 @@ class Spot:
         high = self.outline.max(0) // CELL + _MARGIN + 1
         return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
+    @cached_property
+    def covered(self) -> np.ndarray:
+        """Mask of the cells of the box that the spot covers, or touches."""
+        rows, columns = self.box
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        mask = polygon(self.outline / CELL - (rows.start, columns.start) - 0.5, shape)
+        return ndimage.binary_dilation(mask)
+
 
 @dataclass(frozen=True)
 class Layout:

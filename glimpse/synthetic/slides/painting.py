@@ -4,6 +4,7 @@ A look-alike is painted with the phantom of a focus of the same outline, drawn b
 means of small blocks from it in the final colours. So an overview cannot tell it from a focus.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,7 @@ _TINTS = {NECROSIS: (0.85, 0.80, 0.90), HAEMORRHAGE: (0.75, 1.20, 1.35)}
 
 _BLOCK = 256  # pixels a side that are painted at a time
 _FINE = 4  # pixels per cell of a spot's soft outline
-_PLACES = 60  # random windows among which one that overlaps the others least is taken
+_PLACES = 150  # random windows among which one that overlaps the others least is taken
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def paint(rng: np.random.Generator, layout: Layout, look: Look, sheets: Sheets, 
         cells = slice(row * step, (row + 1) * step), slice(column * step, (column + 1) * step)
         if slide.has_tissue(cells):
             image[_pixels(cells)] = slide.scanned(slide.stained(slide.ground(cells), cells), cells)
-    places = _apart(rng, [spot.box for spot in layout.spots], len(sheets.tumour))
+    places = _apart(rng, layout.spots, len(sheets.tumour))
     for spot, place in zip(layout.spots, places, strict=True):
         colours, inside = slide.spot(rng, spot, place)
         image[_pixels(spot.box)][inside] = slide.scanned(colours, spot.box)[inside]
@@ -154,24 +155,24 @@ def _anywhere(rng: np.random.Generator, side: int) -> Window:
     return Window(int(rng.integers(side)), int(rng.integers(side)), int(rng.integers(8)))
 
 
-def _apart(rng: np.random.Generator, boxes: list[Cells], side: int) -> list[Window]:
-    """Windows of a sheet for all boxes, which overlap as little as can be; they begin where blocks begin."""
+def _apart(rng: np.random.Generator, spots: Sequence[Spot], side: int) -> list[Window]:
+    """Windows of a sheet for all spots, which overlap as little as can be; they begin where blocks begin."""
     cells = side // CELL
     used = np.zeros((cells, cells), np.int32)
     windows = []
-    for rows, columns in boxes:
+    for spot in spots:
         best: tuple[int, Window, tuple[np.ndarray, ...]] | None = None
         for _ in range(_PLACES):
             y, x, turn = (int(value) for value in rng.integers((cells, cells, 8)))
-            at = np.ix_(*((s + np.arange(p.stop - p.start)) % cells for s, p in ((y, rows), (x, columns))))
-            overlap = int(turned(used, turn)[at].sum())
+            at = np.ix_(*((start + np.arange(n)) % cells for start, n in zip((y, x), spot.covered.shape, strict=True)))
+            overlap = int(turned(used, turn)[at][spot.covered].sum())
             if best is None or overlap < best[0]:
                 best = overlap, Window(y * CELL, x * CELL, turn), at
             if overlap == 0:
                 break
         assert best is not None, "there was a first one"
         windows.append(best[1])
-        turned(used, best[1].turn)[best[2]] += 1
+        turned(used, best[1].turn)[best[2]] += spot.covered
     return windows
 
 

@@ -52,7 +52,7 @@ class Source:
 
     @classmethod
     def of(cls, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], patch: int) -> "Source":
-        """Takes patches that lie inside the masks, which have one cell for `COARSE` pixels, but for 3.5 % of a patch."""
+        """Takes patches that lie inside the masks (one cell for `COARSE` pixels), but for 3.5 % of a patch."""
         side, corners = patch // COARSE, []
         for mask in masks:
             share = ndimage.uniform_filter(mask.astype(np.float32), side, mode="constant")

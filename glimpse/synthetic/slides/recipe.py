@@ -1,10 +1,10 @@
 """The embedded cohort of whole-slide images: real SVS files of real H&E texture, some with tumour foci.
 
-Every slide has 4 to 7 dark spots. On a positive one, 1 to 3 of them are foci of tumour; all others are look-alikes,
-stroma with the colours, the contrast and the power spectrum of tumour, and with the same means of small blocks as a focus
-in their place would have. In an overview the two are the same; a glimpse tells nuclei from fibres, if its encoder knows
-shapes. Number, place, size and outline of the spots are drawn without the target. Stain and scanner vary from site to
-site, and less within one. Slides of less than 3,072 pixels a side have room for less: 2 or 3 smaller spots.
+Every slide has 4 to 7 dark spots. On a positive one, 1 to 3 of them are foci of tumour; all others are look-alikes:
+stroma with the colours, the contrast and the power spectrum of tumour, and with the same means of small blocks as a
+focus in their place would have. In an overview the two are the same; a glimpse tells nuclei from fibres, if its encoder
+knows shapes. Number, place, size and outline of the spots are drawn without the target. Stain and scanner vary from
+site to site, and less within one. Slides of less than 3,072 pixels a side have room for less: 2 or 3 smaller spots.
 
 Slides for testing are made of other parts of the images than those for training and validation. Made once per machine,
 in two to three minutes on two cores, into a folder named after what was asked for (see `glimpse.synthetic.making`).
@@ -42,8 +42,8 @@ def embedded_cohort(
     """Makes the embedded cohort unless it is there already.
 
     Beside `cohort.csv` (case_id, slide_id, path, target, split, mpp, site) lies `regions.csv` (slide_id, kind, y, x,
-    radius in level-0 pixels): the largest circle inside each spot, for pictures and tests, never for training. A kind is
-    "tumour focus" or "look-alike". All slides of a patient are of one site.
+    radius in level-0 pixels): the largest circle inside each spot, for pictures and tests, never for training. A kind
+    is "tumour focus" or "look-alike". All slides of a patient are of one site.
 
     Args:
         folder: Where to keep it; by default a folder of its own in `GLIMPSE_CACHE`, else in the user's cache folder.

@@ -1,7 +1,7 @@
 """The texture that comes with the package, and the sheets of tissue quilted from it, once per process.
 
-The files in `texture/` are made from the images of histolytics (BSD 3-Clause) by `benchmarks.tissue_texture`. Slides for
-training and validation take the upper half of each image, slides for testing the lower half.
+The files in `texture/` are made from the images of histolytics (BSD 3-Clause) by `benchmarks.tissue_texture`. Slides
+for training and validation take the upper half of each image, slides for testing the lower half.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,10 @@ from glimpse.synthetic.slides.quilting import COARSE, Source, quilt
 
 FOLDER = Path(__file__).parent / "texture"
 
-SHEET = 1280
-"""Side of the sheets of tumour and of look-alikes in pixels; slides with small spots make do with half of it."""
+SHEET = 1600
+"""Side of the sheets of tumour and of look-alikes in pixels."""
+
+_SMALL_SHEET = 640  # for small slides, whose spots are few and small
 
 _GROUND = 3200  # side of the largest sheet of stroma; larger slides repeat it
 _STROMA, _TUMOUR = (224, 64), (128, 48)  # side of a patch, and overlap; less that, whole numbers of them make a sheet
@@ -97,4 +99,4 @@ def sheets(half: int, ground: int, spots: int) -> Sheets:
 def sides(size: int) -> tuple[int, int]:
     """Sides of the sheets for slides of a size: of stroma, and of tumour and look-alikes."""
     step = _STROMA[0] - _STROMA[1]
-    return min(-(-size // step) * step, _GROUND), SHEET if size > 2048 else SHEET // 2
+    return min(-(-size // step) * step, _GROUND), SHEET if size > 2048 else _SMALL_SHEET
