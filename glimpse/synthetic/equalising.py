@@ -61,7 +61,7 @@ def strokes(
 
 
 def equalised(
-    first: Pattern, second: Pattern, keep: Callable[[Pattern], Pattern], rounds: int = 8
+    first: Pattern, second: Pattern, keep: Callable[[Pattern], Pattern], rounds: int = 16
 ) -> tuple[Pattern, Pattern]:
     """Gives two patterns the same Fourier amplitudes and the same values, each with its own phases.
 

@@ -26,8 +26,8 @@ STROKE = Stroke(wave=11.0, width=4.0, length=7.0)  # pixels
 HEIGHT = 0.16  # root mean square of the strokes over the contrast
 _FIRST_RING, _RING_STEP, _STROKE_STEP = 12.0, 13.0, 16.0  # pixels: between rings, and between strokes along one
 _LAST_RING = 1.3  # in radii
-_FADE = 0.25  # radii over which strokes fade at their reach
-_REACH = 1.55  # radii that a spot with its strokes covers
+_FADE = 0.6  # radii over which strokes fade at their reach
+_REACH = 1.6  # radii that a spot with its strokes covers
 _APART = 4.0  # radii between the middles of two spots, at least
 _CANDIDATES = 3000
 _DARKEST, _LIGHTEST = 0.02, 0.98  # of white, which leaves room for noise
@@ -92,9 +92,9 @@ def paint_details(rng: np.random.Generator, film: Float[np.ndarray, "row column"
     """
     for spot, own in _each(rng, spots):
         place, y, x = _place(spot, film.shape)
-        radiating, around = forms(own, spot, y[:, 0], x[0])
-        detail = np.float32(HEIGHT * spot.contrast) * (radiating if spot.kind == NODULE else around)
-        film[place] += detail * _share_that_fits(film[place], detail)
+        pair = [np.float32(HEIGHT * spot.contrast) * one for one in forms(own, spot, y[:, 0], x[0])]
+        share = min(_share_that_fits(film[place], detail) for detail in pair)  # else it would tell of the kind
+        film[place] += np.float32(share) * pair[0 if spot.kind == NODULE else 1]
 
 
 def forms(
