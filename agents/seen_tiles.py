@@ -5,11 +5,10 @@ from copy import deepcopy
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from glimpse.agents.tiles import read_tiles
-from glimpse.networks.encoder import TokenPool
-from glimpse.networks.kept import KeptFeatures
+from glimpse.networks.network import GlimpseNetwork
 from glimpse.networks.places import KnownPlaces
 from glimpse.sources import ImageSource
 from glimpse.views import Views
@@ -24,15 +23,14 @@ class SeenTiles:
         policy: the policy; its `kept` knows whether the encoder was trained.
     """
 
-    def __init__(self, policy: nn.Module) -> None:
-        self.encoder, self.pool = (deepcopy(part).eval() for part in (policy.encoder, policy.pool))
+    def __init__(self, policy: GlimpseNetwork) -> None:
+        self.encoder, self.pool = deepcopy(policy.encoder).eval(), deepcopy(policy.pool).eval()
         self.kept = deepcopy(policy.kept)
 
     @classmethod
     def of(cls, policy: object) -> "SeenTiles | None":
         """Returns the tiles of a policy; None for what only embeds images."""
-        known = isinstance(getattr(policy, "kept", None), KeptFeatures)
-        return cls(policy) if known and isinstance(policy, nn.Module) and isinstance(policy.pool, TokenPool) else None
+        return cls(policy) if isinstance(policy, GlimpseNetwork) else None
 
     @torch.no_grad()
     def embeddings(

@@ -250,7 +250,7 @@ class Shelf:
         self._index.drop(self._numbered.index(segment))
         self._writers = {layout: one for layout, one in self._writers.items() if one is not segment}
         for held in (self._segments, self._rows, self._touched):
-            held.pop(segment.path, None)  # type: ignore[attr-defined]
+            held.pop(segment.path, None)
         segment.close()
 
 

@@ -130,7 +130,7 @@ class KeptFeatures:
 
 def digest_of(image: np.ndarray) -> bytes:
     """Returns a digest of an image's pixels."""
-    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=KEY_BYTES).digest()
+    return hashlib.blake2b(image.tobytes(), digest_size=KEY_BYTES).digest()
 
 
 def stacked(rows: list[Any]) -> Tensor:
