@@ -5,13 +5,16 @@ from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool
 from glimpse.networks.locator import GaussianLocator, GridLocator, PointerLocator, RandomLocator
 from glimpse.networks.memory import GRUMemory
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.networks.pretrained import EfficientNetLite0
+from glimpse.networks.pretrained import EfficientNetLite, EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
 
 __all__ = [
     "AttentionPooling",
     "CausalTransformer",
     "ConvEncoder",
+    "EfficientNetLite",
     "EfficientNetLite0",
+    "EfficientNetLite1",
+    "EfficientNetLite2",
     "GRUMemory",
     "GaussianLocator",
     "GlimpsePolicy",
