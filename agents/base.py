@@ -255,7 +255,8 @@ class GlimpseAlgorithm(SavedAgent):
             callback.update_locals({"infos": ended, "self": self})
             return callback.on_step()
 
-        player = EpisodePlayer(env, self.policy, budget, self.task.stack, self.encodes_overviews)
+        encodes = self.encodes_overviews or not self.conduct.train_encoder  # updates need the features then
+        player = EpisodePlayer(env, self.policy, budget, self.task.stack, encodes)
         waves = []
         for wave in lanes:
             episodes = player.play(wave.tolist(), grouped, on_step, self.conduct)
@@ -278,7 +279,10 @@ class GlimpseAlgorithm(SavedAgent):
         """Returns how the policy acts in the next rollout."""
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)  # not an earlier call's
         may_stop = 1.0 - self._current_progress_remaining >= self.rollouts.stop_from
-        return Conduct(self.override(), may_stop, train_encoder=self.options.updates.encoder_rate > 0)
+        return Conduct(self.override(), may_stop, train_encoder=self._trains_encoder())
+
+    def _trains_encoder(self) -> bool:
+        return self.options.updates.encoder_rate > 0 and self.policy.trains_encoder()
 
     def _draw_budget(self) -> int:
         least, most = self.rollouts.min_glimpses, self.rollouts.budget

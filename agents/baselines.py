@@ -54,7 +54,7 @@ class Grid(_Baseline):
 
 
 class Overview(_Baseline):
-    """Supervised learning on overviews, without glimpses; its encoder is always trained."""
+    """Supervised learning on overviews, without glimpses; its encoder is trained if it has parameters that train."""
 
     fixed = {**_Baseline.fixed, "max_glimpses": 0}
     unused = _Baseline.unused | {"encoder_rate"}
@@ -63,7 +63,7 @@ class Overview(_Baseline):
 class _UnplayedOverview(Overview):
     """As `Overview`, but overviews are not encoded in rollouts, whose answers are used for logs only.
 
-    Every update encodes them again, with gradients.
+    Every update encodes them again, with gradients. Those of an encoder that does not train are encoded once.
     """
 
     encodes_overviews = False
@@ -82,7 +82,7 @@ def train_overview(
     seed: int = 0,
     progress: bool = False,
 ) -> GlimpsePolicy:
-    """Trains a policy, encoder included, to predict from overviews alone.
+    """Trains a policy, encoder included (unless none of its parameters trains), to predict from overviews alone.
 
     Returns the policy at its best validation score. Where there is no score, all updates are made, and the policy that
     is returned has the running average of its parameters.

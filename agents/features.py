@@ -79,6 +79,17 @@ class GlimpseFeatures(BaseFeaturesExtractor):
         inputs = 2 * self.encoder.embed + (self.encoder.embed + 1) * grid**ndim + ndim + 1
         self.project = nn.Sequential(nn.Linear(inputs, features_dim), nn.LayerNorm(features_dim), nn.ReLU())
 
+    def apply(self, fn: Callable[[nn.Module], None]) -> "GlimpseFeatures":
+        """Applies a function to all parts, except to an encoder that is pretrained.
+
+        Stable-Baselines3 initialises all layers in this way, which would overwrite what the encoder has learned.
+        """
+        for name, part in self.named_children():
+            if name != "encoder" or not getattr(part, "pretrained", False):
+                part.apply(fn)
+        fn(self)
+        return self
+
     def forward(self, observations: dict[str, Tensor]) -> Float[Tensor, "batch features"]:
         pixels = {name: observations[name] * factor for name, factor in self.factors.items()}
         overview = self.encoder(self._overviews.enlarged(pixels["overview"]))

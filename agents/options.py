@@ -124,7 +124,8 @@ class Updates:
         max_grad_norm: Largest norm of the gradient; the encoder and all other parameters are clipped separately.
         weight_decay: Weight decay of AdamW.
         encoder_rate: Learning rate of the shared encoder, as a share of the learning rate. With 0 the encoder is not
-            trained, which is also faster.
+            trained, which is also faster. An encoder none of whose parameters trains (`requires_grad`) is not
+            trained at any rate.
         encoder_share: Share of each case's rollouts whose glimpses are encoded again in an update, with a gradient. The
             encoder learns from these only; all other parts learn from all rollouts. Below 1, the other glimpses and the
             overviews keep the features that were computed when the rollout was played. Rollouts of a case show much the

@@ -2,24 +2,34 @@
 
 from glimpse.networks.aggregator import AttentionPooling, CausalTransformer, MeanPooling, ScorePooling
 from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool
+from glimpse.networks.foreign import HuggingFaceEncoder, TimmEncoder
 from glimpse.networks.locator import GaussianLocator, GridLocator, PointerLocator, RandomLocator
 from glimpse.networks.memory import GRUMemory
+from glimpse.networks.modules import ModuleEncoder
+from glimpse.networks.planar import PlanarEncoder
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.networks.pretrained import EfficientNetLite0
+from glimpse.networks.pretrained import EfficientNetLite, EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
 
 __all__ = [
     "AttentionPooling",
     "CausalTransformer",
     "ConvEncoder",
+    "EfficientNetLite",
     "EfficientNetLite0",
+    "EfficientNetLite1",
+    "EfficientNetLite2",
     "GRUMemory",
     "GaussianLocator",
     "GlimpsePolicy",
     "GridLocator",
+    "HuggingFaceEncoder",
     "LocationEmbedding",
     "MeanPooling",
+    "ModuleEncoder",
+    "PlanarEncoder",
     "PointerLocator",
     "RandomLocator",
     "ScorePooling",
+    "TimmEncoder",
     "TokenPool",
 ]

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from glimpse.errors import SettingsError
 from glimpse.geometry import CellGrid
+from glimpse.networks.adapters import learns
 from glimpse.networks.aggregator import CausalTransformer
 from glimpse.networks.cells import Cell, OverviewCells
 from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool, whole_cells
@@ -135,13 +136,17 @@ class GlimpseNetwork(BasePolicy):
             self.register_buffer(f"_axis_{axis}", torch.from_numpy(along).to(self.cells), persistent=False)
 
     # ------------------------------------------------------------------------------------------ encoding
+    def trains_encoder(self, conduct: Conduct = OWN_CONDUCT) -> bool:
+        """Returns whether the encoder is trained: `conduct` says so, and any of its parameters trains at all."""
+        return conduct.train_encoder and learns(self.encoder)
+
     def embed(self, images: Tensor) -> Float[Tensor, "batch embed"]:
         """Returns tokens of images (batch, channel, *size) that do not contain location and zoom."""
         return self.pool(self.encode(images))
 
     def encode(self, images: Tensor, conduct: Conduct = OWN_CONDUCT) -> Tensor:
         """Returns the feature map (batch, embed, *cells) of images; without gradient if `conduct` does not train it."""
-        grad, low = torch.is_grad_enabled() and conduct.train_encoder, self.encoding.autocast
+        grad, low = torch.is_grad_enabled() and self.trains_encoder(conduct), self.encoding.autocast
         with torch.set_grad_enabled(grad), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             return self.encoder(images).to(self.pool.project.weight.dtype)
 
@@ -171,7 +176,7 @@ class GlimpseNetwork(BasePolicy):
             rows: Indices of the glimpses to encode; None means all. At most one chunk of glimpses is copied at a time.
             conduct: Says whether the encoder is trained.
         """
-        if not conduct.train_encoder:
+        if not self.trains_encoder(conduct):
             chosen = glimpses if rows is None else glimpses[rows]
             return self.kept.of(
                 self.encoder,
@@ -187,7 +192,7 @@ class GlimpseNetwork(BasePolicy):
         if not chunk or len(glimpses if rows is None else rows) <= chunk:
             return self.pool.summary(self.encode(glimpses, conduct)) if rows is None else shown(rows)
         parts = (torch.arange(len(glimpses), device=glimpses.device) if rows is None else rows).split(chunk)
-        if torch.is_grad_enabled() and conduct.train_encoder:
+        if torch.is_grad_enabled() and self.trains_encoder(conduct):
             return torch.cat([checkpoint(shown, part, use_reentrant=False) for part in parts])
         return torch.cat([shown(part) for part in parts])
 
@@ -255,7 +260,7 @@ class GlimpseNetwork(BasePolicy):
         def encoded(images: Tensor) -> Tensor:
             return self.encode(self._overviews.enlarged(images), conduct)
 
-        if conduct.train_encoder:
+        if self.trains_encoder(conduct):
             return encoded(overview)
         kind = f"map, cells of {self.grid.side}" if self._overviews.enlarges else "map"
         return self.kept.of(self.encoder, overview, self._kind(kind), encoded)

