@@ -202,8 +202,8 @@ def _check(
         raise SettingsError(f"Expected one mean and one std above 0 per channel, got {list(mean)} and {list(std)}.")
     if ndim != 2 or channels not in (1, len(mean)):
         raise SettingsError(
-            f"This encoder takes planes of 1 or {len(mean)} channels, got {ndim} axes and {channels} channels. Give one "
-            "mean and one std per channel, or take network/encoder=planar (volumes) or network/encoder=small."
+            f"This encoder takes planes of 1 or {len(mean)} channels, got {ndim} axes and {channels} channels. Give "
+            "one mean and one std per channel, or take network/encoder=planar (volumes) or network/encoder=small."
         )
 
 
