@@ -118,7 +118,7 @@ class ModuleEncoder(nn.Module):
             return self._map(image)
         if max(image.shape[2:]) <= side:
             larger = F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False)
-            return F.adaptive_avg_pool2d(self._map(larger), grid.cells)
+            return F.adaptive_avg_pool2d(self._map(larger), (rows, columns))
         high, wide = (-(-n // side) for n in image.shape[2:])
         squares = F.pad(image, (0, wide * side - image.shape[3], 0, high * side - image.shape[2]), mode="replicate")
         return self._joined(_cut(squares, side), high, wide)[..., :rows, :columns]
