@@ -31,8 +31,8 @@ class LowRank(nn.Module):
             rank = min(rank, layer.in_channels, layer.out_channels)
             self.down = nn.Conv2d(layer.in_channels, rank, 1, bias=False)
             self.up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))  # type: ignore[arg-type]
-        nn.init.zeros_(self.up.weight)  # type: ignore[arg-type]
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.up.weight)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.layer(inputs) + self.up(self.down(inputs))

@@ -118,7 +118,7 @@ class ModuleEncoder(nn.Module):
             return self._map(image)
         if max(image.shape[2:]) <= side:
             larger = F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False)
-            return F.adaptive_avg_pool2d(self._map(larger), grid.cells)
+            return F.adaptive_avg_pool2d(self._map(larger), (rows, columns))
         high, wide = (-(-n // side) for n in image.shape[2:])
         squares = F.pad(image, (0, wide * side - image.shape[3], 0, high * side - image.shape[2]), mode="replicate")
         return self._joined(_cut(squares, side), high, wide)[..., :rows, :columns]
@@ -202,8 +202,8 @@ def _check(
         raise SettingsError(f"Expected one mean and one std above 0 per channel, got {list(mean)} and {list(std)}.")
     if ndim != 2 or channels not in (1, len(mean)):
         raise SettingsError(
-            f"This encoder takes planes of 1 or {len(mean)} channels, got {ndim} axes and {channels} channels. Give one "
-            "mean and one std per channel, or take network/encoder=planar (volumes) or network/encoder=small."
+            f"This encoder takes planes of 1 or {len(mean)} channels, got {ndim} axes and {channels} channels. Give "
+            "one mean and one std per channel, or take network/encoder=planar (volumes) or network/encoder=small."
         )
 
 

