@@ -68,7 +68,7 @@ def test_slides_of_the_cohort_are_aperio_pyramids(tiny_slides: Path) -> None:
         low = slide.read_region((0, 0), 2, (64, 64)).convert("RGB")
     error = np.asarray(full).astype(float) - np.asarray(low)
     assert np.abs(error.mean((0, 1))).max() < 1  # area averages, ...
-    assert error.std() < 9  # ... but for JPEG
+    assert error.std() < 13  # ... but for JPEG; single pixels would give about twice as much
 
 
 def test_tissue_covers_about_two_fifths(tiny_slides: Path) -> None:
