@@ -22,8 +22,8 @@ SQUARE = 8
 NODULE, LOOKALIKE = "nodule", "lookalike"
 RADII = (34.0, 46.0)  # pixels; half of that in small images
 CONTRASTS = (0.30, 0.38)  # of what a ray loses
-STROKE = Stroke(wave=11.0, width=4.0, length=7.0)  # pixels
-HEIGHT = 0.16  # root mean square of the strokes over the contrast
+STROKE = Stroke(wave=10.0, width=4.0, length=7.0)  # pixels
+HEIGHT = 0.12  # root mean square of the strokes over the contrast
 _DENSITY = 0.016  # strokes per pixel
 _FIRST, _LAST = 0.25, 1.3  # radii from the middle between which strokes lie
 _FADE = 0.6  # radii over which strokes fade at their reach
@@ -121,7 +121,7 @@ def forms(
     def keep(pattern: np.ndarray) -> np.ndarray:
         return without_block_means(pattern * window, (SQUARE, SQUARE))
 
-    for _ in range(2):  # what overviews of other sizes than squares would show of them
+    for _ in range(3):  # what overviews of other sizes than squares would show of them
         pair = [pattern - ndimage.uniform_filter(pattern, SQUARE + 1, mode="constant") for pattern in pair]
     first, second = equalised(pair[0], pair[1], keep)
     scale = np.float32(np.sqrt(window.mean()))
