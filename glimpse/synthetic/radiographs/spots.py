@@ -22,10 +22,10 @@ SQUARE = 8
 NODULE, LOOKALIKE = "nodule", "lookalike"
 RADII = (34.0, 46.0)  # pixels; half of that in small images
 CONTRASTS = (0.30, 0.38)  # of what a ray loses
-STROKE = Stroke(wave=11.0, width=4.0, length=7.0)  # pixels
-HEIGHT = 0.16  # root mean square of the strokes over the contrast
-_FIRST_RING, _RING_STEP, _STROKE_STEP = 12.0, 13.0, 16.0  # pixels: between rings, and between strokes along one
-_LAST_RING = 1.3  # in radii
+STROKE = Stroke(wave=10.0, width=4.0, length=7.0)  # pixels
+HEIGHT = 0.12  # root mean square of the strokes over the contrast
+_DENSITY = 0.016  # strokes per pixel
+_FIRST, _LAST = 0.25, 1.3  # radii from the middle between which strokes lie
 _FADE = 0.6  # radii over which strokes fade at their reach
 _REACH = 1.6  # radii that a spot with its strokes covers
 _APART = 4.0  # radii between the middles of two spots, at least
@@ -111,9 +111,9 @@ def forms(
     Returns:
         Both details, whose mean square over `_REACH` radii is 1.
     """
-    middles, outwards = _rings(rng, spot.radius)
+    middles, outwards = _scattered(rng, spot.radius)
     sideways = np.stack([-outwards[:, 1], outwards[:, 0]], 1)
-    signs = np.ones(len(middles))
+    signs = rng.choice((-1.0, 1.0), len(middles))
     pair = [strokes((y, x), middles, normals, signs, STROKE) for normals in (sideways, outwards)]
     distance = np.hypot(y[:, None], x[None]) / np.float32(spot.radius)
     window = np.clip((_REACH - distance) / np.float32(_FADE), 0, 1)
@@ -121,23 +121,22 @@ def forms(
     def keep(pattern: np.ndarray) -> np.ndarray:
         return without_block_means(pattern * window, (SQUARE, SQUARE))
 
-    for _ in range(2):  # what overviews of other sizes than squares would show of them
+    for _ in range(3):  # what overviews of other sizes than squares would show of them
         pair = [pattern - ndimage.uniform_filter(pattern, SQUARE + 1, mode="constant") for pattern in pair]
     first, second = equalised(pair[0], pair[1], keep)
     scale = np.float32(np.sqrt(window.mean()))
     return first * scale, second * scale
 
 
-def _rings(rng: np.random.Generator, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Middles of strokes on rings around a spot's middle, and the directions outwards from it, both (stroke, 2)."""
-    middles, outwards = [], []
-    for ring in np.arange(_FIRST_RING, _LAST_RING * radius, _RING_STEP):
-        count = max(4, round(2 * np.pi * ring / _STROKE_STEP))
-        angles = (np.arange(count) + rng.uniform() + rng.uniform(-0.15, 0.15, count)) * (2 * np.pi / count)
-        outward = np.stack([np.sin(angles), np.cos(angles)], 1)
-        middles.append(outward * (ring + rng.uniform(-1.5, 1.5, (count, 1))))
-        outwards.append(outward)
-    return np.concatenate(middles), np.concatenate(outwards)
+def _scattered(rng: np.random.Generator, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Middles of strokes, scattered evenly around a spot's, and the directions outwards from it, both (stroke, 2).
+
+    They are in no order: strokes that continue each other, or lie at regular distances, would make another texture.
+    """
+    count = round(_DENSITY * np.pi * (_LAST * radius) ** 2)
+    angles, distances = rng.uniform(0, 2 * np.pi, count), np.sqrt(rng.uniform(_FIRST**2, _LAST**2, count)) * radius
+    outwards = np.stack([np.sin(angles), np.cos(angles)], 1)
+    return outwards * distances[:, None], outwards
 
 
 def _share_that_fits(film: np.ndarray, detail: np.ndarray) -> float:

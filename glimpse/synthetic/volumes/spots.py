@@ -20,11 +20,17 @@ from glimpse.synthetic.volumes.fields import Volume
 _REACH = 13.0
 """Millimetres from its middle within which a spot changes voxels."""
 
-_PLATES = 1.25
+_PLATES = 1.35
 """Radii from its middle within which a spot has plates."""
 
-_FADE = 0.3
+_FADE = 0.5
 """Radii over which plates fade at their reach."""
+
+_FIRST, _LAST = 0.25, 1.15
+"""Radii from its middle between which the middles of plates lie."""
+
+_DENSITY = 1.5
+"""Plates per cube whose side is a wave."""
 
 EVEN = 4.0
 """Side in millimetres of the blocks, counted from the volume's corner, that have the same mean whatever the kind: the
@@ -138,9 +144,9 @@ def forms(
         spacing: Side of a voxel per axis in millimetres.
     """
     wave = rule.wave * radius
-    places, outwards, sideways = (_level if rule.level else _balls)(rng, radius, wave)
-    stroke = Stroke(wave, 0.42 * wave, 0.5 * wave)
-    axes, signs = [offset.ravel() for offset in offsets], np.ones(len(places))
+    places, outwards, sideways = _scattered(rng, radius, wave, rule.level)
+    stroke = Stroke(wave, 0.4 * wave, 0.6 * wave)
+    axes, signs = [offset.ravel() for offset in offsets], rng.choice((-1.0, 1.0), len(places))
     pair = [strokes(axes, places, normals, signs, stroke) for normals in (outwards, sideways)]
     distance = np.sqrt(sum(offset**2 for offset in offsets)) / radius
     window = np.clip((_PLATES - distance) / _FADE, 0, 1).astype(np.float32)
@@ -149,36 +155,21 @@ def forms(
     return around * scale, upright * scale
 
 
-def _balls(rng: np.random.Generator, radius: float, wave: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places of plates on balls one wave apart, and directions out from and across the middle, all (plate, 3)."""
-    places, outwards, sideways = [], [], []
-    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-    for ball in np.arange(0.9 * wave, radius * 1.1, wave):
-        count = max(6, round(4 * np.pi * ball**2 / wave**2))
-        height = 1 - (2 * np.arange(count) + 1) / count  # a spiral of Fibonacci's: points evenly spaced
-        angle = np.arange(count) * np.pi * (3 - np.sqrt(5)) + rng.uniform(0, 2 * np.pi)
-        flat = np.sqrt(1 - height**2)
-        outward = np.stack([height, flat * np.sin(angle), flat * np.cos(angle)], 1) @ turn
-        across = np.cross(outward, rng.standard_normal((count, 3)))
-        places.append(outward * ball + rng.normal(0, 0.04 * wave, (count, 3)))
-        outwards.append(outward)
-        sideways.append(across / np.linalg.norm(across, axis=1, keepdims=True))
-    return np.concatenate(places), np.concatenate(outwards), np.concatenate(sideways)
+def _scattered(rng: np.random.Generator, radius: float, wave: float, level: bool) -> tuple[np.ndarray, ...]:
+    """Places of plates, scattered evenly around the middle, and directions out from it and across, all (plate, 3).
 
-
-def _level(rng: np.random.Generator, radius: float, wave: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Likewise, on rings of several slices; both directions lie in the slices."""
-    places, outwards = [], []
-    for level in np.arange(-1, 2) * wave + rng.uniform(-0.2, 0.2) * wave:
-        reach = np.sqrt(max(1 - (level / (1.1 * radius)) ** 2, 0)) * 1.1 * radius
-        for ring in np.arange(0.9 * wave, reach, wave):
-            count = max(4, round(2 * np.pi * ring / wave))
-            angle = (np.arange(count) + rng.uniform() + rng.uniform(-0.1, 0.1, count)) * (2 * np.pi / count)
-            outward = np.stack([np.zeros(count), np.sin(angle), np.cos(angle)], 1)
-            places.append(outward * ring + (level, 0, 0))
-            outwards.append(outward)
-    out = np.concatenate(outwards)
-    return np.concatenate(places), out, np.stack([out[:, 0], -out[:, 2], out[:, 1]], 1)
+    They are in no order: plates that continue each other, or lie at regular distances, would make another texture.
+    """
+    count = round(_DENSITY * 4 / 3 * np.pi * (_LAST * radius / wave) ** 3)
+    outwards = rng.standard_normal((count, 3))
+    outwards /= np.linalg.norm(outwards, axis=1, keepdims=True)
+    places = outwards * np.cbrt(rng.uniform(_FIRST**3, _LAST**3, (count, 1))) * radius
+    turned = np.cross(outwards, rng.standard_normal((count, 3)))
+    if level:
+        outwards[:, 0] = 0
+        turned = outwards[:, [0, 2, 1]] * (1, -1, 1)
+    directions = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (outwards, turned)]
+    return places, *directions
 
 
 def _block(shape: Sequence[int], spot: Spot, spacing: Sequence[float]) -> tuple[tuple[slice, ...], list[np.ndarray]]:
