@@ -53,7 +53,8 @@ def _measure(bench: Benchmark, name: str, seed: int, folder: Path) -> Row:
     kept, run = folder / "features", folder / name.replace(" ", "-")
     cache = "features_cache=null" if name == "without" else setting("features_cache.folder", kept)
     options = bench.options
-    sizes = ("experiment=smoke",) if options.quick else (*SMALL, f"env.cohort.synthetic.n={options.cases}")
+    small = (*SMALL, f"env.cohort.synthetic.n={options.cases}")
+    sizes = ("experiment=smoke", "pretrain.steps=0") if options.quick else small
     fixed = (f"threads={options.threads}", f"device={options.device}", f"seed={seed}", "progress=false")
     command = [sys.executable, "-m", "glimpse.train", *SLIDES, *sizes, *fixed, cache, setting("run", run)]
     print(f"\n{NAME}: training {name}", flush=True)
@@ -62,7 +63,7 @@ def _measure(bench: Benchmark, name: str, seed: int, folder: Path) -> Row:
     wall = time.perf_counter() - began
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     with open(run / "predictions.csv", encoding="utf-8", newline="") as file:
-        predictions = [list(row.values()) for row in csv.DictReader(file)]
+        predictions = [{**row, "seconds": ""} for row in csv.DictReader(file)]
     (folder / f"{run.name}.json").write_text(json.dumps(predictions), encoding="utf-8")
     first = folder / "first.json"
     return {
