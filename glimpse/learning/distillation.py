@@ -118,7 +118,7 @@ class DistillationPretrainer(Pretrainer):
         prototypes: int = 256,
         student_temperature: float = 0.1,
         teacher_temperature: float = 0.04,
-        decay: float = 0.99,
+        decay: float = 0.996,
         centre_decay: float = 0.9,
         **options: Any,
     ) -> None:

@@ -32,12 +32,12 @@ SHARED: dict[str, Any] = {"steps": 4, "batch": 8, "pool": 24, "margin": 1.25, "l
 
 
 def textures(count: int, side: int, ndim: int = 2) -> np.ndarray:
-    """Random textures of four kinds in turn: stripes along the last axis or the first, checks, and blots."""
+    """Random textures of four kinds of any brightness and contrast: stripes along two axes, grain, blots."""
     rng, images = np.random.default_rng(0), []
     for index in range(count):
         rough = (1,) * ndim if index % 4 == 2 else (4,) * ndim
         rough = {0: (*(side,) * (ndim - 1), 2), 1: (2, *(side,) * (ndim - 1))}.get(index % 4, rough)
-        coarse = rng.integers(40, 216, [-(-side // step) for step in rough])
+        coarse = rng.uniform(70, 185) + rng.uniform(10, 70) * rng.uniform(-1, 1, [-(-side // step) for step in rough])
         images.append(np.kron(coarse, np.ones(rough))[(slice(side),) * ndim])
     return np.stack(images)[:, None].astype(np.uint8)
 
@@ -52,24 +52,25 @@ def policy_of(ndim: int = 2, side: int = SIDE) -> GlimpsePolicy:
 
 def trainer_of(objective: Callable[..., Pretrainer], ndim: int = 2, count: int = 64, **options: Any) -> Pretrainer:
     policy = policy_of(ndim)
-    augment = Augment((SIDE,) * ndim, 0.0, quarter_turns=True, zoom=0.0, tilt=0.0, flips=False, turn=0.0)
-    return objective(policy, textures(count, 20, ndim), augment, **{"batch": 32, "learning_rate": 1e-3, **options})
+    augment = Augment((SIDE,) * ndim, 0.0, quarter_turns=True, zoom=0.0, tilt=0.0, strength=0.1)
+    rate = 3e-4 if objective is DistillationPretrainer else 3e-3
+    return objective(policy, textures(count, 20, ndim), augment, **{"batch": 32, "learning_rate": rate, **options})
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_loss_falls_and_glimpses_stay_apart(objective: Callable[..., Pretrainer]) -> None:
     trainer = trainer_of(objective)
     trainer.calibrate()
-    losses = [trainer.step() for _ in range(60)]
-    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+    losses = [trainer.step() for _ in range(100)]
+    assert np.mean(losses[-20:]) < 0.95 * np.mean(losses[:20])
     trainer.calibrate()
     with torch.no_grad():
         features = trainer.policy.summary_in_chunks(trainer.pool[..., 2:18, 2:18])
     standardised = (features - features.mean(0)) / (features.std(0) + 1e-3)
     strengths = torch.linalg.svdvals(standardised) ** 2
     shares = strengths / strengths.sum()
-    assert float(torch.exp(-(shares * (shares + 1e-12).log()).sum())) > 3  # so many directions matter
-    assert float((features.std(0) / (features.abs().mean(0) + 1e-6)).median()) > 0.02
+    assert float(torch.exp(-(shares * (shares + 1e-12).log()).sum())) > 2.5  # so many directions matter
+    assert float((features.std(0) / (features.abs().mean(0) + 1e-6)).median()) > 0.07
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
