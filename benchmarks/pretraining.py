@@ -39,6 +39,7 @@ from glimpse.views import Views
 NAME = "pretraining"
 OBJECTIVES = ("none", "contrastive", "vicreg", "masked", "distillation")
 ENCODERS = {"random": "small", "pretrained": "efficientnet_lite0"}
+_RATES = {"random": None, "pretrained": 1e-4}  # None: the objective's own; what is known already is soon forgotten
 _PER_SPOT = 6  # glimpses
 _COLUMNS = ("slide_id", "kind", "y", "x", "radius")
 
@@ -61,7 +62,9 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help="default: all")
     made.add_argument("--start", nargs="+", choices=list(ENCODERS), default=list(ENCODERS), help="default: both")
     made.add_argument("--extent", type=int, help="field of view in level-0 pixels (default: the environment's)")
-    made.add_argument("--learning-rate", type=float, help="for all objectives (default: their own)")
+    made.add_argument(
+        "--learning-rate", type=float, help="default: the objective's own, and 1e-4 from pretrained weights"
+    )
     made.add_argument("--pool", type=int, default=4096, help="glimpses that are read to learn from (default: 4096)")
     add_seeds(made)
     return made
@@ -73,16 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     regions = _cohort_of(bench).with_name("regions.csv")
     spots = spots_of(bench, regions)
     minutes = 0.02 if given.quick else given.minutes
-    rate = given.learning_rate
     for seed in given.seeds:
         for start in given.start:
             for objective in given.objectives:
                 settings: Row = {"env": given.env, "objective": objective, "start": start, "seed": seed}
-                settings |= {
-                    "minutes": minutes if objective != "none" else 0,
-                    "learning_rate": rate,
-                    "pool": given.pool,
-                }
+                settings |= {"extent": given.extent, "pool": given.pool}
+                settings |= {"minutes": minutes if objective != "none" else 0}
+                settings |= {"learning_rate": given.learning_rate or _RATES[start]}
                 if bench.results.find(**settings) is None:
                     bench.results.put(settings, **_measure(bench, settings, spots))
     report(bench)
@@ -121,7 +121,8 @@ def _measure(bench: Benchmark, settings: Mapping[str, Any], spots: Sequence[Spot
     overrides += [setting("env.cohort.path", _cohort_of(bench))]
     if settings["objective"] != "none":
         overrides += ["pretrain.steps=1000000000", f"pretrain.pool={64 if given.quick else given.pool}"]
-        overrides += [f"pretrain.learning_rate={given.learning_rate}"] if given.learning_rate else []
+        rate = settings["learning_rate"]
+        overrides += [f"pretrain.learning_rate={rate}"] if rate else []
     if given.extent:
         overrides += [f"env.make.glimpse_extents=[{given.extent}]"]
     config: Any = composed(*overrides)
