@@ -221,10 +221,9 @@ def test_spots_that_cannot_be_probed_are_named(
     for there, expected in ((True, reason), (False, "is not there")):
         if not there:
             (tmp_path / "regions.csv").unlink()
+        given = ["--cohort", str(tmp_path / "cohort.csv"), "--out", str(tmp_path), "--runs", str(tmp_path)]
         with pytest.raises(SystemExit) as ended:
-            pretraining.main(
-                ["--cohort", str(tmp_path / "cohort.csv"), "--out", str(tmp_path), "--runs", str(tmp_path)]
-            )
+            pretraining.main(given)
         shown = capsys.readouterr().err
         assert ended.value.code == 2 and "regions.csv" in shown and expected in shown
 
