@@ -11,10 +11,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from glimpse.learning.augment import Augment
-from glimpse.learning.pretrainer import CALIBRATION, Pretrainer
+from glimpse.learning.pretrainer import CALIBRATION, Pretrainer, middles
 from glimpse.networks.policy import GlimpsePolicy
-
-_EARLY = 10  # the first updates t use the lower decay (1 + t) / (_EARLY + t)
 
 
 def distillation_loss(
@@ -53,8 +51,8 @@ class Prototypes(nn.Module):
 class Teacher(nn.Module):
     r"""Copies of modules that follow them, without gradient.
 
-    After each step t, a parameter \theta' of a copy becomes d \theta' + (1 - d) \theta, where d is the lower one of
-    `decay` and (1 + t) / (10 + t), so that the first steps are soon forgotten. Buffers are copied.
+    After each step, a parameter \theta' of a copy becomes d \theta' + (1 - d) \theta, where d is the decay. Buffers are
+    copied. A teacher that follows quickly, also at first, teaches the student its own mistakes.
 
     Args:
         followed: The modules, in the order in which they are applied.
@@ -77,12 +75,11 @@ class Teacher(nn.Module):
         return images
 
     @torch.no_grad()
-    def follow(self, followed: Sequence[nn.Module], step: int) -> None:
-        """Goes a little way from its own parameters to those of the modules, after step number `step`, from 0."""
-        decay = min(self.decay, (1 + step) / (_EARLY + step))
+    def follow(self, followed: Sequence[nn.Module]) -> None:
+        """Goes a little way from its own parameters to those of the modules."""
         for own, part in zip(self.parts, followed, strict=True):
             for mine, other in zip(own.parameters(), part.parameters(), strict=True):
-                mine.lerp_(other, 1 - decay)
+                mine.lerp_(other, 1 - self.decay)
             self._copy_buffers(own, part)
 
     @torch.no_grad()
@@ -121,7 +118,7 @@ class DistillationPretrainer(Pretrainer):
         prototypes: int = 256,
         student_temperature: float = 0.1,
         teacher_temperature: float = 0.04,
-        decay: float = 0.99,
+        decay: float = 0.996,
         centre_decay: float = 0.9,
         **options: Any,
     ) -> None:
@@ -133,17 +130,24 @@ class DistillationPretrainer(Pretrainer):
     def calibrate(self, count: int = CALIBRATION) -> None:
         super().calibrate(count)
         self.teacher.copy_buffers(self._followed())
+        if not self.done:  # from 0, the centre would at first be followed more than the views
+            images = middles(self.pool.numpy(), self.augment.size)[: self.batch].to(self.policy.device)
+            self.teacher.centre.copy_(self._taught(images).mean(0))
 
     def loss(self, rows: Int64[Tensor, " glimpse"], images: Tensor) -> Tensor:
         views = self._two_views(images)
-        with torch.autocast(self.policy.device.type, torch.bfloat16, enabled=self.policy.encoding.autocast):
-            taught = self.teacher(views).float()
+        taught = self._taught(views)
         loss = distillation_loss(self.head(self.policy.embed(views)), taught, self.teacher.centre, self.temperatures)
         self.teacher.centre.lerp_(taught.mean(0), 1 - self.centre_decay)
         return loss
 
+    def _taught(self, images: Tensor) -> Tensor:
+        """Returns the teacher's outputs."""
+        with torch.autocast(self.policy.device.type, torch.bfloat16, enabled=self.policy.encoding.autocast):
+            return self.teacher(images).float()
+
     def _stepped(self) -> None:
-        self.teacher.follow(self._followed(), self.done)
+        self.teacher.follow(self._followed())
 
     def _followed(self) -> list[nn.Module]:
         return [self.policy.encoder, self.policy.pool, self.head]

@@ -222,7 +222,7 @@ class Distillation(Pretraining):
     prototypes: int = 256
     student_temperature: float = 0.1
     teacher_temperature: float = 0.04
-    decay: float = 0.99
+    decay: float = 0.996
     centre_decay: float = 0.9
 
     def __post_init__(self) -> None:

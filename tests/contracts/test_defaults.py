@@ -13,6 +13,11 @@ from glimpse.agents import PPO, Grid, Overview, Random, Reinforce
 from glimpse.agents.full_scan import FullScan
 from glimpse.learning.augment import Augment
 from glimpse.learning.contrastive import ContrastivePretrainer
+from glimpse.learning.distillation import DistillationPretrainer
+from glimpse.learning.masked import MaskedPretrainer
+from glimpse.learning.pretrainer import Pretrainer
+from glimpse.learning.pretraining import Contrastive, Distillation, Masked, VICReg
+from glimpse.learning.vicreg import VICRegPretrainer
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks import ConvEncoder, GlimpsePolicy
 from glimpse.plugins import BUILT_IN
@@ -60,11 +65,23 @@ def test_the_full_scan() -> None:
     assert given == options_of(FullScan.parse_options({}))
 
 
+@pytest.mark.parametrize("objective", ["contrastive", "vicreg", "masked", "distillation"])
+def test_random_views(objective: str) -> None:
+    assert listed(f"pretrain/{objective}.yaml", "augment") == options_of(Augment.parse_options({}))
+
+
 @pytest.mark.parametrize(
     ("file", "path", "taken"),
     [
+        ("pretrain/contrastive.yaml", (), Pretrainer),
         ("pretrain/contrastive.yaml", (), ContrastivePretrainer),
-        ("pretrain/contrastive.yaml", ("augment",), Augment),
+        ("pretrain/contrastive.yaml", (), Contrastive),
+        ("pretrain/vicreg.yaml", (), VICReg),
+        ("pretrain/vicreg.yaml", (), VICRegPretrainer),
+        ("pretrain/masked.yaml", (), Masked),
+        ("pretrain/masked.yaml", (), MaskedPretrainer),
+        ("pretrain/distillation.yaml", (), Distillation),
+        ("pretrain/distillation.yaml", (), DistillationPretrainer),
         ("network/default.yaml", (), GlimpsePolicy),
         ("network/encoder/small.yaml", (), ConvEncoder),
     ],
