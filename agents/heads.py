@@ -69,7 +69,7 @@ class HeadTraining:
 class Examples:
     """Cases to learn from: the embeddings of the patches of each, targets, patients, and strata (see `Task.strata`)."""
 
-    bags: Sequence[Float[Tensor, "tile embed"]]
+    bags: Sequence[Float[Tensor, "_ embed"]]
     targets: Tensor
     patients: Sequence[str]
     strata: Sequence[str]
@@ -330,7 +330,7 @@ class _Worth:
 
 
 # ---------------------------------------------------------------------------------------------- statistics
-def _statistics(bags: Sequence[Float[Tensor, "tile embed"]]) -> tuple[Float[Tensor, " embed"], Float[Tensor, " embed"]]:
+def _statistics(bags: Sequence[Float[Tensor, "_ embed"]]) -> tuple[Float[Tensor, " embed"], Float[Tensor, " embed"]]:
     """Returns mean and standard deviation of each feature over the patches of all cases."""
     count = sum(len(bag) for bag in bags)
     mean = torch.stack([bag.double().sum(0) for bag in bags]).sum(0) / count
