@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 FULL_SCAN_CAPTION = (
     "'full_scan' is what people do today: every foreground patch is embedded by the pretrained encoder, and gated "
-    "attention pools it."
+    "attention or the mean of the highest scores pools them, whichever is better on the validation split."
 )
 CAPTION = (
     "Intervals are 95 %, bootstrapped over patients. 'random' and 'grid' are this run's own network sent to other "
