@@ -54,6 +54,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--env", nargs="+", choices=list(_BUDGETS), default=list(_BUDGETS), help="default: both")
     made.add_argument("--variant", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="default: all")
     made.add_argument("--updates", type=int, default=100, help="of the joint stage on digits (default: 100)")
+    made.add_argument("--pretraining", type=int, default=500, help="its steps, on digits (default: 500)")
     add_seeds(made, (0, 1, 2))
     return made
 
@@ -76,7 +77,14 @@ def _measure(bench: Benchmark, env: str, variant: str, seed: int) -> Row:
     given = [f"env={env}", f"max_glimpses={_TRAINED[env]}", f"seed={seed}", *VARIANTS[variant]]
     if env == "megapixel_mnist":
         given += [root_of(bench), "env.cohort.n.test=1000"]
-        given += QUICK_CASES if quick else (f"joint.updates={bench.options.updates}",)
+        given += (
+            QUICK_CASES
+            if quick
+            else (
+                f"joint.updates={bench.options.updates}",
+                f"pretrain.steps={bench.options.pretraining}",
+            )
+        )
     elif quick:
         given += ["experiment=smoke"]
     run = bench.train(re.sub(r"\W+", "-", f"{env} {variant} {seed}"), given)
