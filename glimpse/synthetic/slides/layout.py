@@ -4,7 +4,6 @@ Positions are level-0 pixels, (y, x). Number, place, size and outline of the spo
 at, and both classes by the same draws; only the kind of some spots differs.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -74,9 +73,7 @@ class Layout:
     spots: tuple[Spot, ...]
 
 
-def lay_out(
-    rng: np.random.Generator, size: int, target: int, tissue_map: np.ndarray, islands: Sequence[np.ndarray]
-) -> Layout:
+def lay_out(rng: np.random.Generator, size: int, target: int, tissue_map: np.ndarray, islands: np.ndarray) -> Layout:
     """Draws the plan of a slide.
 
     Args:
@@ -84,7 +81,7 @@ def lay_out(
         size: Side of the slide in pixels, a multiple of 16.
         target: 1 if some of the spots are tumour, 0 if none is.
         tissue_map: Labels of the tissue of a real slide, from which windows are taken.
-        islands: Outlines (points, 2) of its tumour islands, centred and with a largest extent of 1.
+        islands: Outlines of its tumour islands, (island, points, 2), centred and with a largest extent of 1.
 
     Raises:
         RuntimeError: There is no room for two spots.
@@ -153,7 +150,7 @@ def _kinds(rng: np.random.Generator, shape: tuple[int, int], tissue_map: np.ndar
 
 
 def _spots(
-    rng: np.random.Generator, labels: np.ndarray, islands: Sequence[np.ndarray], large: bool
+    rng: np.random.Generator, labels: np.ndarray, islands: np.ndarray, large: bool
 ) -> tuple[list[Spot], np.ndarray]:
     """Look-alikes in solid tissue, apart from each other, and the cells that they cover."""
     solid = (labels > 0) & (labels != FAT)

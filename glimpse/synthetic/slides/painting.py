@@ -90,7 +90,7 @@ class _Slide:
         gain = 1 + np.clip(0.1 * smooth_noise(rng, labels.shape, 10), -0.25, 0.25)
         gains = np.repeat(gain[..., None], 3, axis=-1)
         for kind, tint in _TINTS.items():
-            gains += _blurred(labels == kind, 1.5)[..., None] * (np.float32(tint) - 1)
+            gains += _blurred(labels == kind, 1.5)[..., None] * (np.array(tint, np.float32) - 1)
         self._gains = [bordered(gains[..., channel]) for channel in range(3)]
         self._amount, self._fat = bordered(_blurred(labels > 0, 0.9)), bordered(_blurred(labels == FAT, 0.9))
         self._has_fat = bool((labels == FAT).any())
