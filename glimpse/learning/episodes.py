@@ -108,6 +108,8 @@ class EpisodeLearning:
 class StageCallback(BaseCallback):
     """After every update, updates average, bar and logs and offers a checkpoint; at intervals, validates the policy.
 
+    The policy is also validated as the stage finds it.
+
     The policy is validated and saved with its averaged parameters. A checkpoint is saved at every validation.
     """
 
@@ -138,6 +140,9 @@ class StageCallback(BaseCallback):
             unit="update",
             disable=silent(self.training_.progress),
         )
+        if self.done == 0 and self.settings.validate_every > 0:  # the stage must not make things worse
+            self._validate()
+            self.agent.write_logs()
 
     def _on_step(self) -> bool:
         return True
