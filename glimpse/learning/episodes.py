@@ -108,9 +108,7 @@ class EpisodeLearning:
 class StageCallback(BaseCallback):
     """After every update, updates average, bar and logs and offers a checkpoint; at intervals, validates the policy.
 
-    The policy is also validated as the stage finds it.
-
-    The policy is validated and saved with its averaged parameters. A checkpoint is saved at every validation.
+    The policy is validated as the stage finds it, too. It is validated and saved with its averaged parameters. A checkpoint is saved at every validation.
     """
 
     def __init__(
