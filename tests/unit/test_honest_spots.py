@@ -92,4 +92,4 @@ def test_planes_go_through_the_middle_of_a_volume() -> None:
     made = planes(volume)
     assert [plane.shape for plane in made] == [(1, 2, 96, 96)] * 3
     assert made[0][0, 1].min() == 200 and made[1][0, 0].min() == 100
-    assert made[2][0, 1].max() == 200 and made[2][0, 1, 0, 0] == 0
+    assert 180 < made[2][0, 1].max() <= 200 and made[2][0, 1, 0, 0] == 0  # one row of 12, between those of 96

@@ -23,7 +23,7 @@ NODULE, LOOKALIKE = "nodule", "lookalike"
 RADII = (34.0, 46.0)  # pixels; half of that in small images
 CONTRASTS = (0.30, 0.38)  # of what a ray loses
 STROKE = Stroke(wave=10.0, width=4.0, length=7.0)  # pixels
-HEIGHT = 0.12  # root mean square of the strokes over the contrast
+HEIGHT = 0.09  # root mean square of the strokes over the contrast
 _DENSITY = 0.016  # strokes per pixel
 _FIRST, _LAST = 0.25, 1.3  # radii from the middle between which strokes lie
 _FADE = 0.6  # radii over which strokes fade at their reach
