@@ -29,7 +29,7 @@ from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.trainer import Trainer
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.overlap import mutual
-from glimpse.networks.places import Glanced
+from glimpse.networks.places import Glanced, KnownPlaces
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
 from glimpse.settings.options import above_zero, at_least, option_names, sorted_into
@@ -160,7 +160,7 @@ class TokenWarmUp(Trainer):
     ) -> None:
         self.options = self.parse_options(options)
         self.policy, self.cases, self.views, self.task, self.threads = policy, cases, views, task, threads
-        self.done = 0
+        self.done, self.places = 0, KnownPlaces(None)
         glimpses = self.options.glimpses
         affordable = glimpses.max_total_glimpses // max(1, len(cases))
         self.glimpses_per_case = max(1, min(glimpses.glimpses_per_case, affordable))
