@@ -307,6 +307,6 @@ def _frozen(policy: nn.Module | Embed) -> tuple[Embed, torch.device]:
     """
     if not isinstance(policy, nn.Module):
         return policy, torch.device("cpu")
-    encoder, pool = (copy.deepcopy(part).eval() for part in (policy.encoder, policy.pool))
+    encoder, pool = (copy.deepcopy(getattr(policy, part)).eval() for part in ("encoder", "pool"))
     device = next(itertools.chain(encoder.parameters(), pool.parameters())).device
     return lambda images: pool.summary(encoder(images)), device

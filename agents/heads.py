@@ -82,8 +82,8 @@ class Examples:
 
     def some(self, rows: Sequence[int]) -> "Examples":
         """Returns the cases with these indices."""
-        bags, patients, strata = ([each[i] for i in rows] for each in (self.bags, self.patients, self.strata))
-        return Examples(bags, self.targets[list(rows)], patients, strata)
+        patients, strata = ([names[i] for i in rows] for names in (self.patients, self.strata))
+        return Examples([self.bags[i] for i in rows], self.targets[list(rows)], patients, strata)
 
 
 # ---------------------------------------------------------------------------------------------- heads
@@ -293,10 +293,10 @@ class HeadTrainer:
         rows, moments = range(0, len(train), self.how.batch), torch.zeros(2, len(weight), 1, device=self.device)
         parts = [train.some(range(start, min(start + self.how.batch, len(train)))) for start in rows]
         with head.of_all():
-            for part in parts:
-                self._losses(one.outputs(part.bags), part.targets).sum().backward()
+            losses = (self._losses(one.outputs(part.bags), part.targets).sum() for part in parts)
+            gradient = sum((torch.autograd.grad(loss, weight)[0] for loss in losses), torch.zeros_like(weight))
         with torch.no_grad():
-            weight.copy_(-weight.grad)
+            weight.copy_(-gradient)
             for bag in train.bags:
                 scores = head.score(one.standardised([bag]))
                 moments += torch.stack([scores.sum(0), (scores**2).sum(0)])[..., None] / sum(map(len, train.bags))

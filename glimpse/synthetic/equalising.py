@@ -87,7 +87,7 @@ def equalised(
             _with_amplitude(spectrum, amplitude, pattern.shape) for spectrum, pattern in zip(spectra, pair, strict=True)
         ]
         orders = [np.argsort(pattern, axis=None) for pattern in pair]
-        values = sum(pattern.ravel()[order] for pattern, order in zip(pair, orders, strict=True)) / 2
+        values = np.mean([pattern.ravel()[order] for pattern, order in zip(pair, orders, strict=True)], 0)
         pair = [keep(_with_values(order, values, pattern.shape)) for order, pattern in zip(orders, pair, strict=True)]
     scale = np.sqrt(sum(np.mean(pattern**2) for pattern in pair) / 2)
     return pair[0] / scale, pair[1] / scale

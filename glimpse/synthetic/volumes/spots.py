@@ -147,10 +147,10 @@ def forms(
     places, outwards, sideways = _scattered(rng, radius, wave, rule.level)
     stroke = Stroke(wave, 0.4 * wave, 0.6 * wave)
     axes, signs = [offset.ravel() for offset in offsets], rng.choice((-1.0, 1.0), len(places))
-    pair = [strokes(axes, places, normals, signs, stroke) for normals in (outwards, sideways)]
+    first, second = (strokes(axes, places, normals, signs, stroke) for normals in (outwards, sideways))
     distance = np.sqrt(sum(offset**2 for offset in offsets)) / radius
     window = np.clip((_PLATES - distance) / _FADE, 0, 1).astype(np.float32)
-    around, upright = equalised(*pair, lambda pattern: without_block_means(pattern * window, _sides(spacing)))
+    around, upright = equalised(first, second, lambda pattern: without_block_means(pattern * window, _sides(spacing)))
     scale = np.float32(np.sqrt(window.mean()))
     return around * scale, upright * scale
 
