@@ -2,7 +2,7 @@
 
 python -m benchmarks.pointing --root <folder of MNIST's IDX files>
 
-Four trainings on megapixel MNIST for each seed. Each is read with several budgets, on the validation and the test split.
+Four trainings on megapixel MNIST for each seed, each read with several budgets, on the validation and the test split.
 """
 
 import argparse
