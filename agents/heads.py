@@ -194,7 +194,8 @@ class HeadTrainer:
     """Trains the heads of a full scan, and chooses between them.
 
     With validation cases, each head is kept at its lowest validation loss, and several heads of one kind are trained
-    from different initial weights. Without them, the training cases are divided into folds (see `HeadTraining`).
+    from different initial weights. Without them, or if all are of one class, the training cases are divided into folds
+    (see `HeadTraining`).
 
     With `head="auto"` the kind with the better AUC is taken, on the validation cases or on the cases of the folds
     together; with the better score where the task has no AUC. Where these are equal, the lower loss decides.
@@ -218,6 +219,8 @@ class HeadTrainer:
 
     def fit(self, train: Examples, val: Examples | None = None) -> Ensemble:
         """Returns the trained heads, in evaluation mode; `choice` says in words which kind was taken, and why."""
+        if val is not None and isinstance(self.task, Classification) and len(val.targets.unique()) == 1:
+            val = None  # it would be best to answer with this class always
         statistics = _statistics(train.bags)
         self._weights, offset = _balance(self.task, train.targets)
         splits = list(self._splits(train, val))

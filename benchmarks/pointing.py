@@ -2,7 +2,7 @@
 
 python -m benchmarks.pointing --root <folder of MNIST's IDX files>
 
-Four trainings for each environment and seed. Each is read with several budgets, on the validation and the test split.
+Four trainings on megapixel MNIST for each seed, each read with several budgets, on the validation and the test split.
 """
 
 import argparse
@@ -27,8 +27,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "beside, penalty": (_BESIDE,),
     "beside, no penalty": (_BESIDE, *_UNPENALISED),
 }
-_BUDGETS = {"wsi": (4, 8, 16), "megapixel_mnist": (6, 12)}
-_TRAINED = {"wsi": 8, "megapixel_mnist": 12}  # glimpses
+_ENV, _BUDGETS, _TRAINED = "megapixel_mnist", (6, 12), 12  # glimpses of reading, and of training
 
 
 class BesideEncoder(ConvEncoder):
@@ -51,76 +50,56 @@ class BesideEncoder(ConvEncoder):
 def options() -> argparse.ArgumentParser:
     made = parser(NAME, __doc__)
     add_root(made)
-    made.add_argument("--env", nargs="+", choices=list(_BUDGETS), default=list(_BUDGETS), help="default: both")
     made.add_argument("--variant", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="default: all")
-    made.add_argument("--updates", type=int, default=100, help="of the joint stage on digits (default: 100)")
-    made.add_argument("--pretraining", type=int, default=500, help="its steps, on digits (default: 500)")
+    made.add_argument("--updates", type=int, default=100, help="of the joint stage (default: 100)")
+    made.add_argument("--pretraining", type=int, default=500, help="its steps (default: 500)")
     add_seeds(made, (0, 1, 2))
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     bench = Benchmark(NAME, options(), arguments)
-    if "megapixel_mnist" in bench.options.env:
-        root_of(bench)  # asks for what is missing before anything is trained
-    for env in bench.options.env:
-        for seed in bench.options.seeds:
-            for variant in bench.options.variant:
-                settings = {"env": env, "variant": variant, "seed": seed}
-                if bench.results.find(**settings) is None:
-                    bench.results.put(settings, **_measure(bench, env, variant, seed))
+    root_of(bench)  # asks for what is missing before anything is trained
+    for seed in bench.options.seeds:
+        for variant in bench.options.variant:
+            settings = {"env": _ENV, "variant": variant, "seed": seed}
+            if bench.results.find(**settings) is None:
+                bench.results.put(settings, **_measure(bench, variant, seed))
     report(bench)
 
 
-def _measure(bench: Benchmark, env: str, variant: str, seed: int) -> Row:
-    quick = bench.options.quick
-    given = [f"env={env}", f"max_glimpses={_TRAINED[env]}", f"seed={seed}", *VARIANTS[variant]]
-    if env == "megapixel_mnist":
-        given += [root_of(bench), "env.cohort.n.test=1000"]
-        given += (
-            QUICK_CASES
-            if quick
-            else (
-                f"joint.updates={bench.options.updates}",
-                f"pretrain.steps={bench.options.pretraining}",
-            )
-        )
-    elif quick:
-        given += ["experiment=smoke"]
-    run = bench.train(re.sub(r"\W+", "-", f"{env} {variant} {seed}"), given)
+def _measure(bench: Benchmark, variant: str, seed: int) -> Row:
+    chosen, quick = bench.options, bench.options.quick
+    given = [f"env={_ENV}", f"max_glimpses={_TRAINED}", f"seed={seed}", *VARIANTS[variant]]
+    given += [root_of(bench), "env.cohort.n.test=1000"]
+    given += QUICK_CASES if quick else (f"joint.updates={chosen.updates}", f"pretrain.steps={chosen.pretraining}")
+    run = bench.train(re.sub(r"\W+", "-", f"{_ENV} {variant} {seed}"), given)
     row: Row = {"seconds": run.seconds}
     for split in ("val", "test"):
-        for budget in _BUDGETS[env][: 1 if quick else None]:
+        for budget in _BUDGETS[: 1 if quick else None]:
             found = evaluate(run.folder, max_glimpses=budget, split=split, readers=["policy"], progress=False)
             own = next(iter(found.rows.values()))
-            shown = {name: value_of(own, name) for name in ("auc", "accuracy", "hit_rate")}
+            shown = {name: value_of(own, name) for name in ("accuracy", "hit_rate")}
             row |= {f"{split} {budget} {name}": value for name, value in shown.items() if value is not None}
     return row
 
 
 def report(bench: Benchmark) -> None:
-    """Prints, for each environment, the means over seeds with the lowest and the highest value, and draws the test."""
-    made, axes = figure(10, 3.2)
-    axes.remove()
-    environments = [env for env in _BUDGETS if bench.results.find(env=env)]
-    for place, env in enumerate(environments):
-        rows = [row for row in bench.results.rows if row["env"] == env]
-        columns = [key for key in rows[0] if key.startswith(("val ", "test "))]
-        shown = {variant: [row for row in rows if row["variant"] == variant] for variant in VARIANTS}
-        shown = {variant: some for variant, some in shown.items() if some}
-        lines = [
-            [variant, *(_spread([row[key] for row in some]) for key in columns)] for variant, some in shown.items()
-        ]
-        print(f"\n{env}, seeds {', '.join(str(row['seed']) for row in next(iter(shown.values())))}")
-        print(table(("variant", *columns), lines))
-        measure = "auc" if env == "wsi" else "accuracy"
-        drawn = made.add_subplot(1, len(environments), place + 1)
-        for variant, some in shown.items():
-            budgets = [budget for budget in _BUDGETS[env] if f"test {budget} {measure}" in some[0]]
-            values = [np.mean([row[f"test {budget} {measure}"] for row in some]) for budget in budgets]
-            drawn.plot(budgets, values, "o-", label=variant)
-        drawn.set(xlabel="glimpses", ylabel=f"test {measure}", title=env)
-        drawn.legend(fontsize="small")
+    """Prints the means over seeds with the lowest and the highest value, and draws the test accuracy."""
+    rows = bench.results.rows
+    columns = [key for key in rows[0] if key.startswith(("val ", "test ")) and not key.endswith("auc")]
+    shown = {variant: [row for row in rows if row["variant"] == variant] for variant in VARIANTS}
+    shown = {variant: some for variant, some in shown.items() if some}
+    lines = [[variant, *(_spread([row[key] for row in some]) for key in columns)] for variant, some in shown.items()]
+    print(f"\nseeds {', '.join(str(row['seed']) for row in next(iter(shown.values())))}")
+    print(table(("variant", *columns), lines))
+    made, axes = figure()
+    for variant, some in shown.items():
+        budgets = [budget for budget in _BUDGETS if f"test {budget} accuracy" in some[0]]
+        values = [np.mean([row[f"test {budget} accuracy"] for row in some]) for budget in budgets]
+        axes.plot(budgets, values, "o-", label=variant)
+    axes.set(xlabel="glimpses", ylabel="test accuracy")
+    axes.legend(fontsize="small")
     bench.picture(made)
 
 

@@ -108,7 +108,8 @@ class EpisodeLearning:
 class StageCallback(BaseCallback):
     """After every update, updates average, bar and logs and offers a checkpoint; at intervals, validates the policy.
 
-    The policy is validated as the stage finds it, too. It is validated and saved with its averaged parameters. A checkpoint is saved at every validation.
+    The policy is validated as the stage finds it, too. It is validated and saved with its averaged parameters. A
+    checkpoint is saved at every validation.
     """
 
     def __init__(

@@ -63,6 +63,7 @@ class ModuleEncoder(nn.Module):
     """
 
     padding = "replicate"
+    costly = True  # features of images are worth keeping on disk (see `KeptFeatures`)
     pretrained = True
 
     def __init__(

@@ -42,6 +42,7 @@ class PlanarEncoder(nn.Module):
     """
 
     padding = "replicate"
+    costly = True  # features of images are worth keeping on disk (see `KeptFeatures`)
     pretrained = True
 
     def __init__(

@@ -20,7 +20,7 @@ Bags = tuple[list[Tensor], Tensor]
 
 def drawn(count: int, rng: np.random.Generator, positive: float = 0.5, shift: float = 2.5) -> Bags:
     """Bags of 20 to 80 instances in 40 dimensions; in positive ones 1 to 3 instances are shifted in 3 dimensions."""
-    bags, targets = [], (np.arange(count) % 100 < 100 * positive).astype(int)
+    bags, targets = [], (np.arange(count) < positive * count).astype(int)
     rng.shuffle(targets)
     for target in targets:
         bag = rng.normal(size=(rng.integers(20, 81), 40))
@@ -87,6 +87,30 @@ def plain(net: nn.Module, train: Bags, val: Bags, rate: float) -> Callable[[Sequ
             best, lowest, waited = copy.deepcopy(net.state_dict()), reached, 0
     net.load_state_dict(best)
     return logits
+
+
+@pytest.mark.slow
+def test_it_is_as_good_as_plain_implementations_of_both_heads() -> None:
+    task = Classification(2)
+    found: dict[str, list[float]] = {"gated": [], "top": [], "own": [], "folds": []}
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        train, val, test = (drawn(count, rng) for count in (60, 20, 200))
+        torch.manual_seed(seed)
+        for name, net in (("gated", Gated()), ("top", Top())):
+            logits = plain(net, train, val, 5e-3)
+            with torch.no_grad():
+                found[name].append(auc(logits(test[0]), test[1]))
+        checks = {"own": examples(val, task), "folds": None} if seed == 0 else {"own": examples(val, task)}
+        for name, checked in checks.items():
+            head = HeadTrainer(task, HeadTraining(), seed).fit(examples(train, task), checked)
+            with torch.no_grad():
+                outputs = head(test[0])
+            found[name].append(auc(outputs[:, 1] - outputs[:, 0], test[1]))
+    better = max(np.mean(found["gated"]), np.mean(found["top"]))
+    assert better > 0.85, found
+    assert np.mean(found["own"]) >= better - 0.01, found
+    assert found["folds"][0] >= max(found["gated"][0], found["top"][0]) - 0.01, found
 
 
 # ---------------------------------------------------------------------------------------------- answers by hand
@@ -183,6 +207,13 @@ def test_quantities_and_several_tasks_are_learned() -> None:
     error = (head(parts[1].bags)[:, 0] - parts[1].targets).abs().mean()
     assert error < 0.25 * values.std()
     assert HeadTrainer(task, HeadTraining(epochs=1)).fit(parts[0])(parts[1].bags).shape == (30, 1)
+
+
+def test_validation_cases_of_one_class_say_nothing() -> None:
+    rng, task = np.random.default_rng(4), Classification(2)
+    train, val = examples(drawn(20, rng), task), examples(drawn(6, rng, 1.0), task)
+    trainer = HeadTrainer(task, HeadTraining(epochs=2, folds=3))
+    assert len(trainer.fit(train, val).heads) == 3 and "3-fold cross-validation" in trainer.choice
 
 
 def test_one_patient_is_no_reason_to_fail() -> None:
