@@ -23,6 +23,9 @@ Extents = int | float | str | Sequence[Any]
 RECIPE_PARTS = ("pretrain", "warm_up", "joint", "agent", "network")
 """Sections of the configuration that a recipe may set; they say how an agent learns."""
 
+NETWORK_PARTS = ("encoder", "locator", "aggregator")
+"""Parts of the network that a modality may choose: the groups in `configs/network`."""
+
 OPTION_COLUMNS = ("series", "frame")
 """Options of a source that may differ from case to case; a cohort may have a column for each of them."""
 
@@ -270,6 +273,17 @@ def _check_defaults(name: str, defaults: Mapping[str, Any]) -> None:
             raise ModalityError(
                 f"{name}: learning has no part {part!r}{suggestion(part, RECIPE_PARTS)}; its parts are "
                 f"{', '.join(RECIPE_PARTS)}, with the keys that they have on the command line."
+            )
+    for part, option in defaults.get("networks", {}).items():
+        if part not in NETWORK_PARTS:
+            raise ModalityError(
+                f"{name}: networks has no part {part!r}{suggestion(str(part), NETWORK_PARTS)}; its parts are "
+                f"{', '.join(NETWORK_PARTS)}."
+            )
+        if not isinstance(option, str) or not option:
+            raise ModalityError(
+                f"{name}: expected the name of an option of network/{part}, such as those that `glimpse train --help` "
+                f"lists, got {option!r}."
             )
     taken = sorted({*defaults.get("options", {})} & {*_OF_A_COHORT})
     if taken:

