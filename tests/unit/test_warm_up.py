@@ -237,6 +237,79 @@ def _noting(tokens: torch.Tensor, lengths: list[int], head: torch.nn.Linear) -> 
     return torch.nn.functional.linear(tokens, head.weight, head.bias)
 
 
+def cells_of_cases(policy: GlimpsePolicy, trainer: TokenWarmUp) -> torch.Tensor:
+    """The features of the cells at which a trainer's glimpses lie, from overviews that are encoded one by one."""
+    found = []
+    for index, case in enumerate(trainer.cases):
+        overview = torch.from_numpy(trainer.views.overview(case.source).copy())[None]
+        with torch.no_grad():
+            features = policy.encoder(overview.float())[0].flatten(1)
+        found.append(features[:, torch.from_numpy(trainer._read(index)[1])].T)
+    return torch.cat(found)
+
+
+def test_features_of_cells_are_calibrated_over_the_training_split() -> None:
+    policy, trainer = make()
+    with torch.no_grad():  # as of a pretrained encoder: channels of very different size, with a common part
+        last = policy.encoder.layers[-2]
+        last.weight.copy_(torch.logspace(0, 2, policy.encoder.embed))
+        last.bias.copy_(3 * last.weight)
+    trainer.encode()
+    cells = cells_of_cases(policy, trainer)
+    assert len(cells) == CASES * trainer.glimpses_per_case
+    spread = cells.double().std(0)
+    assert float(spread.max() / spread.min()) > 10 and float((cells.mean(0).abs() / spread).min()) > 1
+    calibrated = (cells - policy.locator.shift) / policy.locator.spread
+    assert float(calibrated.mean(0).abs().max()) < 1e-3
+    assert torch.allclose(calibrated.std(0), torch.ones(policy.encoder.embed), atol=0.01)
+    keys, unary = policy.locator.describe(cells[None], torch.zeros(1, len(cells), policy.encoder.embed))
+    assert torch.allclose(keys[0], policy.locator.key(calibrated), atol=1e-4)
+    assert torch.allclose(unary[0], 3 * policy.locator.unary(calibrated)[:, 0], atol=1e-4)
+
+
+def test_statistics_of_cells_are_neither_trained_nor_taken_anew(tmp_path: Path) -> None:
+    policy, trainer = make()
+    trainer.encode()
+    taken = policy.locator.shift.clone(), policy.locator.spread.clone()
+    for _ in range(3):
+        trainer.step()
+    assert torch.equal(policy.locator.shift, taken[0]) and torch.equal(policy.locator.spread, taken[1])
+    policy.locator.shift += 7  # of a policy that has learned with other statistics
+    trainer.encode()
+    assert torch.equal(policy.locator.shift, taken[0] + 7)
+    checkpoint = Checkpoint()
+    trainer.save_state(checkpoint)
+    checkpoint.save(tmp_path / "state.safetensors")
+    again, other = make()
+    other.restore_state(Checkpoint.load(tmp_path / "state.safetensors"))
+    other.encode()
+    assert torch.equal(again.locator.shift, taken[0] + 7) and torch.equal(again.locator.spread, taken[1])
+
+
+@pytest.mark.parametrize("options", [{"look_calibrated": False}, {"look_coef": 0.0}])
+def test_features_of_cells_may_be_left_as_they_are(options: dict[str, Any]) -> None:
+    policy, trainer = make(**options)
+    trainer.encode()
+    trainer.step()
+    assert torch.equal(policy.locator.shift, torch.zeros(policy.encoder.embed))
+    assert torch.equal(policy.locator.spread, torch.ones(policy.encoder.embed))
+    cells = torch.randn(1, 5, policy.encoder.embed)
+    keys, _ = policy.locator.describe(cells, torch.zeros_like(cells))
+    assert torch.equal(keys, policy.locator.key(cells))
+
+
+def test_a_policy_that_was_saved_before_there_were_statistics_of_cells() -> None:
+    policy, trainer = make()
+    trainer.encode()
+    old = policy.state_dict()
+    del old["locator.shift"], old["locator.spread"]
+    other, _ = make()
+    other.load_state_dict(old)
+    assert not other.locator.shift.any() and torch.equal(other.locator.spread, torch.ones(other.encoder.embed))
+    assert "locator.shift" not in old
+    assert torch.equal(other.locator.key.weight, policy.locator.key.weight)
+
+
 @pytest.mark.parametrize("value", [1, 2.5, True])
 def test_sets_that_leave_no_choice_are_refused(value: Any) -> None:
     with pytest.raises(SettingsError, match="look_among"):
