@@ -82,8 +82,9 @@ class Examples:
 
     def some(self, rows: Sequence[int]) -> "Examples":
         """Returns the cases with these indices."""
-        bags, patients, strata = ([each[i] for i in rows] for each in (self.bags, self.patients, self.strata))
-        return Examples(bags, self.targets[list(rows)], patients, strata)
+        names = [(self.patients[i], self.strata[i]) for i in rows]
+        patients, strata = zip(*names, strict=True)
+        return Examples([self.bags[i] for i in rows], self.targets[list(rows)], patients, strata)
 
 
 # ---------------------------------------------------------------------------------------------- heads
@@ -299,6 +300,7 @@ class HeadTrainer:
             for part in parts:
                 self._losses(one.outputs(part.bags), part.targets).sum().backward()
         with torch.no_grad():
+            assert weight.grad is not None
             weight.copy_(-weight.grad)
             for bag in train.bags:
                 scores = head.score(one.standardised([bag]))
