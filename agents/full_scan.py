@@ -37,7 +37,7 @@ from glimpse.views import Views
 Embed = Callable[[Tensor], Tensor]
 
 BLOCK_PIXELS = 1 << 20  # neighbouring patches of about so many level-0 pixels are read together
-_BATCH = 64  # number of patches that are encoded at once
+_BATCH = 32  # patches that are encoded at once: with EfficientNet-Lite0 on a CPU, 16 and 64 are slower
 
 
 @dataclass(frozen=True)
@@ -307,6 +307,9 @@ def _frozen(policy: nn.Module | Embed) -> tuple[Embed, torch.device]:
     """
     if not isinstance(policy, nn.Module):
         return policy, torch.device("cpu")
-    encoder, pool = (copy.deepcopy(getattr(policy, part)).eval() for part in ("encoder", "pool"))
+    parts: Any = policy
+    encoder, pool = copy.deepcopy(parts.encoder).eval(), copy.deepcopy(parts.pool).eval()
+    if any(isinstance(part, nn.Conv2d) and part.groups > 1 for part in encoder.modules()):
+        encoder = encoder.to(memory_format=torch.channels_last)  # convolutions by channel take two thirds of the time
     device = next(itertools.chain(encoder.parameters(), pool.parameters())).device
     return lambda images: pool.summary(encoder(images)), device

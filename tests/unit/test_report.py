@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from glimpse import train as training
+from glimpse.errors import SettingsError
 from glimpse.evaluate import evaluate
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.reading.records import Reading
@@ -92,6 +93,14 @@ def test_pictures_show_the_agents_own_scanpaths(
         assert len(own.scanpath) == (0 if agent == "overview" else 3)
         for name, other in (("random", random), ("grid", grid)):
             assert np.array_equal(shown.scanpath, other.scanpath) == (agent == name)
+
+
+def test_patches_that_do_not_fit_the_images_are_refused_before_there_is_a_run(
+    tiny_slides: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"one number or 2 .*report.full_scan.extent=null"):
+        run(tiny_slides, tmp_path / "run", "report.readers=[full_scan]", "report.full_scan.extent=[8,8,8]")
+    assert not (tmp_path / "run").exists()
 
 
 def test_all_readers_compute_on_the_device_of_the_run(
