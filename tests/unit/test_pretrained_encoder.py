@@ -100,7 +100,7 @@ def trained(encoder: EfficientNetLite) -> set[str]:
 
 
 def test_all_some_or_none_of_the_weights_train() -> None:
-    everything = {name for name, _ in EfficientNetLite0(3).named_parameters()}
+    everything = {name for name, _ in EfficientNetLite0(3, trainable="all").named_parameters()}
     assert trained(EfficientNetLite0(3)) == set()
     assert trained(EfficientNetLite0(3, trainable="all")) == everything
     last = {name for name in everything if name.startswith(("blocks.9.", "blocks.10."))}
@@ -111,7 +111,7 @@ def test_all_some_or_none_of_the_weights_train() -> None:
 
 
 def test_adapters_begin_as_nothing_and_learn_beside_frozen_weights() -> None:
-    plain, encoder = EfficientNetLite0(3), EfficientNetLite0(3, lora_rank=4)
+    plain, encoder = EfficientNetLite0(3, trainable="all"), EfficientNetLite0(3, lora_rank=4)  # neither is folded
     images = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(plain(images), encoder(images))
     adapters = [part for part in encoder.modules() if isinstance(part, LowRank)]
@@ -241,7 +241,8 @@ def policy_with(slides: Path, *given: str, config: Any = None) -> tuple[GlimpseP
 def test_a_policy_reads_with_it(tiny_slides: Path) -> None:
     policy, observation = policy_with(tiny_slides)
     tokens = policy.embed(torch.from_numpy(np.stack([observation["glimpse"], observation["glimpse"] + 90])))
-    assert policy.grid.cells == (16, 16) and tokens.shape == (2, 112)
+    assert policy.grid.cells == (32, 32) and tokens.shape == (2, 112)  # 256 pixels, in cells of 8
+    assert policy_with(tiny_slides, "network.cell=null")[0].grid.cells == (16, 16)  # as wide as the stride
     assert not torch.allclose(tokens[0], tokens[1])
 
 
