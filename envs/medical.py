@@ -32,6 +32,7 @@ XRAY = Modality(
     glimpse_extents=(192,),
     max_glimpses=8,
     glimpse_cost=0.002,
+    networks={"encoder": "efficientnet_lite0", "aggregator": "score_pooling"},
 )
 MRI = Modality(
     "mri",
@@ -50,6 +51,7 @@ MRI = Modality(
     glimpse_extents=("24mm",),
     max_glimpses=8,
     glimpse_cost=0.002,
+    networks={"encoder": "planar", "aggregator": "score_pooling"},
 )
 CT = Modality(
     "ct",
@@ -70,6 +72,7 @@ CT = Modality(
     glimpse_extents=("24mm",),
     max_glimpses=8,
     glimpse_cost=0.002,
+    networks={"encoder": "planar", "aggregator": "score_pooling"},
 )
 
 for _modality in (WSI, XRAY, MRI, CT):

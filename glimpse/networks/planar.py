@@ -28,7 +28,7 @@ class PlanarEncoder(nn.Module):
     Source: the views are those of Roth et al., A New 2.5D Representation for Lymph Node Detection, 2014.
 
     Args:
-        channels: channels of the volumes, 1 or as many as the planar network takes.
+        channels: channels of the volumes, 1, 2 or as many as the planar network takes. Of two, the mean is the third.
         ndim: dimensions of the volumes, which must be 3.
         planar: `planar(channels, 2)` returns the planar network, an encoder such as `EfficientNetLite0`.
         scale: by how much slices are enlarged, one number or one per axis (depth, height, width). The side of a cell in
@@ -62,7 +62,8 @@ class PlanarEncoder(nn.Module):
             )
         self.neighbours = neighbours and channels == 1
         self.ndim, self.background = ndim, background
-        self.planar = planar(3 if self.neighbours else channels, 2)
+        self.two = channels == 2
+        self.planar = planar(3 if self.neighbours or self.two else channels, 2)
         (stride, _) = self.planar.grid((1, 1)).side
         scales = (scale,) * ndim if isinstance(scale, int) else tuple(scale)
         if len(scales) != ndim or min(scales) < 1 or any(stride % one for one in scales):
@@ -84,6 +85,7 @@ class PlanarEncoder(nn.Module):
         grid = self.grid(image.shape[2:])
         dtype = next(self.parameters(), torch.zeros(())).dtype
         volume = whole_cells(image.to(dtype), grid, self.padding)
+        volume = torch.cat([volume, volume.mean(1, keepdim=True)], 1) if self.two else volume
         return torch.cat([self._along(volume, axis, grid.cells) for axis in range(self.ndim)], 1)
 
     def _along(self, volume: Tensor, axis: int, cells: tuple[int, ...]) -> Tensor:

@@ -55,7 +55,8 @@ def fits(value: Any, hint: Any) -> bool:
     if hint in _SCALARS:
         return isinstance(value, _SCALARS[hint][0]) and (hint is bool or not isinstance(value, bool))
     if _is_list(hint):
-        return isinstance(value, list | tuple) and all(fits(one, part) for one in value for part in _items(parts))
+        listed = isinstance(value, Sequence) and not isinstance(value, str)  # also lists of OmegaConf
+        return listed and all(fits(one, part) for one in value for part in _items(parts))
     if value is None:  # hints that say nothing of None are those of objects, which must be there
         return hint in (Any, object) or not (hint is Callable or isinstance(hint, type) or origin is not None)
     return True

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from glimpse.errors import SettingsError
@@ -149,3 +150,11 @@ def test_options_that_do_not_exist_or_are_impossible_are_refused() -> None:
 
 def test_the_command_line_has_all_options() -> None:
     assert set(checking._SECTIONS["pretrain", "augment"]) == set(Augment.option_names())
+
+
+def test_flips_of_each_axis_may_come_from_a_file_of_settings() -> None:
+    flips = OmegaConf.create({"flips": [False, True]}).flips  # a list of OmegaConf, as recipes give it
+    images = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4).expand(64, -1, -1, -1)
+    seen = Augment((4, 4), 0.0, **{**STILL, "flips": flips})(images, seeded()).round()
+    rows = {tuple(int(value) for value in view[0, :, 0]) for view in seen}
+    assert rows == {(0, 4, 8, 12), (3, 7, 11, 15)}  # mirrored along the last axis only
