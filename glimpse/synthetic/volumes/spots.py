@@ -77,7 +77,7 @@ class Rule:
     apart: float
     radius: tuple[float, float]
     weight: tuple[float, float]
-    height: float = 0.4
+    height: float = 0.22
     wave: float = 0.44
     upright: bool = False
     level: bool = False
