@@ -119,7 +119,8 @@ def test_a_mistake_ends_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
-    assert words in ends(["train", "env=wsi", "agent=ppo", given], monkeypatch, capsys)
+    small = ["network/encoder=small"] if given.startswith("network.encoder.") else []
+    assert words in ends(["train", "env=wsi", "agent=ppo", *small, given], monkeypatch, capsys)
     assert list(tmp_path.iterdir()) == []  # nothing was made, neither a cohort nor a run
 
 

@@ -109,7 +109,8 @@ def test_impossible_layers_are_refused(options: dict[str, Any], message: str) ->
 
 
 def test_strides_per_axis_from_the_command_line() -> None:
-    config = composed("network.encoder.strides=[[1,2,2],[2,2,2],1,1]", "network.encoder.kernels=[[3,6,6],[4,4,4],3,3]")
+    layers = ("network.encoder.strides=[[1,2,2],[2,2,2],1,1]", "network.encoder.kernels=[[3,6,6],[4,4,4],3,3]")
+    config = composed("network/encoder=small", *layers)
     encoder = instantiate(config.network.encoder)(1, 3)
     assert encoder.strides == ((1, 2, 2), (2, 2, 2), (1, 1, 1), (1, 1, 1))
     assert encoder.kernels[0] == (3, 6, 6)
