@@ -26,6 +26,7 @@ from glimpse.errors import UserError
 from glimpse.geometry import Extent
 from glimpse.modalities import Modality, find_modality
 from glimpse.networks import ConvEncoder, EfficientNetLite0
+from glimpse.sources import open_source
 
 NAME = "probe"
 SIZES = {"xray": 512, "mri": 96, "ct": 120, "wsi": 1024}  # of images, with --quick
@@ -94,7 +95,8 @@ def read_spots(manifest: Path, modality: Modality, kinds: Sequence[str], options
         if case is None or row["kind"] not in kinds:
             continue
         if source is None or case["path"] != opened:
-            source, opened = modality.source(manifest.parent / case["path"], **given), case["path"]
+            source = open_source(manifest.parent / case["path"], reader=modality.reader or modality.name, **given)
+            opened = case["path"]
         center = [float(row[axis]) for axis in ("z", "y", "x") if axis in row]
         side = modality.glimpse_size
         size = (side,) * source.ndim if isinstance(side, int) else tuple(side)
