@@ -78,7 +78,7 @@ def auc(encoder: str, name: str, **options: int) -> float:
 @pytest.mark.parametrize("name", ["xray", "mri", "ct"])
 def test_statistics_and_random_filters_are_blind(name: str) -> None:
     assert auc("statistics", name) < 0.65
-    assert auc("random", name) < 0.7
+    assert np.mean([auc("random", name, seed=seed) for seed in range(4)]) < 0.65  # single ones have up to 0.72, on CT
 
 
 def test_the_pretrained_encoder_sees_the_form_in_radiographs() -> None:

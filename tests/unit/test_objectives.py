@@ -124,9 +124,9 @@ def test_an_interrupted_training_goes_on_with_the_same_numbers(
 def test_pretrained_weights_are_where_it_begins(objective: Callable[..., Pretrainer]) -> None:
     images = list(textures(4, 64))
     env: Any = FlattenAction(make_array((images, [0, 1, 0, 1]), overview_size=64, glimpse_size=32, max_glimpses=2))
-    encoder = partial(EfficientNetLite0, stride=8)
+    encoder = partial(EfficientNetLite0, stride=8, trainable="all")
     policy = GlimpsePolicy(env.observation_space, env.action_space, layout=env.layout, encoder=encoder)
-    learned, untouched = dict(policy.encoder.named_parameters()), EfficientNetLite0(1, stride=8)
+    learned, untouched = dict(policy.encoder.named_parameters()), EfficientNetLite0(1, stride=8, trainable="all")
     trainer = objective(policy, textures(8, 32), Augment((32, 32), 0.0), batch=4, learning_rate=1e-5)
     trainer.calibrate()
     trainer.step()
