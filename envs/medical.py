@@ -68,7 +68,7 @@ CT = Modality(
     },
     synthetic="glimpse.synthetic.volumes.recipe:embedded_ct",
     overview_size=(36, 36, 48),
-    glimpse_size=(12, 24, 24),
+    glimpse_size=24,
     glimpse_extents=("24mm",),
     max_glimpses=8,
     glimpse_cost=0.002,

@@ -45,7 +45,7 @@ class ContrastivePretrainer(Pretrainer):
         temperature: float = 0.2,
         **options: Any,
     ) -> None:
-        embed = policy.encoder.embed
+        embed = policy.width
         self.head = nn.Sequential(nn.Linear(embed, 128), nn.ReLU(), nn.Linear(128, embed))
         super().__init__(policy, pool, augment, {"head": self.head}, **options)
         self.temperature = temperature

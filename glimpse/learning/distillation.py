@@ -122,7 +122,7 @@ class DistillationPretrainer(Pretrainer):
         centre_decay: float = 0.9,
         **options: Any,
     ) -> None:
-        self.head = Prototypes(policy.encoder.embed, prototypes)
+        self.head = Prototypes(policy.width, prototypes)
         super().__init__(policy, pool, augment, {"head": self.head}, **options)
         self.temperatures, self.centre_decay = (student_temperature, teacher_temperature), centre_decay
         self.teacher = Teacher(self._followed(), decay, prototypes).to(policy.device)

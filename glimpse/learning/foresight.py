@@ -133,7 +133,7 @@ class ForesightPretrainer(ContrastivePretrainer):
         embed = policy.encoder.embed
         self.zoom = nn.Embedding(policy.layout.zooms, embed).to(policy.device)
         nn.init.zeros_(self.zoom.weight)
-        self.foresee = nn.Sequential(nn.Linear(embed, 128), nn.ReLU(), nn.Linear(128, embed)).to(policy.device)
+        self.foresee = nn.Sequential(nn.Linear(embed, 128), nn.ReLU(), nn.Linear(128, policy.width)).to(policy.device)
         self.optimizer.add_param_group({"params": [*self.zoom.parameters(), *self.foresee.parameters()]})
 
     def _draw(self) -> Int64[Tensor, " glimpse"]:

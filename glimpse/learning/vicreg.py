@@ -66,7 +66,7 @@ class VICRegPretrainer(Pretrainer):
         weights: Weights = Weights(),
         **options: Any,
     ) -> None:
-        embed = policy.encoder.embed
+        embed = policy.width
         self.expander = nn.Sequential(
             nn.Linear(embed, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width)
         )

@@ -176,7 +176,7 @@ class TokenWarmUp(Trainer):
         self.optimizer = torch.optim.AdamW(self._trained(), rate, weight_decay=decay)
         self.expect: nn.Module | None = None
         if self.looks and self.options.losses.look_expected:
-            embed = policy.encoder.embed
+            embed = policy.width
             self.expect = nn.Sequential(nn.Linear(embed, embed), nn.ReLU(), nn.Linear(embed, 1)).to(policy.device)
             self.optimizer.add_param_group({"params": list(self.expect.parameters())})
 
@@ -233,7 +233,7 @@ class TokenWarmUp(Trainer):
         self.kept = {name: torch.cat(tensors).to(policy.device) for name, tensors in parts.items() if tensors}
         calibrates = self.looks and self.options.losses.look_calibrated and not self.done
         if calibrates and isinstance(policy.locator, PointerLocator):
-            policy.locator.calibrate(self.kept["at_cells"])
+            policy.locator.calibrate(policy.narrow(self.kept["at_cells"]))
         extents = np.stack([self.views.relative_extents(case.source) for case in self.cases])
         self.kept["sides"] = 2 * torch.from_numpy(extents).to(policy.device)
         self.targets = torch.from_numpy(self.task.stack([case.target for case in self.cases])).to(policy.device)
@@ -341,7 +341,7 @@ class TokenWarmUp(Trainer):
         """Returns the locator's logits of some glimpses as the first choice; `rows` index cases and glimpses."""
         policy = self.policy
         places = self.kept["cells"][rows]
-        keys, unary = policy.locator.describe(self.kept["at_cells"][rows], policy.position(policy.cells[places]))
+        keys, unary = policy.describe(self.kept["at_cells"][rows], policy.cells[places])
         with torch.no_grad():
             token = policy.pool.token(self.kept["overviews"][rows[0][:, 0]]) + policy.scale.weight[0]
             state = policy.memory.step(token, token.new_zeros(len(token), policy.memory.hidden))

@@ -128,15 +128,19 @@ class TokenPool(nn.Module):
     The pooled features of different glimpses have a large common part and differ little, which makes learning from few
     labels slow. They are therefore scaled to mean 0 and standard deviation 1 over a sample of glimpses (`calibrate`),
     similar to data-dependent initialisation (Krähenbühl et al. 2016). The statistics are not trained.
+
+    Args:
+        embed: Features of a cell.
+        width: Width of tokens; None means `embed`.
     """
 
     shift: Tensor
     spread: Tensor
     bound = 6.0  # in standard deviations; clips overviews, whose features are far from those of glimpses
 
-    def __init__(self, embed: int) -> None:
+    def __init__(self, embed: int, width: int | None = None) -> None:
         super().__init__()
-        self.project = nn.Linear(2 * embed, embed)
+        self.project = nn.Linear(2 * embed, width or embed)
         self.register_buffer("shift", torch.zeros(2 * embed))
         self.register_buffer("spread", torch.ones(2 * embed))
 
@@ -150,12 +154,12 @@ class TokenPool(nn.Module):
         self.shift.copy_(summaries.mean(0))
         self.spread.copy_(summaries.std(0) + 1e-3)
 
-    def token(self, summary: Float[Tensor, "*batch pooled"]) -> Float[Tensor, "*batch embed"]:
+    def token(self, summary: Float[Tensor, "*batch pooled"]) -> Float[Tensor, "*batch width"]:
         """Standardises a summary and projects it to a token."""
         standardised = (summary - self.shift) / self.spread
         return self.project(standardised.clamp(-self.bound, self.bound))
 
-    def forward(self, features: Float[Tensor, "batch embed *cells"]) -> Float[Tensor, "batch embed"]:
+    def forward(self, features: Float[Tensor, "batch embed *cells"]) -> Float[Tensor, "batch width"]:
         return self.token(self.summary(features))
 
 

@@ -30,7 +30,7 @@ from glimpse.spaces import ActionLayout
 Part = Callable[..., Any]
 _FIXED = Conduct(train_encoder=False)
 _PARTS = ("encoder", "memory", "locator", "aggregator")
-_KEYWORDS = ("layout", "cell", *_PARTS, "stop_bias", "overview_dropout")  # of the network
+_KEYWORDS = ("layout", "cell", "width", *_PARTS, "stop_bias", "overview_dropout")  # of the network
 _MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
@@ -72,6 +72,9 @@ class GlimpseNetwork(BasePolicy):
         encoder: `encoder(channels, ndim)` returns a `ConvEncoder`, or a module with the same `embed` and `grid`.
         cell: Side of a cell in overview pixels, one number or one per axis, where it is to be narrower than the
             encoder's stride; the overview is then enlarged before it is encoded. None means the stride.
+        width: Width of tokens, and of everything that is computed from them, where the encoder has more features than
+            the other parts need: features are projected to it, those of glimpses as those of cells. None means as many
+            as the encoder has. Below, `embed` is this width.
         memory: `memory(embed)` returns a `GRUMemory`, or a module with the same interface.
         locator: `locator(embed, hidden, ndim, zooms)` returns a `PointerLocator`, or a module with the same interface.
         aggregator: `aggregator(embed)` returns an `Aggregator`, such as a `CausalTransformer`.
@@ -101,6 +104,7 @@ class GlimpseNetwork(BasePolicy):
         layout: ActionLayout,
         encoder: Part = ConvEncoder,
         cell: Cell = None,
+        width: int | None = None,
         memory: Part = GRUMemory,
         locator: Part = PointerLocator,
         aggregator: Part = CausalTransformer,
@@ -118,10 +122,13 @@ class GlimpseNetwork(BasePolicy):
         if self.encoding.compile:
             self.encoder.compile(dynamic=True)
         self.kept = KeptFeatures(self.encoder)  # of encoders that are not trained
-        embed = self.encoder.embed
+        if width is not None and width < 1:
+            raise SettingsError(f"Expected network.width of at least 1, got {width}. Type network.width=null.")
+        self.width = embed = width or self.encoder.embed
         self._overviews = OverviewCells(self.encoder, size, cell)
         self.grid: CellGrid = self._overviews.grid
-        self.pool, self.position = TokenPool(embed), LocationEmbedding(ndim, embed)
+        self.pool, self.position = TokenPool(self.encoder.embed, embed), LocationEmbedding(ndim, embed)
+        self.narrow = nn.Identity() if embed == self.encoder.embed else nn.Linear(self.encoder.embed, embed)
         self.scale = nn.Embedding(1 + layout.zooms, embed)
         self.memory = memory(embed)
         hidden = self.memory.hidden
@@ -246,9 +253,15 @@ class GlimpseNetwork(BasePolicy):
         else:
             features = self.features(overview, conduct) if features is None else features
             token = self.pool(features) + self.scale.weight[0]
-        keys, unary = self.locator.describe(features.flatten(2).transpose(1, 2), self.position(self.cells))
+        keys, unary = self.describe(features.flatten(2).transpose(1, 2), self.cells)
         sides = 2 * extents.to(self.cells).reshape(len(extents), self.layout.zooms, -1)
         return Scene(token, Candidates(keys, unary, inside, sides, self.cells, self.grid), features)
+
+    def describe(
+        self, features: Float[Tensor, "case cell features"], locations: Float[Tensor, "*case cell d"]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns what the locator says of cells, from their features and locations (see `PointerLocator.describe`)."""
+        return self.locator.describe(self.narrow(features), self.position(locations))
 
     def blank_features(self, count: int) -> Tensor:
         """Returns zeros in place of the feature maps of `count` overviews."""

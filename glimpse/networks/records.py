@@ -35,7 +35,7 @@ class Scene:
 
     token: Float[Tensor, "case embed"]
     candidates: Candidates
-    features: Float[Tensor, "case embed *cells"]  # the encoder's feature maps, from which both are computed
+    features: Float[Tensor, "case features *cells"]  # the encoder's feature maps, from which both are computed
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Episodes:
     overview: UInt8[Tensor, "case channel *size"]
     foreground: UInt8[Tensor, "case 1 *size"]
     extents: Float[Tensor, "case zoom d"]  # sides of glimpses, as shares of the image's sides
-    features: Float[Tensor, "case embed *cells"]  # of the overview, as encoded in the rollout
+    features: Float[Tensor, "case features *cells"]  # of the overview, as encoded in the rollout
     glimpse: UInt8[Tensor, "batch time channel *glimpse"]
     seen: Float[Tensor, "batch time pooled"]  # pooled features of each glimpse, as encoded in the rollout
     location: Float[Tensor, "batch time d"]

@@ -135,6 +135,21 @@ def test_a_policy_learns_through_an_enlarged_overview() -> None:
     assert policy.encoder.layers[0].weight.grad.abs().sum() > 0
 
 
+def test_tokens_and_cells_may_be_narrower_than_features() -> None:
+    policy = policy_of((40, 40), ConvEncoder, width=24)
+    overview = torch.randint(0, 256, (2, 1, 40, 40), dtype=torch.uint8)
+    scene = policy.scene(overview, torch.ones_like(overview), torch.full((2, 2), 0.3))
+    assert scene.features.shape == (2, 64, *policy.grid.cells)
+    assert scene.token.shape == (2, 24) and scene.candidates.keys.shape == (2, len(policy.cells), 24)
+    state = policy.begin(scene)
+    decision = policy.decide(scene, state, torch.zeros(2, dtype=torch.bool))
+    assert policy.embed(overview[..., :12, :12]).shape == (2, 24) and decision.log_prob.isfinite().all()
+    decision.log_prob.sum().backward()
+    assert policy.narrow.weight.grad.abs().sum() > 0 and policy.encoder.layers[0].weight.grad.abs().sum() > 0
+    with pytest.raises(SettingsError, match="network.width of at least 1"):
+        policy_of((40, 40), ConvEncoder, width=0)
+
+
 @pytest.mark.parametrize(
     ("size", "cell", "words"),
     [

@@ -42,12 +42,12 @@ def textures(count: int, side: int, ndim: int = 2) -> np.ndarray:
     return np.stack(images)[:, None].astype(np.uint8)
 
 
-def policy_of(ndim: int = 2, side: int = SIDE) -> GlimpsePolicy:
+def policy_of(ndim: int = 2, side: int = SIDE, width: int | None = None) -> GlimpsePolicy:
     torch.manual_seed(0)
     images = list(textures(4, 2 * side, ndim))
     env: Any = FlattenAction(make_array((images, [0, 1, 0, 1]), overview_size=side, glimpse_size=side, max_glimpses=2))
     small = partial(ConvEncoder, widths=(8, 16, 16, 16), strides=(2, 2, 1, 1))  # cells of 4 pixels
-    return GlimpsePolicy(env.observation_space, env.action_space, layout=env.layout, encoder=small)
+    return GlimpsePolicy(env.observation_space, env.action_space, layout=env.layout, encoder=small, width=width)
 
 
 def trainer_of(objective: Callable[..., Pretrainer], ndim: int = 2, count: int = 64, **options: Any) -> Pretrainer:
@@ -81,6 +81,14 @@ def test_every_number_of_axes_trains_the_encoder(objective: Callable[..., Pretra
     trainer.calibrate()
     assert np.isfinite(trainer.step()) and trainer.done == 1
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.policy.encoder.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_tokens_may_be_narrower_than_features(objective: Callable[..., Pretrainer]) -> None:
+    policy = policy_of(width=12)
+    augment = Augment((SIDE, SIDE), 0.0, quarter_turns=True, zoom=0.0, tilt=0.0)
+    trainer = objective(policy, textures(16, 20), augment, batch=8)
+    assert policy.embed(trainer.pool[:2, ..., :SIDE, :SIDE]).shape == (2, 12) and np.isfinite([trainer.step(), trainer.step()]).all()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

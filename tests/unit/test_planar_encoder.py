@@ -86,14 +86,14 @@ def test_the_default_is_a_pretrained_network_and_works_in_a_policy() -> None:
     views = Views((8, 16, 20), (8, 8, 8), (Extent.parse(8),))
     layout = ActionLayout(3, 2, 1)
     policy = build_policy(config.network, observation_space(1, views), layout)
-    assert policy.encoder.embed == 3 * 40 and policy.grid == CellGrid((8, 16, 20), (2, 2, 2))
+    assert policy.encoder.embed == 3 * 112 and policy.width == 128 and policy.grid == CellGrid((8, 16, 20), (2, 2, 2))
     overview = torch.randint(0, 256, (1, 1, 8, 16, 20), dtype=torch.uint8)
     features = policy.features(overview)
-    assert features.shape == (1, 120, 4, 8, 10)
+    assert features.shape == (1, 336, 4, 8, 10)
     features.square().mean().backward()
     trained = [p for p in policy.encoder.parameters() if p.requires_grad]
     assert trained and any(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
-    assert policy.embed(overview[..., :8, :8]).shape == (1, 120)
+    assert policy.embed(overview[..., :8, :8]).shape == (1, 128)
 
 
 @pytest.mark.parametrize(
