@@ -72,7 +72,7 @@ CT = Modality(
     glimpse_extents=("24mm",),
     max_glimpses=8,
     glimpse_cost=0.002,
-    networks={"encoder": "planar", "aggregator": "score_pooling"},
+    networks={"encoder": "axial", "aggregator": "score_pooling"},
 )
 
 for _modality in (WSI, XRAY, MRI, CT):

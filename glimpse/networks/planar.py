@@ -34,6 +34,8 @@ class PlanarEncoder(nn.Module):
         scale: by how much slices are enlarged, one number or one per axis (depth, height, width). The side of a cell in
             voxels is the stride of the planar network divided by it, which must be a whole number.
         slices: how many slices of each cell are encoded along each axis.
+        axes: the axes across which there are slices, each once; None means all three. Where voxels are much deeper than
+            wide, (0,) leaves the blurred slices out, and features are a third as many.
         neighbours: whether a single channel is given with the slices beside it.
         background: voxel value outside the volume; pretraining uses it to augment glimpses.
 
@@ -52,6 +54,7 @@ class PlanarEncoder(nn.Module):
         planar: Callable[[int, int], Any] = EfficientNetLite0,
         scale: int | Sequence[int] = 2,
         slices: int = 1,
+        axes: Sequence[int] | None = None,
         neighbours: bool = True,
         background: float = 0.0,
     ) -> None:
@@ -74,7 +77,13 @@ class PlanarEncoder(nn.Module):
         self.stride, self.side = stride, tuple(stride // one for one in scales)
         if not 1 <= slices <= min(self.side):
             raise SettingsError(f"Expected slices from 1 to {min(self.side)}, the voxels along a cell, got {slices}.")
-        self.slices, self.embed = slices, 3 * int(self.planar.embed)
+        self.axes = tuple(range(ndim)) if axes is None else tuple(axes)
+        if not self.axes or sorted(set(self.axes)) != sorted(self.axes) or not set(self.axes) <= set(range(ndim)):
+            raise SettingsError(
+                f"Expected axes as some of 0, 1 and 2 (depth, height, width), each once, got {list(self.axes)}. "
+                "Type network.encoder.axes=null for all of them."
+            )
+        self.slices, self.embed = slices, len(self.axes) * int(self.planar.embed)
 
     def grid(self, size: Sequence[int]) -> CellGrid:
         """Returns the cells that the feature map of a volume of `size` voxels has."""
@@ -86,7 +95,7 @@ class PlanarEncoder(nn.Module):
         dtype = next(self.parameters(), torch.zeros(())).dtype
         volume = whole_cells(image.to(dtype), grid, self.padding)
         volume = torch.cat([volume, volume.mean(1, keepdim=True)], 1) if self.two else volume
-        return torch.cat([self._along(volume, axis, grid.cells) for axis in range(self.ndim)], 1)
+        return torch.cat([self._along(volume, axis, grid.cells) for axis in self.axes], 1)
 
     def _along(self, volume: Tensor, axis: int, cells: tuple[int, ...]) -> Tensor:
         """Returns the map of the slices across an axis of volumes (batch, channel, depth, height, width)."""
