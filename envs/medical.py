@@ -67,6 +67,7 @@ CT = Modality(
         "foreground": "lungs",
     },
     synthetic="glimpse.synthetic.volumes.recipe:embedded_ct",
+    synthetic_options={"windows": "lung"},  # its spots lie in lungs
     overview_size=(36, 36, 48),
     glimpse_size=24,
     glimpse_extents=("24mm",),

@@ -88,7 +88,10 @@ def test_tokens_may_be_narrower_than_features(objective: Callable[..., Pretraine
     policy = policy_of(width=12)
     augment = Augment((SIDE, SIDE), 0.0, quarter_turns=True, zoom=0.0, tilt=0.0)
     trainer = objective(policy, textures(16, 20), augment, batch=8)
-    assert policy.embed(trainer.pool[:2, ..., :SIDE, :SIDE]).shape == (2, 12) and np.isfinite([trainer.step(), trainer.step()]).all()
+    assert (
+        policy.embed(trainer.pool[:2, ..., :SIDE, :SIDE]).shape == (2, 12)
+        and np.isfinite([trainer.step(), trainer.step()]).all()
+    )
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,24 @@ def test_orientations_see_what_others_do_not() -> None:
     assert torch.allclose(features[1:].sum(1), torch.tensor(50.0))  # a quarter of the cell, seen from the side
 
 
+def test_slices_along_some_axes_only() -> None:
+    rng = np.random.default_rng(0)
+    volume = torch.from_numpy(rng.integers(0, 256, (2, 1, 16, 16, 16), np.uint8))
+    every = PlanarEncoder(1, planar=Means, scale=2)(volume).unflatten(1, (3, -1))
+    for axes in ([0], [2, 0]):
+        encoder = PlanarEncoder(1, planar=Means, scale=2, axes=axes)
+        assert encoder.embed == 3 * len(axes) and torch.equal(encoder(volume), every[:, axes].flatten(1, 2))
+
+
+def test_ct_has_axial_slices_by_default() -> None:
+    config = composed("env=ct")
+    views = Views((8, 16, 20), (8, 16, 16), (Extent.parse(8),))
+    policy = build_policy(config.network, observation_space(1, views), ActionLayout(3, 2, 1))
+    assert policy.encoder.axes == (0,) and policy.encoder.side == (2, 8, 8) and policy.grid.side == (2, 3, 3)
+    seen = policy.features(torch.randint(0, 256, (1, 1, 8, 16, 20), dtype=torch.uint8))
+    assert seen.shape == (1, 112, *policy.grid.cells)
+
+
 def test_the_default_is_a_pretrained_network_and_works_in_a_policy() -> None:
     config = composed("env=mri", "network/encoder=planar", "network.encoder.planar.lora_rank=2", "network.cell=2")
     views = Views((8, 16, 20), (8, 8, 8), (Extent.parse(8),))
@@ -103,6 +122,9 @@ def test_the_default_is_a_pretrained_network_and_works_in_a_policy() -> None:
         ({"scale": 3}, "divides the stride 8"),
         ({"scale": [2, 2]}, "three of them"),
         ({"slices": 5}, "from 1 to 4"),
+        ({"axes": []}, "some of 0, 1 and 2"),
+        ({"axes": [0, 0]}, "each once"),
+        ({"axes": [3]}, "axes=null"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], words: str) -> None:
