@@ -146,7 +146,7 @@ def test_tokens_and_cells_may_be_narrower_than_features() -> None:
     assert policy.embed(overview[..., :12, :12]).shape == (2, 24) and decision.log_prob.isfinite().all()
     decision.log_prob.sum().backward()
     assert policy.narrow.weight.grad.abs().sum() > 0 and policy.encoder.layers[0].weight.grad.abs().sum() > 0
-    with pytest.raises(SettingsError, match="network.width of at least 1"):
+    with pytest.raises(SettingsError, match=r"network\.width of at least 1"):
         policy_of((40, 40), ConvEncoder, width=0)
 
 
