@@ -9,7 +9,7 @@ Its method `run` then does the work; a stage that was interrupted continues from
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from glimpse.contract.stepped_sources import ViewableCases
+from glimpse.learning.second_look import SecondLook
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.policy import GlimpsePolicy
@@ -27,6 +28,7 @@ from glimpse.settings.progress import silent
 STAGES = ["pretrain", "warm_up", "joint", "report"]
 _STEPS_PER_LOG = 50  # of the warm-up, whose steps are too short to log each of them
 
+Warm = TypeVar("Warm", bound=TokenWarmUp)
 Lanes = Callable[[str, int], VecEnv]
 """A function that takes a split and a number, and returns a vector of so many flattened environments."""
 
@@ -74,7 +76,7 @@ class NoStage:
 
 
 class WarmUp:
-    """Supervised learning on random glimpses that are read and encoded only once (see `TokenWarmUp`).
+    """Supervised learning on glimpses that are read and encoded only once (see `TokenWarmUp` and `SecondLook`).
 
     Args:
         **options: options of `TokenWarmUp`.
@@ -90,26 +92,34 @@ class WarmUp:
         self.options = options
 
     def run(self, training: Training, name: str) -> None:
-        run, cases = training.run, training.cases
+        run, trainer = training.run, self._trainer(TokenWarmUp, training)
+        going_on = run.last if run.last.meta["stage"] == name else None
         with run.timed(name):
-            trainer = TokenWarmUp(
-                training.policy,
-                cases.cases,
-                cases.views,
-                cases.task,
-                seed=training.seed,
-                threads=training.threads,
-                **self.options,
-            )
-            if run.last.meta["stage"] == name:
-                trainer.restore_state(run.last)
-            with tqdm(total=len(cases.cases), desc="encoding", unit="case", disable=silent(training.progress)) as bar:
-                trainer.encode(bar.update)
-            self._learn(training, name, trainer)
-            if trainer.looks:
-                trainer.worth().save(run.checkpoint("worth"))
+            again = going_on is not None and SecondLook.holds(going_on)
+            if not again:
+                if going_on is not None:
+                    trainer.restore_state(going_on)
+                self._learn(training, name, trainer)
+                if trainer.looks:
+                    trainer.worth().save(run.checkpoint("worth"))
+            if trainer.looks_again:
+                unlearned, first = trainer.unlearned, trainer.steps
+                trainer = second = self._trainer(SecondLook, training)  # frees the features of the first look
+                if again:
+                    second.restore_state(going_on)
+                else:
+                    second.begin(unlearned)
+                self._learn(training, name, second, first)
 
-    def _learn(self, training: Training, name: str, trainer: TokenWarmUp) -> None:
+    def _trainer(self, kind: type[Warm], training: Training) -> Warm:
+        cases = training.cases
+        given = {"seed": training.seed, "threads": training.threads, **self.options}
+        return kind(training.policy, cases.cases, cases.views, cases.task, **given)
+
+    def _learn(self, training: Training, name: str, trainer: TokenWarmUp, before: int = 0) -> None:
+        """Reads and encodes the glimpses, and makes the steps that are left; `before` were made by another trainer."""
+        with tqdm(total=len(trainer.cases), desc="encoding", unit="case", disable=silent(training.progress)) as bar:
+            trainer.encode(bar.update)
         run = training.run
         bar = tqdm(total=trainer.steps, initial=trainer.done, desc="warm-up", disable=silent(training.progress))
         with bar, run.stoppable():
@@ -120,7 +130,7 @@ class WarmUp:
                 if ended or trainer.done % _STEPS_PER_LOG == 0:
                     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                     run.logger.record("warm_up/loss", loss)
-                    run.logger.dump(trainer.done)
+                    run.logger.dump(before + trainer.done)
                 run.offer(name, lambda: state_of(trainer), now=ended)
 
 

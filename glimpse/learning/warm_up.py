@@ -10,11 +10,11 @@ Trying locations one by one, as in the joint stage, would take many episodes to 
 later glimpses of the sequences show how much it is worth to look at what was seen already.
 """
 
+import copy
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,102 +24,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glimpse.cohort import Case
-from glimpse.errors import SettingsError
 from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.trainer import Trainer
+from glimpse.learning.warm_up_options import WarmUpOptions
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.overlap import mutual
 from glimpse.networks.places import Glanced, KnownPlaces
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
-from glimpse.settings.options import above_zero, at_least, option_names, sorted_into
-from glimpse.sources import ImageSource
+from glimpse.settings.options import option_names, sorted_into
 from glimpse.tasks import Task
 from glimpse.views import Views
 
 _FIXED = Conduct(train_encoder=False)
 
 
-@dataclass(frozen=True)
-class WarmUpGlimpses:
-    """How many glimpses are read, and how many of them make a sequence.
-
-    Attributes:
-        glimpses_per_case: How many glimpses are read of each case.
-        max_total_glimpses: How many glimpses are read in all at most; with many cases, fewer are read of each.
-        max_sequence: How many glimpses a sequence has at most.
-        look_among: Among how many glimpses the locator learns to choose. All glimpses of a case are then parted into
-            sets of so many. The fewer there are, the more rarely the locator can do with what is found most easily.
-            None: among those of a sequence.
-    """
-
-    glimpses_per_case: int = 24
-    max_total_glimpses: int = 150_000
-    max_sequence: int = 16
-    look_among: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("glimpses_per_case", "max_total_glimpses", "max_sequence"):
-            above_zero(f"{name} of the warm-up", getattr(self, name))
-        if self.look_among is not None:
-            at_least("look_among of the warm-up", self.look_among, 2, whole=True)
-
-
-@dataclass(frozen=True)
-class WarmUpLosses:
-    """Weights of the parts of the loss; the loss of the last answer of a sequence has weight 1.
-
-    Attributes:
-        prefix_coef: Weight of the loss averaged over all answers of a sequence.
-        glimpse_coef: Weight of the loss of answers from single glimpses.
-        look_coef: Weight of the locator's loss; with 0 the locator is not trained.
-        look_entropy: Weight, within the locator's loss, of the entropy of its choice.
-        look_expected: Whether the locator learns from the loss that a glimpse is expected to have by what it shows, and
-            not from the loss that it has. A small network learns to expect it, from the tokens of all glimpses. Where
-            it is partly chance whether a glimpse helps (a digit may not be of the majority's class), the losses
-            themselves are learnt by heart.
-        look_calibrated: Whether the features of cells are first scaled to mean 0 and standard deviation 1 over cells of
-            the training split. It suits encoders that are not trained: their statistics stay what they are.
-    """
-
-    prefix_coef: float = 0.5
-    glimpse_coef: float = 1.0
-    look_coef: float = 1.0
-    look_entropy: float = 0.01
-    look_expected: bool = False
-    look_calibrated: bool = True
-
-
-@dataclass(frozen=True)
-class WarmUpSteps:
-    """The number and size of the optimizer's steps.
-
-    Attributes:
-        steps: How many steps are made.
-        batch: Cases per step.
-        learning_rate: Learning rate of the first step; it falls to 0 over all steps, along half a cosine.
-        weight_decay: Weight decay of AdamW.
-    """
-
-    steps: int = 1500
-    batch: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
-
-    def __post_init__(self) -> None:
-        above_zero("batch of the warm-up", self.batch)
-        above_zero("learning_rate of the warm-up", self.learning_rate)
-        if self.steps < 0:
-            raise SettingsError(f"Expected steps of the warm-up of at least 0, got {self.steps}.")
-
-
-@dataclass(frozen=True)
-class WarmUpOptions:
-    """All options of the warm-up."""
-
-    glimpses: WarmUpGlimpses
-    losses: WarmUpLosses
-    steps: WarmUpSteps
+def answering_parts(policy: GlimpsePolicy) -> nn.ModuleDict:
+    """Returns what makes answers of the pooled features of glimpses, but for the embeddings of places and extents."""
+    names = ("aggregator", "answer_head", "glimpse_head")
+    return nn.ModuleDict({"project": policy.pool.project} | {name: getattr(policy, name) for name in names})
 
 
 class TokenWarmUp(Trainer):
@@ -136,16 +59,19 @@ class TokenWarmUp(Trainer):
         task: The task whose targets are to be predicted.
         seed: Seed of locations, of the order of glimpses, and of batches.
         threads: How many threads read.
-        **options: The fields of `WarmUpGlimpses`, `WarmUpLosses` and `WarmUpSteps`, by name.
+        **options: The fields of the records in `glimpse.learning.warm_up_options`, by name.
 
     Attributes:
         done: How many steps have been made.
         used: How many glimpses of a case one step uses; the first `max_sequence` of them are the sequence.
         among: Among how many glimpses the locator learns to choose.
+        unlearned: What answers, as it was before the first step, if it is to learn anew later.
 
     Raises:
         SettingsError: An option does not exist or has an impossible value.
     """
+
+    teaches_locator = True
 
     def __init__(
         self,
@@ -166,7 +92,9 @@ class TokenWarmUp(Trainer):
         self.glimpses_per_case = max(1, min(glimpses.glimpses_per_case, affordable))
         self.max_sequence = min(glimpses.max_sequence, self.glimpses_per_case)
         self.batch = min(self.options.steps.batch, len(cases))
-        self.looks = self.options.losses.look_coef != 0 and isinstance(policy.locator, PointerLocator)
+        self.looks = (
+            self.teaches_locator and self.options.losses.look_coef != 0 and isinstance(policy.locator, PointerLocator)
+        )
         sets = glimpses.look_among is not None and self.looks
         self.used = self.glimpses_per_case if sets else self.max_sequence
         self.among = glimpses.look_among or self.max_sequence
@@ -174,6 +102,7 @@ class TokenWarmUp(Trainer):
         self.seeds = np.random.default_rng(seed).integers(2**63, size=len(cases))
         rate, decay = self.options.steps.learning_rate, self.options.steps.weight_decay
         self.optimizer = torch.optim.AdamW(self._trained(), rate, weight_decay=decay)
+        self.unlearned = copy.deepcopy(answering_parts(policy)) if self.looks_again else None
         self.expect: nn.Module | None = None
         if self.looks and self.options.losses.look_expected:
             embed = policy.width
@@ -198,6 +127,11 @@ class TokenWarmUp(Trainer):
     def steps(self) -> int:
         """How many steps there will be."""
         return self.options.steps.steps
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether answers are to learn anew from where the locator has learned to look."""
+        return self.looks and self.options.again.second_look > 0
 
     def _trained(self) -> list[nn.Parameter]:
         policy = self.policy
@@ -252,7 +186,7 @@ class TokenWarmUp(Trainer):
     def _read(self, index: int) -> tuple[Glanced, np.ndarray, np.ndarray]:
         """Looks up or reads random glimpses of a case; returns them, the cells in which they lie, and their zooms."""
         source, rng, views = self.cases[index].source, np.random.default_rng(self.seeds[index]), self.views
-        cells = self._places(source, rng)
+        cells = self._places(index, rng)
         zooms = rng.integers(len(views.glimpse_extents), size=self.glimpses_per_case)
         locations = self.policy.cells.cpu().numpy()[cells]
 
@@ -277,11 +211,10 @@ class TokenWarmUp(Trainer):
         features = policy.features(overview.to(policy.device), _FIXED)
         return policy.pool.summary(features), features.flatten(2)[:, :, places.to(policy.device)].transpose(1, 2)
 
-    def _places(self, source: ImageSource, rng: np.random.Generator) -> np.ndarray:
-        """Draws foreground cells, int (glimpse,), that a locator could choose; all different if there are enough."""
-        policy = self.policy
-        foreground = torch.from_numpy(self.views.foreground(source).copy())[None]
-        cells = np.flatnonzero(policy.open_cells(foreground)[0].numpy())
+    def _places(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """Draws foreground cells of a case, int (glimpse,), that a locator could choose; all different if possible."""
+        foreground = torch.from_numpy(self.views.foreground(self.cases[index].source).copy())[None]
+        cells = np.flatnonzero(self.policy.open_cells(foreground)[0].numpy())
         return rng.choice(cells, self.glimpses_per_case, replace=len(cells) < self.glimpses_per_case)
 
     # ------------------------------------------------------------------------------------------ learning
@@ -353,8 +286,9 @@ class TokenWarmUp(Trainer):
         return self.expect(tokens.detach())[..., 0]
 
     def modules(self) -> dict[str, nn.Module]:
-        """The policy, and what expects losses if there is such a network."""
-        return super().modules() if self.expect is None else {**super().modules(), "expect": self.expect}
+        """The policy, what expects losses, and the answering parts as they were, as far as there are such."""
+        more = {"expect": self.expect, "unlearned": self.unlearned}
+        return super().modules() | {name: module for name, module in more.items() if module is not None}
 
     def seeing_loss(
         self, rows: tuple[Tensor, Tensor], logits: Float[Tensor, "batch time"], every: Float[Tensor, "batch step"]

@@ -1,0 +1,105 @@
+"""A second look in the warm-up: answers learn anew from where the locator has learned to look.
+
+Of glimpses at random places few show anything, so a label says little about each of them, and answers have learned many
+of the training cases by heart before they know what matters. What they have learned by then is enough for the locator.
+Of glimpses where it looks, many show what matters: answers that begin anew learn from them in a fifth of the steps, and
+know cases that they have not seen.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from glimpse.cohort import Case
+from glimpse.learning.warm_up import TokenWarmUp, answering_parts
+from glimpse.networks.network import coverage_so_far
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.records import Conduct
+from glimpse.runs.checkpoints import Checkpoint
+from glimpse.tasks import Task
+from glimpse.views import Views
+
+_FIXED = Conduct(train_encoder=False)
+_CELLS = "second_look"  # the name of the cells in a checkpoint
+
+
+class SecondLook(TokenWarmUp):
+    """Supervised learning on sequences of glimpses, a share of which lie where the locator would look first.
+
+    Only what answers is trained: the projection of tokens, the aggregator and the heads.
+
+    Args:
+        policy: The policy after a `TokenWarmUp`.
+        cases, views, task, **given: As for `TokenWarmUp`.
+
+    Attributes:
+        chosen: The cells of the glimpses of each case, after `begin` or `restore_state`.
+    """
+
+    teaches_locator = False
+    chosen: Int[Tensor, "case glimpse"]
+
+    def __init__(self, policy: GlimpsePolicy, cases: Sequence[Case], views: Views, task: Task, **given: Any) -> None:
+        super().__init__(policy, cases, views, task, **given)
+        self.used = self.glimpses_per_case
+
+    @property
+    def steps(self) -> int:
+        """How many steps there will be."""
+        return self.options.again.second_steps
+
+    def begin(self, unlearned: nn.ModuleDict) -> None:
+        """Draws the places of glimpses, and lets answers begin anew.
+
+        Args:
+            unlearned: What answers, as it was before it learned anything: the `unlearned` of the `TokenWarmUp`.
+        """
+        self.chosen = torch.from_numpy(np.stack([self._drawn(index) for index in range(len(self.cases))]))
+        answering_parts(self.policy).load_state_dict(unlearned.state_dict())
+
+    @staticmethod
+    def holds(checkpoint: Checkpoint) -> bool:
+        """Returns whether a checkpoint of the warm-up is of its second look."""
+        return _CELLS in checkpoint.tensors
+
+    def save_state(self, checkpoint: Checkpoint) -> None:
+        """Adds the state and the places to a checkpoint."""
+        super().save_state(checkpoint)
+        checkpoint.tensors[_CELLS] = self.chosen.clone()
+
+    def restore_state(self, checkpoint: Checkpoint) -> None:
+        """Goes back to where `save_state` was called."""
+        super().restore_state(checkpoint)
+        self.chosen = checkpoint.tensors[_CELLS]
+
+    def _trained(self) -> list[nn.Parameter]:
+        return list(answering_parts(self.policy).parameters())
+
+    def _places(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        return self.chosen[index].numpy()
+
+    @torch.no_grad()
+    def _drawn(self, index: int) -> np.ndarray:
+        """Draws cells of a case, int (glimpse,): from the locator's first choices one after another, then evenly."""
+        policy, views, source = self.policy, self.views, self.cases[index].source
+        overview, foreground = (
+            torch.from_numpy(image.copy())[None].to(policy.device)
+            for image in (views.overview(source), views.foreground(source))
+        )
+        extents = torch.from_numpy(views.relative_extents(source))[None].to(policy.device)
+        scene = policy.scene(overview, foreground, extents, conduct=_FIXED)
+        state = policy.begin(scene)
+        seen = coverage_so_far(state, state.zoom)
+        log_probs = policy.where(state.memory[:, None], scene.candidates, seen).log_probs[0, 0].cpu().numpy()
+        rng, count = np.random.default_rng([1, self.seeds[index]]), self.glimpses_per_case
+        cells = np.flatnonzero(scene.candidates.open[0].cpu().numpy())
+        # The highest of log-probabilities with Gumbel noise are draws one after another, without replacement.
+        best = cells[np.argsort(-(log_probs[cells] + rng.gumbel(size=len(cells))))]
+        looked = best[: round(self.options.again.second_look * count)]
+        others, left = best[len(looked) :], count - len(looked)
+        others = others if len(others) else cells
+        return np.concatenate([looked, rng.choice(others, left, replace=len(others) < left)])

@@ -1,0 +1,108 @@
+"""Options of the warm-up."""
+
+from dataclasses import dataclass
+
+from glimpse.errors import SettingsError
+from glimpse.settings.options import above_zero, at_least
+
+
+@dataclass(frozen=True)
+class WarmUpGlimpses:
+    """How many glimpses are read, and how many of them make a sequence.
+
+    Attributes:
+        glimpses_per_case: How many glimpses are read of each case.
+        max_total_glimpses: How many glimpses are read in all at most; with many cases, fewer are read of each.
+        max_sequence: How many glimpses a sequence has at most.
+        look_among: Among how many glimpses the locator learns to choose. All glimpses of a case are then parted into
+            sets of so many. The fewer there are, the more rarely the locator can do with what is found most easily.
+            None: among those of a sequence.
+    """
+
+    glimpses_per_case: int = 24
+    max_total_glimpses: int = 150_000
+    max_sequence: int = 16
+    look_among: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("glimpses_per_case", "max_total_glimpses", "max_sequence"):
+            above_zero(f"{name} of the warm-up", getattr(self, name))
+        if self.look_among is not None:
+            at_least("look_among of the warm-up", self.look_among, 2, whole=True)
+
+
+@dataclass(frozen=True)
+class WarmUpLosses:
+    """Weights of the parts of the loss; the loss of the last answer of a sequence has weight 1.
+
+    Attributes:
+        prefix_coef: Weight of the loss averaged over all answers of a sequence.
+        glimpse_coef: Weight of the loss of answers from single glimpses.
+        look_coef: Weight of the locator's loss; with 0 the locator is not trained.
+        look_entropy: Weight, within the locator's loss, of the entropy of its choice.
+        look_expected: Whether the locator learns from the loss that a glimpse is expected to have by what it shows, and
+            not from the loss that it has. A small network learns to expect it, from the tokens of all glimpses. Where
+            it is partly chance whether a glimpse helps (a digit may not be of the majority's class), the losses
+            themselves are learnt by heart.
+        look_calibrated: Whether the features of cells are first scaled to mean 0 and standard deviation 1 over cells of
+            the training split. It suits encoders that are not trained: their statistics stay what they are.
+    """
+
+    prefix_coef: float = 0.5
+    glimpse_coef: float = 1.0
+    look_coef: float = 1.0
+    look_entropy: float = 0.01
+    look_expected: bool = False
+    look_calibrated: bool = True
+
+
+@dataclass(frozen=True)
+class WarmUpSteps:
+    """The number and size of the optimizer's steps.
+
+    Attributes:
+        steps: How many steps are made.
+        batch: Cases per step.
+        learning_rate: Learning rate of the first step; it falls to 0 over all steps, along half a cosine.
+        weight_decay: Weight decay of AdamW.
+    """
+
+    steps: int = 1500
+    batch: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        above_zero("batch of the warm-up", self.batch)
+        above_zero("learning_rate of the warm-up", self.learning_rate)
+        if self.steps < 0:
+            raise SettingsError(f"Expected steps of the warm-up of at least 0, got {self.steps}.")
+
+
+@dataclass(frozen=True)
+class WarmUpSecondLook:
+    """How answers learn anew from where the locator has learned to look (see `glimpse.learning.second_look`).
+
+    Attributes:
+        second_look: Share of the new glimpses of a case that lie where the locator looks; the others are at random
+            places. 0: there are no new glimpses.
+        second_steps: How many steps are made with them.
+    """
+
+    second_look: float = 0.0
+    second_steps: int = 100
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.second_look <= 1:
+            raise SettingsError(f"Expected second_look of the warm-up from 0 to 1, got {self.second_look}.")
+        at_least("second_steps of the warm-up", self.second_steps, 1, whole=True)
+
+
+@dataclass(frozen=True)
+class WarmUpOptions:
+    """All options of the warm-up."""
+
+    glimpses: WarmUpGlimpses
+    losses: WarmUpLosses
+    steps: WarmUpSteps
+    again: WarmUpSecondLook
