@@ -57,9 +57,10 @@ CT = Modality(
     "ct",
     VolumeSource,
     reader="volume",
-    # as for MRI, but windows are in Hounsfield units, by name or as [low, high]; foreground: "lungs" or "body"
+    # as for MRI, but windows are in Hounsfield units, by name or as [low, high], one or several (["lung",
+    # "mediastinum"]); foreground: "lungs" or "body"
     options={
-        "windows": ("lung", "mediastinum"),
+        "windows": "lung",
         "spacing": None,
         "neighbours": 0,
         "series": None,
@@ -67,7 +68,6 @@ CT = Modality(
         "foreground": "lungs",
     },
     synthetic="glimpse.synthetic.volumes.recipe:embedded_ct",
-    synthetic_options={"windows": "lung"},  # its spots lie in lungs
     overview_size=(36, 36, 48),
     glimpse_size=24,
     glimpse_extents=("24mm",),
