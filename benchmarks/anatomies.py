@@ -79,7 +79,9 @@ class Head:
         self._values = values * np.float32(WHITE / np.percentile(values[inside], 90))
         length = (box[1].stop - box[1].start) * self._spacing[1]
         self._deep = _DEEP * min(1.0, length / (0.9 * ADULT))
-        self._depth = ndimage.distance_transform_edt(ndimage.binary_fill_holes(inside), self._spacing).astype(np.float32)
+        self._depth = ndimage.distance_transform_edt(ndimage.binary_fill_holes(inside), self._spacing).astype(
+            np.float32
+        )
         self._smooth = ndimage.gaussian_filter(self._values, 2.0 / self._spacing)
 
     def __call__(

@@ -78,7 +78,11 @@ def make_radiograph(record: CaseRecord, folder: Path, seed: int, size: int) -> N
 
 
 def write_case(
-    rng: np.random.Generator, record: CaseRecord, folder: Path, pixels: UInt16[np.ndarray, "size size"], spots: list[Spot]
+    rng: np.random.Generator,
+    record: CaseRecord,
+    folder: Path,
+    pixels: UInt16[np.ndarray, "size size"],
+    spots: list[Spot],
 ) -> None:
     """Writes the mask of a radiograph, where it has nodules, and then itself, to be shown in a window of its own."""
     if record.mask:
