@@ -39,6 +39,7 @@ _CHEST_BEND = (0.006, 0.012)  # of the image's side, standard deviation of a che
 _CHEST_SCALE = 0.2  # of the side, between its nodes
 _CHEST_BLUR = (0.0, 0.8)  # pixels
 _MAP = 256  # pixels per side of the map of lungs
+_LUNG = 0.03  # of the image, at least, that each lung takes
 _RIM = 0.025  # of the side, from the rim of the lungs, at least
 
 
@@ -150,7 +151,7 @@ class Chest:
         square = bright[top : top + side, left : left + side]
         dark = ndimage.zoom(ndimage.gaussian_filter(square, side / _MAP / 2), _MAP / side, order=1)
         lungs = lungs_in(dark)
-        if lungs.mean() < 0.05:
+        if not lungs.any():
             raise UserError(f"{path}: finds no lungs. Give --radiograph a chest from behind, upright.")
         lung, spine = np.median(dark[lungs]), np.percentile(dark, 98)
         self._field = np.clip(0.35 + 0.65 * (square - lung) / (spine - lung), 0, 1.2).astype(np.float32)
@@ -201,17 +202,23 @@ class Chest:
 
 
 def lungs_in(bright: np.ndarray) -> np.ndarray:
-    """The two largest dark regions that do not touch the border, without holes, bool; bone is bright."""
+    """The two largest dark regions that do not touch the border, without holes, bool; bone is bright.
+
+    The threshold falls from Otsu's in the middle until there are two, because the wall of some chests is almost as dark.
+    """
     side = len(bright)
     middle = bright[side // 6 : -side // 6, side // 6 : -side // 6]
-    dark = bright < threshold(middle)
-    dark = ndimage.binary_opening(dark, iterations=max(1, side // 100))
-    labels, _ = ndimage.label(dark)
-    at_border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-    sizes = np.bincount(labels.ravel())
-    sizes[at_border] = 0
-    chosen = [number for number in np.argsort(-sizes)[:2] if sizes[number]]
-    found = np.isin(labels, chosen) & (labels > 0)
+    found = np.zeros(bright.shape, bool)
+    for level in np.linspace(threshold(middle), np.percentile(middle, 10), 12):
+        dark = ndimage.binary_opening(bright < level, iterations=max(1, side // 100))
+        labels, _ = ndimage.label(dark)
+        sizes = np.bincount(labels.ravel(), minlength=3)
+        sizes[np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))] = 0
+        sizes[0] = 0
+        largest = np.argsort(-sizes)[:2]
+        if sizes[largest].min() > _LUNG * side**2:
+            found = np.isin(labels, largest)
+            break
     closed = ndimage.binary_closing(np.pad(found, side // 8), iterations=side // 24)
     return ndimage.binary_fill_holes(closed)[side // 8 : -(side // 8), side // 8 : -(side // 8)]
 
