@@ -80,6 +80,7 @@ def _measure(bench: Benchmark, env: str, manifest: Path, seed: int) -> Row:
     given = [f"env={env}", f"seed={seed}", f"report.readers=[{','.join(READERS)}]"]
     given.append(setting("env.cohort.path", manifest))
     given += [f"env.cohort.{name}={_written(value)}" for name, value in source_options(env).items()]
+    given += ["pretrain.steps=0"] if bench.options.quick else []  # as by default: their encoders do not train
     run = bench.train(f"{env}-{seed}", given)
     row: Row = {"seconds": run.seconds, **_facts("agent", run.own)}
     for reader in READERS:
