@@ -244,6 +244,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument(
         "--kinds", nargs=2, help="the kind that is sought, and the other (default: the embedded cohort's)"
     )
+    made.add_argument("--windows", type=float, nargs=2, help="black and white of volumes in --cohort, such as 0 160")
     made.add_argument("--cases", type=int, help="of the embedded cohort (default: as many as the environment has)")
     made.add_argument("--seeds", type=int, default=3, help="of networks with random weights (default: 3)")
     return made
@@ -254,6 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = bench.options
     if given.cohort and len(given.env) > 1:
         bench.error("--cohort is of one environment: give --env, too")
+    if given.windows and (not given.cohort or given.env[0] not in ("mri", "ct")):
+        bench.error("--windows is of a cohort of volumes: give --cohort and --env mri or ct, too")
     for environment in given.env:
         _probe(bench, environment)
     report(bench)
@@ -266,7 +269,7 @@ def _probe(bench: Benchmark, environment: str) -> None:
         return
     modality, kinds = find_modality(environment), given.kinds or KINDS[environment]
     if given.cohort:
-        spots = read_spots(given.cohort, modality, kinds, {})
+        spots = read_spots(given.cohort, modality, kinds, {"windows": given.windows})
     else:
         making = {"n": 12, "size": SIZES[environment]} if given.quick else {"n": given.cases} if given.cases else {}
         maker = modality.maker()

@@ -77,6 +77,37 @@ def tiny_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_brain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn brain of 80 x 96 x 80 voxels with 0 around it, as templates come; returns the path of its file."""
+    import nibabel
+    import numpy as np
+
+    from glimpse.synthetic.volumes.brain import make_head
+
+    volume, _ = make_head(np.random.default_rng(0), (80, 96, 80), (1.0, 1.0, 1.0), 2)
+    path = tmp_path_factory.mktemp("small_brain") / "brain.nii.gz"
+    nibabel.Nifti1Image((200 * np.clip(volume, 0, 1)).astype(np.uint8).T, np.eye(4)).to_filename(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_chest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn chest without spots, 560 x 512 pixels and MONOCHROME1; returns the path of its DICOM file."""
+    import numpy as np
+
+    from glimpse.synthetic.making import CaseRecord
+    from glimpse.synthetic.radiographs.chest import Anatomy, paint_chest
+    from glimpse.synthetic.radiographs.dicom import Shown, write_radiograph
+
+    rng = np.random.default_rng(1)
+    field = np.pad(paint_chest(rng, Anatomy.draw(rng)), ((24, 24), (0, 0)), mode="edge")
+    path = tmp_path_factory.mktemp("small_chest") / "chest.dcm"
+    pixels = (3000 * np.clip(field, 0, 1.3)).astype(np.uint16)
+    write_radiograph(path, pixels, Shown(True, 2000, 4000, 0.6), CaseRecord(0, "one", "chest", 0, "test", path.name))
+    return path
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real images beside the checkout; a test that needs it is skipped where it is absent."""
     folder = ROOT.parent / "shared" / "data"

@@ -65,11 +65,11 @@ class Table:
     Attributes:
         header: names of the columns.
         rows: "module:function", importable in another process, called as ``rows(record, seed, size)``; gives the rows
-            of one case, made of what JSON knows.
+            of one case, made of what JSON knows. It may also be the function itself; see `Recipe.make`.
     """
 
     header: Sequence[str]
-    rows: str
+    rows: str | Callable[..., Iterable[Sequence[Any]]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class Recipe:
         suffix: of the images, such as ".svs".
         make: "module:function", importable in another process, called as ``make(record, folder, seed, size)``. It
             draws from `generator` and writes ``folder / record.path`` with `write_whole`; where ``record.mask`` names
-            one, it writes that mask first, since an image that is there counts as finished.
+            one, it writes that mask first, since an image that is there counts as finished. It may also be the function
+            itself, such as a method of an object that holds a template; all cases are then made in this process.
         check: raises a `ValueError` for an impossible size.
         megabytes: room that an image of a size takes on disk, roughly.
         mask: suffix of the masks of positive cases (".png" for planes, ".nii.gz" for volumes); None for no masks.
@@ -98,7 +99,7 @@ class Recipe:
     noun: str
     folder: str
     suffix: str
-    make: str
+    make: str | Callable[..., object]
     check: Callable[[int], None]
     megabytes: Callable[[int], float]
     mask: str | None = None
@@ -197,16 +198,29 @@ def make_cases(make: str, folder: Path, records: Iterable[CaseRecord], seed: int
         yield record
 
 
-def make_case(record: dict[str, Any], folder: str, seed: int, size: int, make: str, tables: dict[str, str]) -> Rows:
-    """Makes a case unless it is there, and returns its rows of the tables. All arguments are made of what JSON knows.
+def make_case(
+    record: dict[str, Any],
+    folder: str,
+    seed: int,
+    size: int,
+    make: str | Callable[..., object],
+    tables: Mapping[str, str | Callable[..., Iterable[Sequence[Any]]]],
+) -> Rows:
+    """Makes a case unless it is there, and returns its rows of the tables.
+
+    For another process, functions are given by their names; all other arguments are made of what JSON knows.
 
     The rows come from here rather than from the end of the making, because what they tell of a case has to be drawn
     for its image anyway.
     """
     case = CaseRecord(**record)
     if not (Path(folder) / case.path).exists():
-        function_named(make)(case, Path(folder), seed, size)
-    return {name: list(function_named(rows)(case, seed, size)) for name, rows in tables.items()}
+        _function(make)(case, Path(folder), seed, size)
+    return {name: list(_function(rows)(case, seed, size)) for name, rows in tables.items()}
+
+
+def _function(given: str | Callable[..., Any]) -> Callable[..., Any]:
+    return function_named(given) if isinstance(given, str) else given
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -240,7 +254,8 @@ def _make_all(
     shared = {"folder": str(folder.resolve()), "seed": seed, "size": size, "make": recipe.make, "tables": tables}
     orders: list[dict[str, Any]] = [{"record": asdict(record), **shared} for record in records]
     small = len(records) * recipe.megabytes(size) <= _ALONE_MEGABYTES
-    workers = workers or (1 if small else os.cpu_count() or 1)
+    named = all(isinstance(one, str) for one in (recipe.make, *tables.values()))
+    workers = (workers or (1 if small else os.cpu_count() or 1)) if named else 1
     made: Iterator[tuple[int, Rows]]
     if workers == 1:
         made = ((position, make_case(**order)) for position, order in enumerate(orders))

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import common, features_cache, megapixel_mnist, memory, pretraining, probe, reference, throughput
+from benchmarks import (
+    anatomy,
+    common,
+    features_cache,
+    megapixel_mnist,
+    memory,
+    pretraining,
+    probe,
+    reference,
+    throughput,
+)
 from glimpse.envs import array_cases, make_array
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,16 +46,19 @@ def test_a_benchmark_says_what_it_measures(name: str, capsys: pytest.CaptureFixt
 
 def test_the_readme_lists_every_benchmark() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    assert len(NAMES) == 15 and not [name for name in NAMES if f"python -m benchmarks.{name}" not in text]
+    assert len(NAMES) == 16 and not [name for name in NAMES if f"python -m benchmarks.{name}" not in text]
 
 
-@pytest.mark.parametrize("name", ["megapixel_mnist", "low_data", "cluttered_mnist", "ablation", "budget", "pointing"])
+@pytest.mark.parametrize(
+    "name", ["megapixel_mnist", "low_data", "cluttered_mnist", "ablation", "budget", "pointing", "anatomy"]
+)
 def test_what_a_benchmark_needs_is_asked_for(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark = importlib.import_module(f"benchmarks.{name}")
     with pytest.raises(SystemExit) as ended:
         benchmark.main(["--out", str(tmp_path), "--runs", str(tmp_path / "runs")])
     assert ended.value.code == 2
-    assert "give --run" if name == "budget" else "give --root" in capsys.readouterr().err
+    asked = {"budget": "give --run", "anatomy": "give --template"}.get(name, "give --root")
+    assert asked in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------- at their smallest
@@ -88,6 +101,17 @@ def test_trainings_at_their_smallest(name: str, options: list[str], measured: st
     benchmark.main(["--quick", "--threads", "1", "--out", str(tmp_path), *options])
     (row,) = written(tmp_path, name)["rows"]
     assert 0 <= row[measured] <= 1 and row["seconds"] > 0
+
+
+@pytest.mark.slow
+def test_anatomy_at_its_smallest(small_brain: Path, small_chest: Path, tmp_path: Path) -> None:
+    given = ["--template", str(small_brain), "--radiograph", str(small_chest), "--seeds", "0", "--out", str(tmp_path)]
+    anatomy.main(["--quick", "--threads", "1", *given])
+    rows = written(tmp_path, "anatomy")["rows"]
+    assert [row["env"] for row in rows] == ["mri", "xray"]
+    for row in rows:
+        assert all(0 <= row[f"{one} auc"] <= 1 for one in ("agent", "random", "grid", "overview", "full_scan"))
+        assert row["full_scan share_read"] > row["agent share_read"] > 0 and row["seconds"] > 0
 
 
 @pytest.mark.slow

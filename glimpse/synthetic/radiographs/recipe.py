@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from glimpse.sources.dicom import require_pydicom
 from glimpse.synthetic.making import CaseRecord, Recipe, Table, embedded, generator, write_whole
-from glimpse.synthetic.radiographs.chest import Anatomy, enlarge, paint_chest
+from glimpse.synthetic.radiographs.chest import Anatomy, enlarge, in_lungs, paint_chest
 from glimpse.synthetic.radiographs.dicom import Shown, write_radiograph
 from glimpse.synthetic.radiographs.spots import NODULE, Spot, draw_spots, paint_bodies, paint_details
 
@@ -74,9 +74,19 @@ def make_radiograph(record: CaseRecord, folder: Path, seed: int, size: int) -> N
     """Paints one radiograph and writes its mask, where it has nodules, and then itself."""
     anatomy, spots = plan_radiograph(record, seed, size)
     rng = generator(VERSION, record, seed, 1)
-    pixels = paint_radiograph(rng, anatomy, spots, size)
+    write_case(rng, record, folder, paint_radiograph(rng, anatomy, spots, size), spots)
+
+
+def write_case(
+    rng: np.random.Generator,
+    record: CaseRecord,
+    folder: Path,
+    pixels: UInt16[np.ndarray, "size size"],
+    spots: list[Spot],
+) -> None:
+    """Writes the mask of a radiograph, where it has nodules, and then itself, to be shown in a window of its own."""
     if record.mask:
-        write_whole(folder / record.mask, partial(_draw_mask(spots, size).save, format="PNG"))
+        write_whole(folder / record.mask, partial(_draw_mask(spots, len(pixels)).save, format="PNG"))
     shown = Shown(bool(rng.random() < 0.5), rng.uniform(1900, 2300), rng.uniform(3800, 4400), SPACING)
     write_whole(folder / record.path, partial(write_radiograph, pixels=pixels, shown=shown, record=record))
 
@@ -85,23 +95,41 @@ def plan_radiograph(record: CaseRecord, seed: int, size: int) -> tuple[Anatomy, 
     """The patient and the shadows of a record."""
     rng = generator(VERSION, record, seed, 0)
     anatomy = Anatomy.draw(rng)
-    return anatomy, draw_spots(rng, anatomy, size, record.target)
+    return anatomy, draw_spots(rng, partial(in_lungs, anatomy), size, record.target)
 
 
 def paint_radiograph(
     rng: np.random.Generator, anatomy: Anatomy, spots: Sequence[Spot], size: int
 ) -> UInt16[np.ndarray, "size size"]:
-    """A radiograph of 12 bits, bone white: ``(1 - exp(-c w)) / (1 - exp(-c))`` of what rays lose, and noise."""
-    field = enlarge(paint_chest(rng, anatomy), size).copy()
+    """A radiograph of 12 bits, bone white, of a painted chest."""
+    film = expose(rng, enlarge(paint_chest(rng, anatomy), size).copy(), spots)
+    _collimate(rng, film)
+    _letter(rng, film)
+    return in_bits(film)
+
+
+def expose(
+    rng: np.random.Generator, field: Float[np.ndarray, "size size"], spots: Sequence[Spot]
+) -> Float[np.ndarray, "size size"]:
+    """A film of what rays lose: ``(1 - exp(-c w)) / (1 - exp(-c))``, with spots and noise; bone is 1.
+
+    Args:
+        rng: Source of randomness.
+        field: What rays lose without spots, about 0.35 in a lung and 1 in the spine; overwritten.
+        spots: Are added, bodies to the field and details to the film.
+    """
     paint_bodies(rng, field, spots)
     curve = rng.uniform(*_CURVES)
     film = (1 - np.exp(np.float32(-curve) * field)) / np.float32(1 - np.exp(-curve))
     film = film * np.float32(rng.uniform(0.82, 0.91)) + np.float32(rng.uniform(0.02, 0.04))
     paint_details(rng, film, spots)
-    grain = rng.standard_normal((size, size), dtype=np.float32)
+    grain = rng.standard_normal(film.shape, dtype=np.float32)
     film += np.float32(rng.uniform(*_NOISES)) * grain * (np.float32(0.7) + np.float32(0.6) * film)
-    _collimate(rng, film)
-    _letter(rng, film)
+    return film
+
+
+def in_bits(film: Float[np.ndarray, "size size"]) -> UInt16[np.ndarray, "size size"]:
+    """A film as a file of 12 bits holds it."""
     return np.clip(np.rint(film * WHITE), 0, WHITE).astype(np.uint16)
 
 
@@ -141,7 +169,12 @@ def _draw_mask(spots: Iterable[Spot], size: int) -> Image.Image:
 
 def regions(record: CaseRecord, seed: int, size: int) -> Iterator[tuple[str, str, float, float, float]]:
     """The rows of a radiograph in `regions.csv`."""
-    for spot in plan_radiograph(record, seed, size)[1]:
+    yield from rows_of(record, plan_radiograph(record, seed, size)[1])
+
+
+def rows_of(record: CaseRecord, spots: Iterable[Spot]) -> Iterator[tuple[str, str, float, float, float]]:
+    """The rows of these spots in `regions.csv`."""
+    for spot in spots:
         yield record.id, spot.kind, round(spot.y, 1), round(spot.x, 1), round(spot.radius, 1)
 
 
@@ -149,6 +182,8 @@ def _check_size(size: int) -> None:
     if size < 512 or size % 256:
         raise ValueError(f"size={size}: a radiograph's side is a multiple of 256 of at least 512; try 1024 or 2048.")
 
+
+COLUMNS = ("slide_id", "kind", "y", "x", "radius")
 
 RECIPE = Recipe(
     kind="xray",
@@ -160,5 +195,5 @@ RECIPE = Recipe(
     check=_check_size,
     megabytes=lambda size: size**2 * 2 / 1e6,
     mask=".png",
-    tables={"regions.csv": Table(("slide_id", "kind", "y", "x", "radius"), f"{__name__}:regions")},
+    tables={"regions.csv": Table(COLUMNS, f"{__name__}:regions")},
 )

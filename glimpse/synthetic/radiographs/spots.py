@@ -6,7 +6,7 @@ calcified granuloma. Brightness, contrast, histogram and power spectrum are the 
 `glimpse.synthetic.equalising`), and so is the mean in every square of 8 x 8 pixels: an overview shows nothing of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,9 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from glimpse.synthetic.equalising import Stroke, equalised, strokes, without_block_means
-from glimpse.synthetic.radiographs.chest import Anatomy, in_lungs
+
+Room = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Tells which points (y, x) in [-1, 1] of an image a spot's middle may be at, bool (point,)."""
 
 SQUARE = 8
 """Side, in pixels, of the squares that have the same mean whatever the kind: an overview's pixel of 2048 in 256."""
@@ -54,17 +56,17 @@ class Spot:
     softness: float
 
 
-def draw_spots(rng: np.random.Generator, anatomy: Anatomy, size: int, target: int) -> list[Spot]:
+def draw_spots(rng: np.random.Generator, room: Room, size: int, target: int) -> list[Spot]:
     """Draws the spots of one image of ``size`` pixels a side; but for their kinds they do not depend on the target.
 
     There are 7 to 10, of which 3 to 6 are nodules where the target is 1; in images of less than 1,536 pixels a side 3
-    or 4, and 1 or 2.
+    or 4, and 1 or 2. Their middles lie in the room.
     """
     small = size < 1536
     count = int(rng.integers(3, 5) if small else rng.integers(7, 11))
     nodules = int(rng.integers(1, 3) if small else rng.integers(3, 7))
     places = rng.uniform(-1, 1, (_CANDIDATES, 2))
-    places = places[in_lungs(anatomy, places[:, 0], places[:, 1])]
+    places = places[room(places[:, 0], places[:, 1])]
     scale = 0.5 if small else 1.0
     spots: list[Spot] = []
     for y, x in (places + 1) / 2 * size:

@@ -142,12 +142,12 @@ def embedded_ct(
 
 def make_mri_volume(record: CaseRecord, folder: Path, seed: int, size: int) -> None:
     """Draws one MR volume and writes it, after its mask."""
-    _make(HEAD, record, folder, seed, size)
+    make_volume(HEAD, record, folder, seed, size)
 
 
 def make_ct_volume(record: CaseRecord, folder: Path, seed: int, size: int) -> None:
     """Draws one CT volume and writes it, after its mask."""
-    _make(THORAX, record, folder, seed, size)
+    make_volume(THORAX, record, folder, seed, size)
 
 
 @dataclass(frozen=True)
@@ -180,17 +180,18 @@ def _anatomy(kind: Kind, record: CaseRecord, seed: int, size: int) -> tuple[Volu
 
 def mri_regions(record: CaseRecord, seed: int, size: int) -> Iterator[tuple[str, str, float, float, float, float]]:
     """The rows of an MR volume in `regions.csv`."""
-    yield from _regions(HEAD, record, seed, size)
+    yield from regions(HEAD, record, seed, size)
 
 
 def ct_regions(record: CaseRecord, seed: int, size: int) -> Iterator[tuple[str, str, float, float, float, float]]:
     """The rows of a CT volume in `regions.csv`."""
-    yield from _regions(THORAX, record, seed, size)
+    yield from regions(THORAX, record, seed, size)
 
 
-def _regions(
+def regions(
     kind: Kind, record: CaseRecord, seed: int, size: int
 ) -> Iterator[tuple[str, str, float, float, float, float]]:
+    """The rows of a volume of a kind in `regions.csv`."""
     for spot in _anatomy(kind, record, seed, size)[1]:
         z, y, x = (round(place, 2) for place in spot.middle)
         yield record.id, spot.kind, z, y, x, round(spot.radius, 2)
@@ -202,7 +203,8 @@ def _few(rule: Rule) -> Rule:
     return replace(rule, spots=(3, 4), lesions=(1, 2), apart=9.0, radius=(0.4 * low, 0.4 * high))
 
 
-def _make(kind: Kind, record: CaseRecord, folder: Path, seed: int, size: int) -> None:
+def make_volume(kind: Kind, record: CaseRecord, folder: Path, seed: int, size: int) -> None:
+    """Draws one volume of a kind and writes it, after its mask."""
     drawn = draw(kind, record, seed, size)
     rng = generator(VERSION, record, seed, 3)
     codes = kind.orientations[rng.integers(len(kind.orientations))]
@@ -234,7 +236,12 @@ def _head(
 ) -> tuple[Volume, np.ndarray]:
     """A head with a contrast of its own between fluid, grey and white matter, as sequences differ between scanners."""
     volume, room = make_head(rng, shape, spacing, coarse)
-    return np.maximum(volume, 0) ** np.float32(rng.uniform(0.85, 1.25)), room
+    return with_contrast(rng, volume), room
+
+
+def with_contrast(rng: np.random.Generator, volume: Volume) -> Volume:
+    """A head in the contrast of a sequence of its own."""
+    return np.maximum(volume, 0) ** np.float32(rng.uniform(0.85, 1.25))
 
 
 def _finish_mri(rng: np.random.Generator, volume: Volume, spacing: Sequence[float]) -> np.ndarray:
@@ -289,7 +296,7 @@ THORAX = Kind(
     ),
 )
 
-_COLUMNS = ("slide_id", "kind", "z", "y", "x", "radius")
+COLUMNS = ("slide_id", "kind", "z", "y", "x", "radius")
 
 MRI = Recipe(
     kind="mri",
@@ -298,7 +305,7 @@ MRI = Recipe(
     folder="volumes",
     suffix=".nii.gz",
     make="glimpse.synthetic.volumes.recipe:make_mri_volume",
-    tables={"regions.csv": Table(_COLUMNS, "glimpse.synthetic.volumes.recipe:mri_regions")},
+    tables={"regions.csv": Table(COLUMNS, "glimpse.synthetic.volumes.recipe:mri_regions")},
     check=HEAD.check,
     megabytes=lambda size: float(np.prod(HEAD.shape(size))) * 0.75 / 1e6,
     mask=".nii.gz",
@@ -311,7 +318,7 @@ CT = Recipe(
     folder="volumes",
     suffix=".nii",
     make="glimpse.synthetic.volumes.recipe:make_ct_volume",
-    tables={"regions.csv": Table(_COLUMNS, "glimpse.synthetic.volumes.recipe:ct_regions")},
+    tables={"regions.csv": Table(COLUMNS, "glimpse.synthetic.volumes.recipe:ct_regions")},
     check=THORAX.check,
     megabytes=lambda size: float(np.prod(THORAX.shape(size))) * 2.0 / 1e6,
     mask=".nii.gz",
