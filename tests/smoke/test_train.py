@@ -15,7 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import glimpse
-from glimpse.runs.checkpoints import Checkpoint
+from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -129,6 +129,27 @@ def test_a_run_killed_in_the_joint_stage_goes_on(tiny_slides: Path, tmp_path: Pa
     assert timeless(json.loads((tmp_path / "killed" / "metrics.json").read_text())) == timeless(uninterrupted)
 
 
+def in_second_look(last: Path) -> bool:
+    try:
+        return "second_look" in Checkpoint.load(last).tensors
+    except CheckpointError:
+        return False
+
+
+def test_a_run_killed_in_its_second_look_goes_on(tiny_slides: Path, tmp_path: Path) -> None:
+    given = ["warm_up.second_steps=300", "joint.updates=1", "report.readers=[random]", "save_seconds=0"]
+    whole = train(tmp_path, tiny_slides, "run=whole", *given)
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(command(tiny_slides, "run=killed", *given), cwd=tmp_path, env=environment())
+    last = tmp_path / "killed" / "checkpoints" / "last.safetensors"
+    stop(process, signal.SIGKILL, lambda: last.exists() and in_second_look(last))
+    assert Checkpoint.load(last).meta["done"] < 300
+    resumed = resume(tmp_path, "killed")
+    assert resumed.returncode == 0, resumed.stderr
+    first, second = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("whole", "killed"))
+    assert timeless(first) == timeless(second)
+
+
 @pytest.mark.parametrize(("with_signal", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_run_stopped_between_two_checkpoints_goes_on(
     with_signal: int, code: int, tiny_slides: Path, tmp_path: Path, uninterrupted: dict
@@ -150,7 +171,7 @@ def test_a_run_stopped_between_two_checkpoints_goes_on(
     resumed = resume(tmp_path, "'a=b'")
     assert resumed.returncode == 0, resumed.stderr
     assert timeless(json.loads((run / "metrics.json").read_text())) == timeless(uninterrupted)
-    for tag, steps in (("train/loss", 40), ("rollout/return", 40), ("pretrain/loss", 2), ("warm_up/loss", 1)):
+    for tag, steps in (("train/loss", 40), ("rollout/return", 40), ("pretrain/loss", 2), ("warm_up/loss", 2)):
         found = logged(run, tag)
         assert len(found) == len(set(found)) == steps, tag  # each once, also those after the last checkpoint
 
