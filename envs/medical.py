@@ -49,7 +49,7 @@ MRI = Modality(
     overview_size=(40, 48, 40),
     glimpse_size=24,
     glimpse_extents=("24mm",),
-    max_glimpses=8,
+    max_glimpses=16,
     glimpse_cost=0.002,
     networks={"encoder": "planar", "aggregator": "score_pooling"},
 )
@@ -71,7 +71,7 @@ CT = Modality(
     overview_size=(36, 36, 48),
     glimpse_size=24,
     glimpse_extents=("24mm",),
-    max_glimpses=8,
+    max_glimpses=16,
     glimpse_cost=0.002,
     networks={"encoder": "axial", "aggregator": "score_pooling"},
 )
