@@ -138,7 +138,7 @@ def test_spots_lie_inside_a_real_brain_and_real_lungs(shared_data: Path) -> None
     volume, room = Head(shared_data / "real" / "mni152_t1.nii.gz")(
         np.random.default_rng(0), (160, 192, 160), (1.0, 1.0, 1.0), 2
     )
-    assert 0.2 < (volume > 0.1).mean() < 0.5 and 0.02 < room.mean() < 0.2
+    assert 0.2 < (volume > 0.1).mean() < 0.5 and 0.05 < room.mean() < (volume > 0.1).mean()
     assert volume[1::2, 1::2, 1::2][room].min() > 0.2
     _, map_ = Chest(shared_data / "real" / "chest_rg1.dcm").bent(np.random.default_rng(0), 512)
     assert 0.05 < map_.mean() < 0.35 and ndimage.label(map_)[1] == 2
