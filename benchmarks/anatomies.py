@@ -204,7 +204,7 @@ class Chest:
 def lungs_in(bright: np.ndarray) -> np.ndarray:
     """The two largest dark regions that do not touch the border, without holes, bool; bone is bright.
 
-    The threshold falls from Otsu's in the middle until there are two, because the wall of some chests is almost as dark.
+    The threshold falls from Otsu's in the middle until there are two, because the wall of some is almost as dark.
     """
     side = len(bright)
     middle = bright[side // 6 : -side // 6, side // 6 : -side // 6]

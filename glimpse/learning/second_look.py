@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.learning.warm_up import TokenWarmUp, answering_parts
+from glimpse.networks.locator import CellDistribution
 from glimpse.networks.network import coverage_so_far
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
@@ -94,7 +95,9 @@ class SecondLook(TokenWarmUp):
         scene = policy.scene(overview, foreground, extents, conduct=_FIXED)
         state = policy.begin(scene)
         seen = coverage_so_far(state, state.zoom)
-        log_probs = policy.where(state.memory[:, None], scene.candidates, seen).log_probs[0, 0].cpu().numpy()
+        where = policy.where(state.memory[:, None], scene.candidates, seen)
+        assert isinstance(where, CellDistribution), "only a locator that points at cells is taught"
+        log_probs = where.log_probs[0, 0].cpu().numpy()
         rng, count = np.random.default_rng([1, self.seeds[index]]), self.glimpses_per_case
         cells = np.flatnonzero(scene.candidates.open[0].cpu().numpy())
         # The highest of log-probabilities with Gumbel noise are draws one after another, without replacement.

@@ -93,20 +93,20 @@ class WarmUp:
 
     def run(self, training: Training, name: str) -> None:
         run, trainer = training.run, self._trainer(TokenWarmUp, training)
-        going_on = run.last if run.last.meta["stage"] == name else None
+        last, going_on = run.last, run.last.meta["stage"] == name
+        looked = going_on and SecondLook.holds(last)
         with run.timed(name):
-            again = going_on is not None and SecondLook.holds(going_on)
-            if not again:
-                if going_on is not None:
-                    trainer.restore_state(going_on)
+            if not looked:
+                if going_on:
+                    trainer.restore_state(last)
                 self._learn(training, name, trainer)
                 if trainer.looks:
                     trainer.worth().save(run.checkpoint("worth"))
-            if trainer.looks_again:
-                unlearned, first = trainer.unlearned, trainer.steps
+            unlearned, first = trainer.unlearned, trainer.steps
+            if unlearned is not None:
                 trainer = second = self._trainer(SecondLook, training)  # frees the features of the first look
-                if again:
-                    second.restore_state(going_on)
+                if looked:
+                    second.restore_state(last)
                 else:
                     second.begin(unlearned)
                 self._learn(training, name, second, first)

@@ -191,7 +191,9 @@ def generator(version: int, record: CaseRecord, seed: int, stage: int) -> np.ran
     return np.random.default_rng([version, seed, record.index, stage])
 
 
-def make_cases(make: str, folder: Path, records: Iterable[CaseRecord], seed: int, size: int) -> Iterator[CaseRecord]:
+def make_cases(
+    make: str | Callable[..., object], folder: Path, records: Iterable[CaseRecord], seed: int, size: int
+) -> Iterator[CaseRecord]:
     """Makes those of the cases that are not there yet; yields each record once its file is complete."""
     for record in records:
         make_case(asdict(record), str(folder), seed, size, make, {})
