@@ -10,7 +10,8 @@ from glimpse.agents.base import GlimpseAlgorithm
 from glimpse.agents.options import Losses, Options, Rollouts, Updates
 from glimpse.agents.ppo import PPOLosses, PPOOptions
 from glimpse.errors import SettingsError
-from glimpse.learning.warm_up import TokenWarmUp, WarmUpGlimpses, WarmUpLosses, WarmUpOptions, WarmUpSteps
+from glimpse.learning.warm_up import TokenWarmUp
+from glimpse.learning.warm_up_options import WarmUpGlimpses, WarmUpLosses, WarmUpOptions, WarmUpSecondLook, WarmUpSteps
 from glimpse.settings.composing import composed
 from glimpse.settings.nearest import nearest, unknown_message
 from glimpse.settings.options import option_names, sorted_into
@@ -132,7 +133,9 @@ def test_what_is_left_open_is_settled_by_the_environment() -> None:
 # ---------------------------------------------------------------------------------------------- the warm-up
 def test_the_warm_ups_options() -> None:
     made = TokenWarmUp.parse_options({"steps": 20, "look_coef": 0, "max_sequence": 5})
-    assert made == WarmUpOptions(WarmUpGlimpses(max_sequence=5), WarmUpLosses(look_coef=0), WarmUpSteps(steps=20))
+    assert made == WarmUpOptions(
+        WarmUpGlimpses(max_sequence=5), WarmUpLosses(look_coef=0), WarmUpSteps(steps=20), WarmUpSecondLook()
+    )
     with pytest.raises(SettingsError, match="TokenWarmUp has no option 'step'; did you mean 'steps'"):
         TokenWarmUp.parse_options({"step": 20})
     with pytest.raises(SettingsError, match="batch of the warm-up above 0, got 0"):
