@@ -5,7 +5,7 @@ and look-alikes agree in all but their form. Which of them a case has is known, 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from glimpse.errors import UserError
 from glimpse.sources.dicom import require_pydicom
+from glimpse.sources.thresholds import otsu_threshold
 from glimpse.synthetic.making import CaseRecord, Recipe, Table, generator
 from glimpse.synthetic.radiographs import recipe as radiographs
 from glimpse.synthetic.radiographs.spots import Spot, draw_spots
@@ -46,6 +47,19 @@ _RIM = 0.025  # of the side, from the rim of the lungs, at least
 def digest(path: Path) -> str:
     """Names the content of a file, so that cohorts of different templates never mix."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+
+
+def _recipe(embedded: Recipe, noun: str, template: Path, make: Callable[..., object], regions: Table) -> Recipe:
+    """The recipe of an embedded cohort, with another anatomy in its images."""
+    return replace(
+        embedded,
+        kind=f"{noun}s-{digest(template)}",
+        version=1000 * VERSION + embedded.version,
+        noun=noun,
+        folder=f"{noun}s",
+        make=make,
+        tables={"regions.csv": regions},
+    )
 
 
 # ---------------------------------------------------------------------------------------------- heads
@@ -114,15 +128,8 @@ class Head:
 def heads(template: Path) -> Recipe:
     """The recipe of a cohort of heads; `size` is that of the embedded one."""
     kind = replace(volumes.HEAD, anatomy=Head(template))
-    return replace(
-        volumes.MRI,
-        kind=f"heads-{digest(template)}",
-        version=1000 * VERSION + volumes.VERSION,
-        noun="head",
-        folder="heads",
-        make=partial(volumes.make_volume, kind),
-        tables={"regions.csv": Table(volumes.COLUMNS, partial(volumes.regions, kind))},
-    )
+    regions = Table(volumes.COLUMNS, partial(volumes.regions, kind))
+    return _recipe(volumes.MRI, "head", template, partial(volumes.make_volume, kind), regions)
 
 
 # ---------------------------------------------------------------------------------------------- chests
@@ -209,7 +216,9 @@ def lungs_in(bright: np.ndarray) -> np.ndarray:
     side = len(bright)
     middle = bright[side // 6 : -side // 6, side // 6 : -side // 6]
     found = np.zeros(bright.shape, bool)
-    for level in np.linspace(threshold(middle), np.percentile(middle, 10), 12):
+    low, span = middle.min(), max(np.ptp(middle), 1e-6)
+    first = low + span * otsu_threshold(((middle - low) * (255 / span)).astype(np.uint8)) / 255
+    for level in np.linspace(first, np.percentile(middle, 10), 12):
         dark = ndimage.binary_opening(bright < level, iterations=max(1, side // 100))
         labels, _ = ndimage.label(dark)
         sizes = np.bincount(labels.ravel(), minlength=3)
@@ -223,25 +232,8 @@ def lungs_in(bright: np.ndarray) -> np.ndarray:
     return ndimage.binary_fill_holes(closed)[side // 8 : -(side // 8), side // 8 : -(side // 8)]
 
 
-def threshold(values: np.ndarray) -> float:
-    """Between dark and bright values, such that both vary least (Otsu)."""
-    counts, edges = np.histogram(values, 256)
-    middles, below = (edges[1:] + edges[:-1]) / 2, counts.cumsum()
-    above, sums = below[-1] - below, (counts * middles).cumsum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(middles[np.nanargmax(between)])
-
-
 def chests(radiograph: Path) -> Recipe:
     """The recipe of a cohort of chests; `size` is that of the embedded one."""
     chest = Chest(radiograph)
-    return replace(
-        radiographs.RECIPE,
-        kind=f"chests-{digest(radiograph)}",
-        version=1000 * VERSION + radiographs.VERSION,
-        noun="chest",
-        folder="chests",
-        make=chest.make,
-        tables={"regions.csv": Table(radiographs.COLUMNS, chest.regions)},
-    )
+    regions = Table(radiographs.COLUMNS, chest.regions)
+    return _recipe(radiographs.RECIPE, "chest", radiograph, chest.make, regions)

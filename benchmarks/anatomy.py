@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.anatomies import chests, heads
-from benchmarks.common import Benchmark, Row, add_seeds, figure, parser, setting, table, value_of
+from benchmarks.common import Benchmark, Row, add_seeds, facts_of, figure, parser, setting, table
 from glimpse.errors import UserError
 from glimpse.modalities import find_modality
 from glimpse.synthetic.making import Recipe, embedded
@@ -82,9 +82,9 @@ def _measure(bench: Benchmark, env: str, manifest: Path, seed: int) -> Row:
     given += [f"env.cohort.{name}={_written(value)}" for name, value in source_options(env).items()]
     given += ["pretrain.steps=0"] if bench.options.quick else []  # as by default: their encoders do not train
     run = bench.train(f"{env}-{seed}", given)
-    row: Row = {"seconds": run.seconds, **_facts("agent", run.own)}
+    row: Row = {"seconds": run.seconds, **facts_of("agent", run.own)}
     for reader in READERS:
-        row |= _facts(reader, run.metrics["readers"][reader])
+        row |= facts_of(reader, run.metrics["readers"][reader])
     return row
 
 
@@ -96,11 +96,6 @@ def source_options(env: str) -> Row:
 def _written(value: object) -> str:
     """A value on Hydra's command line."""
     return f"[{','.join(map(str, value))}]" if isinstance(value, tuple | list) else str(value)
-
-
-def _facts(reader: str, values: Row) -> Row:
-    shown = {name: value_of(values, name) for name in ("auc", "accuracy", "share_read", "seconds_per_case")}
-    return {f"{reader} {name}": value for name, value in shown.items() if value is not None}
 
 
 def report(bench: Benchmark) -> None:

@@ -247,6 +247,12 @@ def value_of(row: Mapping[str, Any], metric: str) -> float | None:
     return entry.get("value") if isinstance(entry, Mapping) else entry
 
 
+def facts_of(reader: str, values: Mapping[str, Any]) -> Row:
+    """What tables of slides, volumes and radiographs say of a reader, from its row of `metrics.json`."""
+    shown = {name: value_of(values, name) for name in ("auc", "accuracy", "share_read", "seconds_per_case")}
+    return {f"{reader} {name}": value for name, value in shown.items() if value is not None}
+
+
 # ---------------------------------------------------------------------------------------------- tables and pictures
 def table(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
     """An aligned plain-text table; the first column is a name, the others are numbers."""

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import Benchmark, Row, add_seeds, figure, parser, setting, table, value_of
+from benchmarks.common import Benchmark, Row, add_seeds, facts_of, figure, parser, setting, table
 from glimpse.evaluate import evaluate
 
 NAME = "tissue"
@@ -55,15 +55,10 @@ def _measure(bench: Benchmark, seed: int) -> Row:
     for budget in chosen.glimpses[: 1 if quick else None]:
         found = evaluate(run.folder, max_glimpses=budget, readers=list(_BY_POLICY), progress=False)
         for reader, values in zip(_BY_POLICY, found.rows.values(), strict=True):
-            row |= _facts(f"{reader} {budget}", values)
+            row |= facts_of(f"{reader} {budget}", values)
     for reader, values in others.items():
-        row |= _facts(reader, values)
+        row |= facts_of(reader, values)
     return row
-
-
-def _facts(reader: str, values: Row) -> Row:
-    shown = {name: value_of(values, name) for name in ("auc", "accuracy", "share_read", "seconds_per_case")}
-    return {f"{reader} {name}": value for name, value in shown.items() if value is not None}
 
 
 def report(bench: Benchmark) -> None:

@@ -131,7 +131,7 @@ class TokenWarmUp(Trainer):
     @property
     def looks_again(self) -> bool:
         """Whether answers are to learn anew from where the locator has learned to look."""
-        return self.looks and self.options.again.second_look > 0
+        return self.looks and self.options.steps.steps > 0 and self.options.again.second_look > 0
 
     def _trained(self) -> list[nn.Parameter]:
         policy = self.policy

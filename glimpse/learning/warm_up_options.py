@@ -85,7 +85,7 @@ class WarmUpSecondLook:
 
     Attributes:
         second_look: Share of the new glimpses of a case that lie where the locator looks; the others are at random
-            places. 0: there are no new glimpses.
+            places. 0: there are no new glimpses, as where the warm-up has no steps.
         second_steps: How many steps are made with them.
     """
 

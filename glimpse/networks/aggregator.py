@@ -75,7 +75,10 @@ class CausalTransformer(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"Expected dropout of at least 0 and below 1, got {dropout}.")
         if embed % heads:
-            raise ValueError(f"Expected an embedding divisible by the number of heads, got {embed} and {heads}.")
+            raise ValueError(
+                f"Expected an embedding divisible by the number of heads, got {embed} and {heads}. Choose another "
+                "network.width or network.aggregator.heads."
+            )
         self.embed, self.heads = embed, heads
         self.blocks = nn.ModuleList(_Block(embed, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(embed)

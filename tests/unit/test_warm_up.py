@@ -12,7 +12,6 @@ import torch
 from glimpse.envs import FlattenAction, array_cases, make_array
 from glimpse.errors import SettingsError
 from glimpse.learning.looking import Worth
-from glimpse.learning.second_look import SecondLook
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks import ConvEncoder
 from glimpse.networks.overlap import mutual
@@ -357,88 +356,3 @@ def test_the_estimate_of_later_gains_is_unbiased() -> None:
     rows = torch.zeros(len(orders), 1, dtype=torch.long), torch.tensor(orders)
     loss = trainer.seeing_loss(rows, logits[rows[1]], every)
     assert -2 * float(loss) == pytest.approx(np.mean(expected) - np.mean(second), rel=1e-4)  # of two later choices
-
-
-# ---------------------------------------------------------------------------------------------- the second look
-def second(policy: GlimpsePolicy, first: TokenWarmUp, **options: Any) -> SecondLook:
-    given: dict[str, Any] = {"glimpses_per_case": 6, "max_sequence": 4, "batch": 4, "threads": 1, **options}
-    return SecondLook(policy, first.cases, first.views, first.task, **given)
-
-
-def test_answers_begin_anew_from_where_the_locator_looks() -> None:
-    policy, first = make(second_look=0.5, steps=30)
-    before = {name: value.clone() for name, value in policy.state_dict().items()}
-    first.encode()
-    for _ in range(30):
-        first.step()
-    learned = {name: value.clone() for name, value in policy.state_dict().items()}
-    trainer = second(policy, first, second_look=0.5, second_steps=20)
-    trainer.begin(first.unlearned)
-    answering = ("aggregator.", "answer_head.", "glimpse_head.", "pool.project.")
-    for name, value in policy.state_dict().items():
-        assert torch.equal(value, (before if name.startswith(answering) else learned)[name]), name
-    trainer.encode()
-    assert trainer.steps == 20 and torch.equal(trainer.kept["cells"], trainer.chosen)
-    losses = [trainer.step() for _ in range(20)]
-    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
-    changed = {name for name, value in policy.named_parameters() if not torch.equal(value, learned[name])}
-    assert changed and all(name.startswith(answering) for name in changed)
-
-
-@pytest.mark.parametrize("share", [0.5, 1.0])
-def test_so_many_glimpses_lie_where_the_locator_looks(share: float) -> None:
-    """The locator is made to prefer some cells by far: these are drawn first, each once, and the others evenly."""
-    policy, first = make(second_look=share)
-    liked = torch.tensor([0, 1, 2, 3, 4, 5])  # of 9 cells
-
-    def logits(states: torch.Tensor, keys: torch.Tensor, unary: torch.Tensor) -> torch.Tensor:
-        preferred = torch.zeros_like(unary).index_fill(1, liked, 30.0)
-        return preferred[:, None]
-
-    policy.locator.logits = logits
-    trainer = second(policy, first, second_look=share)
-    trainer.begin(first.unlearned)
-    assert len(policy.cells) == 9 and trainer.chosen.shape == (CASES, 6)
-    count = round(6 * share)
-    for cells in trainer.chosen.tolist():
-        assert len(set(cells)) == 6 and set(cells[:count]) <= set(liked.tolist())
-    assert len({tuple(cells) for cells in trainer.chosen.tolist()}) > 1  # drawn, not taken in order
-
-
-def test_a_second_look_goes_on_where_it_was_interrupted() -> None:
-    def half_way() -> tuple[GlimpsePolicy, SecondLook]:
-        policy, first = make(second_look=0.5, steps=10)
-        first.encode()
-        for _ in range(10):
-            first.step()
-        trainer = second(policy, first, second_look=0.5, second_steps=10)
-        trainer.begin(first.unlearned)
-        trainer.encode()
-        return policy, trainer
-
-    policy, trainer = half_way()
-    for _ in range(5):
-        trainer.step()
-    checkpoint = Checkpoint(meta={})
-    trainer.save_state(checkpoint)
-    assert SecondLook.holds(checkpoint)
-    expected = [trainer.step() for _ in range(5)]
-    other, first = make(second_look=0.5)  # with other weights, whose locator would look elsewhere
-    resumed = second(other, first, second_look=0.5, second_steps=10)
-    resumed.restore_state(checkpoint)
-    resumed.encode()
-    assert [resumed.step() for _ in range(5)] == pytest.approx(expected)
-    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), other.parameters(), strict=True))
-
-
-@pytest.mark.parametrize(
-    ("options", "words"), [({"second_look": 1.5}, "from 0 to 1"), ({"second_steps": 0}, "second_steps of the warm-up")]
-)
-def test_impossible_second_looks_are_refused(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(SettingsError, match=words):
-        TokenWarmUp.parse_options(options)
-
-
-def test_a_locator_that_was_not_taught_is_not_followed() -> None:
-    _, first = make(second_look=0.5, look_coef=0.0)
-    assert not first.looks_again and first.unlearned is None
