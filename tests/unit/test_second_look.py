@@ -11,7 +11,7 @@ from glimpse.learning.second_look import SecondLook
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint
-from tests.unit.test_warm_up import CASES, make
+from tests.warm_ups import CASES, make
 
 
 def second(policy: GlimpsePolicy, first: TokenWarmUp, **options: Any) -> SecondLook:
