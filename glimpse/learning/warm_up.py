@@ -8,6 +8,10 @@ From the same glimpses the locator learns where to look first. Their locations w
 well each glimpse alone predicts the target, so the expected benefit of choosing among them has an exact gradient.
 Trying locations one by one, as in the joint stage, would take many episodes to find small things in a large image. The
 later glimpses of the sequences show how much it is worth to look at what was seen already.
+
+With few cases, answers from single glimpses are soon learned by heart: any glimpse of a slide then says what its label
+is, by the stain for instance, and what glimpses are worth is chance. So there are few steps, and the locator is as
+simple as can be (`unary_layers=1`, `look_by_state=False`).
 """
 
 import copy
@@ -275,6 +279,8 @@ class TokenWarmUp(Trainer):
         policy = self.policy
         places = self.kept["cells"][rows]
         keys, unary = policy.describe(self.kept["at_cells"][rows], policy.cells[places])
+        if not self.options.losses.look_by_state:
+            return unary
         with torch.no_grad():
             token = policy.pool.token(self.kept["overviews"][rows[0][:, 0]]) + policy.scale.weight[0]
             state = policy.memory.step(token, token.new_zeros(len(token), policy.memory.hidden))

@@ -44,6 +44,8 @@ class WarmUpLosses:
             not from the loss that it has. A small network learns to expect it, from the tokens of all glimpses. Where
             it is partly chance whether a glimpse helps (a digit may not be of the majority's class), the losses
             themselves are learnt by heart.
+        look_by_state: Whether the memory's state has a say in the choice, or only the look of each cell. The memory is
+            not trained here. With few cases, what the locator learns from its state is chance.
         look_calibrated: Whether the features of cells are first scaled to mean 0 and standard deviation 1 over cells of
             the training split. It suits encoders that are not trained: their statistics stay what they are.
     """
@@ -53,6 +55,7 @@ class WarmUpLosses:
     look_coef: float = 1.0
     look_entropy: float = 0.01
     look_expected: bool = False
+    look_by_state: bool = True
     look_calibrated: bool = True
 
 

@@ -144,6 +144,8 @@ class PointerLocator(nn.Module):
         zooms: Number of extents of glimpses.
         seen_penalty: The weight of the penalty before training.
         learn_seen_penalty: Whether the weight is trained.
+        unary_layers: Layers of the unary score. Features of a pretrained encoder need no more than 1, and with few
+            cases a second layer learns what is chance.
     """
 
     shift: Tensor
@@ -158,12 +160,15 @@ class PointerLocator(nn.Module):
         zooms: int = 1,
         seen_penalty: float = SEEN_PENALTY,
         learn_seen_penalty: bool = True,
+        unary_layers: int = 2,
     ) -> None:
         super().__init__()
         at_least("seen_penalty", seen_penalty, 0)
+        at_least("unary_layers", unary_layers, 1, whole=True)
         self.seen_penalty = nn.Parameter(torch.full((zooms,), float(seen_penalty)), requires_grad=learn_seen_penalty)
         self.key, self.query = nn.Linear(embed, embed), nn.Linear(hidden, embed)
-        self.unary = nn.Sequential(nn.Linear(embed, embed), nn.ReLU(), nn.Linear(embed, 1))
+        hidden_layers = [layer for _ in range(unary_layers - 1) for layer in (nn.Linear(embed, embed), nn.ReLU())]
+        self.unary = nn.Sequential(*hidden_layers, nn.Linear(embed, 1))
         self.register_buffer("shift", torch.zeros(embed))
         self.register_buffer("spread", torch.ones(embed))
 

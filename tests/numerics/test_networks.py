@@ -252,6 +252,20 @@ def test_cells_are_drawn_as_often_as_they_are_likely_and_closed_ones_never() -> 
     assert torch.equal(drawn == 0, logits[:, 0] < -1e8)
 
 
+def test_with_one_layer_the_score_of_a_cell_is_linear_in_its_features() -> None:
+    locator = PointerLocator(6, 3, unary_layers=1)
+    features, other = torch.randn(2, 1, 5, 6)
+
+    def score(features: torch.Tensor) -> torch.Tensor:
+        return locator.describe(features, torch.zeros(1, 5, 6))[1]
+
+    both = score(features + other) + score(torch.zeros(1, 5, 6))
+    assert torch.allclose(score(features) + score(other), both, atol=1e-5)
+    assert not torch.allclose(score(features), score(other), atol=1e-2)
+    with pytest.raises(SettingsError, match="unary_layers"):
+        PointerLocator(6, 3, unary_layers=0)
+
+
 def test_the_grid_is_regular_and_inside_the_foreground() -> None:
     foreground = torch.zeros(8, 8, dtype=torch.bool)
     foreground[2:6, :] = True

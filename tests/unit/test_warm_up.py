@@ -203,6 +203,16 @@ def test_a_step_with_sets_trains_single_answers_on_all_glimpses(monkeypatch: pyt
     assert policy.locator.unary[0].weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("look_by_state", [False, True])
+def test_the_state_has_a_say_in_the_choice_or_none(look_by_state: bool) -> None:
+    policy, trainer = make(look_by_state=look_by_state)
+    trainer.encode()
+    before = policy.locator.query.weight.clone()
+    trainer.step()
+    assert policy.locator.unary[0].weight.grad.abs().sum() > 0
+    assert torch.equal(policy.locator.query.weight, before) is not look_by_state
+
+
 def _noting(tokens: torch.Tensor, lengths: list[int], head: torch.nn.Linear) -> torch.Tensor:
     lengths.append(tokens.shape[1])
     return torch.nn.functional.linear(tokens, head.weight, head.bias)
