@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glimpse.cohort import Case
+from glimpse.learning.augment import Augment
 from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up_options import WarmUpOptions
@@ -104,6 +105,13 @@ class TokenWarmUp(Trainer):
         self.among = glimpses.look_among or self.max_sequence
         self.generator = torch.Generator().manual_seed(seed)
         self.seeds = np.random.default_rng(seed).integers(2**63, size=len(cases))
+        self.augment: Augment | None = None
+        self._manner = "glimpse"
+        if glimpses.augment is not None:
+            how = {**glimpses.augment, "shift": 0.0}  # glimpses are read without a margin
+            self.augment = Augment(views.glimpse_size, policy.encoder.background, views.sides(cases[0].source), **how)
+            self.augment.check_channels(policy.observation_space["overview"].shape[0])  # type: ignore[index]
+            self._manner = f"augmented by {sorted(how.items())}, {seed}"
         rate, decay = self.options.steps.learning_rate, self.options.steps.weight_decay
         self.optimizer = torch.optim.AdamW(self._trained(), rate, weight_decay=decay)
         self.unlearned = copy.deepcopy(answering_parts(policy)) if self.looks_again else None
@@ -195,13 +203,23 @@ class TokenWarmUp(Trainer):
         locations = self.policy.cells.cpu().numpy()[cells]
 
         def read(missing: list[int]) -> np.ndarray:
-            return np.stack([views.kept_glimpse(source, locations[one], int(zooms[one])) for one in missing])
+            images = np.stack([views.kept_glimpse(source, locations[one], int(zooms[one])) for one in missing])
+            return images if self.augment is None else self._augmented(images, index, cells[missing], zooms[missing])
 
         def regions() -> tuple[np.ndarray, np.ndarray]:
             extents = np.stack([views.extent(source, zoom) for zoom in range(len(views.glimpse_extents))])
             return source.frame.to_pixels(locations), extents[zooms]
 
-        return self.places.glance(source, views, len(cells), regions, read), cells, zooms
+        return self.places.glance(source, views, len(cells), regions, read, self._manner), cells, zooms
+
+    def _augmented(self, images: np.ndarray, index: int, cells: np.ndarray, zooms: np.ndarray) -> np.ndarray:
+        """Returns random views of glimpses of a case; the same place is always seen in the same way."""
+        assert self.augment is not None
+        views = []
+        for image, cell, zoom in zip(torch.from_numpy(images), cells, zooms, strict=True):
+            seed = np.random.SeedSequence([int(self.seeds[index]), int(cell), int(zoom)]).generate_state(1)[0]
+            views.append(self.augment(image[None], torch.Generator().manual_seed(int(seed)))[0])
+        return torch.stack(views).round().clamp(0, 255).byte().numpy()
 
     def _look(self, images: Tensor) -> Tensor:
         """Encodes and pools images; only features that are kept on disk are looked up before images are copied."""

@@ -1,8 +1,11 @@
 """Options of the warm-up."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from glimpse.errors import SettingsError
+from glimpse.learning.augment import Augment
 from glimpse.settings.options import above_zero, at_least
 
 
@@ -17,18 +20,23 @@ class WarmUpGlimpses:
         look_among: Among how many glimpses the locator learns to choose. All glimpses of a case are then parted into
             sets of so many. The fewer there are, the more rarely the locator can do with what is found most easily.
             None: among those of a sequence.
+        augment: Keyword arguments of `glimpse.learning.augment.Augment`: each glimpse is seen in a random view, with
+            other colours. Shifts are left out. None: as it is.
     """
 
     glimpses_per_case: int = 24
     max_total_glimpses: int = 150_000
     max_sequence: int = 16
     look_among: int | None = None
+    augment: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("glimpses_per_case", "max_total_glimpses", "max_sequence"):
             above_zero(f"{name} of the warm-up", getattr(self, name))
         if self.look_among is not None:
             at_least("look_among of the warm-up", self.look_among, 2, whole=True)
+        if self.augment is not None:
+            Augment.parse_options(dict(self.augment))
 
 
 @dataclass(frozen=True)

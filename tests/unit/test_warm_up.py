@@ -213,6 +213,31 @@ def test_the_state_has_a_say_in_the_choice_or_none(look_by_state: bool) -> None:
     assert torch.equal(policy.locator.query.weight, before) is not look_by_state
 
 
+STILL: dict[str, Any] = {"quarter_turns": True, "zoom": 0.0, "tilt": 0.0, "flips": False, "strength": 0.0, "noise": 0.0}
+
+
+def test_glimpses_are_seen_in_random_views_the_same_each_time() -> None:
+    plain, noisy, again = (make(augment=one)[1] for one in (None, STILL | {"noise": 20.0}, STILL | {"noise": 20.0}))
+    read = [trainer._read(3)[0].images.astype(float) for trainer in (plain, noisy, again)]
+    assert np.array_equal(read[1], read[2])
+    assert 5 < np.abs(read[1] - read[0]).mean() < 30  # half-turned or turned to the side besides
+    _, still = make(augment=STILL)
+    for one, view in zip(read[0], still._read(3)[0].images, strict=True):
+        assert any(np.array_equal(view, np.rot90(one, turns, (1, 2))) for turns in range(4))
+
+
+def test_views_on_disk_are_not_taken_for_glimpses_as_they_are() -> None:
+    manners = {make(augment=one)[1]._manner for one in (None, STILL, STILL | {"noise": 20.0})}
+    assert len(manners) == 3
+
+
+def test_views_that_images_cannot_have_are_refused() -> None:
+    with pytest.raises(SettingsError, match="stains are changed in images of 3 channels, these have 1"):
+        make(augment={"stain": 0.2})
+    with pytest.raises(SettingsError, match="no option 'stains'; did you mean 'stain'"):
+        make(augment={"stains": 0.2})
+
+
 def _noting(tokens: torch.Tensor, lengths: list[int], head: torch.nn.Linear) -> torch.Tensor:
     lengths.append(tokens.shape[1])
     return torch.nn.functional.linear(tokens, head.weight, head.bias)
