@@ -33,7 +33,7 @@ from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up_options import WarmUpOptions
 from glimpse.networks.locator import PointerLocator
-from glimpse.networks.overlap import mutual
+from glimpse.networks.overlap import NEAR, mutual
 from glimpse.networks.places import Glanced, KnownPlaces
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
@@ -331,9 +331,10 @@ class TokenWarmUp(Trainer):
         """
         policy, time = self.policy, logits.shape[1]
         sides, zoom = self.kept["sides"][rows[0], self.kept["zooms"][rows]], self.kept["zooms"][rows]
-        shares = mutual(policy.cells[self.kept["cells"][rows]], sides)
-        covered = shares.cumsum(1)[:, :-1].clamp_max(1)  # by the first t - 1 glimpses, for t from 2 on
-        penalised = logits.detach()[:, None] - policy.locator.penalty(covered, zoom[:, None].expand_as(covered))
+        places = policy.cells[self.kept["cells"][rows]]
+        # what the first t - 1 glimpses show, for t from 2 on, and what is near to that
+        covered, near = (mutual(places, sides, size).cumsum(1)[:, :-1].clamp_max(1) for size in (1.0, NEAR))
+        penalised = logits.detach()[:, None] - policy.locator.penalty(covered, near, zoom[:, None].expand_as(covered))
         used = torch.ones(time, time, dtype=torch.bool, device=logits.device).tril()[:-1]
         probs = penalised.masked_fill(used, -torch.inf).softmax(-1)
         chosen = probs.diagonal(1, 1, 2) * torch.arange(time - 1, 0, -1, device=probs.device)

@@ -143,13 +143,17 @@ class PointerLocator(nn.Module):
         ndim: Number of axes of the images; not used.
         zooms: Number of extents of glimpses.
         seen_penalty: The weight of the penalty before training.
-        learn_seen_penalty: Whether the weight is trained.
+        learn_seen_penalty: Whether the weights are trained.
+        near_penalty: The weight, before training, of another penalty: times the share of a view that lies within an
+            earlier glimpse of twice its sides. Where things are wider than a glimpse, it leads on to the next one.
+            With 0, there is none.
         unary_layers: Layers of the unary score. Features of a pretrained encoder need no more than 1, and with few
             cases a second layer learns what is chance.
     """
 
     shift: Tensor
     spread: Tensor
+    near_penalty: Tensor
     unary_gain = 3.0  # early in training, the look of a cell says more about its worth than the state does
 
     def __init__(
@@ -160,12 +164,19 @@ class PointerLocator(nn.Module):
         zooms: int = 1,
         seen_penalty: float = SEEN_PENALTY,
         learn_seen_penalty: bool = True,
+        near_penalty: float = 0.0,
         unary_layers: int = 2,
     ) -> None:
         super().__init__()
-        at_least("seen_penalty", seen_penalty, 0)
+        for name, weight in (("seen_penalty", seen_penalty), ("near_penalty", near_penalty)):
+            at_least(name, weight, 0)
         at_least("unary_layers", unary_layers, 1, whole=True)
         self.seen_penalty = nn.Parameter(torch.full((zooms,), float(seen_penalty)), requires_grad=learn_seen_penalty)
+        near = torch.full((zooms,), float(near_penalty))
+        if learn_seen_penalty and near_penalty:
+            self.near_penalty = nn.Parameter(near)
+        else:  # not among the parameters, so that runs from before there was one can be continued
+            self.register_buffer("near_penalty", near)
         self.key, self.query = nn.Linear(embed, embed), nn.Linear(hidden, embed)
         hidden_layers = [layer for _ in range(unary_layers - 1) for layer in (nn.Linear(embed, embed), nn.ReLU())]
         self.unary = nn.Sequential(*hidden_layers, nn.Linear(embed, 1))
@@ -175,6 +186,7 @@ class PointerLocator(nn.Module):
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in ("shift", "spread"):  # policies that were saved before there were any have none
             state.setdefault(prefix + name, getattr(self, name))
+        state.setdefault(prefix + "near_penalty", torch.zeros_like(self.near_penalty))
         super()._load_from_state_dict(state, prefix, *rest)
 
     def describe(
@@ -203,15 +215,20 @@ class PointerLocator(nn.Module):
         keys = candidates.keys
         by_case = states.reshape(keys.shape[0], -1, states.shape[-1])
         logits = self.logits(by_case, keys, candidates.unary).view(seen.visited.shape)
-        logits = logits - self.penalty(seen.share, seen.zoom[..., None])
+        logits = logits - self.penalty(seen.share, seen.near, seen.zoom[..., None])
         return CellDistribution(logits.masked_fill(closed_cells(candidates, seen), _CLOSED), candidates.locations)
 
-    def penalty(self, share: Float[Tensor, "batch time cell"], zoom: Int[Tensor, "batch time #cell"]) -> Tensor:
-        """Returns what is taken off the logits of cells of whose view a share was seen.
+    def penalty(
+        self,
+        share: Float[Tensor, "batch time cell"],
+        near: Float[Tensor, "batch time cell"],
+        zoom: Int[Tensor, "batch time #cell"],
+    ) -> Float[Tensor, "batch time cell"]:
+        """Returns what is taken off the logits of cells of whose view a share was seen, or is near to what was seen.
 
         `zoom` is the index of the extent of the view, of all cells (batch, time, 1) or of each.
         """
-        return self.seen_penalty[zoom] * share
+        return self.seen_penalty[zoom] * share + self.near_penalty[zoom] * near
 
     def logits(
         self,

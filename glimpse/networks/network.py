@@ -21,7 +21,7 @@ from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool, 
 from glimpse.networks.kept import KeptFeatures
 from glimpse.networks.locator import Candidates, PointerLocator, Where
 from glimpse.networks.memory import GRUMemory
-from glimpse.networks.overlap import Coverage, overlaps, product
+from glimpse.networks.overlap import NEAR, Coverage, overlaps, product
 from glimpse.networks.places import KnownPlaces
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Scene, State
 from glimpse.settings.options import option_names, sorted_into
@@ -292,7 +292,8 @@ class GlimpseNetwork(BasePolicy):
         sides = scene.candidates.sides.repeat_interleave(rollouts, 0)
         covered = sides.new_zeros(*sides.shape[:2], len(self.cells))
         zoom = torch.zeros(len(token), dtype=torch.long, device=token.device)
-        return State(memory, answer, cache, visited, sides, covered, zoom, self.pool.shift.expand(len(token), -1))
+        shown = self.pool.shift.expand(len(token), -1)
+        return State(memory, answer, cache, visited, sides, covered, covered, zoom, shown)
 
     def decide(
         self,
@@ -354,8 +355,10 @@ class GlimpseNetwork(BasePolicy):
         visited = state.visited.clone()
         rows = torch.arange(len(cell), device=cell.device)
         visited[rows, cell] = True
-        covered = state.covered + self.coverage(state.sides, location, state.sides[rows, zoom])
-        return State(self.memory.step(token, state.memory), answer, cache, visited, state.sides, covered, zoom, seen)
+        own, memory = state.sides[rows, zoom], self.memory.step(token, state.memory)
+        covered = state.covered + self.coverage(state.sides, location, own)
+        near = state.near + self.coverage(state.sides, location, NEAR * own)
+        return State(memory, answer, cache, visited, state.sides, covered, near, zoom, seen)
 
     @property
     def axes(self) -> list[Float[Tensor, "_"]]:
@@ -375,7 +378,8 @@ class GlimpseNetwork(BasePolicy):
 def coverage_so_far(state: State, zoom: Int[Tensor, "batch"]) -> Coverage:
     """Returns what was seen before the next glimpse, if that is read with an extent of index `zoom`."""
     rows = torch.arange(len(zoom), device=zoom.device)
-    return Coverage(state.visited[:, None], state.covered[rows, zoom].clamp_max(1)[:, None], zoom[:, None])
+    share, near = (shown[rows, zoom].clamp_max(1)[:, None] for shown in (state.covered, state.near))
+    return Coverage(state.visited[:, None], share, near, zoom[:, None])
 
 
 def with_stop(stop: Tensor, stop_logit: Tensor, looked: Tensor, conduct: Conduct) -> Tensor:

@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+NEAR = 2.0
+"""What lies within a glimpse that is enlarged so many times, along each axis, is near to it."""
+
 
 @dataclass
 class Coverage:
@@ -16,11 +19,13 @@ class Coverage:
         visited: Whether a cell was looked at.
         share: The share of the view at a cell that earlier glimpses have shown: the sum of its overlaps with them, at
             most 1. The view has the extent with which the next glimpse will be read.
+        near: The same of glimpses `NEAR` times as large: the share that lies near to what was seen.
         zoom: The index of that extent.
     """
 
     visited: Bool[Tensor, "batch time cell"]
     share: Float[Tensor, "batch time cell"]
+    near: Float[Tensor, "batch time cell"]
     zoom: Int[Tensor, "batch time"]
 
 
@@ -50,11 +55,12 @@ def overlaps(
 
 
 def mutual(
-    location: Float[Tensor, "batch time d"], sides: Float[Tensor, "batch time d"]
+    location: Float[Tensor, "batch time d"], sides: Float[Tensor, "batch time d"], enlarged: float = 1.0
 ) -> Float[Tensor, "batch time time"]:
-    """Returns which share of glimpse j each glimpse i covers, at index (i, j)."""
-    reach = (sides[:, :, None] + sides[:, None]) / 2 - (location[:, :, None] - location[:, None]).abs()
-    covered = torch.minimum(reach.clamp_min(0), torch.minimum(sides[:, :, None], sides[:, None]))
+    """Returns which share of glimpse j each glimpse i covers once it is enlarged, at index (i, j)."""
+    large = enlarged * sides[:, :, None]
+    reach = (large + sides[:, None]) / 2 - (location[:, :, None] - location[:, None]).abs()
+    covered = torch.minimum(reach.clamp_min(0), torch.minimum(large, sides[:, None]))
     return (covered / sides[:, None]).prod(-1)
 
 

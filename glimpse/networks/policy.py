@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from glimpse.networks.locator import Candidates, Choice, PointerLocator
 from glimpse.networks.network import GlimpseNetwork, with_stop
-from glimpse.networks.overlap import Coverage, overlaps, product, summed
+from glimpse.networks.overlap import NEAR, Coverage, overlaps, product, summed
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses, Scene, State
 
 _CELLS_AT_ONCE = 1 << 20  # how many numbers (rows x steps x cells) the locator's distributions hold at once
@@ -254,15 +254,22 @@ class _History:
     @torch.no_grad()
     def before(self, step: Int[Tensor, "some"], zoom: Int[Tensor, "batch some"]) -> Coverage:
         """Returns what had been seen before each of some consecutive steps, whose glimpses have the extents `zoom`."""
-        share = self._covered(step, 0)
-        for other in range(1, self.sides.shape[1]):
-            share = torch.where((zoom == other)[..., None], self._covered(step, other), share)
-        return Coverage(self.first_read[:, None] < step[:, None], share.clamp_max(1), zoom)
+        share, near = (self._shares(step, zoom, enlarged) for enlarged in (1.0, NEAR))
+        return Coverage(self.first_read[:, None] < step[:, None], share, near, zoom)
 
-    def _covered(self, step: Int[Tensor, "some"], zoom: int) -> Float[Tensor, "batch some cell"]:
-        """Returns the sum of the shares of each cell's view that the glimpses before each step have shown."""
+    def _shares(
+        self, step: Int[Tensor, "some"], zoom: Int[Tensor, "batch some"], enlarged: float
+    ) -> Float[Tensor, "batch some cell"]:
+        """Returns the share of each cell's view that the enlarged glimpses before each step cover, at most 1."""
+        share = self._covered(step, 0, enlarged)
+        for other in range(1, self.sides.shape[1]):
+            share = torch.where((zoom == other)[..., None], self._covered(step, other, enlarged), share)
+        return share.clamp_max(1)
+
+    def _covered(self, step: Int[Tensor, "some"], zoom: int, enlarged: float) -> Float[Tensor, "batch some cell"]:
+        """Returns the sum of the shares of each cell's view, of one extent, that enlarged glimpses cover."""
         first, last = int(step[0]), int(step[-1])
-        covered = overlaps(self.axes, self.sides[:, zoom], self.location[:, :last], self.own[:, :last])
+        covered = overlaps(self.axes, self.sides[:, zoom], self.location[:, :last], enlarged * self.own[:, :last])
         covered[0] = covered[0] * self.read[:, :last, None]  # what was never read has shown nothing
         earlier = summed([share[:, :first] for share in covered])[:, None]
         since = product([share[:, first:] for share in covered]).cumsum(1)

@@ -48,6 +48,7 @@ class State:
     visited: Bool[Tensor, "batch cell"]
     sides: Float[Tensor, "batch zoom d"]  # of glimpses, as in `Candidates`
     covered: Float[Tensor, "batch zoom cell"]  # the sum of shares of a cell's view that each glimpse has shown
+    near: Float[Tensor, "batch zoom cell"]  # the same of enlarged glimpses
     zoom: Int[Tensor, "batch"]  # of the last glimpse
     seen: Float[Tensor, "batch pooled"]  # pooled features of the last glimpse
 

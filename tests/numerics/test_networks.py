@@ -142,7 +142,7 @@ def test_dropout_touches_answers_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-@pytest.mark.parametrize("locator", [PointerLocator, GaussianLocator])
+@pytest.mark.parametrize("locator", [PointerLocator, partial(PointerLocator, near_penalty=3.0), GaussianLocator])
 @pytest.mark.parametrize("zooms", [1, 3])
 def test_the_ratio_of_probabilities_is_one_before_the_first_update(
     ndim: int, locator: Callable[..., nn.Module], zooms: int
@@ -237,7 +237,7 @@ def candidates(open_: torch.Tensor, grid: tuple[int, ...]) -> Candidates:
 def test_visited_cells_open_again_when_none_is_left() -> None:
     few = candidates(torch.tensor([[True, True, False, False]]), (2, 2))
     visited = torch.tensor([[[True, True, False, False]]])
-    seen = Coverage(visited, visited.float(), torch.zeros(1, 1, dtype=torch.long))
+    seen = Coverage(visited, visited.float(), visited.float(), torch.zeros(1, 1, dtype=torch.long))
     where = RandomLocator()(torch.zeros(1, 1, 4), few, seen)
     assert torch.allclose(where.log_probs.exp(), torch.tensor([[[0.5, 0.5, 0.0, 0.0]]]))
 

@@ -7,7 +7,7 @@ import torch
 from glimpse.geometry import CellGrid
 from glimpse.networks import PointerLocator, RandomLocator
 from glimpse.networks.locator import SEEN_PENALTY, Candidates, ShuffledLocator
-from glimpse.networks.overlap import Coverage, mutual, overlaps, product, summed
+from glimpse.networks.overlap import NEAR, Coverage, mutual, overlaps, product, summed
 
 
 def axes_of(grid: CellGrid) -> list[torch.Tensor]:
@@ -57,10 +57,12 @@ def test_mutual_shares_by_hand() -> None:
     sides = torch.tensor([[[0.4, 0.4], [0.4, 0.4], [0.8, 0.8]]])
     expected = [[1.0, 0.5, 0.25], [0.5, 1.0, 0.25], [1.0, 1.0, 1.0]]
     assert torch.allclose(mutual(location, sides)[0], torch.tensor(expected), atol=1e-6)
+    near = [[1.0, 1.0, 1.0], [1.0, 1.0, 0.75], [1.0, 1.0, 1.0]]  # the second, twice as large, ends at -0.2
+    assert torch.allclose(mutual(location, sides, NEAR)[0], torch.tensor(near), atol=1e-6)
 
 
-def some(share: torch.Tensor, zoom: int = 0) -> tuple[Candidates, Coverage]:
-    cells = share.shape[-1]
+def some(share: torch.Tensor, zoom: int = 0, near: torch.Tensor | None = None) -> tuple[Candidates, Coverage]:
+    cells, near = share.shape[-1], torch.zeros_like(share) if near is None else near
     grid = CellGrid((cells,), (1,))
     candidates = Candidates(
         keys=torch.zeros(1, cells, 4),
@@ -71,7 +73,7 @@ def some(share: torch.Tensor, zoom: int = 0) -> tuple[Candidates, Coverage]:
         grid=grid,
     )
     unseen = torch.zeros(share.shape, dtype=torch.bool)
-    return candidates, Coverage(unseen, share, torch.full(share.shape[:2], zoom))
+    return candidates, Coverage(unseen, share, near, torch.full(share.shape[:2], zoom))
 
 
 @pytest.mark.parametrize("zoom", [0, 1])
@@ -89,6 +91,22 @@ def test_the_penalty_is_the_weight_of_the_extent_times_the_share(zoom: int) -> N
     assert locator.seen_penalty.grad[zoom] > 0 == locator.seen_penalty.grad[1 - zoom]
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_what_is_near_to_what_was_seen_is_penalised_besides(learned: bool) -> None:
+    share, near = torch.tensor([[[0.0, 0.25, 1.0]]]), torch.tensor([[[0.0, 1.0, 1.0]]])
+    locator = PointerLocator(4, 3, zooms=2, seen_penalty=2.0, near_penalty=3.0, learn_seen_penalty=learned)
+    where = locator(torch.zeros(1, 1, 3), *some(share, 1, near))
+    assert torch.allclose(where.logits - where.logits[..., :1], -2 * share - 3 * near, atol=1e-6)
+    assert ("near_penalty" in dict(locator.named_parameters())) == learned
+
+
+def test_a_locator_from_before_there_was_such_a_penalty_is_loaded_without_one() -> None:
+    old = {name: value for name, value in PointerLocator(4, 3).state_dict().items() if name != "near_penalty"}
+    locator = PointerLocator(4, 3, near_penalty=3.0)
+    locator.load_state_dict(old)
+    assert locator.near_penalty.item() == 0
+
+
 def test_random_looks_avoid_what_was_seen_in_training_and_in_reading() -> None:
     """Both draw from the softmax of the penalty."""
     share = torch.tensor([[[0.0, 0.1, 0.3, 1.0]]])
@@ -97,7 +115,7 @@ def test_random_looks_avoid_what_was_seen_in_training_and_in_reading() -> None:
     where = RandomLocator()(torch.zeros(1, 1, 3), candidates, seen)
     assert torch.allclose(where.log_probs[0, 0].exp(), expected)
     count = 4000
-    many = Coverage(*(part.expand(count, *part.shape[1:]) for part in (seen.visited, seen.share, seen.zoom)))
+    many = Coverage(*(part.expand(count, *part.shape[1:]) for part in (seen.visited, seen.share, seen.near, seen.zoom)))
     reading = ShuffledLocator(0, range(count))(torch.zeros(count, 1, 3), candidates, many)
     drawn = reading.mode().cell[:, 0].bincount(minlength=4) / count
     assert torch.allclose(drawn, expected, atol=0.03)
