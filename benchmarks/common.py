@@ -1,7 +1,9 @@
 """What all benchmarks share: options, the file of results, trainings as processes of their own, tables and pictures."""
 
 import argparse
+import csv
 import hashlib
+import io
 import json
 import os
 import platform
@@ -251,6 +253,16 @@ def facts_of(reader: str, values: Mapping[str, Any]) -> Row:
     """What tables of slides, volumes and radiographs say of a reader, from its row of `metrics.json`."""
     shown = {name: value_of(values, name) for name in ("auc", "accuracy", "share_read", "seconds_per_case")}
     return {f"{reader} {name}": value for name, value in shown.items() if value is not None}
+
+
+def write_cohort(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
+    """Writes the CSV of a cohort, of which all rows have the columns of the first one, and returns its path."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
+    return path
 
 
 # ---------------------------------------------------------------------------------------------- tables and pictures

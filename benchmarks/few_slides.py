@@ -10,8 +10,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import Benchmark, Row, add_seeds, facts_of, figure, parser, setting, table
-from glimpse.atomic import write_atomically
+from benchmarks.common import Benchmark, Row, add_seeds, facts_of, figure, parser, setting, table, write_cohort
 from glimpse.synthetic.slides.recipe import embedded_cohort
 
 NAME = "few_slides"
@@ -42,16 +41,15 @@ def with_fewer(manifest: Path, count: int, path: Path) -> Path:
     with open(manifest, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     left = {target: count // 2 for target in sorted({row["target"] for row in rows})}
-    lines = [",".join(rows[0])]
+    chosen = []
     for row in rows:
         if row["split"] == "train":
             left[row["target"]] -= 1
         if row["split"] != "train" or left[row["target"]] >= 0:
-            lines.append(",".join((row | {"path": str(manifest.parent / row["path"])}).values()))
+            chosen.append(row | {"path": str(manifest.parent / row["path"])})
     if any(number > 0 for number in left.values()):
         raise SystemExit(f"benchmarks: {manifest} has fewer than {count} training slides; choose fewer by --train.")
-    write_atomically(path, "\n".join(lines) + "\n")
-    return path
+    return write_cohort(path, chosen)
 
 
 def _measure(bench: Benchmark, count: int, seed: int, cohort: Path) -> Row:

@@ -16,8 +16,8 @@ import numpy as np
 import openslide
 from tqdm import tqdm
 
-from benchmarks.common import Benchmark, Row, add_seeds, facts_of, figure, parser, table
-from glimpse.atomic import replacing, write_atomically
+from benchmarks.common import Benchmark, Row, add_seeds, facts_of, figure, parser, table, write_cohort
+from glimpse.atomic import replacing
 from glimpse.evaluate import evaluate
 from glimpse.learning.colours import EOSIN, HAEMATOXYLIN
 from glimpse.synthetic.slides.recipe import embedded_cohort
@@ -63,9 +63,7 @@ def dyed_anew(manifest: Path, folder: Path, progress: bool = False) -> Path:
             with replacing(path) as unfinished:
                 write_svs(unfinished, levels, mpp=float(row["mpp"]), quality=90)
         row["path"] = path.name
-    text = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
-    write_atomically(folder / "cohort.csv", "\n".join(text) + "\n")
-    return folder / "cohort.csv"
+    return write_cohort(folder / "cohort.csv", rows)
 
 
 def dyed(image: np.ndarray) -> np.ndarray:

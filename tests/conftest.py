@@ -114,3 +114,23 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images on this machine: {folder} is absent")
     return folder
+
+
+@pytest.fixture
+def registrations(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Takes back what a test registers: modalities, readers, environments and options of the command line."""
+    import gymnasium
+    from hydra.core.config_store import ConfigStore
+
+    from glimpse import modalities
+    from glimpse.sources import registry
+
+    monkeypatch.setattr(modalities, "_MODALITIES", dict(modalities._MODALITIES))
+    monkeypatch.setattr(registry, "_READERS", dict(registry._READERS))
+    options = ConfigStore.instance().repo
+    changed = [gymnasium.registry, options.setdefault("env", {}), options.setdefault("recipe", {})]
+    before = [dict(one) for one in changed]
+    yield
+    for one, kept in zip(changed, before, strict=True):
+        one.clear()
+        one.update(kept)

@@ -2,8 +2,8 @@
 
 Of glimpses at random places few show anything, so a label says little about each of them, and answers have learned many
 of the training cases by heart before they know what matters. What they have learned by then is enough for the locator.
-Of glimpses where it looks, many show what matters: answers that begin anew learn from them in a fifth of the steps, and
-know cases that they have not seen.
+Of glimpses where it looks, many show what matters: answers that begin anew learn from them in few steps, and know cases
+that they have not seen.
 """
 
 from collections.abc import Sequence

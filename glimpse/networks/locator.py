@@ -172,8 +172,8 @@ class PointerLocator(nn.Module):
             at_least(name, weight, 0)
         at_least("unary_layers", unary_layers, 1, whole=True)
         self.seen_penalty = nn.Parameter(torch.full((zooms,), float(seen_penalty)), requires_grad=learn_seen_penalty)
-        near = torch.full((zooms,), float(near_penalty))
-        if learn_seen_penalty and near_penalty:
+        near, self.minds_near = torch.full((zooms,), float(near_penalty)), near_penalty > 0
+        if learn_seen_penalty and self.minds_near:
             self.near_penalty = nn.Parameter(near)
         else:  # not among the parameters, so that runs from before there was one can be continued
             self.register_buffer("near_penalty", near)

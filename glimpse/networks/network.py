@@ -357,8 +357,13 @@ class GlimpseNetwork(BasePolicy):
         visited[rows, cell] = True
         own, memory = state.sides[rows, zoom], self.memory.step(token, state.memory)
         covered = state.covered + self.coverage(state.sides, location, own)
-        near = state.near + self.coverage(state.sides, location, NEAR * own)
+        near = state.near + self.coverage(state.sides, location, NEAR * own) if self.minds_near else state.near
         return State(memory, answer, cache, visited, state.sides, covered, near, zoom, seen)
+
+    @property
+    def minds_near(self) -> bool:
+        """Whether the locator takes account of what is near to what was seen; otherwise it is not computed."""
+        return bool(getattr(self.locator, "minds_near", False))
 
     @property
     def axes(self) -> list[Float[Tensor, "_"]]:

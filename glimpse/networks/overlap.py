@@ -19,7 +19,8 @@ class Coverage:
         visited: Whether a cell was looked at.
         share: The share of the view at a cell that earlier glimpses have shown: the sum of its overlaps with them, at
             most 1. The view has the extent with which the next glimpse will be read.
-        near: The same of glimpses `NEAR` times as large: the share that lies near to what was seen.
+        near: The same of glimpses `NEAR` times as large: the share that lies near to what was seen. It is 0 where the
+            locator takes no account of it.
         zoom: The index of that extent.
     """
 

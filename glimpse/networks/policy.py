@@ -173,7 +173,7 @@ class GlimpsePolicy(GlimpseNetwork):
 
     def _history(self, episodes: Episodes) -> "_History":
         sides = 2 * episodes.extents.to(self.cells).repeat_interleave(episodes.rollouts, 0)
-        return _History(self.axes, episodes, sides)
+        return _History(self.axes, episodes, sides, self.minds_near)
 
     # ------------------------------------------------------------------------------------------ Stable-Baselines3
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
@@ -235,10 +235,12 @@ class _History:
         axes: The coordinates of the cells along each axis.
         episodes: The episodes.
         sides: The sides of glimpses of each extent (batch, zoom, d), in units of these coordinates.
+        minds_near: Whether to say what was near to what was seen; if not, nothing was.
     """
 
-    def __init__(self, axes: list[Tensor], episodes: Episodes, sides: Tensor) -> None:
+    def __init__(self, axes: list[Tensor], episodes: Episodes, sides: Tensor, minds_near: bool) -> None:
         self.axes, self.sides, self.read, self.cell = axes, sides, episodes.read, episodes.cell
+        self.minds_near = minds_near
         self.location = episodes.location.to(sides)
         rows = torch.arange(len(sides), device=sides.device)[:, None]
         self.own = sides[rows, episodes.zoom]
@@ -254,7 +256,8 @@ class _History:
     @torch.no_grad()
     def before(self, step: Int[Tensor, "some"], zoom: Int[Tensor, "batch some"]) -> Coverage:
         """Returns what had been seen before each of some consecutive steps, whose glimpses have the extents `zoom`."""
-        share, near = (self._shares(step, zoom, enlarged) for enlarged in (1.0, NEAR))
+        share = self._shares(step, zoom, 1.0)
+        near = self._shares(step, zoom, NEAR) if self.minds_near else share.new_zeros(()).expand_as(share)
         return Coverage(self.first_read[:, None] < step[:, None], share, near, zoom)
 
     def _shares(

@@ -1,5 +1,6 @@
 """Every benchmark can be asked for help; the cheap ones run at their smallest size, and go on from what they have."""
 
+import csv
 import importlib
 import json
 from dataclasses import replace
@@ -14,6 +15,7 @@ from benchmarks import (
     anatomy,
     common,
     features_cache,
+    few_slides,
     megapixel_mnist,
     memory,
     pretraining,
@@ -47,6 +49,23 @@ def test_a_benchmark_says_what_it_measures(name: str, capsys: pytest.CaptureFixt
 def test_the_readme_lists_every_benchmark() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     assert len(NAMES) == 18 and not [name for name in NAMES if f"python -m benchmarks.{name}" not in text]
+
+
+def test_fewer_slides_are_the_first_of_each_class_with_all_that_are_not_for_training(
+    tiny_slides: Path, tmp_path: Path
+) -> None:
+    with open(tiny_slides, newline="") as file:
+        own = list(csv.DictReader(file))
+    with open(few_slides.with_fewer(tiny_slides, 4, tmp_path / "few.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    train = [row["slide_id"] for row in own if row["split"] == "train"]
+    firsts = [[row["slide_id"] for row in own if row["slide_id"] in train and row["target"] == t][:2] for t in "01"]
+    assert {row["slide_id"] for row in rows if row["split"] == "train"} == {*firsts[0], *firsts[1]}
+    others = [row["slide_id"] for row in own if row["split"] != "train"]
+    assert [row["slide_id"] for row in rows if row["split"] != "train"] == others
+    assert all(Path(row["path"]).is_file() for row in rows)
+    with pytest.raises(SystemExit, match="fewer than 40 training slides"):
+        few_slides.with_fewer(tiny_slides, 40, tmp_path / "many.csv")
 
 
 @pytest.mark.parametrize(
