@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from glimpse.cohort import Case
 from glimpse.learning.warm_up import TokenWarmUp, answering_parts
 from glimpse.networks.locator import CellDistribution
-from glimpse.networks.network import coverage_so_far
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
 from glimpse.runs.checkpoints import Checkpoint
@@ -94,7 +93,7 @@ class SecondLook(TokenWarmUp):
         extents = torch.from_numpy(views.relative_extents(source))[None].to(policy.device)
         scene = policy.scene(overview, foreground, extents, conduct=_FIXED)
         state = policy.begin(scene)
-        seen = coverage_so_far(state, state.zoom)
+        seen = state.coverage(state.zoom)
         where = policy.where(state.memory[:, None], scene.candidates, seen)
         assert isinstance(where, CellDistribution), "only a locator that points at cells is taught"
         log_probs = where.log_probs[0, 0].cpu().numpy()

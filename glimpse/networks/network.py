@@ -320,7 +320,7 @@ class GlimpseNetwork(BasePolicy):
         else:
             zoom = torch.multinomial(zoom_log_probs.exp(), 1, generator=generator)[:, 0]
             stop = torch.rand(stop_logit.shape, generator=generator, device=stop_logit.device) < stop_logit.sigmoid()
-        where = self.where(state.memory[:, None], scene.candidates, coverage_so_far(state, zoom), conduct)
+        where = self.where(state.memory[:, None], scene.candidates, state.coverage(zoom), conduct)
         choice = where.mode() if deterministic else where.sample(generator)
         stop = (stop & conduct.may_stop & (conduct.locator is None)) | exhausted
         looked = where.log_prob(choice)[:, 0] + zoom_log_probs.gather(1, zoom[:, None])[:, 0]
@@ -378,13 +378,6 @@ class GlimpseNetwork(BasePolicy):
         return torch.cat(
             [product(overlaps(self.axes, sides[:, zoom], place, size)) for zoom in range(sides.shape[1])], 1
         )
-
-
-def coverage_so_far(state: State, zoom: Int[Tensor, "batch"]) -> Coverage:
-    """Returns what was seen before the next glimpse, if that is read with an extent of index `zoom`."""
-    rows = torch.arange(len(zoom), device=zoom.device)
-    share, near = (shown[rows, zoom].clamp_max(1)[:, None] for shown in (state.covered, state.near))
-    return Coverage(state.visited[:, None], share, near, zoom[:, None])
 
 
 def with_stop(stop: Tensor, stop_logit: Tensor, looked: Tensor, conduct: Conduct) -> Tensor:

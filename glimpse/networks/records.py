@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from glimpse.networks.aggregator import Cache
 from glimpse.networks.locator import Candidates
+from glimpse.networks.overlap import Coverage
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ class State:
     near: Float[Tensor, "batch zoom cell"]  # the same of enlarged glimpses
     zoom: Int[Tensor, "batch"]  # of the last glimpse
     seen: Float[Tensor, "batch pooled"]  # pooled features of the last glimpse
+
+    def coverage(self, zoom: Int[Tensor, "batch"]) -> Coverage:
+        """Returns what was seen before the next glimpse, if that is read with an extent of index `zoom`."""
+        rows = torch.arange(len(zoom), device=zoom.device)
+        share, near = (shown[rows, zoom].clamp_max(1)[:, None] for shown in (self.covered, self.near))
+        return Coverage(self.visited[:, None], share, near, zoom[:, None])
 
 
 class Decision(NamedTuple):

@@ -14,7 +14,6 @@ from torch import Tensor
 from glimpse.cohort import Case
 from glimpse.errors import EvaluationError
 from glimpse.networks.locator import CellDistribution, Choice, GaussianDistribution
-from glimpse.networks.network import coverage_so_far
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct, Decision, Scene, State
 from glimpse.reading.lanes import Access, Ending, Lanes, Seen, Start
@@ -117,7 +116,7 @@ def cell_probabilities(
     policy: GlimpsePolicy, scene: Scene, state: State, zoom: Tensor, conduct: Conduct
 ) -> Float[np.ndarray, "lane *grid"]:
     """Returns the probability of looking at each cell next; for a Gaussian, its normalised density at the centres."""
-    where = policy.where(state.memory[:, None], scene.candidates, coverage_so_far(state, zoom), conduct)
+    where = policy.where(state.memory[:, None], scene.candidates, state.coverage(zoom), conduct)
     if isinstance(where, GaussianDistribution):
         centres = scene.candidates.locations[None]
         logits = where.log_prob(Choice(centres, scene.candidates.nearest(centres)))
