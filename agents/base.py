@@ -1,7 +1,7 @@
 """The base class of all agents: Stable-Baselines3's `OnPolicyAlgorithm` with rollouts of complete episodes."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
@@ -20,6 +20,7 @@ from glimpse.agents.loading import SavedAgent
 from glimpse.agents.options import Options, Rollouts
 from glimpse.agents.rollout import EpisodePlayer, join, regrouped, shared_glimpses
 from glimpse.errors import SettingsError
+from glimpse.learning.augment import glimpse_views
 from glimpse.learning.looking import Worth
 from glimpse.networks.locator import RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
@@ -256,7 +257,7 @@ class GlimpseAlgorithm(SavedAgent):
             return callback.on_step()
 
         encodes = self.encodes_overviews or not self.conduct.train_encoder  # updates need the features then
-        player = EpisodePlayer(env, self.policy, budget, self.task.stack, encodes)
+        player = EpisodePlayer(env, self.policy, budget, self.task.stack, encodes, self._view())
         waves = []
         for wave in lanes:
             episodes = player.play(wave.tolist(), grouped, on_step, self.conduct)
@@ -270,7 +271,7 @@ class GlimpseAlgorithm(SavedAgent):
         if not self.rollouts.extra_glimpses or self.updates % _EXTRA_EVERY:
             return None
         elsewhere = Conduct(RandomLocator(), train_encoder=self.conduct.train_encoder)
-        player = EpisodePlayer(env, self.policy, self.rollouts.extra_glimpses, self.task.stack)
+        player = EpisodePlayer(env, self.policy, self.rollouts.extra_glimpses, self.task.stack, view=self._view())
         waves = (player.play(wave.tolist(), grouped, lambda ended: True, elsewhere) for wave in lanes)
         played = join([episodes for episodes in waves if episodes is not None])  # no callback stops these
         return shared_glimpses(played, self.rollouts.rollouts_per_case)
@@ -283,6 +284,15 @@ class GlimpseAlgorithm(SavedAgent):
 
     def _trains_encoder(self) -> bool:
         return self.options.updates.encoder_rate > 0 and self.policy.trains_encoder()
+
+    def _view(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """Returns what makes random views of glimpses; its random numbers are PyTorch's global ones."""
+        options = self.rollouts.augment
+        if options is None or not self.conduct.train_encoder:
+            return None
+        shape: Any = self.observation_space["glimpse"].shape  # type: ignore[index]
+        augment = glimpse_views(shape, self.policy.encoder.background, options)
+        return lambda glimpses: augment.pixels(glimpses, torch.default_generator)
 
     def _draw_budget(self) -> int:
         least, most = self.rollouts.min_glimpses, self.rollouts.budget

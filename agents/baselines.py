@@ -57,7 +57,7 @@ class Overview(_Baseline):
     """Supervised learning on overviews, without glimpses; its encoder is trained if it has parameters that train."""
 
     fixed = {**_Baseline.fixed, "max_glimpses": 0}
-    unused = _Baseline.unused | {"encoder_rate"}
+    unused = _Baseline.unused | {"encoder_rate", "augment"}
 
 
 class _UnplayedOverview(Overview):

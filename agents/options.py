@@ -1,8 +1,11 @@
 """The options of all agents, in three small records; their defaults are written here only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from glimpse.errors import SettingsError
+from glimpse.learning.augment import Augment
 from glimpse.settings.options import above_zero, at_least
 
 
@@ -23,6 +26,8 @@ class Rollouts:
         stop_from: Share of the training (0 to 1) after which the policy may end an episode by itself; before, it always
             spends its whole budget. Early in training, glimpses cost something but do not improve answers yet, so a
             policy that may stop would learn only to stop at once.
+        augment: Options of `glimpse.learning.augment.Augment`: in training, each glimpse is seen in a random view. Only
+            used where the encoder is trained, since what an encoder says that is not trained is kept.
     """
 
     cases_per_rollout: int = 16
@@ -31,6 +36,7 @@ class Rollouts:
     min_glimpses: int | None = None
     extra_glimpses: int | None = None
     stop_from: float = 0.5
+    augment: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         at_least("cases_per_rollout", self.cases_per_rollout, 1)
@@ -39,6 +45,8 @@ class Rollouts:
         for name in ("max_glimpses", "extra_glimpses"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 0)
+        if self.augment is not None:
+            Augment.parse_options(dict(self.augment))
         self._check_least()
 
     def _check_least(self) -> None:

@@ -35,6 +35,7 @@ class EpisodePlayer:
         max_glimpses: budget of the episodes.
         stack_targets: turns a list of `info["target"]` into an array, as `Task.stack` does.
         encodes_overviews: whether overviews are encoded; if not, their features are zeros.
+        view: makes of glimpses, uint8 (lane, channel, *size), what the policy sees of them.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class EpisodePlayer:
         max_glimpses: int,
         stack_targets: Callable[[list[Any]], np.ndarray],
         encodes_overviews: bool = True,
+        view: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.env, self.policy, self.max_glimpses, self.stack_targets = env, policy, max_glimpses, stack_targets
-        self.encodes_overviews = encodes_overviews
+        self.encodes_overviews, self.view = encodes_overviews, view
 
     @torch.no_grad()
     def play(
@@ -81,18 +83,21 @@ class EpisodePlayer:
             observation, reward, done, infos = self._step(decision)
             for lane in np.flatnonzero(alive & (done | (len(steps) == 0))):
                 targets[lane] = infos[lane]["target"]
-            steps.append(_Step(decision, alive, exhausted, np.where(alive, reward, 0.0), observation["glimpse"]))
+            glimpse = self._shown(observation["glimpse"])
+            steps.append(_Step(decision, alive, exhausted, np.where(alive, reward, 0.0), glimpse))
             if not on_step([infos[lane] for lane in np.flatnonzero(alive & done)]):
                 return None
             alive = alive & ~done
             if alive.any():
-                glimpse = torch.from_numpy(steps[-1].glimpse).to(device)
                 chosen = (decision.location, decision.cell, decision.zoom)
-                state = self.policy.observe(state, glimpse, *chosen, conduct)
+                state = self.policy.observe(state, torch.from_numpy(glimpse).to(device), *chosen, conduct)
                 seen.append(state.seen.cpu())
                 exhausted = np.where(alive, observation["remaining"][:, 0] <= 0, True)
         pooled = torch.stack(seen, 1) if seen else state.seen.cpu()[:, None][:, :0]
         return self._stack((*shown, scene.features.cpu()), pooled, steps, self.stack_targets(targets))
+
+    def _shown(self, glimpse: np.ndarray) -> np.ndarray:
+        return glimpse if self.view is None else self.view(torch.from_numpy(glimpse)).numpy()
 
     def _step(self, decision: Decision) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         parts = (decision.location, decision.stop, decision.prediction, decision.zoom)

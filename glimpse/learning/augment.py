@@ -1,13 +1,13 @@
 """Random views of images, in 1, 2 and 3 dimensions: how they lie, and what colours and noise they have."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from glimpse.errors import SettingsError
@@ -129,6 +129,10 @@ class Augment:
         view = recoloured(view, self.colours, self.background, uniform)
         return view + torch.randn(view.shape, generator=generator).to(images.device) * self.colours.noise
 
+    def pixels(self, images: Tensor, generator: torch.Generator) -> UInt8[Tensor, "batch channel *size"]:
+        """Makes a random view of each image, rounded to whole pixel values."""
+        return self(images, generator).round().clamp(0, 255).byte()
+
     # ------------------------------------------------------------------------------------------ whole pixels
     def _moved(self, images: Tensor, uniform: Draw) -> Float[Tensor, "batch channel *size"]:
         """Cuts views out at whole pixels, mirrors them, and turns them by multiples of 90 degrees."""
@@ -195,6 +199,25 @@ class Augment:
         for axis in range(2 if ndim == 3 else 0):
             motion = _rotation(uniform(batch) * self.motion.tilt, ndim, axis, 2) @ motion
         return motion
+
+
+def glimpse_views(
+    shape: Sequence[int], background: float, options: Mapping[str, Any], sides: Sequence[float] | None = None
+) -> Augment:
+    """Returns what makes random views of glimpses (channel, *size); these have no margin, so nothing is shifted.
+
+    Args:
+        shape: the shape of a glimpse.
+        background: pixel value outside the image.
+        options: the options of `Augment`.
+        sides: as of `Augment`.
+
+    Raises:
+        SettingsError: an option does not exist, or does not fit the number of channels.
+    """
+    augment = Augment(shape[1:], background, sides, **{**options, "shift": 0.0})
+    augment.check_channels(shape[0])
+    return augment
 
 
 def _reflected(places: Tensor, count: int) -> Tensor:

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glimpse.cohort import Case
-from glimpse.learning.augment import Augment
+from glimpse.learning.augment import Augment, glimpse_views
 from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up_options import WarmUpOptions
@@ -108,10 +108,10 @@ class TokenWarmUp(Trainer):
         self.augment: Augment | None = None
         self._manner = "glimpse"
         if glimpses.augment is not None:
-            how = {**glimpses.augment, "shift": 0.0}  # glimpses are read without a margin
-            self.augment = Augment(views.glimpse_size, policy.encoder.background, views.sides(cases[0].source), **how)
-            self.augment.check_channels(policy.observation_space["overview"].shape[0])  # type: ignore[index]
-            self._manner = f"augmented by {sorted(how.items())}, {seed}"
+            shape = policy.observation_space["glimpse"].shape  # type: ignore[index]
+            sides = views.sides(cases[0].source)
+            self.augment = glimpse_views(shape, policy.encoder.background, glimpses.augment, sides)
+            self._manner = f"augmented by {sorted(glimpses.augment.items())}, {seed}"
         rate, decay = self.options.steps.learning_rate, self.options.steps.weight_decay
         self.optimizer = torch.optim.AdamW(self._trained(), rate, weight_decay=decay)
         self.unlearned = copy.deepcopy(answering_parts(policy)) if self.looks_again else None
@@ -218,8 +218,8 @@ class TokenWarmUp(Trainer):
         views = []
         for image, cell, zoom in zip(torch.from_numpy(images), cells, zooms, strict=True):
             seed = np.random.SeedSequence([int(self.seeds[index]), int(cell), int(zoom)]).generate_state(1)[0]
-            views.append(self.augment(image[None], torch.Generator().manual_seed(int(seed)))[0])
-        return torch.stack(views).round().clamp(0, 255).byte().numpy()
+            views.append(self.augment.pixels(image[None], torch.Generator().manual_seed(int(seed)))[0])
+        return torch.stack(views).numpy()
 
     def _look(self, images: Tensor) -> Tensor:
         """Encodes and pools images; only features that are kept on disk are looked up before images are copied."""

@@ -3,27 +3,25 @@
 import csv
 import importlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from benchmarks import (
     anatomy,
     common,
+    encoder_speed,
+    encoders,
     features_cache,
     few_slides,
     megapixel_mnist,
     memory,
-    pretraining,
     probe,
     reference,
     throughput,
 )
-from glimpse.envs import array_cases, make_array
+from glimpse.settings.composing import composed
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(
@@ -48,7 +46,7 @@ def test_a_benchmark_says_what_it_measures(name: str, capsys: pytest.CaptureFixt
 
 def test_the_readme_lists_every_benchmark() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    assert len(NAMES) == 18 and not [name for name in NAMES if f"python -m benchmarks.{name}" not in text]
+    assert len(NAMES) == 19 and not [name for name in NAMES if f"python -m benchmarks.{name}" not in text]
 
 
 def test_fewer_slides_are_the_first_of_each_class_with_all_that_are_not_for_training(
@@ -236,84 +234,31 @@ def test_a_second_training_gives_the_answers_of_the_first(tmp_path: Path, capsys
     assert "share of the first" in capsys.readouterr().out
 
 
-# ---------------------------------------------------------------------------------------------- pretraining
-def with_spots(tiny_slides: Path, folder: Path, text: str) -> Path:
-    """A cohort of tiny slides, with a table of spots beside its CSV."""
-    lines = tiny_slides.read_text(encoding="utf-8").splitlines()
-    header = lines[0].split(",")
-    places = [header.index(name) for name in ("path",)]
-    rows = [line.split(",") for line in lines[1:]]
-    for row in rows:
-        row[places[0]] = str((tiny_slides.parent / row[places[0]]).resolve())
-    (folder / "cohort.csv").write_text("\n".join([lines[0], *(",".join(row) for row in rows)]), encoding="utf-8")
-    (folder / "regions.csv").write_text(text, encoding="utf-8")
-    return folder / "cohort.csv"
+# ---------------------------------------------------------------------------------------------- encoders
+def test_the_settings_of_every_encoder_fit_its_environment() -> None:
+    for env in ("wsi", "mri"):
+        for encoder in encoders.ENCODERS:
+            given = encoders.overrides(env, encoder, volumes=env == "mri")
+            config = composed(f"env={env}", *given, "pretrain.steps=5")
+            network = str(config.network.encoder)
+            assert ("ConvEncoder" in network) == encoder.startswith("random")
+            assert ("'lora_rank': 8" in network) == encoder.endswith("adapters")
+            assert (config.agent.algorithm.encoder_rate > 0) == encoder.endswith(("adapters", "last"))
 
 
-def spots_in(tiny_slides: Path) -> str:
-    header, *rows = (line.split(",") for line in tiny_slides.read_text(encoding="utf-8").splitlines())
-    names = [row[header.index("slide_id")] for row in rows]
-    spots = [f"{name},{kind},{y},400,60" for name in names for kind, y in (("focus", 300), ("look-alike", 600))]
-    return "\n".join(["slide_id,kind,y,x,radius", *spots])
+def test_the_speed_of_encoders_is_compared_with_the_small_ones(tmp_path: Path) -> None:
+    encoder_speed.main(["--quick", "--env", "mri", "--out", str(tmp_path)])
+    rows = written(tmp_path, "encoder_speed")["rows"]
+    assert [row["encoder"] for row in rows] == ["small", "planar", "axial"]
+    assert rows[0]["of the small one's"] == 1 and all(row["glimpses per second, bfloat16"] > 0 for row in rows)
 
 
 @pytest.mark.slow
-def test_pretraining_at_its_smallest(tiny_slides: Path, tmp_path: Path) -> None:
-    cohort = with_spots(tiny_slides, tmp_path, spots_in(tiny_slides))
-    given = ["--quick", "--start", "random", "--objectives", "none", "masked", "--extent", "64"]
-    pretraining.main([*given, "--cohort", str(cohort), "--out", str(tmp_path)])
-    none, masked = written(tmp_path, "pretraining")["rows"]
-    assert (none["objective"], none["steps"], masked["objective"]) == ("none", 0, "masked")
-    assert masked["steps"] >= 2 and masked["first_loss"] > 0
-    assert 0 <= none["auc"] <= 1 and 0 <= masked["auc"] <= 1
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("slide_id,kind,y,x\na,focus,1,1", "lacks the columns radius"),
-        ("slide_id,kind,y,x,radius\na,focus,1,1,1", "has 1 kinds of spots, not 2"),
-    ],
-)
-def test_spots_that_cannot_be_probed_are_named(
-    text: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "regions.csv").write_text(text, encoding="utf-8")
-    for there, expected in ((True, reason), (False, "is not there")):
-        if not there:
-            (tmp_path / "regions.csv").unlink()
-        given = ["--cohort", str(tmp_path / "cohort.csv"), "--out", str(tmp_path), "--runs", str(tmp_path)]
-        with pytest.raises(SystemExit) as ended:
-            pretraining.main(given)
-        shown = capsys.readouterr().err
-        assert ended.value.code == 2 and "regions.csv" in shown and expected in shown
-
-
-def test_the_probe_finds_what_features_tell_and_nothing_else() -> None:
-    """Spots are bright or dark; features are brightness, or noise."""
-    rng = np.random.default_rng(0)
-    images = [np.full((1, 64, 64), 60, np.uint8) for _ in range(40)]
-    spots = []
-    for index, image in enumerate(images):
-        kind = ("dark", "bright")[index % 2]
-        image[:, 16:48, 16:48] = rng.integers(150, 250) if kind == "bright" else rng.integers(70, 130)
-        spots.append(pretraining.Spot(f"{index}", kind, (32.0, 32.0), 16.0))
-    cases = array_cases(images, [0, 1] * 20)
-    env: Any = make_array(cases, split=None, overview_size=16, glimpse_size=8, glimpse_extents=[8])
-    named = [replace(case, id=f"{index}") for index, case in enumerate(env.cases)]
-
-    class Cohort:
-        def split(self, name: str) -> list[Any]:
-            return named[:24] if name == "train" else named[24:]
-
-    class Policy:
-        def __init__(self, informed: bool) -> None:
-            self.informed = informed
-
-        def summary_in_chunks(self, pixels: torch.Tensor) -> torch.Tensor:
-            means = pixels.float().mean((1, 2, 3))[:, None]
-            return means if self.informed else torch.randn(len(pixels), 1, generator=torch.Generator().manual_seed(1))
-
-    made: list[Any] = [Policy(True), Policy(False)]
-    aucs = [pretraining.probe(policy, env.views, Cohort(), spots, 0) for policy in made]  # type: ignore[arg-type]
-    assert aucs[0] == 1.0 and 0.1 < aucs[1] < 0.9
+def test_encoders_at_their_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["random, masked", "pretrained, adapters"]
+    encoders.main(["--quick", "--env", "xray", "--encoders", *chosen, "--out", str(tmp_path)])
+    masked, adapted = written(tmp_path, "encoders")["rows"]
+    assert (masked["steps"], adapted.get("steps")) == (2, None)
+    for row in (masked, adapted):
+        assert 0 <= row["probe"] <= 1 and 0 <= row["ppo auc"] <= 1
+    assert "xray, pretrained, adapters" in capsys.readouterr().out

@@ -77,7 +77,8 @@ def test_one_rollout_per_case_needs_a_critic() -> None:
     assert not torch.equal(parameters(model)["value_head.weight"], before)
 
 
-def test_the_probability_ratio_is_one_at_the_first_minibatch_of_an_update() -> None:
+@pytest.mark.parametrize("augment", [None, {"noise": 30.0}])
+def test_the_probability_ratio_is_one_at_the_first_minibatch_of_an_update(augment: dict[str, float] | None) -> None:
     ratios: list[Tensor] = []
 
     class WatchedLearner(PPOLearner):
@@ -88,7 +89,7 @@ def test_the_probability_ratio_is_one_at_the_first_minibatch_of_an_update() -> N
     class Watched(PPO):
         learner_class = WatchedLearner
 
-    model = Watched("GlimpsePolicy", lanes(), 1e-2, n_epochs=2, **SMALL)
+    model = Watched("GlimpsePolicy", lanes(), 1e-2, n_epochs=2, augment=augment, **SMALL)
     model.learn(2 * model.steps_per_update)
     first, second, third, fourth = ratios
     for ratio in (first, third):
@@ -105,6 +106,26 @@ def test_an_encoder_rate_of_zero_leaves_the_encoder_as_it_is() -> None:
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in before if name.startswith("encoder.")} <= same
     assert "pool.project.weight" not in same
+
+
+def test_glimpses_are_seen_in_random_views_where_the_encoder_is_trained() -> None:
+    still = {"turn": 0.0, "tilt": 0.0, "zoom": 0.0, "flips": False, "strength": 0.0, "noise": 0.0}
+
+    def changed(augment: dict[str, Any] | None, encoder_rate: float = 1.0) -> float:
+        """How far glimpses in training are from the glimpses that are read at the same places."""
+        options = {**SMALL, "augment": augment, "encoder_rate": encoder_rate, "extra_glimpses": 1}
+        model = PPO("GlimpsePolicy", lanes(), **options)
+        model.learn(model.steps_per_update)
+        assert model.episodes is not None
+        read = environment().unwrapped
+        places = zip(model.drawn.repeat_interleave(2).tolist(), model.episodes.location[:, 0].numpy(), strict=True)
+        images = [read.views.glimpse(read.cases[case].source, place) for case, place in places]
+        return float(np.std(model.episodes.glimpse[:, 0].numpy() - np.stack(images).astype(float)))
+
+    assert changed(None) == changed(still) == changed(still | {"noise": 9.0}, encoder_rate=0.0) == 0
+    assert 7 < changed(still | {"noise": 9.0}) < 10
+    with pytest.raises(SettingsError, match=r"augment\.noise of at least 0"):
+        PPO("GlimpsePolicy", lanes(), augment={"noise": -1.0}, **SMALL)
 
 
 def test_the_policy_reads_its_whole_budget_until_it_may_stop() -> None:
