@@ -22,7 +22,7 @@ from glimpse.agents.rollout import EpisodePlayer, join, regrouped, shared_glimps
 from glimpse.errors import SettingsError
 from glimpse.learning.augment import glimpse_views
 from glimpse.learning.looking import Worth
-from glimpse.networks.locator import RandomLocator
+from glimpse.networks.blind import RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct, Episodes, Glimpses
 from glimpse.runs.checkpoints import Checkpoint

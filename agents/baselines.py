@@ -11,7 +11,7 @@ from tqdm import tqdm
 from glimpse.agents.base import GlimpseAlgorithm
 from glimpse.errors import SettingsError
 from glimpse.learning.averaging import Average
-from glimpse.networks.locator import GridLocator, RandomLocator
+from glimpse.networks.blind import GridLocator, RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.settings.progress import silent
 

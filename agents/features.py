@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from glimpse.errors import SettingsError
-from glimpse.networks.cells import Cell, OverviewCells
+from glimpse.networks.cells import Cell, ImageCells
 from glimpse.networks.encoder import ConvEncoder, TokenPool
 from glimpse.spaces import OBSERVATION_KEYS
 
@@ -72,7 +72,7 @@ class GlimpseFeatures(BaseFeaturesExtractor):
             for name in ("overview", "foreground", "glimpse")
         }
         self.encoder = encoder(channels, ndim)
-        self._overviews = OverviewCells(self.encoder, size, cell)
+        self._overviews = ImageCells(self.encoder, size, cell)
         for weight in self.encoder.parameters():  # Stable-Baselines3 initialises weights through `view`
             weight.data = weight.data.contiguous()
         self.pool = TokenPool(self.encoder.embed)

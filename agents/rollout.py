@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Episodes, Glimpses
+from glimpse.networks.records import NEVER, OWN_CONDUCT, Conduct, Decision, Episodes, Glimpses, WideGlimpses
 
 OnStep = Callable[[list[dict[str, Any]]], bool]
 
@@ -77,6 +77,7 @@ class EpisodePlayer:
         exhausted, alive = first["remaining"][:, 0] <= 0, np.ones(len(cases), bool)
         steps: list[_Step] = []
         seen: list[Tensor] = []
+        views = Views(self.policy, len(cases))
         targets: list[Any] = [None] * len(cases)
         while alive.any():
             decision = self.policy.decide(scene, state, torch.from_numpy(exhausted).to(device), conduct=conduct)
@@ -92,9 +93,10 @@ class EpisodePlayer:
                 chosen = (decision.location, decision.cell, decision.zoom)
                 state = self.policy.observe(state, torch.from_numpy(glimpse).to(device), *chosen, conduct)
                 seen.append(state.seen.cpu())
+                views.add(state.wide, len(seen) - 1, alive)
                 exhausted = np.where(alive, observation["remaining"][:, 0] <= 0, True)
         pooled = torch.stack(seen, 1) if seen else state.seen.cpu()[:, None][:, :0]
-        return self._stack((*shown, scene.features.cpu()), pooled, steps, self.stack_targets(targets))
+        return self._stack((*shown, scene.features.cpu()), pooled, steps, self.stack_targets(targets), views)
 
     def _shown(self, glimpse: np.ndarray) -> np.ndarray:
         return glimpse if self.view is None else self.view(torch.from_numpy(glimpse)).numpy()
@@ -103,7 +105,9 @@ class EpisodePlayer:
         parts = (decision.location, decision.stop, decision.prediction, decision.zoom)
         return self.env.step(self.policy.layout.pack(*(part.cpu().numpy() for part in parts)))
 
-    def _stack(self, of_cases: tuple[Tensor, ...], seen: Tensor, steps: list[_Step], targets: np.ndarray) -> Episodes:
+    def _stack(
+        self, of_cases: tuple[Tensor, ...], seen: Tensor, steps: list[_Step], targets: np.ndarray, views: "Views"
+    ) -> Episodes:
         overview, foreground, extents, features = of_cases
 
         def column(name: str) -> Tensor:
@@ -131,7 +135,41 @@ class EpisodePlayer:
             value=column("value"),
             reward=torch.from_numpy(np.stack([step.reward for step in steps], 1)).float(),
             target=torch.from_numpy(targets),
+            **views.stacked(),
         )
+
+
+class Views:
+    """The wide glimpses of some rows, as they are read.
+
+    Args:
+        policy: The policy.
+        rows: The number of rows.
+    """
+
+    def __init__(self, policy: GlimpsePolicy, rows: int) -> None:
+        self.policy = policy
+        self.kept: list[list[tuple[Tensor, Tensor, int]]] = [[] for _ in range(rows)]
+
+    def add(self, wide: WideGlimpses | None, step: int, alive: np.ndarray) -> None:
+        """Adds the wide glimpses of a step, in the rows whose episodes go on."""
+        if wide is None:
+            return
+        features, opened = wide.features.detach().cpu(), wide.opened.cpu()
+        for index, row in enumerate(wide.rows.tolist()):
+            if alive[row]:
+                self.kept[row].append((features[index], opened[index], step))
+
+    def stacked(self) -> dict[str, Tensor]:
+        """Returns the columns of `Episodes` that are about wide glimpses."""
+        most = max(map(len, self.kept))
+        maps = self.policy.blank_views(len(self.kept) * most).cpu().unflatten(0, (len(self.kept), most))
+        opened = torch.zeros(len(self.kept), most, len(self.policy.view_cells), dtype=torch.bool)
+        step = torch.full((len(self.kept), most), NEVER)
+        for row, kept in enumerate(self.kept):
+            for view, (one, cells, read) in enumerate(kept):
+                maps[row, view], opened[row, view], step[row, view] = one, cells, read
+        return {"maps": maps, "opened": opened, "view_step": step}
 
 
 def _none_like(glimpse: np.ndarray) -> np.ndarray:
@@ -148,14 +186,18 @@ def join(parts: list[Episodes]) -> Episodes:
         tensors = [getattr(part, field.name) for part in parts]
         if field.name in ("glimpse", "seen", "location", "cell", "zoom"):
             tensors = [_padded(tensor, time) for tensor in tensors]
+        elif field.name in ("maps", "opened", "view_step"):
+            most = max(part.view_step.shape[1] for part in parts)
+            value = NEVER if field.name == "view_step" else 0
+            tensors = [_padded(tensor, most, value) for tensor in tensors]
         elif field.name in ("prediction", "log_prob", "value", "reward"):
             tensors = [_padded(tensor, time + 1) for tensor in tensors]
         columns[field.name] = torch.cat(tensors)
     return Episodes(**columns)
 
 
-def _padded(tensor: Tensor, time: int) -> Tensor:
-    extra = tensor.new_zeros(tensor.shape[0], time - tensor.shape[1], *tensor.shape[2:])
+def _padded(tensor: Tensor, time: int, value: int = 0) -> Tensor:
+    extra = tensor.new_full((tensor.shape[0], time - tensor.shape[1], *tensor.shape[2:]), value)
     return torch.cat([tensor, extra], 1)
 
 

@@ -1,9 +1,10 @@
 """The parts of a glimpse policy, one per file: encoder, memory, locator, aggregator, network and policy."""
 
 from glimpse.networks.aggregator import AttentionPooling, CausalTransformer, MeanPooling, ScorePooling
+from glimpse.networks.blind import GridLocator, RandomLocator
 from glimpse.networks.encoder import ConvEncoder, LocationEmbedding, TokenPool
 from glimpse.networks.foreign import HuggingFaceEncoder, TimmEncoder
-from glimpse.networks.locator import GaussianLocator, GridLocator, PointerLocator, RandomLocator
+from glimpse.networks.locator import GaussianLocator, PointerLocator
 from glimpse.networks.memory import GRUMemory
 from glimpse.networks.modules import ModuleEncoder
 from glimpse.networks.planar import PlanarEncoder

@@ -1,4 +1,4 @@
-"""Cells of the overview: an overview is enlarged for an encoder whose stride is wider than they should be."""
+"""Cells of an image: it is enlarged for an encoder whose stride is wider than they should be."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,17 +15,18 @@ Cell = int | Sequence[int] | None
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-class OverviewCells:
-    """The cells of an overview, and how it is prepared so that an encoder's feature map has these cells.
+class ImageCells:
+    """The cells of overviews or of wide glimpses, and how these are prepared so that their feature maps have them.
 
     An encoder has one vector of features for each block of `stride` pixels. Where cells are to be narrower than that,
-    the overview is enlarged by stride / cell, so that each block of the enlarged overview shows one cell.
+    the image is enlarged by stride / cell, so that each block of the enlarged image shows one cell.
 
     Args:
         encoder: The encoder. Its `grid(size)` says what its stride is, and its `padding` how it fills what cells reach
-            beyond the overview: with "replicate" or, without this attribute, with its `background`.
-        size: Pixels of the overview per axis.
-        cell: Side of a cell in overview pixels, one number or one per axis; None means the encoder's stride.
+            beyond the image: with "replicate" or, without this attribute, with its `background`.
+        size: Pixels of the image per axis.
+        cell: Side of a cell in its pixels, one number or one per axis; None means the encoder's stride.
+        name: The setting that says how wide cells are, for messages.
 
     Attributes:
         grid: The cells.
@@ -34,13 +35,15 @@ class OverviewCells:
         SettingsError: A cell is wider than the encoder's stride, or not one number or one per axis.
     """
 
-    def __init__(self, encoder: Any, size: Sequence[int], cell: Cell = None) -> None:
+    def __init__(self, encoder: Any, size: Sequence[int], cell: Cell = None, name: str = "cell") -> None:
         self.own: CellGrid = encoder.grid(size)
-        side = self.own.side if cell is None else _per_axis(cell, len(self.own.side))
+        side = self.own.side if cell is None else _per_axis(cell, len(self.own.side), name)
         if any(wide > stride for wide, stride in zip(side, self.own.side, strict=True)):
+            of = "overview" if name == "cell" else "glimpse"
             raise SettingsError(
-                f"Expected cells of at most {_listed(self.own.side)} overview pixels, which is the stride of the "
-                f"encoder, got {_listed(side)}. Choose a smaller network.cell, or network.cell=null for this stride."
+                f"Expected cells of at most {_listed(self.own.side)} {of} pixels, which is the stride of the "
+                f"encoder, got {_listed(side)}. Choose a smaller network.{name}, or network.{name}=null for this "
+                "stride."
             )
         self.grid = CellGrid(self.own.size, side)
         self.background = float(getattr(encoder, "background", 0.0))
@@ -48,19 +51,19 @@ class OverviewCells:
 
     @property
     def enlarges(self) -> bool:
-        """Whether overviews are enlarged."""
+        """Whether images are enlarged."""
         return self.grid != self.own
 
-    def enlarged(self, overview: Tensor) -> Float[Tensor, "batch channel *larger"] | Tensor:
-        """Returns overviews (batch, channel, *size) as the encoder should see them.
+    def enlarged(self, image: Tensor) -> Float[Tensor, "batch channel *larger"] | Tensor:
+        """Returns images (batch, channel, *size) as the encoder should see them.
 
         Pixel p of the whole number of cells lies at p + 0.5, and at (p + 0.5) stride / cell when it is enlarged, so
         that cell i is the pixels from i stride to (i + 1) stride. Between pixels, values are interpolated linearly.
         """
         if not self.enlarges:
-            return overview
+            return image
         margins = [side for axis in reversed(self.grid.margins) for side in axis]  # `F.pad` begins with the last axis
-        pixels = overview if overview.is_floating_point() else overview.to(torch.float32)
+        pixels = image if image.is_floating_point() else image.to(torch.float32)
         if self.padding == "constant":
             pixels = F.pad(pixels, margins, value=self.background)
         else:
@@ -69,12 +72,12 @@ class OverviewCells:
         return F.interpolate(pixels, size=target, mode=_MODES[len(target)], align_corners=False)
 
 
-def _per_axis(cell: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+def _per_axis(cell: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
     sides = (cell,) * ndim if isinstance(cell, int) else tuple(int(side) for side in cell)
     if len(sides) != ndim or min(sides) < 1:
         raise SettingsError(
-            f"Expected network.cell as a number above 0, or {ndim} of them (one per axis of the images), got {cell}. "
-            "Type network.cell=null for the stride of the encoder."
+            f"Expected network.{name} as a number above 0, or {ndim} of them (one per axis of the images), got {cell}. "
+            f"Type network.{name}=null for the stride of the encoder."
         )
     return sides
 

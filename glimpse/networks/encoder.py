@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glimpse.geometry import CellGrid
@@ -132,31 +132,37 @@ class TokenPool(nn.Module):
     Args:
         embed: Features of a cell.
         width: Width of tokens; None means `embed`.
+        levels: How many kinds of images have statistics of their own; `level` is the index of a kind.
     """
 
     shift: Tensor
     spread: Tensor
     bound = 6.0  # in standard deviations; clips overviews, whose features are far from those of glimpses
 
-    def __init__(self, embed: int, width: int | None = None) -> None:
+    def __init__(self, embed: int, width: int | None = None, levels: int = 1) -> None:
         super().__init__()
-        self.project = nn.Linear(2 * embed, width or embed)
-        self.register_buffer("shift", torch.zeros(2 * embed))
-        self.register_buffer("spread", torch.ones(2 * embed))
+        self.project, self.levels = nn.Linear(2 * embed, width or embed), levels
+        shape = (2 * embed,) if levels == 1 else (levels, 2 * embed)
+        self.register_buffer("shift", torch.zeros(shape))
+        self.register_buffer("spread", torch.ones(shape))
 
     def summary(self, features: Float[Tensor, "batch embed *cells"]) -> Float[Tensor, "batch pooled"]:
         """Returns mean and maximum over the cells, not yet standardised."""
         flat = features.flatten(2)
         return torch.cat([flat.mean(-1), flat.amax(-1)], -1)
 
-    def calibrate(self, summaries: Float[Tensor, "batch pooled"]) -> None:
-        """Sets the statistics to those of the summaries of a sample of glimpses."""
-        self.shift.copy_(summaries.mean(0))
-        self.spread.copy_(summaries.std(0) + 1e-3)
+    def calibrate(self, summaries: Float[Tensor, "batch pooled"], level: int | None = None) -> None:
+        """Sets the statistics to those of the summaries of a sample of images, for one level or for all of them."""
+        here = slice(None) if level is None or self.levels == 1 else level
+        self.shift[here] = summaries.mean(0)
+        self.spread[here] = summaries.std(0) + 1e-3
 
-    def token(self, summary: Float[Tensor, "*batch pooled"]) -> Float[Tensor, "*batch width"]:
+    def token(
+        self, summary: Float[Tensor, "*batch pooled"], level: Int[Tensor, "*batch"] | int = 0
+    ) -> Float[Tensor, "*batch width"]:
         """Standardises a summary and projects it to a token."""
-        standardised = (summary - self.shift) / self.spread
+        shift, spread = (self.shift, self.spread) if self.levels == 1 else (self.shift[level], self.spread[level])
+        standardised = (summary - shift) / spread
         return self.project(standardised.clamp(-self.bound, self.bound))
 
     def forward(self, features: Float[Tensor, "batch embed *cells"]) -> Float[Tensor, "batch width"]:

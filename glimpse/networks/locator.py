@@ -5,11 +5,9 @@ the cell of the overview in which it lies.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -19,14 +17,17 @@ from glimpse.geometry import CellGrid
 from glimpse.networks.overlap import Coverage
 from glimpse.settings.options import at_least
 
-_CLOSED = -1e9
+CLOSED = -1e9
 SEEN_PENALTY = 10.0
 """Taken off the logit of a cell whose view was seen completely; for learned locators, the weight before training."""
 
 
 @dataclass
 class Candidates:
-    """The cells of the overviews, from which locators choose. There is one row per case, for all of its rollouts.
+    """The cells from which locators choose. There is one row per case, for all of its rollouts, or one per rollout.
+
+    They are the cells of overviews. Where there are several fields of view, the cells of wide glimpses follow them; the
+    rows then have locations of their own (see `glimpse.networks.frontier`).
 
     Attributes:
         keys: What `PointerLocator` compares with the state.
@@ -34,18 +35,18 @@ class Candidates:
         open: Whether a cell has any foreground, so that it may be chosen.
         sides: The sides of a glimpse of each extent, in units of [-1, 1] along each axis.
         locations: Centres of the cells in [-1, 1].
-        grid: The cells.
+        grid: The cells of overviews.
     """
 
     keys: Float[Tensor, "case cell embed"]
     unary: Float[Tensor, "case cell"]
     open: Bool[Tensor, "case cell"]
     sides: Float[Tensor, "case zoom d"]
-    locations: Float[Tensor, "cell d"]
+    locations: Float[Tensor, "cell d"] | Float[Tensor, "case cell d"]
     grid: CellGrid
 
     def nearest(self, location: Float[Tensor, "*batch d"]) -> Int[Tensor, "*batch"]:
-        """Returns the index of the cell in which a location lies."""
+        """Returns the index of the cell of the overview in which a location lies."""
         index = torch.zeros(location.shape[:-1], dtype=torch.long, device=location.device)
         for axis, cells in enumerate(self.grid.cells):
             before, side = self.grid.margins[axis][0], self.grid.side[axis]
@@ -79,7 +80,11 @@ class CellDistribution:
     very low values of closed cells.
     """
 
-    def __init__(self, logits: Float[Tensor, "batch time cell"], locations: Float[Tensor, "cell d"]) -> None:
+    def __init__(
+        self,
+        logits: Float[Tensor, "batch time cell"],
+        locations: Float[Tensor, "cell d"] | Float[Tensor, "batch cell d"],
+    ) -> None:
         self.logits, self.log_probs, self.locations = logits, F.log_softmax(logits, -1), locations
 
     def sample(self, generator: torch.Generator | None = None) -> Choice:
@@ -88,11 +93,16 @@ class CellDistribution:
         shape = (*below.shape[:2], 1)
         level = torch.rand(shape, generator=generator, dtype=below.dtype, device=below.device) * below[..., -1:]
         cell = torch.searchsorted(below, level, right=True)[..., 0].clamp_max(below.shape[-1] - 1)
-        return Choice(self.locations[cell], cell)
+        return Choice(self._at(cell), cell)
 
     def mode(self) -> Choice:
         cell = self.log_probs.argmax(-1)
-        return Choice(self.locations[cell], cell)
+        return Choice(self._at(cell), cell)
+
+    def _at(self, cell: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time d"]:
+        if self.locations.ndim == 2:
+            return self.locations[cell]
+        return self.locations[torch.arange(len(cell), device=cell.device)[:, None], cell]
 
     def log_prob(self, choice: Choice) -> Float[Tensor, "batch time"]:
         return self.log_probs.gather(-1, choice.cell[..., None])[..., 0]
@@ -178,10 +188,10 @@ class PointerLocator(nn.Module):
         else:  # not among the parameters, so that runs from before there was one can be continued
             self.register_buffer("near_penalty", near)
         self.key, self.query = nn.Linear(embed, embed), nn.Linear(hidden, embed)
-        hidden_layers = [layer for _ in range(unary_layers - 1) for layer in (nn.Linear(embed, embed), nn.ReLU())]
-        self.unary = nn.Sequential(*hidden_layers, nn.Linear(embed, 1))
+        self.unary = _unary(embed, unary_layers)
         self.register_buffer("shift", torch.zeros(embed))
         self.register_buffer("spread", torch.ones(embed))
+        self.finer = nn.ModuleList(_Reader(embed, unary_layers) for _ in range(zooms - 1))
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in ("shift", "spread"):  # policies that were saved before there were any have none
@@ -190,17 +200,36 @@ class PointerLocator(nn.Module):
         super()._load_from_state_dict(state, prefix, *rest)
 
     def describe(
-        self, features: Float[Tensor, "case cell embed"], where: Float[Tensor, "*case cell embed"]
+        self,
+        features: Float[Tensor, "case cell embed"],
+        where: Float[Tensor, "*case cell embed"],
+        level: Int[Tensor, "case"] | None = None,
     ) -> tuple[Float[Tensor, "case cell embed"], Float[Tensor, "case cell"]]:
-        """Returns keys and unary scores of cells, from their features and the embeddings of their locations."""
-        features = (features - self.shift) / self.spread
-        return self.key(features) + where, self.unary(features)[..., 0] * self.unary_gain
+        """Returns keys and unary scores of cells, from their features and the embeddings of their locations.
 
-    def calibrate(self, features: Float[Tensor, "*batch embed"]) -> None:
-        """Takes the statistics of features of a sample of cells; they are not trained."""
+        `level` is the index of the extent with which a glimpse at these cells would be read; None means the first. The
+        cells of overviews and those of wide glimpses look different, so each level has scores of its own.
+        """
+        if level is None:
+            return self._described(self, features, where)
+        keys, unary = torch.zeros_like(features), torch.zeros_like(features[..., 0])
+        for index in level.unique().tolist():
+            rows = (level == index).nonzero()[:, 0]
+            part: Any = self if index == 0 else self.finer[index - 1]
+            key, score = self._described(part, features[rows], where[rows])
+            keys, unary = keys.index_copy(0, rows, key), unary.index_copy(0, rows, score)
+        return keys, unary
+
+    def _described(self, part: Any, features: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        features = (features - part.shift) / part.spread
+        return part.key(features) + where, part.unary(features)[..., 0] * self.unary_gain
+
+    def calibrate(self, features: Float[Tensor, "*batch embed"], level: int = 0) -> None:
+        """Takes the statistics of features of a sample of cells of a level; they are not trained."""
+        part: Any = self if level == 0 else self.finer[level - 1]
         flat = features.flatten(0, -2)
-        self.shift.copy_(flat.mean(0))
-        self.spread.copy_(flat.std(0) + 1e-3)
+        part.shift.copy_(flat.mean(0))
+        part.spread.copy_(flat.std(0) + 1e-3)
 
     def forward(
         self,
@@ -216,7 +245,7 @@ class PointerLocator(nn.Module):
         by_case = states.reshape(keys.shape[0], -1, states.shape[-1])
         logits = self.logits(by_case, keys, candidates.unary).view(seen.visited.shape)
         logits = logits - self.penalty(seen.share, seen.near, seen.zoom[..., None])
-        return CellDistribution(logits.masked_fill(closed_cells(candidates, seen), _CLOSED), candidates.locations)
+        return CellDistribution(logits.masked_fill(closed_cells(candidates, seen), CLOSED), candidates.locations)
 
     def penalty(
         self,
@@ -240,11 +269,32 @@ class PointerLocator(nn.Module):
         return self.query(states) @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1]) + unary[:, None]
 
 
+class _Reader(nn.Module):
+    """What `PointerLocator` says of the cells of wide glimpses of one field of view."""
+
+    shift: Tensor
+    spread: Tensor
+
+    def __init__(self, embed: int, unary_layers: int) -> None:
+        super().__init__()
+        self.key, self.unary = nn.Linear(embed, embed), _unary(embed, unary_layers)
+        self.register_buffer("shift", torch.zeros(embed))
+        self.register_buffer("spread", torch.ones(embed))
+
+
+def _unary(embed: int, layers: int) -> nn.Sequential:
+    hidden = [layer for _ in range(layers - 1) for layer in (nn.Linear(embed, embed), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(embed, 1))
+
+
 class GaussianLocator(nn.Module):
     """A normal distribution around tanh(W state), as in the recurrent attention model (Mnih et al. 2014).
 
-    The standard deviation is learned, too, unless `learn_std` is False. It takes no account of what was seen already.
+    The standard deviation is learned, too, unless `learn_std` is False. It takes no account of what was seen already,
+    and with several fields of view it looks anywhere with any of them.
     """
+
+    roams = True
 
     def __init__(
         self, embed: int, hidden: int, ndim: int = 2, zooms: int = 1, std: float = 0.2, learn_std: bool = True
@@ -253,8 +303,15 @@ class GaussianLocator(nn.Module):
         self.mean = nn.Linear(hidden, ndim)
         self.log_std = nn.Parameter(torch.tensor(math.log(std)), requires_grad=learn_std)
 
+    def level_logits(self, logits: Tensor, available: Tensor) -> Tensor:
+        """Returns the logits as they are."""
+        return logits
+
     def describe(
-        self, features: Float[Tensor, "case cell embed"], where: Float[Tensor, "*case cell embed"]
+        self,
+        features: Float[Tensor, "case cell embed"],
+        where: Float[Tensor, "*case cell embed"],
+        level: Int[Tensor, "case"] | None = None,
     ) -> tuple[Float[Tensor, "case cell embed"], Float[Tensor, "case cell"]]:
         """Returns zeros, because this locator does not use cells."""
         return torch.zeros_like(features), torch.zeros_like(features[..., 0])
@@ -268,85 +325,26 @@ class GaussianLocator(nn.Module):
         return GaussianDistribution(self.mean(states).tanh(), self.log_std.exp(), candidates)
 
 
-class RandomLocator(nn.Module):
-    """Looks at random cells of the foreground, at each one at most once while there are others left.
+def allowed(
+    locator: Any, logits: Float[Tensor, "batch time zoom"], available: Bool[Tensor, "batch time zoom"]
+) -> Float[Tensor, "batch time zoom"]:
+    """Returns the logits of fields of view as a locator has them, from the policy's own.
 
-    Cells whose view was seen already are less probable, by the penalty with which learned locators begin.
+    A locator may say what it makes of them with a method `level_logits`. Without one, it chooses among the levels that
+    have places left.
     """
-
-    def forward(
-        self,
-        states: Float[Tensor, "batch time hidden"],
-        candidates: Candidates,
-        seen: Coverage,
-    ) -> CellDistribution:
-        logits = -SEEN_PENALTY * seen.share
-        return CellDistribution(logits.masked_fill(closed_cells(candidates, seen), _CLOSED), candidates.locations)
+    own = getattr(locator, "level_logits", None)
+    return masked(logits, available) if own is None else own(logits, available)
 
 
-class ShuffledLocator(nn.Module):
-    """Looks at cells as `RandomLocator` does, with random numbers drawn from a seed and the case's index.
-
-    It is made for deterministic reading: its mode is what `RandomLocator` might choose. One random number per cell
-    serves the whole episode, and depends on the seed and the case only, not on how many cases are read at once.
-
-    Args:
-        seed: Seed of the orders.
-        cases: The index of the case in each row of the batch.
-    """
-
-    def __init__(self, seed: int, cases: Sequence[int]) -> None:
-        super().__init__()
-        self.seed, self.cases = seed, tuple(cases)
-        self._noise: Tensor | None = None
-
-    def forward(self, states: Tensor, candidates: Candidates, seen: Coverage) -> CellDistribution:
-        if self._noise is None:
-            # The cell with the largest sum of logit and Gumbel noise is a sample from the softmax of the logits.
-            draws = [np.random.default_rng((self.seed, case)).gumbel(size=seen.share.shape[-1]) for case in self.cases]
-            self._noise = torch.from_numpy(np.stack(draws)).float().to(seen.share.device)
-        logits = self._noise[:, None] - SEEN_PENALTY * seen.share
-        return CellDistribution(logits.masked_fill(closed_cells(candidates, seen), _CLOSED), candidates.locations)
-
-
-class GridLocator(nn.Module):
-    """Looks at `budget` points of a regular grid over the foreground, in raster order.
-
-    The grid is the coarsest one with at least `budget` points in the foreground; if it has more, an evenly spaced
-    selection of them is taken. Along an axis that is shorter than the pitch of the grid, there is one point in the
-    middle.
-    """
-
-    def __init__(self, budget: int) -> None:
-        super().__init__()
-        self.budget = budget
-
-    def forward(
-        self,
-        states: Float[Tensor, "batch time hidden"],
-        candidates: Candidates,
-        seen: Coverage,
-    ) -> CellDistribution:
-        plans = torch.stack([self.plan(row, candidates.grid.cells) for row in candidates.open.cpu()]).to(states.device)
-        plans = plans.repeat_interleave(seen.visited.shape[0] // len(plans), 0)
-        step = seen.visited.sum(-1).clamp_max(self.budget - 1)
-        logits = states.new_full(seen.visited.shape, _CLOSED)
-        return CellDistribution(logits.scatter_(-1, plans.gather(1, step)[..., None], 0.0), candidates.locations)
-
-    def plan(self, foreground: Bool[Tensor, "cell"], grid: tuple[int, ...]) -> Int[Tensor, "budget"]:
-        """Returns the indices of the cells to look at, in order."""
-        for pitch in range(max(grid), 0, -1):
-            lattice = torch.zeros(grid, dtype=torch.bool)
-            lattice[tuple(slice(min(pitch, cells) // 2, None, pitch) for cells in grid)] = True
-            points = (lattice.flatten() & foreground).nonzero()[:, 0]
-            if len(points) >= self.budget or pitch == 1:
-                break
-        order = ((torch.arange(self.budget) + 0.5) * len(points) / self.budget).floor().long()
-        return points[order]
+def masked(logits: Tensor, available: Bool[Tensor, "*batch zoom"]) -> Tensor:
+    """Returns logits with those very low that are not available."""
+    return logits.masked_fill(~available.to(logits.device), CLOSED)
 
 
 def closed_cells(candidates: Candidates, seen: Coverage) -> Bool[Tensor, "batch time cell"]:
-    """Returns which cells may not be chosen: those outside the foreground, and visited ones while others are left."""
+    """Returns which cells may not be chosen: closed and absent ones, and visited ones while others are left."""
     outside = ~candidates.open.repeat_interleave(seen.visited.shape[0] // len(candidates.open), 0)[:, None]
+    outside = outside if seen.absent is None else outside | seen.absent
     closed = outside | seen.visited
     return torch.where(closed.all(-1, keepdim=True), outside.expand_as(closed), closed)

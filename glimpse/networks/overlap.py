@@ -22,12 +22,15 @@ class Coverage:
         near: The same of glimpses `NEAR` times as large: the share that lies near to what was seen. It is 0 where the
             locator takes no account of it.
         zoom: The index of that extent.
+        absent: Which candidates are not there, whatever was visited: those of another level, and those of glimpses that
+            have not been read yet. None where all are there.
     """
 
     visited: Bool[Tensor, "batch time cell"]
     share: Float[Tensor, "batch time cell"]
     near: Float[Tensor, "batch time cell"]
     zoom: Int[Tensor, "batch time"]
+    absent: Bool[Tensor, "batch time cell"] | None = None
 
 
 def overlaps(
@@ -59,9 +62,18 @@ def mutual(
     location: Float[Tensor, "batch time d"], sides: Float[Tensor, "batch time d"], enlarged: float = 1.0
 ) -> Float[Tensor, "batch time time"]:
     """Returns which share of glimpse j each glimpse i covers once it is enlarged, at index (i, j)."""
-    large = enlarged * sides[:, :, None]
-    reach = (large + sides[:, None]) / 2 - (location[:, :, None] - location[:, None]).abs()
-    covered = torch.minimum(reach.clamp_min(0), torch.minimum(large, sides[:, None]))
+    return covered_shares(location, sides, location, enlarged * sides)
+
+
+def covered_shares(
+    location: Float[Tensor, "batch view d"],
+    sides: Float[Tensor, "batch view d"],
+    place: Float[Tensor, "batch time d"],
+    own: Float[Tensor, "batch time d"],
+) -> Float[Tensor, "batch time view"]:
+    """Returns which share of each view at `location` a glimpse at `place` covers, with the sides of both."""
+    reach = (own[:, :, None] + sides[:, None]) / 2 - (place[:, :, None] - location[:, None]).abs()
+    covered = torch.minimum(reach.clamp_min(0), torch.minimum(own[:, :, None], sides[:, None]))
     return (covered / sides[:, None]).prod(-1)
 
 

@@ -11,10 +11,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from glimpse.networks.locator import Candidates, Choice, PointerLocator
+from glimpse.networks.frontier import Described, Frontier, joined
+from glimpse.networks.history import History, WideCells
+from glimpse.networks.locator import Candidates, Choice, PointerLocator, allowed
 from glimpse.networks.network import GlimpseNetwork, with_stop
-from glimpse.networks.overlap import NEAR, Coverage, overlaps, product, summed
-from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses, Scene, State
+from glimpse.networks.records import (
+    OWN_CONDUCT,
+    Conduct,
+    Episodes,
+    Evaluation,
+    Glimpses,
+    Scene,
+    State,
+    WideGlimpses,
+)
 
 _CELLS_AT_ONCE = 1 << 20  # how many numbers (rows x steps x cells) the locator's distributions hold at once
 
@@ -59,13 +69,14 @@ class GlimpsePolicy(GlimpseNetwork):
             kept = kept.index_copy(0, again, self.features(episodes.overview[again], conduct))
         scene = self.scene(episodes.overview, episodes.foreground, episodes.extents, kept, conduct)
         tokens = scene.token.new_zeros(batch, time, scene.token.shape[-1])
-        seen = self._seen(episodes, encoder_share, conduct)[read]
-        made = self.glimpse_token(seen, episodes.location[read], episodes.zoom[read])
+        seen, maps = self._seen(episodes, encoder_share, conduct)
+        made = self.glimpse_token(seen[read], episodes.location[read], episodes.zoom[read])
         tokens = tokens.masked_scatter(read[..., None], made)
         overview = scene.token.repeat_interleave(episodes.rollouts, 0)
         first, sequence = self.overview_in_answers(overview), torch.cat([overview[:, None], tokens], 1)
         states = self.memory(sequence)
-        log_prob, entropy = self._log_prob(episodes, states, scene.candidates, conduct)
+        candidates, history = self._places(episodes, scene.candidates, maps, conduct)
+        log_prob, entropy = self._log_prob(episodes, states, candidates, history, conduct)
         prediction, after_extra = self._answers(first, tokens, episodes.length, extra)
         return Evaluation(
             log_prob=log_prob,
@@ -115,28 +126,71 @@ class GlimpsePolicy(GlimpseNetwork):
         answers = self.answer_head(self.aggregator(sequence))
         return answers[:, :steps], answers.gather(1, after[..., None].expand(-1, -1, answers.shape[-1]))
 
-    def _seen(self, episodes: Episodes, share: float, conduct: Conduct) -> Float[Tensor, "batch time pooled"]:
-        """Returns the pooled features of each glimpse; a `share` of each case's rollouts is encoded again."""
-        anew = episodes.read
+    def _seen(
+        self, episodes: Episodes, share: float, conduct: Conduct
+    ) -> tuple[Float[Tensor, "batch time pooled"], Float[Tensor, "batch view features *cells"]]:
+        """Returns the pooled features of each glimpse, and the feature maps of wide ones.
+
+        A `share` of each case's rollouts is encoded again.
+        """
+        anew, seen, maps = episodes.read, episodes.seen, episodes.maps
         if not self.trains_encoder(conduct):
-            return episodes.seen
+            return seen, maps
         if share < 1:
             order = torch.rand(len(episodes.overview), episodes.rollouts).argsort(1).argsort(1)
             chosen = (order < math.ceil(share * episodes.rollouts)).flatten().to(self.device)
             anew = anew & chosen[:, None]
+        if maps.shape[1]:
+            row, view = (anew.any(1)[:, None] & episodes.is_view).nonzero(as_tuple=True)
+            step = episodes.view_step[row, view]
+            made = self.view_features(episodes.glimpse[row, step], conduct)
+            maps = maps.index_put((row, view), made)
+            seen = seen.index_put((row, step), self.pool.summary(made))
+            anew = anew.index_put((row, step), torch.zeros_like(row, dtype=torch.bool))
         rows = anew.flatten().nonzero()[:, 0]
-        return episodes.seen.masked_scatter(anew[..., None], self.look(episodes.glimpse.flatten(0, 1), rows, conduct))
+        looked = self.look(episodes.glimpse.flatten(0, 1), rows, conduct)
+        return seen.masked_scatter(anew[..., None], looked), maps
+
+    def _places(
+        self, episodes: Episodes, candidates: Candidates, maps: Tensor, conduct: Conduct
+    ) -> tuple[Candidates, History]:
+        """Returns all places at which glimpses of the episodes could lie, and what had been seen of them."""
+        sides = 2 * episodes.extents.to(self.cells).repeat_interleave(episodes.rollouts, 0)
+        if self.layout.zooms == 1 or getattr(conduct.locator or self.locator, "roams", False):
+            return candidates, History(self.axes, episodes, sides, self.minds_near)
+        batch, views = maps.shape[:2]
+        rows = torch.arange(batch, device=self.device).repeat_interleave(views)
+        step = episodes.view_step.flatten()
+        at = step.clamp_max(max(0, episodes.cell.shape[1] - 1))  # padding lies anywhere, and is closed
+        location, zoom = episodes.location[rows, at], episodes.zoom[rows, at].clamp_max(self.layout.zooms - 2)
+        opened = episodes.opened.flatten(0, 1) & episodes.is_view.flatten()[:, None]
+        new = self.cells_of_views(maps.flatten(0, 1), location, zoom, sides[rows], opened)
+        each = new.unary.shape[1]
+        level = (zoom + 1)[:, None].expand(-1, each)
+        since = (step + 1)[:, None].expand(-1, each)
+        flat = (one.reshape(batch, views * each, *one.shape[2:]) for one in (new.location, level, new.open, since))
+        by_row = (
+            one.reshape(batch, views * each, *one.shape[2:]) for one in (new.keys, new.unary, new.open, new.location)
+        )
+        wide = WideCells(*flat)
+        return joined(candidates, Described(*by_row)), History(self.axes, episodes, sides, self.minds_near, wide)
 
     def _log_prob(
-        self, episodes: Episodes, states: Tensor, candidates: Candidates, conduct: Conduct
+        self, episodes: Episodes, states: Tensor, candidates: Candidates, history: History, conduct: Conduct
     ) -> tuple[Tensor, Tensor]:
         """Returns log-probabilities of decisions and entropies of where to look, (batch, step); 0 at other steps."""
         read = F.pad(episodes.read, (0, 1))
         # The last step reads no glimpse: its choice is filled with zeros, and its log-probability is masked below.
         choice = Choice(F.pad(episodes.location, (0, 0, 0, 1)), F.pad(episodes.cell, (0, 1)))
         zoom = F.pad(episodes.zoom, (0, 1))
-        looked, entropy = self._looked(states, candidates, self._history(episodes), choice, zoom, conduct)
-        zoomed = self.zoom_head(states).log_softmax(-1).gather(-1, zoom[..., None])[..., 0]
+        looked, entropy = self._looked(states, candidates, history, choice, zoom, conduct)
+        levels = self.zoom_head(states)
+        if history.wide is not None:
+            step = torch.arange(states.shape[1], device=states.device)
+            levels = allowed(conduct.locator or self.locator, levels, history.available(step, self.layout.zooms))
+        elif self.layout.zooms > 1:
+            levels = allowed(conduct.locator or self.locator, levels, torch.ones_like(levels, dtype=torch.bool))
+        zoomed = levels.log_softmax(-1).gather(-1, zoom[..., None])[..., 0]
         stop_logit = self.stop_head(states)[..., 0]
         log_prob = with_stop(~read, stop_logit, looked + zoomed, conduct)
         return log_prob.masked_fill(~episodes.decided, 0.0), entropy.masked_fill(~episodes.decided, 0.0)
@@ -145,7 +199,7 @@ class GlimpsePolicy(GlimpseNetwork):
         self,
         states: Tensor,
         candidates: Candidates,
-        history: "_History",
+        history: History,
         choice: Choice,
         zoom: Int[Tensor, "batch step"],
         conduct: Conduct,
@@ -163,17 +217,13 @@ class GlimpsePolicy(GlimpseNetwork):
 
         rows = (states, choice.location, choice.cell, zoom)
         step = torch.arange(steps, device=states.device)
-        size = max(1, _CELLS_AT_ONCE // max(1, batch * len(self.cells)))
+        size = max(1, _CELLS_AT_ONCE // max(1, batch * candidates.unary.shape[1]))
         if not self.encoding.chunk or steps <= size:
             return part(*rows, step)
         pieces = zip(*(tensor.split(size, 1) for tensor in rows), step.split(size), strict=True)
         parts = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
         log_probs, entropies = zip(*parts, strict=True)
         return torch.cat(log_probs, 1), torch.cat(entropies, 1)
-
-    def _history(self, episodes: Episodes) -> "_History":
-        sides = 2 * episodes.extents.to(self.cells).repeat_interleave(episodes.rollouts, 0)
-        return _History(self.axes, episodes, sides, self.minds_near)
 
     # ------------------------------------------------------------------------------------------ Stable-Baselines3
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
@@ -207,7 +257,7 @@ class GlimpsePolicy(GlimpseNetwork):
         anew = torch.as_tensor(np.broadcast_to(state is None if episode_start is None else episode_start, batch).copy())
         scene, carried = self._carry(tensors, state, anew.to(self.device), conduct)
         decision = self.decide(scene, carried, tensors["remaining"][:, 0] <= 0, deterministic, conduct=conduct)
-        carried.zoom = decision.zoom
+        carried.zoom, carried.cell = decision.zoom, decision.cell
         parts = (decision.location, decision.stop, decision.prediction, decision.zoom)
         action = self.layout.pack(*(part.cpu().numpy() for part in parts))
         return (action[0] if single else action), (scene, carried)
@@ -217,66 +267,26 @@ class GlimpsePolicy(GlimpseNetwork):
             scene = self._scene_of(tensors, conduct)
             return scene, self.begin(scene)
         scene, carried = state
-        cell = scene.candidates.nearest(tensors["location"])
+        cell = self._chosen(scene, carried, tensors["location"])
         carried = self.observe(carried, tensors["glimpse"], tensors["location"], cell, carried.zoom)
         if bool(anew.any()):
             fresh = self._scene_of(tensors, conduct)
             carried, scene = _merge(carried, self.begin(fresh), anew), _merge(scene, fresh, anew)
         return scene, carried
 
+    def _chosen(self, scene: Scene, carried: State, location: Tensor) -> Int[Tensor, "batch"]:
+        """Returns the candidates at which glimpses lie: those that were chosen, or the cells in which they lie."""
+        cell = scene.candidates.nearest(location)
+        if carried.frontier is None or not carried.frontier.keys.shape[1]:
+            return cell
+        inner = (carried.cell - len(self.cells)).clamp_min(0)
+        rows = torch.arange(len(cell), device=cell.device)
+        chosen = carried.frontier.location[rows, inner.clamp_max(carried.frontier.location.shape[1] - 1)]
+        there = (carried.cell >= len(self.cells)) & ((chosen - location).abs() < 1e-4).all(1)
+        return torch.where(there, carried.cell, cell)
+
     def _scene_of(self, tensors: dict[str, Tensor], conduct: Conduct) -> Scene:
         return self.scene(tensors["overview"], tensors["foreground"], tensors["extents"], conduct=conduct)
-
-
-class _History:
-    """What had been seen at each step of stored episodes; arrays of steps times cells are made when they are asked for.
-
-    Args:
-        axes: The coordinates of the cells along each axis.
-        episodes: The episodes.
-        sides: The sides of glimpses of each extent (batch, zoom, d), in units of these coordinates.
-        minds_near: Whether to say what was near to what was seen; if not, nothing was.
-    """
-
-    def __init__(self, axes: list[Tensor], episodes: Episodes, sides: Tensor, minds_near: bool) -> None:
-        self.axes, self.sides, self.read, self.cell = axes, sides, episodes.read, episodes.cell
-        self.minds_near = minds_near
-        self.location = episodes.location.to(sides)
-        rows = torch.arange(len(sides), device=sides.device)[:, None]
-        self.own = sides[rows, episodes.zoom]
-        self.first_read = self._first_read(math.prod(map(len, axes)))
-
-    def _first_read(self, cells: int) -> Int[Tensor, "batch cell"]:
-        """Returns the step at which each cell was first looked at; time + 1 where it never was."""
-        batch, time = self.cell.shape
-        steps = torch.arange(time, device=self.cell.device).expand(batch, time)
-        first = torch.full((batch, cells), time + 1, device=self.cell.device)
-        return first.scatter_reduce_(1, self.cell, steps.masked_fill(~self.read, time + 1), "amin")
-
-    @torch.no_grad()
-    def before(self, step: Int[Tensor, "some"], zoom: Int[Tensor, "batch some"]) -> Coverage:
-        """Returns what had been seen before each of some consecutive steps, whose glimpses have the extents `zoom`."""
-        share = self._shares(step, zoom, 1.0)
-        near = self._shares(step, zoom, NEAR) if self.minds_near else share.new_zeros(()).expand_as(share)
-        return Coverage(self.first_read[:, None] < step[:, None], share, near, zoom)
-
-    def _shares(
-        self, step: Int[Tensor, "some"], zoom: Int[Tensor, "batch some"], enlarged: float
-    ) -> Float[Tensor, "batch some cell"]:
-        """Returns the share of each cell's view that the enlarged glimpses before each step cover, at most 1."""
-        share = self._covered(step, 0, enlarged)
-        for other in range(1, self.sides.shape[1]):
-            share = torch.where((zoom == other)[..., None], self._covered(step, other, enlarged), share)
-        return share.clamp_max(1)
-
-    def _covered(self, step: Int[Tensor, "some"], zoom: int, enlarged: float) -> Float[Tensor, "batch some cell"]:
-        """Returns the sum of the shares of each cell's view, of one extent, that enlarged glimpses cover."""
-        first, last = int(step[0]), int(step[-1])
-        covered = overlaps(self.axes, self.sides[:, zoom], self.location[:, :last], enlarged * self.own[:, :last])
-        covered[0] = covered[0] * self.read[:, :last, None]  # what was never read has shown nothing
-        earlier = summed([share[:, :first] for share in covered])[:, None]
-        since = product([share[:, first:] for share in covered]).cumsum(1)
-        return torch.cat([earlier, earlier + since], 1)
 
 
 def _merge(old: Any, new: Any, rows: Tensor) -> Any:
@@ -285,6 +295,10 @@ def _merge(old: Any, new: Any, rows: Tensor) -> Any:
         names = ("keys", "unary", "open", "sides")
         keys, unary, inside, sides = (_merge(getattr(old, name), getattr(new, name), rows) for name in names)
         return Candidates(keys, unary, inside, sides, old.locations, old.grid)
+    if isinstance(old, Frontier):
+        return old.merged(new, rows)
+    if isinstance(old, WideGlimpses) or old is None:  # of the last glimpses only
+        return None
     if isinstance(old, Scene | State):
         return type(old)(*(_merge(a, b, rows) for a, b in zip(vars(old).values(), vars(new).values(), strict=True)))
     if isinstance(old, dict):

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from glimpse.networks.aggregator import Cache
+from glimpse.networks.frontier import Frontier
 from glimpse.networks.locator import Candidates
 from glimpse.networks.overlap import Coverage
 
@@ -28,6 +29,8 @@ class Conduct:
 
 
 OWN_CONDUCT = Conduct()
+NEVER = 1 << 30
+"""The step of what was never read."""
 
 
 @dataclass
@@ -40,6 +43,21 @@ class Scene:
 
 
 @dataclass
+class WideGlimpses:
+    """The wide glimpses that some rows have just read, where there are several fields of view.
+
+    Attributes:
+        rows: The rows.
+        features: The encoder's feature maps, whose cells are candidates for the next field of view.
+        opened: Which cells may be chosen.
+    """
+
+    rows: Int[Tensor, "view"]
+    features: Float[Tensor, "view features *cells"]
+    opened: Bool[Tensor, "view cell"]
+
+
+@dataclass
 class State:
     """What the policy carries through an episode."""
 
@@ -48,15 +66,17 @@ class State:
     cache: Cache
     visited: Bool[Tensor, "batch cell"]
     sides: Float[Tensor, "batch zoom d"]  # of glimpses, as in `Candidates`
-    covered: Float[Tensor, "batch zoom cell"]  # the sum of shares of a cell's view that each glimpse has shown
-    near: Float[Tensor, "batch zoom cell"]  # the same of enlarged glimpses
+    covered: Float[Tensor, "batch cell"]  # the sum of shares of a cell's view that each glimpse has shown
+    near: Float[Tensor, "batch cell"]  # the same of enlarged glimpses
     zoom: Int[Tensor, "batch"]  # of the last glimpse
+    cell: Int[Tensor, "batch"]  # the index of the candidate at which the last glimpse lies
     seen: Float[Tensor, "batch pooled"]  # pooled features of the last glimpse
+    frontier: Frontier | None = None  # where there are several fields of view
+    wide: WideGlimpses | None = None  # of the last glimpses
 
     def coverage(self, zoom: Int[Tensor, "batch"]) -> Coverage:
-        """Returns what was seen before the next glimpse, if that is read with an extent of index `zoom`."""
-        rows = torch.arange(len(zoom), device=zoom.device)
-        share, near = (shown[rows, zoom].clamp_max(1)[:, None] for shown in (self.covered, self.near))
+        """Returns what was seen of the cells of the overview before the next glimpse, of extent `zoom`."""
+        share, near = (shown.clamp_max(1)[:, None] for shown in (self.covered, self.near))
         return Coverage(self.visited[:, None], share, near, zoom[:, None])
 
 
@@ -64,7 +84,7 @@ class Decision(NamedTuple):
     """One action of the policy per row, with its log-probability and the value of the state, for learning."""
 
     location: Tensor  # float (batch, d)
-    cell: Tensor  # int (batch,)
+    cell: Tensor  # int (batch,), the index of the candidate
     zoom: Tensor  # int (batch,)
     stop: Tensor  # bool (batch,)
     prediction: Tensor  # float (batch, output)
@@ -95,6 +115,9 @@ class Episodes:
     value: Float[Tensor, "batch step"]
     reward: Float[Tensor, "batch step"]
     target: Tensor
+    maps: Float[Tensor, "batch view features *viewcells"]  # feature maps of wide glimpses, as encoded in the rollout
+    opened: Bool[Tensor, "batch view viewcell"]  # which of their cells could be looked at
+    view_step: Int[Tensor, "batch view"]  # the step at which each of them was read; that of padding is beyond all
 
     @property
     def rollouts(self) -> int:
@@ -106,6 +129,11 @@ class Episodes:
         """True at steps where a glimpse was read."""
         steps = torch.arange(self.cell.shape[1], device=self.length.device)
         return steps < self.length[:, None]
+
+    @property
+    def is_view(self) -> Bool[Tensor, "batch view"]:
+        """True for wide glimpses, False for padding."""
+        return self.view_step < self.length[:, None]
 
     @property
     def answered(self) -> Bool[Tensor, "batch step"]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from glimpse.cohort import Case
 from glimpse.errors import EvaluationError
-from glimpse.networks.locator import GridLocator, ShuffledLocator
+from glimpse.networks.blind import GridLocator, ShuffledLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
 from glimpse.reading.lanes import Access

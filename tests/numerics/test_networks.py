@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import nn
 
 import glimpse.networks.policy as policy_module
+from glimpse.agents.rollout import Views
 from glimpse.errors import SettingsError
 from glimpse.geometry import CellGrid
 from glimpse.networks import (
@@ -72,7 +73,7 @@ def play(policy: GlimpsePolicy, cases: int = 2, rollouts: int = 8, time: int = 5
     with torch.no_grad():
         scene = policy.scene(overview, foreground, extents)
         state = policy.begin(scene, rollouts)
-        decisions, seen, length = [], [], torch.full((batch,), time)
+        decisions, seen, length, views = [], [], torch.full((batch,), time), Views(policy, batch)
         for step in range(time + 1):
             decision = policy.decide(scene, state, torch.full((batch,), step == time), generator=generator)
             length = torch.where(decision.stop & (length == time), torch.tensor(step), length)
@@ -80,6 +81,7 @@ def play(policy: GlimpsePolicy, cases: int = 2, rollouts: int = 8, time: int = 5
             if step < time:
                 state = policy.observe(state, glimpses[:, step], decision.location, decision.cell, decision.zoom)
                 seen.append(state.seen)
+                views.add(state.wide, step, np.ones(batch, bool))
 
     def column(name: str, steps: int) -> torch.Tensor:
         return torch.stack([getattr(decision, name) for decision in decisions[:steps]], 1)
@@ -88,7 +90,7 @@ def play(policy: GlimpsePolicy, cases: int = 2, rollouts: int = 8, time: int = 5
         overview, foreground, extents, scene.features, glimpses, torch.stack(seen, 1), column("location", time),
         column("cell", time), column("zoom", time), length, length == time, column("prediction", time + 1),
         column("log_prob", time + 1), column("value", time + 1),
-        torch.zeros(batch, time + 1), torch.zeros(batch, dtype=torch.long),
+        torch.zeros(batch, time + 1), torch.zeros(batch, dtype=torch.long), **views.stacked(),
     )  # fmt: skip
 
 

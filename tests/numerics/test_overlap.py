@@ -6,7 +6,8 @@ import torch
 
 from glimpse.geometry import CellGrid
 from glimpse.networks import PointerLocator, RandomLocator
-from glimpse.networks.locator import SEEN_PENALTY, Candidates, ShuffledLocator
+from glimpse.networks.blind import ShuffledLocator
+from glimpse.networks.locator import SEEN_PENALTY, Candidates
 from glimpse.networks.overlap import NEAR, Coverage, mutual, overlaps, product, summed
 
 

@@ -1,0 +1,243 @@
+"""The frontier of episodes that zoom: the cells of wide glimpses, each a candidate for the next finer field of view.
+
+Fields of view make levels, from wide to fine. The cells of the overview are candidates for the first level, and the
+cells of a glimpse of one level are candidates for the next. So candidates grow with what was read, and not with the
+size of the image. A candidate is chosen and kept by its index: first come the cells of the overview, then those of the
+first wide glimpse, of the second, and so on.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from glimpse.networks.locator import Candidates
+from glimpse.networks.overlap import NEAR, Coverage, covered_shares
+
+_PADDED = ("keys", "unary", "open", "location", "level", "covered", "near", "visited")
+
+
+@dataclass
+class Described:
+    """The cells of some wide glimpses, as candidates.
+
+    Attributes:
+        keys, unary: As of `glimpse.networks.locator.Candidates`.
+        open: Whether a cell has any foreground and lies inside the image.
+        location: Centres in [-1, 1]^d of the image.
+    """
+
+    keys: Float[Tensor, "view cell embed"]
+    unary: Float[Tensor, "view cell"]
+    open: Bool[Tensor, "view cell"]
+    location: Float[Tensor, "view cell d"]
+
+
+@dataclass
+class Frontier:
+    """The candidates in the wide glimpses of some episodes, and the way so far. `n` is padded to the longest row.
+
+    Attributes:
+        keys, unary, open, location: As of `Described`.
+        level: The index of the field of view with which a candidate would be read.
+        covered: The sum of the shares of a candidate's view that glimpses of its own level or finer ones have shown.
+        near: The same of enlarged glimpses.
+        visited: Whether it was looked at.
+        path: The centres of the glimpses so far.
+        zooms: Their fields of view.
+        views: How many of them were wide.
+        per_view: How many cells a wide glimpse has.
+    """
+
+    keys: Float[Tensor, "batch n embed"]
+    unary: Float[Tensor, "batch n"]
+    open: Bool[Tensor, "batch n"]
+    location: Float[Tensor, "batch n d"]
+    level: Int[Tensor, "batch n"]
+    covered: Float[Tensor, "batch n"]
+    near: Float[Tensor, "batch n"]
+    visited: Bool[Tensor, "batch n"]
+    path: Float[Tensor, "batch time d"]
+    zooms: Int[Tensor, "batch time"]
+    views: Int[Tensor, "batch"]
+    per_view: int
+
+    @classmethod
+    def empty(cls, like: Float[Tensor, "batch embed"], ndim: int, per_view: int) -> "Frontier":
+        """Returns the frontier of episodes that have begun."""
+        batch = len(like)
+
+        def none(*shape: int, dtype: torch.dtype = like.dtype) -> Tensor:
+            return torch.zeros(batch, 0, *shape, dtype=dtype, device=like.device)
+
+        return cls(
+            keys=none(like.shape[1]),
+            unary=none(),
+            open=none(dtype=torch.bool),
+            location=none(ndim),
+            level=none(dtype=torch.long),
+            covered=none(),
+            near=none(),
+            visited=none(dtype=torch.bool),
+            path=none(ndim),
+            zooms=none(dtype=torch.long),
+            views=torch.zeros(batch, dtype=torch.long, device=like.device),
+            per_view=per_view,
+        )
+
+    def available(self, levels: int) -> Bool[Tensor, "batch level"]:
+        """Returns which levels have a candidate that was not looked at; the first one always has."""
+        left = self.open & ~self.visited
+        there = [torch.ones_like(self.views, dtype=torch.bool)]
+        return torch.stack([*there, *(((self.level == level) & left).any(1) for level in range(1, levels))], 1)
+
+    def seen(
+        self,
+        place: Float[Tensor, "batch d"],
+        zoom: Int[Tensor, "batch"],
+        sides: Float[Tensor, "batch zoom d"],
+        index: Int[Tensor, "batch"],
+    ) -> "Frontier":
+        """Returns the frontier after a glimpse at `place`.
+
+        Args:
+            place: The centres of the glimpses.
+            zoom: Their fields of view.
+            sides: The sides of every field of view, in units of [-1, 1].
+            index: Which of these candidates were chosen; below 0 where it was none of them.
+        """
+        shares = (self._shares(place[:, None], zoom[:, None], sides, enlarged)[:, 0] for enlarged in (1.0, NEAR))
+        covered, near = (before + share for before, share in zip((self.covered, self.near), shares, strict=True))
+        visited = self.visited.clone()
+        rows = (index >= 0).nonzero()[:, 0]
+        visited[rows, index[rows]] = True
+        path, zooms = torch.cat([self.path, place[:, None]], 1), torch.cat([self.zooms, zoom[:, None]], 1)
+        return replace(self, covered=covered, near=near, visited=visited, path=path, zooms=zooms)
+
+    def _shares(
+        self,
+        place: Float[Tensor, "batch time d"],
+        zoom: Int[Tensor, "batch time"],
+        sides: Float[Tensor, "batch zoom d"],
+        enlarged: float = 1.0,
+    ) -> Float[Tensor, "batch time n"]:
+        """Returns which share of each candidate's view the glimpses cover that are not wider than it."""
+        return shares_of_candidates(self.location, self.level, place, zoom, sides, enlarged)
+
+    def grown(
+        self, rows: Int[Tensor, "view"], zoom: Int[Tensor, "view"], sides: Float[Tensor, "batch zoom d"], new: Described
+    ) -> "Frontier":
+        """Returns the frontier with the cells of wide glimpses, of at most one in each row.
+
+        Args:
+            rows: The rows in which a wide glimpse was read.
+            zoom: Its field of view.
+            sides: As of `seen`.
+            new: Its cells.
+        """
+        if not len(rows):
+            return self
+        slots = self.views[rows]
+        held, needed = self.keys.shape[1] // self.per_view, int(slots.max()) + 1
+        made = self if needed <= held else self.padded((needed - held) * self.per_view)
+        parts = {name: getattr(made, name).unflatten(1, (-1, self.per_view)).clone() for name in _PADDED}
+        for name in ("keys", "unary", "open", "location"):
+            parts[name][rows, slots] = getattr(new, name).to(parts[name])
+        level = (zoom + 1)[:, None].expand(-1, self.per_view)
+        parts["level"][rows, slots] = level
+        for name, enlarged in (("covered", 1.0), ("near", NEAR)):
+            path, zooms = self.path[rows], self.zooms[rows]
+            shares = shares_of_candidates(new.location, level, path, zooms, sides[rows], enlarged)
+            parts[name][rows, slots] = shares.sum(1)
+        parts["visited"][rows, slots] = False
+        flat = {name: part.flatten(1, 2) for name, part in parts.items()}
+        views = self.views.clone()
+        views[rows] += 1
+        return replace(made, **flat, views=views)
+
+    def padded(self, count: int) -> "Frontier":
+        """Returns the frontier with so many closed candidates more."""
+        more = {}
+        for name in _PADDED:
+            tensor = getattr(self, name)
+            more[name] = F.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, count))
+        return replace(self, **more)
+
+    def coverage(self, zoom: Int[Tensor, "batch"], of_overview: Coverage) -> Coverage:
+        """Returns what was seen of all candidates before the next glimpse, which is of the level `zoom`.
+
+        Args:
+            zoom: The level.
+            of_overview: What was seen of the cells of the overview.
+        """
+        visited = torch.cat([of_overview.visited, self.visited[:, None]], -1)
+        share, near = (
+            torch.cat([before, now.clamp_max(1)[:, None]], -1)
+            for before, now in ((of_overview.share, self.covered), (of_overview.near, self.near))
+        )
+        other = (zoom > 0)[:, None].expand(-1, of_overview.visited.shape[-1])
+        absent = torch.cat([other, (self.level != zoom[:, None]) | ~self.open], -1)[:, None]
+        return Coverage(visited, share, near, zoom[:, None], absent)
+
+    def merged(self, new: "Frontier", rows: Bool[Tensor, "batch"]) -> "Frontier":
+        """Returns this frontier with the rows of another one where `rows` is True."""
+        wide = max(one.keys.shape[1] for one in (self, new))
+        long = max(one.path.shape[1] for one in (self, new))
+        old, new = (one.padded(wide - one.keys.shape[1])._lengthened(long) for one in (self, new))
+        parts = {}
+        for field in fields(self):
+            if field.name != "per_view":
+                mine, theirs = getattr(old, field.name), getattr(new, field.name)
+                parts[field.name] = torch.where(rows.view(-1, *[1] * (mine.ndim - 1)), theirs, mine)
+        return replace(old, **parts)
+
+    def _lengthened(self, time: int) -> "Frontier":
+        """Pads the way so far in front with glimpses that have shown nothing: they are of no level."""
+        count = time - self.path.shape[1]
+        path, zooms = F.pad(self.path, (0, 0, count, 0)), F.pad(self.zooms, (count, 0), value=-1)
+        return replace(self, path=path, zooms=zooms)
+
+
+def shares_of_candidates(
+    location: Float[Tensor, "batch n d"],
+    level: Int[Tensor, "batch n"],
+    place: Float[Tensor, "batch time d"],
+    zoom: Int[Tensor, "batch time"],
+    sides: Float[Tensor, "batch zoom d"],
+    enlarged: float = 1.0,
+) -> Float[Tensor, "batch time n"]:
+    """Returns which share of each candidate's view the glimpses cover that are not wider than it.
+
+    A wide glimpse shows what lies in it from afar only, so it covers none of the finer views inside it.
+    """
+    rows = torch.arange(len(sides), device=sides.device)[:, None]
+    views, own = sides[rows, level], sides[rows, zoom.clamp_min(0)]
+    shares = covered_shares(location.to(sides), views, place.to(sides), enlarged * own)
+    return shares * (zoom[:, :, None] >= level[:, None])
+
+
+def with_frontier(candidates: Candidates, frontier: Frontier) -> Candidates:
+    """Returns the cells of overviews and those on the frontier as the candidates of each row."""
+    return joined(candidates, Described(frontier.keys, frontier.unary, frontier.open, frontier.location))
+
+
+def joined(candidates: Candidates, wide: Described) -> Candidates:
+    """Returns the cells of overviews and those of wide glimpses, one row for each rollout, as candidates."""
+    batch = len(wide.open)
+    rollouts = batch // len(candidates.open)
+
+    def both(name: str) -> Tensor:
+        own = getattr(candidates, name).repeat_interleave(rollouts, 0)
+        return torch.cat([own, getattr(wide, name).to(own)], 1)
+
+    cells = candidates.locations.expand(batch, *candidates.locations.shape)
+    return replace(
+        candidates,
+        keys=both("keys"),
+        unary=both("unary"),
+        open=both("open"),
+        sides=candidates.sides.repeat_interleave(rollouts, 0),
+        locations=torch.cat([cells, wide.location.to(cells)], 1),
+    )

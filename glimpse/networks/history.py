@@ -1,0 +1,125 @@
+"""What had been seen at each step of stored episodes, and which places there were."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from glimpse.networks.frontier import shares_of_candidates
+from glimpse.networks.overlap import NEAR, Coverage, overlaps, product, summed
+from glimpse.networks.records import Episodes
+
+_STEPS_AT_ONCE = 16  # glimpses whose overlaps with all cells of wide glimpses are held at once
+
+
+@dataclass
+class WideCells:
+    """The cells of all wide glimpses of stored episodes, flattened.
+
+    Attributes:
+        location: Their centres in [-1, 1]^d.
+        level: The field of view with which a glimpse there would be read.
+        open: Whether they may be looked at.
+        since: From which step on they are there.
+    """
+
+    location: Float[Tensor, "batch n d"]
+    level: Int[Tensor, "batch n"]
+    open: Bool[Tensor, "batch n"]
+    since: Int[Tensor, "batch n"]
+
+
+class History:
+    """What had been seen at each step; arrays of steps times cells are made when they are asked for.
+
+    Args:
+        axes: The coordinates of the cells along each axis.
+        episodes: The episodes.
+        sides: The sides of glimpses of each extent (batch, zoom, d), in units of these coordinates.
+        minds_near: Whether to say what was near to what was seen; if not, nothing was.
+        wide: The cells of wide glimpses; None where locators choose among the cells of overviews only.
+    """
+
+    def __init__(
+        self, axes: list[Tensor], episodes: Episodes, sides: Tensor, minds_near: bool, wide: WideCells | None = None
+    ) -> None:
+        self.axes, self.sides, self.read, self.cell = axes, sides, episodes.read, episodes.cell
+        self.minds_near, self.wide, self.zoom = minds_near, wide, episodes.zoom
+        self.location = episodes.location.to(sides)
+        rows = torch.arange(len(sides), device=sides.device)[:, None]
+        self.own = sides[rows, episodes.zoom]
+        cells = math.prod(map(len, axes))
+        self.first_read = self._first_read(cells + (0 if wide is None else wide.level.shape[1]), cells)
+
+    def _first_read(self, count: int, of_overview: int) -> Int[Tensor, "batch cell"]:
+        """Returns the step at which each candidate was first looked at; time + 1 where it never was."""
+        batch, time = self.cell.shape
+        steps = torch.arange(time, device=self.cell.device).expand(batch, time)
+        never = ~self.read if count > of_overview else ~self.read | (self.cell >= of_overview)
+        first = torch.full((batch, count), time + 1, device=self.cell.device)
+        return first.scatter_reduce_(1, self.cell.clamp_max(count - 1), steps.masked_fill(never, time + 1), "amin")
+
+    @torch.no_grad()
+    def before(self, step: Int[Tensor, "some"], zoom: Int[Tensor, "batch some"]) -> Coverage:
+        """Returns what had been seen before each of some consecutive steps, whose glimpses have the extents `zoom`."""
+        share = self._shares(step, 1.0)
+        near = self._shares(step, NEAR) if self.minds_near else share.new_zeros(()).expand_as(share)
+        visited = self.first_read[:, None] < step[:, None]
+        if self.wide is None:
+            return Coverage(visited, share, near, zoom)
+        overview = (zoom > 0)[..., None].expand(-1, -1, share.shape[-1] - self.wide.level.shape[1])
+        elsewhere = (self.wide.level[:, None] != zoom[..., None]) | ~self.there(step)
+        return Coverage(visited, share, near, zoom, torch.cat([overview, elsewhere], -1))
+
+    def there(self, step: Int[Tensor, "some"]) -> Bool[Tensor, "batch some n"]:
+        """Returns which cells of wide glimpses could be looked at before each of some steps."""
+        assert self.wide is not None
+        return self.wide.open[:, None] & (self.wide.since[:, None] <= step[:, None])
+
+    @torch.no_grad()
+    def available(self, step: Int[Tensor, "some"], levels: int) -> Bool[Tensor, "batch some level"]:
+        """Returns which levels had a candidate left before each of some steps (see `Frontier.available`)."""
+        assert self.wide is not None
+        count = self.wide.level.shape[1]
+        fresh = self.first_read[:, None, self.first_read.shape[1] - count :] >= step[:, None]
+        left = self.there(step) & fresh
+        first = torch.ones_like(left[..., :1].any(-1)) if count else left.new_ones(left.shape[:2])
+        finer = [(left & (self.wide.level == level)[:, None]).any(-1) for level in range(1, levels)]
+        return torch.stack([first, *finer], -1)
+
+    def _shares(self, step: Int[Tensor, "some"], enlarged: float) -> Float[Tensor, "batch some cell"]:
+        """Returns the share of each candidate's view that the enlarged glimpses before each step cover, at most 1."""
+        share = self._covered(step, enlarged).clamp_max(1)
+        if self.wide is None:
+            return share
+        return torch.cat([share, self._of_wide(step, enlarged).clamp_max(1)], -1)
+
+    def _covered(self, step: Int[Tensor, "some"], enlarged: float) -> Float[Tensor, "batch some cell"]:
+        """Returns the sum of the shares of the view at each cell of the overview that enlarged glimpses cover."""
+        first, last = int(step[0]), int(step[-1])
+        covered = overlaps(self.axes, self.sides[:, 0], self.location[:, :last], enlarged * self.own[:, :last])
+        covered[0] = covered[0] * self.read[:, :last, None]  # what was never read has shown nothing
+        earlier = summed([share[:, :first] for share in covered])[:, None]
+        since = product([share[:, first:] for share in covered]).cumsum(1)
+        return torch.cat([earlier, earlier + since], 1)
+
+    def _of_wide(self, step: Int[Tensor, "some"], enlarged: float) -> Float[Tensor, "batch some n"]:
+        """Returns the same of the cells of wide glimpses."""
+        first, last = int(step[0]), int(step[-1])
+        assert self.wide is not None
+        earlier = torch.zeros_like(self.wide.location[..., 0])
+        for start in range(0, first, _STEPS_AT_ONCE):
+            earlier = earlier + self._shown(start, min(first, start + _STEPS_AT_ONCE), enlarged).sum(1)
+        since = self._shown(first, last, enlarged).cumsum(1)
+        return torch.cat([earlier[:, None], earlier[:, None] + since], 1)
+
+    def _shown(self, first: int, last: int, enlarged: float) -> Float[Tensor, "batch some n"]:
+        """Returns the share of each wide glimpse's cell that the glimpses of some steps cover."""
+        assert self.wide is not None
+        part = slice(first, last)
+        shares = shares_of_candidates(
+            self.wide.location, self.wide.level, self.location[:, part], self.zoom[:, part], self.sides, enlarged
+        )
+        return shares * self.read[:, part, None]
