@@ -20,6 +20,7 @@ from glimpse.contract.stepped_sources import ViewableCases
 from glimpse.learning.second_look import SecondLook
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up import TokenWarmUp
+from glimpse.learning.zoom_warm_up import ZoomWarmUp
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.folder import Run
@@ -92,7 +93,8 @@ class WarmUp:
         self.options = options
 
     def run(self, training: Training, name: str) -> None:
-        run, trainer = training.run, self._trainer(TokenWarmUp, training)
+        zooms = training.policy.layout.zooms > 1
+        run, trainer = training.run, self._trainer(ZoomWarmUp if zooms else TokenWarmUp, training)
         last, going_on = run.last, run.last.meta["stage"] == name
         looked = going_on and SecondLook.holds(last)
         with run.timed(name):
@@ -100,7 +102,7 @@ class WarmUp:
                 if going_on:
                     trainer.restore_state(last)
                 self._learn(training, name, trainer)
-                if trainer.looks:
+                if trainer.looks and not zooms:
                     trainer.worth().save(run.checkpoint("worth"))
             unlearned, first = trainer.unlearned, trainer.steps
             if unlearned is not None:

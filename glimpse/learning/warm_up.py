@@ -243,9 +243,7 @@ class TokenWarmUp(Trainer):
     def step(self) -> float:
         """Makes one update and returns its loss."""
         policy, losses = self.policy, self.options.losses
-        rate = self.options.steps.learning_rate * 0.5 * (1 + np.cos(np.pi * self.done / self.steps))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self._slow_down()
         cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(policy.device)
         order = torch.rand(len(cases), self.glimpses_per_case, generator=self.generator).argsort(1)
         rows = cases[:, None], order[:, : self.used].to(cases.device)
@@ -262,12 +260,21 @@ class TokenWarmUp(Trainer):
             later = self.seeing_loss((rows[0], rows[1][:, :time]), logits[:, :time], every.detach())
             first = looking_loss(logits, known, self.among, losses.look_entropy)
             loss = loss + losses.look_coef * (first + later)
+        self._update(loss)
+        return loss.item()
+
+    def _slow_down(self) -> None:
+        """Sets the learning rate of the next step, along half a cosine."""
+        rate = self.options.steps.learning_rate * 0.5 * (1 + np.cos(np.pi * self.done / self.steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(itertools.chain.from_iterable(g["params"] for g in self.optimizer.param_groups), 1.0)
         self.optimizer.step()
         self.done += 1
-        return loss.item()
 
     @torch.no_grad()
     def worth(self) -> Worth:

@@ -1,6 +1,6 @@
 """Options of the warm-up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ class WarmUpGlimpses:
         look_among: Among how many glimpses the locator learns to choose. All glimpses of a case are then parted into
             sets of so many. The fewer there are, the more rarely the locator can do with what is found most easily.
             None: among those of a sequence.
+        branches: With several fields of view: how many glimpses of the first one are read of each case, how many of the
+            next in each of these, and so on. None: 16 of the first, 6 of each finer one; with three or more fields of
+            view 12 and 4.
         augment: Keyword arguments of `glimpse.learning.augment.Augment`: each glimpse is seen in a random view, with
             other colours. Shifts are left out. None: as it is.
     """
@@ -28,6 +31,7 @@ class WarmUpGlimpses:
     max_total_glimpses: int = 150_000
     max_sequence: int = 16
     look_among: int | None = None
+    branches: Sequence[int] | None = None
     augment: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -35,8 +39,24 @@ class WarmUpGlimpses:
             above_zero(f"{name} of the warm-up", getattr(self, name))
         if self.look_among is not None:
             at_least("look_among of the warm-up", self.look_among, 2, whole=True)
+        for count in () if self.branches is None else self.branches:
+            at_least("branches of the warm-up", count, 1, whole=True)
         if self.augment is not None:
             Augment.parse_options(dict(self.augment))
+
+    def branches_of(self, levels: int) -> tuple[int, ...]:
+        """Returns how many glimpses are read at each of some levels.
+
+        Raises:
+            SettingsError: `branches` are of another number of levels.
+        """
+        if self.branches is None:
+            return (16, 6) if levels == 2 else (12, *[4] * (levels - 1))
+        if len(self.branches) != levels:
+            raise SettingsError(
+                f"Expected one of warm_up.branches for each of the {levels} fields of view, got {list(self.branches)}."
+            )
+        return tuple(self.branches)
 
 
 @dataclass(frozen=True)

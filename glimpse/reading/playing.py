@@ -92,14 +92,13 @@ def _to_the_end(
             return notes
         for lane in going if trace else ():
             notes[lane].glimpses.append(seen.glimpse[lane])
-        state, exhausted = _observed(policy, scene, state, seen, decision.zoom, conduct), seen.exhausted
+        state, exhausted = _observed(policy, state, seen, decision, conduct), seen.exhausted
 
 
-def _observed(policy: GlimpsePolicy, scene: Scene, state: State, seen: Seen, zoom: Tensor, conduct: Conduct) -> State:
+def _observed(policy: GlimpsePolicy, state: State, seen: Seen, decision: Decision, conduct: Conduct) -> State:
     """Returns the policy's state after it has taken in the glimpses that the lanes show."""
-    location = _tensor(policy, seen.location)
-    cell = scene.candidates.nearest(location)
-    return policy.observe(state, _tensor(policy, seen.glimpse), location, cell, zoom, conduct)
+    glimpse, location = _tensor(policy, seen.glimpse), _tensor(policy, seen.location)
+    return policy.observe(state, glimpse, location, decision.cell, decision.zoom, conduct)
 
 
 def _action(policy: GlimpsePolicy, decision: Decision) -> Action:
@@ -115,16 +114,20 @@ def _tensor(policy: GlimpsePolicy, array: np.ndarray) -> Tensor:
 def cell_probabilities(
     policy: GlimpsePolicy, scene: Scene, state: State, zoom: Tensor, conduct: Conduct
 ) -> Float[np.ndarray, "lane *grid"]:
-    """Returns the probability of looking at each cell next; for a Gaussian, its normalised density at the centres."""
-    where = policy.where(state.memory[:, None], scene.candidates, state.coverage(zoom), conduct)
+    """Returns the probability of looking at each cell of the overview next; for a Gaussian, its normalised density.
+
+    Where the next glimpse lies in a wide one, the probabilities are 0.
+    """
+    where = policy.where(state.memory[:, None], *policy.choices(scene, state, zoom, conduct), conduct)
     if isinstance(where, GaussianDistribution):
         centres = scene.candidates.locations[None]
         logits = where.log_prob(Choice(centres, scene.candidates.nearest(centres)))
     else:
         assert isinstance(where, CellDistribution)
         logits = where.log_probs
-    rows = len(state.memory)
-    return logits.reshape(rows, -1).softmax(-1).view(rows, *scene.candidates.grid.cells).float().cpu().numpy()
+    rows, cells = len(state.memory), scene.candidates.grid.cells
+    probabilities = logits.reshape(rows, -1).softmax(-1)[:, : len(policy.cells)]
+    return probabilities.reshape(rows, *cells).float().cpu().numpy()
 
 
 def _check_kinds(policy: GlimpsePolicy, cases: Sequence[Case]) -> None:

@@ -1,0 +1,256 @@
+r"""Warm-up with several fields of view: what looking is worth is learned from the bottom up.
+
+Of each case, wide glimpses are read at random cells of the overview, finer ones at random cells of these, and so on,
+once. Answers learn from sequences of all of them. What a glimpse of the finest field of view is worth is how much lower
+the loss of the answer from it is than the mean over the case. The cells in which these glimpses lie learn to choose
+among them. A wider glimpse is worth what the choice inside it is expected to bring, and the cells of the level above
+learn to choose by that, up to the cells of the overview. There is no trial and error in this: a random look hits so
+rarely that there would be nothing to learn from.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from glimpse.cohort import Case
+from glimpse.learning.warm_up import TokenWarmUp
+from glimpse.networks.locator import CLOSED, PointerLocator
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.records import Conduct
+from glimpse.tasks import Task
+from glimpse.views import Views
+
+_FIXED = Conduct(train_encoder=False)
+_AT_ONCE = 256  # glimpses that are encoded at once
+
+
+@dataclass
+class Level:
+    """The glimpses of one field of view, of all cases; those in the same wider glimpse are neighbours.
+
+    Attributes:
+        features: Pooled features.
+        at_cells: The features of the cells at which they lie, in the overview or in a wider glimpse.
+        location: Their centres in [-1, 1]^d.
+        open: Whether the locator could have chosen them.
+    """
+
+    features: Float[Tensor, "case glimpse pooled"]
+    at_cells: Float[Tensor, "case glimpse features"]
+    location: Float[Tensor, "case glimpse d"]
+    open: Bool[Tensor, "case glimpse"]
+
+
+@dataclass
+class _Read:
+    """What was read of a case at one level: as in `Level`, but with images and the indices of cells."""
+
+    images: np.ndarray
+    cells: Int[np.ndarray, "glimpse"]
+    location: Float[np.ndarray, "glimpse d"]
+    open: Bool[np.ndarray, "glimpse"]
+
+
+class ZoomWarmUp(TokenWarmUp):
+    """Supervised learning on random glimpses of all fields of view, from features that are computed once.
+
+    Args:
+        policy: The policy to train, except its encoder and its memory.
+        cases, views, task, **given: As for `TokenWarmUp`.
+
+    Attributes:
+        branches: How many glimpses of the first field of view are read of each case, of the next one in each of these,
+            and so on.
+    """
+
+    def __init__(self, policy: GlimpsePolicy, cases: Sequence[Case], views: Views, task: Task, **given: Any) -> None:
+        super().__init__(policy, cases, views, task, **given)
+        self.branches = self._affordable(self.options.glimpses.branches_of(policy.layout.zooms))
+        self.levels: list[Level] = []
+
+    @property
+    def looks_again(self) -> bool:
+        """There is no second look."""
+        return False
+
+    def _affordable(self, branches: tuple[int, ...]) -> tuple[int, ...]:
+        """Reads less of each case where there are so many cases that the largest number of glimpses would be passed."""
+        most = self.options.glimpses.max_total_glimpses // max(1, len(self.cases))
+        each = sum(math.prod(branches[1:level]) for level in range(1, len(branches) + 1))
+        return (max(2, min(branches[0], most // each)), *branches[1:])
+
+    # ------------------------------------------------------------------------------------------ reading, once
+    @torch.no_grad()
+    def encode(self, progress: Callable[[int], Any] = lambda count: None, at_once: int = 4) -> None:
+        """Reads and encodes the glimpses of all cases, from wide to fine, and their overviews."""
+        policy, columns = self.policy, [[[], [], [], []] for _ in self.branches]
+        overviews: list[Tensor] = []
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="warm-up") as pool:
+            for indices, trees in self._trees_ahead(pool, at_once):
+                shown = self._overviews_of(indices)
+                overviews.append(policy.pool.summary(shown))
+                for level, maps in enumerate(self._encoded(trees, shown)):
+                    for column, tensor in zip(columns[level], maps, strict=True):
+                        column.append(tensor)
+                progress(len(indices))
+        self.levels = [Level(*(torch.cat(column) for column in level)) for level in columns]
+        self.kept = {"overviews": torch.cat(overviews)}
+        if not self.done:
+            self._calibrate()
+        self.targets = torch.from_numpy(self.task.stack([case.target for case in self.cases])).to(policy.device)
+
+    def _overviews_of(self, indices: Sequence[int]) -> Tensor:
+        shown = np.stack([self.views.overview(self.cases[index].source) for index in indices])
+        return self.policy.features(torch.from_numpy(shown).to(self.policy.device), _FIXED)
+
+    def _trees_ahead(self, pool: ThreadPoolExecutor, at_once: int) -> Iterator[tuple[Sequence[int], list[list[_Read]]]]:
+        """Yields the indices of some cases at a time, and their glimpses; meanwhile, the next are being read."""
+        starts = range(0, len(self.cases), at_once)
+        parts = [range(start, min(start + at_once, len(self.cases))) for start in starts]
+        ahead = deque([pool.map(self._tree, part) for part in parts[:2]])
+        for number, part in enumerate(parts):
+            read = list(ahead.popleft())
+            if number + 2 < len(parts):
+                ahead.append(pool.map(self._tree, parts[number + 2]))
+            yield part, read
+
+    @torch.no_grad()
+    def _tree(self, index: int) -> list[_Read]:
+        """Reads random glimpses of a case, from wide to fine."""
+        policy, views, source = self.policy, self.views, self.cases[index].source
+        rng = np.random.default_rng(self.seeds[index])
+        foreground = torch.from_numpy(views.foreground(source).copy())[None]
+        places = [policy.cells.cpu().numpy()]  # of one view after another: their cells,
+        opened = [policy.open_cells(foreground)[0].cpu().numpy()]  # and which of them may be looked at
+        sides = 2 * torch.from_numpy(views.relative_extents(source)).float()[None]
+        levels = []
+        for zoom, count in enumerate(self.branches):
+            chosen = [_drawn(inside, count, rng) for inside in opened]
+            cells = np.concatenate(chosen)
+            location = np.concatenate([at[some] for at, some in zip(places, chosen, strict=True)])
+            open_ = np.concatenate([inside[some] for inside, some in zip(opened, chosen, strict=True)])
+            where = np.clip(location, -1, 1).astype(np.float32)
+            images = np.stack([views.glimpse(source, place, zoom) for place in where])
+            images = (
+                images if self.augment is None else self._augmented(images, index, cells, np.full(len(cells), zoom))
+            )
+            levels.append(_Read(images, cells, where, open_))
+            if zoom + 1 < len(self.branches):
+                at = torch.from_numpy(where).to(policy.device)
+                zooms = torch.full((len(where),), zoom, device=policy.device)
+                inner = policy.view_places(at, zooms, sides.to(policy.device).expand(len(where), -1, -1))
+                opened = list(policy.open_view_cells(torch.from_numpy(images), inner).cpu().numpy())
+                places = list(inner.cpu().numpy())
+        return levels
+
+    def _encoded(self, trees: list[list[_Read]], maps: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yields the columns of each level, given the feature maps of the overviews."""
+        policy, cases = self.policy, len(trees)
+        for zoom, count in enumerate(self.branches):
+            reads = [tree[zoom] for tree in trees]
+            cells = torch.from_numpy(np.concatenate([read.cells for read in reads])).to(policy.device)
+            parents = maps.flatten(2).transpose(1, 2)  # (view, cell, features): `count` glimpses lie in each
+            rows = torch.arange(len(parents), device=policy.device).repeat_interleave(count)
+            at_cells = parents[rows, cells].unflatten(0, (cases, -1))
+            images = torch.from_numpy(np.concatenate([read.images for read in reads]))
+            if zoom + 1 < len(self.branches):
+                maps = torch.cat(
+                    [policy.view_features(part.to(policy.device), _FIXED) for part in images.split(_AT_ONCE)]
+                )
+                pooled = policy.pool.summary(maps)
+            else:
+                pooled = torch.cat(
+                    [policy.look(part.to(policy.device), conduct=_FIXED) for part in images.split(_AT_ONCE)]
+                )
+            location = torch.from_numpy(np.stack([read.location for read in reads])).to(policy.device)
+            inside = torch.from_numpy(np.stack([read.open for read in reads])).to(policy.device)
+            yield pooled.unflatten(0, (cases, -1)), at_cells, location, inside
+
+    def _calibrate(self) -> None:
+        """Sets the statistics of tokens of each level, and of the features of its cells."""
+        policy = self.policy
+        policy.pool.calibrate(self.kept["overviews"], 0)
+        for zoom, level in enumerate(self.levels):
+            policy.pool.calibrate(level.features.flatten(0, 1), zoom + 1)
+            if self.looks and self.options.losses.look_calibrated and isinstance(policy.locator, PointerLocator):
+                policy.locator.calibrate(policy.narrow(level.at_cells), zoom)
+
+    # ------------------------------------------------------------------------------------------ learning
+    def step(self) -> float:
+        """Makes one update and returns its loss."""
+        policy, losses = self.policy, self.options.losses
+        self._slow_down()
+        cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(policy.device)
+        tokens = [self._tokens_of(zoom, cases) for zoom in range(len(self.levels))]
+        every = self._losses(policy.answer_head(policy.aggregator(self._sequence(tokens, cases))), cases)
+        single = self._losses(policy.glimpse_head(tokens[-1]), cases)
+        loss = every[:, -1].mean() + losses.prefix_coef * every.mean() + losses.glimpse_coef * single.mean()
+        if self.looks:
+            known = single.detach()
+            if self.expect is not None:
+                expected = self._expected(tokens[-1])
+                loss, known = loss + F.mse_loss(expected, known), expected.detach()
+            loss = loss + losses.look_coef * self._looking(known, cases)
+        self._update(loss)
+        return loss.item()
+
+    def _sequence(self, tokens: Sequence[Tensor], cases: Tensor) -> Float[Tensor, "batch step embed"]:
+        """Returns overviews and random glimpses of all levels, in a random order."""
+        policy, together = self.policy, torch.cat(list(tokens), 1)
+        order = torch.rand(together.shape[:2], generator=self.generator).argsort(1)[
+            :, : self.options.glimpses.max_sequence
+        ]
+        rows = torch.arange(len(together))[:, None]
+        first = policy.scale.weight[0].expand(len(together), -1)
+        if policy.overview_dropout < 1:
+            first = policy.overview_in_answers(policy.pool.token(self.kept["overviews"][cases]) + first)
+        return torch.cat([first[:, None], together[rows, order.to(together.device)]], 1)
+
+    def _tokens_of(self, zoom: int, cases: Tensor) -> Float[Tensor, "batch glimpse embed"]:
+        level = self.levels[zoom]
+        features, location = level.features[cases], level.location[cases]
+        zooms = torch.full(features.shape[:2], zoom, device=features.device)
+        return self.policy.glimpse_token(features, location, zooms)
+
+    def _looking(self, single: Float[Tensor, "batch glimpse"], cases: Tensor) -> Tensor:
+        """Returns the loss of the locator's choices at all levels, from the finest up to the overview's cells.
+
+        Args:
+            single: The loss of the answer from each glimpse of the finest level alone.
+            cases: The cases.
+        """
+        worth, total = single.mean(1, keepdim=True) - single, single.new_zeros(())
+        for zoom in reversed(range(len(self.levels))):
+            logits = self._logits(zoom, cases)
+            log_probs = logits.log_softmax(-1)
+            benefit = worth - worth.mean(1, keepdim=True) - self.options.losses.look_entropy * log_probs
+            total = total - (log_probs.exp() * benefit).sum(1).mean()
+            inside = logits.detach().unflatten(1, (-1, self.branches[zoom])).softmax(-1)
+            worth = (inside * worth.unflatten(1, (-1, self.branches[zoom]))).sum(-1)
+        return total
+
+    def _logits(self, zoom: int, cases: Tensor) -> Float[Tensor, "batch glimpse"]:
+        """Returns the locator's scores of the glimpses of a level; those that it could not choose have a low one."""
+        level = self.levels[zoom]
+        zooms = torch.full((len(cases),), zoom, device=cases.device)
+        _, unary = self.policy.describe(level.at_cells[cases], level.location[cases], zooms)
+        return unary.masked_fill(~level.open[cases], CLOSED)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The policy, and what expects losses, if there is such."""
+        return super().modules()
+
+
+def _drawn(inside: Bool[np.ndarray, "cell"], count: int, rng: np.random.Generator) -> Int[np.ndarray, "some"]:
+    """Draws cells that are open, all different if possible; any cells where none is open."""
+    cells = np.flatnonzero(inside) if inside.any() else np.arange(len(inside))
+    return rng.choice(cells, count, replace=len(cells) < count)
