@@ -5,7 +5,12 @@ from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import build_views
 from glimpse.envs.checking import ContractError, check
 from glimpse.envs.episode import Episode
-from glimpse.envs.glyphs import make_cluttered_mnist, make_megapixel_mnist, make_relations
+from glimpse.envs.glyphs import (
+    make_cluttered_mnist,
+    make_gigapixel_mnist,
+    make_megapixel_mnist,
+    make_relations,
+)
 from glimpse.envs.medical import make_ct, make_mri, make_wsi, make_xray
 from glimpse.envs.modality import make_modality
 from glimpse.envs.vector import GlimpseVecEnv
@@ -23,6 +28,7 @@ __all__ = [
     "make_array",
     "make_cluttered_mnist",
     "make_ct",
+    "make_gigapixel_mnist",
     "make_megapixel_mnist",
     "make_modality",
     "make_mri",

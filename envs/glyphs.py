@@ -38,6 +38,17 @@ MEGAPIXEL_MNIST = Modality(
     max_glimpses=8,
     glimpse_cost=0.0,
 )
+GIGAPIXEL_MNIST = Modality(
+    "gigapixel_mnist",  # islands of strokes on 12288 x 12288 pixels or more; three of them hold five digits
+    draws="glimpse.synthetic.glyphs.gigapixel_mnist:load_gigapixel_mnist",
+    shared={"root": None, "targets": "majority"},
+    task={"_target_": "glimpse.envs.glyphs.mnist_task", "targets": "${env.targets}"},
+    overview_size=192,
+    glimpse_size=64,
+    glimpse_extents=(512, 64),
+    max_glimpses=24,
+    glimpse_cost=0.0,
+)
 CLUTTERED_MNIST = Modality(
     "cluttered_mnist",  # a digit on 60 x 60 pixels, with four pieces of other digits; which digit is it?
     draws="glimpse.synthetic.glyphs.cluttered_mnist:load_cluttered_mnist",
@@ -60,9 +71,10 @@ RELATIONS = Modality(
     glimpse_cost=0.0,
 )
 
-for _modality in (MEGAPIXEL_MNIST, CLUTTERED_MNIST, RELATIONS):
+for _modality in (MEGAPIXEL_MNIST, GIGAPIXEL_MNIST, CLUTTERED_MNIST, RELATIONS):
     install(_modality)
 
 make_megapixel_mnist = partial(make_modality, modality="megapixel_mnist")
+make_gigapixel_mnist = partial(make_modality, modality="gigapixel_mnist")
 make_cluttered_mnist = partial(make_modality, modality="cluttered_mnist")
 make_relations = partial(make_modality, modality="relations")

@@ -184,7 +184,7 @@ def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str
     except ProtocolError as error:
         raise PreflightError(str(error)) from error
     if path is not None and not looked.stepped:
-        check_sizes(part, looked.views, policy.grid, progress, _SIZES_STAY)
+        check_sizes(part, looked.views, policy.grid, progress, _SIZES_STAY, policy.view_grid)
 
     def vector(count: int) -> VecEnv:
         return build(settings["vector"])([make() for _ in range(count)])

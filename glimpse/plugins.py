@@ -38,6 +38,7 @@ BUILT_IN = {
     "mri": "glimpse/MRI-v0",
     "ct": "glimpse/CT-v0",
     "megapixel_mnist": "glimpse/MegapixelMNIST-v0",
+    "gigapixel_mnist": "glimpse/GigapixelMNIST-v0",
     "cluttered_mnist": "glimpse/ClutteredMNIST-v0",
     "relations": "glimpse/Relations-v0",
 }

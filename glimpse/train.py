@@ -184,7 +184,7 @@ def _prepare(settings: Mapping[str, Any], cohort: Cohort, report: Report) -> Tra
     except (ProtocolError, TypeError, ValueError) as error:
         raise PreflightError(f"The settings of env.make or network do not go together: {error}") from error
     if not cases.stepped:
-        check_sizes(cohort, cases.views, policy.grid, progress=settings["progress"])
+        check_sizes(cohort, cases.views, policy.grid, progress=settings["progress"], view_grid=policy.view_grid)
         report.check_patches(cohort, cases.views)
     policy = policy.to(torch.device(settings["device"]))
     resume = settings["resume"]

@@ -1,5 +1,6 @@
 """What an agent sees of a case: the overview, its foreground, and glimpses. All code that reads cases uses this."""
 
+import itertools
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -106,18 +107,25 @@ class Views:
         return glimpses.get(key, lambda: self.glimpse(source, location, zoom))
 
     def pixels_read(self, source: ImageSource, locations: np.ndarray, zooms: Sequence[int] | np.ndarray) -> int:
-        """Returns the number of level-0 pixels that glimpses at locations (n, d) cover; overlaps count each time.
+        """Returns the number of pixels that glimpses at locations (n, d) show; overlaps count each time.
 
-        Glimpses are clipped to the image. A wide field of view counts with its whole area, although a coarser level of
-        the image is read for it.
+        Glimpses are clipped to the image. A glimpse of the finest field of view counts the level-0 pixels that it
+        covers, and a wider one, which shows them reduced, as many fewer.
         """
         count = len(zooms)
         if count == 0:
             return 0
         centers = source.frame.to_pixels(np.asarray(locations, np.float64).reshape(count, self.ndim))
-        half = np.stack([self.extent(source, int(zoom)) for zoom in zooms]) / 2
+        extents = np.stack([self.extent(source, zoom) for zoom in range(len(self.glimpse_extents))])
+        areas = extents.prod(axis=1)
+        half, reduced = extents[np.asarray(zooms)] / 2, (areas.min() / areas)[np.asarray(zooms)]
         sides = np.minimum(centers + half, source.shape) - np.maximum(centers - half, 0)
-        return round(float(np.maximum(sides, 0).prod(axis=1).sum()))
+        return round(float((np.maximum(sides, 0).prod(axis=1) * reduced).sum()))
+
+    @property
+    def finest(self) -> int:
+        """The index of the field of view that shows most detail: the last one, as they go from wide to fine."""
+        return len(self.glimpse_extents) - 1
 
     def foreground_pixels(self, source: ImageSource) -> float:
         """Returns the number of level-0 pixels in the foreground."""
@@ -137,7 +145,8 @@ class Views:
         """Returns which marks are hit: a glimpse hits a mark if it contains the mark, or if the mark contains it.
 
         More exactly, glimpse and mark must overlap along every axis by at least the smaller of their sides, less half a
-        pixel because of rounding.
+        pixel because of rounding. Of several fields of view only the finest counts: a wide glimpse shows a mark from
+        afar.
 
         Args:
             source: the image.
@@ -145,11 +154,12 @@ class Views:
             zooms: indices of their fields of view, (n,).
             marks: low and high corners of the marks, in level-0 pixels.
         """
-        count = len(zooms)
+        fine = np.asarray(zooms) == self.finest
+        count = int(fine.sum())
         if count == 0 or len(marks) == 0:
             return np.zeros(len(marks), bool)
-        centers = source.frame.to_pixels(np.asarray(locations, np.float64).reshape(count, self.ndim))[:, None]
-        half = np.stack([self.extent(source, int(zoom)) for zoom in zooms])[:, None] / 2
+        chosen = np.asarray(locations, np.float64).reshape(len(fine), self.ndim)[fine]
+        centers, half = source.frame.to_pixels(chosen)[:, None], self.extent(source, self.finest) / 2
         found = []
         for part in np.array_split(np.asarray(marks, np.float64), math.ceil(count * len(marks) / _PAIRS)):
             low, high = part[:, 0], part[:, 1]
@@ -157,12 +167,15 @@ class Views:
             found.append((overlap >= np.minimum(2 * half, high - low) - 0.5).all(axis=2).any(axis=0))
         return np.concatenate(found)
 
-    def problems(self, source: ImageSource, grid: CellGrid | None = None) -> list[str]:
+    def problems(
+        self, source: ImageSource, grid: CellGrid | None = None, view_grid: CellGrid | None = None
+    ) -> list[str]:
         """Returns messages that say why a source cannot be read with these sizes; an empty list if it can.
 
         Args:
             source: the image.
             grid: the cells of the overview from which the agent chooses locations; None if it can choose any location.
+            view_grid: the cells of wide glimpses, from which it chooses those of the next field of view.
         """
         if source.ndim != self.ndim:
             return [
@@ -179,21 +192,51 @@ class Views:
             for text, extent in zip(map(str, self.glimpse_extents), extents, strict=True)
             if (extent > np.asarray(source.shape)).any()
         ]
-        return found + ([] if grid is None else self._coarse_cells(source, grid, extents.max(axis=0)))
+        return found + ([] if grid is None else self._coarse_cells(source, grid, view_grid or grid, extents))
 
-    def _coarse_cells(self, source: ImageSource, grid: CellGrid, widest: np.ndarray) -> list[str]:
+    def _coarse_cells(
+        self, source: ImageSource, grid: CellGrid, view_grid: CellGrid, extents: Float[np.ndarray, "zoom d"]
+    ) -> list[str]:
+        """Says which level has cells that lie farther apart than the glimpses that are read at them are wide."""
         if len(grid.side) != self.ndim:
             return [f"{source.name}: a grid of {len(grid.side)} axes cannot point into an image of {self.ndim} axes."]
+        if (np.diff(extents, axis=0) >= 0).any():
+            return [
+                f"{source.name}: the fields of view have to go from wide to fine, each finer than the one before it, "
+                f"but they span {', '.join(_sizes(extent) for extent in extents)} pixels."
+            ]
         pitch = np.multiply(source.shape, grid.pitch)
-        if (pitch <= widest * (1 + 1e-9)).all():
-            return []
-        enough = np.ceil(np.multiply(source.shape, grid.side) / widest - 1e-9)  # pixels of an overview
-        return [
-            f"{source.name}: cells coarser than glimpses: {_sizes(grid.cells)} cells lie {_sizes(pitch)} pixels apart, "
-            f"but a glimpse spans {_sizes(widest)}, so parts of the image cannot be reached. Choose a larger "
-            f"overview_size (more cells; {_sizes(enough)} is enough) or a larger glimpse_extents "
-            f"({math.ceil(pitch.max() - 1e-9)} pixels are enough)."
-        ]
+        if (pitch > extents[0] * (1 + 1e-9)).any():
+            enough = np.ceil(np.multiply(source.shape, grid.side) / extents[0] - 1e-9)  # pixels of an overview
+            chain = ", ".join(map(str, self._reaching(source, grid, view_grid, extents[-1])))
+            return [
+                f"{source.name}: cells coarser than glimpses: {_sizes(grid.cells)} cells lie {_sizes(pitch)} pixels "
+                f"apart, but a glimpse spans {_sizes(extents[0])}, so parts of the image cannot be reached. Zoom: "
+                f"glimpse_extents=[{chain}] would do. Or choose a larger overview_size (more cells; {_sizes(enough)} "
+                f"is enough) or a larger glimpse_extents ({math.ceil(pitch.max() - 1e-9)} pixels are enough)."
+            ]
+        for wide, fine in itertools.pairwise(extents):
+            apart = wide * view_grid.pitch
+            if (apart > fine * (1 + 1e-9)).any():
+                chain = ", ".join(map(str, self._reaching(source, grid, view_grid, extents[-1])))
+                return [
+                    f"{source.name}: a glimpse of {_sizes(wide)} pixels has cells that lie {_sizes(apart)} pixels "
+                    f"apart, but the next field of view spans {_sizes(fine)}, so parts of the image cannot be reached. "
+                    f"glimpse_extents=[{chain}] would do; network.view_cell makes the cells narrower."
+                ]
+        return []
+
+    def _reaching(
+        self, source: ImageSource, grid: CellGrid, view_grid: CellGrid, finest: Float[np.ndarray, " d"]
+    ) -> list[int]:
+        """Returns fields of view, from wide to fine, whose cells lie half of the next finer one apart, or less."""
+        pitch, chain = np.multiply(source.shape, grid.pitch), [float(finest.min())]
+        while chain[0] < pitch.max():
+            wider = chain[0] / 2 / max(view_grid.pitch)
+            if wider <= chain[0]:
+                break  # glimpses have too few cells to zoom
+            chain.insert(0, wider)
+        return [math.floor(extent) for extent in chain]
 
 
 def _identity(source: ImageSource) -> Hashable:

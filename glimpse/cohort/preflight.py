@@ -22,7 +22,12 @@ class PreflightError(UserError, ValueError):
 
 
 def check_sizes(
-    cases: Sequence[Case], views: Views, grid: CellGrid, progress: bool = False, remedy: str = _SETTINGS
+    cases: Sequence[Case],
+    views: Views,
+    grid: CellGrid,
+    progress: bool = False,
+    remedy: str = _SETTINGS,
+    view_grid: CellGrid | None = None,
 ) -> None:
     """Checks that no glimpse is larger than an image, no cell is larger than a glimpse, and spacings are known.
 
@@ -32,12 +37,15 @@ def check_sizes(
         grid: the cells of the overview from which a policy chooses.
         progress: whether to show a bar (for more than 50 cases).
         remedy: the sentence that ends the message: what to do.
+        view_grid: the cells of wide glimpses, from which it chooses, too, where there are several fields of view.
 
     Raises:
         PreflightError: some cases do not fit; the message names the first of them and the reasons.
     """
     with ThreadPoolExecutor(4) as pool:
-        found = pool.map(lambda case: [f"{case.id}: {why}" for why in views.problems(case.source, grid)], cases)
+        found = pool.map(
+            lambda case: [f"{case.id}: {why}" for why in views.problems(case.source, grid, view_grid)], cases
+        )
         bar = tqdm(found, total=len(cases), desc="checking sizes", disable=silent(progress and len(cases) > 50))
         problems = [problem for several in bar for problem in several]
     if problems:

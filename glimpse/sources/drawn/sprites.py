@@ -27,6 +27,7 @@ class SpriteSource(ImageSource):
         corners: level-0 pixels of each sprite's upper left corner, int (sprite, 2).
         identity: equal for two images exactly when they show the same.
         name: what messages call it.
+        foreground_level: mean of 2 x 2 overview pixels above which there is something to see.
     """
 
     path = None
@@ -39,7 +40,9 @@ class SpriteSource(ImageSource):
         corners: Int[np.ndarray, "sprite 2"],
         identity: Hashable,
         name: str = "sprites",
+        foreground_level: float = FOREGROUND_LEVEL,
     ) -> None:
+        self._foreground_level = foreground_level
         order = np.argsort(corners[:, 0], kind="stable")
         self._index, self._corners = np.asarray(index)[order], np.asarray(corners)[order]
         self._rows = np.ascontiguousarray(self._corners[:, 0])
@@ -80,7 +83,7 @@ class SpriteSource(ImageSource):
         """Blocks of 2 x 2 overview pixels with something in them; never empty."""
         height, width = overview.shape[1:]
         padded = np.pad(overview[0], ((0, height % 2), (0, width % 2)))
-        blocks = padded.reshape((height + 1) // 2, 2, (width + 1) // 2, 2).mean((1, 3)) > FOREGROUND_LEVEL
+        blocks = padded.reshape((height + 1) // 2, 2, (width + 1) // 2, 2).mean((1, 3)) > self._foreground_level
         return never_empty(blocks.repeat(2, 0).repeat(2, 1)[:height, :width])
 
     def _within(self, first: Sequence[float], last: Sequence[float]) -> Int[np.ndarray, " some"]:

@@ -136,7 +136,7 @@ def make_cases(
     images, labels = read_digits(root, split)
     rng = np.random.default_rng((seed, ("train", "val", "test").index(split)))
     patterns = _resized(np.concatenate([images, draw_strokes(rng, STROKES, plan.thickness)]), plan.digit_size)
-    chosen, classes = _choose_digits(rng, labels, count)
+    chosen, classes = choose_digits(rng, labels, count)
     corners = place(rng, count, DIGITS + plan.noise, plan.size, plan.digit_size)
     strokes = len(images) + rng.integers(STROKES, size=(count, plan.noise))
     index = np.concatenate([chosen, strokes], 1).astype(np.int32)
@@ -148,13 +148,19 @@ def make_cases(
         source = SpriteSource(shape, patterns, index[number], corners[number], ("megapixel", key, number), name)
         low = corners[number, :DIGITS].astype(np.float64)
         marks = np.stack([low, low + plan.digit_size], 1)
-        target = _targets(classes[number], low[:, 0], targets)
+        target = targets_of(classes[number], low[:, 0], targets)
         cases.append(Case(name, name, source=source, target=target, split=split, marks=marks))
     return cases
 
 
-def _choose_digits(rng: np.random.Generator, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which digits each image shows, and their classes, (count, 5): three of one class, two of two others."""
+def choose_digits(rng: np.random.Generator, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which digits each image shows, and their classes, (count, 5): three of one class, two of two others.
+
+    Args:
+        rng: Random numbers.
+        labels: The classes of the digits to choose from.
+        count: Number of images.
+    """
     others = np.argsort(rng.random((count, 10)), 1)[:, :3]
     classes = np.concatenate([others[:, :1].repeat(MAJORITY, 1), others[:, 1:]], 1)
     members = [np.flatnonzero(labels == digit) for digit in range(10)]
@@ -166,7 +172,8 @@ def _choose_digits(rng: np.random.Generator, labels: np.ndarray, count: int) -> 
     return chosen, classes
 
 
-def _targets(classes: np.ndarray, rows: np.ndarray, targets: Sequence[str]) -> Any:
+def targets_of(classes: np.ndarray, rows: np.ndarray, targets: Sequence[str]) -> Any:
+    """The targets of an image, by the classes (digit,) of its digits and the rows in which they lie."""
     known: Mapping[str, Any] = {
         "majority": int(classes[0]),
         "max": int(classes.max()),
