@@ -34,7 +34,7 @@ KINDS = {
     "xray": ("nodule", "lookalike"),
     "mri": ("lesion", "lookalike"),
     "ct": ("lesion", "lookalike"),
-    "wsi": ("tumour", "aggregate"),
+    "wsi": ("tumour focus", "look-alike"),
 }
 WIDE: dict[str, Any] = {"widths": (16, 32, 64, 128), "strides": (1, 2, 2, 2)}
 SHALLOW: dict[str, Any] = {"widths": (16, 128), "kernels": (3, 4), "strides": (1, 2)}
