@@ -26,7 +26,7 @@ from glimpse.synthetic.slides.svs import write_svs
 NAME = "stains"
 _OTHERS = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])  # haematoxylin, eosin
 _AMOUNTS = np.array([0.7, 1.3])  # of both, as a share of what there is
-_WAYS = {"as it is": [], "augmented": ["warm_up.augment=${pretrain.augment}"]}
+_WAYS = {"as they are": ["warm_up.augment=null"], "other stains": []}
 _BY_POLICY = ("policy", "random", "grid")
 _STRIP = 512  # rows that are dyed at once
 

@@ -42,6 +42,8 @@ from glimpse.tasks import Task
 from glimpse.views import Views
 
 _FIXED = Conduct(train_encoder=False)
+_SAMPLE = 32  # cases by whose foreground the number of glimpses is chosen, about
+_MOST = 4  # times `glimpses_per_case`, where it is chosen by the foreground
 
 
 def answering_parts(policy: GlimpsePolicy) -> nn.ModuleDict:
@@ -94,7 +96,7 @@ class TokenWarmUp(Trainer):
         self.done, self.places = 0, KnownPlaces(None)
         glimpses = self.options.glimpses
         affordable = glimpses.max_total_glimpses // max(1, len(cases))
-        self.glimpses_per_case = max(1, min(glimpses.glimpses_per_case, affordable))
+        self.glimpses_per_case = max(1, min(self._wanted(), affordable))
         self.max_sequence = min(glimpses.max_sequence, self.glimpses_per_case)
         self.batch = min(self.options.steps.batch, len(cases))
         self.looks = (
@@ -150,6 +152,18 @@ class TokenWarmUp(Trainer):
         idle = [policy.encoder, policy.memory, *([] if self.looks else [policy.locator])]
         left = {id(p) for part in idle for p in part.parameters()}
         return [p for p in policy.parameters() if id(p) not in left]
+
+    def _wanted(self) -> int:
+        """How many glimpses of a case should be read, by the size of the foreground."""
+        glimpses = self.options.glimpses
+        least = glimpses.glimpses_per_case
+        if not glimpses.glimpses_per_patch:
+            return least
+        some = self.cases[:: max(1, len(self.cases) // _SAMPLE)]
+        patches = [
+            self.views.foreground_pixels(case.source) / np.prod(self.views.extent(case.source)) for case in some
+        ]
+        return min(max(least, round(glimpses.glimpses_per_patch * float(np.mean(patches)))), _MOST * least)
 
     # ------------------------------------------------------------------------------------------ reading, once
     @torch.no_grad()

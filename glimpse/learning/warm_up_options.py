@@ -15,6 +15,9 @@ class WarmUpGlimpses:
 
     Attributes:
         glimpses_per_case: How many glimpses are read of each case.
+        glimpses_per_patch: If above 0, so many are read for each patch of the foreground, as wide as a glimpse, where
+            that is more, up to four times `glimpses_per_case`. The number is the same for all cases, by the mean of
+            their foregrounds. The larger an image is, the less a single glimpse says.
         max_total_glimpses: How many glimpses are read in all at most; with many cases, fewer are read of each.
         max_sequence: How many glimpses a sequence has at most.
         look_among: Among how many glimpses the locator learns to choose. All glimpses of a case are then parted into
@@ -28,6 +31,7 @@ class WarmUpGlimpses:
     """
 
     glimpses_per_case: int = 24
+    glimpses_per_patch: float = 0.0
     max_total_glimpses: int = 150_000
     max_sequence: int = 16
     look_among: int | None = None
@@ -37,6 +41,7 @@ class WarmUpGlimpses:
     def __post_init__(self) -> None:
         for name in ("glimpses_per_case", "max_total_glimpses", "max_sequence"):
             above_zero(f"{name} of the warm-up", getattr(self, name))
+        at_least("glimpses_per_patch of the warm-up", self.glimpses_per_patch, 0)
         if self.look_among is not None:
             at_least("look_among of the warm-up", self.look_among, 2, whole=True)
         for count in () if self.branches is None else self.branches:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import (
@@ -22,6 +23,8 @@ from benchmarks import (
     throughput,
 )
 from glimpse.settings.composing import composed
+from glimpse.synthetic.volumes.recipe import HEAD, THORAX
+from glimpse.synthetic.volumes.spots import draw_spots
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(
@@ -235,6 +238,17 @@ def test_a_second_training_gives_the_answers_of_the_first(tmp_path: Path, capsys
 
 
 # ---------------------------------------------------------------------------------------------- encoders
+def test_the_probe_knows_the_kinds_of_spots_by_the_names_that_cohorts_give_them(
+    tiny_slides: Path, tiny_radiographs: Path
+) -> None:
+    for env, manifest in (("wsi", tiny_slides), ("xray", tiny_radiographs)):
+        with open(manifest.with_name("regions.csv"), newline="") as file:
+            assert {row["kind"] for row in csv.DictReader(file)} >= set(probe.KINDS[env])
+    for env, kind in (("mri", HEAD), ("ct", THORAX)):
+        spots = draw_spots(np.random.default_rng(0), 1, kind.rule, np.ones((60, 60, 60), bool), kind.spacing, 4)
+        assert {spot.kind for spot in spots} == set(probe.KINDS[env])
+
+
 def test_the_settings_of_every_encoder_fit_its_environment() -> None:
     for env in ("wsi", "mri"):
         for encoder in encoders.ENCODERS:

@@ -68,6 +68,18 @@ def test_many_cases_get_fewer_glimpses_and_few_cells_get_some_twice() -> None:
     assert len(policy.cells) < 60 == len(cells)
 
 
+def test_larger_foregrounds_get_more_glimpses_within_bounds() -> None:
+    _, plain = make(glimpses_per_case=4)
+    source, views = plain.cases[0].source, plain.views
+    patches = views.foreground_pixels(source) / np.prod(views.extent(source))  # of each image, they are alike
+    assert patches > 5
+    for each, expected in ((0.1, 4), (5 / patches, 5), (9 / patches, 9), (1000.0, 16)):
+        assert make(glimpses_per_case=4, glimpses_per_patch=each)[1].glimpses_per_case == expected
+    assert make(glimpses_per_case=4, glimpses_per_patch=1000.0, max_total_glimpses=24)[1].glimpses_per_case == 3
+    with pytest.raises(SettingsError, match="glimpses_per_patch of the warm-up of at least 0"):
+        make(glimpses_per_patch=-1.0)
+
+
 def test_the_same_seed_gives_the_same_losses() -> None:
     runs = []
     for _ in range(2):
