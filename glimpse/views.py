@@ -122,11 +122,6 @@ class Views:
         sides = np.minimum(centers + half, source.shape) - np.maximum(centers - half, 0)
         return round(float((np.maximum(sides, 0).prod(axis=1) * reduced).sum()))
 
-    @property
-    def finest(self) -> int:
-        """The index of the field of view that shows most detail: the last one, as they go from wide to fine."""
-        return len(self.glimpse_extents) - 1
-
     def foreground_pixels(self, source: ImageSource) -> float:
         """Returns the number of level-0 pixels in the foreground."""
         return float(self.foreground(source).mean()) * math.prod(source.shape)
@@ -154,12 +149,14 @@ class Views:
             zooms: indices of their fields of view, (n,).
             marks: low and high corners of the marks, in level-0 pixels.
         """
-        fine = np.asarray(zooms) == self.finest
-        count = int(fine.sum())
-        if count == 0 or len(marks) == 0:
+        if len(zooms) == 0 or len(marks) == 0:
             return np.zeros(len(marks), bool)
+        extents = np.stack([self.extent(source, zoom) for zoom in range(len(self.glimpse_extents))])[np.asarray(zooms)]
+        areas = [float(self.extent(source, zoom).prod()) for zoom in range(len(self.glimpse_extents))]
+        fine = extents.prod(axis=1) <= min(areas) * (1 + 1e-9)
+        count = max(1, int(fine.sum()))
         chosen = np.asarray(locations, np.float64).reshape(len(fine), self.ndim)[fine]
-        centers, half = source.frame.to_pixels(chosen)[:, None], self.extent(source, self.finest) / 2
+        centers, half = source.frame.to_pixels(chosen)[:, None], extents[fine][:, None] / 2
         found = []
         for part in np.array_split(np.asarray(marks, np.float64), math.ceil(count * len(marks) / _PAIRS)):
             low, high = part[:, 0], part[:, 1]

@@ -17,7 +17,7 @@ from glimpse.geometry import CellGrid, Extent
 from glimpse.learning.augment import Augment
 from glimpse.learning.foresight import Foreseen, ForesightPretrainer
 from glimpse.networks import ConvEncoder, GlimpsePolicy
-from glimpse.networks.cells import OverviewCells
+from glimpse.networks.cells import ImageCells
 from glimpse.networks.records import Conduct
 from glimpse.runs.loading import build_policy
 from glimpse.settings.building import build
@@ -59,7 +59,7 @@ def policy_of(size: tuple[int, ...], encoder: object, **parts: object) -> Glimps
 
 
 def test_an_enlarged_line_is_interpolated_between_its_pixels() -> None:
-    cells = OverviewCells(Blocks(1, 1, stride=4), (4,), 2)
+    cells = ImageCells(Blocks(1, 1, stride=4), (4,), 2)
     line = torch.tensor([0, 10, 20, 30], dtype=torch.uint8).view(1, 1, 4)
     # Pixel p of the larger line lies at (p + 0.5) / 2 of the line, whose pixel 0 lies at 0.5.
     assert cells.enlarged(line).flatten().tolist() == [0, 2.5, 7.5, 12.5, 17.5, 22.5, 27.5, 30]
@@ -71,7 +71,7 @@ def test_an_enlarged_line_is_interpolated_between_its_pixels() -> None:
 def test_what_cells_reach_beyond_the_overview_is_as_the_encoder_fills_it(padding: str, beyond: list[float]) -> None:
     encoder = Blocks(1, 1, stride=8, padding=padding)
     encoder.background = 200.0
-    larger = OverviewCells(encoder, (6,), 4).enlarged(torch.full((1, 1, 6), 50, dtype=torch.uint8)).flatten()
+    larger = ImageCells(encoder, (6,), 4).enlarged(torch.full((1, 1, 6), 50, dtype=torch.uint8)).flatten()
     assert larger.shape == (16,)  # two cells of 4 pixels, which reach one pixel beyond either side
     assert larger[[0, 1]].tolist() == [beyond[0] * 1.0, beyond[1] - (37.5 if padding == "constant" else 0)]
     assert larger[4:12].tolist() == [50.0] * 8

@@ -63,7 +63,7 @@ def test_three_dimensions():
     np.testing.assert_array_equal(views.glimpse(source, (0, 0, 0)), volume[:, 4:6, 8:12, 11:19])
     assert views.overview(source).shape == (1, 5, 10, 10)
     assert views.foreground(source).shape == (1, 5, 10, 10)
-    assert views.problems(source, cells(5, 5, 5)) == []
+    assert Views((5, 10, 10), (2, 4, 8), ("8mm",)).problems(source, cells(5, 5, 5)) == []
     assert views.pixels_read(source, np.zeros((2, 3)), [0, 1]) == 128
 
 
@@ -106,12 +106,12 @@ def test_the_cache_is_safe_from_threads():
 
 
 def test_pixels_read_are_clipped_to_the_image(source: ArraySource):
-    views = Views((10, 10), (4, 4), (4, 8))
+    views = Views((10, 10), (4, 4), (8, 4))  # a wide glimpse shows 8 x 8 pixels reduced to a quarter
     assert views.pixels_read(source, np.zeros((0, 2)), []) == 0
-    assert views.pixels_read(source, np.array([[0, 0]]), [0]) == 16
-    assert views.pixels_read(source, np.array([[0, 0], [0, 0]]), [0, 1]) == 16 + 64
-    assert views.pixels_read(source, np.array([[-1, -1]]), [1]) == 16  # a quarter of 64
-    assert views.pixels_read(source, np.array([[1, 0]], np.float32), np.array([1])) == 32
+    assert views.pixels_read(source, np.array([[0, 0]]), [1]) == 16
+    assert views.pixels_read(source, np.array([[0, 0], [0, 0]]), [0, 1]) == 64 / 4 + 16
+    assert views.pixels_read(source, np.array([[-1, -1]]), [0]) == 4  # a quarter of 16
+    assert views.pixels_read(source, np.array([[1, 0]], np.float32), np.array([0])) == 8
 
 
 def test_share_of_the_foreground():
@@ -124,7 +124,7 @@ def test_share_of_the_foreground():
 
 
 def test_no_problems_where_all_is_well(source: ArraySource):
-    assert Views((10, 10), (4, 4), (4, "2um")).problems(source, cells(10, 15)) == []
+    assert Views((10, 10), (4, 4), (16, "2um")).problems(source, cells(10, 15)) == []
     assert Views((10, 10), (4, 4), (40,)).problems(source) == []
 
 
@@ -140,9 +140,23 @@ def test_cells_coarser_than_glimpses_are_a_problem(source: ArraySource):
     assert "overview_size (more cells; 10 x 15 is enough)" in problem
     assert "glimpse_extents (5 pixels are enough)" in problem
     assert Views((10, 10), (4, 4), (5,)).problems(source, cells(10, 14)) == []
-    assert Views((10, 10), (4, 4), (4, 5)).problems(source, cells(10, 14)) == [], (
+    assert Views((10, 10), (4, 4), (5, 4)).problems(source, cells(10, 14)) == [], (
         "the widest glimpse reaches everywhere"
     )
+
+
+def test_fields_of_view_that_do_not_reach_each_other_are_a_problem(source: ArraySource):
+    views, grid = Views((10, 10), (8, 8), (5, 4)), CellGrid((8, 8), (2, 2))  # 4 x 4 cells of a glimpse
+    assert views.problems(source, cells(10, 14), grid) == []  # 1.25 pixels apart
+    (problem,) = Views((10, 10), (8, 8), (20, 4)).problems(source, cells(10, 14), grid)
+    assert "a glimpse of 20 x 20 pixels has cells that lie 5 x 5 pixels apart" in problem
+    assert "next field of view spans 4 x 4" in problem and "glimpse_extents=[8, 4] would do" in problem
+    (problem,) = Views((10, 10), (8, 8), (4, 8)).problems(source, cells(10, 15), grid)
+    assert "have to go from wide to fine" in problem and "4 x 4, 8 x 8 pixels" in problem
+    big = ArraySource(np.zeros((1, 400, 600), np.uint8), name="big.npy")
+    (problem,) = Views((10, 10), (8, 8), (4,)).problems(big, cells(10, 15), grid)
+    assert "Zoom: glimpse_extents=[64, 32, 16, 8, 4] would do" in problem  # cells of 40 pixels; each twice the next
+    assert Views((10, 10), (8, 8), (64, 32, 16, 8, 4)).problems(big, cells(10, 15), grid) == []
 
 
 def test_other_problems(source: ArraySource):
@@ -183,15 +197,15 @@ def test_hits_by_hand(source: ArraySource, low: tuple[float, ...], high: tuple[f
     assert views.hits(source, np.zeros((1, 2)), [0], marks).tolist() == [hit]
 
 
-def test_any_glimpse_hits_at_its_own_field_of_view(source: ArraySource, monkeypatch: pytest.MonkeyPatch):
-    views = Views((10, 10), (4, 4), (4, 16))
+def test_only_the_finest_glimpses_hit(source: ArraySource, monkeypatch: pytest.MonkeyPatch):
+    views = Views((10, 10), (4, 4), (16, 4))
     marks = np.array([[[4, 4], [10, 10]], [[14, 24], [22, 32]], [[35, 0], [39, 3]]], np.float64)
     locations = np.array([[-0.5, -0.5], [0, 0]], np.float32)  # (10, 15) and (20, 30)
-    assert views.hits(source, locations, [0, 0], marks).tolist() == [False, True, False]  # lies within the second mark
+    assert views.hits(source, locations, [1, 1], marks).tolist() == [False, True, False]  # lies within the second mark
+    assert views.hits(source, locations, np.array([1, 0]), marks).tolist() == [False, False, False]
     assert views.hits(source, locations, np.array([0, 1]), marks).tolist() == [False, True, False]
-    assert views.hits(source, locations - [0, 0.25], [1, 0], marks).tolist() == [True, False, False]
     monkeypatch.setattr(views_module, "_PAIRS", 2)  # compared one mark at a time
-    assert views.hits(source, locations - [0, 0.25], [1, 0], marks).tolist() == [True, False, False]
+    assert views.hits(source, locations, [1, 1], marks).tolist() == [False, True, False]
 
 
 def test_nothing_is_hit_without_glimpses_or_marks(source: ArraySource):
