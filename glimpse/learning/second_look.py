@@ -93,7 +93,7 @@ class SecondLook(TokenWarmUp):
         extents = torch.from_numpy(views.relative_extents(source))[None].to(policy.device)
         scene = policy.scene(overview, foreground, extents, conduct=_FIXED)
         state = policy.begin(scene)
-        seen = state.coverage(state.zoom)
+        seen = state.coverage()
         where = policy.where(state.memory[:, None], scene.candidates, seen)
         assert isinstance(where, CellDistribution), "only a locator that points at cells is taught"
         log_probs = where.log_probs[0, 0].cpu().numpy()

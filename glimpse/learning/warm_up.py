@@ -160,9 +160,7 @@ class TokenWarmUp(Trainer):
         if not glimpses.glimpses_per_patch:
             return least
         some = self.cases[:: max(1, len(self.cases) // _SAMPLE)]
-        patches = [
-            self.views.foreground_pixels(case.source) / np.prod(self.views.extent(case.source)) for case in some
-        ]
+        patches = [self.views.foreground_pixels(case.source) / np.prod(self.views.extent(case.source)) for case in some]
         return min(max(least, round(glimpses.glimpses_per_patch * float(np.mean(patches)))), _MOST * least)
 
     # ------------------------------------------------------------------------------------------ reading, once

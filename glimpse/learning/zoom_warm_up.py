@@ -31,6 +31,7 @@ from glimpse.views import Views
 
 _FIXED = Conduct(train_encoder=False)
 _AT_ONCE = 256  # glimpses that are encoded at once
+_UNIT = 0.05  # of the loss: where levels differ by so much in worth, one is e times as probable as the other
 
 
 @dataclass
@@ -201,6 +202,8 @@ class ZoomWarmUp(TokenWarmUp):
                 loss, known = loss + F.mse_loss(expected, known), expected.detach()
             loss = loss + losses.look_coef * self._looking(known, cases)
         self._update(loss)
+        if self.looks and self.done == self.steps:
+            self._value_levels()
         return loss.item()
 
     def _sequence(self, tokens: Sequence[Tensor], cases: Tensor) -> Float[Tensor, "batch step embed"]:
@@ -228,15 +231,43 @@ class ZoomWarmUp(TokenWarmUp):
             single: The loss of the answer from each glimpse of the finest level alone.
             cases: The cases.
         """
-        worth, total = single.mean(1, keepdim=True) - single, single.new_zeros(())
-        for zoom in reversed(range(len(self.levels))):
-            logits = self._logits(zoom, cases)
+        total = single.new_zeros(())
+        for _, logits, worth in self._worths(single, cases):
             log_probs = logits.log_softmax(-1)
             benefit = worth - worth.mean(1, keepdim=True) - self.options.losses.look_entropy * log_probs
             total = total - (log_probs.exp() * benefit).sum(1).mean()
+        return total
+
+    def _worths(
+        self, single: Float[Tensor, "batch glimpse"], cases: Tensor
+    ) -> Iterator[tuple[int, Float[Tensor, "batch glimpse"], Float[Tensor, "batch glimpse"]]]:
+        """Yields each level from fine to wide, with the locator's scores of its glimpses and what they are worth."""
+        worth = single.mean(1, keepdim=True) - single
+        for zoom in reversed(range(len(self.levels))):
+            logits = self._logits(zoom, cases)
+            yield zoom, logits, worth
             inside = logits.detach().unflatten(1, (-1, self.branches[zoom])).softmax(-1)
             worth = (inside * worth.unflatten(1, (-1, self.branches[zoom]))).sum(-1)
-        return total
+
+    @torch.no_grad()
+    def _value_levels(self) -> None:
+        """Tells the locator what its scores are worth at each level: the line that fits best, over all cases."""
+        found: dict[int, list[tuple[Tensor, Tensor]]] = {zoom: [] for zoom in range(len(self.levels))}
+        for cases in torch.arange(len(self.cases), device=self.policy.device).split(self.batch):
+            tokens = self._tokens_of(len(self.levels) - 1, cases)
+            known = self.expect is None
+            single = self._losses(self.policy.glimpse_head(tokens), cases) if known else self._expected(tokens)
+            for zoom, logits, worth in self._worths(single, cases):
+                inside = logits > CLOSED / 2
+                found[zoom].append((logits[inside], worth[inside]))
+        slopes, offsets = [], []
+        for zoom in range(len(self.levels)):
+            logits, worth = (torch.cat(part) for part in zip(*found[zoom], strict=True))
+            slope = ((logits - logits.mean()) * (worth - worth.mean())).mean() / logits.var().clamp_min(1e-6)
+            slopes.append(slope.clamp_min(0))
+            offsets.append(worth.mean() - slopes[-1] * logits.mean())
+        locator: Any = self.policy.locator
+        locator.value_levels(torch.stack(slopes), torch.stack(offsets), _UNIT)
 
     def _logits(self, zoom: int, cases: Tensor) -> Float[Tensor, "batch glimpse"]:
         """Returns the locator's scores of the glimpses of a level; those that it could not choose have a low one."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from glimpse.networks.locator import CLOSED, SEEN_PENALTY, Candidates, CellDistribution, closed_cells, masked
+from glimpse.networks.locator import CLOSED, SEEN_PENALTY, Candidates, CellDistribution, available, closed_cells, masked
 from glimpse.networks.overlap import Coverage
 
 
@@ -18,9 +18,9 @@ class RandomLocator(nn.Module):
     fields of view, each one that has places left is as probable as the others.
     """
 
-    def level_logits(self, logits: Tensor, available: Tensor) -> Tensor:
+    def level_logits(self, logits: Tensor, best: Tensor) -> Tensor:
         """Returns equal logits of all levels that have places left."""
-        return masked(torch.zeros_like(logits), available)
+        return masked(torch.zeros_like(logits), available(best))
 
     def forward(
         self,
@@ -29,7 +29,9 @@ class RandomLocator(nn.Module):
         seen: Coverage,
     ) -> CellDistribution:
         logits = -SEEN_PENALTY * seen.share
-        return CellDistribution(logits.masked_fill(closed_cells(candidates, seen), CLOSED), candidates.locations)
+        return CellDistribution(
+            logits.masked_fill(closed_cells(candidates, seen), CLOSED), candidates.locations, candidates.level
+        )
 
 
 class ShuffledLocator(nn.Module):
@@ -48,13 +50,13 @@ class ShuffledLocator(nn.Module):
         self.seed, self.cases = seed, tuple(cases)
         self._noise, self._steps = torch.zeros(len(self.cases), 0), 0
 
-    def level_logits(self, logits: Tensor, available: Tensor) -> Tensor:
+    def level_logits(self, logits: Tensor, best: Tensor) -> Tensor:
         """Returns logits of which the highest is a random level among those that have places left."""
         self._steps += 1
         draws = [
             np.random.default_rng((self.seed, case, self._steps)).gumbel(size=logits.shape[-1]) for case in self.cases
         ]
-        return masked(torch.from_numpy(np.stack(draws))[:, None].to(logits), available)
+        return masked(torch.from_numpy(np.stack(draws))[:, None].to(logits), available(best))
 
     def forward(self, states: Tensor, candidates: Candidates, seen: Coverage) -> CellDistribution:
         count = seen.share.shape[-1]
@@ -63,7 +65,9 @@ class ShuffledLocator(nn.Module):
             draws = [np.random.default_rng((self.seed, case)).gumbel(size=count) for case in self.cases]
             self._noise = torch.from_numpy(np.stack(draws)).float().to(seen.share.device)
         logits = self._noise[:, None, :count] - SEEN_PENALTY * seen.share
-        return CellDistribution(logits.masked_fill(closed_cells(candidates, seen), CLOSED), candidates.locations)
+        return CellDistribution(
+            logits.masked_fill(closed_cells(candidates, seen), CLOSED), candidates.locations, candidates.level
+        )
 
 
 class GridLocator(nn.Module):
@@ -76,7 +80,7 @@ class GridLocator(nn.Module):
 
     roams = True
 
-    def level_logits(self, logits: Tensor, available: Tensor) -> Tensor:
+    def level_logits(self, logits: Tensor, best: Tensor) -> Tensor:
         """Returns logits of which only that of the last level is not very low."""
         return masked(torch.zeros_like(logits), torch.arange(logits.shape[-1]) == logits.shape[-1] - 1)
 

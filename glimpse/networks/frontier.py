@@ -87,12 +87,6 @@ class Frontier:
             per_view=per_view,
         )
 
-    def available(self, levels: int) -> Bool[Tensor, "batch level"]:
-        """Returns which levels have a candidate that was not looked at; the first one always has."""
-        left = self.open & ~self.visited
-        there = [torch.ones_like(self.views, dtype=torch.bool)]
-        return torch.stack([*there, *(((self.level == level) & left).any(1) for level in range(1, levels))], 1)
-
     def seen(
         self,
         place: Float[Tensor, "batch d"],
@@ -165,21 +159,14 @@ class Frontier:
             more[name] = F.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, count))
         return replace(self, **more)
 
-    def coverage(self, zoom: Int[Tensor, "batch"], of_overview: Coverage) -> Coverage:
-        """Returns what was seen of all candidates before the next glimpse, which is of the level `zoom`.
-
-        Args:
-            zoom: The level.
-            of_overview: What was seen of the cells of the overview.
-        """
+    def coverage(self, of_overview: Coverage) -> Coverage:
+        """Returns what was seen of all candidates, of the cells of the overview and of these."""
         visited = torch.cat([of_overview.visited, self.visited[:, None]], -1)
         share, near = (
             torch.cat([before, now.clamp_max(1)[:, None]], -1)
             for before, now in ((of_overview.share, self.covered), (of_overview.near, self.near))
         )
-        other = (zoom > 0)[:, None].expand(-1, of_overview.visited.shape[-1])
-        absent = torch.cat([other, (self.level != zoom[:, None]) | ~self.open], -1)[:, None]
-        return Coverage(visited, share, near, zoom[:, None], absent)
+        return Coverage(visited, share, near, of_overview.zoom)
 
     def merged(self, new: "Frontier", rows: Bool[Tensor, "batch"]) -> "Frontier":
         """Returns this frontier with the rows of another one where `rows` is True."""
@@ -220,10 +207,11 @@ def shares_of_candidates(
 
 def with_frontier(candidates: Candidates, frontier: Frontier) -> Candidates:
     """Returns the cells of overviews and those on the frontier as the candidates of each row."""
-    return joined(candidates, Described(frontier.keys, frontier.unary, frontier.open, frontier.location))
+    wide = Described(frontier.keys, frontier.unary, frontier.open, frontier.location)
+    return joined(candidates, wide, frontier.level)
 
 
-def joined(candidates: Candidates, wide: Described) -> Candidates:
+def joined(candidates: Candidates, wide: Described, level: Int[Tensor, "batch n"]) -> Candidates:
     """Returns the cells of overviews and those of wide glimpses, one row for each rollout, as candidates."""
     batch = len(wide.open)
     rollouts = batch // len(candidates.open)
@@ -240,4 +228,5 @@ def joined(candidates: Candidates, wide: Described) -> Candidates:
         open=both("open"),
         sides=candidates.sides.repeat_interleave(rollouts, 0),
         locations=torch.cat([cells, wide.location.to(cells)], 1),
+        level=torch.cat([level.new_zeros(batch, cells.shape[1]), level], 1),
     )

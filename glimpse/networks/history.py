@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from glimpse.networks.frontier import shares_of_candidates
@@ -21,13 +21,11 @@ class WideCells:
     Attributes:
         location: Their centres in [-1, 1]^d.
         level: The field of view with which a glimpse there would be read.
-        open: Whether they may be looked at.
         since: From which step on they are there.
     """
 
     location: Float[Tensor, "batch n d"]
     level: Int[Tensor, "batch n"]
-    open: Bool[Tensor, "batch n"]
     since: Int[Tensor, "batch n"]
 
 
@@ -69,25 +67,9 @@ class History:
         visited = self.first_read[:, None] < step[:, None]
         if self.wide is None:
             return Coverage(visited, share, near, zoom)
-        overview = (zoom > 0)[..., None].expand(-1, -1, share.shape[-1] - self.wide.level.shape[1])
-        elsewhere = (self.wide.level[:, None] != zoom[..., None]) | ~self.there(step)
-        return Coverage(visited, share, near, zoom, torch.cat([overview, elsewhere], -1))
-
-    def there(self, step: Int[Tensor, "some"]) -> Bool[Tensor, "batch some n"]:
-        """Returns which cells of wide glimpses could be looked at before each of some steps."""
-        assert self.wide is not None
-        return self.wide.open[:, None] & (self.wide.since[:, None] <= step[:, None])
-
-    @torch.no_grad()
-    def available(self, step: Int[Tensor, "some"], levels: int) -> Bool[Tensor, "batch some level"]:
-        """Returns which levels had a candidate left before each of some steps (see `Frontier.available`)."""
-        assert self.wide is not None
-        count = self.wide.level.shape[1]
-        fresh = self.first_read[:, None, self.first_read.shape[1] - count :] >= step[:, None]
-        left = self.there(step) & fresh
-        first = torch.ones_like(left[..., :1].any(-1)) if count else left.new_ones(left.shape[:2])
-        finer = [(left & (self.wide.level == level)[:, None]).any(-1) for level in range(1, levels)]
-        return torch.stack([first, *finer], -1)
+        later = self.wide.since[:, None] > step[:, None]
+        there = later.new_zeros(*later.shape[:2], share.shape[-1] - later.shape[-1])
+        return Coverage(visited, share, near, zoom, torch.cat([there, later], -1))
 
     def _shares(self, step: Int[Tensor, "some"], enlarged: float) -> Float[Tensor, "batch some cell"]:
         """Returns the share of each candidate's view that the enlarged glimpses before each step cover, at most 1."""

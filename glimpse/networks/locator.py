@@ -18,6 +18,7 @@ from glimpse.networks.overlap import Coverage
 from glimpse.settings.options import at_least
 
 CLOSED = -1e9
+_BOUND = 50.0  # lower logits are those of places that are closed, or as good as closed
 SEEN_PENALTY = 10.0
 """Taken off the logit of a cell whose view was seen completely; for learned locators, the weight before training."""
 
@@ -36,6 +37,7 @@ class Candidates:
         sides: The sides of a glimpse of each extent, in units of [-1, 1] along each axis.
         locations: Centres of the cells in [-1, 1].
         grid: The cells of overviews.
+        level: The index of the extent with which a glimpse at each cell would be read; None where there is only one.
     """
 
     keys: Float[Tensor, "case cell embed"]
@@ -44,6 +46,7 @@ class Candidates:
     sides: Float[Tensor, "case zoom d"]
     locations: Float[Tensor, "cell d"] | Float[Tensor, "case cell d"]
     grid: CellGrid
+    level: Int[Tensor, "case cell"] | None = None
 
     def nearest(self, location: Float[Tensor, "*batch d"]) -> Int[Tensor, "*batch"]:
         """Returns the index of the cell of the overview in which a location lies."""
@@ -84,8 +87,22 @@ class CellDistribution:
         self,
         logits: Float[Tensor, "batch time cell"],
         locations: Float[Tensor, "cell d"] | Float[Tensor, "batch cell d"],
+        level: Int[Tensor, "case cell"] | None = None,
     ) -> None:
         self.logits, self.log_probs, self.locations = logits, F.log_softmax(logits, -1), locations
+        self.level = None if level is None else level.repeat_interleave(len(logits) // len(level), 0)[:, None]
+
+    def best(self, levels: int) -> Float[Tensor, "batch time zoom"]:
+        """Returns the highest logit of each level; it is very low where there is no place left."""
+        assert self.level is not None
+        parts = (self.logits.masked_fill(self.level != level, CLOSED) for level in range(levels))
+        return torch.stack([part.amax(-1) for part in parts], -1)
+
+    def at(self, zoom: Int[Tensor, "batch time"]) -> "CellDistribution":
+        """Returns the distribution over the places of one level at each step."""
+        if self.level is None:
+            return self
+        return CellDistribution(self.logits.masked_fill(self.level != zoom[..., None], CLOSED), self.locations)
 
     def sample(self, generator: torch.Generator | None = None) -> Choice:
         """Samples by inverting the cumulative distribution, so that a cell of probability 0 is never drawn."""
@@ -192,6 +209,8 @@ class PointerLocator(nn.Module):
         self.register_buffer("shift", torch.zeros(embed))
         self.register_buffer("spread", torch.ones(embed))
         self.finer = nn.ModuleList(_Reader(embed, unary_layers) for _ in range(zooms - 1))
+        if zooms > 1:  # what the best place of each level is worth, by its logit
+            self.worth_slope, self.worth_offset = nn.Parameter(torch.zeros(zooms)), nn.Parameter(torch.zeros(zooms))
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in ("shift", "spread"):  # policies that were saved before there were any have none
@@ -244,14 +263,36 @@ class PointerLocator(nn.Module):
         keys = candidates.keys
         by_case = states.reshape(keys.shape[0], -1, states.shape[-1])
         logits = self.logits(by_case, keys, candidates.unary).view(seen.visited.shape)
-        logits = logits - self.penalty(seen.share, seen.near, seen.zoom[..., None])
-        return CellDistribution(logits.masked_fill(closed_cells(candidates, seen), CLOSED), candidates.locations)
+        level = candidates.level
+        zoom = seen.zoom[..., None] if level is None else level.repeat_interleave(len(states) // len(level), 0)[:, None]
+        logits = logits - self.penalty(seen.share, seen.near, zoom)
+        logits = logits.masked_fill(closed_cells(candidates, seen), CLOSED)
+        return CellDistribution(logits, candidates.locations, level)
+
+    def level_logits(
+        self, logits: Float[Tensor, "batch time zoom"], best: Float[Tensor, "batch time zoom"]
+    ) -> Float[Tensor, "batch time zoom"]:
+        """Returns the logits of levels: those of the state, and what the best place of each level is worth.
+
+        A fine glimpse is worth what it shows, and a wide one what the choice inside it will bring. So it looks more
+        closely where something promising was seen from afar, and elsewhere when nothing is left there.
+        """
+        return masked(logits + self.worth_slope * best.clamp_min(-_BOUND) + self.worth_offset, available(best))
+
+    @torch.no_grad()
+    def value_levels(self, slope: Float[Tensor, " zoom"], offset: Float[Tensor, " zoom"], unit: float) -> None:
+        """Sets what the best place of each level is worth: slope times its logit plus offset, in units of the loss.
+
+        A difference of `unit` makes one level e times as probable as another.
+        """
+        self.worth_slope.copy_(slope / unit)
+        self.worth_offset.copy_(offset / unit)
 
     def penalty(
         self,
         share: Float[Tensor, "batch time cell"],
         near: Float[Tensor, "batch time cell"],
-        zoom: Int[Tensor, "batch time #cell"],
+        zoom: Int[Tensor, "batch #time #cell"],
     ) -> Float[Tensor, "batch time cell"]:
         """Returns what is taken off the logits of cells of whose view a share was seen, or is near to what was seen.
 
@@ -303,7 +344,7 @@ class GaussianLocator(nn.Module):
         self.mean = nn.Linear(hidden, ndim)
         self.log_std = nn.Parameter(torch.tensor(math.log(std)), requires_grad=learn_std)
 
-    def level_logits(self, logits: Tensor, available: Tensor) -> Tensor:
+    def level_logits(self, logits: Tensor, best: Tensor) -> Tensor:
         """Returns the logits as they are."""
         return logits
 
@@ -325,21 +366,32 @@ class GaussianLocator(nn.Module):
         return GaussianDistribution(self.mean(states).tanh(), self.log_std.exp(), candidates)
 
 
-def allowed(
-    locator: Any, logits: Float[Tensor, "batch time zoom"], available: Bool[Tensor, "batch time zoom"]
-) -> Float[Tensor, "batch time zoom"]:
-    """Returns the logits of fields of view as a locator has them, from the policy's own.
+def levels_of(locator: Any, logits: Float[Tensor, "batch time zoom"], where: Where) -> Float[Tensor, "batch time zoom"]:
+    """Returns the logits of fields of view as a locator has them, from the policy's own and from where it could look.
 
-    A locator may say what it makes of them with a method `level_logits`. Without one, it chooses among the levels that
-    have places left.
+    A locator may say what it makes of them with a method `level_logits`, which gets the highest logit of each level.
+    Without one, it chooses among the levels that have places left. A locator that `roams` may look anywhere with any
+    field of view.
     """
     own = getattr(locator, "level_logits", None)
-    return masked(logits, available) if own is None else own(logits, available)
+    best = where.best(logits.shape[-1]) if isinstance(where, CellDistribution) and where.level is not None else None
+    best = torch.zeros_like(logits) if best is None else best
+    return masked(logits, available(best)) if own is None else own(logits, best)
 
 
-def masked(logits: Tensor, available: Bool[Tensor, "*batch zoom"]) -> Tensor:
+def at_level(where: Where, zoom: Int[Tensor, "batch time"]) -> Where:
+    """Returns a distribution over places with one field of view at each step."""
+    return where.at(zoom) if isinstance(where, CellDistribution) else where
+
+
+def available(best: Float[Tensor, "batch time zoom"]) -> Bool[Tensor, "batch time zoom"]:
+    """Returns which levels have places left, by their highest logits."""
+    return best > CLOSED / 2
+
+
+def masked(logits: Tensor, there: Bool[Tensor, "*batch zoom"]) -> Tensor:
     """Returns logits with those very low that are not available."""
-    return logits.masked_fill(~available.to(logits.device), CLOSED)
+    return logits.masked_fill(~there.to(logits.device), CLOSED)
 
 
 def closed_cells(candidates: Candidates, seen: Coverage) -> Bool[Tensor, "batch time cell"]:
@@ -347,4 +399,7 @@ def closed_cells(candidates: Candidates, seen: Coverage) -> Bool[Tensor, "batch 
     outside = ~candidates.open.repeat_interleave(seen.visited.shape[0] // len(candidates.open), 0)[:, None]
     outside = outside if seen.absent is None else outside | seen.absent
     closed = outside | seen.visited
-    return torch.where(closed.all(-1, keepdim=True), outside.expand_as(closed), closed)
+    if candidates.level is None:
+        return torch.where(closed.all(-1, keepdim=True), outside.expand_as(closed), closed)
+    first = candidates.level.repeat_interleave(len(closed) // len(candidates.level), 0)[:, None] == 0
+    return torch.where((closed | ~first).all(-1, keepdim=True) & first, outside.expand_as(closed), closed)

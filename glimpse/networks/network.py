@@ -12,7 +12,7 @@ from glimpse.networks.aggregator import CausalTransformer
 from glimpse.networks.cells import Cell
 from glimpse.networks.encoder import ConvEncoder
 from glimpse.networks.frontier import Described, Frontier, with_frontier
-from glimpse.networks.locator import Candidates, PointerLocator, Where, allowed
+from glimpse.networks.locator import Candidates, PointerLocator, Where, at_level, levels_of
 from glimpse.networks.memory import GRUMemory
 from glimpse.networks.overlap import NEAR, Coverage, overlaps, product
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Scene, State, WideGlimpses
@@ -227,13 +227,15 @@ class GlimpseNetwork(SeeingNetwork):
             generator: Random generator; PyTorch's global one by default.
             conduct: Says which locator is used, and whether the policy may stop.
         """
-        zoom_log_probs, stop_logit = self._levels(state, conduct).log_softmax(-1), self.stop_head(state.memory)[:, 0]
+        states, stop_logit = state.memory[:, None], self.stop_head(state.memory)[:, 0]
+        where = self.where(states, *self.choices(scene, state, conduct), conduct)
+        zoom_log_probs = self.levels(states, where, conduct)[:, 0].log_softmax(-1)
         if deterministic:
             zoom, stop = zoom_log_probs.argmax(-1), stop_logit > 0
         else:
             zoom = torch.multinomial(zoom_log_probs.exp(), 1, generator=generator)[:, 0]
             stop = torch.rand(stop_logit.shape, generator=generator, device=stop_logit.device) < stop_logit.sigmoid()
-        where = self.where(state.memory[:, None], *self.choices(scene, state, zoom, conduct), conduct)
+        where = at_level(where, zoom[:, None])
         choice = where.mode() if deterministic else where.sample(generator)
         stop = (stop & conduct.may_stop & (conduct.locator is None)) | exhausted
         looked = where.log_prob(choice)[:, 0] + zoom_log_probs.gather(1, zoom[:, None])[:, 0]
@@ -252,22 +254,19 @@ class GlimpseNetwork(SeeingNetwork):
         """Returns the distribution over where to look next, from the policy's locator or from the one in `conduct`."""
         return (conduct.locator or self.locator)(states, candidates, seen)
 
-    def choices(
-        self, scene: Scene, state: State, zoom: Int[Tensor, "batch"], conduct: Conduct = OWN_CONDUCT
-    ) -> tuple[Candidates, Coverage]:
-        """Returns where the next glimpse may lie if it is read with an extent of index `zoom`, and what was seen."""
-        seen = state.coverage(zoom)
+    def choices(self, scene: Scene, state: State, conduct: Conduct = OWN_CONDUCT) -> tuple[Candidates, Coverage]:
+        """Returns where the next glimpse may lie, at all levels, and what was seen."""
+        seen = state.coverage()
         if state.frontier is None or getattr(conduct.locator or self.locator, "roams", False):
             return scene.candidates, seen
-        return with_frontier(scene.candidates, state.frontier), state.frontier.coverage(zoom, seen)
+        return with_frontier(scene.candidates, state.frontier), state.frontier.coverage(seen)
 
-    def _levels(self, state: State, conduct: Conduct) -> Float[Tensor, "batch zoom"]:
+    def levels(
+        self, states: Float[Tensor, "batch time hidden"], where: Where, conduct: Conduct = OWN_CONDUCT
+    ) -> Float[Tensor, "batch time zoom"]:
         """Returns the logits of fields of view; those for which there is no place are very low."""
-        logits = self.zoom_head(state.memory)
-        if state.frontier is None:
-            return logits
-        available = state.frontier.available(self.layout.zooms)
-        return allowed(conduct.locator or self.locator, logits[:, None], available[:, None])[:, 0]
+        logits = self.zoom_head(states)
+        return logits if self.layout.zooms == 1 else levels_of(conduct.locator or self.locator, logits, where)
 
     def observe(
         self,

@@ -21,9 +21,9 @@ class Coverage:
             most 1. The view has the extent with which the next glimpse will be read.
         near: The same of glimpses `NEAR` times as large: the share that lies near to what was seen. It is 0 where the
             locator takes no account of it.
-        zoom: The index of that extent.
-        absent: Which candidates are not there, whatever was visited: those of another level, and those of glimpses that
-            have not been read yet. None where all are there.
+        zoom: The index of that extent, where all candidates are of the first.
+        absent: Which candidates are not there yet, because the wide glimpse in which they lie has not been read. None
+            where all are there.
     """
 
     visited: Bool[Tensor, "batch time cell"]

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from glimpse.networks.frontier import Described, Frontier, joined
 from glimpse.networks.history import History, WideCells
-from glimpse.networks.locator import Candidates, Choice, PointerLocator, allowed
+from glimpse.networks.locator import Candidates, Choice, PointerLocator, at_level
 from glimpse.networks.network import GlimpseNetwork, with_stop
 from glimpse.networks.records import (
     OWN_CONDUCT,
@@ -168,12 +168,14 @@ class GlimpsePolicy(GlimpseNetwork):
         each = new.unary.shape[1]
         level = (zoom + 1)[:, None].expand(-1, each)
         since = (step + 1)[:, None].expand(-1, each)
-        flat = (one.reshape(batch, views * each, *one.shape[2:]) for one in (new.location, level, new.open, since))
-        by_row = (
-            one.reshape(batch, views * each, *one.shape[2:]) for one in (new.keys, new.unary, new.open, new.location)
-        )
-        wide = WideCells(*flat)
-        return joined(candidates, Described(*by_row)), History(self.axes, episodes, sides, self.minds_near, wide)
+
+        def by_row(*parts: Tensor) -> list[Tensor]:
+            return [one.reshape(batch, views * each, *one.shape[2:]) for one in parts]
+
+        wide = WideCells(*by_row(new.location, level, since))
+        described = Described(*by_row(new.keys, new.unary, new.open, new.location))
+        history = History(self.axes, episodes, sides, self.minds_near, wide)
+        return joined(candidates, described, wide.level), history
 
     def _log_prob(
         self, episodes: Episodes, states: Tensor, candidates: Candidates, history: History, conduct: Conduct
@@ -184,15 +186,8 @@ class GlimpsePolicy(GlimpseNetwork):
         choice = Choice(F.pad(episodes.location, (0, 0, 0, 1)), F.pad(episodes.cell, (0, 1)))
         zoom = F.pad(episodes.zoom, (0, 1))
         looked, entropy = self._looked(states, candidates, history, choice, zoom, conduct)
-        levels = self.zoom_head(states)
-        if history.wide is not None:
-            step = torch.arange(states.shape[1], device=states.device)
-            levels = allowed(conduct.locator or self.locator, levels, history.available(step, self.layout.zooms))
-        elif self.layout.zooms > 1:
-            levels = allowed(conduct.locator or self.locator, levels, torch.ones_like(levels, dtype=torch.bool))
-        zoomed = levels.log_softmax(-1).gather(-1, zoom[..., None])[..., 0]
         stop_logit = self.stop_head(states)[..., 0]
-        log_prob = with_stop(~read, stop_logit, looked + zoomed, conduct)
+        log_prob = with_stop(~read, stop_logit, looked, conduct)
         return log_prob.masked_fill(~episodes.decided, 0.0), entropy.masked_fill(~episodes.decided, 0.0)
 
     def _looked(
@@ -204,7 +199,7 @@ class GlimpsePolicy(GlimpseNetwork):
         zoom: Int[Tensor, "batch step"],
         conduct: Conduct,
     ) -> tuple[Tensor, Tensor]:
-        """Returns log-probabilities of choices, and entropies, (batch, step).
+        """Returns log-probabilities of choices of a field of view and a place, and entropies, (batch, step).
 
         Distributions over all cells at a thousand steps would need more memory than the encoder. If there are that
         many, a few steps are computed at a time, and computed a second time in the backward pass.
@@ -213,7 +208,10 @@ class GlimpsePolicy(GlimpseNetwork):
 
         def part(states: Tensor, location: Tensor, cell: Tensor, zoom: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
             where = self.where(states, candidates, history.before(step, zoom), conduct)
-            return where.log_prob(Choice(location, cell)), where.entropy()
+            levels = self.levels(states, where, conduct).log_softmax(-1)
+            where = at_level(where, zoom)
+            zoomed = levels.gather(-1, zoom[..., None])[..., 0]
+            return where.log_prob(Choice(location, cell)) + zoomed, where.entropy()
 
         rows = (states, choice.location, choice.cell, zoom)
         step = torch.arange(steps, device=states.device)

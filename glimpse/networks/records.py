@@ -74,10 +74,10 @@ class State:
     frontier: Frontier | None = None  # where there are several fields of view
     wide: WideGlimpses | None = None  # of the last glimpses
 
-    def coverage(self, zoom: Int[Tensor, "batch"]) -> Coverage:
-        """Returns what was seen of the cells of the overview before the next glimpse, of extent `zoom`."""
+    def coverage(self) -> Coverage:
+        """Returns what was seen of the cells of the overview before the next glimpse."""
         share, near = (shown.clamp_max(1)[:, None] for shown in (self.covered, self.near))
-        return Coverage(self.visited[:, None], share, near, zoom[:, None])
+        return Coverage(self.visited[:, None], share, near, torch.zeros_like(self.zoom)[:, None])
 
 
 class Decision(NamedTuple):

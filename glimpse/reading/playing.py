@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glimpse.cohort import Case
 from glimpse.errors import EvaluationError
-from glimpse.networks.locator import CellDistribution, Choice, GaussianDistribution
+from glimpse.networks.locator import CellDistribution, Choice, GaussianDistribution, at_level
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct, Decision, Scene, State
 from glimpse.reading.lanes import Access, Ending, Lanes, Seen, Start
@@ -118,7 +118,8 @@ def cell_probabilities(
 
     Where the next glimpse lies in a wide one, the probabilities are 0.
     """
-    where = policy.where(state.memory[:, None], *policy.choices(scene, state, zoom, conduct), conduct)
+    where = policy.where(state.memory[:, None], *policy.choices(scene, state, conduct), conduct)
+    where = at_level(where, zoom[:, None])
     if isinstance(where, GaussianDistribution):
         centres = scene.candidates.locations[None]
         logits = where.log_prob(Choice(centres, scene.candidates.nearest(centres)))
