@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.learning.warm_up import TokenWarmUp, answering_parts
-from glimpse.networks.locator import CellDistribution
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
+from glimpse.networks.where import CellDistribution
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.tasks import Task
 from glimpse.views import Views

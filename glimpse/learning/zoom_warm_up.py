@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.learning.warm_up import TokenWarmUp
-from glimpse.networks.locator import CLOSED, PointerLocator
+from glimpse.networks.locator import PointerLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
+from glimpse.networks.where import CLOSED
 from glimpse.tasks import Task
 from glimpse.views import Views
 

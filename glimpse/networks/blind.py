@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from glimpse.networks.locator import CLOSED, SEEN_PENALTY, Candidates, CellDistribution, available, closed_cells, masked
+from glimpse.networks.locator import SEEN_PENALTY
 from glimpse.networks.overlap import Coverage
+from glimpse.networks.where import CLOSED, Candidates, CellDistribution, available, closed_cells, masked
 
 
 class RandomLocator(nn.Module):

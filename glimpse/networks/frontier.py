@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glimpse.networks.locator import Candidates
 from glimpse.networks.overlap import NEAR, Coverage, covered_shares
+from glimpse.networks.where import Candidates
 
 _PADDED = ("keys", "unary", "open", "location", "level", "covered", "near", "visited")
 

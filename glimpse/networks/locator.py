@@ -1,156 +1,27 @@
-"""The locator: gives a distribution over where to look next, either over cells of the overview or over [-1, 1]^d.
-
-A locator turns states of the memory into a distribution, a `Where`. A choice is a location together with the index of
-the cell of the overview in which it lies.
-"""
+"""Locators that learn where to look next: among cells (`PointerLocator`), or anywhere (`GaussianLocator`)."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from glimpse.geometry import CellGrid
 from glimpse.networks.overlap import Coverage
+from glimpse.networks.where import (
+    CLOSED,
+    Candidates,
+    CellDistribution,
+    GaussianDistribution,
+    available,
+    closed_cells,
+    masked,
+)
 from glimpse.settings.options import at_least
 
-CLOSED = -1e9
 _BOUND = 50.0  # lower logits are those of places that are closed, or as good as closed
 SEEN_PENALTY = 10.0
 """Taken off the logit of a cell whose view was seen completely; for learned locators, the weight before training."""
-
-
-@dataclass
-class Candidates:
-    """The cells from which locators choose. There is one row per case, for all of its rollouts, or one per rollout.
-
-    They are the cells of overviews. Where there are several fields of view, the cells of wide glimpses follow them; the
-    rows then have locations of their own (see `glimpse.networks.frontier`).
-
-    Attributes:
-        keys: What `PointerLocator` compares with the state.
-        unary: A score of each cell that does not depend on the state.
-        open: Whether a cell has any foreground, so that it may be chosen.
-        sides: The sides of a glimpse of each extent, in units of [-1, 1] along each axis.
-        locations: Centres of the cells in [-1, 1].
-        grid: The cells of overviews.
-        level: The index of the extent with which a glimpse at each cell would be read; None where there is only one.
-    """
-
-    keys: Float[Tensor, "case cell embed"]
-    unary: Float[Tensor, "case cell"]
-    open: Bool[Tensor, "case cell"]
-    sides: Float[Tensor, "case zoom d"]
-    locations: Float[Tensor, "cell d"] | Float[Tensor, "case cell d"]
-    grid: CellGrid
-    level: Int[Tensor, "case cell"] | None = None
-
-    def nearest(self, location: Float[Tensor, "*batch d"]) -> Int[Tensor, "*batch"]:
-        """Returns the index of the cell of the overview in which a location lies."""
-        index = torch.zeros(location.shape[:-1], dtype=torch.long, device=location.device)
-        for axis, cells in enumerate(self.grid.cells):
-            before, side = self.grid.margins[axis][0], self.grid.side[axis]
-            pixels = (location[..., axis] + 1) / 2 * self.grid.size[axis]
-            along = ((pixels + before) / side).floor().long().clamp(0, cells - 1)
-            index = index * cells + along
-        return index
-
-
-class Choice(NamedTuple):
-    """A place to look at: `location` float (batch, time, d), and `cell` int (batch, time), in which it lies."""
-
-    location: Tensor
-    cell: Tensor
-
-
-@runtime_checkable
-class Where(Protocol):
-    """The interface of distributions over choices; there is one distribution per row and step."""
-
-    def sample(self, generator: torch.Generator | None = None) -> Choice: ...
-    def mode(self) -> Choice: ...
-    def log_prob(self, choice: Choice) -> Tensor: ...
-    def entropy(self) -> Tensor: ...
-
-
-class CellDistribution:
-    """A categorical distribution over cells, from logits (batch, time, cell) that are very low for closed cells.
-
-    Probabilities are computed as softmax of the logits and not as `exp` of the log-probabilities, which is slow for the
-    very low values of closed cells.
-    """
-
-    def __init__(
-        self,
-        logits: Float[Tensor, "batch time cell"],
-        locations: Float[Tensor, "cell d"] | Float[Tensor, "batch cell d"],
-        level: Int[Tensor, "case cell"] | None = None,
-    ) -> None:
-        self.logits, self.log_probs, self.locations = logits, F.log_softmax(logits, -1), locations
-        self.level = None if level is None else level.repeat_interleave(len(logits) // len(level), 0)[:, None]
-
-    def best(self, levels: int) -> Float[Tensor, "batch time zoom"]:
-        """Returns the highest logit of each level; it is very low where there is no place left."""
-        assert self.level is not None
-        parts = (self.logits.masked_fill(self.level != level, CLOSED) for level in range(levels))
-        return torch.stack([part.amax(-1) for part in parts], -1)
-
-    def at(self, zoom: Int[Tensor, "batch time"]) -> "CellDistribution":
-        """Returns the distribution over the places of one level at each step."""
-        if self.level is None:
-            return self
-        return CellDistribution(self.logits.masked_fill(self.level != zoom[..., None], CLOSED), self.locations)
-
-    def sample(self, generator: torch.Generator | None = None) -> Choice:
-        """Samples by inverting the cumulative distribution, so that a cell of probability 0 is never drawn."""
-        below = self.logits.softmax(-1).cumsum(-1, dtype=torch.float64)
-        shape = (*below.shape[:2], 1)
-        level = torch.rand(shape, generator=generator, dtype=below.dtype, device=below.device) * below[..., -1:]
-        cell = torch.searchsorted(below, level, right=True)[..., 0].clamp_max(below.shape[-1] - 1)
-        return Choice(self._at(cell), cell)
-
-    def mode(self) -> Choice:
-        cell = self.log_probs.argmax(-1)
-        return Choice(self._at(cell), cell)
-
-    def _at(self, cell: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time d"]:
-        if self.locations.ndim == 2:
-            return self.locations[cell]
-        return self.locations[torch.arange(len(cell), device=cell.device)[:, None], cell]
-
-    def log_prob(self, choice: Choice) -> Float[Tensor, "batch time"]:
-        return self.log_probs.gather(-1, choice.cell[..., None])[..., 0]
-
-    def entropy(self) -> Float[Tensor, "batch time"]:
-        return -(self.logits.softmax(-1) * self.log_probs.clamp_min(-50)).sum(-1)
-
-
-class GaussianDistribution:
-    """A normal distribution over locations with mean (batch, time, d) and one standard deviation for all axes."""
-
-    def __init__(self, mean: Float[Tensor, "batch time d"], std: Tensor, candidates: Candidates) -> None:
-        self.normal, self.candidates = torch.distributions.Normal(mean, std), candidates
-
-    def _choice(self, location: Tensor) -> Choice:
-        location = location.clamp(-1, 1)
-        return Choice(location, self.candidates.nearest(location))
-
-    def sample(self, generator: torch.Generator | None = None) -> Choice:
-        mean = self.normal.mean
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return self._choice(self.normal.mean + self.normal.stddev * noise)
-
-    def mode(self) -> Choice:
-        return self._choice(self.normal.mean)
-
-    def log_prob(self, choice: Choice) -> Float[Tensor, "batch time"]:
-        return self.normal.log_prob(choice.location).sum(-1)
-
-    def entropy(self) -> Float[Tensor, "batch time"]:
-        return self.normal.entropy().sum(-1)
 
 
 class PointerLocator(nn.Module):
@@ -364,42 +235,3 @@ class GaussianLocator(nn.Module):
         seen: Coverage,
     ) -> GaussianDistribution:
         return GaussianDistribution(self.mean(states).tanh(), self.log_std.exp(), candidates)
-
-
-def levels_of(locator: Any, logits: Float[Tensor, "batch time zoom"], where: Where) -> Float[Tensor, "batch time zoom"]:
-    """Returns the logits of fields of view as a locator has them, from the policy's own and from where it could look.
-
-    A locator may say what it makes of them with a method `level_logits`, which gets the highest logit of each level.
-    Without one, it chooses among the levels that have places left. A locator that `roams` may look anywhere with any
-    field of view.
-    """
-    own = getattr(locator, "level_logits", None)
-    best = where.best(logits.shape[-1]) if isinstance(where, CellDistribution) and where.level is not None else None
-    best = torch.zeros_like(logits) if best is None else best
-    return masked(logits, available(best)) if own is None else own(logits, best)
-
-
-def at_level(where: Where, zoom: Int[Tensor, "batch time"]) -> Where:
-    """Returns a distribution over places with one field of view at each step."""
-    return where.at(zoom) if isinstance(where, CellDistribution) else where
-
-
-def available(best: Float[Tensor, "batch time zoom"]) -> Bool[Tensor, "batch time zoom"]:
-    """Returns which levels have places left, by their highest logits."""
-    return best > CLOSED / 2
-
-
-def masked(logits: Tensor, there: Bool[Tensor, "*batch zoom"]) -> Tensor:
-    """Returns logits with those very low that are not available."""
-    return logits.masked_fill(~there.to(logits.device), CLOSED)
-
-
-def closed_cells(candidates: Candidates, seen: Coverage) -> Bool[Tensor, "batch time cell"]:
-    """Returns which cells may not be chosen: closed and absent ones, and visited ones while others are left."""
-    outside = ~candidates.open.repeat_interleave(seen.visited.shape[0] // len(candidates.open), 0)[:, None]
-    outside = outside if seen.absent is None else outside | seen.absent
-    closed = outside | seen.visited
-    if candidates.level is None:
-        return torch.where(closed.all(-1, keepdim=True), outside.expand_as(closed), closed)
-    first = candidates.level.repeat_interleave(len(closed) // len(candidates.level), 0)[:, None] == 0
-    return torch.where((closed | ~first).all(-1, keepdim=True) & first, outside.expand_as(closed), closed)

@@ -12,11 +12,12 @@ from glimpse.networks.aggregator import CausalTransformer
 from glimpse.networks.cells import Cell
 from glimpse.networks.encoder import ConvEncoder
 from glimpse.networks.frontier import Described, Frontier, with_frontier
-from glimpse.networks.locator import Candidates, PointerLocator, Where, at_level, levels_of
+from glimpse.networks.locator import PointerLocator
 from glimpse.networks.memory import GRUMemory
 from glimpse.networks.overlap import NEAR, Coverage, overlaps, product
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Scene, State, WideGlimpses
 from glimpse.networks.seeing import Encoding, Part, SeeingNetwork
+from glimpse.networks.where import Candidates, Where, at_level, levels_of
 from glimpse.settings.options import option_names, sorted_into
 from glimpse.spaces import ActionLayout
 

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from glimpse.networks.frontier import Described, Frontier, joined
 from glimpse.networks.history import History, WideCells
-from glimpse.networks.locator import Candidates, Choice, PointerLocator, at_level
+from glimpse.networks.locator import PointerLocator
 from glimpse.networks.network import GlimpseNetwork, with_stop
 from glimpse.networks.records import (
     OWN_CONDUCT,
@@ -25,6 +25,7 @@ from glimpse.networks.records import (
     State,
     WideGlimpses,
 )
+from glimpse.networks.where import Candidates, Choice, at_level
 
 _CELLS_AT_ONCE = 1 << 20  # how many numbers (rows x steps x cells) the locator's distributions hold at once
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from glimpse.networks.aggregator import Cache
 from glimpse.networks.frontier import Frontier
-from glimpse.networks.locator import Candidates
 from glimpse.networks.overlap import Coverage
+from glimpse.networks.where import Candidates
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from glimpse.cohort import Case
 from glimpse.errors import EvaluationError
-from glimpse.networks.locator import CellDistribution, Choice, GaussianDistribution, at_level
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct, Decision, Scene, State
+from glimpse.networks.where import CellDistribution, Choice, GaussianDistribution, at_level
 from glimpse.reading.lanes import Access, Ending, Lanes, Seen, Start
 from glimpse.reading.records import Reading, Trace
 from glimpse.spaces import Action

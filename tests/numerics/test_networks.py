@@ -25,10 +25,10 @@ from glimpse.networks import (
     RandomLocator,
     ScorePooling,
 )
-from glimpse.networks.locator import Candidates, CellDistribution
 from glimpse.networks.network import Encoding
 from glimpse.networks.overlap import Coverage
 from glimpse.networks.records import Conduct, Episodes
+from glimpse.networks.where import Candidates, CellDistribution
 from glimpse.spaces import ActionLayout
 
 

@@ -7,8 +7,9 @@ import torch
 from glimpse.geometry import CellGrid
 from glimpse.networks import PointerLocator, RandomLocator
 from glimpse.networks.blind import ShuffledLocator
-from glimpse.networks.locator import SEEN_PENALTY, Candidates
+from glimpse.networks.locator import SEEN_PENALTY
 from glimpse.networks.overlap import NEAR, Coverage, mutual, overlaps, product, summed
+from glimpse.networks.where import Candidates
 
 
 def axes_of(grid: CellGrid) -> list[torch.Tensor]:
