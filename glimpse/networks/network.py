@@ -109,8 +109,8 @@ class GlimpseNetwork(SeeingNetwork):
 
     # ------------------------------------------------------------------------------------------ tokens
     def glimpse_token(
-        self, seen: Float[Tensor, "batch pooled"], location: Float[Tensor, "batch d"], zoom: Int[Tensor, "batch"]
-    ) -> Float[Tensor, "batch embed"]:
+        self, seen: Float[Tensor, "*batch pooled"], location: Float[Tensor, "*batch d"], zoom: Int[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch embed"]:
         """Returns tokens of glimpses, made of their pooled features (see `look`), their locations and their zooms."""
         return self.pool.token(seen, zoom + 1) + self.scale(zoom + 1) + self.position(location)
 

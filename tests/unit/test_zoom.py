@@ -1,0 +1,211 @@
+"""Zoom: with several fields of view, cells of wide glimpses are where finer ones may lie."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from glimpse.agents import PPO
+from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
+from glimpse.learning.zoom_warm_up import ZoomWarmUp
+from glimpse.networks import ConvEncoder
+from glimpse.networks.locator import PointerLocator
+from glimpse.networks.overlap import NEAR, covered_shares
+from glimpse.networks.policy import GlimpsePolicy
+
+SIDE, CASES = 96, 8
+ENCODER = partial(ConvEncoder, strides=(2, 1, 1, 1))
+LEVELS: dict[int, dict[str, Any]] = {
+    2: {"overview_size": 24, "glimpse_size": 8, "glimpse_extents": [24, 8]},
+    3: {"overview_size": 16, "glimpse_size": 8, "glimpse_extents": [48, 24, 8]},
+}
+
+
+def environment(levels: int = 2, max_glimpses: int = 6, ndim: int = 2) -> FlattenAction:
+    """Noise of which a corner is plain."""
+    arrays = np.random.default_rng(0).integers(0, 255, (CASES, 1, *[SIDE] * ndim), np.uint8)
+    arrays[:, :, : SIDE // 3, : SIDE // 3] = 0
+    cases = array_cases(arrays, np.arange(CASES) % 2)
+    return FlattenAction(make_array(cases, split=None, max_glimpses=max_glimpses, **LEVELS[levels]))
+
+
+def policy_for(env: FlattenAction, **parts: Any) -> GlimpsePolicy:
+    torch.manual_seed(0)
+    inner: Any = env.unwrapped
+    return GlimpsePolicy(env.observation_space, env.action_space, layout=inner.layout, encoder=ENCODER, **parts)
+
+
+def trained(levels: int, rollouts: int = 1, **options: Any) -> PPO:
+    """An agent after some updates, which keeps the last episodes."""
+    lanes = GlimpseVecEnv([environment(levels) for _ in range(8)], park=True)
+    kwargs = {"encoder": ENCODER, "stop_bias": -3.0}
+    given = {"cases_per_rollout": 4, "rollouts_per_case": 2, "seed": 0, "device": "cpu", "policy_kwargs": kwargs}
+    agent = PPO("GlimpsePolicy", lanes, 1e-3, **given | options)
+    return agent.learn(rollouts * agent.steps_per_update)
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+def test_every_glimpse_lies_in_a_cell_of_a_wider_one_that_was_read_before(levels: int) -> None:
+    agent = trained(levels, rollouts=3)
+    episodes, policy = agent.episodes, agent.policy
+    assert episodes is not None
+    checked = 0
+    for row in range(len(episodes.length)):
+        read = [
+            (episodes.location[row, step], int(episodes.zoom[row, step]), int(episodes.cell[row, step]))
+            for step in range(int(episodes.length[row]))
+        ]
+        sides = 2 * episodes.extents[row // 2]
+        views: list[int] = []
+        for step, (location, zoom, cell) in enumerate(read):
+            if zoom == 0:
+                assert torch.equal(policy.cells[cell], location)
+            else:
+                view, inner = divmod(cell - len(policy.cells), len(policy.view_cells))
+                at, wider, _ = read[views[view]]
+                assert wider == zoom - 1 and views[view] < step
+                expected = at + policy.view_cells[inner] * sides[wider] / 2
+                torch.testing.assert_close(location, expected)
+                checked += 1
+            if zoom < levels - 1:
+                views.append(step)
+        assert episodes.view_step[row, : len(views)].tolist() == views
+    assert checked > 5
+
+
+def test_plain_cells_and_those_beyond_the_image_are_closed() -> None:
+    env = environment()
+    policy = policy_for(env)
+    inner: Any = env.unwrapped
+    source, views = inner.cases[0].source, inner.views
+    sides = 2 * torch.from_numpy(views.relative_extents(source)).float()[None].expand(3, -1, -1)
+    at = torch.tensor([[-0.75, -0.75], [-0.34, -0.34], [0.9, 0.9]])  # in the plain corner, on its edge, at the border
+    glimpses = torch.from_numpy(np.stack([views.glimpse(source, place.numpy()) for place in at]))
+    opened = policy.open_view_cells(glimpses, policy.view_places(at, torch.zeros(3, dtype=torch.long), sides))
+    assert not opened[0].any()
+    assert opened[1].any() and not opened[1].all()
+    places = policy.view_places(at, torch.zeros(3, dtype=torch.long), sides)[2]
+    assert torch.equal(opened[2], (places.abs() <= 1).all(-1)) and not opened[2].all()
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+def test_wide_glimpses_cover_no_finer_candidate(levels: int) -> None:
+    """The coverage that grows step by step is that of all glimpses that are not wider, by their overlaps."""
+    env = environment(levels)
+    policy, inner = policy_for(env, locator=partial(PointerLocator, near_penalty=1.0)), env.unwrapped
+    overview, foreground, extents = (
+        torch.from_numpy(np.asarray(one)[None])
+        for one in (lambda o: (o["overview"], o["foreground"], o["extents"]))(env.reset(seed=0)[0])
+    )
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        scene = policy.scene(overview, foreground, extents)
+        state, path = policy.begin(scene), []
+        for _ in range(7):
+            decision = policy.decide(scene, state, torch.zeros(1, dtype=torch.bool), generator=generator)
+            place, zoom = decision.location[0].numpy(), int(decision.zoom[0])
+            glimpse = torch.from_numpy(inner.views.glimpse(inner.cases[0].source, place, zoom))[None]
+            state = policy.observe(state, glimpse, decision.location, decision.cell, decision.zoom)
+            path.append((decision.location, zoom))
+    frontier = state.frontier
+    assert frontier is not None and {zoom for _, zoom in path} >= {0, 1}
+    for name, enlarged in (("covered", 1.0), ("near", NEAR)):
+        expected = torch.zeros_like(frontier.covered)
+        for place, zoom in path:
+            own = enlarged * state.sides[:, zoom]
+            views = state.sides[torch.zeros_like(frontier.level), frontier.level]
+            share = covered_shares(frontier.location, views, place[:, None], own[:, None])[:, 0]
+            expected += share * (zoom >= frontier.level)
+        torch.testing.assert_close(getattr(frontier, name), expected)
+
+
+# ---------------------------------------------------------------------------------------------- the warm-up
+def spotted() -> FlattenAction:
+    """Dim blobs on noise; every third one is full of dots, which are bright on images of class 1 and dark on others.
+
+    Overviews show blobs, wide glimpses show which of them have dots, and fine ones what these are.
+    """
+    rng = np.random.default_rng(1)
+    images, targets = [], np.arange(24) % 2
+    for target in targets:
+        image = rng.normal(60, 4, (192, 192))
+        for number, (y, x) in enumerate((y, x) for y in range(0, 192, 64) for x in range(0, 192, 64)):
+            image[y + 8 : y + 56, x + 8 : x + 56] += 40
+            if number % 3 == rng.integers(3):
+                for _ in range(12):
+                    top, left = rng.integers(10, 50, 2)
+                    image[y + top : y + top + 4, x + left : x + left + 4] = 220 if target else 10
+        images.append(np.clip(image, 0, 255).astype(np.uint8)[None])
+    cases = array_cases(images, targets)
+    sizes: dict[str, Any] = {"overview_size": 24, "glimpse_size": 16, "glimpse_extents": [64, 16]}
+    return FlattenAction(make_array(cases, split=None, max_glimpses=6, **sizes))
+
+
+def warmed(env: FlattenAction, steps: int, **options: Any) -> tuple[GlimpsePolicy, ZoomWarmUp]:
+    policy, inner = policy_for(env, overview_dropout=1.0), env.unwrapped
+    given = {"branches": [6, 5], "batch": 8, "steps": steps, "max_sequence": 10, "threads": 1, "look_by_state": False}
+    trainer = ZoomWarmUp(policy, inner.cases, inner.views, inner.task, **given | options)
+    trainer.encode()
+    return policy, trainer
+
+
+def test_what_is_read_in_a_warm_up_lies_where_it_is_said_to_lie() -> None:
+    env = spotted()
+    policy, trainer = warmed(env, 1)
+    inner: Any = env.unwrapped
+    source = inner.cases[3].source
+    wide, fine = trainer._tree(3)
+    sides = 2 * torch.from_numpy(inner.views.relative_extents(source))
+    for number, (cell, place) in enumerate(zip(wide.cells, wide.location, strict=True)):
+        np.testing.assert_allclose(place, policy.cells[cell].numpy())
+        np.testing.assert_array_equal(wide.images[number], inner.views.glimpse(source, place, 0))
+        for child in range(5 * number, 5 * number + 5):
+            expected = place + policy.view_cells[fine.cells[child]].numpy() * sides[0].numpy() / 2
+            np.testing.assert_allclose(fine.location[child], np.clip(expected, -1, 1), atol=1e-6)
+            np.testing.assert_array_equal(fine.images[child], inner.views.glimpse(source, fine.location[child], 1))
+    level = trainer.levels[1]
+    maps = policy.view_features(torch.from_numpy(wide.images)).flatten(2)
+    own = torch.stack([maps[child // 5, :, fine.cells[child]] for child in range(30)])
+    torch.testing.assert_close(level.at_cells[3], own, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(level.features[3], policy.look(torch.from_numpy(fine.images)), atol=1e-5, rtol=1e-4)
+
+
+def test_a_wide_glimpse_is_worth_what_the_choice_inside_it_brings() -> None:
+    _, trainer = warmed(spotted(), 3)
+    cases, single = torch.tensor([2, 7]), torch.rand(2, 30)
+    (fine, scores, worth), (wide, _, outer) = trainer._worths(single, cases)
+    assert (fine, wide) == (1, 0)
+    gain = single.mean(1, keepdim=True) - single
+    torch.testing.assert_close(worth, gain)
+    for case in range(2):
+        for view in range(6):
+            inside = slice(5 * view, 5 * view + 5)
+            expected = (scores[case, inside].softmax(0) * gain[case, inside]).sum()
+            torch.testing.assert_close(outer[case, view], expected)
+
+
+def test_the_locator_learns_to_find_what_only_fine_glimpses_tell() -> None:
+    env = spotted()
+    policy, trainer = warmed(env, 150)
+    losses = [trainer.step() for _ in range(150)]
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+    everyone = torch.arange(24)
+    single = trainer._losses(policy.glimpse_head(trainer._tokens_of(1, everyone)), everyone).detach()
+    for _, scores, worth in trainer._worths(single, everyone):
+        chosen = (scores.softmax(1) * worth).sum(1).mean()
+        assert chosen > worth.mean() + 0.3 * worth.std()  # far better than at random
+    locator: Any = policy.locator
+    assert (locator.worth_slope > 0).all()  # a higher score is worth more, at each level
+
+
+@pytest.mark.parametrize("branches", [[4], [4, 2, 2], [0, 2]])
+def test_branches_that_do_not_fit_are_refused(branches: list[int]) -> None:
+    with pytest.raises(ValueError, match="branches"):
+        warmed(spotted(), 1, branches=branches)
+
+
+def test_many_cases_get_fewer_wide_glimpses() -> None:
+    assert warmed(spotted(), 1, max_total_glimpses=24 * 20)[1].branches == (3, 5)  # 3 of 6 glimpses each
+    assert warmed(spotted(), 1, max_total_glimpses=1)[1].branches == (2, 5)
