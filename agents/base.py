@@ -1,7 +1,7 @@
 """The base class of all agents: Stable-Baselines3's `OnPolicyAlgorithm` with rollouts of complete episodes."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
@@ -18,9 +18,9 @@ from torch import nn
 from glimpse.agents.learner import Learner, PolicyLearner, give_optimizer
 from glimpse.agents.loading import SavedAgent
 from glimpse.agents.options import Options, Rollouts
+from glimpse.agents.random_views import random_view
 from glimpse.agents.rollout import EpisodePlayer, join, regrouped, shared_glimpses
 from glimpse.errors import SettingsError
-from glimpse.learning.augment import glimpse_views
 from glimpse.learning.looking import Worth
 from glimpse.networks.blind import RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
@@ -170,6 +170,7 @@ class GlimpseAlgorithm(SavedAgent):
         self.task, self.n_cases = env.get_attr("task", [0])[0], len(env.get_attr("cases", [0])[0])
         rollouts = self.asked.rollouts.settled(env.get_attr("max_glimpses", [0])[0])
         self.options = replace(self.asked, rollouts=rollouts)
+        self.view = random_view(env, self.policy, rollouts.augment)
         self.learner = self.learner_class(self.policy, self.task, self.options, self.lr_schedule(1))
         self.queue.clear()
         self.n_steps = self.steps_per_update // env.num_envs
@@ -257,7 +258,7 @@ class GlimpseAlgorithm(SavedAgent):
             return callback.on_step()
 
         encodes = self.encodes_overviews or not self.conduct.train_encoder  # updates need the features then
-        player = EpisodePlayer(env, self.policy, budget, self.task.stack, encodes, self._view())
+        player = EpisodePlayer(env, self.policy, budget, self.task.stack, encodes, self._shown())
         waves = []
         for wave in lanes:
             episodes = player.play(wave.tolist(), grouped, on_step, self.conduct)
@@ -271,7 +272,7 @@ class GlimpseAlgorithm(SavedAgent):
         if not self.rollouts.extra_glimpses or self.updates % _EXTRA_EVERY:
             return None
         elsewhere = Conduct(RandomLocator(), train_encoder=self.conduct.train_encoder)
-        player = EpisodePlayer(env, self.policy, self.rollouts.extra_glimpses, self.task.stack, view=self._view())
+        player = EpisodePlayer(env, self.policy, self.rollouts.extra_glimpses, self.task.stack, view=self._shown())
         waves = (player.play(wave.tolist(), grouped, lambda ended: True, elsewhere) for wave in lanes)
         played = join([episodes for episodes in waves if episodes is not None])  # no callback stops these
         return shared_glimpses(played, self.rollouts.rollouts_per_case)
@@ -285,14 +286,9 @@ class GlimpseAlgorithm(SavedAgent):
     def _trains_encoder(self) -> bool:
         return self.options.updates.encoder_rate > 0 and self.policy.trains_encoder()
 
-    def _view(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """Returns what makes random views of glimpses; its random numbers are PyTorch's global ones."""
-        options = self.rollouts.augment
-        if options is None or not self.conduct.train_encoder:
-            return None
-        shape: Any = self.observation_space["glimpse"].shape  # type: ignore[index]
-        augment = glimpse_views(shape, self.policy.encoder.background, options)
-        return lambda glimpses: augment.pixels(glimpses, torch.default_generator)
+    def _shown(self) -> Any:
+        """Returns what makes random views of glimpses; None where they are seen as they are."""
+        return self.view if self.conduct.train_encoder else None
 
     def _draw_budget(self) -> int:
         least, most = self.rollouts.min_glimpses, self.rollouts.budget
@@ -392,5 +388,6 @@ class GlimpseAlgorithm(SavedAgent):
             "extra",
             "learner",
             "task",
+            "view",
             "worth",
         ]

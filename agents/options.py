@@ -26,8 +26,8 @@ class Rollouts:
         stop_from: Share of the training (0 to 1) after which the policy may end an episode by itself; before, it always
             spends its whole budget. Early in training, glimpses cost something but do not improve answers yet, so a
             policy that may stop would learn only to stop at once.
-        augment: Options of `glimpse.learning.augment.Augment`: in training, each glimpse is seen in a random view. Only
-            used where the encoder is trained, since what an encoder says that is not trained is kept.
+        augment: Options of `glimpse.learning.augment.Augment`: in training, each glimpse is seen in a random view. It
+            has no effect with `encoder_rate=0`: features of an encoder that is not trained are kept and used again.
     """
 
     cases_per_rollout: int = 16

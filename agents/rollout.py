@@ -35,7 +35,8 @@ class EpisodePlayer:
         max_glimpses: budget of the episodes.
         stack_targets: turns a list of `info["target"]` into an array, as `Task.stack` does.
         encodes_overviews: whether overviews are encoded; if not, their features are zeros.
-        view: makes of glimpses, uint8 (lane, channel, *size), what the policy sees of them.
+        view: makes of glimpses, uint8 (lane, channel, *size), what the policy sees of them; None: it sees them as they
+            are.
     """
 
     def __init__(

@@ -37,6 +37,7 @@ QUICK = (
     "pretrain.batch=8",
     "pretrain.pool=16",
     "warm_up.glimpses_per_case=4",
+    "warm_up.glimpses_per_patch=0",
     "warm_up.batch=4",
     "warm_up.steps=2",
     "joint.updates=2",

@@ -1,9 +1,10 @@
-"""Glimpses per second of every encoder, beside the small one, in float32 and in bfloat16.
+"""Glimpses per second of the built-in encoders, beside a small one, in float32 and in bfloat16.
 
 python -m benchmarks.encoder_speed
 
-Glimpses are of the size that the environment reads, and noise; batches are encoded without gradients, in turns, so that
-what else the machine does disturbs all encoders alike. The median of the rounds is given.
+Glimpses have the environment's size and hold noise. Batches are encoded without gradients, in turns, so that what else
+the machine does disturbs all encoders alike; the median of the rounds is given. The small encoder is that of
+`benchmarks.probe`. EfficientNet-Lite1 and 2 need the extra `encoders`.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.common import Benchmark, Row, figure, parser, table
-from benchmarks.probe import RANDOM
+from benchmarks.probe import SMALL
 from glimpse.modalities import find_modality
 from glimpse.settings.building import build
 from glimpse.settings.composing import composed
@@ -50,9 +51,10 @@ def options() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     bench = Benchmark(NAME, options(), arguments)
     for env in bench.options.env:
-        if bench.results.find(env=env, batch=bench.options.batch) is None:
+        shared = {"env": env, "batch": bench.options.batch, "rounds": bench.options.rounds}
+        if bench.results.find(**shared) is None:
             for row in _measure(bench, env):
-                settings = {"env": env, "batch": bench.options.batch, "encoder": row.pop("encoder")}
+                settings = {**shared, "encoder": row.pop("encoder")}
                 bench.results.put(settings, **row)
     report(bench)
 
@@ -81,7 +83,7 @@ def _measure(bench: Benchmark, env: str) -> list[Row]:
 def _encoder(env: str, name: str, channels: int, ndim: int) -> nn.Module:
     overrides = [*ENCODERS[env][name]]
     if name == "small":
-        overrides += [f"network.encoder.{key}={list(values)}" for key, values in RANDOM[env].items()]
+        overrides += [f"network.encoder.{key}={list(values)}" for key, values in SMALL[env].items()]
     config: Any = composed(f"env={env}", *overrides)
     return build(config.network.encoder)(channels, ndim)
 

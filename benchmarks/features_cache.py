@@ -22,6 +22,7 @@ NAME = "features_cache"
 SLIDES = ("env=wsi", "agent=ppo", "network/encoder=efficientnet_lite0")
 SMALL = (
     "warm_up.glimpses_per_case=48",
+    "warm_up.glimpses_per_patch=0",
     "warm_up.steps=200",
     "agent.algorithm.cases_per_rollout=8",
     "joint.updates=10",

@@ -20,6 +20,9 @@ _READERS = ("ppo", "random", "full_scan")
 def options() -> argparse.ArgumentParser:
     made = parser(NAME, __doc__)
     made.add_argument("--train", type=int, nargs="+", default=[20, 40, 80, 158], help="training slides, even numbers")
+    made.add_argument(
+        "--overrides", nargs="+", default=[], help="settings of the training, such as warm_up.augment=null"
+    )
     add_seeds(made, (0, 1, 2))
     return made
 
@@ -31,8 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for count in [4] if quick else bench.options.train:
         cohort = with_fewer(manifest, count, bench.runs / f"slides-{count}.csv")
         for seed in bench.options.seeds:
-            if bench.results.find(train=count, seed=seed) is None:
-                bench.results.put({"train": count, "seed": seed}, **_measure(bench, count, seed, cohort))
+            settings = {"train": count, "seed": seed, "overrides": " ".join(bench.options.overrides)}
+            if bench.results.find(**settings) is None:
+                bench.results.put(settings, **_measure(bench, count, seed, cohort))
     report(bench)
 
 
@@ -54,7 +58,8 @@ def with_fewer(manifest: Path, count: int, path: Path) -> Path:
 
 def _measure(bench: Benchmark, count: int, seed: int, cohort: Path) -> Row:
     given = ["env=wsi", f"seed={seed}", "report.readers=[random,full_scan]", setting("env.cohort.path", cohort)]
-    run = bench.train(f"{count}-{seed}", ["experiment=smoke", *given] if bench.options.quick else given)
+    given = [*(["experiment=smoke"] if bench.options.quick else []), *given, *bench.options.overrides]
+    run = bench.train(f"{count}-{seed}", given)
     row: Row = {"seconds": run.seconds}
     for reader in _READERS:
         row |= facts_of(reader, run.metrics["readers"][reader])
@@ -64,8 +69,10 @@ def _measure(bench: Benchmark, count: int, seed: int, cohort: Path) -> Row:
 def report(bench: Benchmark) -> None:
     """Prints the test AUC of every reader in each row, and draws them over the number of training slides."""
     rows = bench.results.rows
-    lines = [[f"{row['train']}, {row['seed']}", *(row.get(f"{one} auc") for one in _READERS), row["seconds"]]
-             for row in rows]  # fmt: skip
+    lines = []
+    for row in rows:
+        name = f"{row['train']}, {row['seed']} {row['overrides']}".strip()
+        lines.append([name, *(row.get(f"{one} auc") for one in _READERS), row["seconds"]])
     print(table(("training slides, seed", *_READERS, "seconds"), lines))
     made, axes = figure(4.8, 3.6)
     for reader, colour in zip(_READERS, ("tab:blue", "tab:gray", "tab:orange"), strict=True):

@@ -38,7 +38,7 @@ KINDS = {
 }
 WIDE: dict[str, Any] = {"widths": (16, 32, 64, 128), "strides": (1, 2, 2, 2)}
 SHALLOW: dict[str, Any] = {"widths": (16, 128), "kernels": (3, 4), "strides": (1, 2)}
-RANDOM: dict[str, dict[str, Any]] = {"xray": {"strides": (1, 2, 2, 2)}, "mri": SHALLOW, "ct": SHALLOW, "wsi": {}}
+SMALL: dict[str, dict[str, Any]] = {"xray": {"strides": (1, 2, 2, 2)}, "mri": SHALLOW, "ct": SHALLOW, "wsi": {}}
 _PLANE = 96  # pixels that a plane of a volume is enlarged to
 _BATCH = 32
 _STEPS = 400
@@ -108,6 +108,25 @@ def read_spots(manifest: Path, modality: Modality, kinds: Sequence[str], options
             raise UserError(f"{regions}: no spots of both {named} in cases of {split}. Name others by --kinds.")
     glimpses, first, splits = zip(*found, strict=True)
     return Spots(np.stack(glimpses), np.array(first), np.array(splits))
+
+
+def embedded_spots(
+    environment: str, quick: bool, kinds: Sequence[str] | None = None, **making: Any
+) -> tuple[Path, Spots]:
+    """Returns the CSV of an environment's embedded cohort, which is made if need be, and its spots.
+
+    Args:
+        environment: such as "wsi".
+        quick: whether to take a small cohort of small images.
+        kinds: of the spots; None for those of the cohort.
+        **making: how the cohort is made, beside that.
+    """
+    modality = find_modality(environment)
+    maker = modality.maker()
+    assert maker is not None, "medical environments have embedded cohorts"
+    small = {"n": 12, "size": SIZES[environment]} if quick else {}
+    manifest = Path(maker(progress=True, **small, **making))
+    return manifest, read_spots(manifest, modality, kinds or KINDS[environment], modality.synthetic_options)
 
 
 def _rows(path: Path) -> Iterable[dict[str, str]]:
@@ -227,7 +246,7 @@ def scores_of(
     if encoder.startswith("efficientnet"):
         stride = int(encoder.removeprefix("efficientnet_lite0_"))
         return linear_probe(train, test, pretrained_features(ndim, stride))
-    settings = WIDE if encoder == "random_wide" else RANDOM[environment]
+    settings = WIDE if encoder == "random_wide" else SMALL[environment]
     return linear_probe(train, test, random_features(channels, ndim, seed, **settings))
 
 
@@ -267,14 +286,12 @@ def _probe(bench: Benchmark, environment: str) -> None:
     missing = [one for one in given.encoders if given.quick or not bench.results.find(env=environment, encoder=one)]
     if not missing:
         return
-    modality, kinds = find_modality(environment), given.kinds or KINDS[environment]
     if given.cohort:
-        spots = read_spots(given.cohort, modality, kinds, {"windows": given.windows})
+        kinds = given.kinds or KINDS[environment]
+        spots = read_spots(given.cohort, find_modality(environment), kinds, {"windows": given.windows})
     else:
-        making = {"n": 12, "size": SIZES[environment]} if given.quick else {"n": given.cases} if given.cases else {}
-        maker = modality.maker()
-        assert maker is not None, "medical environments have embedded cohorts"
-        spots = read_spots(Path(maker(progress=True, **making)), modality, kinds, modality.synthetic_options)
+        making = {} if given.quick or not given.cases else {"n": given.cases}
+        _, spots = embedded_spots(environment, given.quick, given.kinds, **making)
     train, test = spots.of("train"), spots.of("test")
     for encoder in missing:
         seeds = range(given.seeds if encoder in _SEEDED and not given.quick else 1)

@@ -1,8 +1,9 @@
-"""Slides of other dyes: what is lost where a laboratory stains otherwise, with and without other stains in training.
+"""Slides of other dyes: what is lost where a laboratory stains otherwise, with and without random views in training.
 
 python -m benchmarks.stains
 
-The embedded slides are trained on as they are. The test slides are then dyed anew in optical density: what is taken
+The embedded slides are trained on, with their glimpses in random views, which have other stains besides, and in one
+view, as they are. The test slides are then dyed anew in optical density: what is taken
 for haematoxylin and eosin (Ruifrok and Johnston 2001) is given the colours of another laboratory (the reference of
 Macenko et al. 2009), less haematoxylin, and more eosin.
 """
@@ -26,7 +27,7 @@ from glimpse.synthetic.slides.svs import write_svs
 NAME = "stains"
 _OTHERS = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])  # haematoxylin, eosin
 _AMOUNTS = np.array([0.7, 1.3])  # of both, as a share of what there is
-_WAYS = {"as they are": ["warm_up.augment=null"], "other stains": []}
+_WAYS = {"one view": ["warm_up.augment=null"], "random views": []}
 _BY_POLICY = ("policy", "random", "grid")
 _STRIP = 512  # rows that are dyed at once
 

@@ -71,8 +71,7 @@ class Augment:
         **options: the fields of `Motion` and of `glimpse.learning.colours.Colours`.
 
     Raises:
-        SettingsError: an option does not exist or has an impossible value.
-        ValueError: `sides` or `flips` do not fit the number of axes.
+        SettingsError: an option does not exist or has an impossible value, or does not fit the number of axes.
     """
 
     @classmethod
@@ -98,7 +97,10 @@ class Augment:
         ndim = len(self.size)
         mirrored = (flips,) * ndim if isinstance(flips, bool) else tuple(flips)
         if len(mirrored) != ndim or (sides is not None and len(sides) != ndim):
-            raise ValueError(f"Expected sides and flips for each of {ndim} axes, got sides={sides} and flips={flips}.")
+            raise SettingsError(
+                f"Expected augment.flips for each of {ndim} axes, or one answer for all, got {flips}, and sides of as "
+                f"many axes, got {sides}. Set augment.flips=true or false."
+            )
         self.sides = torch.tensor([float(side) for side in sides or self.size][::-1])  # as PyTorch's grids: (x, y, z)
         self.mirrored = mirrored[::-1]
         self.any_turn = ndim > 1 and all(self.mirrored[:2]) and not self.motion.quarter_turns
@@ -129,7 +131,7 @@ class Augment:
         view = recoloured(view, self.colours, self.background, uniform)
         return view + torch.randn(view.shape, generator=generator).to(images.device) * self.colours.noise
 
-    def pixels(self, images: Tensor, generator: torch.Generator) -> UInt8[Tensor, "batch channel *size"]:
+    def whole_pixels(self, images: Tensor, generator: torch.Generator) -> UInt8[Tensor, "batch channel *size"]:
         """Makes a random view of each image, rounded to whole pixel values."""
         return self(images, generator).round().clamp(0, 255).byte()
 
@@ -201,7 +203,7 @@ class Augment:
         return motion
 
 
-def glimpse_views(
+def glimpse_augment(
     shape: Sequence[int], background: float, options: Mapping[str, Any], sides: Sequence[float] | None = None
 ) -> Augment:
     """Returns what makes random views of glimpses (channel, *size); these have no margin, so nothing is shifted.

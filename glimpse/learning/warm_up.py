@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glimpse.cohort import Case
-from glimpse.learning.augment import Augment, glimpse_views
+from glimpse.learning.augment import Augment, glimpse_augment
 from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up_options import WarmUpOptions
@@ -42,7 +42,7 @@ from glimpse.tasks import Task
 from glimpse.views import Views
 
 _FIXED = Conduct(train_encoder=False)
-_SAMPLE = 32  # cases by whose foreground the number of glimpses is chosen, about
+_SAMPLE = 32  # at most so many cases, by whose foreground the number of glimpses of all of them is chosen
 _MOST = 4  # times `glimpses_per_case`, where it is chosen by the foreground
 
 
@@ -112,8 +112,9 @@ class TokenWarmUp(Trainer):
         if glimpses.augment is not None:
             shape = policy.observation_space["glimpse"].shape  # type: ignore[index]
             sides = views.sides(cases[0].source)
-            self.augment = glimpse_views(shape, policy.encoder.background, glimpses.augment, sides)
-            self._manner = f"augmented by {sorted(glimpses.augment.items())}, {seed}"
+            self.augment = glimpse_augment(shape, policy.encoder.background, glimpses.augment, sides)
+            how = sorted({**glimpses.augment, "shift": 0.0}.items())
+            self._manner = f"augmented by {how}, {sides}, {policy.encoder.background}, {policy.grid}"
         rate, decay = self.options.steps.learning_rate, self.options.steps.weight_decay
         self.optimizer = torch.optim.AdamW(self._trained(), rate, weight_decay=decay)
         self.unlearned = copy.deepcopy(answering_parts(policy)) if self.looks_again else None
@@ -159,8 +160,14 @@ class TokenWarmUp(Trainer):
         least = glimpses.glimpses_per_case
         if not glimpses.glimpses_per_patch:
             return least
-        some = self.cases[:: max(1, len(self.cases) // _SAMPLE)]
-        patches = [self.views.foreground_pixels(case.source) / np.prod(self.views.extent(case.source)) for case in some]
+        chosen = np.linspace(0, len(self.cases) - 1, min(_SAMPLE, len(self.cases))).round().astype(int).tolist()
+
+        def patches_of(index: int) -> float:
+            source = self.cases[index].source
+            return self.views.foreground_pixels(source) / float(np.prod(self.views.extent(source)))
+
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="foregrounds") as pool:
+            patches = list(pool.map(patches_of, chosen))
         return min(max(least, round(glimpses.glimpses_per_patch * float(np.mean(patches)))), _MOST * least)
 
     # ------------------------------------------------------------------------------------------ reading, once
@@ -222,7 +229,8 @@ class TokenWarmUp(Trainer):
             extents = np.stack([views.extent(source, zoom) for zoom in range(len(views.glimpse_extents))])
             return source.frame.to_pixels(locations), extents[zooms]
 
-        return self.places.glance(source, views, len(cells), regions, read, self._manner), cells, zooms
+        manner = self._manner if self.augment is None else f"{self._manner}, {self.seeds[index]}"
+        return self.places.glance(source, views, len(cells), regions, read, manner), cells, zooms
 
     def _augmented(self, images: np.ndarray, index: int, cells: np.ndarray, zooms: np.ndarray) -> np.ndarray:
         """Returns random views of glimpses of a case; the same place is always seen in the same way."""
@@ -230,7 +238,7 @@ class TokenWarmUp(Trainer):
         views = []
         for image, cell, zoom in zip(torch.from_numpy(images), cells, zooms, strict=True):
             seed = np.random.SeedSequence([int(self.seeds[index]), int(cell), int(zoom)]).generate_state(1)[0]
-            views.append(self.augment.pixels(image[None], torch.Generator().manual_seed(int(seed)))[0])
+            views.append(self.augment.whole_pixels(image[None], torch.Generator().manual_seed(int(seed)))[0])
         return torch.stack(views).numpy()
 
     def _look(self, images: Tensor) -> Tensor:

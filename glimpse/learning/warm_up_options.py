@@ -14,10 +14,11 @@ class WarmUpGlimpses:
     """How many glimpses are read, and how many of them make a sequence.
 
     Attributes:
-        glimpses_per_case: How many glimpses are read of each case.
-        glimpses_per_patch: If above 0, so many are read for each patch of the foreground, as wide as a glimpse, where
-            that is more, up to four times `glimpses_per_case`. The number is the same for all cases, by the mean of
-            their foregrounds. The larger an image is, the less a single glimpse says.
+        glimpses_per_case: How many glimpses are read of each case; at least so many with `glimpses_per_patch`.
+        glimpses_per_patch: Glimpses for each patch of the foreground; a patch is as large as a glimpse of the first
+            field of view. So many are read of every case as this makes of the mean foreground, but not fewer than
+            `glimpses_per_case` and not more than four times as many. With 0, it is `glimpses_per_case`. The larger an
+            image is, the less a single glimpse says.
         max_total_glimpses: How many glimpses are read in all at most; with many cases, fewer are read of each.
         max_sequence: How many glimpses a sequence has at most.
         look_among: Among how many glimpses the locator learns to choose. All glimpses of a case are then parted into

@@ -250,14 +250,21 @@ def test_the_probe_knows_the_kinds_of_spots_by_the_names_that_cohorts_give_them(
 
 
 def test_the_settings_of_every_encoder_fit_its_environment() -> None:
-    for env in ("wsi", "mri"):
+    for env in ("wsi", "xray", "mri", "ct"):
         for encoder in encoders.ENCODERS:
-            given = encoders.overrides(env, encoder, volumes=env == "mri")
+            given = encoders.overrides(env, encoder, volumes=env in ("mri", "ct"))
             config = composed(f"env={env}", *given, "pretrain.steps=5")
-            network = str(config.network.encoder)
+            network, objective = str(config.network.encoder), encoder.partition(", ")[2]
+            labelled, unlabelled = objective in ("adapters", "last"), objective in encoders.UNLABELLED
             assert ("ConvEncoder" in network) == encoder.startswith("random")
-            assert ("'lora_rank': 8" in network) == encoder.endswith("adapters")
-            assert (config.agent.algorithm.encoder_rate > 0) == encoder.endswith(("adapters", "last"))
+            assert ("'lora_rank': 8" in network) == (objective == "adapters")
+            assert ("'trainable': 3" in network) == (objective == "last")
+            assert ("'trainable': 'all'" in network) == (unlabelled and encoder.startswith("pretrained"))
+            assert (config.agent.algorithm.encoder_rate > 0) == (config.agent.algorithm.augment is not None) == labelled
+            if unlabelled:
+                alone = composed(f"env={env}", f"pretrain={objective}", "pretrain.steps=5").pretrain
+                rate = 1e-4 if encoder.startswith("pretrained") else alone.learning_rate
+                assert config.pretrain == {**alone, "learning_rate": rate}
 
 
 def test_the_speed_of_encoders_is_compared_with_the_small_ones(tmp_path: Path) -> None:

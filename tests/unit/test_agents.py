@@ -111,19 +111,28 @@ def test_an_encoder_rate_of_zero_leaves_the_encoder_as_it_is() -> None:
 def test_glimpses_are_seen_in_random_views_where_the_encoder_is_trained() -> None:
     still = {"turn": 0.0, "tilt": 0.0, "zoom": 0.0, "flips": False, "strength": 0.0, "noise": 0.0}
 
+    def is_noisy(augment: dict[str, Any] | None) -> bool:
+        return augment is not None and augment["noise"] > 0
+
     def changed(augment: dict[str, Any] | None, encoder_rate: float = 1.0) -> float:
         """How far glimpses in training are from the glimpses that are read at the same places."""
         options = {**SMALL, "augment": augment, "encoder_rate": encoder_rate, "extra_glimpses": 1}
-        model = PPO("GlimpsePolicy", lanes(), **options)
+        model = PPO("GlimpsePolicy", lanes(), 0.0, **options)
         model.learn(model.steps_per_update)
-        assert model.episodes is not None
+        assert model.episodes is not None and model.extra is not None
         read = environment().unwrapped
-        places = zip(model.drawn.repeat_interleave(2).tolist(), model.episodes.location[:, 0].numpy(), strict=True)
-        images = [read.views.glimpse(read.cases[case].source, place) for case, place in places]
-        return float(np.std(model.episodes.glimpse[:, 0].numpy() - np.stack(images).astype(float)))
+        cases = [read.cases[case].source for case in model.drawn.repeat_interleave(2).tolist()]
+        first = model.episodes.location[:, 0].numpy()
+        images = np.stack([read.views.glimpse(*both) for both in zip(cases, first, strict=True)])
+        extra = model.extra.location[:, 0].numpy()
+        elsewhere = np.stack([read.views.glimpse(*both) for both in zip(cases, extra, strict=True)])
+        with torch.no_grad():
+            seen = model.policy.look(torch.from_numpy(elsewhere))
+        assert torch.allclose(seen, model.extra.seen[:, 0], atol=1e-3) is (encoder_rate == 0 or not is_noisy(augment))
+        return float(np.abs(model.episodes.glimpse[:, 0].numpy() - images.astype(float)).mean())
 
     assert changed(None) == changed(still) == changed(still | {"noise": 9.0}, encoder_rate=0.0) == 0
-    assert 7 < changed(still | {"noise": 9.0}) < 10
+    assert 5 < changed(still | {"noise": 9.0}) < 8  # a normal deviation of 9 is 7.2 on average
     with pytest.raises(SettingsError, match=r"augment\.noise of at least 0"):
         PPO("GlimpsePolicy", lanes(), augment={"noise": -1.0}, **SMALL)
 

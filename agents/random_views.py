@@ -1,0 +1,36 @@
+"""Random views of glimpses in training, for agents whose encoder learns."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+
+from glimpse.learning.augment import glimpse_augment
+from glimpse.networks.policy import GlimpsePolicy
+
+View = Callable[[torch.Tensor], torch.Tensor]
+
+
+def random_view(env: VecEnv, policy: GlimpsePolicy, options: Mapping[str, Any] | None) -> View | None:
+    """Returns what makes random views of glimpses, uint8 (glimpse, channel, *size); None without options.
+
+    Its random numbers are PyTorch's global ones. Turns are made in the physical proportions of the first case's
+    glimpses, or in those of their pixels where the environment does not say how large they are.
+
+    Raises:
+        SettingsError: an option does not fit the images.
+    """
+    if options is None:
+        return None
+    shape: Any = policy.observation_space["glimpse"].shape  # type: ignore[index]
+    augment = glimpse_augment(shape, policy.encoder.background, options, _sides(env))
+    return lambda glimpses: augment.whole_pixels(glimpses, torch.default_generator)
+
+
+def _sides(env: VecEnv) -> tuple[float, ...] | None:
+    try:
+        views, cases = (env.get_attr(name, [0])[0] for name in ("views", "cases"))
+    except AttributeError:
+        return None
+    return None if views is None else views.sides(cases[0].source)
