@@ -58,10 +58,10 @@ def test_three_digits_of_one_class_and_two_of_others(tiny_mnist: Path) -> None:
 
 def test_targets_by_hand() -> None:
     classes, rows = np.array([3, 3, 3, 9, 0]), np.array([40.0, 90.0, 51.0, 60.0, 12.0])
-    found = megapixel_mnist._targets(classes, rows, TARGETS)
+    found = megapixel_mnist.targets_of(classes, rows, TARGETS)
     assert (found["majority"], found["max"], found["top"]) == (3, 9, 0)
     assert found["multi"].tolist() == [1, 0, 0, 1, 0, 0, 0, 0, 0, 1]
-    assert megapixel_mnist._targets(classes, rows, ["top"]) == 0
+    assert megapixel_mnist.targets_of(classes, rows, ["top"]) == 0
 
 
 def test_digits_and_strokes_do_not_overlap(tiny_mnist: Path) -> None:
