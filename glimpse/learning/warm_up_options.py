@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glimpse.errors import SettingsError
-from glimpse.learning.augment import Augment
+from glimpse.learning.augment import check_augment
 from glimpse.settings.options import above_zero, at_least
 
 
@@ -41,8 +41,7 @@ class WarmUpGlimpses:
         at_least("glimpses_per_patch of the warm-up", self.glimpses_per_patch, 0)
         if self.look_among is not None:
             at_least("look_among of the warm-up", self.look_among, 2, whole=True)
-        if self.augment is not None:
-            Augment.parse_options(dict(self.augment))
+        check_augment(self.augment)
 
 
 @dataclass(frozen=True)
