@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from glimpse.errors import SettingsError
-from glimpse.learning.augment import Augment
+from glimpse.learning.augment import check_augment
 from glimpse.settings.options import above_zero, at_least
 
 
@@ -45,8 +45,7 @@ class Rollouts:
         for name in ("max_glimpses", "extra_glimpses"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 0)
-        if self.augment is not None:
-            Augment.parse_options(dict(self.augment))
+        check_augment(self.augment)
         self._check_least()
 
     def _check_least(self) -> None:

@@ -135,7 +135,8 @@ class Cohort(Sequence[Case]):
                 "images out, and so does removing their lines"
             )
             remedy = skip if broken and on_error == "raise" else ""
-            raise cohort_error(path, problems + broken, _naming(table, parsed, task) + remedy)
+            unreadable = [] if problems and tolerant else broken  # those that will be skipped are no problem
+            raise cohort_error(path, problems + unreadable, _naming(table, parsed, task) + remedy)
         for row, one in zip(table.rows, opened, strict=True):
             if isinstance(one, str):
                 warnings.warn(f"{path}: skipped {one}", UserWarning, stacklevel=2)

@@ -23,6 +23,8 @@ SEPARATORS = (",", ";", "\t", "|")
 _STATED = re.compile(r"""(?i)"?sep=(?P<separator>.)"?[\s,;|]*""")  # a first line that spreadsheets write
 _IDS = ("case_id", "slide_id")  # paths stay as they are: file systems tell two spellings apart
 _LISTED = 50  # so many problems are listed; the rest are only counted
+_NUMBERS = 6  # so many lines with the same problem are named
+_OF_A_LINE = re.compile(r"line (\d+): (.*)", re.DOTALL)
 _SYNONYMS = {"label": "target", "lable": "target", "labels": "target", "class": "target"}
 _SYNONYMS |= {"patient_id": "case_id", "slide": "slide_id", "file": "path", "filename": "path"}
 _KNOWN = {*REQUIRED, *OPTIONAL, *OTHER_NAMES, *_SYNONYMS}
@@ -68,11 +70,32 @@ class Table:
 
 
 def cohort_error(path: Path, problems: Sequence[str], remedy: str = "") -> CohortError:
-    """Returns an error that lists problems, and counts those for which there is no room."""
-    listed = "".join(f"\n  - {problem}" for problem in problems[:_LISTED])
-    rest = f"\n  ... and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+    """Returns an error that lists problems, and counts those for which there is no room.
+
+    What is wrong with many lines in the same way is listed once.
+    """
+    together = _together(problems)
+    listed = "".join(f"\n  - {problem}" for problem, _ in together[:_LISTED])
+    left = sum(count for _, count in together[_LISTED:])
+    rest = f"\n  ... and {left} more" if left else ""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return CohortError(f"{path}: {count} in this cohort{remedy}:{listed}{rest}")
+
+
+def _together(problems: Sequence[str]) -> list[tuple[str, int]]:
+    """Returns problems with how many each stands for: those that differ in the number of their line only are one."""
+    lines: dict[str, list[str]] = {}
+    for problem in problems:
+        found = _OF_A_LINE.fullmatch(problem)
+        lines.setdefault(found[2] if found else problem, []).append(found[1] if found else "")
+    made = []
+    for text, numbers in lines.items():
+        some = ", ".join(numbers[:_NUMBERS]) + (
+            f" and {len(numbers) - _NUMBERS} more" if len(numbers) > _NUMBERS else ""
+        )
+        where = "" if not numbers[0] else f"line{'s' if len(numbers) > 1 else ''} {some}: "
+        made.append((where + text, len(numbers)))
+    return made
 
 
 # ---------------------------------------------------------------------------------------------- reading

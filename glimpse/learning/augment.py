@@ -43,8 +43,8 @@ class Motion:
     flips: bool | Sequence[bool] = True
 
     def __post_init__(self) -> None:
-        for name in ("turn", "tilt", "zoom", "shift"):
-            at_least(f"augment.{name}", getattr(self, name), 0)
+        for name, most in (("turn", 1e6), ("tilt", 1e6), ("zoom", 0.9), ("shift", 1.0)):
+            at_least(f"augment.{name}", getattr(self, name), 0, most=most)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ class Augment:
         if (self.colours.stain or self.colours.stain_shift) and channels != 3:
             raise SettingsError(
                 f"augment.stain={self.colours.stain:g}, augment.stain_shift={self.colours.stain_shift:g}: stains are "
-                f"changed in images of 3 channels, these have {channels}. Set both to 0."
+                f"changed in images of 3 channels, these have {channels}. Set both to 0, in the section that has them: "
+                "pretrain, which warm_up takes over, or agent.algorithm."
             )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Float[Tensor, "batch channel *size"]:
@@ -201,6 +202,19 @@ class Augment:
         for axis in range(2 if ndim == 3 else 0):
             motion = _rotation(uniform(batch) * self.motion.tilt, ndim, axis, 2) @ motion
         return motion
+
+
+def check_augment(options: Any) -> None:
+    """Checks the options of random views, or None for none, before there are images.
+
+    Raises:
+        SettingsError: they are no options, or one of them does not exist or has an impossible value.
+    """
+    if options is None:
+        return
+    if not isinstance(options, Mapping):
+        raise SettingsError(f"Expected augment as options, such as {{noise: 3, stain: 0.1}}, or null, got {options!r}.")
+    Augment.parse_options(dict(options))
 
 
 def glimpse_augment(

@@ -15,6 +15,7 @@ HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)
 """Optical densities of the two stains in red, green and blue (Ruifrok and Johnston 2001), not of length 1."""
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_MOST_BLUR = 32  # pixels; more would leave nothing of a glimpse
 _REACH = 3  # of a Gaussian kernel, in standard deviations
 
 
@@ -44,7 +45,7 @@ class Colours:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            at_least(f"augment.{one.name}", getattr(self, one.name), 0)
+            at_least(f"augment.{one.name}", getattr(self, one.name), 0, most=_MOST_BLUR if one.name == "blur" else 1e6)
 
 
 def recoloured(

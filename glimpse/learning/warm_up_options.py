@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glimpse.errors import SettingsError
-from glimpse.learning.augment import Augment
+from glimpse.learning.augment import check_augment
 from glimpse.settings.options import above_zero, at_least
 
 
@@ -47,8 +47,7 @@ class WarmUpGlimpses:
             at_least("look_among of the warm-up", self.look_among, 2, whole=True)
         for count in () if self.branches is None else self.branches:
             at_least("branches of the warm-up", count, 1, whole=True)
-        if self.augment is not None:
-            Augment.parse_options(dict(self.augment))
+        check_augment(self.augment)
 
     def branches_of(self, levels: int) -> tuple[int, ...]:
         """Returns how many glimpses are read at each of some levels.

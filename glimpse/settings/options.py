@@ -5,6 +5,7 @@ a record of losses. These records are frozen dataclasses. The names of their fie
 the defaults of the fields are the only place where defaults are written down.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
@@ -108,23 +109,25 @@ def check_later(made: Any) -> Any:
     return made
 
 
-def at_least(name: str, value: Any, least: float, whole: bool = False) -> None:
-    """Refuses a setting that is not a number (a whole one, if asked for), or is less than `least`.
+def at_least(name: str, value: Any, least: float, whole: bool = False, most: float = math.inf) -> None:
+    """Refuses a setting that is not a finite number (a whole one, if asked for), or is not from `least` to `most`.
 
     Raises:
         SettingsError: The message names the setting.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real) or not float(value) >= least:
-        raise SettingsError(f"Expected {name} of at least {least}, got {value!r}.")
+    number = not isinstance(value, bool) and isinstance(value, Integral if whole else Real)
+    if not number or not least <= float(value) <= most or not math.isfinite(value):
+        bound = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise SettingsError(f"Expected {name} {bound}, got {value!r}.")
 
 
 def above_zero(name: str, value: Any) -> None:
-    """Refuses a setting that is not a number above 0.
+    """Refuses a setting that is not a finite number above 0.
 
     Raises:
         SettingsError: The message names the setting.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise SettingsError(f"Expected {name} above 0, got {value!r}.")
 
 

@@ -1,5 +1,6 @@
 """The agents, on small images in memory: one update of each, and what they promise."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -133,8 +134,21 @@ def test_glimpses_are_seen_in_random_views_where_the_encoder_is_trained() -> Non
 
     assert changed(None) == changed(still) == changed(still | {"noise": 9.0}, encoder_rate=0.0) == 0
     assert 5 < changed(still | {"noise": 9.0}) < 8  # a normal deviation of 9 is 7.2 on average
-    with pytest.raises(SettingsError, match=r"augment\.noise of at least 0"):
-        PPO("GlimpsePolicy", lanes(), augment={"noise": -1.0}, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        ({"noise": -1.0}, r"augment\.noise from 0"),
+        ({"noise": math.inf}, r"augment\.noise from 0"),
+        ({"nois": 1.0}, "no option 'nois'; did you mean 'noise'"),
+        ({"flips": [True, True, True]}, r"augment\.flips for each of 2 axes"),
+        ({"stain": 0.2}, "3 channels, these have 1"),
+    ],
+)
+def test_random_views_that_cannot_be_are_refused_before_anything_is_learned(augment: Any, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        PPO("GlimpsePolicy", lanes(), augment=augment, **SMALL)
 
 
 def test_the_policy_reads_its_whole_budget_until_it_may_stop() -> None:

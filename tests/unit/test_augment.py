@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from glimpse.errors import SettingsError
-from glimpse.learning.augment import Augment
+from glimpse.learning.augment import Augment, check_augment
 from glimpse.learning.colours import blurred, restained
 from glimpse.settings import checking
 
@@ -144,8 +144,14 @@ def test_blur_is_a_gaussian_of_each_images_own_width(ndim: int) -> None:
 def test_options_that_do_not_exist_or_are_impossible_are_refused() -> None:
     with pytest.raises(SettingsError, match="'flips'"):
         Augment((8, 8), 0.0, flip=True)
-    with pytest.raises(SettingsError, match=r"augment\.blur of at least 0"):
+    with pytest.raises(SettingsError, match=r"augment\.blur from 0 to 32"):
         Augment((8, 8), 0.0, blur=-1.0)
+
+
+@pytest.mark.parametrize("wrong", [True, 3, [1, 2], "yes please"])
+def test_what_is_no_options_at_all_is_refused_with_an_example(wrong: Any) -> None:
+    with pytest.raises(SettingsError, match=r"augment as options, such as \{noise: 3, stain: 0\.1\}, or null, got"):
+        check_augment(wrong)
 
 
 def test_the_command_line_has_all_options() -> None:

@@ -118,6 +118,20 @@ def test_labels_that_are_texts_name_the_option(folder: Path) -> None:
     assert "line 2: target 'malignant' is out of range" in said and said.count("\n  - ") == 2
 
 
+def test_what_is_wrong_with_many_lines_is_said_once(folder: Path) -> None:
+    rows = [f"p{i},s{i},{i % 3}.npy,{'good' if i % 5 else 'bad'}" for i in range(20)]
+    said = refused(folder, ["patient,case,path,target", *rows])
+    assert "lines 3, 4, 5, 6, 8, 9 and 10 more: target 'good' is out of range" in said
+    assert "lines 2, 7, 12, 17: target 'bad' is out of range" in said and said.count("target 'good'") == 1
+
+
+def test_images_that_will_be_skipped_are_not_among_the_problems(folder: Path) -> None:
+    lines = ["patient,case,path,target", "p,s0,0.npy,7", "q,s1,absent.npy,1", "r,s2,1.npy,0"]
+    assert "2 problems" in refused(folder, lines)
+    said = refused(folder, lines, on_error="skip")
+    assert "1 problem in this cohort" in said and "absent" not in said and "target '7'" in said
+
+
 def test_targets_with_fractions_name_the_options_of_a_regression(folder: Path) -> None:
     said = refused(folder, ["patient;case;path;target", "p;s0;0.npy;30,5", "q;s1;1.npy;50"])
     options = "env.task._target_=glimpse.tasks.Regression +env.task.mean=40.25 +env.task.spread=9.75"

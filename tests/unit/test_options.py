@@ -85,7 +85,8 @@ def test_an_agents_options_come_flat_and_defaults_are_those_of_the_records() -> 
 
 def test_baselines_have_only_options_that_mean_something_to_them() -> None:
     answering = {"cases_per_rollout", "prefix_coef", "glimpse_coef", "n_epochs", "max_grad_norm", "weight_decay"}
-    assert set(Random.option_names()) == set(Grid.option_names()) == answering | {"max_glimpses", "encoder_rate"}
+    looking = answering | {"max_glimpses", "encoder_rate", "augment"}
+    assert set(Random.option_names()) == set(Grid.option_names()) == looking
     assert set(Overview.option_names()) == answering
     assert set(PPO.option_names()) == {*Reinforce.option_names(), "clip_range"}
     for name in set(PPO.option_names()) - set(Random.option_names()):

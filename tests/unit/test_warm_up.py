@@ -76,8 +76,9 @@ def test_larger_foregrounds_get_more_glimpses_within_bounds() -> None:
     for each, expected in ((0.1, 4), (5 / patches, 5), (9 / patches, 9), (1000.0, 16)):
         assert make(glimpses_per_case=4, glimpses_per_patch=each)[1].glimpses_per_case == expected
     assert make(glimpses_per_case=4, glimpses_per_patch=1000.0, max_total_glimpses=24)[1].glimpses_per_case == 3
-    with pytest.raises(SettingsError, match="glimpses_per_patch of the warm-up of at least 0"):
-        make(glimpses_per_patch=-1.0)
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(SettingsError, match="glimpses_per_patch of the warm-up of at least 0"):
+            make(glimpses_per_patch=wrong)
 
 
 def test_the_same_seed_gives_the_same_losses() -> None:
@@ -248,6 +249,9 @@ def test_views_that_images_cannot_have_are_refused() -> None:
         make(augment={"stain": 0.2})
     with pytest.raises(SettingsError, match="no option 'stains'; did you mean 'stain'"):
         make(augment={"stains": 0.2})
+    for most, blur in (("32", 1e9), ("32", float("inf"))):
+        with pytest.raises(SettingsError, match=rf"augment\.blur from 0 to {most}"):
+            make(augment={"blur": blur})
 
 
 def _noting(tokens: torch.Tensor, lengths: list[int], head: torch.nn.Linear) -> torch.Tensor:
