@@ -22,7 +22,7 @@ from glimpse.settings.options import option_names, sorted_into
 from glimpse.spaces import ActionLayout
 
 _PARTS = ("encoder", "memory", "locator", "aggregator")
-_KEYWORDS = ("layout", "cell", "view_cell", "width", *_PARTS, "stop_bias", "overview_dropout")  # of the network
+_KEYWORDS = ("layout", "cell", "width", *_PARTS, "stop_bias", "overview_dropout")  # of the network
 
 
 class GlimpseNetwork(SeeingNetwork):
@@ -45,7 +45,6 @@ class GlimpseNetwork(SeeingNetwork):
         encoder: `encoder(channels, ndim)` returns a `ConvEncoder`, or a module with the same `embed` and `grid`.
         cell: Side of a cell in overview pixels, one number or one per axis, where it is to be narrower than the
             encoder's stride; the overview is then enlarged before it is encoded. None means the stride.
-        view_cell: The same of wide glimpses, in glimpse pixels, where there are several fields of view.
         width: Width of tokens, and of everything that is computed from them, where the encoder has more features than
             the other parts need: features are projected to it, those of glimpses as those of cells. None means as many
             as the encoder has. Below, `embed` is this width.
@@ -56,7 +55,7 @@ class GlimpseNetwork(SeeingNetwork):
         overview_dropout: Probability, in training, that answers are computed without the overview. With few cases, the
             labels of the overviews would be learned by heart, and no glimpse could improve the answer. With 1, answers
             never use the overview, not even after training; it is then used only to choose where to look.
-        **encoding: The fields of `Encoding`: `chunk`, `autocast` and `compile`.
+        **encoding: The fields of `Encoding`: `view_cell`, `chunk`, `autocast` and `compile`.
 
     Raises:
         SettingsError: A keyword does not exist or has an impossible value.
@@ -76,7 +75,6 @@ class GlimpseNetwork(SeeingNetwork):
         layout: ActionLayout,
         encoder: Part = ConvEncoder,
         cell: Cell = None,
-        view_cell: Cell = None,
         width: int | None = None,
         memory: Part = GRUMemory,
         locator: Part = PointerLocator,
@@ -90,7 +88,6 @@ class GlimpseNetwork(SeeingNetwork):
             action_space,
             encoder=encoder,
             cell=cell,
-            view_cell=view_cell,
             zooms=layout.zooms,
             width=width,
             encoding=sorted_into(Encoding, encoding, type(self).__name__, besides=_KEYWORDS),

@@ -29,9 +29,11 @@ _MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the encoder is run. These options change time and memory, but not the results, except for rounding.
+    """How images are encoded. All but `view_cell` change time and memory, but not the results, except for rounding.
 
     Attributes:
+        view_cell: Side of a cell of wide glimpses in their pixels, one number or one per axis, where there are several
+            fields of view and it is to be narrower than the encoder's stride. None means the stride.
         chunk: How many glimpses are encoded at once in an update; 0 encodes all of them at once. The chunks are encoded
             a second time in the backward pass, so that the gradient is exact and only one chunk is held in memory.
         autocast: Whether to encode in bfloat16, with `torch.autocast`. Parameters, and everything after the encoder,
@@ -40,6 +42,7 @@ class Encoding:
             are faster afterwards.
     """
 
+    view_cell: Cell = None
     chunk: int = 0
     autocast: bool = False
     compile: bool = False
@@ -56,7 +59,6 @@ class SeeingNetwork(BasePolicy):
         observation_space, action_space: As of `GlimpseNetwork`.
         encoder: `encoder(channels, ndim)` makes the encoder.
         cell: Side of a cell of overviews in pixels.
-        view_cell: Side of a cell of wide glimpses in pixels, where there are several fields of view.
         zooms: Number of fields of view.
         width: Width of tokens.
         encoding: How the encoder is run.
@@ -76,7 +78,6 @@ class SeeingNetwork(BasePolicy):
         *,
         encoder: Part,
         cell: Cell,
-        view_cell: Cell,
         zooms: int,
         width: int | None,
         encoding: Encoding,
@@ -94,7 +95,7 @@ class SeeingNetwork(BasePolicy):
             raise SettingsError(f"Expected network.width of at least 1, got {width}. Type network.width=null.")
         self.width = embed = width or self.encoder.embed
         self._overviews = ImageCells(self.encoder, size, cell)
-        self._views = ImageCells(self.encoder, self._glimpse_shape[1:], view_cell, "view_cell")
+        self._views = ImageCells(self.encoder, self._glimpse_shape[1:], encoding.view_cell, "view_cell")
         self.grid: CellGrid = self._overviews.grid
         self.view_grid: CellGrid = self._views.grid
         levels = 1 if zooms == 1 else 1 + zooms  # with several, overviews and each field of view have their own

@@ -48,6 +48,14 @@ def env(
         },
         "glimpse/Array-v0": {"cohort": pair()},
         "glimpse/MegapixelMNIST-v0": {"root": tiny_mnist, "n": few, "size": 600, "glimpse_size": 36},
+        "glimpse/GigapixelMNIST-v0": {
+            "root": tiny_mnist,
+            "n": few,
+            "size": 2000,
+            "island_size": 300,
+            "islands": 4,
+            "strokes": 4,
+        },
         "glimpse/ClutteredMNIST-v0": {
             "root": tiny_mnist,
             "n": few,

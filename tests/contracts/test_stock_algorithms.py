@@ -59,6 +59,14 @@ def env(
         "glimpse/CT-v0": {"cohort": tiny_ct, "overview_size": (12, 24, 24), "glimpse_size": (6, 12, 12)},
         "glimpse/Array-v0": {"cohort": arrays((90, 120)), "glimpse_size": 8, "glimpse_extents": [8, 32]},
         "glimpse/MegapixelMNIST-v0": {"root": tiny_mnist, "n": few, "size": 600, "glimpse_size": 32},
+        "glimpse/GigapixelMNIST-v0": {
+            "root": tiny_mnist,
+            "n": few,
+            "size": 2000,
+            "island_size": 300,
+            "islands": 4,
+            "strokes": 4,
+        },
         "glimpse/ClutteredMNIST-v0": {"root": tiny_mnist, "n": few, "glimpse_size": 12, "glimpse_extents": [12]},
         "glimpse/Relations-v0": {"n": few, "glimpse_size": 32, "strokes": 60},
     }

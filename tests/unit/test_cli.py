@@ -92,7 +92,7 @@ def test_importing_twice_registers_each_environment_once() -> None:
         "print(sorted(name for name in gymnasium.registry if name.startswith('glimpse/')))"
     )
     done = run_python("-c", code)
-    names = ["Array", "CT", "ClutteredMNIST", "MRI", "MegapixelMNIST", "Relations", "WSI", "XRay"]
+    names = ["Array", "CT", "ClutteredMNIST", "GigapixelMNIST", "MRI", "MegapixelMNIST", "Relations", "WSI", "XRay"]
     assert done.stdout.strip() == str([f"glimpse/{name}-v0" for name in names]), done.stdout + done.stderr
 
 

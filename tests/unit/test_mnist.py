@@ -1,4 +1,4 @@
-"""Megapixel and cluttered MNIST: what the images show, what is asked of them, and what is wrong with a folder."""
+"""Megapixel, gigapixel and cluttered MNIST: what images show, what is asked of them, and what is wrong with a folder."""
 
 import gzip
 import shutil
@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from glimpse.cohort import Case, CohortError
 from glimpse.envs import make_cluttered_mnist, make_megapixel_mnist
 from glimpse.envs.glyphs import mnist_task
 from glimpse.synthetic.glyphs import cluttered_mnist, megapixel_mnist
 from glimpse.synthetic.glyphs.cluttered_mnist import load_cluttered_mnist
+from glimpse.synthetic.glyphs.gigapixel_mnist import load_gigapixel_mnist
 from glimpse.synthetic.glyphs.idx import read_idx
 from glimpse.synthetic.glyphs.megapixel_mnist import TARGETS, load_megapixel_mnist, place, read_digits
 from glimpse.tasks import Classification, MultiTask
@@ -224,3 +226,56 @@ def test_both_share_one_environment(tiny_mnist: Path) -> None:
         assert observation["glimpse"].any()
         *_, info = env.step(action | {"stop": 1, "prediction": np.zeros(10, np.float32)})
         assert np.asarray(info["hits"])[0]
+
+
+# ---------------------------------------------------------------------------------------------- gigapixels
+def test_digits_lie_in_a_few_islands_of_strokes(tiny_mnist: Path) -> None:
+    numbers, sizes = {"train": 6, "val": 1, "test": 2}, {"size": 3000, "island_size": 300, "islands": 5, "strokes": 3}
+    cohort = load_gigapixel_mnist(tiny_mnist, n=numbers, holding=2, digit_size=48, **sizes)
+    again = load_gigapixel_mnist(tiny_mnist, n=numbers, holding=2, digit_size=48, **sizes)
+    assert len(cohort) == 9
+    for case, same in zip(cohort, again, strict=True):
+        assert case.target == same.target and case.source.shape == (3000, 3000)
+        whole = case.source.read((1500, 1500), (3000, 3000), (3000, 3000))[0]
+        np.testing.assert_array_equal(whole, same.source.read((1500, 1500), (3000, 3000), (3000, 3000))[0])
+        islands, count = ndimage.label(ndimage.binary_dilation(whole > 0, iterations=140))
+        assert 1 <= count <= 5
+        marks = case.marks
+        assert marks is not None and marks.shape == (5, 2, 2) and (marks[:, 1] - marks[:, 0] == 48).all()
+        middles = marks.mean(1).astype(int)
+        assert len({islands[y, x] for y, x in middles}) <= 2  # all digits in the two islands that hold them
+        for (top, left), (bottom, right) in marks.astype(int):
+            assert whole[top:bottom, left:right].max() > 100
+        shown = case.source.foreground(case.source.overview((96, 96)))
+        pitch = 3000 / 96
+        assert all(shown[int(y / pitch), int(x / pitch)] for y, x in middles)
+        assert shown.mean() < 0.5
+
+
+def test_a_digit_of_a_gigapixel_image_is_the_digit_of_the_file(tiny_mnist: Path) -> None:
+    sizes = {"size": 4000, "island_size": 400, "islands": 3, "holding": 3, "strokes": 0, "digit_size": 28}
+    (case,) = load_gigapixel_mnist(tiny_mnist, n={"train": 1, "val": 0, "test": 0}, **sizes)
+    digits, labels = read_digits(tiny_mnist, "train")
+    assert case.marks is not None
+    found = []
+    for low, high in case.marks:
+        read = case.source.read((low + high) / 2, (28, 28), (28, 28))[0]
+        same = [index for index, digit in enumerate(digits) if np.array_equal(digit, read)]
+        assert same
+        found.append(int(labels[same[0]]))
+    assert sorted(found.count(one) for one in set(found)) == [1, 1, 3] and found.count(case.target) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 1000}, "size must be from four islands"),
+        ({"holding": 6}, "holding from 1 to 5"),
+        ({"digit_size": 500}, "digit_size from 8 to island_size"),
+        ({"islands": 60}, "60 islands do not find room in 4000 x 4000"),
+        ({"strokes": 90}, "has no room for all"),
+    ],
+)
+def test_gigapixel_images_that_cannot_be_are_refused(options: dict[str, int], message: str, tiny_mnist: Path) -> None:
+    with pytest.raises(CohortError, match=message):
+        load_gigapixel_mnist(tiny_mnist, n={"train": 1, "val": 0, "test": 0}, **{"size": 4000} | options)
