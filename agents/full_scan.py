@@ -109,7 +109,7 @@ class FullScan:
         views: sizes of glimpses.
         task: what is to be predicted.
         folder: folder for embeddings, with one file per split, which are used again if they still fit; None saves none.
-        zoom: index of the field of view of the patches, where the options give no `extent`.
+        zoom: index of the field of view of the patches, where the options give no `extent`; -1 is the finest.
         seed: seed of the heads' initial weights and of the order of cases.
         threads: how many threads read.
         progress: whether to show progress bars.
@@ -128,7 +128,7 @@ class FullScan:
         task: Task,
         *,
         folder: str | os.PathLike[str] | None = None,
-        zoom: int = 0,
+        zoom: int = -1,
         seed: int = 0,
         threads: int = 2,
         progress: bool = False,
@@ -165,7 +165,7 @@ class FullScan:
             SettingsError: an extent in micrometres or millimetres needs a spacing that a case does not state, or the
                 patches have another number of axes than the images.
         """
-        own = cls.parse_options(options).patches.of(views, 0)
+        own = cls.parse_options(options).patches.of(views, -1)
         for case in cases:
             try:
                 own.extent(case.source)

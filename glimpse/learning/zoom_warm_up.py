@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from glimpse.cohort import Case
 from glimpse.learning.warm_up import TokenWarmUp
@@ -94,7 +94,8 @@ class ZoomWarmUp(TokenWarmUp):
     @torch.no_grad()
     def encode(self, progress: Callable[[int], Any] = lambda count: None, at_once: int = 4) -> None:
         """Reads and encodes the glimpses of all cases, from wide to fine, and their overviews."""
-        policy, columns = self.policy, [[[], [], [], []] for _ in self.branches]
+        policy = self.policy
+        columns: list[list[list[Tensor]]] = [[[], [], [], []] for _ in self.branches]
         overviews: list[Tensor] = []
         with ThreadPoolExecutor(self.threads, thread_name_prefix="warm-up") as pool:
             for indices, trees in self._trees_ahead(pool, at_once):
@@ -276,10 +277,6 @@ class ZoomWarmUp(TokenWarmUp):
         zooms = torch.full((len(cases),), zoom, device=cases.device)
         _, unary = self.policy.describe(level.at_cells[cases], level.location[cases], zooms)
         return unary.masked_fill(~level.open[cases], CLOSED)
-
-    def modules(self) -> dict[str, nn.Module]:
-        """The policy, and what expects losses, if there is such."""
-        return super().modules()
 
 
 def _drawn(inside: Bool[np.ndarray, "cell"], count: int, rng: np.random.Generator) -> Int[np.ndarray, "some"]:

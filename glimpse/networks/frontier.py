@@ -7,6 +7,7 @@ first wide glimpse, of the second, and so on.
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -146,14 +147,14 @@ class Frontier:
             shares = shares_of_candidates(new.location, level, path, zooms, sides[rows], enlarged)
             parts[name][rows, slots] = shares.sum(1)
         parts["visited"][rows, slots] = False
-        flat = {name: part.flatten(1, 2) for name, part in parts.items()}
+        flat: dict[str, Any] = {name: part.flatten(1, 2) for name, part in parts.items()}
         views = self.views.clone()
         views[rows] += 1
         return replace(made, **flat, views=views)
 
     def padded(self, count: int) -> "Frontier":
         """Returns the frontier with so many closed candidates more."""
-        more = {}
+        more: dict[str, Any] = {}
         for name in _PADDED:
             tensor = getattr(self, name)
             more[name] = F.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, count))
@@ -173,7 +174,7 @@ class Frontier:
         wide = max(one.keys.shape[1] for one in (self, new))
         long = max(one.path.shape[1] for one in (self, new))
         old, new = (one.padded(wide - one.keys.shape[1])._lengthened(long) for one in (self, new))
-        parts = {}
+        parts: dict[str, Any] = {}
         for field in fields(self):
             if field.name != "per_view":
                 mine, theirs = getattr(old, field.name), getattr(new, field.name)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,8 @@ def test_patches_may_have_their_own_extent_and_size() -> None:
     assert (one.glimpses, one.pixels_read, one.share_read) == (6, 6 * 16 * 16, pytest.approx(32 / 24))
     np.testing.assert_allclose(one.scanpath[:3], [[-2 / 3, -2 / 3], [-2 / 3, 0], [0, -2 / 3]], atol=1e-6)
     assert one.zooms.tolist() == [0] * 6
+    zoomed = FullScan(brightness, replace(VIEWS, glimpse_extents=(64, *VIEWS.glimpse_extents)), Classification(2))
+    assert zoomed.views == VIEWS  # of several fields of view, patches have the finest
     same = FullScan(brightness, VIEWS, Classification(2))
     assert same.views == VIEWS
 

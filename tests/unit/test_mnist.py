@@ -1,4 +1,4 @@
-"""Megapixel, gigapixel and cluttered MNIST: what images show, what is asked of them, and what is wrong with a folder."""
+"""Megapixel, gigapixel and cluttered MNIST: what images show, what is asked of them, what is wrong with a folder."""
 
 import gzip
 import shutil
