@@ -163,7 +163,7 @@ def test_the_ratio_of_probabilities_is_one_before_the_first_update(
 
 
 def test_an_unknown_keyword_of_the_network_is_refused() -> None:
-    assert make_policy(chunk=4, autocast=True).encoding == Encoding(4, autocast=True)
+    assert make_policy(chunk=4, autocast=True).encoding == Encoding(chunk=4, autocast=True)
     with pytest.raises(SettingsError, match="GlimpsePolicy has no option 'chunks'; did you mean 'chunk'"):
         make_policy(chunks=4)
     with pytest.raises(SettingsError, match="chunk of at least 0, got -1"):

@@ -82,7 +82,7 @@ def test_the_logits_of_first_choices_are_those_of_the_first_step() -> None:
     found = policy.evaluate_episodes(episodes, places=places).first_logits
     scene = policy.scene(episodes.overview, episodes.foreground, episodes.extents)
     state = policy.begin(scene)
-    where = policy.where(state.memory[:, None], scene.candidates, state.coverage(state.zoom))
+    where = policy.where(state.memory[:, None], *policy.choices(scene, state))
     assert found is not None
     torch.testing.assert_close(found, where.logits[:, 0].gather(1, places))  # type: ignore[attr-defined]
     found.sum().backward()
