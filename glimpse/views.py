@@ -60,6 +60,10 @@ class Views:
         """
         return self.glimpse_extents[zoom].to_pixels(source.frame)
 
+    def extents(self, source: ImageSource) -> Float[np.ndarray, "zoom d"]:
+        """Returns all fields of view in level-0 pixels of a source (see `extent`)."""
+        return np.stack([self.extent(source, zoom) for zoom in range(len(self.glimpse_extents))])
+
     def relative_extents(self, source: ImageSource) -> Float[np.ndarray, "zoom d"]:
         """Returns the sides of a glimpse of each field of view, as shares of the image's sides, float32."""
         extents = [self.extent(source, zoom) / source.shape for zoom in range(len(self.glimpse_extents))]
@@ -116,7 +120,7 @@ class Views:
         if count == 0:
             return 0
         centers = source.frame.to_pixels(np.asarray(locations, np.float64).reshape(count, self.ndim))
-        extents = np.stack([self.extent(source, zoom) for zoom in range(len(self.glimpse_extents))])
+        extents = self.extents(source)
         areas = extents.prod(axis=1)
         half, reduced = extents[np.asarray(zooms)] / 2, (areas.min() / areas)[np.asarray(zooms)]
         sides = np.minimum(centers + half, source.shape) - np.maximum(centers - half, 0)
@@ -151,12 +155,12 @@ class Views:
         """
         if len(zooms) == 0 or len(marks) == 0:
             return np.zeros(len(marks), bool)
-        extents = np.stack([self.extent(source, zoom) for zoom in range(len(self.glimpse_extents))])[np.asarray(zooms)]
-        areas = [float(self.extent(source, zoom).prod()) for zoom in range(len(self.glimpse_extents))]
-        fine = extents.prod(axis=1) <= min(areas) * (1 + 1e-9)
+        extents = self.extents(source)
+        areas = extents.prod(axis=1)
+        fine = (areas <= areas.min() * (1 + 1e-9))[np.asarray(zooms)]
         count = max(1, int(fine.sum()))
         chosen = np.asarray(locations, np.float64).reshape(len(fine), self.ndim)[fine]
-        centers, half = source.frame.to_pixels(chosen)[:, None], extents[fine][:, None] / 2
+        centers, half = source.frame.to_pixels(chosen)[:, None], extents[np.asarray(zooms)][fine][:, None] / 2
         found = []
         for part in np.array_split(np.asarray(marks, np.float64), math.ceil(count * len(marks) / _PAIRS)):
             low, high = part[:, 0], part[:, 1]
@@ -180,7 +184,7 @@ class Views:
                 "Give one size per axis of the image."
             ]
         try:
-            extents = np.stack([self.extent(source, zoom) for zoom in range(len(self.glimpse_extents))])
+            extents = self.extents(source)
         except (MissingSpacingError, ValueError) as error:
             return [str(error)]
         found = [

@@ -183,7 +183,7 @@ class TokenWarmUp(Trainer):
         self.places = policy.known_places()
         parts: dict[str, list[Tensor]] = {name: [] for name in ("features", "cells", "zooms", "overviews", "at_cells")}
         with ThreadPoolExecutor(self.threads, thread_name_prefix="warm-up") as pool:
-            for chosen, read in self._read_ahead(pool, at_once):
+            for chosen, read in self._read_ahead(pool, at_once, self._read):
                 glanced, cells, zooms = zip(*read, strict=True)
                 pooled = self.places.features(glanced, self._look)
                 parts["features"].append(pooled.unflatten(0, (len(chosen), -1)))
@@ -203,15 +203,17 @@ class TokenWarmUp(Trainer):
         self.kept["sides"] = 2 * torch.from_numpy(extents).to(policy.device)
         self.targets = torch.from_numpy(self.task.stack([case.target for case in self.cases])).to(policy.device)
 
-    def _read_ahead(self, pool: ThreadPoolExecutor, at_once: int) -> Iterator[tuple[range, list[Any]]]:
-        """Yields the indices of some cases at a time, and what `_read` returns; meanwhile, the next are being read."""
+    def _read_ahead(
+        self, pool: ThreadPoolExecutor, at_once: int, read_case: Callable[[int], Any]
+    ) -> Iterator[tuple[range, list[Any]]]:
+        """Yields the indices of some cases at a time, and what was read of them; meanwhile, the next are being read."""
         starts = range(0, len(self.cases), at_once)
         parts = [range(start, min(start + at_once, len(self.cases))) for start in starts]
-        ahead = deque([pool.map(self._read, part) for part in parts[:2]])
+        ahead = deque([pool.map(read_case, part) for part in parts[:2]])
         for number, part in enumerate(parts):
             read = list(ahead.popleft())
             if number + 2 < len(parts):
-                ahead.append(pool.map(self._read, parts[number + 2]))
+                ahead.append(pool.map(read_case, parts[number + 2]))
             yield part, read
 
     def _read(self, index: int) -> tuple[Glanced, np.ndarray, np.ndarray]:
@@ -226,8 +228,7 @@ class TokenWarmUp(Trainer):
             return images if self.augment is None else self._augmented(images, index, cells[missing], zooms[missing])
 
         def regions() -> tuple[np.ndarray, np.ndarray]:
-            extents = np.stack([views.extent(source, zoom) for zoom in range(len(views.glimpse_extents))])
-            return source.frame.to_pixels(locations), extents[zooms]
+            return source.frame.to_pixels(locations), views.extents(source)[zooms]
 
         manner = self._manner if self.augment is None else f"{self._manner}, {self.seeds[index]}"
         return self.places.glance(source, views, len(cells), regions, read, manner), cells, zooms

@@ -9,7 +9,6 @@ rarely that there would be nothing to learn from.
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,7 +87,7 @@ class ZoomWarmUp(TokenWarmUp):
         """Reads less of each case where there are so many cases that the largest number of glimpses would be passed."""
         most = self.options.glimpses.max_total_glimpses // max(1, len(self.cases))
         each = sum(math.prod(branches[1:level]) for level in range(1, len(branches) + 1))
-        return (max(2, min(branches[0], most // each)), *branches[1:])
+        return (min(branches[0], max(2, most // each)), *branches[1:])
 
     # ------------------------------------------------------------------------------------------ reading, once
     @torch.no_grad()
@@ -98,7 +97,7 @@ class ZoomWarmUp(TokenWarmUp):
         columns: list[list[list[Tensor]]] = [[[], [], [], []] for _ in self.branches]
         overviews: list[Tensor] = []
         with ThreadPoolExecutor(self.threads, thread_name_prefix="warm-up") as pool:
-            for indices, trees in self._trees_ahead(pool, at_once):
+            for indices, trees in self._read_ahead(pool, at_once, self._tree):
                 shown = self._overviews_of(indices)
                 overviews.append(policy.pool.summary(shown))
                 for level, maps in enumerate(self._encoded(trees, shown)):
@@ -114,17 +113,6 @@ class ZoomWarmUp(TokenWarmUp):
     def _overviews_of(self, indices: Sequence[int]) -> Tensor:
         shown = np.stack([self.views.overview(self.cases[index].source) for index in indices])
         return self.policy.features(torch.from_numpy(shown).to(self.policy.device), _FIXED)
-
-    def _trees_ahead(self, pool: ThreadPoolExecutor, at_once: int) -> Iterator[tuple[Sequence[int], list[list[_Read]]]]:
-        """Yields the indices of some cases at a time, and their glimpses; meanwhile, the next are being read."""
-        starts = range(0, len(self.cases), at_once)
-        parts = [range(start, min(start + at_once, len(self.cases))) for start in starts]
-        ahead = deque([pool.map(self._tree, part) for part in parts[:2]])
-        for number, part in enumerate(parts):
-            read = list(ahead.popleft())
-            if number + 2 < len(parts):
-                ahead.append(pool.map(self._tree, parts[number + 2]))
-            yield part, read
 
     @torch.no_grad()
     def _tree(self, index: int) -> list[_Read]:
@@ -265,7 +253,12 @@ class ZoomWarmUp(TokenWarmUp):
         slopes, offsets = [], []
         for zoom in range(len(self.levels)):
             logits, worth = (torch.cat(part) for part in zip(*found[zoom], strict=True))
-            slope = ((logits - logits.mean()) * (worth - worth.mean())).mean() / logits.var().clamp_min(1e-6)
+            if not len(logits):  # nothing could be chosen at this level, such as in images that are plain
+                slopes.append(worth.new_zeros(()))
+                offsets.append(worth.new_zeros(()))
+                continue
+            spread = logits - logits.mean()
+            slope = (spread * (worth - worth.mean())).mean() / spread.square().mean().clamp_min(1e-6)
             slopes.append(slope.clamp_min(0))
             offsets.append(worth.mean() - slopes[-1] * logits.mean())
         locator: Any = self.policy.locator

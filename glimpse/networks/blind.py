@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from glimpse.networks.locator import SEEN_PENALTY
 from glimpse.networks.overlap import Coverage
-from glimpse.networks.where import CLOSED, Candidates, CellDistribution, available, closed_cells, masked
+from glimpse.networks.where import CLOSED, Candidates, CellDistribution, available, masked, over_cells
 
 
 class RandomLocator(nn.Module):
@@ -29,10 +29,7 @@ class RandomLocator(nn.Module):
         candidates: Candidates,
         seen: Coverage,
     ) -> CellDistribution:
-        logits = -SEEN_PENALTY * seen.share
-        return CellDistribution(
-            logits.masked_fill(closed_cells(candidates, seen), CLOSED), candidates.locations, candidates.level
-        )
+        return over_cells(-SEEN_PENALTY * seen.share, candidates, seen)
 
 
 class ShuffledLocator(nn.Module):
@@ -66,9 +63,7 @@ class ShuffledLocator(nn.Module):
             draws = [np.random.default_rng((self.seed, case)).gumbel(size=count) for case in self.cases]
             self._noise = torch.from_numpy(np.stack(draws)).float().to(seen.share.device)
         logits = self._noise[:, None, :count] - SEEN_PENALTY * seen.share
-        return CellDistribution(
-            logits.masked_fill(closed_cells(candidates, seen), CLOSED), candidates.locations, candidates.level
-        )
+        return over_cells(logits, candidates, seen)
 
 
 class GridLocator(nn.Module):

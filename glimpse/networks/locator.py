@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from glimpse.networks.overlap import Coverage
 from glimpse.networks.where import (
-    CLOSED,
     Candidates,
     CellDistribution,
     GaussianDistribution,
     available,
-    closed_cells,
     masked,
+    over_cells,
 )
 from glimpse.settings.options import at_least
 
@@ -137,8 +136,7 @@ class PointerLocator(nn.Module):
         level = candidates.level
         zoom = seen.zoom[..., None] if level is None else level.repeat_interleave(len(states) // len(level), 0)[:, None]
         logits = logits - self.penalty(seen.share, seen.near, zoom)
-        logits = logits.masked_fill(closed_cells(candidates, seen), CLOSED)
-        return CellDistribution(logits, candidates.locations, level)
+        return over_cells(logits, candidates, seen)
 
     def level_logits(
         self, logits: Float[Tensor, "batch time zoom"], best: Float[Tensor, "batch time zoom"]

@@ -186,3 +186,9 @@ def closed_cells(candidates: Candidates, seen: Coverage) -> Bool[Tensor, "batch 
         return torch.where(closed.all(-1, keepdim=True), outside.expand_as(closed), closed)
     first = candidates.level.repeat_interleave(len(closed) // len(candidates.level), 0)[:, None] == 0
     return torch.where((closed | ~first).all(-1, keepdim=True) & first, outside.expand_as(closed), closed)
+
+
+def over_cells(logits: Float[Tensor, "batch time cell"], candidates: Candidates, seen: Coverage) -> CellDistribution:
+    """Returns the distribution over the cells that may be chosen."""
+    open_ones = logits.masked_fill(closed_cells(candidates, seen), CLOSED)
+    return CellDistribution(open_ones, candidates.locations, candidates.level)

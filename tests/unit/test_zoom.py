@@ -14,6 +14,7 @@ from glimpse.networks import ConvEncoder
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.overlap import NEAR, covered_shares
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.runs.checkpoints import Checkpoint
 
 SIDE, CASES = 96, 8
 ENCODER = partial(ConvEncoder, strides=(2, 1, 1, 1))
@@ -209,3 +210,64 @@ def test_branches_that_do_not_fit_are_refused(branches: list[int]) -> None:
 def test_many_cases_get_fewer_wide_glimpses() -> None:
     assert warmed(spotted(), 1, max_total_glimpses=24 * 20)[1].branches == (3, 5)  # 3 of 6 glimpses each
     assert warmed(spotted(), 1, max_total_glimpses=1)[1].branches == (2, 5)
+    assert warmed(spotted(), 1, branches=[1, 3])[1].branches == (1, 3)  # as few as were asked for
+
+
+def test_images_that_are_plain_teach_nothing_and_break_nothing() -> None:
+    cases = array_cases([np.zeros((1, 96, 96), np.uint8) for _ in range(6)], np.arange(6) % 2)
+    policy, trainer = warmed(FlattenAction(make_array(cases, split=None, max_glimpses=4, **LEVELS[2])), 2)
+    for _ in range(2):
+        trainer.step()
+    locator: Any = policy.locator
+    assert all(torch.isfinite(parameter).all() for parameter in policy.parameters())
+    assert locator.worth_slope[1] == locator.worth_offset[1] == 0  # no fine glimpse could be chosen
+
+
+def test_a_warm_up_goes_on_where_it_stopped() -> None:
+    whole, stopped = warmed(spotted(), 6)[1], warmed(spotted(), 6)[1]
+    losses = [whole.step() for _ in range(6)]
+    for _ in range(3):
+        stopped.step()
+    checkpoint = Checkpoint()
+    stopped.save_state(checkpoint)
+    policy = policy_for(spotted(), overview_dropout=1.0)
+    inner: Any = spotted().unwrapped
+    given = {"branches": [6, 5], "batch": 8, "steps": 6, "max_sequence": 10, "threads": 1, "look_by_state": False}
+    again = ZoomWarmUp(policy, inner.cases, inner.views, inner.task, **given)
+    again.restore_state(checkpoint)
+    again.encode()
+    assert [again.step() for _ in range(3)] == pytest.approx(losses[3:], rel=1e-5)
+    for name, value in whole.policy.state_dict().items():
+        torch.testing.assert_close(policy.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_episodes_that_begin_anew_among_others_are_as_alone() -> None:
+    """In the interface of Stable-Baselines3, rows restart at different times; frontiers then differ in length."""
+    env = environment()
+    policy, inner = policy_for(env), env.unwrapped
+    policy.set_training_mode(False)
+
+    def played(starts: list[int], steps: int) -> list[list[np.ndarray]]:
+        """The actions of rows that begin at some steps, with what the image shows at the places that they chose."""
+        first = {
+            key: np.stack([value] * len(starts)) for key, value in env.reset(seed=0, options={"case": 0})[0].items()
+        }
+        state, observation, actions = None, first, []
+        for step in range(steps):
+            anew = np.array([step == begin or step == 0 for begin in starts])
+            action, state = policy.predict(observation, state, anew, deterministic=True)
+            actions.append(list(action))
+            shown = [policy.layout.unpack(row) for row in action]
+            observation = dict(first)
+            observation["location"] = np.stack([one.location for one in shown])
+            observation["glimpse"] = np.stack(
+                [inner.views.glimpse(inner.cases[0].source, one.location, int(one.zoom)) for one in shown]
+            )
+        return actions
+
+    alone = played([0], 5)
+    both = played([0, 3], 8)
+    for step in range(5):
+        np.testing.assert_allclose(both[step][0], alone[step][0], atol=1e-5)
+        np.testing.assert_allclose(both[3 + step][1], alone[step][0], atol=1e-5)
+    assert {int(policy.layout.unpack(row[0]).zoom) for row in alone} == {0, 1}

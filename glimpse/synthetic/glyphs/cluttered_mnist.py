@@ -5,7 +5,7 @@ pixels, with four pieces of 8 x 8 pixels.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,9 +13,9 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Int
 
-from glimpse.cohort import Case, Cohort, CohortError
+from glimpse.cohort import Case, Cohort
 from glimpse.sources.drawn.collage import CollageSource
-from glimpse.synthetic.glyphs.megapixel_mnist import SIDE, read_digits
+from glimpse.synthetic.glyphs.megapixel_mnist import SIDE, cohort_of, read_digits
 
 SPLITS = ("train", "val", "test")
 PIECE = 8  # side of a piece of clutter
@@ -107,11 +107,9 @@ def load_cluttered_mnist(
     Raises:
         CohortError: files are missing, or the numbers do not go together.
     """
-    folder = os.fspath(root) if root is not None else os.environ.get("GLIMPSE_MNIST")
-    numbers = {**NUMBERS, **n}
-    try:
+
+    def laid_out(folder: str | None) -> Callable[[str, int], list[Case]]:
         plan = Plan(size, clutter)
-        parts = [make_cases(folder, split, int(numbers[split]), plan, seed) for split in NUMBERS]
-    except ValueError as error:
-        raise CohortError(str(error)) from error
-    return Cohort([case for part in parts for case in part])
+        return lambda split, count: make_cases(folder, split, count, plan, seed)
+
+    return cohort_of(root, {**NUMBERS, **n}, laid_out)

@@ -5,23 +5,23 @@ rather than a stroke; which digit it is only a fine glimpse shows. So one has to
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from glimpse.cohort import Case, Cohort, CohortError
+from glimpse.cohort import Case, Cohort
 from glimpse.sources.drawn.sprites import SpriteSource
 from glimpse.synthetic.glyphs.megapixel_mnist import (
     DIGITS,
     STROKES,
     choose_digits,
+    cohort_of,
     draw_strokes,
     read_digits,
+    resized,
     target_names,
     targets_of,
 )
@@ -75,7 +75,7 @@ def make_cases(
     strokes = draw_strokes(rng, STROKES, plan.thickness)
     chosen, classes = choose_digits(rng, labels, count)
     used, index = np.unique(chosen, return_inverse=True)
-    patterns = _resized(np.concatenate([images[used], strokes]), plan.digit_size)
+    patterns = resized(np.concatenate([images[used], strokes]), plan.digit_size)
     key, cases = (str(root), split, seed, plan), []
     for number in range(count):
         corners = _corners(rng, plan)
@@ -119,13 +119,6 @@ def _corners(rng: np.random.Generator, plan: Plan) -> np.ndarray:
     return np.array(corners, np.int32)
 
 
-def _resized(patterns: np.ndarray, side: int) -> np.ndarray:
-    """Enlarges or reduces patterns, uint8 (pattern, side, side)."""
-    parts = torch.from_numpy(np.ascontiguousarray(patterns)).split(4096)
-    made = [F.interpolate(part[:, None].float(), size=(side, side), mode="bilinear", antialias=True) for part in parts]
-    return torch.cat([part[:, 0].round().clamp(0, 255).byte() for part in made]).numpy()
-
-
 def load_gigapixel_mnist(
     root: str | os.PathLike[str] | None = None,
     *,
@@ -158,11 +151,10 @@ def load_gigapixel_mnist(
     Raises:
         CohortError: files are missing, or the numbers do not go together.
     """
-    folder = os.fspath(root) if root is not None else os.environ.get("GLIMPSE_MNIST")
-    numbers = {**NUMBERS, **n}
-    try:
+
+    def laid_out(folder: str | None) -> Callable[[str, int], list[Case]]:
         plan = Plan(size, islands, holding, strokes, digit_size, island_size, thickness)
-        parts = [make_cases(folder, split, int(numbers[split]), plan, target_names(targets), seed) for split in NUMBERS]
-    except ValueError as error:
-        raise CohortError(str(error)) from error
-    return Cohort([case for part in parts for case in part])
+        names = target_names(targets)
+        return lambda split, count: make_cases(folder, split, count, plan, names, seed)
+
+    return cohort_of(root, {**NUMBERS, **n}, laid_out)

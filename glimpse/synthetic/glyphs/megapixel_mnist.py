@@ -5,13 +5,15 @@ Katharopoulos and Fleuret (ICML 2019); the four targets are those of IPS (Bergne
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.sources.array import ArraySource
@@ -93,6 +95,29 @@ def _find(root: Path, name: str, kind: str) -> Path:
     raise CohortError(f"{root}: no file {name}-{kind}-ubyte or {name}-{kind}-ubyte.gz in this folder. {_HINT}")
 
 
+def cohort_of(
+    root: str | os.PathLike[str] | None,
+    numbers: Mapping[str, int],
+    laid_out: Callable[[str | None], Callable[[str, int], list[Case]]],
+) -> Cohort:
+    """Returns a cohort of drawn images of all splits.
+
+    Args:
+        root: folder of the MNIST files; None takes the variable GLIMPSE_MNIST.
+        numbers: images per split.
+        laid_out: takes the folder, and returns a function of a split and a number of images that makes its cases.
+
+    Raises:
+        CohortError: files are missing, or the numbers do not go together.
+    """
+    folder = os.fspath(root) if root is not None else os.environ.get("GLIMPSE_MNIST")
+    try:
+        make = laid_out(folder)
+        return Cohort([case for split in _FILES for case in make(split, int(numbers[split]))])
+    except ValueError as error:
+        raise CohortError(str(error)) from error
+
+
 def draw_strokes(rng: np.random.Generator, count: int, thickness: int) -> np.ndarray:
     """Straight strokes across a 28 x 28 square, uint8 (count, 28, 28): bright, with a softer flank."""
     strokes = np.zeros((count, SIDE, SIDE), np.uint8)
@@ -135,7 +160,7 @@ def make_cases(
     """The images of one split, rendered where they are read; deterministic from the seed."""
     images, labels = read_digits(root, split)
     rng = np.random.default_rng((seed, ("train", "val", "test").index(split)))
-    patterns = _resized(np.concatenate([images, draw_strokes(rng, STROKES, plan.thickness)]), plan.digit_size)
+    patterns = resized(np.concatenate([images, draw_strokes(rng, STROKES, plan.thickness)]), plan.digit_size)
     chosen, classes = choose_digits(rng, labels, count)
     corners = place(rng, count, DIGITS + plan.noise, plan.size, plan.digit_size)
     strokes = len(images) + rng.integers(STROKES, size=(count, plan.noise))
@@ -183,11 +208,16 @@ def targets_of(classes: np.ndarray, rows: np.ndarray, targets: Sequence[str]) ->
     return known[targets[0]] if len(targets) == 1 else {target: known[target] for target in targets}
 
 
-def _resized(patterns: np.ndarray, side: int) -> np.ndarray:
+def resized(patterns: np.ndarray, side: int) -> np.ndarray:
+    """Patterns, uint8 (pattern, 28, 28), at another size: reduced by area, or enlarged by linear interpolation."""
     if side == SIDE:
         return patterns
-    stacked = ArraySource(np.ascontiguousarray(patterns))  # channels are patterns
-    return stacked.overview((side, side))
+    if side < SIDE:
+        stacked = ArraySource(np.ascontiguousarray(patterns))  # channels are patterns
+        return stacked.overview((side, side))
+    parts = torch.from_numpy(np.ascontiguousarray(patterns)).split(4096)
+    made = [F.interpolate(part[:, None].float(), size=(side, side), mode="bilinear") for part in parts]
+    return torch.cat([part[:, 0].round().byte() for part in made]).numpy()
 
 
 NUMBERS = MappingProxyType({"train": 5000, "val": 500, "test": 1000})
@@ -228,11 +258,9 @@ def load_megapixel_mnist(
     Raises:
         CohortError: files are missing, or the numbers do not go together.
     """
-    folder = os.fspath(root) if root is not None else os.environ.get("GLIMPSE_MNIST")
-    numbers = {**NUMBERS, **n}
-    try:
-        plan = Plan(size, digit_size, noise, thickness)
-        parts = [make_cases(folder, split, int(numbers[split]), plan, target_names(targets), seed) for split in NUMBERS]
-    except ValueError as error:
-        raise CohortError(str(error)) from error
-    return Cohort([case for part in parts for case in part])
+
+    def laid_out(folder: str | None) -> Callable[[str, int], list[Case]]:
+        plan, names = Plan(size, digit_size, noise, thickness), target_names(targets)
+        return lambda split, count: make_cases(folder, split, count, plan, names, seed)
+
+    return cohort_of(root, {**NUMBERS, **n}, laid_out)
