@@ -132,9 +132,9 @@ def report(bench: Benchmark) -> None:
     print(table(header, [[f"{row['env']}, {row['encoder']}", *(row.get(name) for name in names)] for row in rows]))
     shown = list(dict.fromkeys((row["env"], row["encoder"]) for row in rows))[::-1]
     made, axes = figure(7.2, 1.2 + 0.3 * len(shown))
-    for name, colour in (("probe", "tab:gray"), ("ppo auc", "tab:blue")):
+    for name, label, marker, colour in (("ppo auc", "agent", "o", "tab:blue"), ("probe", "probe", "|", "black")):
         places = [(row[name], shown.index((row["env"], row["encoder"]))) for row in rows]
-        axes.plot(*zip(*places, strict=True), "o", color=colour, label="agent" if name == "ppo auc" else name)
+        axes.plot(*zip(*places, strict=True), marker, color=colour, markersize=10, label=label)
     axes.set(xlim=(0.4, 1.02), xlabel="test AUC", yticks=range(len(shown)), yticklabels=map(", ".join, shown))
     axes.legend()
     bench.picture(made)
