@@ -30,7 +30,7 @@ from glimpse.networks.feature_store import using
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.playing import compute_threads
-from glimpse.reading.readers import READERS, check_readers, manner_of, reader_named
+from glimpse.reading.readers import DEFAULT_READERS, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
 from glimpse.report.tables import Row, summarise, table, write_predictions
 from glimpse.runs.file_names import file_names
@@ -82,7 +82,7 @@ def evaluate(
     *,
     max_glimpses: int | None = None,
     split: str = "test",
-    readers: Sequence[str] = READERS,
+    readers: Sequence[str] = DEFAULT_READERS,
     cohort: str | Path | None = None,
     lanes: int = 20,
     seed: int | None = None,
@@ -95,8 +95,9 @@ def evaluate(
         run: the run folder.
         max_glimpses: budget of each case, any number; the run's own if not given.
         split: "train", "val", "test" or "all". The cases of a split are those that it had in training.
-        readers: names of the readers, of `READERS`. "overview" is left out, and a line says so, where the network of
-            the run never sees overviews when it answers and the run has kept no other network that does.
+        readers: names of the readers, of `glimpse.reading.readers.READERS`. "overview" is left out, and a line says so,
+            where the network of the run never sees overviews when it answers and the run has kept no other network that
+            does.
         cohort: path of the CSV of another cohort, or of the run's own one if it was moved. Images that the run knows,
             and other cases of their patients, stay in the split that they had in training. The run's own cohort if not
             given.

@@ -81,6 +81,9 @@ class WarmUpLosses:
             not trained here. With few cases, what the locator learns from its state is chance.
         look_calibrated: Whether the features of cells are first scaled to mean 0 and standard deviation 1 over cells of
             the training split. It suits encoders that are not trained: their statistics stay what they are.
+        look_inside: With several fields of view: whether a wide glimpse is worth what the choice inside it is expected
+            to bring. If not, it is worth what it answers by itself, which seldom tells where to look; this is there for
+            comparison.
     """
 
     prefix_coef: float = 0.5
@@ -90,6 +93,7 @@ class WarmUpLosses:
     look_expected: bool = False
     look_by_state: bool = True
     look_calibrated: bool = True
+    look_inside: bool = True
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from glimpse.views import Views
 
 _FIXED = Conduct(train_encoder=False)
 _AT_ONCE = 256  # glimpses that are encoded at once
+_BEST = 0.99  # share of places than which the best ones are better
 _UNIT = 0.05  # of the loss: where levels differ by so much in worth, one is e times as probable as the other
 
 
@@ -183,18 +184,24 @@ class ZoomWarmUp(TokenWarmUp):
         cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(policy.device)
         tokens = [self._tokens_of(zoom, cases) for zoom in range(len(self.levels))]
         every = self._losses(policy.answer_head(policy.aggregator(self._sequence(tokens, cases))), cases)
-        single = self._losses(policy.glimpse_head(tokens[-1]), cases)
-        loss = every[:, -1].mean() + losses.prefix_coef * every.mean() + losses.glimpse_coef * single.mean()
+        single = [self._losses(policy.glimpse_head(level), cases) for level in self._judged(tokens)]
+        loss = every[:, -1].mean() + losses.prefix_coef * every.mean()
+        loss = loss + losses.glimpse_coef * sum(part.mean() for part in single)
         if self.looks:
-            known = single.detach()
+            known = [part.detach() for part in single]
             if self.expect is not None:
-                expected = self._expected(tokens[-1])
-                loss, known = loss + F.mse_loss(expected, known), expected.detach()
+                expected = [self._expected(level) for level in self._judged(tokens)]
+                loss = loss + sum(F.mse_loss(*pair) for pair in zip(expected, known, strict=True))
+                known = [part.detach() for part in expected]
             loss = loss + losses.look_coef * self._looking(known, cases)
         self._update(loss)
         if self.looks and self.done == self.steps:
             self._value_levels()
         return loss.item()
+
+    def _judged(self, tokens: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Returns the tokens of those levels whose glimpses are worth what they answer: of the finest one."""
+        return tokens[-1:] if self.options.losses.look_inside else tokens
 
     def _sequence(self, tokens: Sequence[Tensor], cases: Tensor) -> Float[Tensor, "batch step embed"]:
         """Returns overviews and random glimpses of all levels, in a random order."""
@@ -214,14 +221,14 @@ class ZoomWarmUp(TokenWarmUp):
         zooms = torch.full(features.shape[:2], zoom, device=features.device)
         return self.policy.glimpse_token(features, location, zooms)
 
-    def _looking(self, single: Float[Tensor, "batch glimpse"], cases: Tensor) -> Tensor:
+    def _looking(self, single: Sequence[Float[Tensor, "batch _"]], cases: Tensor) -> Tensor:
         """Returns the loss of the locator's choices at all levels, from the finest up to the overview's cells.
 
         Args:
-            single: The loss of the answer from each glimpse of the finest level alone.
+            single: The loss of the answer from each glimpse alone, of the finest level, or of all (see `_judged`).
             cases: The cases.
         """
-        total = single.new_zeros(())
+        total = single[-1].new_zeros(())
         for _, logits, worth in self._worths(single, cases):
             log_probs = logits.log_softmax(-1)
             benefit = worth - worth.mean(1, keepdim=True) - self.options.losses.look_entropy * log_probs
@@ -229,40 +236,46 @@ class ZoomWarmUp(TokenWarmUp):
         return total
 
     def _worths(
-        self, single: Float[Tensor, "batch glimpse"], cases: Tensor
+        self, single: Sequence[Float[Tensor, "batch _"]], cases: Tensor
     ) -> Iterator[tuple[int, Float[Tensor, "batch glimpse"], Float[Tensor, "batch glimpse"]]]:
         """Yields each level from fine to wide, with the locator's scores of its glimpses and what they are worth."""
-        worth = single.mean(1, keepdim=True) - single
+        worths = [losses.mean(1, keepdim=True) - losses for losses in single]
+        worth = worths.pop()
         for zoom in reversed(range(len(self.levels))):
             logits = self._logits(zoom, cases)
             yield zoom, logits, worth
+            if worths:
+                worth = worths.pop()
+                continue
             inside = logits.detach().unflatten(1, (-1, self.branches[zoom])).softmax(-1)
             worth = (inside * worth.unflatten(1, (-1, self.branches[zoom]))).sum(-1)
 
     @torch.no_grad()
     def _value_levels(self) -> None:
-        """Tells the locator what its scores are worth at each level: the line that fits best, over all cases."""
+        """Tells the locator what its scores are worth at each level: the line that fits best, over all cases.
+
+        It is also told by how much the scores of the best places exceed the mean.
+        """
         found: dict[int, list[tuple[Tensor, Tensor]]] = {zoom: [] for zoom in range(len(self.levels))}
         for cases in torch.arange(len(self.cases), device=self.policy.device).split(self.batch):
-            tokens = self._tokens_of(len(self.levels) - 1, cases)
+            tokens = self._judged([self._tokens_of(zoom, cases) for zoom in range(len(self.levels))])
             known = self.expect is None
-            single = self._losses(self.policy.glimpse_head(tokens), cases) if known else self._expected(tokens)
+            single = [
+                self._losses(self.policy.glimpse_head(level), cases) if known else self._expected(level)
+                for level in tokens
+            ]
             for zoom, logits, worth in self._worths(single, cases):
                 inside = logits > CLOSED / 2
                 found[zoom].append((logits[inside], worth[inside]))
-        slopes, offsets = [], []
+        made: list[Tensor] = []
         for zoom in range(len(self.levels)):
             logits, worth = (torch.cat(part) for part in zip(*found[zoom], strict=True))
-            if not len(logits):  # nothing could be chosen at this level, such as in images that are plain
-                slopes.append(worth.new_zeros(()))
-                offsets.append(worth.new_zeros(()))
-                continue
-            spread = logits - logits.mean()
-            slope = (spread * (worth - worth.mean())).mean() / spread.square().mean().clamp_min(1e-6)
-            slopes.append(slope.clamp_min(0))
-            offsets.append(worth.mean() - slopes[-1] * logits.mean())
+            if len(logits):
+                made.append(_line(logits, worth))
+            else:  # nothing could be chosen at this level, such as in images that are plain
+                made.append(worth.new_zeros(3))
         locator: Any = self.policy.locator
-        locator.value_levels(torch.stack(slopes), torch.stack(offsets), _UNIT)
+        locator.value_levels(*torch.stack(made, 1), _UNIT)
 
     def _logits(self, zoom: int, cases: Tensor) -> Float[Tensor, "batch glimpse"]:
         """Returns the locator's scores of the glimpses of a level; those that it could not choose have a low one."""
@@ -270,6 +283,15 @@ class ZoomWarmUp(TokenWarmUp):
         zooms = torch.full((len(cases),), zoom, device=cases.device)
         _, unary = self.policy.describe(level.at_cells[cases], level.location[cases], zooms)
         return unary.masked_fill(~level.open[cases], CLOSED)
+
+
+def _line(logits: Float[Tensor, " place"], worth: Float[Tensor, " place"]) -> Float[Tensor, "3"]:
+    """Returns slope and offset of the line that fits best, and by how much the best logits exceed the mean."""
+    centred = logits - logits.mean()
+    slope = (centred * (worth - worth.mean())).mean() / centred.square().mean().clamp_min(1e-6)
+    slope = slope.clamp_min(0)
+    best = logits.kthvalue(max(1, round(_BEST * len(logits)))).values
+    return torch.stack([slope, worth.mean() - slope * logits.mean(), best - logits.mean()])
 
 
 def _drawn(inside: Bool[np.ndarray, "cell"], count: int, rng: np.random.Generator) -> Int[np.ndarray, "some"]:

@@ -66,6 +66,27 @@ class ShuffledLocator(nn.Module):
         return over_cells(logits, candidates, seen)
 
 
+class WideFirstLocator(ShuffledLocator):
+    """Looks as `ShuffledLocator` does, but at wide places first: every field of view gets the same part of the budget.
+
+    Args:
+        seed, cases: As of `ShuffledLocator`.
+        budget: How many glimpses will be read.
+    """
+
+    def __init__(self, seed: int, cases: Sequence[int], budget: int) -> None:
+        super().__init__(seed, cases)
+        self.budget = max(1, budget)
+
+    def level_logits(self, logits: Tensor, best: Tensor) -> Tensor:
+        """Returns logits that are the higher the nearer a level is to the one whose turn it is."""
+        levels = logits.shape[-1]
+        turn = min(self._steps * levels // self.budget, levels - 1)
+        self._steps += 1
+        distance = (torch.arange(levels, device=logits.device) - turn).abs()
+        return masked(-distance.to(logits).expand_as(logits), available(best))
+
+
 class GridLocator(nn.Module):
     """Looks at `budget` points of a regular grid over the foreground, in raster order.
 

@@ -149,13 +149,22 @@ class PointerLocator(nn.Module):
         return masked(logits + self.worth_slope * best.clamp_min(-_BOUND) + self.worth_offset, available(best))
 
     @torch.no_grad()
-    def value_levels(self, slope: Float[Tensor, " zoom"], offset: Float[Tensor, " zoom"], unit: float) -> None:
+    def value_levels(
+        self,
+        slope: Float[Tensor, " zoom"],
+        offset: Float[Tensor, " zoom"],
+        spread: Float[Tensor, " zoom"],
+        unit: float,
+    ) -> None:
         """Sets what the best place of each level is worth: slope times its logit plus offset, in units of the loss.
 
-        A difference of `unit` makes one level e times as probable as another.
+        A difference of `unit` makes one level e times as probable as another. `spread` is by how much the logits of
+        the best places exceed the mean: so much at least is taken off where all was seen. Otherwise the agent would
+        look at the first good place from all sides before it looks for another one.
         """
         self.worth_slope.copy_(slope / unit)
         self.worth_offset.copy_(offset / unit)
+        self.seen_penalty.copy_(torch.maximum(self.seen_penalty, spread.to(self.seen_penalty)))
 
     def penalty(
         self,

@@ -31,6 +31,8 @@ def draw_scanpath(
     height: int = 512,
     sides: Sequence[float] | None = None,
     at: Float[np.ndarray, " d"] | None = None,
+    order: Sequence[int] | None = None,
+    count: int = 0,
 ) -> Picture:
     """Draws the scanpath on the overview: one numbered box of true size per glimpse, joined by lines.
 
@@ -44,13 +46,18 @@ def draw_scanpath(
         height: largest height of the picture in pixels; it is at most four times as wide.
         sides: physical lengths of the image's axes, in any unit; the size of the overview when not given.
         at: location through which a volume is cut; when not given, that of the last glimpse, or the middle.
+        order: where only some glimpses are drawn: the place of each one among all of them, from 0 on.
+        count: the number of all glimpses, of which those in `order` are drawn.
     """
     if at is None:
         at = scanpath[-1] if len(scanpath) else np.zeros(overview.ndim - 1)
     panels = _panels(overview, at, height, sides)
+    order = range(len(scanpath)) if order is None else order
+    shades = order_colours(max(count, len(scanpath)))
+    marks = [(str(place + 1), shades[place]) for place in order]
     for plane, panel in panels:
         centres, boxes = plane.places(scanpath) * panel.size, plane.lengths(extents) * panel.size
-        _draw_path(panel, centres, np.maximum(boxes / 2, 3), plane.crosses(at, scanpath, extents))
+        _draw_path(panel, centres, np.maximum(boxes / 2, 3), plane.crosses(at, scanpath, extents), marks)
         _name(plane, panel)
     return np.array(beside([panel for _, panel in panels]))
 
@@ -60,9 +67,10 @@ def _draw_path(
     centres: Float[np.ndarray, "glimpse 2"],
     halves: Float[np.ndarray, "glimpse 2"],
     near: Bool[np.ndarray, " glimpse"],
+    marks: Sequence[tuple[str, Colour]],
 ) -> None:
     """Draws lines, boxes and numbers; positions are pixels (x, y) of the panel. Boxes that are not `near` are thin."""
-    pen, colours = ImageDraw.Draw(panel), order_colours(len(centres))
+    pen, colours = ImageDraw.Draw(panel), [colour for _, colour in marks]
     for i, (one, other) in enumerate(pairwise(centres)):
         pen.line([*one, *other], fill=WHITE, width=3)
         pen.line([*one, *other], fill=colours[i + 1], width=1)
@@ -72,7 +80,7 @@ def _draw_path(
             pen.rectangle([*(centre - half - grown), *(centre + half + grown)], outline=outline, width=width)
     for i, (centre, half) in enumerate(zip(centres, halves, strict=True)):
         place = (centre[0] + half[0] + 3, centre[1] - half[1] - 4)
-        write(pen, place, str(i + 1), colours[i], size=_TEXT if near[i] else _TEXT - 4, halo=2)
+        write(pen, place, marks[i][0], colours[i], size=_TEXT if near[i] else _TEXT - 4, halo=2)
 
 
 def _name(plane: Plane, panel: Image.Image) -> None:
@@ -158,10 +166,7 @@ def _tile(image: Image.Image, frame: Colour, label: str, caption: tuple[str, flo
     written = math.ceil(ImageFont.load_default(size=_CAPTION).getlength(text)) + 1
     tile = Image.new("RGB", (max(image.width + 6, 90, written), image.height + 6 + 30), WHITE)
     pen = ImageDraw.Draw(tile)
-    pen.rectangle([0, 0, image.width + 5, image.height + 5], fill=frame)
-    tile.paste(image, (3, 3))
-    if label:
-        write(pen, (7, 5), label, frame, halo=2)
+    tile.paste(framed(image, frame, label), (0, 0))
     top, wide = image.height + 10, tile.width - 1
     write(pen, (0, top), text, DARK, size=_CAPTION)
     pen.rectangle([0, top + 18, wide, top + 24], fill=(225, 225, 225))
@@ -170,6 +175,15 @@ def _tile(image: Image.Image, frame: Colour, label: str, caption: tuple[str, flo
 
 
 # ---------------------------------------------------------------------------------------------- small parts
+def framed(image: Image.Image, colour: Colour, label: str = "") -> Image.Image:
+    """Draws an image in a frame of 3 pixels, with a label in its corner."""
+    made = Image.new("RGB", (image.width + 6, image.height + 6), colour)
+    made.paste(image, (3, 3))
+    if label:
+        write(ImageDraw.Draw(made), (7, 5), label, colour, halo=2)
+    return made
+
+
 def through_the_middle(
     image: UInt8[np.ndarray, "channel *size"], height: int, sides: Sequence[float] | None = None
 ) -> Image.Image:

@@ -27,6 +27,7 @@ from glimpse.pictures.drawing import (
     write,
 )
 from glimpse.pictures.planes import Picture
+from glimpse.pictures.zooming import zoom_tree
 from glimpse.reading.records import Reading
 
 __all__ = [
@@ -37,13 +38,15 @@ __all__ = [
     "looked_at",
     "scanpath_picture",
     "to_gif",
+    "zoom_tree",
 ]
 
 
 def scanpath_picture(reading: Reading) -> Picture:
     """Shows a reading in one picture: scanpath, where the policy wanted to look first, and glimpses with answers.
 
-    A volume is cut through the glimpse that changed the answer most.
+    Where it zoomed, there is the tree of its looks, too (see `glimpse.pictures.zooming`). A volume is cut through the
+    glimpse that changed the answer most.
     """
     trace = reading.traced
     at = None if reading.decisive is None else reading.scanpath[reading.decisive]
@@ -58,7 +61,8 @@ def scanpath_picture(reading: Reading) -> Picture:
         sides=trace.sides,
         glimpse_sides=trace.glimpse_sides,
     )
-    return np.array(below([_title(reading), both, Image.fromarray(strip)]))
+    tree = [Image.fromarray(zoom_tree(reading))] if (trace.parents >= 0).any() else []
+    return np.array(below([_title(reading), both, *tree, Image.fromarray(strip)]))
 
 
 def _title(reading: Reading) -> Image.Image:

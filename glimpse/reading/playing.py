@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from glimpse.cohort import Case
@@ -23,11 +23,12 @@ from glimpse.spaces import Action
 
 @dataclass
 class _Notes:
-    """What is recorded of one lane while its episode goes on; glimpses and cells only if a trace is wanted."""
+    """What is recorded of one lane while its episode goes on; all but predictions only if a trace is wanted."""
 
     predictions: list[np.ndarray] = field(default_factory=list)
     glimpses: list[np.ndarray] = field(default_factory=list)
     cells: list[np.ndarray] = field(default_factory=list)
+    chosen: list[int] = field(default_factory=list)  # the candidate at which each glimpse lies
 
 
 @torch.no_grad()
@@ -65,7 +66,7 @@ def play(
     seconds = (time.perf_counter() - began) / len(cases)
     readings = []
     for lane, (case, noted, ending) in enumerate(zip(cases, notes, endings, strict=True)):
-        kept = _trace(access, case, start, lane, noted, ending) if trace else None
+        kept = _trace(policy, access, case, start, lane, noted, ending) if trace else None
         readings.append(_reading(case, noted, ending, seconds, kept))
     return readings
 
@@ -92,6 +93,7 @@ def _to_the_end(
             return notes
         for lane in going if trace else ():
             notes[lane].glimpses.append(seen.glimpse[lane])
+            notes[lane].chosen.append(int(decision.cell[lane]))
         state, exhausted = _observed(policy, state, seen, decision, conduct), seen.exhausted
 
 
@@ -163,7 +165,9 @@ def _reading(case: Case, notes: _Notes, ending: Ending, seconds: float, trace: T
     )
 
 
-def _trace(access: Access, case: Case, start: Start, lane: int, notes: _Notes, ending: Ending) -> Trace:
+def _trace(
+    policy: GlimpsePolicy, access: Access, case: Case, start: Start, lane: int, notes: _Notes, ending: Ending
+) -> Trace:
     views, source = access.views, case.source
     blank = np.zeros((0, source.channels, *views.glimpse_size), np.uint8)
     extents = [views.extent(source, int(zoom)) / source.shape for zoom in ending.zooms]
@@ -175,7 +179,22 @@ def _trace(access: Access, case: Case, start: Start, lane: int, notes: _Notes, e
         glimpses=np.stack(notes.glimpses) if notes.glimpses else blank,
         extents=np.array(extents, np.float64).reshape(-1, source.ndim),
         cells=np.stack(notes.cells),
+        parents=_parents(policy, np.array(notes.chosen, np.int64), ending.zooms),
     )
+
+
+def _parents(
+    policy: GlimpsePolicy, chosen: Int[np.ndarray, " glimpse"], zooms: Int[np.ndarray, " glimpse"]
+) -> Int[np.ndarray, " glimpse"]:
+    """Returns the indices of the wide glimpses in whose cells glimpses lie, -1 for the overview.
+
+    `chosen` are indices of candidates: of cells of the overview, then of those of each wide glimpse in turn.
+    """
+    views = np.flatnonzero(zooms < policy.layout.zooms - 1)
+    inside = chosen >= len(policy.cells)
+    parents = np.full(len(chosen), -1)
+    parents[inside] = views[(chosen[inside] - len(policy.cells)) // max(1, len(policy.view_cells))]
+    return parents
 
 
 @contextmanager

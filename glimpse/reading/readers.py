@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from glimpse.cohort import Case
 from glimpse.errors import EvaluationError
-from glimpse.networks.blind import GridLocator, ShuffledLocator
+from glimpse.networks.blind import GridLocator, ShuffledLocator, WideFirstLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
 from glimpse.reading.lanes import Access
@@ -76,8 +76,11 @@ MANNERS = {
     "random": Manner(lambda seed, budget, cases: ShuffledLocator(seed, cases)),
     "grid": Manner(lambda seed, budget, cases: GridLocator(max(budget, 1))),
     "overview": Manner(looks=False),
+    "wide_first": Manner(lambda seed, budget, cases: WideFirstLocator(seed, cases, budget)),
 }
 READERS = tuple(MANNERS)
+DEFAULT_READERS = ("policy", "random", "grid", "overview")
+"""Those that make sense for every run; "wide_first" differs from "random" with several fields of view only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +167,8 @@ def reader_named(
 
     Args:
         name: One of `READERS`. "policy" leaves locations and stopping to the policy, "random" looks at random places in
-            the foreground, "grid" at a regular grid over the foreground, and "overview" reads no glimpse.
+            the foreground, "grid" at a regular grid over the foreground, and "overview" reads no glimpse. "wide_first"
+            looks at random places, too, but spends the first part of its budget on wide glimpses.
         policy: The policy that gives the predictions.
         access: How the reader reaches the pixels of cases.
         max_glimpses: The budget of each case; it may differ from the budget of training.

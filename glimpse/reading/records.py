@@ -23,6 +23,7 @@ class Trace:
         extents: The field of view of each glimpse, as a share of the image along each axis.
         cells: The probability of looking at each cell next, before the first glimpse and after each glimpse; the last
             axes are those of the grid of cells over the overview.
+        parents: For each glimpse, the index of the wide glimpse that showed its place; -1 where that was the overview.
     """
 
     task: Task
@@ -32,6 +33,7 @@ class Trace:
     glimpses: UInt8[np.ndarray, "glimpse channel *glimpse_size"]
     extents: Float[np.ndarray, "glimpse d"]
     cells: Float[np.ndarray, "step *grid"]
+    parents: Int[np.ndarray, " glimpse"]
 
     @property
     def sides(self) -> tuple[float, ...]:

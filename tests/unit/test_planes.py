@@ -119,6 +119,7 @@ def test_a_picture_and_an_animation_of_a_volume(tmp_path) -> None:
         glimpses=volume((4, 8, 8))[None].repeat(3, 0),
         extents=np.full((3, 3), 1 / 3),
         cells=np.full((4, 3, 3, 3), 1 / 27, np.float32),
+        parents=np.full(3, -1),
     )
     reading = Reading(
         id="v",

@@ -173,6 +173,7 @@ def by_hand(scanpath: list[list[float]], extent: float, shape: tuple[int, ...] =
         glimpses=np.zeros((count, 3, *[4] * ndim), np.uint8),
         extents=np.full((count, ndim), extent),
         cells=np.full((count + 1, *[4] * ndim), 4.0**-ndim, np.float32),
+        parents=np.full(count, -1),
     )
     return Reading(
         id="s",

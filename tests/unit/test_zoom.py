@@ -176,7 +176,7 @@ def test_what_is_read_in_a_warm_up_lies_where_it_is_said_to_lie() -> None:
 def test_a_wide_glimpse_is_worth_what_the_choice_inside_it_brings() -> None:
     _, trainer = warmed(spotted(), 3)
     cases, single = torch.tensor([2, 7]), torch.rand(2, 30)
-    (fine, scores, worth), (wide, _, outer) = trainer._worths(single, cases)
+    (fine, scores, worth), (wide, _, outer) = trainer._worths([single], cases)
     assert (fine, wide) == (1, 0)
     gain = single.mean(1, keepdim=True) - single
     torch.testing.assert_close(worth, gain)
@@ -194,11 +194,24 @@ def test_the_locator_learns_to_find_what_only_fine_glimpses_tell() -> None:
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
     everyone = torch.arange(24)
     single = trainer._losses(policy.glimpse_head(trainer._tokens_of(1, everyone)), everyone).detach()
-    for _, scores, worth in trainer._worths(single, everyone):
+    for _, scores, worth in trainer._worths([single], everyone):
         chosen = (scores.softmax(1) * worth).sum(1).mean()
         assert chosen > worth.mean() + 0.3 * worth.std()  # far better than at random
     locator: Any = policy.locator
     assert (locator.worth_slope > 0).all()  # a higher score is worth more, at each level
+    for zoom, penalty in enumerate(locator.seen_penalty):  # what was seen completely is no better than the mean place
+        scores = trainer._logits(zoom, everyone)[trainer.levels[zoom].open]
+        assert penalty.item() == pytest.approx(max(10.0, float(scores.quantile(0.99) - scores.mean())), rel=0.05)
+
+
+def test_for_comparison_each_level_may_be_worth_what_its_own_glimpses_answer() -> None:
+    _, trainer = warmed(spotted(), 3, look_inside=False, look_expected=True)
+    cases, wide, fine = torch.tensor([2, 7]), torch.rand(2, 6), torch.rand(2, 30)
+    found = {zoom: worth for zoom, _, worth in trainer._worths([wide, fine], cases)}
+    torch.testing.assert_close(found[0], wide.mean(1, keepdim=True) - wide)
+    torch.testing.assert_close(found[1], fine.mean(1, keepdim=True) - fine)
+    losses = [trainer.step() for _ in range(3)]
+    assert np.isfinite(losses).all()
 
 
 @pytest.mark.parametrize("branches", [[4], [4, 2, 2], [0, 2]])
