@@ -45,7 +45,7 @@ GIGAPIXEL_MNIST = Modality(
     task={"_target_": "glimpse.envs.glyphs.mnist_task", "targets": "${env.targets}"},
     overview_size=192,
     glimpse_size=64,
-    glimpse_extents=(512, 96),  # cells of wide glimpses lie 32 pixels apart: some fine glimpse shows a digit whole
+    glimpse_extents=(512, 128),  # cells of wide glimpses lie 32 pixels apart: several fine glimpses show a digit whole
     max_glimpses=24,
     glimpse_cost=0.0,
 )

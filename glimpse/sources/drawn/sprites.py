@@ -27,7 +27,8 @@ class SpriteSource(ImageSource):
         corners: level-0 pixels of each sprite's upper left corner, int (sprite, 2).
         identity: equal for two images exactly when they show the same.
         name: what messages call it.
-        foreground_level: mean of 2 x 2 overview pixels above which there is something to see.
+        foreground_level: mean of 2 x 2 overview pixels above which there is something to see. None: there is wherever a
+            sprite lies, however faint an overview shows it.
     """
 
     path = None
@@ -40,7 +41,7 @@ class SpriteSource(ImageSource):
         corners: Int[np.ndarray, "sprite 2"],
         identity: Hashable,
         name: str = "sprites",
-        foreground_level: float = FOREGROUND_LEVEL,
+        foreground_level: float | None = FOREGROUND_LEVEL,
     ) -> None:
         self._foreground_level = foreground_level
         order = np.argsort(corners[:, 0], kind="stable")
@@ -80,11 +81,22 @@ class SpriteSource(ImageSource):
         return np.clip(np.rint(means), 0, 255).astype(np.uint8)[None]
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
-        """Blocks of 2 x 2 overview pixels with something in them; never empty."""
+        """Blocks of 2 x 2 overview pixels with something in them, or the pixels in which sprites lie; never empty."""
         height, width = overview.shape[1:]
+        if self._foreground_level is None:
+            return self._touched((height, width))
         padded = np.pad(overview[0], ((0, height % 2), (0, width % 2)))
         blocks = padded.reshape((height + 1) // 2, 2, (width + 1) // 2, 2).mean((1, 3)) > self._foreground_level
         return never_empty(blocks.repeat(2, 0).repeat(2, 1)[:height, :width])
+
+    def _touched(self, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+        """The pixels of an overview of some size in which any part of a sprite lies."""
+        mask, scale = np.zeros(size, bool), np.divide(size, self._frame.shape)
+        first = np.floor(self._corners * scale).astype(int)
+        last = np.ceil((self._corners + self._side) * scale).astype(int)
+        for (top, left), (bottom, right) in zip(first.tolist(), last.tolist(), strict=True):
+            mask[max(top, 0) : bottom, max(left, 0) : right] = True
+        return never_empty(mask)
 
     def _within(self, first: Sequence[float], last: Sequence[float]) -> Int[np.ndarray, " some"]:
         """The sprites that reach into a region."""

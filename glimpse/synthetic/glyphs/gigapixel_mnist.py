@@ -1,7 +1,7 @@
 """Gigapixel MNIST: islands of strokes on a canvas of up to gigapixels, some of which hold the digits.
 
-An overview shows where islands are, but not which of them hold digits; a wide view of an island shows what is a digit
-rather than a stroke; which digit it is only a fine glimpse shows. So one has to zoom.
+The foreground of an overview says where islands are, but not which of them hold digits; a wide view of an island shows
+what is a digit rather than a stroke; which digit it is only a fine glimpse shows. So one has to zoom.
 """
 
 import os
@@ -27,7 +27,6 @@ from glimpse.synthetic.glyphs.megapixel_mnist import (
 )
 
 _REDRAWS = 1000
-_SOMETHING = 0.5  # the canvas is black, and in the overview an island is dark
 NUMBERS = MappingProxyType({"train": 4000, "val": 300, "test": 1000})
 """Images per split where nothing else is said."""
 
@@ -83,7 +82,8 @@ def make_cases(
             [index.reshape(count, -1)[number], len(used) + rng.integers(STROKES, size=len(corners) - DIGITS)]
         )
         name, shape = f"{split}-{number:05d}", (plan.size, plan.size)
-        source = SpriteSource(shape, patterns, sprites, corners, ("gigapixel", key, number), name, _SOMETHING)
+        # in an overview, islands are as dark as a few strokes on black are: the foreground says where they lie
+        source = SpriteSource(shape, patterns, sprites, corners, ("gigapixel", key, number), name, None)
         low = corners[:DIGITS].astype(np.float64)
         target = targets_of(classes[number], low[:, 0], targets)
         marks = np.stack([low, low + plan.digit_size], 1)
