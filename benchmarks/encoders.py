@@ -44,6 +44,7 @@ def options() -> argparse.ArgumentParser:
         help=f"any of: {'; '.join(ENCODERS)} (default: {'; '.join(_DEFAULT)})",
     )  # fmt: skip
     made.add_argument("--minutes", type=float, default=10, help="of learning without labels (default: 10)")
+    made.add_argument("--updates", type=int, help="of learning with labels (default: as many as without it)")
     add_seeds(made)
     return made
 
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for encoder in bench.options.encoders:
                 settings = {"env": env, "encoder": encoder, "seed": seed}
                 settings |= {"minutes": bench.options.minutes if _objective(encoder) in UNLABELLED else 0}
+                settings |= {"updates": bench.options.updates if _objective(encoder) in _LABELLED else None}
                 if bench.results.find(**settings) is None:
                     row = bench.results.put(settings, **_measure(bench, env, encoder, seed, cohort, spots))
                     print(f"{NAME}: {env}, {encoder}: probe {row['probe']:.3f}, agent {row['ppo auc']:.3f}", flush=True)
@@ -93,6 +95,8 @@ def _measure(bench: Benchmark, env: str, encoder: str, seed: int, cohort: Path, 
     given += overrides(env, encoder, spots.ndim == 3)
     if _objective(encoder) in UNLABELLED:
         row["steps"] = 2 if quick else _steps(bench, label, given)
+    if bench.options.updates is not None and _objective(encoder) in _LABELLED:
+        given += [f"joint.updates={bench.options.updates}"]
     run = bench.train(label, [*given, f"pretrain.steps={row.get('steps', 0)}"])
     row |= {"probe": probed(run, spots), "pretrain seconds": run.metrics["seconds"]["pretrain"], "seconds": run.seconds}
     return row | facts_of("ppo", run.own)
