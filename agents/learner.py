@@ -19,7 +19,7 @@ from glimpse.agents.returns import (
     returns_to_go,
     standardised,
 )
-from glimpse.learning.looking import Worth
+from glimpse.learning.looking import WideLooks, Worth
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses
 from glimpse.tasks import Task
@@ -149,7 +149,7 @@ class Learner:
         evaluation = self.policy.evaluate_episodes(episodes, extra=extra, conduct=conduct, places=places, **shares)
         loss = self.loss(episodes, evaluation, credit)
         if worth is not None and evaluation.first_logits is not None:
-            look = worth.loss(evaluation.first_logits)
+            look = worth.loss(evaluation.first_logits, _wide_looks(episodes, evaluation))
             loss = loss + Loss(self.losses.look_coef * look, {"look": look.item()})
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
@@ -232,6 +232,16 @@ class PolicyLearner(Learner):
             return loss
         value = masked_mean((evaluation.value - credit.returns) ** 2, episodes.decided)
         return loss + Loss(self.losses.vf_coef * value, {"value_loss": value.item()})
+
+
+def _wide_looks(episodes: Episodes, evaluation: Evaluation) -> WideLooks | None:
+    """Returns the wide glimpses of episodes with the locator's scores of their cells, where there are such."""
+    if evaluation.view_scores is None or not evaluation.view_scores.shape[1]:
+        return None
+    row = torch.arange(len(episodes.length), device=episodes.length.device)[:, None]
+    step = episodes.view_step.clamp_max(episodes.cell.shape[1] - 1)
+    zoom = episodes.zoom[row, step].masked_fill(~episodes.is_view, -1)
+    return WideLooks(episodes.location[row, step], zoom, evaluation.view_scores)
 
 
 def _to(record: Record, device: torch.device) -> Record:

@@ -6,13 +6,16 @@ is found besides is rewarded any more, and the features of overviews change as t
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from glimpse.networks.where import CLOSED
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
+
+_SAME_PLACE = 1e-5  # wide glimpses that are nearer to each other show the same
 
 
 def looking_loss(
@@ -39,6 +42,84 @@ def looking_loss(
 
 
 @dataclass(frozen=True)
+class InnerWorth:
+    """The same of glimpses inside wider ones, of one field of view (see `glimpse.learning.zoom_warm_up`).
+
+    Attributes:
+        location: The centres of the wider glimpses in [-1, 1]^d.
+        cells: The cells of the wider glimpses in which the glimpses lie.
+        losses: The losses of the answers; of a glimpse that is not of the finest field of view, how much less the
+            choice inside it brings than is usual.
+        open: Whether the locator could have chosen these cells.
+    """
+
+    location: Float[Tensor, "case view d"]
+    cells: Int[Tensor, "case view inner"]
+    losses: Float[Tensor, "case view inner"]
+    open: Bool[Tensor, "case view inner"]
+
+    def of_cases(self, rows: Int[Tensor, "some"]) -> "InnerWorth":
+        """Returns the worth of the glimpses of the cases with these indices."""
+        return InnerWorth(*(tensor[rows] for tensor in vars(self).values()))
+
+    def to(self, device: torch.device) -> "InnerWorth":
+        """Returns this record on a device."""
+        return InnerWorth(*(tensor.to(device) for tensor in vars(self).values()))
+
+    def loss(self, wide: "WideLooks", zoom: int, entropy: float) -> Tensor:
+        """Returns the looking loss of choices inside those wide glimpses of some episodes that are known here.
+
+        What the rollouts of a case have found in this way is one set.
+
+        Args:
+            wide: The wide glimpses, and the locator's scores of their cells.
+            zoom: The index of the field of view of the glimpses inside.
+            entropy: Weight of the entropy of the choice.
+        """
+        rollouts = len(wide.location) // len(self.location)
+        row = torch.arange(len(wide.location), device=wide.location.device)
+        case = (row // rollouts)[:, None]
+        apart = (wide.location[:, :, None] - self.location[case[:, 0]][:, None]).abs().amax(-1)  # (row, view, known)
+        nearest, known = apart.min(-1)
+        known_view = (nearest < _SAME_PLACE) & (wide.zoom == zoom - 1)
+        logits = wide.scores.gather(2, self.cells[case, known])
+        there = known_view[..., None] & self.open[case, known]
+
+        def by_case(values: Tensor) -> Tensor:
+            return values.unflatten(0, (-1, rollouts)).flatten(1)
+
+        return _masked_looking_loss(by_case(logits), by_case(self.losses[case, known]), by_case(there), entropy)
+
+
+@dataclass(frozen=True)
+class WideLooks:
+    """Wide glimpses of some episodes, all rollouts of a case one after the other.
+
+    Attributes:
+        location: Their centres in [-1, 1]^d.
+        zoom: The indices of their fields of view; -1 for padding.
+        scores: The locator's unary scores of their cells.
+    """
+
+    location: Float[Tensor, "batch view d"]
+    zoom: Int[Tensor, "batch view"]
+    scores: Float[Tensor, "batch view cell"]
+
+
+def _masked_looking_loss(
+    logits: Float[Tensor, "case place"],
+    single: Float[Tensor, "case place"],
+    there: Bool[Tensor, "case place"],
+    entropy: float,
+) -> Tensor:
+    """Returns the looking loss, the mean over cases, of one set of places each, of which some may not be `there`."""
+    log_probs = logits.masked_fill(~there, CLOSED).log_softmax(-1)
+    mean = (single * there).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp_min(1)
+    benefit = (mean - single - entropy * log_probs).masked_fill(~there, 0.0)
+    return -(log_probs.exp() * benefit).sum(1).mean()
+
+
+@dataclass(frozen=True)
 class Worth:
     """How well single glimpses at random places predicted the targets of the training cases, after the warm-up.
 
@@ -48,6 +129,7 @@ class Worth:
         losses: The losses of the answers from each glimpse alone.
         among: Among how many of them the locator learns to choose.
         entropy: Weight of the entropy of its choice.
+        inner: With several fields of view, the same of the finer glimpses inside these, from wide to fine.
     """
 
     cases: tuple[str, ...]
@@ -55,11 +137,13 @@ class Worth:
     losses: Float[Tensor, "case glimpse"]
     among: int
     entropy: float
+    inner: tuple[InnerWorth, ...] = ()
 
     def of_cases(self, rows: Int[Tensor, "some"]) -> "Worth":
         """Returns the worth of the glimpses of the cases with these indices."""
         names = tuple(self.cases[row] for row in rows.tolist())
-        return replace(self, cases=names, cells=self.cells[rows], losses=self.losses[rows])
+        inner = tuple(one.of_cases(rows) for one in self.inner)
+        return replace(self, cases=names, cells=self.cells[rows], losses=self.losses[rows], inner=inner)
 
     def shuffled(self) -> "Worth":
         """Returns the glimpses in a random order, the same for all cases, so that the sets are others each time."""
@@ -68,16 +152,27 @@ class Worth:
 
     def to(self, device: torch.device) -> "Worth":
         """Returns this record on a device."""
-        return replace(self, cells=self.cells.to(device), losses=self.losses.to(device))
+        inner = tuple(one.to(device) for one in self.inner)
+        return replace(self, cells=self.cells.to(device), losses=self.losses.to(device), inner=inner)
 
-    def loss(self, logits: Float[Tensor, "case glimpse"]) -> Tensor:
-        """Returns the looking loss, given the locator's logits of the cells as the first choice."""
-        return looking_loss(logits, self.losses, self.among, self.entropy)
+    def loss(self, logits: Float[Tensor, "case glimpse"], wide: WideLooks | None = None) -> Tensor:
+        """Returns the looking loss.
+
+        Args:
+            logits: The locator's logits of the cells as the first choice.
+            wide: Wide glimpses of episodes of these cases; what is known of the glimpses inside them is learned, too.
+        """
+        loss = looking_loss(logits, self.losses, self.among, self.entropy)
+        if wide is None:
+            return loss
+        return loss + sum(one.loss(wide, zoom, self.entropy) for zoom, one in enumerate(self.inner, 1))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a file of safetensors."""
         tensors = {"cells": self.cells.int(), "losses": self.losses}
-        meta = {"cases": self.cases, "among": self.among, "entropy": self.entropy}
+        for zoom, one in enumerate(self.inner, 1):
+            tensors |= {f"{name}.{zoom}": tensor for name, tensor in vars(one).items()}
+        meta = {"cases": self.cases, "among": self.among, "entropy": self.entropy, "inner": len(self.inner)}
         Checkpoint(meta=meta, tensors=tensors).save(path)
 
     @classmethod
@@ -98,4 +193,7 @@ class Worth:
             raise CheckpointError(f"{path}: is of another cohort, and lacks {lacking[0]!r}. Train anew.")
         order = torch.tensor([rows[name] for name in cases])
         cells, losses = file.tensors["cells"][order].long(), file.tensors["losses"][order]
-        return cls(tuple(cases), cells, losses, file.meta["among"], file.meta["entropy"])
+        names = [field.name for field in fields(InnerWorth)]
+        zooms = range(1, 1 + file.meta.get("inner", 0))
+        inner = tuple(InnerWorth(*(file.tensors[f"{name}.{zoom}"][order] for name in names)) for zoom in zooms)
+        return cls(tuple(cases), cells, losses, file.meta["among"], file.meta["entropy"], inner)

@@ -102,7 +102,7 @@ class WarmUp:
                 if going_on:
                     trainer.restore_state(last)
                 self._learn(training, name, trainer)
-                if trainer.looks and not zooms:
+                if trainer.looks:
                     trainer.worth().save(run.checkpoint("worth"))
             unlearned, first = trainer.unlearned, trainer.steps
             if unlearned is not None:

@@ -11,7 +11,7 @@ rarely that there would be nothing to learn from.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glimpse.cohort import Case
+from glimpse.learning.looking import InnerWorth, Worth
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.policy import GlimpsePolicy
@@ -44,12 +45,14 @@ class Level:
         at_cells: The features of the cells at which they lie, in the overview or in a wider glimpse.
         location: Their centres in [-1, 1]^d.
         open: Whether the locator could have chosen them.
+        cells: The indices of these cells.
     """
 
     features: Float[Tensor, "case glimpse pooled"]
     at_cells: Float[Tensor, "case glimpse features"]
     location: Float[Tensor, "case glimpse d"]
     open: Bool[Tensor, "case glimpse"]
+    cells: Int[Tensor, "case glimpse"]
 
 
 @dataclass
@@ -95,7 +98,7 @@ class ZoomWarmUp(TokenWarmUp):
     def encode(self, progress: Callable[[int], Any] = lambda count: None, at_once: int = 4) -> None:
         """Reads and encodes the glimpses of all cases, from wide to fine, and their overviews."""
         policy = self.policy
-        columns: list[list[list[Tensor]]] = [[[], [], [], []] for _ in self.branches]
+        columns: list[list[list[Tensor]]] = [[[] for _ in fields(Level)] for _ in self.branches]
         overviews: list[Tensor] = []
         with ThreadPoolExecutor(self.threads, thread_name_prefix="warm-up") as pool:
             for indices, trees in self._read_ahead(pool, at_once, self._tree):
@@ -144,7 +147,7 @@ class ZoomWarmUp(TokenWarmUp):
                 places = list(inner.cpu().numpy())
         return levels
 
-    def _encoded(self, trees: list[list[_Read]], maps: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def _encoded(self, trees: list[list[_Read]], maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Yields the columns of each level, given the feature maps of the overviews."""
         policy, cases = self.policy, len(trees)
         for zoom, count in enumerate(self.branches):
@@ -165,7 +168,7 @@ class ZoomWarmUp(TokenWarmUp):
                 )
             location = torch.from_numpy(np.stack([read.location for read in reads])).to(policy.device)
             inside = torch.from_numpy(np.stack([read.open for read in reads])).to(policy.device)
-            yield pooled.unflatten(0, (cases, -1)), at_cells, location, inside
+            yield pooled.unflatten(0, (cases, -1)), at_cells, location, inside, cells.unflatten(0, (cases, -1))
 
     def _calibrate(self) -> None:
         """Sets the statistics of tokens of each level, and of the features of its cells."""
@@ -251,11 +254,8 @@ class ZoomWarmUp(TokenWarmUp):
             worth = (inside * worth.unflatten(1, (-1, self.branches[zoom]))).sum(-1)
 
     @torch.no_grad()
-    def _value_levels(self) -> None:
-        """Tells the locator what its scores are worth at each level: the line that fits best, over all cases.
-
-        It is also told by how much the scores of the best places exceed the mean.
-        """
+    def _all_worths(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Returns the locator's scores of all glimpses, and what they are worth, (case, glimpse), by level."""
         found: dict[int, list[tuple[Tensor, Tensor]]] = {zoom: [] for zoom in range(len(self.levels))}
         for cases in torch.arange(len(self.cases), device=self.policy.device).split(self.batch):
             tokens = self._judged([self._tokens_of(zoom, cases) for zoom in range(len(self.levels))])
@@ -265,11 +265,32 @@ class ZoomWarmUp(TokenWarmUp):
                 for level in tokens
             ]
             for zoom, logits, worth in self._worths(single, cases):
-                inside = logits > CLOSED / 2
-                found[zoom].append((logits[inside], worth[inside]))
+                found[zoom].append((logits, worth))
+        return {
+            zoom: (torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts])) for zoom, parts in found.items()
+        }
+
+    def worth(self) -> Worth:
+        """Returns what glimpses of all levels are worth now, as losses: the lower, the better."""
+        found = self._all_worths()
+        names, losses = tuple(case.id for case in self.cases), self.options.losses
+        inner = []
+        for zoom, count in enumerate(self.branches[1:], 1):
+            level = self.levels[zoom]
+            parts = (level.cells, -found[zoom][1], level.open)
+            inner.append(InnerWorth(self.levels[zoom - 1].location, *(one.unflatten(1, (-1, count)) for one in parts)))
+        return Worth(names, self.levels[0].cells, -found[0][1], self.branches[0], losses.look_entropy, tuple(inner))
+
+    @torch.no_grad()
+    def _value_levels(self) -> None:
+        """Tells the locator what its scores are worth at each level: the line that fits best, over all cases.
+
+        It is also told by how much the scores of the best places exceed the mean.
+        """
         made: list[Tensor] = []
-        for zoom in range(len(self.levels)):
-            logits, worth = (torch.cat(part) for part in zip(*found[zoom], strict=True))
+        for logits, worth in self._all_worths().values():
+            inside = logits > CLOSED / 2
+            logits, worth = logits[inside], worth[inside]
             if len(logits):
                 made.append(_line(logits, worth))
             else:  # nothing could be chosen at this level, such as in images that are plain

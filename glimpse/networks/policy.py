@@ -87,7 +87,11 @@ class GlimpsePolicy(GlimpseNetwork):
             glimpse_prediction=self.glimpse_head(tokens),
             extra_prediction=after_extra,
             first_logits=self._first_logits(states[:: episodes.rollouts, :1], scene.candidates, places),
+            view_scores=None if history.wide is None else self._scores_of_views(candidates),
         )
+
+    def _scores_of_views(self, candidates: Candidates) -> Float[Tensor, "batch view cell"]:
+        return candidates.unary[:, len(self.cells) :].unflatten(1, (-1, len(self.view_cells)))
 
     def _first_logits(
         self,

@@ -178,3 +178,4 @@ class Evaluation:
     glimpse_prediction: Float[Tensor, "batch time output"]  # answers from single glimpses
     extra_prediction: Float[Tensor, "batch more output"] | None = None  # answers after each extra glimpse
     first_logits: Float[Tensor, "case place"] | None = None  # of the cells that were asked for, as the first choice
+    view_scores: Float[Tensor, "batch view cell"] | None = None  # the locator's unary scores of cells of wide glimpses
