@@ -112,7 +112,7 @@ def make_sparse_slide(record: CaseRecord, folder: Path, seed: int, size: int) ->
         for one in _scattered(record, seed, size)
     ]
     levels = [Patchwork(size, look.empty, painted)]
-    for _ in range(3):
+    for _ in range(3):  # 4, 16 and 64 pixels of the full resolution for one
         levels.append(levels[-1].reduced(4))
     write_whole(folder / record.path, partial(write_svs, levels=levels, mpp=MPP, quality=look.quality))
 
