@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,6 @@ class _Level:
     """A disc of stained texture on glass; as much of an array as a writer of tiles needs."""
 
     dtype = np.dtype(np.uint8)
-    ndim = 3
 
     def __init__(self, side: int) -> None:
         self.shape = (side, side, 3)
@@ -38,10 +36,8 @@ def slide_of(megapixels: float, folder: Path) -> Path:
         sides = [side]
         while sides[-1] > _SMALLEST:
             sides.append(sides[-1] // _STEP)
-        levels: list[Any] = [_Level(side) for side in sides]
-        levels[-1] = levels[-1][:, :]
         print(f"writing {path.name} ({side} x {side} pixels)", flush=True)
         unfinished = path.with_suffix(".unfinished")
-        write_svs(unfinished, levels)
+        write_svs(unfinished, [_Level(side) for side in sides])
         os.replace(unfinished, path)
     return path

@@ -22,10 +22,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, help="side of an image in pixels (default: the kind's own)")
     parser.add_argument("--workers", type=int, help="number of processes (default: one per core)")
+    parser.add_argument("--sparse", action="store_true", help="mostly glass (wsi), such as --size 32768")
     options = parser.parse_args()
+    if options.sparse and options.kind != "wsi":
+        parser.error("--sparse: only slides (--kind wsi) are sparse")
     module, name = KINDS[options.kind].split(":")
     wishes = {"n": options.n, "size": options.size}  # where there is none, the kind's own default holds
     given = {name: wish for name, wish in wishes.items() if wish is not None}
+    given |= {"sparse": True} if options.sparse else {}
     make = getattr(import_module(module), name)
     print(make(options.folder, seed=options.seed, workers=options.workers, progress=True, **given))
 

@@ -73,7 +73,9 @@ class Layout:
     spots: tuple[Spot, ...]
 
 
-def lay_out(rng: np.random.Generator, size: int, target: int, tissue_map: np.ndarray, islands: np.ndarray) -> Layout:
+def lay_out(
+    rng: np.random.Generator, size: int, target: int, tissue_map: np.ndarray, islands: np.ndarray, spared: int = 1
+) -> Layout:
     """Draws the plan of a slide.
 
     Args:
@@ -82,6 +84,7 @@ def lay_out(rng: np.random.Generator, size: int, target: int, tissue_map: np.nda
         target: 1 if some of the spots are tumour, 0 if none is.
         tissue_map: Labels of the tissue of a real slide, from which windows are taken.
         islands: Outlines of its tumour islands, (island, points, 2), centred and with a largest extent of 1.
+        spared: How many spots at least are look-alikes, also where the target is 1; at most 1.
 
     Raises:
         RuntimeError: There is no room for two spots.
@@ -95,7 +98,7 @@ def lay_out(rng: np.random.Generator, size: int, target: int, tissue_map: np.nda
     else:
         raise RuntimeError(f"No room for two spots in {_LAYOUTS} layouts of {size} pixels; make larger slides.")
     labels[ndimage.binary_dilation(covered, iterations=2)] = STROMA  # a spot lies in solid tissue
-    foci = rng.permutation(len(spots))[: rng.integers(1, min(3, len(spots) - 1) + 1)]
+    foci = rng.permutation(len(spots))[: rng.integers(1, min(3, len(spots) - spared) + 1)]
     if target:
         spots = [replace(spot, kind=FOCUS) if index in foci else spot for index, spot in enumerate(spots)]
     return Layout(size, labels, tuple(spots))

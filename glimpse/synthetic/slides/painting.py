@@ -65,7 +65,7 @@ def paint(rng: np.random.Generator, layout: Layout, look: Look, sheets: Sheets, 
     """
     slide = _Slide(rng, layout, look, sheets, walls)
     image = np.empty((layout.size, layout.size, 3), np.uint8)
-    image[:] = (look.glass + 0.5).astype(np.uint8)
+    image[:] = look.empty
     step = _BLOCK // CELL
     for row, column in np.ndindex(layout.size // _BLOCK, layout.size // _BLOCK):
         cells = slice(row * step, (row + 1) * step), slice(column * step, (column + 1) * step)

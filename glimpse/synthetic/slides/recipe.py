@@ -6,6 +6,10 @@ focus in their place would have. In an overview the two are the same; a glimpse 
 knows shapes. Number, place, size and outline of the spots are drawn without the target. Stain and scanner vary from
 site to site, and less within one. Slides of less than 3,072 pixels a side have room for less: 2 or 3 smaller spots.
 
+Sparse slides are much larger, and mostly glass: 6 to 9 fragments lie far apart, each of them painted as a small slide
+is, with 2 or 3 spots. On a positive slide 1 or 2 fragments hold foci. At 32,768 pixels a side, an overview shows where
+the fragments are, a wide glimpse of one of them shows its dark spots, and only a fine one tells what they are.
+
 Slides for testing are made of other parts of the images than those for training and validation. Made once per machine,
 in two to three minutes on two cores, into a folder named after what was asked for (see `glimpse.synthetic.making`).
 """
@@ -20,12 +24,17 @@ from glimpse.synthetic import making
 from glimpse.synthetic.making import CaseRecord, Recipe, Table, embedded, generator, write_whole
 from glimpse.synthetic.slides.layout import Layout, lay_out
 from glimpse.synthetic.slides.painting import paint
+from glimpse.synthetic.slides.patchwork import Patch, Patchwork
+from glimpse.synthetic.slides.scattering import SMALLEST, Fragment, fragment_side, scatter
 from glimpse.synthetic.slides.staining import SITES, Look, Site
 from glimpse.synthetic.slides.svs import write_svs
 from glimpse.synthetic.slides.texture import sheets, sides, texture
 
 VERSION = 4
 """Raised whenever the painting changes, so that cohorts of different painting never mix."""
+
+SPARSE_VERSION = 1
+"""The same of sparse slides; raised with `VERSION`, too."""
 
 MPP = 0.5
 """Size of a full-resolution pixel in micrometres."""
@@ -38,20 +47,24 @@ def embedded_cohort(
     size: int = 3072,
     progress: bool = False,
     workers: int | None = None,
+    sparse: bool = False,
 ) -> Path:
     """Makes the embedded cohort unless it is there already.
 
     Beside `cohort.csv` (case_id, slide_id, path, target, split, mpp, site) lies `regions.csv` (slide_id, kind, y, x,
     radius in level-0 pixels): the largest circle inside each spot, for pictures and tests, never for training. A kind
-    is "tumour focus" or "look-alike". All slides of a patient are of one site.
+    is "tumour focus" or "look-alike". All slides of a patient are of one site. Sparse slides have a column `fragment`
+    there, too: in which fragment of its slide a spot lies, from 0 on.
 
     Args:
         folder: Where to keep it; by default a folder of its own in `GLIMPSE_CACHE`, else in the user's cache folder.
         n: Number of slides, at least 6.
         seed: Seed of everything drawn.
-        size: Side of a slide in pixels at full resolution, a multiple of 256 of at least 1024.
+        size: Side of a slide in pixels at full resolution, a multiple of 256 of at least 1024; of at least 8192 for
+            sparse ones, such as 32768.
         progress: Whether to show a progress bar, on a terminal.
         workers: Number of processes; by default one per core, and only this one for a small cohort.
+        sparse: Whether slides are mostly glass, with fragments of tissue far apart.
 
     Returns:
         Path of `cohort.csv`.
@@ -60,7 +73,7 @@ def embedded_cohort(
         ValueError: If `n`, `size` or `workers` is out of range, or the folder holds another cohort.
         OSError: If the folder cannot be written to or its disk is full.
     """
-    return embedded(RECIPE, folder, n, seed, size, progress, workers)
+    return embedded(SPARSE if sparse else RECIPE, folder, n, seed, size, progress, workers)
 
 
 def cache_folder(n: int, seed: int, size: int) -> Path:
@@ -89,6 +102,21 @@ def make_slide(record: CaseRecord, folder: Path, seed: int, size: int) -> None:
     write_whole(folder / record.path, partial(write_svs, levels=levels, mpp=MPP, quality=look.quality))
 
 
+def make_sparse_slide(record: CaseRecord, folder: Path, seed: int, size: int) -> None:
+    """Paints the fragments of one sparse slide and writes it; the slide is never whole in memory."""
+    rng = generator(SPARSE_VERSION, record, seed, 1)
+    look = Look.draw(rng, site_of(record, seed))
+    tissue = sheets(int(record.split == "test"), *sides(size // 8))  # all fragments share them
+    painted = [
+        Patch(one.y, one.x, np.asarray(paint(rng, one.layout, look, tissue, texture().walls)))
+        for one in _scattered(record, seed, size)
+    ]
+    levels = [Patchwork(size, look.empty, painted)]
+    for _ in range(3):  # 4, 16 and 64 pixels of the full resolution for one
+        levels.append(levels[-1].reduced(4))
+    write_whole(folder / record.path, partial(write_svs, levels=levels, mpp=MPP, quality=look.quality))
+
+
 def site_of(record: CaseRecord, seed: int) -> Site:
     """The site at which a patient's slides were made; it has nothing to do with the target."""
     patient = [*record.patient.encode()]
@@ -101,10 +129,25 @@ def regions(record: CaseRecord, seed: int, size: int) -> Iterator[tuple[str, str
         yield record.id, spot.kind, round(spot.y, 1), round(spot.x, 1), round(spot.radius, 1)
 
 
+def sparse_regions(record: CaseRecord, seed: int, size: int) -> Iterator[tuple[str, str, float, float, float, int]]:
+    """The rows of a sparse slide in `regions.csv`."""
+    for number, part in enumerate(_scattered(record, seed, size)):
+        for spot in part.layout.spots:
+            y, x = part.y + spot.y, part.x + spot.x
+            yield record.id, spot.kind, round(y, 1), round(x, 1), round(spot.radius, 1), number
+
+
 @lru_cache(maxsize=1)  # a slide's regions are asked for after it has been painted
 def _layout(record: CaseRecord, seed: int, size: int) -> Layout:
     tissue = texture()
     return lay_out(generator(VERSION, record, seed, 0), size, record.target, tissue.labels, tissue.islands)
+
+
+@lru_cache(maxsize=1)
+def _scattered(record: CaseRecord, seed: int, size: int) -> tuple[Fragment, ...]:
+    tissue = texture()
+    rng = generator(SPARSE_VERSION, record, seed, 0)
+    return scatter(rng, size, record.target, tissue.labels, tissue.islands)
 
 
 def _site_name(record: CaseRecord, seed: int) -> str:
@@ -114,6 +157,11 @@ def _site_name(record: CaseRecord, seed: int) -> str:
 def _check_size(size: int) -> None:
     if size < 1024 or size % 256:
         raise ValueError(f"size={size}: a slide's side is a multiple of 256 of at least 1024; try 1024 or 3072.")
+
+
+def _check_sparse_size(size: int) -> None:
+    if size < SMALLEST or size % 256:
+        raise ValueError(f"size={size}: a sparse slide's side is a multiple of 256 of at least {SMALLEST}; try 32768.")
 
 
 RECIPE = Recipe(
@@ -127,4 +175,17 @@ RECIPE = Recipe(
     megabytes=lambda size: size**2 * 0.15 / 1e6,
     columns={"mpp": MPP, "site": _site_name},
     tables={"regions.csv": Table(("slide_id", "kind", "y", "x", "radius"), f"{__name__}:regions")},
+)
+
+SPARSE = Recipe(
+    kind="sparse-wsi",
+    version=SPARSE_VERSION,
+    noun="slide",
+    folder="slides",
+    suffix=".svs",
+    make=f"{__name__}:make_sparse_slide",
+    check=_check_sparse_size,
+    megabytes=lambda size: 8 * fragment_side(size) ** 2 * 0.12 / 1e6,
+    columns={"mpp": MPP, "site": _site_name},
+    tables={"regions.csv": Table(("slide_id", "kind", "y", "x", "radius", "fragment"), f"{__name__}:sparse_regions")},
 )

@@ -57,6 +57,11 @@ class Look:
     noise: float
     quality: int
 
+    @property
+    def empty(self) -> np.ndarray:
+        """A pixel of the empty slide, uint8 (3,)."""
+        return (self.glass + 0.5).astype(np.uint8)
+
     @classmethod
     def draw(cls, rng: np.random.Generator, site: Site) -> "Look":
         """Draws the look of a slide of a site."""

@@ -2,14 +2,14 @@
 
 An SVS file is a chain of TIFF directories: the tiled full-resolution image, whose description starts with `Aperio` and
 holds the magnification and the pixel size, a stripped thumbnail, then the tiled lower levels. Pillow encodes the tiles;
-equal tiles (the glass around the tissue) are stored once.
+equal tiles (the glass around the tissue) are stored once. Levels are cut tile by tile, so they need not be in memory.
 """
 
 import io
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from PIL import Image
@@ -26,14 +26,36 @@ Tag = tuple[int, int, Sequence[int] | bytes]
 """Number, type and values of one entry of a TIFF directory."""
 
 
+class Level(Protocol):
+    """As much of an array (height, width, 3) as the writer needs: an array itself, or what makes tiles when asked.
+
+    Where a region is of one colour, an array that repeats one pixel (`np.broadcast_to`) spares the writer a comparison.
+    """
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and 3."""
+        ...
+
+    def __getitem__(self, region: tuple[slice, slice], /) -> np.ndarray:
+        """Returns some rows and columns; slices may reach beyond the far edges, as those of arrays may."""
+        ...
+
+
 def write_svs(
-    path: Path, levels: Sequence[np.ndarray], *, mpp: float = 0.5, magnification: int = 20, quality: int = 75
+    path: Path, levels: Sequence[Level], *, mpp: float = 0.5, magnification: int = 20, quality: int = 75
 ) -> None:
     """Writes a pyramid as an Aperio SVS file.
 
     Args:
         path: File to write; an existing one is overwritten.
-        levels: uint8 arrays (height, width, 3), the full resolution first, each later one smaller.
+        levels: uint8 (height, width, 3), the full resolution first, each later one smaller: arrays, or any `Level`. The
+            last one is also the thumbnail, which is read whole.
         mpp: Size of a full-resolution pixel in micrometres.
         magnification: Power of the objective, Aperio's `AppMag`.
         quality: JPEG quality of the tiles, 1 to 95.
@@ -42,13 +64,13 @@ def write_svs(
         ValueError: If a level is not a uint8 RGB image.
     """
     for level in levels:
-        if level.dtype != np.uint8 or level.ndim != 3 or level.shape[2] != 3:
+        if level.dtype != np.uint8 or len(level.shape) != 3 or level.shape[2] != 3:
             raise ValueError(f"{path}: expected levels of dtype uint8 and shape (height, width, 3), got "
                              f"{level.dtype} {level.shape}; convert them before writing.")  # fmt: skip
     height, width = levels[0].shape[:2]
     size = f"Aperio Image Library v12.0.15 \r\n{width}x{height} [0,0 {width}x{height}] ({TILE}x{TILE})"
     facts = f"JPEG/RGB Q={quality}|AppMag = {magnification}|MPP = {mpp:g}"
-    thumbnail = levels[-1]
+    thumbnail = levels[-1][:, :]
     with open(path, "wb") as file:
         tiff = _Tiff(file)
         tiff.add_tiled(levels[0], f"{size} {facts}", quality)
@@ -65,7 +87,7 @@ class _Tiff:
         self._file.write(b"II*\0" + bytes(4))
         self._link = 4  # where the offset of the next directory belongs
 
-    def add_tiled(self, image: np.ndarray, description: str, quality: int) -> None:
+    def add_tiled(self, image: Level, description: str, quality: int) -> None:
         """Adds an image in tiles of 256 x 256; equal tiles share their bytes."""
         stored: dict[bytes, int] = {}
         offsets, counts = [], []
@@ -93,7 +115,7 @@ class _Tiff:
         ]
         self._add_directory(image, description, layout)
 
-    def _add_directory(self, image: np.ndarray, description: str, layout: list[Tag]) -> None:
+    def _add_directory(self, image: Level, description: str, layout: list[Tag]) -> None:
         tags: list[Tag] = [
             (256, _LONG, [image.shape[1]]),
             (257, _LONG, [image.shape[0]]),
@@ -129,7 +151,7 @@ class _Tiff:
         return offset
 
 
-def _tiles(image: np.ndarray) -> Iterator[np.ndarray]:
+def _tiles(image: Level) -> Iterator[np.ndarray]:
     """Yields the tiles in C order; those on the far edges are filled up by repeating the last pixels."""
     height, width = image.shape[:2]
     for top in range(0, height, TILE):
@@ -144,7 +166,8 @@ _flat_streams: dict[tuple[bytes, int], bytes] = {}
 
 def _flat_or_encoded(tile: np.ndarray, quality: int) -> bytes:
     """Encodes a tile; a tile of one colour, such as the glass around the tissue, is encoded once per process."""
-    if (tile != tile[0, 0]).any():
+    repeats = not any(tile.strides[:2])
+    if not repeats and (tile != tile[0, 0]).any():
         return _encode(tile, quality)
     key = (tile[0, 0].tobytes(), quality)
     if key not in _flat_streams:
