@@ -15,6 +15,7 @@ from PIL import Image
 
 from glimpse.settings.composing import composed
 from glimpse.synthetic import making
+from glimpse.synthetic.__main__ import main
 from glimpse.synthetic.slides import recipe
 from glimpse.synthetic.slides.layout import FOCUS
 from glimpse.synthetic.slides.patchwork import Patch, Patchwork
@@ -212,3 +213,16 @@ def test_the_experiment_zooms_on_sparse_slides() -> None:
     assert config.env.cohort.synthetic == {"n": 60, "seed": 0, "size": 32_768, "sparse": True}
     assert config.env.make.glimpse_extents == ["2048um", "128um"]
     assert config.env.make.max_glimpses == 24 and len(config.warm_up.branches) == 2
+
+
+def test_the_command_makes_sparse_slides_and_no_other_kind(
+    cohort: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["python -m glimpse.synthetic", "--sparse", "--n", "6", "--size", str(SIDE), "--folder", str(cohort.parent)]
+    monkeypatch.setattr("sys.argv", given)
+    main()  # they are there already
+    assert capsys.readouterr().out.strip() == str(cohort)
+    monkeypatch.setattr("sys.argv", [*given, "--kind", "mri"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "only slides" in capsys.readouterr().err
