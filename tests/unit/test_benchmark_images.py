@@ -19,7 +19,7 @@ def test_a_slide_of_a_gigapixel_is_small_and_looks_as_one_of_a_megapixel(tmp_pat
     with openslide.OpenSlide(large) as slide:
         sides = [32_768, 8192, 2048, 512]
         assert slide.level_dimensions == tuple((side, side) for side in sides)
-        assert float(slide.properties["openslide.mpp-x"] if "openslide.mpp-x" in slide.properties else 0.5) == 0.5
+        assert float(slide.properties.get("openslide.mpp-x", 0.5)) == 0.5
     masks = []
     for path in (small, large):
         source = open_source(path)
