@@ -2,7 +2,7 @@
 
 python -m benchmarks.gigapixel
 
-In every round each size has a process of its own, which reads a slide that does not count, then others that do: it opens
+In every round each size has a process of its own. It reads a slide that does not count, then others that do: it opens
 the file, makes the overview, looks 16 times with two fields of view, and answers. The policy is not trained. Slides are
 pyramidal TIFFs, opened by OpenSlide, whose tiles share their bytes, so that any size is a few megabytes; they have just
 been written, so that what is measured is the reader and not the disk. Rounds go through all sizes, so that other work
