@@ -13,13 +13,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from benchmarks import reference
 from benchmarks.common import QUICK_CASES, Benchmark, Row, figure, parser, table, value_of
 from benchmarks.mnist import add_root, root_of
 from glimpse.reading.lanes import Access
 from glimpse.reading.readers import reader_named
 from glimpse.report.tables import summarise
-from glimpse.runs.folder import Run
+from glimpse.runs.folder import settings_of
 from glimpse.runs.loading import load
 from glimpse.settings.building import build
 
@@ -98,7 +100,7 @@ class TestSplit:
     __test__ = False  # for pytest: no test
 
     def __init__(self, folder: Path, lanes: int = 50) -> None:
-        self.folder, config = folder, Run.config_of(folder)
+        self.folder, config = folder, OmegaConf.create(settings_of(folder))
         cases = build(config.env.cohort).split("test")
         self.config, self.env = config, build(config.env.make, cohort=cases, split="test").unwrapped
         self.access = Access(self.env.views, self.env.task, lanes, config.read_threads)

@@ -23,7 +23,7 @@ TARGETS = {"update": 1.3, "reading": 1.1}  # the largest over the first
 # Freed memory goes back to the system at once, and OpenSlide keeps few tiles: what is measured is what is in use, not
 # what the allocator and a cache of bounded size keep for later.
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2"}
-_ENVIRONMENT = {**_ALLOCATOR, "GLIMPSE_OPENSLIDE_CACHE_MB": "4"}
+ENVIRONMENT = {**_ALLOCATOR, "GLIMPSE_OPENSLIDE_CACHE_MB": "4"}
 
 
 def options() -> argparse.ArgumentParser:
@@ -62,7 +62,7 @@ def _update(bench: Benchmark, glimpses: int, chunk: int) -> None:
     }
     if bench.results.find(**settings) is None:
         # 32 x 32 cells, so that a thousand glimpses find a cell each.
-        measured = _probe(bench, {**settings, "image": 32 * given.glimpse_size})
+        measured = probed(bench, {**settings, "image": 32 * given.glimpse_size})
         bench.results.put(settings, **measured)
 
 
@@ -70,15 +70,15 @@ def _reading(bench: Benchmark, megapixels: float) -> None:
     settings = {"what": "reading", "megapixels": megapixels, "glimpses": 4 if bench.options.quick else 16}
     if bench.results.find(**settings) is None:
         slides = {"slide": slide_of(megapixels, bench.runs), "other": slide_of(1.5, bench.runs)}
-        measured = _probe(bench, {**settings, **{name: str(path) for name, path in slides.items()}})
+        measured = probed(bench, {**settings, **{name: str(path) for name, path in slides.items()}})
         bench.results.put(settings, **measured)
 
 
-def _probe(bench: Benchmark, settings: Row) -> Row:
-    """Runs `benchmarks.memory_probe`; its last line is the result."""
+def probed(bench: Benchmark, settings: Row, by: str = "memory_probe") -> Row:
+    """Runs a probe, such as `benchmarks.memory_probe`, in a process of its own; its last line is the result."""
     settings = {**settings, "threads": bench.options.threads, "device": bench.options.device}
-    command = [sys.executable, "-m", "benchmarks.memory_probe", json.dumps(settings)]
-    environment = {**os.environ, **_ENVIRONMENT}
+    command = [sys.executable, "-m", f"benchmarks.{by}", json.dumps(settings)]
+    environment = {**os.environ, **ENVIRONMENT}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"benchmarks: measuring {settings} failed with exit code {done.returncode}; see above.")

@@ -9,6 +9,7 @@ from glimpse.envs.glyphs import (
     make_cluttered_mnist,
     make_gigapixel_mnist,
     make_megapixel_mnist,
+    make_needle_mnist,
     make_relations,
 )
 from glimpse.envs.medical import make_ct, make_mri, make_wsi, make_xray
@@ -32,6 +33,7 @@ __all__ = [
     "make_megapixel_mnist",
     "make_modality",
     "make_mri",
+    "make_needle_mnist",
     "make_relations",
     "make_wsi",
     "make_xray",

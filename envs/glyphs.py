@@ -49,6 +49,17 @@ GIGAPIXEL_MNIST = Modality(
     max_glimpses=24,
     glimpse_cost=0.0,
 )
+NEEDLE_MNIST = Modality(
+    "needle_mnist",  # 26 digits on 1024 x 1024 pixels or more; is one of them a 3?
+    draws="glimpse.synthetic.glyphs.needle_mnist:load_needle_mnist",
+    shared={"root": None},
+    overview_size=128,
+    glimpse_size=32,
+    glimpse_extents=(64,),
+    max_glimpses=32,
+    glimpse_cost=0.0,
+    networks={"aggregator": "score_pooling"},
+)
 CLUTTERED_MNIST = Modality(
     "cluttered_mnist",  # a digit on 60 x 60 pixels, with four pieces of other digits; which digit is it?
     draws="glimpse.synthetic.glyphs.cluttered_mnist:load_cluttered_mnist",
@@ -71,10 +82,11 @@ RELATIONS = Modality(
     glimpse_cost=0.0,
 )
 
-for _modality in (MEGAPIXEL_MNIST, GIGAPIXEL_MNIST, CLUTTERED_MNIST, RELATIONS):
+for _modality in (MEGAPIXEL_MNIST, GIGAPIXEL_MNIST, NEEDLE_MNIST, CLUTTERED_MNIST, RELATIONS):
     install(_modality)
 
 make_megapixel_mnist = partial(make_modality, modality="megapixel_mnist")
 make_gigapixel_mnist = partial(make_modality, modality="gigapixel_mnist")
+make_needle_mnist = partial(make_modality, modality="needle_mnist")
 make_cluttered_mnist = partial(make_modality, modality="cluttered_mnist")
 make_relations = partial(make_modality, modality="relations")

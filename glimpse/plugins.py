@@ -39,6 +39,7 @@ BUILT_IN = {
     "ct": "glimpse/CT-v0",
     "megapixel_mnist": "glimpse/MegapixelMNIST-v0",
     "gigapixel_mnist": "glimpse/GigapixelMNIST-v0",
+    "needle_mnist": "glimpse/NeedleMNIST-v0",
     "cluttered_mnist": "glimpse/ClutteredMNIST-v0",
     "relations": "glimpse/Relations-v0",
 }

@@ -56,6 +56,7 @@ def env(
             "islands": 4,
             "strokes": 4,
         },
+        "glimpse/NeedleMNIST-v0": {"root": tiny_mnist, "n": few, "size": 300, "clutter": 5, "glimpse_size": 36},
         "glimpse/ClutteredMNIST-v0": {
             "root": tiny_mnist,
             "n": few,

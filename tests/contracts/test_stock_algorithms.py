@@ -67,6 +67,7 @@ def env(
             "islands": 4,
             "strokes": 4,
         },
+        "glimpse/NeedleMNIST-v0": {"root": tiny_mnist, "n": few, "size": 300, "clutter": 5, "glimpse_size": 32},
         "glimpse/ClutteredMNIST-v0": {"root": tiny_mnist, "n": few, "glimpse_size": 12, "glimpse_extents": [12]},
         "glimpse/Relations-v0": {"n": few, "glimpse_size": 32, "strokes": 60},
     }

@@ -16,12 +16,17 @@ from benchmarks import (
     encoders,
     features_cache,
     few_slides,
+    gigapixel,
+    low_data,
     megapixel_mnist,
     memory,
+    needle_mnist,
     probe,
     reference,
     throughput,
 )
+from glimpse.runs.loading import build_policy
+from glimpse.settings.building import build
 from glimpse.settings.composing import composed
 from glimpse.synthetic.volumes.recipe import HEAD, THORAX
 from glimpse.synthetic.volumes.spots import draw_spots
@@ -49,7 +54,7 @@ def test_a_benchmark_says_what_it_measures(name: str, capsys: pytest.CaptureFixt
 
 def test_the_readme_lists_every_benchmark() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    assert len(NAMES) == 19 and not [name for name in NAMES if f"python -m benchmarks.{name}" not in text]
+    assert len(NAMES) == 21 and not [name for name in NAMES if f"python -m benchmarks.{name}" not in text]
 
 
 def test_fewer_slides_are_the_first_of_each_class_with_all_that_are_not_for_training(
@@ -70,7 +75,8 @@ def test_fewer_slides_are_the_first_of_each_class_with_all_that_are_not_for_trai
 
 
 @pytest.mark.parametrize(
-    "name", ["megapixel_mnist", "low_data", "cluttered_mnist", "ablation", "budget", "pointing", "anatomy"]
+    "name",
+    ["megapixel_mnist", "low_data", "needle_mnist", "cluttered_mnist", "ablation", "budget", "pointing", "anatomy"],
 )
 def test_what_a_benchmark_needs_is_asked_for(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark = importlib.import_module(f"benchmarks.{name}")
@@ -111,6 +117,8 @@ def test_memory_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("ablation", ["--variant", "no warm-up"], "accuracy"),
         ("cluttered_mnist", ["--size", "60"], "error"),
         ("low_data", [], "accuracy"),
+        ("low_data", ["--form", "3000"], "accuracy"),
+        ("megapixel_mnist", ["--seeds", "0"], "accuracy"),
         ("relations", ["--aggregator", "mean_pooling"], "accuracy"),
         ("pointing", ["--variant", "beside, no penalty", "--seeds", "0"], "test 6 accuracy"),
         ("tissue", ["--seeds", "0"], "policy 8 accuracy"),
@@ -121,6 +129,48 @@ def test_trainings_at_their_smallest(name: str, options: list[str], measured: st
     benchmark.main(["--quick", "--threads", "1", "--out", str(tmp_path), *options])
     (row,) = written(tmp_path, name)["rows"]
     assert 0 <= row[measured] <= 1 and row["seconds"] > 0
+
+
+@pytest.mark.slow
+def test_needle_mnist_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needle_mnist.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
+    rows = written(tmp_path, "needle_mnist")["rows"]
+    assert [row["size"] for row in rows] == [512, 3072]
+    for row in rows:
+        assert all(0 <= row[f"{reader} accuracy"] <= 1 for reader in needle_mnist.READERS)
+        assert row["network seconds"] >= row["seconds"] > 0 and row["network passes"] > 0
+    assert "network" in capsys.readouterr().out
+
+
+def test_every_canvas_of_needle_mnist_can_be_read_everywhere(tiny_mnist: Path) -> None:
+    for size in (512, 1024, 2048, 3072, 6144):
+        given = [*needle_mnist.views_of(size, 4), f"env.cohort.size={size}", f"env.root='{tiny_mnist}'"]
+        config = composed("env=needle_mnist", *given, *common.QUICK_CASES)
+        cases = build(config.env.cohort).split("train")
+        env = build(config.env.make, cohort=cases, split="train").unwrapped
+        policy = build_policy(config.network, env.observation_space, env.layout)
+        assert env.views.problems(cases[0].source, policy.grid, policy.view_grid) == []
+
+
+def test_every_form_of_megapixel_mnist_has_cells_half_as_wide_as_a_glimpse() -> None:
+    for size, form in low_data.FORMS.items():
+        config = composed("env=megapixel_mnist", *form.overrides(400))
+        assert (config.env.cohort.size, config.env.cohort.noise) == (size, form.strokes)
+        assert size / config.env.make.overview_size * 4 <= 32 == config.env.make.glimpse_extents[0] / 2
+        assert config.warm_up.glimpses_per_case == (1000 if form.read else 80)
+
+
+def test_slides_of_any_size_are_read_with_as_many_looks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gigapixel.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
+    rows = written(tmp_path, "gigapixel")["rows"]
+    assert [(row["side"], row["glimpses"]) for row in rows] == [(1024, 4), (4096, 4)]
+    for row in rows:
+        assert row["seconds"] > row["overview_seconds"] > 0 and row["process_mib"] > row["reading_mib"] > 0
+        assert 0 < row["fine"] < 1 and row["file_mib"] < 1  # both fields of view
+    assert "largest / smallest, peak memory" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.tiff"))
+    with pytest.raises(SystemExit):
+        gigapixel.main(["--sides", "1000", "--out", str(tmp_path), "--runs", str(tmp_path / "runs")])
 
 
 @pytest.mark.slow

@@ -137,13 +137,13 @@ def place(rng: np.random.Generator, images: int, sprites: int, size: int, side: 
     Raises:
         ValueError: they do not fit, or so tightly that drawing places at random does not find them.
     """
-    corners = np.zeros((images, sprites, 2), np.int32)
+    corners = np.zeros((2, sprites, images), np.int32)
     for sprite in range(sprites):
         todo = np.arange(images)
         for _ in range(_REDRAWS):
-            corners[todo, sprite] = rng.integers(0, size - side + 1, (len(todo), 2))
-            near = np.abs(corners[todo, :sprite] - corners[todo, sprite, None]).max(-1) < side
-            todo = todo[near.any(-1)]
+            corners[:, sprite, todo] = rng.integers(0, size - side + 1, (len(todo), 2)).T
+            rows, columns = (np.abs(axis[:sprite, todo] - axis[sprite, todo]) < side for axis in corners)
+            todo = todo[(rows & columns).any(0)]
             if not len(todo):
                 break
         else:
@@ -151,7 +151,7 @@ def place(rng: np.random.Generator, images: int, sprites: int, size: int, side: 
                 f"{sprites} squares of {side} pixels do not find room in {size} x {size} pixels. Ask for less noise, "
                 "smaller digits or a larger image."
             )
-    return corners
+    return np.ascontiguousarray(corners.transpose(2, 1, 0))
 
 
 def make_cases(
