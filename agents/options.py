@@ -98,7 +98,8 @@ class Losses:
         ent_coef: Weight of the entropy bonus.
         vf_coef: Weight of the value head's loss; only used with a critic.
         look_coef: Weight of the loss by which the locator goes on learning where to look first from the random glimpses
-            of the warm-up (see `glimpse.learning.looking`); only used after a warm-up that has taught it.
+            of the warm-up (see `glimpse.learning.looking`); only used after a warm-up that has taught it. With several
+            fields of view it also goes on learning where to look inside those wide glimpses that the warm-up has read.
     """
 
     credit: str = "gain"

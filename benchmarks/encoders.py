@@ -44,7 +44,7 @@ def options() -> argparse.ArgumentParser:
         help=f"any of: {'; '.join(ENCODERS)} (default: {'; '.join(_DEFAULT)})",
     )  # fmt: skip
     made.add_argument("--minutes", type=float, default=10, help="of learning without labels (default: 10)")
-    made.add_argument("--updates", type=int, help="of learning with labels (default: as many as without it)")
+    made.add_argument("--updates", type=int, help="of the joint stage, where the encoder learns with labels")
     add_seeds(made)
     return made
 

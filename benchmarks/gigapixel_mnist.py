@@ -3,9 +3,10 @@
 python -m benchmarks.gigapixel_mnist --root <folder of MNIST's IDX files>
 
 4,000 training images, 24 looks, test accuracy and the share of the digits that a glimpse has shown. Rows: `zoom` with
-two fields of view; `large`, 98,304 pixels with three; `flat`, one field of view under the largest overview that fits;
+two fields of view; `large`, 98,304 pixels with three; `flat`, one field of view under an overview of 768 x 768 pixels;
 `own answers`, a control in which a wide glimpse is worth what it answers itself, and not what the choice inside it
-brings; beside each, the readers of the same run that look at random places, also wide ones first, and at a grid.
+brings. Beside each stand the overview alone, and the same network at random places, also wide ones first, and on a
+grid.
 """
 
 import argparse
@@ -24,7 +25,8 @@ WAYS = {
     "large": [
         "env.cohort.size=98304",
         "env.make.glimpse_extents=[3072,512,128]",
-        "warm_up.branches=[12,4,3]",
+        "warm_up.branches=[8,4,3]",
+        "warm_up.max_total_glimpses=600000",
     ],
     "flat": [
         "env.make.overview_size=768",
@@ -80,7 +82,7 @@ def learn(bench: Benchmark, way: str, seed: int) -> None:
 
 def report(bench: Benchmark) -> None:
     """Prints a line per training, and draws accuracy and digits hit of all readers."""
-    rows = bench.results.rows
+    rows = [row for row in bench.results.rows if row["updates"] == bench.options.updates]
     shown = ("agent", "random", "wide_first", "grid", "overview")
     header = ("way, seed", "minutes", *(f"{name}: {what}" for name in shown for what in ("accuracy", "hit")))
     names = [f"{name} {metric}" for name in shown for metric in ("accuracy", "hit_rate")]

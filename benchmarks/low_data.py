@@ -1,6 +1,6 @@
 """Megapixel MNIST with few training images: test accuracy over their number.
 
-python -m benchmarks.low_data --root <folder of MNIST's IDX files> [--form 3000]
+python -m benchmarks.low_data --root <folder of MNIST's IDX files> [--size 3000]
 
 No validation images are used: what is tested is the last policy, on 1,000 images. Published, at 3000 x 3000 pixels, is
 what IPS reaches (Bergner et al. 2023). The form 1500 has 50 strokes of noise on 1500 x 1500 pixels, the form 3000 has
@@ -52,14 +52,14 @@ def options() -> argparse.ArgumentParser:
     made = parser(NAME, __doc__)
     add_root(made)
     made.add_argument("--train", type=int, nargs="+", default=[400, 1000, 2000], help="training images")
-    made.add_argument("--form", type=int, choices=list(FORMS), default=1500, help="pixels per side (default: 1500)")
+    made.add_argument("--size", type=int, choices=list(FORMS), default=1500, help="pixels per side (default: 1500)")
     add_seeds(made)
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     bench = Benchmark(NAME, options(), arguments)
-    form = FORMS[bench.options.form]
+    form = FORMS[bench.options.size]
     for images in [8] if bench.options.quick else bench.options.train:
         for seed in bench.options.seeds:
             settings = {"size": form.size, "train": images, "seed": seed}

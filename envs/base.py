@@ -31,11 +31,14 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
     Every info contains `case` (the case's id) and `target`. The infos of steps also contain (not only the last one,
     because a wrapper such as `TimeLimit` may end the episode)
 
-    - scanpath: float32 `(n, d)` in [-1, 1], in the order of the array's axes, and zooms: int64 `(n,)` (as `Ragged`);
+    - scanpath: float32 `(n, d)` in [-1, 1], in the order of the array's axes, and zooms: int64 `(n,)`, the index
+      of each glimpse's field of view in `glimpse_extents` (both as `Ragged`);
     - score: the score of the last prediction;
-    - pixels_read: full-resolution pixels of all glimpses, clipped to the image; overlaps are counted each time;
+    - pixels_read: full-resolution pixels of all glimpses, clipped to the image; overlaps are counted each time, and a
+      glimpse that is wider than the finest counts like a finest one;
     - share_read: `pixels_read` divided by the number of pixels in the foreground;
-    - hits: bool `(mark,)`, which marks were hit (as `Ragged`); only if the case has marks.
+    - hits: bool `(mark,)`, which marks a glimpse of the finest field of view has hit (as `Ragged`); only if the case
+      has marks.
 
     `reset` takes the options `case` (an index into `cases`) and `max_glimpses` (this episode's budget; any number).
     Without `case` all cases are used in turn, in a new random order each time, or in their own order.

@@ -50,7 +50,7 @@ GIGAPIXEL_MNIST = Modality(
     glimpse_cost=0.0,
 )
 NEEDLE_MNIST = Modality(
-    "needle_mnist",  # 26 digits on 1024 x 1024 pixels or more; is one of them a 3?
+    "needle_mnist",  # 26 digits on 1024 x 1024 pixels, or on more or less; is one of them a 3?
     draws="glimpse.synthetic.glyphs.needle_mnist:load_needle_mnist",
     shared={"root": None},
     overview_size=128,

@@ -56,7 +56,7 @@ class Modality:
         task: configuration of the task, with a `_target_`.
         overview_size, glimpse_size: sizes in pixels, one number or one per axis. If `overview_size` is None, it is half
             the size of the first image.
-        glimpse_extents: fields of view in level-0 pixels, or with a unit such as "8mm".
+        glimpse_extents: fields of view, from wide to fine, in level-0 pixels, or with a unit such as "8mm".
         max_glimpses: budget of an episode.
         glimpse_cost: what a glimpse costs, in units of the score.
         background: pixel value outside the image.

@@ -26,7 +26,8 @@ class Views:
     Attributes:
         overview_size: pixels of the overview per axis.
         glimpse_size: pixels of every glimpse per axis.
-        glimpse_extents: fields of view, one per zoom; anything that `Extent.parse` reads.
+        glimpse_extents: fields of view, from wide to fine (agents refuse another order), one per zoom; anything that
+            `Extent.parse` reads.
     """
 
     overview_size: tuple[int, ...]

@@ -15,7 +15,7 @@ from torch import Tensor
 from glimpse.networks.where import CLOSED
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 
-_SAME_PLACE = 1e-5  # wide glimpses that are nearer to each other show the same
+_SAME_PLACE = 1e-5  # in units of [-1, 1]: wide glimpses that are nearer to each other show the same
 
 
 def looking_loss(
@@ -41,15 +41,42 @@ def looking_loss(
     return -(log_probs.exp() * (benefit - entropy * log_probs)).sum(1).mean()
 
 
+def _masked_looking_loss(
+    logits: Float[Tensor, "case place"],
+    single: Float[Tensor, "case place"],
+    there: Bool[Tensor, "case place"],
+    entropy: float,
+) -> Tensor:
+    """Returns the looking loss, the mean over cases, of one set of places each, of which some may not be `there`."""
+    log_probs = logits.masked_fill(~there, CLOSED).log_softmax(-1)
+    mean = (single * there).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp_min(1)
+    benefit = (mean - single - entropy * log_probs).masked_fill(~there, 0.0)
+    return -(log_probs.exp() * benefit).sum(1).mean()
+
+
+@dataclass(frozen=True)
+class WideLooks:
+    """Wide glimpses of some episodes, all rollouts of a case one after the other.
+
+    Attributes:
+        location: Their centres in [-1, 1]^d.
+        zoom: The indices of their fields of view; -1 for padding.
+        scores: The locator's unary scores of their cells.
+    """
+
+    location: Float[Tensor, "batch view d"]
+    zoom: Int[Tensor, "batch view"]
+    scores: Float[Tensor, "batch view cell"]
+
+
 @dataclass(frozen=True)
 class InnerWorth:
-    """The same of glimpses inside wider ones, of one field of view (see `glimpse.learning.zoom_warm_up`).
+    """What is known of glimpses inside wider ones, of one field of view: the counterpart of `Worth` below.
 
     Attributes:
         location: The centres of the wider glimpses in [-1, 1]^d.
         cells: The cells of the wider glimpses in which the glimpses lie.
-        losses: The losses of the answers; of a glimpse that is not of the finest field of view, how much less the
-            choice inside it brings than is usual.
+        losses: The lower, the better: minus what a glimpse is worth (see `glimpse.learning.zoom_warm_up`).
         open: Whether the locator could have chosen these cells.
     """
 
@@ -66,7 +93,7 @@ class InnerWorth:
         """Returns this record on a device."""
         return InnerWorth(*(tensor.to(device) for tensor in vars(self).values()))
 
-    def loss(self, wide: "WideLooks", zoom: int, entropy: float) -> Tensor:
+    def loss(self, wide: WideLooks, zoom: int, entropy: float) -> Tensor:
         """Returns the looking loss of choices inside those wide glimpses of some episodes that are known here.
 
         What the rollouts of a case have found in this way is one set.
@@ -92,41 +119,15 @@ class InnerWorth:
 
 
 @dataclass(frozen=True)
-class WideLooks:
-    """Wide glimpses of some episodes, all rollouts of a case one after the other.
-
-    Attributes:
-        location: Their centres in [-1, 1]^d.
-        zoom: The indices of their fields of view; -1 for padding.
-        scores: The locator's unary scores of their cells.
-    """
-
-    location: Float[Tensor, "batch view d"]
-    zoom: Int[Tensor, "batch view"]
-    scores: Float[Tensor, "batch view cell"]
-
-
-def _masked_looking_loss(
-    logits: Float[Tensor, "case place"],
-    single: Float[Tensor, "case place"],
-    there: Bool[Tensor, "case place"],
-    entropy: float,
-) -> Tensor:
-    """Returns the looking loss, the mean over cases, of one set of places each, of which some may not be `there`."""
-    log_probs = logits.masked_fill(~there, CLOSED).log_softmax(-1)
-    mean = (single * there).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp_min(1)
-    benefit = (mean - single - entropy * log_probs).masked_fill(~there, 0.0)
-    return -(log_probs.exp() * benefit).sum(1).mean()
-
-
-@dataclass(frozen=True)
 class Worth:
     """How well single glimpses at random places predicted the targets of the training cases, after the warm-up.
+
+    With several fields of view, `cells` and `losses` are of wide glimpses, and say what the choice inside these brings.
 
     Attributes:
         cases: The names of the cases.
         cells: The cells in which the glimpses lie.
-        losses: The losses of the answers from each glimpse alone.
+        losses: The losses of the answers from each glimpse alone; with several fields of view minus what it is worth.
         among: Among how many of them the locator learns to choose.
         entropy: Weight of the entropy of its choice.
         inner: With several fields of view, the same of the finer glimpses inside these, from wide to fine.

@@ -14,7 +14,8 @@ class WarmUpGlimpses:
     """How many glimpses are read, and how many of them make a sequence.
 
     Attributes:
-        glimpses_per_case: How many glimpses are read of each case; at least so many with `glimpses_per_patch`.
+        glimpses_per_case: How many glimpses are read of each case; at least so many with `glimpses_per_patch`. With
+            several fields of view, `branches` says it instead of both.
         glimpses_per_patch: Glimpses for each patch of the foreground; a patch is as large as a glimpse of the first
             field of view. So many are read of every case as this makes of the mean foreground, but not fewer than
             `glimpses_per_case` and not more than four times as many. With 0, it is `glimpses_per_case`. The larger an
@@ -23,7 +24,7 @@ class WarmUpGlimpses:
         max_sequence: How many glimpses a sequence has at most.
         look_among: Among how many glimpses the locator learns to choose. All glimpses of a case are then parted into
             sets of so many. The fewer there are, the more rarely the locator can do with what is found most easily.
-            None: among those of a sequence.
+            None: among those of a sequence. With several fields of view it chooses among all of a case.
         branches: With several fields of view: how many glimpses of the first one are read of each case, how many of the
             next in each of these, and so on. None: 16 of the first, 6 of each finer one; with three or more fields of
             view 12 and 4.
@@ -78,12 +79,13 @@ class WarmUpLosses:
             it is partly chance whether a glimpse helps (a digit may not be of the majority's class), the losses
             themselves are learnt by heart.
         look_by_state: Whether the memory's state has a say in the choice, or only the look of each cell. The memory is
-            not trained here. With few cases, what the locator learns from its state is chance.
+            not trained here. With few cases, what the locator learns from its state is chance. With several fields of
+            view it never has.
         look_calibrated: Whether the features of cells are first scaled to mean 0 and standard deviation 1 over cells of
             the training split. It suits encoders that are not trained: their statistics stay what they are.
         look_inside: With several fields of view: whether a wide glimpse is worth what the choice inside it is expected
-            to bring. If not, it is worth what it answers by itself, which seldom tells where to look; this is there for
-            comparison.
+            to bring. If not, it is worth what it answers by itself, which seldom tells where to look, and answers from
+            single wide glimpses are learned, too; this is there for comparison.
     """
 
     prefix_coef: float = 0.5
@@ -125,7 +127,7 @@ class WarmUpSecondLook:
 
     Attributes:
         second_look: Share of the new glimpses of a case that lie where the locator looks; the others are at random
-            places. 0: there are no new glimpses, as where the warm-up has no steps.
+            places. 0: there are no new glimpses, as where the warm-up has no steps or there are several fields of view.
         second_steps: How many steps are made with them.
     """
 

@@ -1,4 +1,4 @@
-r"""Warm-up with several fields of view: what looking is worth is learned from the bottom up.
+"""Warm-up with several fields of view: what looking is worth is learned from the bottom up.
 
 Of each case, wide glimpses are read at random cells of the overview, finer ones at random cells of these, and so on,
 once. Answers learn from sequences of all of them. What a glimpse of the finest field of view is worth is how much lower
@@ -32,7 +32,7 @@ from glimpse.views import Views
 
 _FIXED = Conduct(train_encoder=False)
 _AT_ONCE = 256  # glimpses that are encoded at once
-_BEST = 0.99  # share of places than which the best ones are better
+_BEST = 0.99  # quantile of the scores at which the best places begin
 _UNIT = 0.05  # of the loss: where levels differ by so much in worth, one is e times as probable as the other
 
 
@@ -57,7 +57,7 @@ class Level:
 
 @dataclass
 class _Read:
-    """What was read of a case at one level: as in `Level`, but with images and the indices of cells."""
+    """What was read of a case at one level: as in `Level`, but with images in place of features."""
 
     images: np.ndarray
     cells: Int[np.ndarray, "glimpse"]

@@ -79,7 +79,7 @@ class WideFirstLocator(ShuffledLocator):
         self.budget = max(1, budget)
 
     def level_logits(self, logits: Tensor, best: Tensor) -> Tensor:
-        """Returns logits that are the higher the nearer a level is to the one whose turn it is."""
+        """Returns the highest logit for the level whose turn it is, and lower ones for levels farther from it."""
         levels = logits.shape[-1]
         turn = min(self._steps * levels // self.budget, levels - 1)
         self._steps += 1

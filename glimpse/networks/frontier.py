@@ -25,7 +25,7 @@ class Described:
     """The cells of some wide glimpses, as candidates.
 
     Attributes:
-        keys, unary: As of `glimpse.networks.locator.Candidates`.
+        keys, unary: As of `glimpse.networks.where.Candidates`.
         open: Whether a cell has any foreground and lies inside the image.
         location: Centres in [-1, 1]^d of the image.
     """

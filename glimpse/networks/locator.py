@@ -24,11 +24,11 @@ SEEN_PENALTY = 10.0
 
 
 class PointerLocator(nn.Module):
-    """Chooses a cell of the overview; its logit is a learned unary score plus query(state) . key(cell) / sqrt(embed).
+    """Chooses a cell; its logit is a learned unary score plus query(state) . key(cell) / sqrt(embed).
 
-    This is a pointer network (Vinyals, Fortunato, Jaitly 2015) that points at cells of the overview. From the logit of
-    a cell whose view was seen already, in part or completely, a penalty is taken: its weight, which is learned for each
-    extent, times the share that was seen.
+    This is a pointer network (Vinyals, Fortunato, Jaitly 2015) that points at cells of the overview or, where there are
+    several fields of view, of a wide glimpse. From the logit of a cell whose view was seen already, in part or
+    completely, a penalty is taken: its weight, which is learned for each extent, times the share that was seen.
 
     The channels of a pretrained encoder differ a hundredfold in size, and its features have a large common part.
     `calibrate` makes them alike: mean 0 and standard deviation 1 over a sample of cells. Before it is called, features
@@ -39,7 +39,8 @@ class PointerLocator(nn.Module):
         hidden: Width of the memory's state.
         ndim: Number of axes of the images; not used.
         zooms: Number of extents of glimpses.
-        seen_penalty: The weight of the penalty before training.
+        seen_penalty: The weight of the penalty before training. With several fields of view the warm-up raises it where
+            the scores of the best places exceed the mean by more, also if it is not trained.
         learn_seen_penalty: Whether the weights are trained.
         near_penalty: The weight, before training, of another penalty: times the share of a view that lies within an
             earlier glimpse of twice its sides. Where things are wider than a glimpse, it leads on to the next one.
@@ -153,18 +154,18 @@ class PointerLocator(nn.Module):
         self,
         slope: Float[Tensor, " zoom"],
         offset: Float[Tensor, " zoom"],
-        spread: Float[Tensor, " zoom"],
+        lead: Float[Tensor, " zoom"],
         unit: float,
     ) -> None:
         """Sets what the best place of each level is worth: slope times its logit plus offset, in units of the loss.
 
-        A difference of `unit` makes one level e times as probable as another. `spread` is by how much the logits of
-        the best places exceed the mean: so much at least is taken off where all was seen. Otherwise the agent would
+        A difference of `unit` makes one level e times as probable as another. `lead` is by how much the logits of the
+        best places exceed the mean: so much at least is taken off where all was seen. Otherwise the agent would
         look at the first good place from all sides before it looks for another one.
         """
         self.worth_slope.copy_(slope / unit)
         self.worth_offset.copy_(offset / unit)
-        self.seen_penalty.copy_(torch.maximum(self.seen_penalty, spread.to(self.seen_penalty)))
+        self.seen_penalty.copy_(torch.maximum(self.seen_penalty, lead.to(self.seen_penalty)))
 
     def penalty(
         self,

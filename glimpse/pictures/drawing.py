@@ -47,7 +47,7 @@ def draw_scanpath(
         sides: physical lengths of the image's axes, in any unit; the size of the overview when not given.
         at: location through which a volume is cut; when not given, that of the last glimpse, or the middle.
         order: where only some glimpses are drawn: the place of each one among all of them, from 0 on.
-        count: the number of all glimpses, of which those in `order` are drawn.
+        count: the number of all glimpses, of which those in `order` are drawn; 0 where all of them are.
     """
     if at is None:
         at = scanpath[-1] if len(scanpath) else np.zeros(overview.ndim - 1)

@@ -27,7 +27,8 @@ def zoom_tree(reading: Reading, height: int = 128) -> Picture:
 
     Args:
         reading: A reading with a trace.
-        height: Height of a wide glimpse in pixels; a fine one has half of it, the overview twice as much.
+        height: Height in pixels of a wide glimpse that led to others. The overview has twice as much, and all other
+            glimpses a little less than half of it.
 
     Raises:
         ValueError: The reading has no trace.
@@ -59,7 +60,7 @@ class _Tree:
             centre, reach = self.reading.scanpath[view], trace.extents[view]
             places, extents, sides = (places - centre) / reach, extents / reach, sides * reach
             image, height = trace.glimpses[view], self.height
-        drawn = draw_scanpath(image, places, extents, height, sides.tolist(), None, inside, len(self.colours))
+        drawn = draw_scanpath(image, places, extents, height, sides.tolist(), order=inside, count=len(self.colours))
         return framed(Image.fromarray(drawn), *((self.colours[view], str(view + 1)) if view >= 0 else (DARK, "")))
 
     def _leaf(self, index: int) -> Image.Image:

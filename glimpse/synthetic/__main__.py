@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, help="side of an image in pixels (default: the kind's own)")
     parser.add_argument("--workers", type=int, help="number of processes (default: one per core)")
-    parser.add_argument("--sparse", action="store_true", help="mostly glass (wsi), such as --size 32768")
+    parser.add_argument("--sparse", action="store_true", help="large slides that are mostly glass (--kind wsi)")
     options = parser.parse_args()
     if options.sparse and options.kind != "wsi":
         parser.error("--sparse: only slides (--kind wsi) are sparse")

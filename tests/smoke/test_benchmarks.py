@@ -117,7 +117,7 @@ def test_memory_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("ablation", ["--variant", "no warm-up"], "accuracy"),
         ("cluttered_mnist", ["--size", "60"], "error"),
         ("low_data", [], "accuracy"),
-        ("low_data", ["--form", "3000"], "accuracy"),
+        ("low_data", ["--size", "3000"], "accuracy"),
         ("megapixel_mnist", ["--seeds", "0"], "accuracy"),
         ("relations", ["--aggregator", "mean_pooling"], "accuracy"),
         ("pointing", ["--variant", "beside, no penalty", "--seeds", "0"], "test 6 accuracy"),

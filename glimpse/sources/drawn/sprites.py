@@ -27,8 +27,8 @@ class SpriteSource(ImageSource):
         corners: level-0 pixels of each sprite's upper left corner, int (sprite, 2).
         identity: equal for two images exactly when they show the same.
         name: what messages call it.
-        foreground_level: mean of 2 x 2 overview pixels above which there is something to see. None: there is wherever a
-            sprite lies, however faint an overview shows it.
+        foreground_level: mean of 2 x 2 overview pixels above which there is something to see. None: wherever a sprite
+            lies, however faint an overview shows it.
     """
 
     path = None

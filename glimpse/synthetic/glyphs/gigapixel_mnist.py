@@ -82,7 +82,7 @@ def make_cases(
             [index.reshape(count, -1)[number], len(used) + rng.integers(STROKES, size=len(corners) - DIGITS)]
         )
         name, shape = f"{split}-{number:05d}", (plan.size, plan.size)
-        # in an overview, islands are as dark as a few strokes on black are: the foreground says where they lie
+        # islands are too dark in an overview to be found by brightness, so all that has sprites is foreground
         source = SpriteSource(shape, patterns, sprites, corners, ("gigapixel", key, number), name, None)
         low = corners[:DIGITS].astype(np.float64)
         target = targets_of(classes[number], low[:, 0], targets)

@@ -22,8 +22,7 @@ from glimpse.sources.drawn.sprites import SpriteSource
 from glimpse.synthetic.glyphs.megapixel_mnist import SIDE, cohort_of, read_digits
 
 NEEDLE = 3
-UNIT = 512  # side of the canvas on which there are as many clutter digits as `clutter` says, where their number grows
-_SOMETHING = 0.5  # the canvas is black, and in the overview a digit is dark
+UNIT = 512  # side of the canvas that has `clutter` digits, where their number grows
 NUMBERS = MappingProxyType({"train": 11_276, "val": 1972, "test": 4040})
 """Images per split where nothing else is said."""
 
@@ -34,8 +33,8 @@ class Plan:
 
     Attributes:
         size: side of an image in pixels.
-        clutter: number of digits other than 3; on 512 x 512 pixels, where it grows.
-        grows: whether their number grows with the area of the image.
+        clutter: number of digits beside the one that is a 3 in positive images; none of them is a 3.
+        grows: whether it is their number on 512 x 512 pixels only, and grows with the area.
     """
 
     size: int = 1024
@@ -91,7 +90,7 @@ def make_cases(root: str | Path | None, split: str, count: int, plan: Plan, seed
             shown[0] = needles[rng.integers(len(needles))]
         name, low = f"{split}-{number:05d}", corners[: int(target)].astype(np.float64)
         source = SpriteSource(
-            (plan.size, plan.size), images, shown.astype(np.int32), corners, (key, count, number), name, _SOMETHING
+            (plan.size, plan.size), images, shown.astype(np.int32), corners, (key, count, number), name, None
         )
         marks = np.stack([low, low + SIDE], 1)
         cases.append(Case(name, name, source=source, target=target, split=split, marks=marks))
@@ -122,8 +121,8 @@ def load_needle_mnist(
         root: folder of the MNIST files, gzipped or plain; None takes the variable GLIMPSE_MNIST.
         n: images per split; by default 11,276 train, 1,972 val and 4,040 test.
         size: side of an image in pixels, up to 1,000,000.
-        clutter: number of digits other than 3 in each image.
-        grows: whether `clutter` is their number on 512 x 512 pixels only, and grows with the area. Each of them takes
+        clutter: number of digits beside the one that is a 3 in positive images; none of them is a 3.
+        grows: whether it is their number on 512 x 512 pixels only, and grows with the area. Each of them takes
             16 bytes.
         seed: of the images.
 

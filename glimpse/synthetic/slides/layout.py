@@ -74,7 +74,12 @@ class Layout:
 
 
 def lay_out(
-    rng: np.random.Generator, size: int, target: int, tissue_map: np.ndarray, islands: np.ndarray, spared: int = 1
+    rng: np.random.Generator,
+    size: int,
+    target: int,
+    tissue_map: np.ndarray,
+    islands: np.ndarray,
+    all_foci: bool = False,
 ) -> Layout:
     """Draws the plan of a slide.
 
@@ -84,7 +89,7 @@ def lay_out(
         target: 1 if some of the spots are tumour, 0 if none is.
         tissue_map: Labels of the tissue of a real slide, from which windows are taken.
         islands: Outlines of its tumour islands, (island, points, 2), centred and with a largest extent of 1.
-        spared: How many spots at least are look-alikes, also where the target is 1; at most 1.
+        all_foci: Whether all spots may be foci where the target is 1; if not, one at least is a look-alike.
 
     Raises:
         RuntimeError: There is no room for two spots.
@@ -98,7 +103,7 @@ def lay_out(
     else:
         raise RuntimeError(f"No room for two spots in {_LAYOUTS} layouts of {size} pixels; make larger slides.")
     labels[ndimage.binary_dilation(covered, iterations=2)] = STROMA  # a spot lies in solid tissue
-    foci = rng.permutation(len(spots))[: rng.integers(1, min(3, len(spots) - spared) + 1)]
+    foci = rng.permutation(len(spots))[: rng.integers(1, min(3, len(spots) - (not all_foci)) + 1)]
     if target:
         spots = [replace(spot, kind=FOCUS) if index in foci else spot for index, spot in enumerate(spots)]
     return Layout(size, labels, tuple(spots))

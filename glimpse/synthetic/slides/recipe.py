@@ -11,7 +11,8 @@ is, with 2 or 3 spots. On a positive slide 1 or 2 fragments hold foci. At 32,768
 the fragments are, a wide glimpse of one of them shows its dark spots, and only a fine one tells what they are.
 
 Slides for testing are made of other parts of the images than those for training and validation. Made once per machine,
-in two to three minutes on two cores, into a folder named after what was asked for (see `glimpse.synthetic.making`).
+in two to three minutes on two cores (60 sparse slides in about four), into a folder named after what was asked for (see
+`glimpse.synthetic.making`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -44,7 +45,7 @@ def embedded_cohort(
     folder: str | Path | None = None,
     n: int = 270,
     seed: int = 0,
-    size: int = 3072,
+    size: int | None = None,
     progress: bool = False,
     workers: int | None = None,
     sparse: bool = False,
@@ -60,8 +61,8 @@ def embedded_cohort(
         folder: Where to keep it; by default a folder of its own in `GLIMPSE_CACHE`, else in the user's cache folder.
         n: Number of slides, at least 6.
         seed: Seed of everything drawn.
-        size: Side of a slide in pixels at full resolution, a multiple of 256 of at least 1024; of at least 8192 for
-            sparse ones, such as 32768.
+        size: Side of a slide in pixels at full resolution, a multiple of 256: at least 1024, by default 3072; of sparse
+            slides at least 8192, by default 32768.
         progress: Whether to show a progress bar, on a terminal.
         workers: Number of processes; by default one per core, and only this one for a small cohort.
         sparse: Whether slides are mostly glass, with fragments of tissue far apart.
@@ -73,7 +74,8 @@ def embedded_cohort(
         ValueError: If `n`, `size` or `workers` is out of range, or the folder holds another cohort.
         OSError: If the folder cannot be written to or its disk is full.
     """
-    return embedded(SPARSE if sparse else RECIPE, folder, n, seed, size, progress, workers)
+    recipe, usual = (SPARSE, 32_768) if sparse else (RECIPE, 3072)
+    return embedded(recipe, folder, n, seed, usual if size is None else size, progress, workers)
 
 
 def cache_folder(n: int, seed: int, size: int) -> Path:
@@ -112,7 +114,7 @@ def make_sparse_slide(record: CaseRecord, folder: Path, seed: int, size: int) ->
         for one in _scattered(record, seed, size)
     ]
     levels = [Patchwork(size, look.empty, painted)]
-    for _ in range(3):  # 4, 16 and 64 pixels of the full resolution for one
+    for _ in range(3):  # each level is four times smaller per side
         levels.append(levels[-1].reduced(4))
     write_whole(folder / record.path, partial(write_svs, levels=levels, mpp=MPP, quality=look.quality))
 
@@ -185,7 +187,7 @@ SPARSE = Recipe(
     suffix=".svs",
     make=f"{__name__}:make_sparse_slide",
     check=_check_sparse_size,
-    megabytes=lambda size: 8 * fragment_side(size) ** 2 * 0.12 / 1e6,
+    megabytes=lambda size: 8 * fragment_side(size) ** 2 * 0.12 / 1e6,  # about 8 fragments of 0.12 bytes per pixel
     columns={"mpp": MPP, "site": _site_name},
     tables={"regions.csv": Table(("slide_id", "kind", "y", "x", "radius", "fragment"), f"{__name__}:sparse_regions")},
 )

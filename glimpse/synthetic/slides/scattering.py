@@ -37,7 +37,7 @@ class Fragment:
 
 
 def fragment_side(size: int) -> int:
-    """Side of the fragments of a slide in pixels, given the slide's own."""
+    """Side of the fragments of a slide in pixels: 2048 from 16,384 pixels of the slide on, else 1024."""
     return 2048 if size >= _LARGE else 1024
 
 
@@ -62,7 +62,7 @@ def scatter(
     fragments = []
     for number, (y, x) in enumerate(corners):
         # all spots of a fragment may be foci: there are look-alikes in the others
-        layout = lay_out(rng, side, int(target and number in holding), tissue_map, islands, spared=0)
+        layout = lay_out(rng, side, int(target and number in holding), tissue_map, islands, all_foci=True)
         fragments.append(Fragment(y, x, layout))
     return tuple(fragments)
 
