@@ -7,26 +7,34 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glimpse.networks.frontier import shares_of_candidates
 from glimpse.networks.overlap import NEAR, Coverage, overlaps, product, summed
 from glimpse.networks.records import Episodes
-
-_STEPS_AT_ONCE = 16  # glimpses whose overlaps with all cells of wide glimpses are held at once
 
 
 @dataclass
 class WideCells:
-    """The cells of all wide glimpses of stored episodes, flattened.
+    """The cells of all wide glimpses of stored episodes.
 
     Attributes:
         location: Their centres in [-1, 1]^d.
-        level: The field of view with which a glimpse there would be read.
-        since: From which step on they are there.
+        level: The field of view with which a glimpse in a wide one would be read.
+        since: From which step on its cells are there.
+        grid: How many cells a wide glimpse has along each axis.
     """
 
-    location: Float[Tensor, "batch n d"]
-    level: Int[Tensor, "batch n"]
-    since: Int[Tensor, "batch n"]
+    location: Float[Tensor, "batch view cell d"]
+    level: Int[Tensor, "batch view"]
+    since: Int[Tensor, "batch view"]
+    grid: tuple[int, ...]
+
+    def axes(self) -> list[Float[Tensor, "row 1 _"]]:
+        """Returns the coordinates of the cells of each wide glimpse, of all rows in turn, along each axis."""
+        cells = self.location.flatten(0, 1).unflatten(1, self.grid)
+        first = (0,) * len(self.grid)
+        return [
+            cells[(slice(None), *first[:axis], slice(None), *first[axis + 1 :], axis)][:, None]
+            for axis in range(len(self.grid))
+        ]
 
 
 class History:
@@ -49,7 +57,7 @@ class History:
         rows = torch.arange(len(sides), device=sides.device)[:, None]
         self.own = sides[rows, episodes.zoom]
         cells = math.prod(map(len, axes))
-        self.first_read = self._first_read(cells + (0 if wide is None else wide.level.shape[1]), cells)
+        self.first_read = self._first_read(cells + (0 if wide is None else wide.location[0, :, :, 0].numel()), cells)
 
     def _first_read(self, count: int, of_overview: int) -> Int[Tensor, "batch cell"]:
         """Returns the step at which each candidate was first looked at; time + 1 where it never was."""
@@ -67,7 +75,8 @@ class History:
         visited = self.first_read[:, None] < step[:, None]
         if self.wide is None:
             return Coverage(visited, share, near, zoom)
-        later = self.wide.since[:, None] > step[:, None]
+        since = self.wide.since.repeat_interleave(self.wide.location.shape[2], 1)
+        later = since[:, None] > step[:, None]
         there = later.new_zeros(*later.shape[:2], share.shape[-1] - later.shape[-1])
         return Coverage(visited, share, near, zoom, torch.cat([there, later], -1))
 
@@ -88,20 +97,21 @@ class History:
         return torch.cat([earlier, earlier + since], 1)
 
     def _of_wide(self, step: Int[Tensor, "some"], enlarged: float) -> Float[Tensor, "batch some n"]:
-        """Returns the same of the cells of wide glimpses."""
-        first, last = int(step[0]), int(step[-1])
-        assert self.wide is not None
-        earlier = torch.zeros_like(self.wide.location[..., 0])
-        for start in range(0, first, _STEPS_AT_ONCE):
-            earlier = earlier + self._shown(start, min(first, start + _STEPS_AT_ONCE), enlarged).sum(1)
-        since = self._shown(first, last, enlarged).cumsum(1)
-        return torch.cat([earlier[:, None], earlier[:, None] + since], 1)
+        """Returns the same of the cells of wide glimpses, by glimpses that are not wider than what they would show.
 
-    def _shown(self, first: int, last: int, enlarged: float) -> Float[Tensor, "batch some n"]:
-        """Returns the share of each wide glimpse's cell that the glimpses of some steps cover."""
-        assert self.wide is not None
-        part = slice(first, last)
-        shares = shares_of_candidates(
-            self.wide.location, self.wide.level, self.location[:, part], self.zoom[:, part], self.sides, enlarged
+        A wide glimpse shows what lies in it from afar only.
+        """
+        wide, (first, last) = self.wide, (int(step[0]), int(step[-1]))
+        assert wide is not None
+        batch, views, each = wide.location.shape[:3]
+        row = torch.arange(batch, device=wide.location.device).repeat_interleave(views)  # of each wide glimpse
+        level = wide.level.flatten()
+        covered = overlaps(
+            wide.axes(), self.sides[row, level], self.location[row, :last], enlarged * self.own[row, :last]
         )
-        return shares * self.read[:, part, None]
+        counts = self.read[row, :last] & (self.zoom[row, :last] >= level[:, None])
+        covered[0] = covered[0] * counts[..., None]
+        earlier = summed([share[:, :first] for share in covered])[:, None]
+        since = product([share[:, first:] for share in covered]).cumsum(1)
+        shown = torch.cat([earlier, earlier + since], 1)
+        return shown.unflatten(0, (batch, views)).transpose(1, 2).reshape(batch, len(step), views * each)

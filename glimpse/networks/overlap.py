@@ -34,7 +34,7 @@ class Coverage:
 
 
 def overlaps(
-    axes: Sequence[Float[Tensor, "_"]],
+    axes: Sequence[Float[Tensor, "_"] | Float[Tensor, "batch 1 _"]],
     sides: Float[Tensor, "batch d"],
     location: Float[Tensor, "batch time d"],
     own: Float[Tensor, "batch time d"],
@@ -45,7 +45,7 @@ def overlaps(
     of side g at y overlap by min(v, g, (v + g) / 2 - |x - y|), if that is positive.
 
     Args:
-        axes: The coordinates of the cells along each axis, in [-1, 1].
+        axes: The coordinates of the cells along each axis, in [-1, 1], of all rows or of each.
         sides: The sides of the view at a cell, in units of these coordinates.
         location: The centres of glimpses.
         own: The sides of these glimpses.

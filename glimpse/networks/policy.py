@@ -170,17 +170,11 @@ class GlimpsePolicy(GlimpseNetwork):
         location, zoom = episodes.location[rows, at], episodes.zoom[rows, at].clamp_max(self.layout.zooms - 2)
         opened = episodes.opened.flatten(0, 1) & episodes.is_view.flatten()[:, None]
         new = self.cells_of_views(maps.flatten(0, 1), location, zoom, sides[rows], opened)
-        each = new.unary.shape[1]
-        level = (zoom + 1)[:, None].expand(-1, each)
-        since = (step + 1)[:, None].expand(-1, each)
-
-        def by_row(*parts: Tensor) -> list[Tensor]:
-            return [one.reshape(batch, views * each, *one.shape[2:]) for one in parts]
-
-        wide = WideCells(*by_row(new.location, level, since))
-        described = Described(*by_row(new.keys, new.unary, new.open, new.location))
+        places, level, since = (one.unflatten(0, (batch, views)) for one in (new.location, zoom + 1, step + 1))
+        wide = WideCells(places, level, since, self.view_grid.cells)
+        by_row = (one.unflatten(0, (batch, views)).flatten(1, 2) for one in vars(new).values())
         history = History(self.axes, episodes, sides, self.minds_near, wide)
-        return joined(candidates, described, wide.level), history
+        return joined(candidates, Described(*by_row), level.repeat_interleave(new.unary.shape[1], 1)), history
 
     def _log_prob(
         self, episodes: Episodes, states: Tensor, candidates: Candidates, history: History, conduct: Conduct

@@ -76,7 +76,17 @@ def test_fewer_slides_are_the_first_of_each_class_with_all_that_are_not_for_trai
 
 @pytest.mark.parametrize(
     "name",
-    ["megapixel_mnist", "low_data", "needle_mnist", "cluttered_mnist", "ablation", "budget", "pointing", "anatomy"],
+    [
+        "megapixel_mnist",
+        "gigapixel_mnist",
+        "low_data",
+        "needle_mnist",
+        "cluttered_mnist",
+        "ablation",
+        "budget",
+        "pointing",
+        "anatomy",
+    ],
 )
 def test_what_a_benchmark_needs_is_asked_for(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark = importlib.import_module(f"benchmarks.{name}")
