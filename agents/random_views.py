@@ -6,17 +6,19 @@ from typing import Any
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
-from glimpse.learning.augment import glimpse_augment
+from glimpse.learning.augment import glimpse_augment, still_augment
 from glimpse.networks.policy import GlimpsePolicy
 
-View = Callable[[torch.Tensor], torch.Tensor]
+View = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def random_view(env: VecEnv, policy: GlimpsePolicy, options: Mapping[str, Any] | None) -> View | None:
     """Returns what makes random views of glimpses, uint8 (glimpse, channel, *size); None without options.
 
-    Its random numbers are PyTorch's global ones. Turns are made in the physical proportions of the first case's
-    glimpses, or in those of their pixels where the environment does not say how large they are.
+    It is called with the glimpses and the indices of their fields of view. Wide ones are not moved, because what lies
+    in their cells is looked at where it is. Its random numbers are PyTorch's global ones. Turns are made in the
+    physical proportions of the first case's glimpses, or in those of their pixels where the environment does not say
+    how large they are.
 
     Raises:
         SettingsError: an option does not fit the images.
@@ -24,8 +26,19 @@ def random_view(env: VecEnv, policy: GlimpsePolicy, options: Mapping[str, Any] |
     if options is None:
         return None
     shape: Any = policy.observation_space["glimpse"].shape  # type: ignore[index]
-    augment = glimpse_augment(shape, policy.encoder.background, options, _sides(env))
-    return lambda glimpses: augment.whole_pixels(glimpses, torch.default_generator)
+    given = (shape, policy.encoder.background, options, _sides(env))
+    moving, still, finest = glimpse_augment(*given), still_augment(*given), policy.layout.zooms - 1
+
+    def view(glimpses: torch.Tensor, zoom: torch.Tensor) -> torch.Tensor:
+        if not finest:
+            return moving.whole_pixels(glimpses, torch.default_generator)
+        made = glimpses.clone()
+        for augment, rows in ((moving, zoom == finest), (still, zoom < finest)):
+            if rows.any():
+                made[rows] = augment.whole_pixels(glimpses[rows], torch.default_generator)
+        return made
+
+    return view
 
 
 def _sides(env: VecEnv) -> tuple[float, ...] | None:

@@ -35,8 +35,8 @@ class EpisodePlayer:
         max_glimpses: budget of the episodes.
         stack_targets: turns a list of `info["target"]` into an array, as `Task.stack` does.
         encodes_overviews: whether overviews are encoded; if not, their features are zeros.
-        view: makes of glimpses, uint8 (lane, channel, *size), what the policy sees of them; None: it sees them as they
-            are.
+        view: makes of glimpses, uint8 (lane, channel, *size), and the indices of their fields of view what the policy
+            sees of them; None: it sees them as they are.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class EpisodePlayer:
         max_glimpses: int,
         stack_targets: Callable[[list[Any]], np.ndarray],
         encodes_overviews: bool = True,
-        view: Callable[[Tensor], Tensor] | None = None,
+        view: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.env, self.policy, self.max_glimpses, self.stack_targets = env, policy, max_glimpses, stack_targets
         self.encodes_overviews, self.view = encodes_overviews, view
@@ -85,22 +85,23 @@ class EpisodePlayer:
             observation, reward, done, infos = self._step(decision)
             for lane in np.flatnonzero(alive & (done | (len(steps) == 0))):
                 targets[lane] = infos[lane]["target"]
-            glimpse = self._shown(observation["glimpse"])
+            glimpse = self._shown(observation["glimpse"], decision.zoom.cpu())
             steps.append(_Step(decision, alive, exhausted, np.where(alive, reward, 0.0), glimpse))
             if not on_step([infos[lane] for lane in np.flatnonzero(alive & done)]):
                 return None
             alive = alive & ~done
             if alive.any():
                 chosen = (decision.location, decision.cell, decision.zoom)
-                state = self.policy.observe(state, torch.from_numpy(glimpse).to(device), *chosen, conduct)
+                unchanged = None if self.view is None else torch.from_numpy(observation["glimpse"]).to(device)
+                state = self.policy.observe(state, torch.from_numpy(glimpse).to(device), *chosen, conduct, unchanged)
                 seen.append(state.seen.cpu())
                 views.add(state.wide, len(seen) - 1, alive)
                 exhausted = np.where(alive, observation["remaining"][:, 0] <= 0, True)
         pooled = torch.stack(seen, 1) if seen else state.seen.cpu()[:, None][:, :0]
         return self._stack((*shown, scene.features.cpu()), pooled, steps, self.stack_targets(targets), views)
 
-    def _shown(self, glimpse: np.ndarray) -> np.ndarray:
-        return glimpse if self.view is None else self.view(torch.from_numpy(glimpse)).numpy()
+    def _shown(self, glimpse: np.ndarray, zoom: Tensor) -> np.ndarray:
+        return glimpse if self.view is None else self.view(torch.from_numpy(glimpse), zoom).numpy()
 
     def _step(self, decision: Decision) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         parts = (decision.location, decision.stop, decision.prediction, decision.zoom)

@@ -25,7 +25,7 @@ from glimpse.cohort.recorded import read_splits
 from glimpse.cohort.splits import SPLITS
 from glimpse.contract.protocol import ProtocolError
 from glimpse.contract.stepped_sources import viewable_cases
-from glimpse.errors import EvaluationError
+from glimpse.errors import EvaluationError, UserError
 from glimpse.networks.feature_store import using
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.reading.lanes import Access, access_to
@@ -184,6 +184,10 @@ def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str
         looked = viewable_cases(make(), int(settings["seed"]))
     except ProtocolError as error:
         raise PreflightError(str(error)) from error
+    except ValueError as error:  # the first case does not fit the sizes of the run
+        if isinstance(error, UserError):
+            raise
+        raise PreflightError(f"{error} {_SIZES_STAY}") from error
     if path is not None and not looked.stepped:
         check_sizes(part, looked.views, policy.grid, progress, _SIZES_STAY, policy.view_grid)
 

@@ -74,7 +74,7 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     seed_everything(settings["seed"], settings["threads"])
     cohort = _cohort(settings)
     plan.report.check_split(cohort)
-    training = _prepare(settings, cohort, plan.report)
+    training = _prepare(plan, cohort)
     training.validate = validator(training, cohort, plan.report)
     with using(feature_store(settings, training.cases.cases)):
         return _run(plan, training, cohort)
@@ -164,8 +164,9 @@ def _cohort(settings: Mapping[str, Any]) -> Cohort:
     return cohort if recorded is None else recorded.of_run(cohort)
 
 
-def _prepare(settings: Mapping[str, Any], cohort: Cohort, report: Report) -> Training:
+def _prepare(plan: Plan, cohort: Cohort) -> Training:
     """Builds what all stages share; what does not fit the cohort is refused before the run folder is written."""
+    settings = plan.settings
     make, seed = settings["env"]["make"], settings["seed"]
 
     def lanes(split: str, count: int) -> VecEnv:
@@ -185,7 +186,10 @@ def _prepare(settings: Mapping[str, Any], cohort: Cohort, report: Report) -> Tra
         raise PreflightError(f"The settings of env.make or network do not go together: {error}") from error
     if not cases.stepped:
         check_sizes(cohort, cases.views, policy.grid, progress=settings["progress"], view_grid=policy.view_grid)
-        report.check_patches(cohort, cases.views)
+        plan.report.check_patches(cohort, cases.views)
+    for stage in plan.stages.values():
+        if hasattr(stage, "check"):
+            stage.check(policy)
     policy = policy.to(torch.device(settings["device"]))
     resume = settings["resume"]
     kept = {**settings, "resume": None}

@@ -210,35 +210,40 @@ class Views:
         pitch = np.multiply(source.shape, grid.pitch)
         if (pitch > extents[0] * (1 + 1e-9)).any():
             enough = np.ceil(np.multiply(source.shape, grid.side) / extents[0] - 1e-9)  # pixels of an overview
-            chain = ", ".join(map(str, self._reaching(source, grid, view_grid, extents[-1])))
+            chain = self._reaching(source, grid, view_grid, extents[-1])
+            zoom = "Choose" if chain is None else f"Zoom: glimpse_extents=[{chain}] would do. Or choose"
             return [
                 f"{source.name}: cells coarser than glimpses: {_sizes(grid.cells)} cells lie {_sizes(pitch)} pixels "
-                f"apart, but a glimpse spans {_sizes(extents[0])}, so parts of the image cannot be reached. Zoom: "
-                f"glimpse_extents=[{chain}] would do. Or choose a larger overview_size (more cells; {_sizes(enough)} "
-                f"is enough) or a larger glimpse_extents ({math.ceil(pitch.max() - 1e-9)} pixels are enough)."
+                f"apart, but a glimpse spans {_sizes(extents[0])}, so parts of the image cannot be reached. {zoom} a "
+                f"larger overview_size (more cells; {_sizes(enough)} is enough) or a larger glimpse_extents "
+                f"({math.ceil(pitch.max() - 1e-9)} pixels are enough)."
             ]
         for wide, fine in itertools.pairwise(extents):
             apart = wide * view_grid.pitch
             if (apart > fine * (1 + 1e-9)).any():
-                chain = ", ".join(map(str, self._reaching(source, grid, view_grid, extents[-1])))
+                chain = self._reaching(source, grid, view_grid, extents[-1])
+                zoom = "" if chain is None else f"glimpse_extents=[{chain}] would do. "
                 return [
                     f"{source.name}: a glimpse of {_sizes(wide)} pixels has cells that lie {_sizes(apart)} pixels "
                     f"apart, but the next field of view spans {_sizes(fine)}, so parts of the image cannot be reached. "
-                    f"glimpse_extents=[{chain}] would do; network.view_cell makes the cells narrower."
+                    f"{zoom}A smaller network.view_cell or a larger glimpse_size makes the cells narrower."
                 ]
         return []
 
     def _reaching(
         self, source: ImageSource, grid: CellGrid, view_grid: CellGrid, finest: Float[np.ndarray, " d"]
-    ) -> list[int]:
-        """Returns fields of view, from wide to fine, whose cells lie half of the next finer one apart, or less."""
+    ) -> str | None:
+        """Returns fields of view, from wide to fine, whose cells lie half of the next finer one apart, or less.
+
+        None where there are none in whole pixels, or glimpses have too few cells to zoom.
+        """
         pitch, chain = np.multiply(source.shape, grid.pitch), [float(finest.min())]
         while chain[0] < pitch.max():
             wider = chain[0] / 2 / max(view_grid.pitch)
             if wider <= chain[0]:
-                break  # glimpses have too few cells to zoom
+                return None
             chain.insert(0, wider)
-        return [math.floor(extent) for extent in chain]
+        return None if chain[-1] < 1 else ", ".join(str(math.floor(extent)) for extent in chain)
 
 
 def _identity(source: ImageSource) -> Hashable:

@@ -16,6 +16,8 @@ from glimpse.settings.options import at_least, option_names, sorted_into
 
 Draw = Callable[..., Tensor]
 
+_NO_MOTION = {"turn": 0.0, "quarter_turns": False, "tilt": 0.0, "zoom": 0.0, "flips": False}
+
 
 @dataclass(frozen=True)
 class Motion:
@@ -234,6 +236,16 @@ def glimpse_augment(
     augment = Augment(shape[1:], background, sides, **{**options, "shift": 0.0})
     augment.check_channels(shape[0])
     return augment
+
+
+def still_augment(
+    shape: Sequence[int], background: float, options: Mapping[str, Any], sides: Sequence[float] | None = None
+) -> Augment:
+    """Returns `glimpse_augment` without motion: only colours and noise change.
+
+    Wide glimpses are seen so, because what lies in their cells is looked at where it is.
+    """
+    return glimpse_augment(shape, background, {**options, **_NO_MOTION}, sides)
 
 
 def _reflected(places: Tensor, count: int) -> Tensor:

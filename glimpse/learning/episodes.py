@@ -95,9 +95,12 @@ class EpisodeLearning:
             training.policy, lanes, learning_rate=self.learning_rate, seed=seed, device=training.policy.device
         )
         agent.set_logger(run.logger)
-        if self._options.losses.look_coef and (file := run.checkpoint("worth")).is_file():
-            agent.worth = Worth.load(file, [case.id for case in training.cases.cases])
-        if run.last.meta["stage"] == name:
+        going_on = run.last.meta["stage"] == name
+        if self._options.losses.look_coef:
+            file, needed = run.checkpoint("worth"), going_on and run.last.meta.get("worth", False)
+            if needed or file.is_file():
+                agent.worth = Worth.load(file, [case.id for case in training.cases.cases])
+        if going_on:
             average.restore(run.last)
             agent.restore_state(run.last)
             return agent, ValidationHistory(**run.last.meta["validation"])
@@ -191,7 +194,7 @@ class StageCallback(BaseCallback):
 
 def state_of(agent: Any, validation: ValidationHistory, average: Average) -> Checkpoint:
     """Returns a checkpoint with everything that is needed to resume this stage."""
-    checkpoint = Checkpoint(meta={"validation": asdict(validation)})
+    checkpoint = Checkpoint(meta={"validation": asdict(validation), "worth": agent.worth is not None})
     agent.save_state(checkpoint)
     average.save(checkpoint)
     return checkpoint

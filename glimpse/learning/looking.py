@@ -196,5 +196,7 @@ class Worth:
         cells, losses = file.tensors["cells"][order].long(), file.tensors["losses"][order]
         names = [field.name for field in fields(InnerWorth)]
         zooms = range(1, 1 + file.meta.get("inner", 0))
+        if any(f"{name}.{zoom}" not in file.tensors for name in names for zoom in zooms):
+            raise CheckpointError(f"{path}: lacks what it says of glimpses inside wide ones. Train anew.")
         inner = tuple(InnerWorth(*(file.tensors[f"{name}.{zoom}"][order] for name in names)) for zoom in zooms)
         return cls(tuple(cases), cells, losses, file.meta["among"], file.meta["entropy"], inner)

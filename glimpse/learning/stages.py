@@ -92,6 +92,15 @@ class WarmUp:
         TokenWarmUp.parse_options(options)
         self.options = options
 
+    def check(self, policy: GlimpsePolicy) -> None:
+        """Refuses options that do not suit a policy.
+
+        Raises:
+            SettingsError: `branches` are of another number of fields of view.
+        """
+        if policy.layout.zooms > 1:
+            TokenWarmUp.parse_options(self.options).glimpses.branches_of(policy.layout.zooms)
+
     def run(self, training: Training, name: str) -> None:
         zooms = training.policy.layout.zooms > 1
         run, trainer = training.run, self._trainer(ZoomWarmUp if zooms else TokenWarmUp, training)

@@ -233,13 +233,16 @@ class TokenWarmUp(Trainer):
         manner = self._manner if self.augment is None else f"{self._manner}, {self.seeds[index]}"
         return self.places.glance(source, views, len(cells), regions, read, manner), cells, zooms
 
-    def _augmented(self, images: np.ndarray, index: int, cells: np.ndarray, zooms: np.ndarray) -> np.ndarray:
+    def _augmented(
+        self, images: np.ndarray, index: int, cells: np.ndarray, zooms: np.ndarray, augment: Augment | None = None
+    ) -> np.ndarray:
         """Returns random views of glimpses of a case; the same place is always seen in the same way."""
-        assert self.augment is not None
+        augment = augment or self.augment
+        assert augment is not None
         views = []
         for image, cell, zoom in zip(torch.from_numpy(images), cells, zooms, strict=True):
             seed = np.random.SeedSequence([int(self.seeds[index]), int(cell), int(zoom)]).generate_state(1)[0]
-            views.append(self.augment.whole_pixels(image[None], torch.Generator().manual_seed(int(seed)))[0])
+            views.append(augment.whole_pixels(image[None], torch.Generator().manual_seed(int(seed)))[0])
         return torch.stack(views).numpy()
 
     def _look(self, images: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glimpse.cohort import Case
+from glimpse.learning.augment import Augment, still_augment
 from glimpse.learning.looking import InnerWorth, Worth
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.locator import PointerLocator
@@ -80,6 +81,10 @@ class ZoomWarmUp(TokenWarmUp):
     def __init__(self, policy: GlimpsePolicy, cases: Sequence[Case], views: Views, task: Task, **given: Any) -> None:
         super().__init__(policy, cases, views, task, **given)
         self.branches = self._affordable(self.options.glimpses.branches_of(policy.layout.zooms))
+        self.still: Augment | None = None
+        if self.options.glimpses.augment is not None:
+            shape = policy.observation_space["glimpse"].shape  # type: ignore[index]
+            self.still = still_augment(shape, policy.encoder.background, self.options.glimpses.augment)
         self.levels: list[Level] = []
 
     @property
@@ -88,10 +93,17 @@ class ZoomWarmUp(TokenWarmUp):
         return False
 
     def _affordable(self, branches: tuple[int, ...]) -> tuple[int, ...]:
-        """Reads less of each case where there are so many cases that the largest number of glimpses would be passed."""
+        """Reads less of each case where there are so many cases that the largest number of glimpses would be passed.
+
+        There are fewer wide glimpses at first, but two at least; then fewer in each of them, from fine to wide.
+        """
         most = self.options.glimpses.max_total_glimpses // max(1, len(self.cases))
-        each = sum(math.prod(branches[1:level]) for level in range(1, len(branches) + 1))
-        return (min(branches[0], max(2, most // each)), *branches[1:])
+        made = list(branches)
+        for level in (0, *reversed(range(1, len(made)))):
+            least = min(2 if level == 0 else 1, made[level])
+            while made[level] > least and _glimpses(made) > most:
+                made[level] -= 1
+        return tuple(made)
 
     # ------------------------------------------------------------------------------------------ reading, once
     @torch.no_grad()
@@ -135,10 +147,7 @@ class ZoomWarmUp(TokenWarmUp):
             open_ = np.concatenate([inside[some] for inside, some in zip(opened, chosen, strict=True)])
             where = np.clip(location, -1, 1).astype(np.float32)
             images = np.stack([views.glimpse(source, place, zoom) for place in where])
-            images = (
-                images if self.augment is None else self._augmented(images, index, cells, np.full(len(cells), zoom))
-            )
-            levels.append(_Read(images, cells, where, open_))
+            levels.append(_Read(self._seen(images, index, cells, zoom), cells, where, open_))
             if zoom + 1 < len(self.branches):
                 at = torch.from_numpy(where).to(policy.device)
                 zooms = torch.full((len(where),), zoom, device=policy.device)
@@ -146,6 +155,13 @@ class ZoomWarmUp(TokenWarmUp):
                 opened = list(policy.open_view_cells(torch.from_numpy(images), inner).cpu().numpy())
                 places = list(inner.cpu().numpy())
         return levels
+
+    def _seen(self, images: np.ndarray, index: int, cells: Int[np.ndarray, "glimpse"], zoom: int) -> np.ndarray:
+        """Returns the random views in which glimpses of a case are seen; wide ones are not moved."""
+        if self.augment is None:
+            return images
+        augment = self.augment if zoom + 1 == len(self.branches) else self.still
+        return self._augmented(images, index, cells, np.full(len(cells), zoom), augment)
 
     def _encoded(self, trees: list[list[_Read]], maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Yields the columns of each level, given the feature maps of the overviews."""
@@ -304,6 +320,11 @@ class ZoomWarmUp(TokenWarmUp):
         zooms = torch.full((len(cases),), zoom, device=cases.device)
         _, unary = self.policy.describe(level.at_cells[cases], level.location[cases], zooms)
         return unary.masked_fill(~level.open[cases], CLOSED)
+
+
+def _glimpses(branches: Sequence[int]) -> int:
+    """Returns how many glimpses are read of a case."""
+    return sum(math.prod(branches[:level]) for level in range(1, len(branches) + 1))
 
 
 def _line(logits: Float[Tensor, " place"], worth: Float[Tensor, " place"]) -> Float[Tensor, "3"]:

@@ -155,7 +155,7 @@ class TokenPool(nn.Module):
         """Sets the statistics to those of the summaries of a sample of images, for one level or for all of them."""
         here = slice(None) if level is None or self.levels == 1 else level
         self.shift[here] = summaries.mean(0)
-        self.spread[here] = summaries.std(0) + 1e-3
+        self.spread[here] = (summaries.std(0) if len(summaries) > 1 else torch.zeros_like(summaries[0])) + 1e-3
 
     def token(
         self, summary: Float[Tensor, "*batch pooled"], level: Int[Tensor, "*batch"] | int = 0

@@ -119,7 +119,7 @@ class PointerLocator(nn.Module):
         part: Any = self if level == 0 else self.finer[level - 1]
         flat = features.flatten(0, -2)
         part.shift.copy_(flat.mean(0))
-        part.spread.copy_(flat.std(0) + 1e-3)
+        part.spread.copy_((flat.std(0) if len(flat) > 1 else torch.zeros_like(flat[0])) + 1e-3)
 
     def forward(
         self,

@@ -274,13 +274,15 @@ class GlimpseNetwork(SeeingNetwork):
         cell: Tensor,
         zoom: Tensor,
         conduct: Conduct = OWN_CONDUCT,
+        unchanged: Tensor | None = None,
     ) -> State:
         """Returns the state after one more glimpse, uint8 (batch, channel, *size), read at `location` (batch, d).
 
         `cell` is the index of the candidate that was chosen: of a cell of the overview, or behind these, of a cell of a
-        wide glimpse.
+        wide glimpse. `unchanged` are the glimpses as they were read, where `glimpse` are random views of them; they say
+        which cells are plain.
         """
-        seen, wide = self._looked_at(state, glimpse, location, zoom, conduct)
+        seen, wide = self._looked_at(state, glimpse, location, zoom, conduct, unchanged)
         token = self.glimpse_token(seen, location, zoom)
         answer, cache = self.aggregator.step(token, state.cache)
         visited = state.visited.clone()
@@ -300,7 +302,13 @@ class GlimpseNetwork(SeeingNetwork):
         return State(memory, answer, cache, visited, state.sides, covered, near, zoom, cell, seen, frontier, wide)
 
     def _looked_at(
-        self, state: State, glimpse: Tensor, location: Tensor, zoom: Tensor, conduct: Conduct
+        self,
+        state: State,
+        glimpse: Tensor,
+        location: Tensor,
+        zoom: Tensor,
+        conduct: Conduct,
+        unchanged: Tensor | None = None,
     ) -> tuple[Float[Tensor, "batch pooled"], WideGlimpses | None]:
         """Returns the pooled features of glimpses, and the feature maps of those that are wide."""
         if state.frontier is None:
@@ -310,7 +318,7 @@ class GlimpseNetwork(SeeingNetwork):
         features = self.view_features(glimpse[rows], conduct) if len(rows) else self.blank_views(0)
         seen = torch.cat([self.pool.summary(features), self.look(glimpse, fine, conduct)])
         places = self.view_places(location[rows], zoom[rows], state.sides[rows])
-        opened = self.open_view_cells(glimpse[rows], places)
+        opened = self.open_view_cells((glimpse if unchanged is None else unchanged)[rows], places)
         return seen[torch.cat([rows, fine]).argsort()], WideGlimpses(rows, features, opened)
 
     @property

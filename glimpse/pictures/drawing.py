@@ -79,7 +79,8 @@ def _draw_path(
         for grown, width, outline in ((2, 5, WHITE), (1, 3, colours[i])) if near[i] else ((0, 1, colours[i]),):
             pen.rectangle([*(centre - half - grown), *(centre + half + grown)], outline=outline, width=width)
     for i, (centre, half) in enumerate(zip(centres, halves, strict=True)):
-        place = (centre[0] + half[0] + 3, centre[1] - half[1] - 4)
+        wide = pen.textlength(marks[i][0], font=ImageFont.load_default(size=_TEXT)) + 3
+        place = (min(centre[0] + half[0] + 3, panel.width - wide), max(centre[1] - half[1] - 4, 0))
         write(pen, place, marks[i][0], colours[i], size=_TEXT if near[i] else _TEXT - 4, halo=2)
 
 

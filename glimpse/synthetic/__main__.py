@@ -31,7 +31,10 @@ def main() -> None:
     given = {name: wish for name, wish in wishes.items() if wish is not None}
     given |= {"sparse": True} if options.sparse else {}
     make = getattr(import_module(module), name)
-    print(make(options.folder, seed=options.seed, workers=options.workers, progress=True, **given))
+    try:
+        print(make(options.folder, seed=options.seed, workers=options.workers, progress=True, **given))
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -113,6 +113,14 @@ def test_images_that_do_not_fit_a_run_are_told_with_what_can_be_done(run: Path, 
     assert "env.make" not in str(raised.value)  # which evaluate does not take
 
 
+def test_a_first_image_that_is_too_small_is_told_in_the_same_way(run: Path, tmp_path: Path) -> None:
+    pixels = np.full((48, 48, 3), 150, np.uint8)
+    tifffile.imwrite(tmp_path / "a.tiff", pixels, tile=(16, 16), photometric="rgb", compression="zlib", metadata=None)
+    (tmp_path / "small.csv").write_text("case_id,slide_id,path,target,split\na,a,a.tiff,1,test\n")
+    with pytest.raises(PreflightError, match="A run keeps the sizes that it was trained with"):
+        evaluate(run, cohort=tmp_path / "small.csv")
+
+
 def test_another_cohort_keeps_its_own_files(run: Path, tiny_slides: Path) -> None:
     rows = list(csv.DictReader(tiny_slides.open()))
     other = tiny_slides.with_name("other.csv")

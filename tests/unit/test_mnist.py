@@ -4,6 +4,7 @@ import gzip
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy import ndimage
 from glimpse.cohort import Case, CohortError
 from glimpse.envs import make_cluttered_mnist, make_megapixel_mnist
 from glimpse.envs.glyphs import mnist_task
+from glimpse.errors import UserError
 from glimpse.synthetic.glyphs import cluttered_mnist, megapixel_mnist
 from glimpse.synthetic.glyphs.cluttered_mnist import load_cluttered_mnist
 from glimpse.synthetic.glyphs.gigapixel_mnist import load_gigapixel_mnist
@@ -273,9 +275,14 @@ def test_a_digit_of_a_gigapixel_image_is_the_digit_of_the_file(tiny_mnist: Path)
         ({"holding": 6}, "holding from 1 to 5"),
         ({"digit_size": 500}, "digit_size from 8 to island_size"),
         ({"islands": 60}, "60 islands do not find room in 4000 x 4000"),
+        ({"size": 12_288, "islands": 1000}, "1000 islands do not find room"),  # at once
+        ({"size": 12_288, "islands": 300}, "300 islands do not find room"),
+        ({"size": 12_288.7}, "env.cohort.size"),
+        ({"digit_size": 48.5}, "env.cohort.digit_size"),
+        ({"strokes": None}, "env.cohort.strokes"),
         ({"strokes": 90}, "has no room for all"),
     ],
 )
-def test_gigapixel_images_that_cannot_be_are_refused(options: dict[str, int], message: str, tiny_mnist: Path) -> None:
-    with pytest.raises(CohortError, match=message):
+def test_gigapixel_images_that_cannot_be_are_refused(options: dict[str, Any], message: str, tiny_mnist: Path) -> None:
+    with pytest.raises(UserError, match=message):
         load_gigapixel_mnist(tiny_mnist, n={"train": 1, "val": 0, "test": 0}, **{"size": 4000} | options)

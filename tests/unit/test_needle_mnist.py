@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glimpse.cohort import Case, CohortError
+from glimpse.cohort import Case
 from glimpse.envs import make_needle_mnist
+from glimpse.errors import UserError
 from glimpse.synthetic.glyphs.megapixel_mnist import SIDE, read_digits
 from glimpse.synthetic.glyphs.needle_mnist import NEEDLE, NUMBERS, Plan, load_needle_mnist
 
@@ -60,7 +61,7 @@ def test_equal_seeds_give_equal_images_and_others_do_not(tiny_mnist: Path) -> No
     assert not {case.source.identity for case in one} & {case.source.identity for case in more}
 
 
-def test_its_numbers_are_those_of_the_paper() -> None:
+def test_how_many_images_and_digits_there_are() -> None:
     assert dict(NUMBERS) == {"train": 11_276, "val": 1972, "test": 4040}
     assert [Plan(size, 100, True).digits - 1 for size in (256, 512, 1024)] == [25, 100, 400]
 
@@ -69,13 +70,16 @@ def test_its_numbers_are_those_of_the_paper() -> None:
     ("options", "message"),
     [
         ({"size": 40}, "size from 56 to 1000000 pixels"),
-        ({"clutter": -1}, "clutter of at least 0, got 1024 and -1"),
+        ({"clutter": -1}, "env.cohort.clutter of at least 0, got -1"),
         ({"size": 200}, "26 digits of 28 pixels do not find room in 200 x 200 pixels"),
         ({"clutter": 200, "grows": True}, "801 digits of 28 pixels do not find room"),
+        ({"clutter": 2.5}, "env.cohort.clutter"),
+        ({"size": 1024.5}, "env.cohort.size"),
+        ({"clutter": 100, "grows": True, "size": 1_000_000}, "places of all digits would take"),
     ],
 )
 def test_images_that_cannot_be_are_refused(options: dict, message: str, tiny_mnist: Path) -> None:
-    with pytest.raises(CohortError, match=message):
+    with pytest.raises(UserError, match=message):
         load_needle_mnist(tiny_mnist, n=FEW, **options)
 
 

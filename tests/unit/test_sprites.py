@@ -115,8 +115,10 @@ def test_foreground_of_sprites_in_blocks() -> None:
 
 
 def test_foreground_of_sprites_however_faint() -> None:
-    patterns = np.full((1, 8, 8), 1, np.uint8)  # far below a level of grey once it is reduced 100 times
-    source = SpriteSource((1000, 1000), patterns, np.zeros(2, int), np.array([[96, 500], [992, 0]]), "s", "s", None)
+    patterns = np.full((1, 8, 8), 1, np.uint8)  # dark, and far below a level of grey once it is reduced 100 times
+    source = SpriteSource(
+        (1000, 1000), patterns, np.zeros(3, int), np.array([[96, 500], [992, 0], [-50, 50]]), "s", "s", None
+    )
     overview = source.overview((10, 10))
     assert not overview.any()
     assert np.argwhere(source.foreground(overview)).tolist() == [[0, 5], [1, 5], [9, 0]]

@@ -159,6 +159,13 @@ def test_fields_of_view_that_do_not_reach_each_other_are_a_problem(source: Array
     assert Views((10, 10), (8, 8), (64, 32, 16, 8, 4)).problems(big, cells(10, 15), grid) == []
 
 
+def test_where_glimpses_have_too_few_cells_no_fields_of_view_are_proposed() -> None:
+    views = Views(overview_size=(10, 10), glimpse_size=(8, 8), glimpse_extents=(4,))
+    source = ArraySource(np.zeros((1, 400, 400), np.uint8))
+    (problem,) = views.problems(source, CellGrid((10, 10), (1, 1)), CellGrid((8, 8), (8, 8)))
+    assert "Choose a larger overview_size" in problem and "would do" not in problem
+
+
 def test_other_problems(source: ArraySource):
     assert "2 axes, overview_size (4, 4, 4) has 3" in Views((4, 4, 4), (2, 2, 2), (2,)).problems(source)[0]
     bare = ArraySource(np.zeros((1, 40, 40), np.uint8), name="bare.npy")

@@ -1,6 +1,5 @@
 """Zoom: with several fields of view, cells of wide glimpses are where finer ones may lie."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,15 @@ import torch
 
 from glimpse.agents import PPO
 from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
-from glimpse.learning.looking import InnerWorth, WideLooks, Worth
+from glimpse.errors import SettingsError
 from glimpse.learning.zoom_warm_up import ZoomWarmUp
 from glimpse.networks import ConvEncoder
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.overlap import NEAR, covered_shares
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint
+from glimpse.settings.composing import composed
+from glimpse.train import train
 
 SIDE, CASES = 96, 8
 ENCODER = partial(ConvEncoder, strides=(2, 1, 1, 1))
@@ -155,9 +156,15 @@ def warmed(env: FlattenAction, steps: int, **options: Any) -> tuple[GlimpsePolic
     return policy, trainer
 
 
-def test_what_is_read_in_a_warm_up_lies_where_it_is_said_to_lie() -> None:
+MOVED = {"quarter_turns": True, "flips": True, "zoom": 0, "tilt": 0, "noise": 0, "strength": 0}
+"""Random views that only move pixels."""
+
+
+@pytest.mark.parametrize("augment", [None, MOVED])
+def test_what_is_read_in_a_warm_up_lies_where_it_is_said_to_lie(augment: dict[str, Any] | None) -> None:
+    """Only glimpses of the finest field of view are moved in random views: nothing is looked at inside them."""
     env = spotted()
-    policy, trainer = warmed(env, 1)
+    policy, trainer = warmed(env, 1, augment=augment)
     inner: Any = env.unwrapped
     source = inner.cases[3].source
     wide, fine = trainer._tree(3)
@@ -168,12 +175,40 @@ def test_what_is_read_in_a_warm_up_lies_where_it_is_said_to_lie() -> None:
         for child in range(5 * number, 5 * number + 5):
             expected = place + policy.view_cells[fine.cells[child]].numpy() * sides[0].numpy() / 2
             np.testing.assert_allclose(fine.location[child], np.clip(expected, -1, 1), atol=1e-6)
-            np.testing.assert_array_equal(fine.images[child], inner.views.glimpse(source, fine.location[child], 1))
+            read = inner.views.glimpse(source, fine.location[child], 1)
+            assert np.array_equal(np.sort(fine.images[child], axis=None), np.sort(read, axis=None))
+            assert augment is not None or np.array_equal(fine.images[child], read)
     level = trainer.levels[1]
     maps = policy.view_features(torch.from_numpy(wide.images)).flatten(2)
     own = torch.stack([maps[child // 5, :, fine.cells[child]] for child in range(30)])
     torch.testing.assert_close(level.at_cells[3], own, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(level.features[3], policy.look(torch.from_numpy(fine.images)), atol=1e-5, rtol=1e-4)
+
+
+def test_noise_opens_no_plain_cells() -> None:
+    images = np.zeros((8, 1, 192, 192), np.uint8)
+    images[:, :, 70:120, 70:120] = 200
+    cases = array_cases(list(images), np.arange(8) % 2)
+    sizes: dict[str, Any] = {"overview_size": 24, "glimpse_size": 16, "glimpse_extents": [64, 16]}
+    env = FlattenAction(make_array(cases, split=None, max_glimpses=6, **sizes))
+    _, plain = warmed(env, 1)
+    _, noisy = warmed(env, 1, augment={"noise": 30.0, "flips": False})
+    for one, other in zip(plain.levels, noisy.levels, strict=True):
+        assert torch.equal(one.cells, other.cells) and torch.equal(one.open, other.open)
+    agent = PPO(
+        "GlimpsePolicy", GlimpseVecEnv([env_of(cases, sizes) for _ in range(4)], park=True), 1e-3, cases_per_rollout=2,
+        rollouts_per_case=2, seed=0, device="cpu", policy_kwargs={"encoder": ENCODER, "stop_bias": -20.0},
+        augment={"quarter_turns": True, "noise": 30.0},
+    )  # fmt: skip
+    agent.learn(2 * agent.steps_per_update)
+    episodes, reach = agent.episodes, 16
+    assert episodes is not None and bool((episodes.zoom == 1).any())
+    pixels = (episodes.location[(episodes.zoom == 1) & episodes.read] + 1) * 96
+    assert bool(((pixels > 70 - reach) & (pixels < 120 + reach)).all())  # nowhere on plain ground
+
+
+def env_of(cases: Any, sizes: dict[str, Any]) -> FlattenAction:
+    return FlattenAction(make_array(cases, split=None, max_glimpses=6, **sizes))
 
 
 def test_a_wide_glimpse_is_worth_what_the_choice_inside_it_brings() -> None:
@@ -225,7 +260,8 @@ def test_branches_that_do_not_fit_are_refused(branches: list[int]) -> None:
 
 def test_many_cases_get_fewer_wide_glimpses() -> None:
     assert warmed(spotted(), 1, max_total_glimpses=24 * 20)[1].branches == (3, 5)  # 3 of 6 glimpses each
-    assert warmed(spotted(), 1, max_total_glimpses=1)[1].branches == (2, 5)
+    assert warmed(spotted(), 1, max_total_glimpses=24 * 8)[1].branches == (2, 3)  # then fewer in each
+    assert warmed(spotted(), 1, max_total_glimpses=1)[1].branches == (2, 1)
     assert warmed(spotted(), 1, branches=[1, 3])[1].branches == (1, 3)  # as few as were asked for
 
 
@@ -289,73 +325,11 @@ def test_episodes_that_begin_anew_among_others_are_as_alone() -> None:
     assert {int(policy.layout.unpack(row[0]).zoom) for row in alone} == {0, 1}
 
 
-# ---------------------------------------------------------------------------------------------- after the warm-up
-def test_the_worth_of_glimpses_of_all_levels_is_kept(tmp_path: Path) -> None:
-    policy, trainer = warmed(spotted(), 2)
-    for _ in range(2):
-        trainer.step()
-    worth = trainer.worth()
-    (inner,) = worth.inner
-    everyone = torch.arange(24)
-    expected = trainer._losses(policy.glimpse_head(trainer._tokens_of(1, everyone)), everyone)
-    gain = (expected.mean(1, keepdim=True) - expected).unflatten(1, (6, 5))
-    torch.testing.assert_close(inner.losses, -gain)
-    scores = trainer._logits(1, everyone).unflatten(1, (6, 5))
-    torch.testing.assert_close(worth.losses, -(scores.softmax(-1) * gain).sum(-1))
-    assert torch.equal(inner.location, policy.cells[worth.cells])
-    worth.save(tmp_path / "worth.safetensors")
-    some = Worth.load(tmp_path / "worth.safetensors", [worth.cases[5], worth.cases[2]])
-    for name in ("location", "cells", "losses", "open"):
-        assert torch.equal(getattr(some.inner[0], name), getattr(inner, name)[[5, 2]])
-
-
-def test_choices_inside_wide_glimpses_that_are_known_are_learned() -> None:
-    """Two cases of two rollouts: in the first, each rollout has a known wide glimpse; in the second, there is none."""
-    known = InnerWorth(
-        location=torch.tensor([[[0.0, 0.5], [0.5, 0.0]], [[0.1, 0.1], [0.2, 0.2]]]),
-        cells=torch.tensor([[[0, 3], [1, 2]], [[0, 1], [2, 3]]]),
-        losses=torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[9.0, 9.0], [9.0, 9.0]]]),
-        open=torch.tensor([[[True, True], [True, False]], [[True, True], [True, True]]]),
-    )
-    location = torch.zeros(4, 2, 2)
-    location[0, 1], location[1, 0] = torch.tensor([0.0, 0.5]), torch.tensor([0.5, 0.0])
-    location[2, 0] = torch.tensor([0.1, 0.1])  # of another field of view
-    zoom = torch.tensor([[0, 0], [0, -1], [1, 0], [0, 0]])
-    scores = torch.arange(32.0).reshape(4, 2, 4).requires_grad_()
-    found = known.loss(WideLooks(location, zoom, scores), 1, 0.0)
-    logits = torch.stack([scores[0, 1, 0], scores[0, 1, 3], scores[1, 0, 1]])
-    benefit = torch.tensor([2.0 - 1.0, 2.0 - 2.0, 2.0 - 3.0])
-    torch.testing.assert_close(found, -(logits.softmax(0) * benefit).sum() / 2)
-    found.backward()
-    assert scores.grad is not None and not scores.grad[2:].any() and scores.grad[0, 1, 0] != 0
-
-
-def test_the_joint_stage_goes_on_learning_what_looking_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = spotted()
-    policy, trainer = warmed(env, 2)
-    trainer.step()
-    worth = trainer.worth()
-    # all cells of the overview and all cells of every wide glimpse are known
-    cells, inner = len(policy.cells), len(policy.view_cells)
-    every = InnerWorth(
-        policy.cells.expand(24, -1, -1).contiguous(),
-        torch.arange(inner).expand(24, cells, -1),
-        torch.rand(24, cells, inner),
-        torch.ones(24, cells, inner, dtype=torch.bool),
-    )
-    lanes = GlimpseVecEnv([spotted() for _ in range(4)], park=True)
-    kwargs = {"encoder": ENCODER, "stop_bias": -20.0}
-    agent = PPO(
-        "GlimpsePolicy", lanes, 1e-3, cases_per_rollout=2, rollouts_per_case=2, seed=0, device="cpu",
-        policy_kwargs=kwargs, look_coef=1.0,
+def test_branches_that_do_not_fit_are_refused_before_anything_is_done(tiny_mnist: Path, tmp_path: Path) -> None:
+    config = composed(
+        "env=gigapixel_mnist", f"env.root={tiny_mnist}", "env.cohort.n={train: 4, val: 2, test: 2}",
+        "env.cohort.size=4000", "env.cohort.islands=3", "warm_up.branches=[4]", f"run={tmp_path / 'run'}",
     )  # fmt: skip
-    agent.worth = replace(worth, inner=(every,))
-    losses, compute = [], InnerWorth.loss
-
-    def noted(self: InnerWorth, *given: Any) -> torch.Tensor:
-        losses.append(compute(self, *given))
-        return losses[-1]
-
-    monkeypatch.setattr(InnerWorth, "loss", noted)
-    agent.learn(agent.steps_per_update)
-    assert losses and all(loss.requires_grad and loss != 0 for loss in losses)  # it has looked somewhere that is known
+    with pytest.raises(SettingsError, match=r"one of warm_up\.branches for each of the 2 fields of view"):
+        train(config)
+    assert not (tmp_path / "run").exists()

@@ -95,7 +95,7 @@ class SpriteSource(ImageSource):
         first = np.floor(self._corners * scale).astype(int)
         last = np.ceil((self._corners + self._side) * scale).astype(int)
         for (top, left), (bottom, right) in zip(first.tolist(), last.tolist(), strict=True):
-            mask[max(top, 0) : bottom, max(left, 0) : right] = True
+            mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True
         return never_empty(mask)
 
     def _within(self, first: Sequence[float], last: Sequence[float]) -> Int[np.ndarray, " some"]:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from glimpse.cohort import Case, Cohort
+from glimpse.settings.options import at_least
 from glimpse.sources.drawn.sprites import SpriteSource
 from glimpse.synthetic.glyphs.megapixel_mnist import (
     DIGITS,
@@ -54,15 +55,19 @@ class Plan:
     thickness: int = 2
 
     def __post_init__(self) -> None:
+        for name in ("size", "islands", "holding", "strokes", "digit_size", "island_size", "thickness"):
+            at_least(f"env.cohort.{name}", getattr(self, name), 0, whole=True)
         if not 1 <= self.holding <= min(self.islands, DIGITS):
             raise ValueError(f"expected holding from 1 to {min(self.islands, DIGITS)}, got {self.holding}.")
-        if not 8 <= self.digit_size <= self.island_size or self.strokes < 0 or not 1 <= self.thickness <= 8:
+        if not 8 <= self.digit_size <= self.island_size or not 1 <= self.thickness <= 8:
             raise ValueError(
-                "expected a digit_size from 8 to island_size, strokes of at least 0 and a thickness from 1 to 8, got "
-                f"{self.digit_size}, {self.strokes} and {self.thickness}."
+                "expected a digit_size from 8 to island_size and a thickness from 1 to 8, got "
+                f"{self.digit_size} and {self.thickness}."
             )
         if not 4 * self.island_size <= self.size <= 1_000_000:
             raise ValueError(f"size must be from four islands ({4 * self.island_size}) to 1000000, got {self.size}.")
+        if self.islands * self.island_size**2 > self.size**2:
+            raise ValueError(_no_room(self))
 
 
 def make_cases(
@@ -95,14 +100,14 @@ def _corners(rng: np.random.Generator, plan: Plan) -> np.ndarray:
     """Draws the upper left corners of the digits, then of the strokes, int (sprite, 2)."""
     apart, reach = 2 * plan.island_size, plan.size - plan.island_size
     islands: list[np.ndarray] = []
-    for _ in range(_REDRAWS * plan.islands):
-        corner = rng.integers(0, reach + 1, 2)
-        if all(np.abs(corner - other).max() >= apart for other in islands):
-            islands.append(corner)
-        if len(islands) == plan.islands:
-            break
-    else:
-        raise ValueError(f"{plan.islands} islands do not find room in {plan.size} x {plan.size} pixels. Ask for fewer.")
+    while len(islands) < plan.islands:
+        for _ in range(_REDRAWS):
+            corner = rng.integers(0, reach + 1, 2)
+            if all(np.abs(corner - other).max() >= apart for other in islands):
+                break
+        else:
+            raise ValueError(_no_room(plan))
+        islands.append(corner)
     holds = [*range(plan.holding), *rng.integers(0, plan.holding, DIGITS - plan.holding)]
     held = [*rng.permutation(holds), *(number for number in range(plan.islands) for _ in range(plan.strokes))]
     taken: list[list[np.ndarray]] = [[] for _ in islands]
@@ -117,6 +122,10 @@ def _corners(rng: np.random.Generator, plan: Plan) -> np.ndarray:
         taken[island].append(place)
         corners.append(islands[island] + place)
     return np.array(corners, np.int32)
+
+
+def _no_room(plan: Plan) -> str:
+    return f"{plan.islands} islands do not find room in {plan.size} x {plan.size} pixels. Ask for fewer."
 
 
 def load_gigapixel_mnist(
