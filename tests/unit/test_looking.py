@@ -1,17 +1,25 @@
 """Learning where to look first from the worth of random glimpses, and from overviews that are encoded again."""
 
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.logger import configure
 from torch import Tensor
 
 from glimpse.agents import PPO
 from glimpse.errors import SettingsError
+from glimpse.learning.averaging import Average
+from glimpse.learning.episodes import EpisodeLearning, ValidationHistory, state_of
 from glimpse.learning.looking import Worth, looking_loss
+from glimpse.learning.stages import Training
 from glimpse.networks import GlimpsePolicy
 from glimpse.networks.records import Episodes, Evaluation
+from glimpse.runs.checkpoints import CheckpointError
 from tests.small_images import CASES, SMALL, environment, lanes
 
 
@@ -128,3 +136,23 @@ def test_without_a_weight_or_a_worth_nothing_is_learned_from_it() -> None:
         model.learn(model.steps_per_update)
         changed.append(model.policy.locator.unary[0].weight.detach().clone())
     assert torch.equal(changed[0], changed[1]) and not torch.equal(changed[1], changed[2])
+
+
+def test_a_run_that_learned_from_the_worth_of_glimpses_does_not_go_on_without_it(tmp_path: Path) -> None:
+    begun = PPO("GlimpsePolicy", lanes(), look_coef=0.5, **SMALL)
+    begun.worth = worth(len(begun.policy.cells))
+    last = state_of(begun, ValidationHistory(), Average(begun.policy, 0.9))
+    last.meta["stage"] = "joint"
+    names = [SimpleNamespace(id=str(case)) for case in range(CASES)]
+    run = SimpleNamespace(checkpoint=lambda name: tmp_path / f"{name}.safetensors", last=last, logger=configure())
+    given: dict[str, Any] = {"policy": begun.policy, "lanes": lambda split, count: lanes(), "seed": 0}
+    training: Any = object.__new__(Training)  # as much of it as an agent needs
+    vars(training).update(given, run=run, cases=SimpleNamespace(cases=names))
+    stage = EpisodeLearning(
+        partial(PPO, look_coef=0.5, cases_per_rollout=4, rollouts_per_case=2), 1e-3, 2, 0, 0.9, False
+    )
+    with pytest.raises(CheckpointError, match=r"worth\.safetensors"):
+        stage._agent(training, "joint", Average(begun.policy, 0.9))
+    begun.worth.save(tmp_path / "worth.safetensors")
+    agent, _ = stage._agent(training, "joint", Average(begun.policy, 0.9))
+    assert agent.worth is not None and torch.equal(agent.worth.cells, begun.worth.cells)
