@@ -1,8 +1,10 @@
 """The command `glimpse`, or `python -m glimpse`: lists the commands, or runs one, such as `glimpse train env=wsi`."""
 
 import ast
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -60,9 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"glimpse: there is no command {word!r}{suggestion(word, known)}; `glimpse` lists them.", file=sys.stderr)
         return 2
     package = (Path(__file__).parent / word).is_dir()
-    module = import_module(f"glimpse.{word}.__main__" if package else f"glimpse.{word}")
+    with suppress(OSError):  # a working folder that is gone
+        if os.getcwd() not in sys.path:  # as with python -m: modules of one's own lie there
+            sys.path.append(os.getcwd())
     sys.argv = [f"glimpse {word}", *arguments[1:]]
-    return int(module.main() or 0)
+    try:
+        module = import_module(f"glimpse.{word}.__main__" if package else f"glimpse.{word}")
+        return int(module.main() or 0)
+    except KeyboardInterrupt:  # before the command itself could take care of it
+        print("glimpse: stopped.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

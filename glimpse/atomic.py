@@ -7,6 +7,9 @@ from pathlib import Path
 
 from glimpse.errors import REMEDIES, UserError
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 class WriteError(UserError, OSError):
     """A file cannot be written; what was there before is still there."""
@@ -29,6 +32,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         yield unfinished
+        os.chmod(unfinished, 0o666 & ~_UMASK)  # some writers make files that only their owner can read
         os.replace(unfinished, path)
     except OSError as error:
         raise write_error(path, error) from error

@@ -64,6 +64,17 @@ class Pretraining:
                 self._learn(training, name)
         save_policy(training.policy, run.checkpoint("pretrained"))
 
+    def check(self, policy: GlimpsePolicy) -> None:
+        """Refuses a policy that cannot learn here.
+
+        Raises:
+            SettingsError: there are steps, but the encoder has no parameter that may be trained.
+        """
+        if self.steps and not any(one.requires_grad for one in policy.encoder.parameters()):
+            raise SettingsError(
+                "pretrain: no parameter of the encoder may be trained, so it cannot learn. Set pretrain.steps=0."
+            )
+
     def trainer(self, training: Training) -> Pretrainer:
         """Reads the glimpses and makes the trainer; with 0 steps, one that only sets statistics.
 
@@ -78,10 +89,7 @@ class Pretraining:
         if not self.steps:
             pool = self._glimpses(training, min(self.pool, CALIBRATION), 1.0)
             return Pretrainer(policy, pool, augment, {})
-        if not any(one.requires_grad for one in policy.encoder.parameters()):
-            raise SettingsError(
-                "pretrain: no parameter of the encoder may be trained, so it cannot learn. Set pretrain.steps=0."
-            )
+        self.check(policy)
         augment.check_channels(policy.observation_space["overview"].shape[0])  # type: ignore[index]
         return self._trainer(training, augment)
 

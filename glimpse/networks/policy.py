@@ -249,6 +249,7 @@ class GlimpsePolicy(GlimpseNetwork):
             Flat actions, and the state to pass to the next call.
         """
         single = observation["remaining"].ndim == 1
+        self._check_sizes(observation)
         tensors = {k: torch.as_tensor(v[None] if single else v, device=self.device) for k, v in observation.items()}
         batch = len(tensors["remaining"])
         anew = torch.as_tensor(np.broadcast_to(state is None if episode_start is None else episode_start, batch).copy())
@@ -258,6 +259,16 @@ class GlimpsePolicy(GlimpseNetwork):
         parts = (decision.location, decision.stop, decision.prediction, decision.zoom)
         action = self.layout.pack(*(part.cpu().numpy() for part in parts))
         return (action[0] if single else action), (scene, carried)
+
+    def _check_sizes(self, observation: dict[str, np.ndarray]) -> None:
+        """Refuses observations of other sizes than those that the policy was made for."""
+        for name in ("overview", "glimpse"):
+            shape = self.observation_space[name].shape or ()  # type: ignore[index]
+            if observation[name].shape[-len(shape) :] != shape:
+                raise ValueError(
+                    f"This policy was made for {name}s of shape {shape}, but the environment shows "
+                    f"{observation[name].shape[-len(shape) :]}. Make it with the {name}_size of the policy's run."
+                )
 
     def _carry(self, tensors: dict[str, Tensor], state: Any, anew: Tensor, conduct: Conduct) -> tuple[Scene, State]:
         if state is None or bool(anew.all()):

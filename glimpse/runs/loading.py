@@ -120,13 +120,25 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
         )
     checkpoint = Checkpoint.load(folder / file)
     layout = ActionLayout(**checkpoint.meta["layout"])
-    policy = build_policy(
-        settings["network"], _space(checkpoint.meta["observation"], layout.ndim, layout.zooms), layout, **changes
-    )
+    space = _space(checkpoint.meta["observation"], layout.ndim, layout.zooms)
+    try:
+        policy = build_policy(_with_own_weights(settings["network"]), space, layout, **changes)
+    except ImportError as error:
+        raise CheckpointError(
+            f"{folder}: its network cannot be built ({' '.join(str(error).split())}). Install what it was trained "
+            "with, or put the folder of your own module into PYTHONPATH."
+        ) from error
     checkpoint.restore_module("policy", policy)
     policy.settings = settings
     policy.set_training_mode(False)
     return policy.to(device)
+
+
+def _with_own_weights(section: Any) -> Any:
+    """Returns the section `network` without files of weights: a run holds all of its own."""
+    if not isinstance(section, Mapping):
+        return section
+    return {name: None if name == "checkpoint" else _with_own_weights(part) for name, part in section.items()}
 
 
 def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-NAMES = ("path", "root", "folder")
-"""Settings of an environment that are paths of files or folders, wherever they stand in its section."""
+NAMES = ("path", "root", "folder", "checkpoint")
+"""Settings of an environment or a network that are paths of files or folders, wherever they stand in its section."""
 
 
 def with_whole_paths(section: Any) -> Any:

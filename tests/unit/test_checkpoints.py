@@ -87,3 +87,10 @@ def test_generators_of_all_gpus_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_pa
     saved.save(tmp_path / "last.safetensors")
     Checkpoint.load(tmp_path / "last.safetensors").restore_global_generators()
     assert restored == {0: [3] * 16, 1: [5] * 16}
+
+
+def test_others_may_read_what_they_may_read_of_other_files(tmp_path: Path) -> None:
+    Checkpoint({"x": torch.ones(3)}).save(tmp_path / "policy.safetensors")
+    (tmp_path / "plain.txt").write_text("plain")
+    modes = {oct(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(modes) == 1

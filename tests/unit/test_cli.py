@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,7 +93,18 @@ def test_importing_twice_registers_each_environment_once() -> None:
         "print(sorted(name for name in gymnasium.registry if name.startswith('glimpse/')))"
     )
     done = run_python("-c", code)
-    names = ["Array", "CT", "ClutteredMNIST", "GigapixelMNIST", "MRI", "MegapixelMNIST", "Relations", "WSI", "XRay"]
+    names = [
+        "Array",
+        "CT",
+        "ClutteredMNIST",
+        "GigapixelMNIST",
+        "MRI",
+        "MegapixelMNIST",
+        "NeedleMNIST",
+        "Relations",
+        "WSI",
+        "XRay",
+    ]
     assert done.stdout.strip() == str([f"glimpse/{name}-v0" for name in names]), done.stdout + done.stderr
 
 
@@ -110,3 +122,23 @@ def test_the_help_of_evaluate_lists_what_it_takes_and_nothing_else() -> None:
     said = run_python("-m", "glimpse", "evaluate", "--help").stdout
     assert said.startswith("glimpse evaluate run=<run folder>") and "split is train, val, test or all" in said
     assert "max_glimpses: null" in said and "warm_up" not in said
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "import_module", interrupted)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == "glimpse: stopped.\n"
+
+
+def test_modules_in_the_working_folder_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(main=lambda: sys.path[-1] != str(tmp_path)))
+    assert cli.main(["train"]) == 0

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,10 +18,15 @@ from glimpse.errors import MissingExtraError, SettingsError
 from glimpse.networks import HuggingFaceEncoder, ModuleEncoder, TimmEncoder, foreign
 from glimpse.networks.adapters import LowRank
 from glimpse.networks.modules import EncoderError
-from glimpse.runs.loading import build_policy
+from glimpse.runs.checkpoints import CheckpointError
+from glimpse.runs.loading import build_policy, load, save_policy
 from glimpse.settings.building import build
 from glimpse.settings.checking import checked
 from glimpse.settings.composing import composed
+from glimpse.spaces import ActionLayout, observation_space
+from glimpse.views import Views
+
+VIEWS = Views((32, 32), (16, 16), (32,))
 
 
 class Means(nn.Module):
@@ -283,3 +289,29 @@ def test_models_of_timm_are_made_as_their_cards_say(tmp_path: Path, monkeypatch:
         TimmEncoder(3, name="unknown")
     with pytest.raises(EncoderError, match="no such file"):
         TimmEncoder(3, name="resnet50", checkpoint=str(tmp_path / "none.bin"))
+
+
+def test_a_run_needs_its_file_of_weights_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All weights are the run's own, so it can be loaded in another folder, and when the file is gone."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(Means().state_dict() | {"gain": torch.tensor(3.0)}, "net.pt")
+    module = f"network.encoder.module={{_target_: {__name__}.Means}}"
+    given = [
+        "network/encoder=module",
+        module,
+        "network.encoder.stride=8",
+        "network.encoder.checkpoint=net.pt",
+        "network.width=8",
+    ]
+    config = composed("env=wsi", "experiment=smoke", *given, f"run={tmp_path / 'run'}", "progress=false")
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    policy = build_policy(settings["network"], observation_space(3, VIEWS), ActionLayout(2, 2, 1))
+    (tmp_path / "run").mkdir()
+    OmegaConf.save(OmegaConf.create(settings), tmp_path / "run" / "config.yaml")
+    save_policy(policy, tmp_path / "run" / "policy.safetensors")
+    (tmp_path / "net.pt").unlink()
+    gain = dict(load(tmp_path / "run").encoder.named_parameters())["module.gain"]
+    assert gain.item() == 3.0
+    monkeypatch.delattr(sys.modules[__name__], "Means")
+    with pytest.raises(CheckpointError, match="its network cannot be built"):
+        load(tmp_path / "run")

@@ -16,6 +16,8 @@ from glimpse.learning.stages import Training
 from glimpse.networks import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.folder import Run
+from glimpse.settings.composing import composed
+from glimpse.train import train
 
 SETTINGS: dict[str, Any] = {
     "steps": 3, "batch": 4, "pool": 8, "foresight": 0.0, "glimpses_per_overview": 2, "margin": 1.0,
@@ -89,3 +91,12 @@ def _told(trainer: ContrastivePretrainer) -> tuple[type, float, int]:
 def test_impossible_settings_are_refused(name: str, value: float) -> None:
     with pytest.raises(SettingsError, match=name):
         Contrastive(**{**SETTINGS, name: value})
+
+
+def test_an_encoder_that_cannot_learn_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    config = composed(
+        "env=wsi", "env.cohort.synthetic={n: 6, size: 1024}", "pretrain.steps=5", f"run={tmp_path / 'run'}"
+    )
+    with pytest.raises(SettingsError, match="no parameter of the encoder may be trained"):
+        train(config)
+    assert not (tmp_path / "run").exists()
