@@ -145,7 +145,7 @@ def test_trainings_at_their_smallest(name: str, options: list[str], measured: st
 def test_needle_mnist_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     needle_mnist.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
     rows = written(tmp_path, "needle_mnist")["rows"]
-    assert [row["size"] for row in rows] == [512, 3072]
+    assert [row["size"] for row in rows] == [512]
     for row in rows:
         assert all(0 <= row[f"{reader} accuracy"] <= 1 for reader in needle_mnist.READERS)
         assert row["network seconds"] >= row["seconds"] > 0 and row["network passes"] > 0

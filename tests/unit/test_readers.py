@@ -184,7 +184,9 @@ def test_no_cases_are_no_readings(policy: GlimpsePolicy, cases: list[Case]) -> N
 
 # ---------------------------------------------------------------------------------------------- what is refused
 def test_a_misspelt_reader_is_refused_with_the_nearest_name(policy: GlimpsePolicy, cases: list[Case]) -> None:
-    with pytest.raises(EvaluationError, match=r"policy, random, grid, overview, got 'randon' .did you mean 'random'"):
+    with pytest.raises(
+        EvaluationError, match=r"policy, random, grid, overview, wide_first, got 'randon' .did you mean 'random'"
+    ):
         reader_named("randon", policy, Access(flat(cases).unwrapped.views, Classification(2)), 2)
     with pytest.raises(EvaluationError, match="did you mean 'full_scan'"):  # without any policy
         check_readers(["grid", "fullscan"], (*READERS, "full_scan"))
