@@ -102,7 +102,8 @@ def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         raise _no_path("resume", resume)
     if resume:
         given = resumed(settings_of(resume), given, overrides) | {"resume": resume}
-    given |= {name: with_whole_paths(given.get(name)) for name in ("env", "network")}
+    given |= {"env": with_whole_paths(given.get("env"))}
+    given |= {"network": with_whole_paths(given.get("network"), folders=("name",))}  # of a Hugging Face model
     settings = checked(given, overrides)
     _check_values(settings)
     if resume:

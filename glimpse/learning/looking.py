@@ -36,22 +36,26 @@ def looking_loss(
     count = logits.shape[1]
     among = min(among, count)
     logits, single = (torch.cat(part[:, : count // among * among].split(among, 1)) for part in (logits, single))
-    log_probs = logits.log_softmax(-1)
-    benefit = single.mean(1, keepdim=True) - single
-    return -(log_probs.exp() * (benefit - entropy * log_probs)).sum(1).mean()
+    return choice_loss(logits, single.mean(1, keepdim=True) - single, entropy)
 
 
-def _masked_looking_loss(
-    logits: Float[Tensor, "case place"],
-    single: Float[Tensor, "case place"],
-    there: Bool[Tensor, "case place"],
+def choice_loss(
+    logits: Float[Tensor, "set place"],
+    benefit: Float[Tensor, "set place"],
     entropy: float,
+    there: Bool[Tensor, "set place"] | None = None,
 ) -> Tensor:
-    """Returns the looking loss, the mean over cases, of one set of places each, of which some may not be `there`."""
-    log_probs = logits.masked_fill(~there, CLOSED).log_softmax(-1)
-    mean = (single * there).sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp_min(1)
-    benefit = (mean - single - entropy * log_probs).masked_fill(~there, 0.0)
-    return -(log_probs.exp() * benefit).sum(1).mean()
+    """Returns minus what a choice among the places of a set is expected to bring, the mean over the sets.
+
+    Args:
+        logits: The locator's logits.
+        benefit: What each place brings, without gradient.
+        entropy: Weight of the entropy of the choice.
+        there: Which places may be chosen; None where all may.
+    """
+    log_probs = (logits if there is None else logits.masked_fill(~there, CLOSED)).log_softmax(-1)
+    gain = benefit - entropy * log_probs
+    return -(log_probs.exp() * (gain if there is None else gain.masked_fill(~there, 0.0))).sum(1).mean()
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,9 @@ class InnerWorth:
         def by_case(values: Tensor) -> Tensor:
             return values.unflatten(0, (-1, rollouts)).flatten(1)
 
-        return _masked_looking_loss(by_case(logits), by_case(self.losses[case, known]), by_case(there), entropy)
+        single, chosen = by_case(self.losses[case, known]), by_case(there)
+        mean = (single * chosen).sum(1, keepdim=True) / chosen.sum(1, keepdim=True).clamp_min(1)
+        return choice_loss(by_case(logits), mean - single, entropy, chosen)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from glimpse.cohort import Case
 from glimpse.learning.augment import Augment, still_augment
-from glimpse.learning.looking import InnerWorth, Worth
+from glimpse.learning.looking import InnerWorth, Worth, choice_loss
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.policy import GlimpsePolicy
@@ -249,9 +249,8 @@ class ZoomWarmUp(TokenWarmUp):
         """
         total = single[-1].new_zeros(())
         for _, logits, worth in self._worths(single, cases):
-            log_probs = logits.log_softmax(-1)
-            benefit = worth - worth.mean(1, keepdim=True) - self.options.losses.look_entropy * log_probs
-            total = total - (log_probs.exp() * benefit).sum(1).mean()
+            benefit = worth - worth.mean(1, keepdim=True)
+            total = total + choice_loss(logits, benefit, self.options.losses.look_entropy)
         return total
 
     def _worths(
@@ -274,11 +273,9 @@ class ZoomWarmUp(TokenWarmUp):
         """Returns the locator's scores of all glimpses, and what they are worth, (case, glimpse), by level."""
         found: dict[int, list[tuple[Tensor, Tensor]]] = {zoom: [] for zoom in range(len(self.levels))}
         for cases in torch.arange(len(self.cases), device=self.policy.device).split(self.batch):
-            tokens = self._judged([self._tokens_of(zoom, cases) for zoom in range(len(self.levels))])
-            known = self.expect is None
             single = [
-                self._losses(self.policy.glimpse_head(level), cases) if known else self._expected(level)
-                for level in tokens
+                self._losses(self.policy.glimpse_head(tokens), cases) if self.expect is None else self._expected(tokens)
+                for tokens in self._judged([self._tokens_of(zoom, cases) for zoom in range(len(self.levels))])
             ]
             for zoom, logits, worth in self._worths(single, cases):
                 found[zoom].append((logits, worth))

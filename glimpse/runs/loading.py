@@ -138,7 +138,10 @@ def _with_own_weights(section: Any) -> Any:
     """Returns the section `network` without files of weights: a run holds all of its own."""
     if not isinstance(section, Mapping):
         return section
-    return {name: None if name == "checkpoint" else _with_own_weights(part) for name, part in section.items()}
+    return {
+        name: None if name == "checkpoint" and isinstance(part, str) else _with_own_weights(part)
+        for name, part in section.items()
+    }
 
 
 def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:

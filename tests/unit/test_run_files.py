@@ -156,3 +156,10 @@ def test_paths_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatc
         "root": None,
     }  # fmt: skip
     assert with_whole_paths({"path": "/x/y.csv", "root": ""}) == {"path": "/x/y.csv", "root": ""}
+    encoder = {"planar": {"name": "model", "checkpoint": "net.pt"}, "other": {"name": "org/model"}}
+    (tmp_path / "model").mkdir()
+    assert with_whole_paths(encoder, folders=("name",)) == {
+        "planar": {"name": str(tmp_path / "model"), "checkpoint": str(tmp_path / "net.pt")},
+        "other": {"name": "org/model"},  # of a hub
+    }
+    assert with_whole_paths({"name": "model"}) == {"name": "model"}  # of an environment

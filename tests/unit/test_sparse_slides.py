@@ -226,3 +226,7 @@ def test_the_command_makes_sparse_slides_and_no_other_kind(
     with pytest.raises(SystemExit):
         main()
     assert "only slides" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["python -m glimpse.synthetic", "--sparse", "--n", "6", "--size", "1024"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "a sparse slide's side is a multiple of 256 of at least 8192; try 32768" in capsys.readouterr().err

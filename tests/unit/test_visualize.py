@@ -3,16 +3,18 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from glimpse.envs import FlattenAction, array_cases, make_array
 from glimpse.geometry import Frame
 from glimpse.networks.locator import GaussianLocator
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.pictures import drawing
 from glimpse.pictures.curves import budget_curve
 from glimpse.pictures.drawing import order_colours
 from glimpse.pictures.episodes import (
@@ -247,3 +249,21 @@ def test_budget_curve_draws_what_it_is_given(tmp_path: Path) -> None:
     assert set(across.get_ydata()) == {0.95}
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["ppo", "full_scan"]
     assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_numbers_of_glimpses_at_the_edge_lie_inside_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[float, float, float]] = []
+
+    def noted(
+        pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: Any, size: int, **rest: Any
+    ) -> None:
+        written.append((*place, pen.textlength(text, font=ImageFont.load_default(size=size))))
+
+    monkeypatch.setattr(drawing, "write", noted)
+    trace = by_hand([[-1.0, 1.0], [0.0, 0.98], [0.0, 0.0]], 0.2).traced
+    picture = drawing.draw_scanpath(
+        trace.overview, np.array([[-1.0, 1.0], [0.0, 0.98], [0.0, 0.0]]), trace.extents, 200
+    )
+    numbers = written[:3]
+    assert all(x + wide <= picture.shape[1] and y >= 0 for x, y, wide in numbers)
+    assert numbers[2][0] < 0.8 * picture.shape[1]  # beside its glimpse, where there is room
