@@ -176,12 +176,12 @@ def _tile(image: Image.Image, frame: Colour, label: str, caption: tuple[str, flo
 
 
 # ---------------------------------------------------------------------------------------------- small parts
-def framed(image: Image.Image, colour: Colour, label: str = "") -> Image.Image:
-    """Draws an image in a frame of 3 pixels, with a label in its corner."""
+def framed(image: Image.Image, colour: Colour, label: str = "", low: bool = False) -> Image.Image:
+    """Draws an image in a frame of 3 pixels, with a label in its upper left corner, or in the lower one."""
     made = Image.new("RGB", (image.width + 6, image.height + 6), colour)
     made.paste(image, (3, 3))
     if label:
-        write(ImageDraw.Draw(made), (7, 5), label, colour, halo=2)
+        write(ImageDraw.Draw(made), (7, made.height - 23 if low else 5), label, colour, halo=2)
     return made
 
 

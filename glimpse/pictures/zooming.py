@@ -17,7 +17,7 @@ from glimpse.pictures.drawing import DARK, below, beside, draw_scanpath, framed,
 from glimpse.pictures.planes import Picture
 from glimpse.reading.records import Reading
 
-_LEAVES = 6  # fine glimpses in a row
+_LEAVES = {1: 2, 2: 6, 3: 2}  # fine glimpses in a row, by the number of axes: volumes are three cuts each
 _SMALLER = 0.45  # height of a fine glimpse, as a share of that of a wide one
 _TALLEST = 900
 
@@ -50,7 +50,8 @@ class _Tree:
         shown = self._view(view, inside)
         wide = [self.branch(child) for child in inside if child in self.children]
         leaves = [self._leaf(child) for child in inside if child not in self.children]
-        rows = [beside(leaves[first : first + _LEAVES], gap=3) for first in range(0, len(leaves), _LEAVES)]
+        count = _LEAVES[self.reading.scanpath.shape[1]]
+        rows = [beside(leaves[first : first + count], gap=3) for first in range(0, len(leaves), count)]
         return beside([shown, *_columns([*wide, *rows])])
 
     def _view(self, view: int, inside: Sequence[int]) -> Image.Image:
@@ -61,7 +62,8 @@ class _Tree:
             places, extents, sides = (places - centre) / reach, extents / reach, sides * reach
             image, height = trace.glimpses[view], self.height
         drawn = draw_scanpath(image, places, extents, height, sides.tolist(), order=inside, count=len(self.colours))
-        return framed(Image.fromarray(drawn), *((self.colours[view], str(view + 1)) if view >= 0 else (DARK, "")))
+        colour, number = (self.colours[view], str(view + 1)) if view >= 0 else (DARK, "")
+        return framed(Image.fromarray(drawn), colour, number, low=image.ndim > 3)  # cuts have their names above
 
     def _leaf(self, index: int) -> Image.Image:
         sides = (np.array(self.trace.sides) * self.trace.extents[index]).tolist()
