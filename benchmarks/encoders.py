@@ -84,8 +84,6 @@ def overrides(env: str, encoder: str, volumes: bool) -> list[str]:
         made += [f"{of_planes}.{'lora_rank=8' if objective == 'adapters' else 'trainable=3'}"]
         made += ["agent.algorithm.encoder_rate=1", "agent.algorithm.encoder_share=0.25"]
         made += ["agent.algorithm.overview_share=0.25", "agent.algorithm.augment=${pretrain.augment}"]
-        # less memory: only so many glimpses are encoded with gradients at once; blocks are many slices each
-        made += [f"network.chunk={2 if volumes else 16}"]
     return made
 
 

@@ -1,5 +1,6 @@
 """How a network sees: the shared encoder, the pool that makes tokens of its maps, and cells of overviews."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +35,9 @@ class Encoding:
     Attributes:
         view_cell: Side of a cell of wide glimpses in their pixels, one number or one per axis, where there are several
             fields of view and it is to be narrower than the encoder's stride. None means the stride.
-        chunk: How many glimpses are encoded at once in an update; 0 encodes all of them at once. The chunks are encoded
-            a second time in the backward pass, so that the gradient is exact and only one chunk is held in memory.
+        chunk: How many glimpses are encoded at once in an update, or overviews of as many pixels; 0 encodes all of them
+            at once. The chunks are encoded a second time in the backward pass, so that the gradient is exact and only
+            one chunk is held in memory.
         autocast: Whether to encode in bfloat16, with `torch.autocast`. Parameters, and everything after the encoder,
             keep their precision.
         compile: Whether to compile the encoder with `torch.compile`. This takes minutes once; on some machines steps
@@ -209,22 +211,26 @@ class SeeingNetwork(BasePolicy):
 
     def view_features(self, glimpses: Tensor, conduct: Conduct = OWN_CONDUCT) -> Tensor:
         """Returns the feature maps (glimpse, features, *cells) of wide glimpses, uint8 (glimpse, channel, *size)."""
-        chunk = self.encoding.chunk
-        if not chunk or len(glimpses) <= chunk or not (torch.is_grad_enabled() and self.trains_encoder(conduct)):
-            return self._maps(glimpses, self._views, conduct)
-        parts = (
-            checkpoint(self._maps, part, self._views, conduct, use_reentrant=False) for part in glimpses.split(chunk)
-        )
-        return torch.cat(list(parts))
+        return self._maps(glimpses, self._views, conduct)
 
     def _maps(self, images: Tensor, cells: ImageCells, conduct: Conduct) -> Tensor:
         def encoded(images: Tensor) -> Tensor:
             return self.encode(cells.enlarged(images.to(self.device)), conduct)
 
-        if self.trains_encoder(conduct):
+        if not self.trains_encoder(conduct):
+            kind = f"map, cells of {cells.grid.side}" if cells.enlarges else "map"
+            return self.kept.of(self.encoder, images, self._kind(kind), encoded)
+        parts = images.split(self._at_once(images))
+        if len(parts) == 1:
             return encoded(images)
-        kind = f"map, cells of {cells.grid.side}" if cells.enlarges else "map"
-        return self.kept.of(self.encoder, images, self._kind(kind), encoded)
+        if torch.is_grad_enabled():
+            return torch.cat([checkpoint(encoded, part, use_reentrant=False) for part in parts])
+        return torch.cat([encoded(part) for part in parts])
+
+    def _at_once(self, images: Tensor) -> int:
+        """Returns how many images have as many pixels as a chunk of glimpses, one at least; all without chunks."""
+        pixels, each = math.prod(self._glimpse_shape[1:]), math.prod(images.shape[2:])
+        return max(1, self.encoding.chunk * pixels // each) if self.encoding.chunk else max(1, len(images))
 
     def _kind(self, name: str) -> str:
         return f"{name}, bfloat16" if self.encoding.autocast else name

@@ -1,5 +1,6 @@
 """Cached and stepwise computations equal the full ones; masks, geometry and gradients are exact."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -184,6 +185,17 @@ def test_chunks_leave_the_gradient_as_it_is(cells_at_once: int, monkeypatch: pyt
         gradients.append([p.grad.clone() for p in policy.parameters() if p.grad is not None])
     for direct, chunked in zip(*gradients, strict=True):
         assert torch.allclose(direct, chunked, atol=1e-12)
+
+
+def test_an_update_encodes_no_more_pixels_at_once_than_a_chunk_or_one_image_has() -> None:
+    policy = make_policy()
+    episodes, pixels = play(policy), list[tuple[int, int]]()
+    glimpse = math.prod(episodes.glimpse.shape[3:])
+    policy.encoding = Encoding(chunk=4)
+    policy.encoder.register_forward_pre_hook(lambda _, images: pixels.append((len(images[0]), images[0][0, 0].numel())))
+    policy.evaluate_episodes(episodes).prediction.sum().backward()
+    assert {each for _, each in pixels} == {glimpse, math.prod(episodes.overview.shape[2:])}
+    assert all(count == 1 or count * each <= 4 * glimpse for count, each in pixels)
 
 
 @pytest.mark.parametrize(("share", "frozen"), [(1.0, False), (0.5, False), (0.125, False), (1.0, True)])

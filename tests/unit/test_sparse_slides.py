@@ -98,16 +98,20 @@ def test_glass_is_stored_once_however_large_the_slide(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [8192, 32_768])
 @pytest.mark.parametrize("seed", range(4))
-def test_fragments_lie_apart_and_one_or_two_hold_foci(seed: int, size: int) -> None:
+def test_fragments_lie_apart_and_two_or_three_hold_foci(seed: int, size: int) -> None:
     fragments = scattered(seed, 1, size)
     side = fragments[0].layout.size
-    assert 6 <= len(fragments) <= 9 and side == (1024 if size == 8192 else 2048)
+    assert side == (1024 if size == 8192 else 3072)
+    spotted = [one for one in fragments if one.layout.spots]
+    plain = fragments[len(spotted) :]
+    assert 4 <= len(spotted) <= 5 and 8 <= len(plain) <= 10
+    assert all(one.layout is plain[0].layout for one in plain) and plain[0].layout.labels.any()
     for number, one in enumerate(fragments):
         assert one.y % GRID == one.x % GRID == 0
         assert 0 <= one.y <= size - side and 0 <= one.x <= size - side
         assert all(max(abs(one.y - other.y), abs(one.x - other.x)) > side for other in fragments[:number])
     foci = [sum(spot.kind == FOCUS for spot in one.layout.spots) for one in fragments]
-    assert 1 <= sum(count > 0 for count in foci) <= 2 and max(foci) <= 3
+    assert 2 <= sum(count > 0 for count in foci) <= 3 and max(foci) <= 3
     assert sum(len(one.layout.spots) for one in fragments) > sum(foci)  # there are look-alikes
 
 
@@ -135,7 +139,7 @@ def test_sparse_slides_are_aperio_pyramids_of_four_levels(cohort: Path) -> None:
             assert float(slide.properties["openslide.mpp-x"]) == float(slide.properties["openslide.mpp-y"]) == 0.5
         assert path.stat().st_size < 2_500_000
         with tifffile.TiffFile(path) as file:
-            assert len(set(file.pages[0].dataoffsets)) <= 9 * (FRAGMENT // TILE) ** 2 + 1
+            assert len(set(file.pages[0].dataoffsets)) <= 6 * (FRAGMENT // TILE) ** 2 + 1  # copies are stored once
 
 
 def test_a_slide_depends_on_its_seed_only_and_shows_what_was_painted(
@@ -164,19 +168,21 @@ def test_a_slide_depends_on_its_seed_only_and_shows_what_was_painted(
 
 
 def test_regions_lie_on_dark_tissue_and_negative_slides_have_no_focus(cohort: Path) -> None:
-    regions = defaultdict(list)
+    regions, darker = defaultdict(list), list[bool]()
     for row in rows_of(cohort.parent / "regions.csv"):
         regions[row["slide_id"]].append(row)
     for row in rows_of(cohort):
         found = regions[row["slide_id"]]
         holding = {one["fragment"] for one in found if one["kind"] == "tumour focus"}
-        assert len(holding) in ((1, 2) if row["target"] == "1" else (0,))
-        assert 6 <= len({one["fragment"] for one in found}) <= 9
+        assert len(holding) in ((2, 3) if row["target"] == "1" else (0,))
+        assert 4 <= len({one["fragment"] for one in found}) <= 5
         with openslide.OpenSlide(cohort.parent / row["path"]) as slide:
             low = region(slide, 2, 0, 0, 512).sum(-1)
         tissue = np.median(low[low < 660])
         values = [low[int(float(one["y"])) // 16, int(float(one["x"])) // 16] for one in found]
-        assert np.mean(values) < tissue - 60 and (np.array(values) < tissue).mean() > 0.85
+        assert np.mean(values) < tissue - 60
+        darker += [value < tissue for value in values]
+    assert np.mean(darker) > 0.85
 
 
 def test_slides_for_testing_are_made_of_another_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +217,7 @@ def test_a_folder_of_sparse_slides_holds_no_others(cohort: Path) -> None:
 def test_the_experiment_zooms_on_sparse_slides() -> None:
     config = composed("env=wsi", "experiment=sparse_slides")
     assert config.env.cohort.synthetic == {"n": 60, "seed": 0, "size": 32_768, "sparse": True}
-    assert config.env.make.glimpse_extents == ["2048um", "128um"]
+    assert config.env.make.glimpse_extents == ["2048um", "64um"]
     assert config.env.make.max_glimpses == 24 and len(config.warm_up.branches) == 2
 
 

@@ -95,8 +95,7 @@ def lay_out(
         RuntimeError: There is no room for two spots.
     """
     for _ in range(_LAYOUTS):
-        inside = _pieces(rng, size // CELL)
-        labels = np.where(inside, _kinds(rng, inside.shape, tissue_map), 0).astype(np.uint8)
+        labels = _tissue(rng, size, tissue_map)
         spots, covered = _spots(rng, labels, islands, large=size >= _LARGE)
         if len(spots) >= 2:
             break
@@ -107,6 +106,11 @@ def lay_out(
     if target:
         spots = [replace(spot, kind=FOCUS) if index in foci else spot for index, spot in enumerate(spots)]
     return Layout(size, labels, tuple(spots))
+
+
+def lay_out_plain(rng: np.random.Generator, size: int, tissue_map: np.ndarray) -> Layout:
+    """Draws the plan of a slide without spots; the arguments are those of `lay_out`."""
+    return Layout(size, _tissue(rng, size, tissue_map), ())
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> np.ndarray:
@@ -120,6 +124,12 @@ def polygon(outline: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     mask = Image.new("1", shape[::-1])
     ImageDraw.Draw(mask).polygon([(float(x), float(y)) for y, x in outline], fill=1)
     return np.asarray(mask)
+
+
+def _tissue(rng: np.random.Generator, size: int, tissue_map: np.ndarray) -> np.ndarray:
+    """Labels of the tissue of a slide, uint8 (size / 16, size / 16)."""
+    inside = _pieces(rng, size // CELL)
+    return np.where(inside, _kinds(rng, inside.shape, tissue_map), 0).astype(np.uint8)
 
 
 def _pieces(rng: np.random.Generator, side: int) -> np.ndarray:

@@ -58,8 +58,7 @@ class Patchwork:
         Args:
             factor: Side of a block; it divides the side of the square, and the corners and the sides of all patches.
         """
-        patches = [
-            Patch(one.y // factor, one.x // factor, np.asarray(Image.fromarray(one.image).reduce(factor)))
-            for one in self._patches
-        ]
+        images = {id(one.image): one.image for one in self._patches}  # several patches may show the same
+        small = {key: np.asarray(Image.fromarray(image).reduce(factor)) for key, image in images.items()}
+        patches = [Patch(one.y // factor, one.x // factor, small[id(one.image)]) for one in self._patches]
         return Patchwork(self.shape[0] // factor, self._ground, patches)

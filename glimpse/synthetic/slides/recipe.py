@@ -6,12 +6,13 @@ focus in their place would have. In an overview the two are the same; a glimpse 
 knows shapes. Number, place, size and outline of the spots are drawn without the target. Stain and scanner vary from
 site to site, and less within one. Slides of less than 3,072 pixels a side have room for less: 2 or 3 smaller spots.
 
-Sparse slides are much larger, and mostly glass: 6 to 9 fragments lie far apart, each of them painted as a small slide
-is, with 2 or 3 spots. On a positive slide 1 or 2 fragments hold foci. At 32,768 pixels a side, an overview shows where
-the fragments are, a wide glimpse of one of them shows its dark spots, and only a fine one tells what they are.
+Sparse slides are much larger, and mostly glass: 12 to 15 fragments lie far apart. Four or five of them are painted as a
+slide is, with its spots; on a positive slide, 2 or 3 of these hold foci. The others have no spots, and are copies of each
+other. At 32,768 pixels a side, an overview shows where the fragments are, a wide glimpse of one of them shows its dark
+spots, and only a fine one tells what they are.
 
 Slides for testing are made of other parts of the images than those for training and validation. Made once per machine,
-in two to three minutes on two cores (a sparse slide of 32,768 pixels takes 5 s of one), into a folder named after what
+in two to three minutes on two cores (a sparse slide of 32,768 pixels takes NNN s of one), into a folder named after what
 was asked for (see `glimpse.synthetic.making`).
 """
 
@@ -35,7 +36,7 @@ from glimpse.synthetic.slides.texture import sheets, sides, texture
 VERSION = 4
 """Raised whenever the painting changes, so that cohorts of different painting never mix."""
 
-SPARSE_VERSION = 1
+SPARSE_VERSION = 2
 """The same of sparse slides; raised with `VERSION`, too."""
 
 MPP = 0.5
@@ -110,11 +111,13 @@ def make_sparse_slide(record: CaseRecord, folder: Path, seed: int, size: int) ->
     rng = generator(SPARSE_VERSION, record, seed, 1)
     look = Look.draw(rng, site_of(record, seed))
     tissue = sheets(int(record.split == "test"), *sides(size // 8))  # all fragments share them
-    painted = [
-        Patch(one.y, one.x, np.asarray(paint(rng, one.layout, look, tissue, texture().walls)))
-        for one in _scattered(record, seed, size)
-    ]
-    levels = [Patchwork(size, look.empty, painted)]
+    patches: list[Patch] = []
+    images: dict[int, np.ndarray] = {}  # by the identity of layouts, which some fragments share
+    for one in _scattered(record, seed, size):
+        if id(one.layout) not in images:
+            images[id(one.layout)] = np.asarray(paint(rng, one.layout, look, tissue, texture().walls))
+        patches.append(Patch(one.y, one.x, images[id(one.layout)]))
+    levels = [Patchwork(size, look.empty, patches)]
     for _ in range(3):  # each level is four times smaller per side
         levels.append(levels[-1].reduced(4))
     write_whole(folder / record.path, partial(write_svs, levels=levels, mpp=MPP, quality=look.quality))
@@ -181,6 +184,6 @@ SPARSE = replace(
     version=SPARSE_VERSION,
     make=f"{__name__}:make_sparse_slide",
     check=partial(_check_size, kind="sparse slide", least=SMALLEST, usual="32768"),
-    megabytes=lambda size: 8 * fragment_side(size) ** 2 * 0.12 / 1e6,  # about 8 fragments of 0.12 bytes per pixel
+    megabytes=lambda size: 6 * fragment_side(size) ** 2 * 0.12 / 1e6,  # 5 or 6 different fragments of 0.12 bytes per pixel
     tables={"regions.csv": Table(("slide_id", "kind", "y", "x", "radius", "fragment"), f"{__name__}:sparse_regions")},
 )

@@ -1,14 +1,15 @@
-"""What lies where on a slide of which most is glass: fragments of tissue far apart, each laid out as a slide is.
+"""What lies where on a slide of which most is glass: fragments of tissue far apart.
 
-Number and place of the fragments, and which of them would hold foci, are drawn before the target is looked at, and so
-is all of a fragment but the kind of its spots.
+Some are laid out as a slide is, with dark spots. The others are stroma and fat alone, and copies of each other. Number
+and place of the fragments, and which of them would hold foci, are drawn before the target is looked at, and so is all
+of a fragment but the kind of its spots.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from glimpse.synthetic.slides.layout import Layout, lay_out
+from glimpse.synthetic.slides.layout import Layout, lay_out, lay_out_plain
 
 GRID = 256
 """Fragments begin at multiples of so many pixels, where tiles do, so that glass around them stays plain."""
@@ -16,8 +17,8 @@ GRID = 256
 SMALLEST = 8192
 """Side of the smallest slide on which fragments surely find room, in pixels."""
 
-_LARGE = 16_384
-_FRAGMENTS, _HOLDING = (6, 9), (1, 2)  # how many there are, and how many of them hold foci: least and most
+_SIDES = ((24_576, 3072), (16_384, 2048), (0, 1024))  # of slides at least, and of their fragments
+_SPOTTED, _HOLDING, _PLAIN = (4, 5), (2, 3), (8, 10)  # least and most: with spots, of which with foci, without spots
 _REDRAWS = 10_000
 
 
@@ -37,14 +38,16 @@ class Fragment:
 
 
 def fragment_side(size: int) -> int:
-    """Side of the fragments of a slide in pixels: 2048 from 16,384 pixels of the slide on, else 1024."""
-    return 2048 if size >= _LARGE else 1024
+    """Side of the fragments in pixels: 3072 where the slide has 24,576 or more, 2048 from 16,384 on, else 1024."""
+    return next(side for least, side in _SIDES if size >= least)
 
 
 def scatter(
     rng: np.random.Generator, size: int, target: int, tissue_map: np.ndarray, islands: np.ndarray
 ) -> tuple[Fragment, ...]:
-    """Draws the plan of a slide: 6 to 9 fragments; on a positive one, 1 or 2 of them hold foci.
+    """Draws the plan of a slide: 4 or 5 fragments with spots, then 8 to 10 without, which have one layout.
+
+    On a positive slide, 2 or 3 fragments hold foci.
 
     Args:
         rng: The slide's own source of randomness.
@@ -57,13 +60,16 @@ def scatter(
         RuntimeError: There is no room for the fragments, or in one of them for two spots.
     """
     side = fragment_side(size)
-    corners = _corners(rng, size, side, int(rng.integers(_FRAGMENTS[0], _FRAGMENTS[1] + 1)))
-    holding = rng.permutation(len(corners))[: rng.integers(_HOLDING[0], _HOLDING[1] + 1)]
+    spotted, plain = (int(rng.integers(least, most + 1)) for least, most in (_SPOTTED, _PLAIN))
+    corners = _corners(rng, size, side, spotted + plain)
+    holding = rng.permutation(spotted)[: rng.integers(_HOLDING[0], _HOLDING[1] + 1)]
     fragments = []
-    for number, (y, x) in enumerate(corners):
+    for number, (y, x) in enumerate(corners[:spotted]):
         # all spots of a fragment may be foci: there are look-alikes in the others
         layout = lay_out(rng, side, int(target and number in holding), tissue_map, islands, all_foci=True)
         fragments.append(Fragment(y, x, layout))
+    without = lay_out_plain(rng, side, tissue_map)
+    fragments += [Fragment(y, x, without) for y, x in corners[spotted:]]
     return tuple(fragments)
 
 

@@ -5,9 +5,11 @@ holds the magnification and the pixel size, a stripped thumbnail, then the tiled
 equal tiles (the glass around the tissue) are stored once. Levels are cut tile by tile, so they need not be in memory.
 """
 
+import hashlib
 import io
 import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -89,14 +91,16 @@ class _Tiff:
 
     def add_tiled(self, image: Level, description: str, quality: int) -> None:
         """Adds an image in tiles of 256 x 256; equal tiles share their bytes."""
-        stored: dict[bytes, int] = {}
+        stored: dict[bytes, tuple[int, int]] = {}  # where the bytes of a tile begin, and how many there are
         offsets, counts = [], []
         for tile in _tiles(image):
-            stream = _flat_or_encoded(tile, quality)
-            if stream not in stored:
-                stored[stream] = self._append(stream)
-            offsets.append(stored[stream])
-            counts.append(len(stream))
+            key = _digest(tile)
+            if key not in stored:
+                stream = _encode(tile, quality)
+                stored[key] = self._append(stream), len(stream)
+            offset, count = stored[key]
+            offsets.append(offset)
+            counts.append(count)
         layout: list[Tag] = [
             (322, _SHORT, [TILE]),
             (323, _SHORT, [TILE]),
@@ -161,18 +165,20 @@ def _tiles(image: Level) -> Iterator[np.ndarray]:
             yield np.pad(tile, missing, mode="edge") if tile.shape[:2] != (TILE, TILE) else tile
 
 
-_flat_streams: dict[tuple[bytes, int], bytes] = {}
-
-
-def _flat_or_encoded(tile: np.ndarray, quality: int) -> bytes:
-    """Encodes a tile; a tile of one colour, such as the glass around the tissue, is encoded once per process."""
+def _digest(tile: np.ndarray) -> bytes:
+    """What tells a tile from others without encoding it."""
     repeats = not any(tile.strides[:2])
-    if not repeats and (tile != tile[0, 0]).any():
-        return _encode(tile, quality)
-    key = (tile[0, 0].tobytes(), quality)
-    if key not in _flat_streams:
-        _flat_streams[key] = _encode(tile, quality)
-    return _flat_streams[key]
+    return _flat_digest(tile[0, 0].tobytes()) if repeats else _hashed(np.ascontiguousarray(tile))
+
+
+@lru_cache(maxsize=16)
+def _flat_digest(colour: bytes) -> bytes:
+    """The digest of a tile of one colour, such as the glass around the tissue, of which a slide has thousands."""
+    return _hashed(colour * TILE**2)
+
+
+def _hashed(pixels: bytes | np.ndarray) -> bytes:
+    return hashlib.blake2b(pixels, digest_size=16).digest()
 
 
 def _encode(image: np.ndarray, quality: int) -> bytes:
