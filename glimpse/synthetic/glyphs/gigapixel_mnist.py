@@ -51,7 +51,7 @@ class Plan:
     holding: int = 3
     strokes: int = 10
     digit_size: int = 48
-    island_size: int = 460
+    island_size: int = 320
     thickness: int = 2
 
     def __post_init__(self) -> None:
@@ -138,7 +138,7 @@ def load_gigapixel_mnist(
     holding: int = 3,
     strokes: int = 10,
     digit_size: int = 48,
-    island_size: int = 460,
+    island_size: int = 320,
     thickness: int = 2,
     seed: int = 0,
 ) -> Cohort:

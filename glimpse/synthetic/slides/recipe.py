@@ -12,7 +12,7 @@ other. At 32,768 pixels a side, an overview shows where the fragments are, a wid
 spots, and only a fine one tells what they are.
 
 Slides for testing are made of other parts of the images than those for training and validation. Made once per machine,
-in two to three minutes on two cores (a sparse slide of 32,768 pixels takes NNN s of one), into a folder named after what
+in two to three minutes on two cores (a sparse slide of 32,768 pixels takes 5 s of one), into a folder named after what
 was asked for (see `glimpse.synthetic.making`).
 """
 
