@@ -1,0 +1,80 @@
+"""Large slides, mostly glass: the agent with zoom beside a full scan with the same encoder, in AUC and in seconds.
+
+python -m benchmarks.sparse_slides
+
+60 slides of 32,768 x 32,768 pixels of real H&E texture (`experiment=sparse_slides`). The agent takes 24 looks at each,
+some of them wide; the full scan embeds every patch of tissue. Features are not kept on disk, so that both read and
+encode all that they see. Beside them stand the same network at random places, at random places with wide looks first,
+and on a grid.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from benchmarks.common import Benchmark, Row, add_seeds, facts_of, figure, parser, table, value_of
+from glimpse.evaluate import evaluate
+
+NAME = "sparse_slides"
+_BELOW, _SHARE, _QUICKER = 0.02, 0.01, 30  # of AUC at most; of the patches at most; times at least
+READERS = ("policy", "random", "wide_first", "grid")
+_QUICK = ("env.cohort.synthetic.n=12", "env.cohort.synthetic.size=8192", "warm_up.branches=[2,2]")
+
+
+def options() -> argparse.ArgumentParser:
+    made = parser(NAME, __doc__)
+    add_seeds(made)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    bench = Benchmark(NAME, options(), arguments)
+    for seed in bench.options.seeds:
+        if bench.results.find(seed=seed) is None:
+            bench.results.put({"seed": seed}, **_measure(bench, seed))
+    report(bench)
+
+
+def _measure(bench: Benchmark, seed: int) -> Row:
+    given = ["env=wsi", "experiment=sparse_slides", f"seed={seed}", "features_cache=null", "report.readers=[full_scan]"]
+    run = bench.train(f"sparse-{seed}", [*given, *(_QUICK if bench.options.quick else ())])
+    scan = run.metrics["readers"]["full_scan"]
+    row: Row = {"seconds": run.seconds, "patches": scan["glimpses"], **facts_of("full_scan", scan)}
+    found = evaluate(run.folder, readers=list(READERS), device=bench.options.device, progress=True)
+    for reader, values in zip(("agent", *READERS[1:]), found.rows.values(), strict=True):
+        row |= facts_of(reader, values)
+        if reader == "agent":
+            row |= {"looks": values["glimpses"], "seconds ratio": scan["seconds_per_case"] / values["seconds_per_case"]}
+            below = (value_of(scan, "auc") or 0) - (value_of(values, "auc") or 0)
+            row |= {"share of patches": values["glimpses"] / scan["glimpses"], "below the full scan": below}
+    return row
+
+
+def report(bench: Benchmark) -> None:
+    """Prints the AUC of all readers and what the agent and the full scan cost, and draws the AUC over the seconds."""
+    rows, shown = bench.results.rows, ("agent", "random", "wide_first", "grid", "full_scan")
+    costs = ("share of patches", "agent seconds_per_case", "full_scan seconds_per_case", "seconds ratio")
+    header = ("seed", *(f"{name} auc" for name in shown), *costs)
+    print(table(header, [[str(row["seed"]), *(row.get(f"{name} auc") for name in shown), *map(row.get, costs)]
+                         for row in rows]))  # fmt: skip
+    met = [str(row["seed"]) for row in rows if _reached(row)]
+    print(
+        f"targets: AUC at most {_BELOW} below the full scan's with {_SHARE:.0%} of its patches or fewer, and 1/{_QUICKER} "
+        f"of its seconds or fewer; all are reached by seed {', '.join(met) or 'none'}"
+    )
+    made, axes = figure()
+    for name, colour in zip(shown, ("tab:blue", "tab:gray", "tab:olive", "tab:brown", "tab:red"), strict=True):
+        places = [(row[f"{name} seconds_per_case"], row[f"{name} auc"]) for row in rows if f"{name} auc" in row]
+        if places:
+            axes.plot(*zip(*places, strict=True), "o", color=colour, label=name.replace("_", " "))
+    axes.set(xscale="log", xlabel="seconds per slide", ylabel="test AUC", ylim=(0.3, 1.02))
+    axes.legend()
+    bench.picture(made)
+
+
+def _reached(row: Row) -> bool:
+    cheap = row["share of patches"] <= _SHARE and row["seconds ratio"] >= _QUICKER
+    return cheap and row["below the full scan"] <= _BELOW
+
+
+if __name__ == "__main__":
+    main()
