@@ -58,8 +58,8 @@ def report(bench: Benchmark) -> None:
                          for row in rows]))  # fmt: skip
     met = [str(row["seed"]) for row in rows if _reached(row)]
     print(
-        f"targets: AUC at most {_BELOW} below the full scan's with {_SHARE:.0%} of its patches or fewer, and 1/{_QUICKER} "
-        f"of its seconds or fewer; all are reached by seed {', '.join(met) or 'none'}"
+        f"targets: AUC at most {_BELOW} below the full scan's, with {_SHARE:.0%} of its patches and 1/{_QUICKER} of "
+        f"its seconds or fewer; all are reached by seed {', '.join(met) or 'none'}"
     )
     made, axes = figure()
     for name, colour in zip(shown, ("tab:blue", "tab:gray", "tab:olive", "tab:brown", "tab:red"), strict=True):

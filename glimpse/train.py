@@ -35,6 +35,7 @@ from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import at_least, check_device, check_later
 from glimpse.settings.paths import with_whole_paths
+from glimpse.settings.progress import say
 from glimpse.settings.quoting import typed
 from glimpse.settings.resuming import resumed
 from glimpse.sources.tolerant import unread
@@ -87,6 +88,8 @@ def _run(plan: Plan, training: Training, cohort: Cohort) -> dict[str, Any]:
     for name, stage in plan.stages.items():
         if not run.finished(name, STAGES):
             stage.run(training, name)
+            if run.seconds.get(name, 0) >= 1:
+                say(f"{name}: done in {run.seconds[name]:.0f} s", training.progress)
     best = run.checkpoint("best")
     device = str(training.policy.device)
     final = load(run.folder, f"checkpoints/{best.name}", device=device) if best.exists() else training.policy

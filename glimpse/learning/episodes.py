@@ -16,8 +16,9 @@ from glimpse.learning.stages import STAGES, Training
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.loading import save_policy
 from glimpse.settings.options import above_zero, at_least, check_later
-from glimpse.settings.progress import silent
+from glimpse.settings.progress import say, silent
 
+_SAID = ("score", "accuracy", "auc", "hit_rate")  # of a validation, in lines of text
 _SHOWN = {"loss": "train/loss", "return": "rollout/return", "glimpses": "rollout/glimpses", "val": "validation/score"}
 
 
@@ -184,6 +185,11 @@ class StageCallback(BaseCallback):
             self.logger.record(f"validation/{name}", value)
         if picture is not None:
             self.logger.record("validation/scanpath", Image(picture, "HWC"), exclude=("stdout", "log", "json", "csv"))
+        found = ", ".join(f"{name} {scores[name]:.3f}" for name in _SAID if name in scores)
+        say(
+            f"{self.stage}: {self.done} of {self.settings.updates} updates, {seconds:.0f} s; validation: {found}",
+            self.training_.progress and bool(found),
+        )
         self.validation.history.append({"stage": self.stage, "updates": self.done, "seconds": seconds, **scores})
         if self.settings.keep:
             save_policy(policy, run.checkpoint(f"{self.stage}-{self.done:05d}"))

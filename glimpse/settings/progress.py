@@ -1,4 +1,6 @@
-"""Says where progress bars are shown."""
+"""Says where progress is shown: in bars on a terminal, in lines of text elsewhere."""
+
+import sys
 
 
 def silent(progress: bool) -> bool | None:
@@ -8,3 +10,14 @@ def silent(progress: bool) -> bool | None:
         progress: whether bars were asked for; commands do so, functions of the library do not by themselves.
     """
     return None if progress else True
+
+
+def say(line: str, progress: bool) -> None:
+    """Writes a line to the standard error where bars were asked for and no terminal shows them, such as in a log file.
+
+    Args:
+        line: what to say.
+        progress: as of `silent`.
+    """
+    if progress and not sys.stderr.isatty():
+        print(f"glimpse: {line}", file=sys.stderr, flush=True)

@@ -56,9 +56,12 @@ def timeless(metrics: dict) -> dict:
 def finished(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("run")
-    done = train(folder, tiny_slides, "run=first")
+    done = train(folder, tiny_slides, "run=first", "progress=true")
     assert done.returncode == 0, done.stderr
     assert "full_scan" in done.stdout
+    for updates in (0, 1, 2):  # without a terminal, lines stand in for bars
+        assert f"glimpse: joint: {updates} of 2 updates, " in done.stderr
+    assert "; validation: score " in done.stderr
     return folder / "first"
 
 

@@ -217,7 +217,7 @@ def test_a_folder_of_sparse_slides_holds_no_others(cohort: Path) -> None:
 def test_the_experiment_zooms_on_sparse_slides() -> None:
     config = composed("env=wsi", "experiment=sparse_slides")
     assert config.env.cohort.synthetic == {"n": 60, "seed": 0, "size": 32_768, "sparse": True}
-    assert config.env.make.glimpse_extents == ["2048um", "64um"]
+    assert config.env.make.glimpse_extents == ["1024um", "64um"]
     assert config.env.make.max_glimpses == 24 and len(config.warm_up.branches) == 2
 
 

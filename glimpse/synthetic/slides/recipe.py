@@ -6,10 +6,10 @@ focus in their place would have. In an overview the two are the same; a glimpse 
 knows shapes. Number, place, size and outline of the spots are drawn without the target. Stain and scanner vary from
 site to site, and less within one. Slides of less than 3,072 pixels a side have room for less: 2 or 3 smaller spots.
 
-Sparse slides are much larger, and mostly glass: 12 to 15 fragments lie far apart. Four or five of them are painted as a
-slide is, with its spots; on a positive slide, 2 or 3 of these hold foci. The others have no spots, and are copies of each
-other. At 32,768 pixels a side, an overview shows where the fragments are, a wide glimpse of one of them shows its dark
-spots, and only a fine one tells what they are.
+Sparse slides are much larger, and mostly glass: 12 to 15 fragments lie far apart. Four or five of them are painted as
+a slide is, with its spots; on a positive slide, 2 or 3 of these hold foci. The others have no spots, and are copies of
+each other. At 32,768 pixels a side, an overview shows where the fragments are, wide glimpses of one of them show its
+dark spots, and only a fine one tells what they are.
 
 Slides for testing are made of other parts of the images than those for training and validation. Made once per machine,
 in two to three minutes on two cores (a sparse slide of 32,768 pixels takes 5 s of one), into a folder named after what
@@ -184,6 +184,6 @@ SPARSE = replace(
     version=SPARSE_VERSION,
     make=f"{__name__}:make_sparse_slide",
     check=partial(_check_size, kind="sparse slide", least=SMALLEST, usual="32768"),
-    megabytes=lambda size: 6 * fragment_side(size) ** 2 * 0.12 / 1e6,  # 5 or 6 different fragments of 0.12 bytes per pixel
+    megabytes=lambda size: 6 * fragment_side(size) ** 2 * 0.12 / 1e6,  # different fragments, 0.12 bytes per pixel
     tables={"regions.csv": Table(("slide_id", "kind", "y", "x", "radius", "fragment"), f"{__name__}:sparse_regions")},
 )
