@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -148,8 +148,9 @@ class Learner:
         shares = {"encoder_share": self.updates.encoder_share, "overview_share": self.updates.overview_share}
         evaluation = self.policy.evaluate_episodes(episodes, extra=extra, conduct=conduct, places=places, **shares)
         loss = self.loss(episodes, evaluation, credit)
-        if worth is not None and evaluation.first_logits is not None:
-            look = worth.loss(evaluation.first_logits, _wide_looks(episodes, evaluation))
+        first, wide = evaluation.first_logits, _wide_looks(episodes, evaluation)
+        if worth is not None and first is not None:
+            look = worth.loss(first, wide)
             loss = loss + Loss(self.losses.look_coef * look, {"look": look.item()})
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
@@ -159,6 +160,9 @@ class Learner:
         norm = torch.stack([nn.utils.clip_grad_norm_(group, self.updates.max_grad_norm) for group in groups]).norm()
         if torch.isfinite(norm):  # a single bad batch must not make the parameters NaN
             optimizer.step()
+            if worth is not None and first is not None and wide is not None:
+                locator: Any = self.policy.locator
+                locator.follow_levels(worth.moments(first, wide))
         return {**loss.logs, "loss": loss.value.item(), "gradient_norm": norm.item()}
 
     # ------------------------------------------------------------------------------------------ the losses

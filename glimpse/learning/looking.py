@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from glimpse.networks.locator import moments_of
 from glimpse.networks.where import CLOSED
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 
@@ -97,15 +98,12 @@ class InnerWorth:
         """Returns this record on a device."""
         return InnerWorth(*(tensor.to(device) for tensor in vars(self).values()))
 
-    def loss(self, wide: WideLooks, zoom: int, entropy: float) -> Tensor:
-        """Returns the looking loss of choices inside those wide glimpses of some episodes that are known here.
-
-        What the rollouts of a case have found in this way is one set.
+    def known(self, wide: WideLooks, zoom: int) -> "KnownPlaces":
+        """Returns the scores and the losses of places inside those wide glimpses of some episodes that are known here.
 
         Args:
             wide: The wide glimpses, and the locator's scores of their cells.
             zoom: The index of the field of view of the glimpses inside.
-            entropy: Weight of the entropy of the choice.
         """
         rollouts = len(wide.location) // len(self.location)
         row = torch.arange(len(wide.location), device=wide.location.device)
@@ -119,9 +117,27 @@ class InnerWorth:
         def by_case(values: Tensor) -> Tensor:
             return values.unflatten(0, (-1, rollouts)).flatten(1)
 
-        single, chosen = by_case(self.losses[case, known]), by_case(there)
-        mean = (single * chosen).sum(1, keepdim=True) / chosen.sum(1, keepdim=True).clamp_min(1)
-        return choice_loss(by_case(logits), mean - single, entropy, chosen)
+        return KnownPlaces(by_case(logits), by_case(self.losses[case, known]), by_case(there))
+
+
+@dataclass(frozen=True)
+class KnownPlaces:
+    """Places inside wide glimpses that the rollouts of a case have read, of which is known what they are worth.
+
+    Attributes:
+        logits: The locator's scores.
+        losses: The lower, the better.
+        there: False for padding.
+    """
+
+    logits: Float[Tensor, "case place"]
+    losses: Float[Tensor, "case place"]
+    there: Bool[Tensor, "case place"]
+
+    def loss(self, entropy: float) -> Tensor:
+        """Returns the looking loss, where the places of a case are one set; `entropy` weighs that of the choice."""
+        mean = (self.losses * self.there).sum(1, keepdim=True) / self.there.sum(1, keepdim=True).clamp_min(1)
+        return choice_loss(self.logits, mean - self.losses, entropy, self.there)
 
 
 @dataclass(frozen=True)
@@ -172,7 +188,19 @@ class Worth:
         loss = looking_loss(logits, self.losses, self.among, self.entropy)
         if wide is None:
             return loss
-        return loss + sum(one.loss(wide, zoom, self.entropy) for zoom, one in enumerate(self.inner, 1))
+        return loss + sum(one.known(wide, zoom).loss(self.entropy) for zoom, one in enumerate(self.inner, 1))
+
+    @torch.no_grad()
+    def moments(self, logits: Float[Tensor, "case glimpse"], wide: WideLooks) -> Float[Tensor, "zoom 4"]:
+        """Returns the moments of scores and of what they are worth, for each field of view (see `moments_of`).
+
+        The arguments are those of `loss`.
+        """
+        found = [moments_of(logits.flatten(), -self.losses.flatten())]
+        for zoom, one in enumerate(self.inner, 1):
+            known = one.known(wide, zoom)
+            found.append(moments_of(known.logits[known.there], -known.losses[known.there]))
+        return torch.stack(found)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a file of safetensors."""

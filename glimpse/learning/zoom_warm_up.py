@@ -24,7 +24,7 @@ from glimpse.cohort import Case
 from glimpse.learning.augment import Augment, still_augment
 from glimpse.learning.looking import InnerWorth, Worth, choice_loss
 from glimpse.learning.warm_up import TokenWarmUp
-from glimpse.networks.locator import PointerLocator
+from glimpse.networks.locator import PointerLocator, moments_of
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
 from glimpse.networks.where import CLOSED
@@ -34,7 +34,6 @@ from glimpse.views import Views
 _FIXED = Conduct(train_encoder=False)
 _AT_ONCE = 256  # glimpses that are encoded at once
 _BEST = 0.99  # quantile of the scores at which the best places begin
-_UNIT = 0.05  # of the loss: where levels differ by so much in worth, one is e times as probable as the other
 
 
 @dataclass
@@ -296,20 +295,18 @@ class ZoomWarmUp(TokenWarmUp):
 
     @torch.no_grad()
     def _value_levels(self) -> None:
-        """Tells the locator what its scores are worth at each level: the line that fits best, over all cases.
-
-        It is also told by how much the scores of the best places exceed the mean.
-        """
-        made: list[Tensor] = []
+        """Tells the locator what its scores are worth at each level, over all cases, and by how much the best lead."""
+        moments: list[Tensor] = []
+        lead: list[Tensor] = []
         for logits, worth in self._all_worths().values():
             inside = logits > CLOSED / 2
             logits, worth = logits[inside], worth[inside]
-            if len(logits):
-                made.append(_line(logits, worth))
-            else:  # nothing could be chosen at this level, such as in images that are plain
-                made.append(worth.new_zeros(3))
+            moments.append(moments_of(logits, worth))
+            # nothing could be chosen at a level without logits, such as in images that are plain
+            best = logits.kthvalue(max(1, round(_BEST * len(logits)))).values if len(logits) else logits.sum()
+            lead.append(best - logits.mean() if len(logits) else best)
         locator: Any = self.policy.locator
-        locator.value_levels(*torch.stack(made, 1), _UNIT)
+        locator.value_levels(torch.stack(moments), torch.stack(lead))
 
     def _logits(self, zoom: int, cases: Tensor) -> Float[Tensor, "batch glimpse"]:
         """Returns the locator's scores of the glimpses of a level; those that it could not choose have a low one."""
@@ -322,15 +319,6 @@ class ZoomWarmUp(TokenWarmUp):
 def _glimpses(branches: Sequence[int]) -> int:
     """Returns how many glimpses are read of a case."""
     return sum(math.prod(branches[:level]) for level in range(1, len(branches) + 1))
-
-
-def _line(logits: Float[Tensor, " place"], worth: Float[Tensor, " place"]) -> Float[Tensor, "3"]:
-    """Returns slope and offset of the line that fits best, and by how much the best logits exceed the mean."""
-    centred = logits - logits.mean()
-    slope = (centred * (worth - worth.mean())).mean() / centred.square().mean().clamp_min(1e-6)
-    slope = slope.clamp_min(0)
-    best = logits.kthvalue(max(1, round(_BEST * len(logits)))).values
-    return torch.stack([slope, worth.mean() - slope * logits.mean(), best - logits.mean()])
 
 
 def _drawn(inside: Bool[np.ndarray, "cell"], count: int, rng: np.random.Generator) -> Int[np.ndarray, "some"]:

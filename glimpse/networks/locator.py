@@ -19,6 +19,8 @@ from glimpse.networks.where import (
 from glimpse.settings.options import at_least
 
 _BOUND = 50.0  # lower logits are those of places that are closed, or as good as closed
+_UNIT = 0.05  # of the loss: where levels differ by so much in worth, one is e times as probable as the other
+_NEWEST = 0.05  # share of the newest scores in running means of what scores are worth
 SEEN_PENALTY = 10.0
 """Taken off the logit of a cell whose view was seen completely; for learned locators, the weight before training."""
 
@@ -52,7 +54,9 @@ class PointerLocator(nn.Module):
     shift: Tensor
     spread: Tensor
     near_penalty: Tensor
+    worth_moments: Tensor
     unary_gain = 3.0  # early in training, the look of a cell says more about its worth than the state does
+    level_gain = 0.1  # what the state says of levels is learned from rewards alone, which are mostly chance
 
     def __init__(
         self,
@@ -82,11 +86,14 @@ class PointerLocator(nn.Module):
         self.finer = nn.ModuleList(_Reader(embed, unary_layers) for _ in range(zooms - 1))
         if zooms > 1:  # what the best place of each level is worth, by its logit
             self.worth_slope, self.worth_offset = nn.Parameter(torch.zeros(zooms)), nn.Parameter(torch.zeros(zooms))
+            self.register_buffer("worth_moments", torch.full((zooms, 4), torch.nan))
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in ("shift", "spread"):  # policies that were saved before there were any have none
             state.setdefault(prefix + name, getattr(self, name))
         state.setdefault(prefix + "near_penalty", torch.zeros_like(self.near_penalty))
+        if hasattr(self, "worth_moments"):
+            state.setdefault(prefix + "worth_moments", self.worth_moments)
         super()._load_from_state_dict(state, prefix, *rest)
 
     def describe(
@@ -147,25 +154,37 @@ class PointerLocator(nn.Module):
         A fine glimpse is worth what it shows, and a wide one what the choice inside it will bring. So it looks more
         closely where something promising was seen from afar, and elsewhere when nothing is left there.
         """
-        return masked(logits + self.worth_slope * best.clamp_min(-_BOUND) + self.worth_offset, available(best))
+        own = self.level_gain * logits + self.worth_slope * best.clamp_min(-_BOUND) + self.worth_offset
+        return masked(own, available(best))
 
     @torch.no_grad()
-    def value_levels(
-        self,
-        slope: Float[Tensor, " zoom"],
-        offset: Float[Tensor, " zoom"],
-        lead: Float[Tensor, " zoom"],
-        unit: float,
-    ) -> None:
-        """Sets what the best place of each level is worth: slope times its logit plus offset, in units of the loss.
+    def value_levels(self, moments: Float[Tensor, "zoom 4"], lead: Float[Tensor, " zoom"]) -> None:
+        """Sets what the best place of each level is worth, in units of the loss: the line that fits its logits best.
 
-        A difference of `unit` makes one level e times as probable as another. `lead` is by how much the logits of the
-        best places exceed the mean: so much at least is taken off where all was seen. Otherwise the agent would
-        look at the first good place from all sides before it looks for another one.
+        Args:
+            moments: Of the logits of places and what they are worth, for each level, as `moments_of` returns them.
+            lead: By how much the logits of the best places exceed the mean: so much at least is taken off where all was
+                seen. Otherwise the agent would look at the first good place from all sides before it looks for another.
         """
-        self.worth_slope.copy_(slope / unit)
-        self.worth_offset.copy_(offset / unit)
+        self.worth_moments.copy_(moments)
+        self._fit_levels()
         self.seen_penalty.copy_(torch.maximum(self.seen_penalty, lead.to(self.seen_penalty)))
+
+    @torch.no_grad()
+    def follow_levels(self, moments: Float[Tensor, "zoom 4"]) -> None:
+        """Keeps what `value_levels` has set true while the scores change: `moments` are those of some more places.
+
+        What a choice learns does not depend on a number that is added to all of its scores, so they drift.
+        """
+        before = torch.where(self.worth_moments.isfinite(), self.worth_moments, moments)
+        self.worth_moments.copy_(torch.where(moments.isfinite(), before.lerp(moments, _NEWEST), before))
+        self._fit_levels()
+
+    def _fit_levels(self) -> None:
+        logit, worth, square, product = self.worth_moments.nan_to_num().unbind(1)
+        slope = ((product - logit * worth) / (square - logit * logit).clamp_min(1e-6)).clamp_min(0)
+        self.worth_slope.copy_(slope / _UNIT)
+        self.worth_offset.copy_((worth - slope * logit) / _UNIT)
 
     def penalty(
         self,
@@ -187,6 +206,11 @@ class PointerLocator(nn.Module):
     ) -> Float[Tensor, "case time cell"]:
         """Returns the logits of all cells, open or not, from the keys and unary scores that `describe` returned."""
         return self.query(states) @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1]) + unary[:, None]
+
+
+def moments_of(logits: Float[Tensor, " place"], worth: Float[Tensor, " place"]) -> Float[Tensor, "4"]:
+    """Returns the means of logits, of what they are worth, of squared logits and of products; NaN without places."""
+    return torch.stack([logits, worth, logits * logits, logits * worth]).mean(1)
 
 
 class _Reader(nn.Module):

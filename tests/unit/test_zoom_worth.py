@@ -9,7 +9,8 @@ import torch
 
 from glimpse.agents import PPO
 from glimpse.envs import GlimpseVecEnv
-from glimpse.learning.looking import InnerWorth, WideLooks, Worth
+from glimpse.learning.looking import InnerWorth, KnownPlaces, WideLooks, Worth
+from glimpse.networks.locator import PointerLocator, moments_of
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from tests.unit.test_zoom import ENCODER, spotted, warmed
 
@@ -51,12 +52,18 @@ def test_choices_inside_wide_glimpses_that_are_known_are_learned() -> None:
     location[2, 0] = torch.tensor([0.1, 0.1])  # of another field of view
     zoom = torch.tensor([[0, 0], [0, -1], [1, 0], [0, 0]])
     scores = torch.arange(32.0).reshape(4, 2, 4).requires_grad_()
-    found = known.loss(WideLooks(location, zoom, scores), 1, 0.0)
+    wide = WideLooks(location, zoom, scores)
+    found = known.known(wide, 1).loss(0.0)
     logits = torch.stack([scores[0, 1, 0], scores[0, 1, 3], scores[1, 0, 1]])
     benefit = torch.tensor([2.0 - 1.0, 2.0 - 2.0, 2.0 - 3.0])
     torch.testing.assert_close(found, -(logits.softmax(0) * benefit).sum() / 2)
     found.backward()
     assert scores.grad is not None and not scores.grad[2:].any() and scores.grad[0, 1, 0] != 0
+    worth = Worth(("a", "b"), torch.zeros(2, 2).long(), torch.tensor([[0.5, 1.0], [2.0, 4.0]]), 2, 0.0, (known,))
+    moments = worth.moments(torch.tensor([[3.0, 1.0], [0.0, 0.0]]), wide)
+    torch.testing.assert_close(moments[0], torch.tensor([1.0, -1.875, 2.5, (-1.5 - 1.0) / 4]))
+    expected = [logits.mean(), -2.0, logits.square().mean(), (logits * torch.tensor([-1.0, -2.0, -3.0])).mean()]
+    torch.testing.assert_close(moments[1], torch.tensor(expected))
 
 
 def test_the_joint_stage_goes_on_learning_what_looking_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,12 +86,45 @@ def test_the_joint_stage_goes_on_learning_what_looking_is_worth(monkeypatch: pyt
         policy_kwargs=kwargs, look_coef=1.0,
     )  # fmt: skip
     agent.worth = replace(worth, inner=(every,))
-    losses, compute = [], InnerWorth.loss
+    losses, compute = [], KnownPlaces.loss
 
-    def noted(self: InnerWorth, *given: Any) -> torch.Tensor:
+    def noted(self: KnownPlaces, *given: Any) -> torch.Tensor:
         losses.append(compute(self, *given))
         return losses[-1]
 
-    monkeypatch.setattr(InnerWorth, "loss", noted)
+    monkeypatch.setattr(KnownPlaces, "loss", noted)
     agent.learn(agent.steps_per_update)
     assert losses and all(loss.requires_grad and loss != 0 for loss in losses)  # it has looked somewhere that is known
+
+
+def test_what_scores_are_worth_is_followed_while_they_drift() -> None:
+    torch.manual_seed(0)
+    locator = PointerLocator(8, 8, zooms=2)
+    worth = torch.randn(500)
+
+    def moments(shift: float) -> torch.Tensor:
+        levels = [moments_of(2 * worth + shift, worth), moments_of(4 * worth - shift, worth + 1.0)]
+        return torch.stack(levels)
+
+    def valued(level: int, logit: float) -> float:  # in units of the loss
+        return 0.05 * (locator.worth_slope[level] * logit + locator.worth_offset[level]).item()
+
+    locator.value_levels(moments(0.0), torch.tensor([12.0, 5.0]))
+    assert locator.seen_penalty.tolist() == [12.0, 10.0]
+    assert valued(0, 2 * 1.5) == pytest.approx(1.5, abs=1e-3) and valued(1, 4 * 1.5) == pytest.approx(2.5, abs=1e-3)
+    for _ in range(200):
+        locator.follow_levels(moments(7.0))
+    assert valued(0, 2 * 1.5 + 7) == pytest.approx(1.5, abs=1e-2)
+    assert valued(1, 4 * 1.5 - 7) == pytest.approx(2.5, abs=1e-2)
+    nothing = torch.stack([moments(7.0)[0], moments_of(worth[:0], worth[:0])])
+    before = locator.worth_slope[1].item()
+    locator.follow_levels(nothing)  # no fine glimpse was known: what is known of their level stays
+    assert locator.worth_slope[1].item() == before > 0
+
+
+def test_a_level_without_places_is_worth_nothing_until_some_are_known() -> None:
+    locator, some = PointerLocator(8, 8, zooms=2), torch.arange(4.0)
+    locator.value_levels(torch.stack([moments_of(some, some), moments_of(some[:0], some[:0])]), torch.zeros(2))
+    assert locator.worth_slope[0] > 0 and locator.worth_slope[1] == locator.worth_offset[1] == 0
+    locator.follow_levels(torch.stack([moments_of(some, some)] * 2))
+    assert locator.worth_slope[1].item() == pytest.approx(locator.worth_slope[0].item())
