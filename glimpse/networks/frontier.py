@@ -44,12 +44,13 @@ class Frontier:
         keys, unary, open, location: As of `Described`.
         level: The index of the field of view with which a candidate would be read.
         covered: The sum of the shares of a candidate's view that glimpses of its own level or finer ones have shown.
-        near: The same of enlarged glimpses.
+        near: The same of enlarged glimpses; zeros where `minds_near` is False.
         visited: Whether it was looked at.
         path: The centres of the glimpses so far.
         zooms: Their fields of view.
         views: How many of them were wide.
         per_view: How many cells a wide glimpse has.
+        minds_near: Whether what is near to what was seen matters.
     """
 
     keys: Float[Tensor, "batch n embed"]
@@ -64,9 +65,10 @@ class Frontier:
     zooms: Int[Tensor, "batch time"]
     views: Int[Tensor, "batch"]
     per_view: int
+    minds_near: bool
 
     @classmethod
-    def empty(cls, like: Float[Tensor, "batch embed"], ndim: int, per_view: int) -> "Frontier":
+    def empty(cls, like: Float[Tensor, "batch embed"], ndim: int, per_view: int, minds_near: bool) -> "Frontier":
         """Returns the frontier of episodes that have begun."""
         batch = len(like)
 
@@ -86,6 +88,7 @@ class Frontier:
             zooms=none(dtype=torch.long),
             views=torch.zeros(batch, dtype=torch.long, device=like.device),
             per_view=per_view,
+            minds_near=minds_near,
         )
 
     def seen(
@@ -103,13 +106,19 @@ class Frontier:
             sides: The sides of every field of view, in units of [-1, 1].
             index: Which of these candidates were chosen; below 0 where it was none of them.
         """
-        shares = (self._shares(place[:, None], zoom[:, None], sides, enlarged)[:, 0] for enlarged in (1.0, NEAR))
-        covered, near = (before + share for before, share in zip((self.covered, self.near), shares, strict=True))
+        parts = {"covered": self.covered, "near": self.near}
+        for name, enlarged in self._enlarged:
+            parts[name] = parts[name] + self._shares(place[:, None], zoom[:, None], sides, enlarged)[:, 0]
         visited = self.visited.clone()
         rows = (index >= 0).nonzero()[:, 0]
         visited[rows, index[rows]] = True
         path, zooms = torch.cat([self.path, place[:, None]], 1), torch.cat([self.zooms, zoom[:, None]], 1)
-        return replace(self, covered=covered, near=near, visited=visited, path=path, zooms=zooms)
+        return replace(self, **parts, visited=visited, path=path, zooms=zooms)
+
+    @property
+    def _enlarged(self) -> tuple[tuple[str, float], ...]:
+        """By how much glimpses are enlarged for `covered` and, if it matters, for `near`."""
+        return (("covered", 1.0), ("near", NEAR)) if self.minds_near else (("covered", 1.0),)
 
     def _shares(
         self,
@@ -137,12 +146,14 @@ class Frontier:
         slots = self.views[rows]
         held, needed = self.keys.shape[1] // self.per_view, int(slots.max()) + 1
         made = self if needed <= held else self.padded((needed - held) * self.per_view)
-        parts = {name: getattr(made, name).unflatten(1, (-1, self.per_view)).clone() for name in _PADDED}
+        made = replace(made, keys=made.keys.clone()) if made is self else made  # the largest; padding copies it, too
+        parts = {name: getattr(made, name).unflatten(1, (-1, self.per_view)) for name in _PADDED}
+        parts |= {name: part.clone() for name, part in parts.items() if name != "keys"}
         for name in ("keys", "unary", "open", "location"):
             parts[name][rows, slots] = getattr(new, name).to(parts[name])
         level = (zoom + 1)[:, None].expand(-1, self.per_view)
         parts["level"][rows, slots] = level
-        for name, enlarged in (("covered", 1.0), ("near", NEAR)):
+        for name, enlarged in self._enlarged:
             path, zooms = self.path[rows], self.zooms[rows]
             shares = shares_of_candidates(new.location, level, path, zooms, sides[rows], enlarged)
             parts[name][rows, slots] = shares.sum(1)
@@ -176,7 +187,7 @@ class Frontier:
         old, new = (one.padded(wide - one.keys.shape[1])._lengthened(long) for one in (self, new))
         parts: dict[str, Any] = {}
         for field in fields(self):
-            if field.name != "per_view":
+            if field.name not in ("per_view", "minds_near"):
                 mine, theirs = getattr(old, field.name), getattr(new, field.name)
                 parts[field.name] = torch.where(rows.view(-1, *[1] * (mine.ndim - 1)), theirs, mine)
         return replace(old, **parts)

@@ -203,7 +203,8 @@ class GlimpseNetwork(SeeingNetwork):
         none = torch.zeros(len(token), dtype=torch.long, device=token.device)
         shown = self.pool.shift.reshape(-1, self.pool.shift.shape[-1])[0].expand(len(token), -1)
         zooms = self.layout.zooms > 1
-        frontier = Frontier.empty(token, self.layout.ndim, len(self.view_cells)) if zooms else None
+        cells = len(self.view_cells)
+        frontier = Frontier.empty(token, self.layout.ndim, cells, self.minds_near) if zooms else None
         return State(memory, answer, cache, visited, sides, covered, covered, none, none, shown, frontier)
 
     def decide(

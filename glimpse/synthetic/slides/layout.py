@@ -89,7 +89,7 @@ def lay_out(
         target: 1 if some of the spots are tumour, 0 if none is.
         tissue_map: Labels of the tissue of a real slide, from which windows are taken.
         islands: Outlines of its tumour islands, (island, points, 2), centred and with a largest extent of 1.
-        all_foci: Whether all spots may be foci where the target is 1; if not, one at least is a look-alike.
+        all_foci: Whether all spots are foci where the target is 1; if not, 1 to 3 are, and one at least is a look-alike.
 
     Raises:
         RuntimeError: There is no room for two spots.
@@ -102,7 +102,7 @@ def lay_out(
     else:
         raise RuntimeError(f"No room for two spots in {_LAYOUTS} layouts of {size} pixels; make larger slides.")
     labels[ndimage.binary_dilation(covered, iterations=2)] = STROMA  # a spot lies in solid tissue
-    foci = rng.permutation(len(spots))[: rng.integers(1, min(3, len(spots) - (not all_foci)) + 1)]
+    foci = rng.permutation(len(spots))[: len(spots) if all_foci else rng.integers(1, min(3, len(spots) - 1) + 1)]
     if target:
         spots = [replace(spot, kind=FOCUS) if index in foci else spot for index, spot in enumerate(spots)]
     return Layout(size, labels, tuple(spots))

@@ -47,7 +47,7 @@ def scatter(
 ) -> tuple[Fragment, ...]:
     """Draws the plan of a slide: 4 or 5 fragments with spots, then 8 to 10 without, which have one layout.
 
-    On a positive slide, 2 or 3 fragments hold foci.
+    On a positive slide, all spots of 2 or 3 fragments are foci.
 
     Args:
         rng: The slide's own source of randomness.
@@ -65,7 +65,7 @@ def scatter(
     holding = rng.permutation(spotted)[: rng.integers(_HOLDING[0], _HOLDING[1] + 1)]
     fragments = []
     for number, (y, x) in enumerate(corners[:spotted]):
-        # all spots of a fragment may be foci: there are look-alikes in the others
+        # all spots of a fragment are foci: there are look-alikes in the others
         layout = lay_out(rng, side, int(target and number in holding), tissue_map, islands, all_foci=True)
         fragments.append(Fragment(y, x, layout))
     without = lay_out_plain(rng, side, tissue_map)
