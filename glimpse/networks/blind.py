@@ -57,12 +57,13 @@ class ShuffledLocator(nn.Module):
         return masked(torch.from_numpy(np.stack(draws))[:, None].to(logits), available(best))
 
     def forward(self, states: Tensor, candidates: Candidates, seen: Coverage) -> CellDistribution:
-        count = seen.share.shape[-1]
+        count = seen.share.shape[-1] if candidates.index is None else int(candidates.index[:, -1].max()) + 1
         if self._noise.shape[1] < count:  # the first numbers of a case stay the same when there are more
             # The cell with the largest sum of logit and Gumbel noise is a sample from the softmax of the logits.
             draws = [np.random.default_rng((self.seed, case)).gumbel(size=count) for case in self.cases]
             self._noise = torch.from_numpy(np.stack(draws)).float().to(seen.share.device)
-        logits = self._noise[:, None, :count] - SEEN_PENALTY * seen.share
+        noise = self._noise[:, :count] if candidates.index is None else self._noise.gather(1, candidates.index)
+        logits = noise[:, None] - SEEN_PENALTY * seen.share
         return over_cells(logits, candidates, seen)
 
 

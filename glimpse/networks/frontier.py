@@ -218,27 +218,41 @@ def shares_of_candidates(
 
 
 def with_frontier(candidates: Candidates, frontier: Frontier) -> Candidates:
-    """Returns the cells of overviews and those on the frontier as the candidates of each row."""
+    """Returns the open cells of overviews and those on the frontier as the candidates of each row."""
     wide = Described(frontier.keys, frontier.unary, frontier.open, frontier.location)
     return joined(candidates, wide, frontier.level)
 
 
 def joined(candidates: Candidates, wide: Described, level: Int[Tensor, "batch n"]) -> Candidates:
-    """Returns the cells of overviews and those of wide glimpses, one row for each rollout, as candidates."""
+    """Returns the open cells of overviews and those of wide glimpses, one row for each rollout, as candidates.
+
+    Most of a large image may be background, whose cells would cost as much as others.
+    """
     batch = len(wide.open)
     rollouts = batch // len(candidates.open)
+    index = _open_ones(candidates.open)
+    places = candidates.locations.expand(len(index), *candidates.locations.shape)
 
-    def both(name: str) -> Tensor:
-        own = getattr(candidates, name).repeat_interleave(rollouts, 0)
-        return torch.cat([own, getattr(wide, name).to(own)], 1)
+    def both(own: Tensor, of_wide: Tensor) -> Tensor:
+        shape = (*index.shape, *own.shape[2:])
+        some = own.gather(1, index.view(*index.shape, *[1] * (own.ndim - 2)).expand(shape))
+        return torch.cat([some.repeat_interleave(rollouts, 0), of_wide.to(some)], 1)
 
-    cells = candidates.locations.expand(batch, *candidates.locations.shape)
+    behind = candidates.open.shape[1] + torch.arange(level.shape[1], device=level.device).expand(batch, -1)
     return replace(
         candidates,
-        keys=both("keys"),
-        unary=both("unary"),
-        open=both("open"),
+        keys=both(candidates.keys, wide.keys),
+        unary=both(candidates.unary, wide.unary),
+        open=both(candidates.open, wide.open),
         sides=candidates.sides.repeat_interleave(rollouts, 0),
-        locations=torch.cat([cells, wide.location.to(cells)], 1),
-        level=torch.cat([level.new_zeros(batch, cells.shape[1]), level], 1),
+        locations=both(places, wide.location),
+        level=torch.cat([level.new_zeros(batch, index.shape[1]), level], 1),
+        index=torch.cat([index.repeat_interleave(rollouts, 0), behind], 1),
     )
+
+
+def _open_ones(inside: Bool[Tensor, "case cell"]) -> Int[Tensor, "case some"]:
+    """Returns the indices of cells that are open, in order; rows with fewer of them have others, too."""
+    most = int(inside.sum(1).max())
+    first = (~inside).byte().sort(dim=1, stable=True).indices[:, :most]
+    return first.sort(1).values

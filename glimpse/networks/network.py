@@ -258,7 +258,8 @@ class GlimpseNetwork(SeeingNetwork):
         seen = state.coverage()
         if state.frontier is None or getattr(conduct.locator or self.locator, "roams", False):
             return scene.candidates, seen
-        return with_frontier(scene.candidates, state.frontier), state.frontier.coverage(seen)
+        candidates = with_frontier(scene.candidates, state.frontier)
+        return candidates, state.frontier.coverage(seen).at(candidates.index)
 
     def levels(
         self, states: Float[Tensor, "batch time hidden"], where: Where, conduct: Conduct = OWN_CONDUCT

@@ -32,6 +32,17 @@ class Coverage:
     zoom: Int[Tensor, "batch time"]
     absent: Bool[Tensor, "batch time cell"] | None = None
 
+    def at(self, index: Int[Tensor, "batch some"] | None) -> "Coverage":
+        """Returns what was seen of the candidates with these indices; None means all."""
+        if index is None:
+            return self
+
+        def some(values: Tensor) -> Tensor:
+            return values.gather(-1, index[:, None].expand(-1, values.shape[1], -1))
+
+        absent = None if self.absent is None else some(self.absent)
+        return Coverage(some(self.visited), some(self.share), some(self.near), self.zoom, absent)
+
 
 def overlaps(
     axes: Sequence[Float[Tensor, "_"] | Float[Tensor, "batch 1 _"]],

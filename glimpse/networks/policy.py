@@ -87,11 +87,12 @@ class GlimpsePolicy(GlimpseNetwork):
             glimpse_prediction=self.glimpse_head(tokens),
             extra_prediction=after_extra,
             first_logits=self._first_logits(states[:: episodes.rollouts, :1], scene.candidates, places),
-            view_scores=None if history.wide is None else self._scores_of_views(candidates),
+            view_scores=None if history.wide is None else self._scores_of_views(candidates, maps.shape[1]),
         )
 
-    def _scores_of_views(self, candidates: Candidates) -> Float[Tensor, "batch view cell"]:
-        return candidates.unary[:, len(self.cells) :].unflatten(1, (-1, len(self.view_cells)))
+    def _scores_of_views(self, candidates: Candidates, views: int) -> Float[Tensor, "batch view cell"]:
+        cells = len(self.view_cells)
+        return candidates.unary[:, candidates.unary.shape[1] - views * cells :].unflatten(1, (views, cells))
 
     def _first_logits(
         self,
@@ -206,7 +207,8 @@ class GlimpsePolicy(GlimpseNetwork):
         batch, steps = states.shape[:2]
 
         def part(states: Tensor, location: Tensor, cell: Tensor, zoom: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-            where = self.where(states, candidates, history.before(step, zoom), conduct)
+            seen = history.before(step, zoom).at(candidates.index)
+            where = self.where(states, candidates, seen, conduct)
             levels = self.levels(states, where, conduct).log_softmax(-1)
             where = at_level(where, zoom)
             zoomed = levels.gather(-1, zoom[..., None])[..., 0]

@@ -23,8 +23,9 @@ CLOSED = -1e9
 class Candidates:
     """The cells from which locators choose. There is one row per case, for all of its rollouts, or one per rollout.
 
-    They are the cells of overviews. Where there are several fields of view, the cells of wide glimpses follow them; the
-    rows then have locations of their own (see `glimpse.networks.frontier`).
+    They are the cells of overviews. Where there are several fields of view, only those of them are here that may be
+    looked at, and the cells of wide glimpses follow them; the rows then have locations of their own (see
+    `glimpse.networks.frontier`).
 
     Attributes:
         keys: What `PointerLocator` compares with the state.
@@ -34,6 +35,8 @@ class Candidates:
         locations: Centres of the cells in [-1, 1].
         grid: The cells of overviews.
         level: The index of the extent with which a glimpse at each cell would be read; None where there is only one.
+        index: The indices of these cells among all of them, in order, which is how they are named in a `Choice`; None
+            where all cells are here.
     """
 
     keys: Float[Tensor, "case cell embed"]
@@ -43,6 +46,7 @@ class Candidates:
     locations: Float[Tensor, "cell d"] | Float[Tensor, "case cell d"]
     grid: CellGrid
     level: Int[Tensor, "case cell"] | None = None
+    index: Int[Tensor, "case cell"] | None = None
 
     def nearest(self, location: Float[Tensor, "*batch d"]) -> Int[Tensor, "*batch"]:
         """Returns the index of the cell of the overview in which a location lies."""
@@ -84,9 +88,11 @@ class CellDistribution:
         logits: Float[Tensor, "batch time cell"],
         locations: Float[Tensor, "cell d"] | Float[Tensor, "batch cell d"],
         level: Int[Tensor, "case cell"] | None = None,
+        index: Int[Tensor, "batch cell"] | None = None,
     ) -> None:
         self.logits, self.log_probs, self.locations = logits, F.log_softmax(logits, -1), locations
         self.level = None if level is None else level.repeat_interleave(len(logits) // len(level), 0)[:, None]
+        self.index = index
 
     def best(self, levels: int) -> Float[Tensor, "batch time zoom"]:
         """Returns the highest logit of each level; it is very low where there is no place left."""
@@ -98,7 +104,8 @@ class CellDistribution:
         """Returns the distribution over the places of one level at each step."""
         if self.level is None:
             return self
-        return CellDistribution(self.logits.masked_fill(self.level != zoom[..., None], CLOSED), self.locations)
+        logits = self.logits.masked_fill(self.level != zoom[..., None], CLOSED)
+        return CellDistribution(logits, self.locations, index=self.index)
 
     def sample(self, generator: torch.Generator | None = None) -> Choice:
         """Samples by inverting the cumulative distribution, so that a cell of probability 0 is never drawn."""
@@ -106,11 +113,13 @@ class CellDistribution:
         shape = (*below.shape[:2], 1)
         level = torch.rand(shape, generator=generator, dtype=below.dtype, device=below.device) * below[..., -1:]
         cell = torch.searchsorted(below, level, right=True)[..., 0].clamp_max(below.shape[-1] - 1)
-        return Choice(self._at(cell), cell)
+        return self._choice(cell)
 
     def mode(self) -> Choice:
-        cell = self.log_probs.argmax(-1)
-        return Choice(self._at(cell), cell)
+        return self._choice(self.log_probs.argmax(-1))
+
+    def _choice(self, place: Int[Tensor, "batch time"]) -> Choice:
+        return Choice(self._at(place), place if self.index is None else self.index.gather(1, place))
 
     def _at(self, cell: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time d"]:
         if self.locations.ndim == 2:
@@ -118,7 +127,18 @@ class CellDistribution:
         return self.locations[torch.arange(len(cell), device=cell.device)[:, None], cell]
 
     def log_prob(self, choice: Choice) -> Float[Tensor, "batch time"]:
-        return self.log_probs.gather(-1, choice.cell[..., None])[..., 0]
+        place = choice.cell
+        if self.index is not None:
+            place = torch.searchsorted(self.index, place).clamp_max(self.index.shape[1] - 1)
+        return self.log_probs.gather(-1, place[..., None])[..., 0]
+
+    def of_all(self, count: int) -> Float[Tensor, "batch time all"]:
+        """Returns the probabilities of all `count` cells, 0 of those that are not here."""
+        probabilities = self.logits.softmax(-1)
+        if self.index is None:
+            return probabilities
+        index = self.index[:, None].expand_as(probabilities)
+        return probabilities.new_zeros(*probabilities.shape[:2], count).scatter(-1, index, probabilities)
 
     def entropy(self) -> Float[Tensor, "batch time"]:
         return -(self.logits.softmax(-1) * self.log_probs.clamp_min(-50)).sum(-1)
@@ -191,4 +211,4 @@ def closed_cells(candidates: Candidates, seen: Coverage) -> Bool[Tensor, "batch 
 def over_cells(logits: Float[Tensor, "batch time cell"], candidates: Candidates, seen: Coverage) -> CellDistribution:
     """Returns the distribution over the cells that may be chosen."""
     open_ones = logits.masked_fill(closed_cells(candidates, seen), CLOSED)
-    return CellDistribution(open_ones, candidates.locations, candidates.level)
+    return CellDistribution(open_ones, candidates.locations, candidates.level, candidates.index)

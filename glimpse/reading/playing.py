@@ -122,14 +122,15 @@ def cell_probabilities(
     """
     where = policy.where(state.memory[:, None], *policy.choices(scene, state, conduct), conduct)
     where = at_level(where, zoom[:, None])
+    rows, cells = len(state.memory), scene.candidates.grid.cells
     if isinstance(where, GaussianDistribution):
         centres = scene.candidates.locations[None]
         logits = where.log_prob(Choice(centres, scene.candidates.nearest(centres)))
+        probabilities = logits.reshape(rows, -1).softmax(-1)
     else:
         assert isinstance(where, CellDistribution)
-        logits = where.log_probs
-    rows, cells = len(state.memory), scene.candidates.grid.cells
-    probabilities = logits.reshape(rows, -1).softmax(-1)[:, : len(policy.cells)]
+        count = max(len(policy.cells), 0 if where.index is None else int(where.index.max()) + 1)
+        probabilities = where.of_all(count)[:, 0, : len(policy.cells)]
     return probabilities.reshape(rows, *cells).float().cpu().numpy()
 
 

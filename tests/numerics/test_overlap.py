@@ -7,6 +7,7 @@ import torch
 from glimpse.geometry import CellGrid
 from glimpse.networks import PointerLocator, RandomLocator
 from glimpse.networks.blind import ShuffledLocator
+from glimpse.networks.frontier import Described, joined
 from glimpse.networks.locator import SEEN_PENALTY
 from glimpse.networks.overlap import NEAR, Coverage, mutual, overlaps, product, summed
 from glimpse.networks.where import Candidates
@@ -121,3 +122,48 @@ def test_random_looks_avoid_what_was_seen_in_training_and_in_reading() -> None:
     reading = ShuffledLocator(0, range(count))(torch.zeros(count, 1, 3), candidates, many)
     drawn = reading.mode().cell[:, 0].bincount(minlength=4) / count
     assert torch.allclose(drawn, expected, atol=0.03)
+
+
+def test_open_cells_alone_give_the_same_distribution_as_all_of_them() -> None:
+    """Two cases of two rollouts; in the first, 3 of 12 cells of the overview are open, in the second, 5."""
+    draw = torch.Generator().manual_seed(0)
+    places = torch.rand(12, 2, generator=draw)
+    inside = torch.zeros(2, 12, dtype=torch.bool)
+    inside[0, [1, 4, 11]] = inside[1, [0, 2, 3, 7, 8]] = True
+    of_overview = Candidates(
+        torch.randn(2, 12, 8, generator=draw), torch.randn(2, 12, generator=draw), inside,
+        torch.full((2, 2, 2), 0.5), places, CellGrid((3, 4), (1, 1)),
+    )  # fmt: skip
+    wide = Described(
+        torch.randn(4, 6, 8, generator=draw), torch.randn(4, 6, generator=draw),
+        torch.rand(4, 6, generator=draw) < 0.7, torch.rand(4, 6, 2, generator=draw),
+    )  # fmt: skip
+    level = torch.ones(4, 6, dtype=torch.long)
+    some = joined(of_overview, wide, level)
+    assert some.index is not None and some.index[0].tolist() == [0, 1, 2, 4, 11, *range(12, 18)]  # 0 and 2 are padding
+    assert some.index[2].tolist() == [0, 2, 3, 7, 8, *range(12, 18)]
+    twice = {name: getattr(of_overview, name).repeat_interleave(2, 0) for name in ("keys", "unary", "open")}
+    every = Candidates(
+        *(torch.cat([twice[name], getattr(wide, name)], 1) for name in twice), some.sides,
+        torch.cat([places.expand(4, -1, -1), wide.location], 1), some.grid,
+        torch.cat([level.new_zeros(4, 12), level], 1),
+    )  # fmt: skip
+    visited = torch.rand(4, 3, 18, generator=draw) < 0.2
+    shares = (torch.rand(4, 3, 18, generator=draw) for _ in range(2))
+    seen = Coverage(visited, *shares, torch.zeros(4, 3, dtype=torch.long))
+    locator, states = PointerLocator(8, 8, zooms=2), torch.randn(4, 3, 8, generator=draw)
+    with torch.no_grad():
+        few, all_of_them = locator(states, some, seen.at(some.index)), locator(states, every, seen)
+    torch.testing.assert_close(few.best(2), all_of_them.best(2))
+    for zoom in (0, 1):
+        levels = torch.full((4, 3), zoom)
+        one, other = few.at(levels), all_of_them.at(levels)
+        torch.testing.assert_close(one.of_all(18), other.of_all(18))
+        torch.testing.assert_close(one.entropy(), other.entropy())
+        drawn = [where.sample(torch.Generator().manual_seed(3)) for where in (one, other)]
+        for choice, same in (drawn, (one.mode(), other.mode())):
+            assert torch.equal(choice.cell, same.cell) and torch.equal(choice.location, same.location)
+            torch.testing.assert_close(one.log_prob(choice), other.log_prob(choice))
+    # a case's random numbers do not depend on which cells are open in others
+    chosen = [ShuffledLocator(5, range(4))(states, each, seen.at(each.index)).mode().cell for each in (some, every)]
+    assert torch.equal(*chosen)

@@ -7,9 +7,9 @@ knows shapes. Number, place, size and outline of the spots are drawn without the
 site to site, and less within one. Slides of less than 3,072 pixels a side have room for less: 2 or 3 smaller spots.
 
 Sparse slides are much larger, and mostly glass: 12 to 15 fragments lie far apart. Four or five of them are painted as
-a slide is, with its spots; on a positive slide, those of 2 or 3 fragments are foci. The others have no spots, and are copies of
-each other. At 32,768 pixels a side, an overview shows where the fragments are, wide glimpses of one of them show its
-dark spots, and only a fine one tells what they are.
+a slide is, with its spots; on a positive slide, those of 2 or 3 fragments are foci. The others have no spots, and are
+copies of each other. At 32,768 pixels a side, an overview shows where the fragments are, wide glimpses of one of them
+show its dark spots, and only a fine one tells what they are.
 
 Slides for testing are made of other parts of the images than those for training and validation. Made once per machine,
 in two to three minutes on two cores (a sparse slide of 32,768 pixels takes 5 s of one), into a folder named after what
