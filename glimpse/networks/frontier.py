@@ -106,7 +106,7 @@ class Frontier:
             sides: The sides of every field of view, in units of [-1, 1].
             index: Which of these candidates were chosen; below 0 where it was none of them.
         """
-        parts = {"covered": self.covered, "near": self.near}
+        parts: dict[str, Any] = {"covered": self.covered, "near": self.near}
         for name, enlarged in self._enlarged:
             parts[name] = parts[name] + self._shares(place[:, None], zoom[:, None], sides, enlarged)[:, 0]
         visited = self.visited.clone()

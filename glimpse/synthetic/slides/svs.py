@@ -168,7 +168,7 @@ def _tiles(image: Level) -> Iterator[np.ndarray]:
 def _digest(tile: np.ndarray) -> bytes:
     """What tells a tile from others without encoding it."""
     repeats = not any(tile.strides[:2])
-    return _flat_digest(tile[0, 0].tobytes()) if repeats else _hashed(np.ascontiguousarray(tile))
+    return _flat_digest(tile[0, 0].tobytes()) if repeats else _hashed(tile.tobytes())
 
 
 @lru_cache(maxsize=16)
@@ -177,7 +177,7 @@ def _flat_digest(colour: bytes) -> bytes:
     return _hashed(colour * TILE**2)
 
 
-def _hashed(pixels: bytes | np.ndarray) -> bytes:
+def _hashed(pixels: bytes) -> bytes:
     return hashlib.blake2b(pixels, digest_size=16).digest()
 
 
