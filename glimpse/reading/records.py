@@ -123,8 +123,8 @@ class Reading:
         """How much nearer each glimpse has brought the answer to the last one; needs a trace.
 
         With p_t the probabilities (or quantities) after t glimpses, and T the last of them, it is
-        ``|p_(t-1) - p_T| - |p_t - p_T|``, where ``|.|`` is the largest difference of any output. Of two classes, this is
-        by how much the probability of the final answer has grown. Gains add up to ``|p_0 - p_T|``.
+        ``|p_(t-1) - p_T| - |p_t - p_T|``, where ``|.|`` is the largest difference of any output. Of two classes, this
+        is by how much the probability of the final answer has grown. Gains add up to ``|p_0 - p_T|``.
         """
         left = np.abs(self.probabilities - self.probabilities[-1:]).max(axis=1)
         return left[:-1] - left[1:]

@@ -13,8 +13,8 @@ _UNITS = {_MICROMETRE: "micron", 1.0: "mm", _METRE: "meter"}  # as NIfTI calls t
 class VoxelGrid:
     """The stored axes (i, j, k) of a volume, in which viewers count voxels, beside those of its image (z, y, x).
 
-    Pixels of the image are continuous: 0 is the outer edge of the first one. Stored voxels are too, here; NIfTI's affine
-    takes the centre of the first voxel as 0 instead.
+    Pixels of the image are continuous: 0 is the outer edge of the first one. So are stored voxels, here; NIfTI's
+    affine takes the centre of the first voxel as 0 instead.
 
     Attributes:
         shape: stored voxels (i, j, k).
