@@ -51,15 +51,15 @@ class Agent:
         section = make.get("task") or settings["env"].get("task")
         if not isinstance(section, Mapping) or make.get("glimpse_extents") is None:
             raise EvaluationError(
-                f"{folder}: config.yaml states no task, or no glimpse_extents in env.make, so images cannot be read as in "
-                "training. Take a run of env=wsi, xray, mri, ct, or of a modality of your own."
+                f"{folder}: config.yaml states no task, or no glimpse_extents in env.make, so images cannot be read as "
+                "in training. Take a run of env=wsi, xray, mri, ct, or of a modality of your own."
             )
         self.task: Task = build(section)
         extents = make["glimpse_extents"]
         listed = extents if isinstance(extents, list) else [extents]
         space: Any = policy.observation_space
-        sizes = (tuple(space[name].shape[1:]) for name in ("overview", "glimpse"))
-        self.views = Views(*sizes, tuple(Extent.parse(one) for one in listed))
+        overview, glimpse = (tuple(space[name].shape[1:]) for name in ("overview", "glimpse"))
+        self.views = Views(overview, glimpse, tuple(Extent.parse(one) for one in listed))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "policy":  # not there yet while a copy is made

@@ -245,7 +245,7 @@ _PATHS = ("file", "filename", "image", "slide_path")
 
 
 def _row(path: Path, row: Row, table: Table, modality: Modality, problems: list[str]) -> _Found:
-    cell, options = row.cells.get("path", ""), {}
+    cell, options = row.cells.get("path", ""), dict[str, Any]()
     if not cell:
         problems.append(f"line {row.line}: path is empty")
     if row.surplus:

@@ -92,7 +92,8 @@ def _to_the_end(
         going = [lane for lane in going if not seen.ended[lane]]
         if not going:
             return notes
-        for lane in going if places is not None else ():
+        for lane in going if trace else ():
+            assert places is not None
             notes[lane].glimpses.append(seen.glimpse[lane])
             notes[lane].chosen.append(int(decision.cell[lane]))
             notes[lane].chances.append(float(places[lane, int(decision.cell[lane])]))
