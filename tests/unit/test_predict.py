@@ -399,11 +399,12 @@ def test_what_cannot_be_read_is_told_before_any_work(run: Path, slides: Path, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_runs_on_drawn_images_read_no_files(slides: Path, tmp_path: Path, tiny_mnist: Path) -> None:
-    drawn = untrained_run(tmp_path / "run", "env=megapixel_mnist", f"env.root={tiny_mnist}", "env.cohort.size=256",
-                          "env.make.overview_size=64", "env.make.glimpse_extents=[32]")  # fmt: skip
+def test_runs_on_drawn_images_read_no_files(run: Path, slides: Path, tmp_path: Path) -> None:
+    config = OmegaConf.load(shutil.copytree(run, tmp_path / "drawn") / "config.yaml")
+    config.env.cohort.modality = "megapixel_mnist"
+    (tmp_path / "drawn" / "config.yaml").write_text(OmegaConf.to_yaml(config))
     with pytest.raises(EvaluationError, match=r"reads no files: .*\(env=megapixel_mnist\)"):
-        predict(drawn, slides, tmp_path / "out")
+        predict(tmp_path / "drawn", slides, tmp_path / "out")
 
 
 def test_the_command_asks_for_what_is_missing(run: Path, slides: Path, tmp_path: Path) -> None:
