@@ -54,7 +54,7 @@ class Manifest:
     Args:
         folder: the output folder.
         made: what results depend on: models, budget and form. Where the folder has results of others, it is refused.
-        arguments: what was asked for, as it was given.
+        arguments: what was asked for.
         shard: the part of the images that this process has, such as "1/4"; None for all.
     """
 
@@ -66,6 +66,7 @@ class Manifest:
             "host": socket.gethostname(),
             "process": os.getpid(),
             "shard": shard,
+            "device": arguments.get("device"),
             "versions": versions(),
             "started": _now(),
             "ended": None,

@@ -2,6 +2,8 @@
 
 import csv
 import gzip
+import inspect
+import itertools
 import json
 import math
 import os
@@ -25,6 +27,7 @@ from glimpse.predicting.cells import table_text
 from glimpse.runs.checkpoints import CheckpointError
 from tests.predictions import command, contents, untrained_run, write_slide
 
+ROOT = Path(__file__).resolve().parents[2]
 OWN = ("experiment=smoke", "env.make.glimpse_size=64", "env.make.glimpse_extents=[64um]")
 
 
@@ -112,7 +115,7 @@ def valid(collection: Any) -> list[dict[str, Any]]:
         (ring,) = feature["geometry"]["coordinates"]
         assert len(ring) >= 4 and ring[0] == ring[-1]
         assert all(len(point) == 2 and all(math.isfinite(value) for value in point) for point in ring)
-        area = sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(ring, ring[1:], strict=False))
+        area = sum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring))
         assert area > 0, "the outer ring runs counterclockwise"
         told = feature["properties"]
         assert told["objectType"] in ("annotation", "detection") and told["isLocked"] is True
@@ -266,6 +269,7 @@ def test_a_broken_image_is_recorded_and_stops_nobody(run: Path, slides: Path, tm
     assert all(f"glimpse: failed: {name}: " in said for name in failures) and "Traceback" not in said
     assert "truncated" in failures["a/end"]["reason"] and "larger than the image" in failures["a/small"]["reason"]
     assert failures["a/text"]["error"] == "UnsupportedImageError"
+    assert not any("on_error" in line["reason"] for line in failures.values()), "a remedy that predict does not have"
     for name in failures:
         assert str(folder / name) in failures[name]["reason"] or name == "a/small"
     for name, there in (("a/small", True), ("a/text", False)):
@@ -412,7 +416,18 @@ def test_the_command_asks_for_what_is_missing(run: Path, slides: Path, tmp_path:
     assert done.returncode == 2 and "glimpse: Which input?" in done.communicate()[1]
     done = command(f"model={run}", f"input=[{slides}/a/s0.svs,{slides}/a/s2.svs]", f"output={tmp_path}", "gzip=true")
     assert done.returncode == 0, done.communicate()[1]
-    assert valid(json.loads(gzip.open(tmp_path / "geojson" / "s0.geojson.gz").read()))
+    packed = (tmp_path / "geojson" / "s0.geojson.gz").read_bytes()
+    assert valid(json.loads(gzip.decompress(packed)))
+
+
+def test_the_file_of_settings_lists_all_arguments_with_their_defaults() -> None:
+    listed = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "predict.yaml"))
+    assert isinstance(listed, dict)
+    listed = {name: value for name, value in listed.items() if name not in ("defaults", "hydra")}
+    arguments = inspect.signature(predict).parameters
+    assert list(listed) == list(arguments)
+    given = {name: None if one.default is one.empty else one.default for name, one in arguments.items()}
+    assert listed == given | {"progress": True}
 
 
 # ---------------------------------------------------------------------------------------------- several models
@@ -443,7 +458,9 @@ def test_several_models_answer_with_their_mean_and_spread(
 
 # ---------------------------------------------------------------------------------------------- cells
 def test_cells_that_spreadsheets_would_compute_are_made_texts() -> None:
-    text = table_text(["=a", "b"], [["=1+1", -0.5], ["+x", 1], ["-x", None], ["@x", True], [" =x", "\tx"], ["a=b", "n"]])
+    text = table_text(
+        ["=a", "b"], [["=1+1", -0.5], ["+x", 1], ["-x", None], ["@x", True], [" =x", "\tx"], ["a=b", "n"]]
+    )
     first = ["'=a", "'=1+1", "'+x", "'-x", "'@x", "' =x", "a=b"]
     assert [line[0] for line in csv.reader(text.splitlines())] == first
     assert [line[1] for line in csv.reader(text.splitlines())][1:3] == ["-0.500000", "1"]

@@ -46,6 +46,7 @@ def whole(run: Path, slides: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return contents(folder)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_write_what_one_does(
     run: Path, slides: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_killed_ten_times_it_does_only_the_rest_and_the_result_is_the_same(
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 def test_a_process_that_is_asked_to_stop_finishes_its_case(
     run: Path, slides: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
