@@ -112,7 +112,7 @@ def test_what_is_wrong_is_said(agent: Agent, slide: Path, tmp_path: Path) -> Non
     with pytest.raises(ImageReadError, match="no such file"):
         agent.read(tmp_path / "b.svs")
     with pytest.raises(SettingsError, match="max_glimpses"):
-        agent.read(slide, max_glimpses=1.5)
+        agent.read(slide, max_glimpses=-1)
     with pytest.raises(PreflightError, match=r"larger than the image .* leave this image out"):
         agent.read(write_slide(tmp_path / "s.svs", side=48))
     array = tmp_path / "a.npy"
