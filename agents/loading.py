@@ -71,7 +71,7 @@ class SavedAgent(OnPolicyAlgorithm):
         """
         if isinstance(path, str | os.PathLike) and Path(path).is_dir():
             raise SettingsError(
-                f"{path}: a folder, not a file that {cls.__name__}.save has written. The policy of a run folder is "
+                f"{path}: a folder, not a file that {cls.__name__}.save has written. The agent of a run folder is "
                 f"loaded with glimpse.load({str(path)!r})."
             )
         refuse_unknown(kwargs, (*cls.option_names(), *_KEYWORDS), f"{cls.__name__}.load", besides=_OF_LOAD)

@@ -137,14 +137,11 @@ def load_modality(
     options = {**known.cohort_options(), **known.shared, **options}
     if known.draws is not None:
         return _drawn(known, path, {**options, "seed": seed})
+    source_options = known.source_options(options, synthetic=path is None)
     if path is None:
         _check_synthetic(known, synthetic or {})
         path = _made(known, synthetic or {}, progress)
-        missing = {name for name, value in options.items() if value is None}
-        options |= {name: value for name, value in known.synthetic_options.items() if name in missing}
-    set_options = {name: value for name, value in options.items() if value is not None}
     task = task or _task(known, options)
-    source_options = {"reader": known.reader or modality, **set_options}
 
     def load() -> Cohort:
         return Cohort.from_csv(

@@ -20,7 +20,7 @@ import gymnasium
 if TYPE_CHECKING:
     from glimpse.cohort import Case, Cohort
     from glimpse.modalities import register_modality
-    from glimpse.runs.loading import load
+    from glimpse.predicting.agent import load
     from glimpse.sources import open_source
     from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression
 
@@ -46,7 +46,7 @@ _HOMES = {
     "MultiLabel": "glimpse.tasks",
     "Regression": "glimpse.tasks",
     "MultiTask": "glimpse.tasks",
-    "load": "glimpse.runs.loading",
+    "load": "glimpse.predicting.agent",
     "open_source": "glimpse.sources",
     "register_modality": "glimpse.modalities",
 }

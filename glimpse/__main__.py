@@ -1,6 +1,7 @@
 """The command `glimpse`, or `python -m glimpse`: lists the commands, or runs one, such as `glimpse train env=wsi`."""
 
 import ast
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import glimpse
 from glimpse.settings.nearest import suggestion
 
 EXAMPLE = "glimpse train env=wsi agent=ppo"
-_FIRST = ("train", "evaluate")  # listed first, in this order; others follow by name
+_FIRST = ("train", "evaluate", "predict")  # listed first, in this order; others follow by name
 
 
 def commands(folder: Path | None = None) -> dict[str, str]:
@@ -67,7 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.path.append(os.getcwd())
     sys.argv = [f"glimpse {word}", *arguments[1:]]
     try:
-        module = import_module(f"glimpse.{word}.__main__" if package else f"glimpse.{word}")
+        gc.disable()  # imports make many objects that stay, and looking through them again and again takes time
+        try:
+            module = import_module(f"glimpse.{word}.__main__" if package else f"glimpse.{word}")
+        finally:
+            gc.enable()
         return int(module.main() or 0)
     except KeyboardInterrupt:  # before the command itself could take care of it
         print("glimpse: stopped.", file=sys.stderr)

@@ -47,7 +47,16 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
     Raises:
         WriteError: the file cannot be written.
     """
-    with replacing(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def write_bytes_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file atomically: after an interruption it is complete, or as it was before.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    with replacing(path) as unfinished, open(unfinished, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -100,6 +100,19 @@ class Modality:
         """Returns the options of a cohort of this modality, with their defaults."""
         return {**(_defaults_of(self.maker()) if self.draws else self.options)}
 
+    def source_options(self, given: Mapping[str, Any], synthetic: bool = False) -> dict[str, Any]:
+        """Returns the options of `open_source` for images of this modality.
+
+        Args:
+            given: options of a cohort, such as `windows`; those that are None or not given have their defaults.
+            synthetic: whether the images are those of the modality's synthetic cohort, which has options of its own.
+        """
+        options = {**self.cohort_options(), **self.shared, **given}
+        if synthetic:
+            missing = {name for name, value in options.items() if value is None}
+            options |= {name: value for name, value in self.synthetic_options.items() if name in missing}
+        return {"reader": self.reader or self.name} | {k: v for k, v in options.items() if v is not None}
+
     def config(self) -> dict[str, Any]:
         """Returns the section `env` of the configuration that `env=<name>` chooses, with all of its settings."""
         options = self.cohort_options() | {name: f"${{env.{name}}}" for name in self.shared}

@@ -105,6 +105,10 @@ class Views:
             extent = extent * np.divide(size, self.glimpse_size)
         return source.read(source.frame.to_pixels(location), extent, size)
 
+    def shown(self, source: ImageSource, location: Numbers, zoom: int = 0) -> Float[np.ndarray, "2 d"]:
+        """Returns the region that `glimpse` shows: its low and high corner in level-0 pixels of the source's frame."""
+        return source.shown(source.frame.to_pixels(location), self.extent(source, zoom), self.glimpse_size)
+
     def kept_glimpse(self, source: ImageSource, location: Numbers, zoom: int = 0) -> UInt8[np.ndarray, "channel *size"]:
         """Returns what `glimpse` returns, read-only, from a cache if it was read before."""
         place = np.asarray(location, np.float32).tobytes()

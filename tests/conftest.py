@@ -13,7 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported: more 
 
 # Shapes in signatures are checked in pytest only. The hook acts on modules imported after it, so it stands up here.
 _SHAPE_CHECKS = jaxtyping.install_import_hook(
-    ["glimpse.agents", "glimpse.networks", "glimpse.learning", "glimpse.reading"], "tests.shape_checks.check"
+    ["glimpse.agents", "glimpse.networks", "glimpse.learning", "glimpse.reading", "glimpse.predicting"],
+    "tests.shape_checks.check",
 )
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -239,7 +239,7 @@ def parse_row(row: Row, table: Table, task: Task, problems: list[str]) -> dict[s
         hint = f"; is {near[0]!r} meant?" if near else ""
         problems.append(f"line {row.line}: split {values['split']!r} is none of {', '.join(SPLITS)}{hint}")
     if row.cells.get("mpp"):
-        mpp = _parse_mpp(row, table.separator, problems)
+        mpp = parse_mpp(row, table.separator, problems)
         values["options"] |= {} if mpp is None else {"mpp": mpp}
     return values
 
@@ -254,7 +254,8 @@ def _parse_target(text: str, task: Task, separator: str) -> Any:
         raise
 
 
-def _parse_mpp(row: Row, separator: str, problems: list[str]) -> float | None:
+def parse_mpp(row: Row, separator: str, problems: list[str]) -> float | None:
+    """Returns the row's micrometres per pixel; where they are no such number, None, and `problems` says so."""
     try:
         value = float(_pointed(row.cells["mpp"], separator))
     except ValueError:

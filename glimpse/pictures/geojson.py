@@ -1,46 +1,97 @@
-"""Exports the glimpses of a reading as annotations for QuPath."""
+"""Exports the looks of a reading as objects for QuPath, in GeoJSON (RFC 7946)."""
 
+import gzip
 import json
 import os
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from glimpse.atomic import write_atomically
+from glimpse.atomic import write_bytes_atomically
+from glimpse.errors import SettingsError
 from glimpse.pictures.drawing import order_colours
+from glimpse.reading.looks import Look, looks_of, plain_number
 from glimpse.reading.records import Reading
 
+OBJECTS = ("annotation", "detection")
+_NAMESPACE = uuid.UUID("6b7c1f0e-2d0a-5c7e-9a54-3f1d5c0c8a11")  # of all uuids that are made here
 
-def to_geojson(reading: Reading, path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """Returns the glimpses as GeoJSON polygons in level-0 pixels (x, y), which QuPath imports as annotations.
+
+def to_geojson(
+    reading: Reading,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    offset: Sequence[int] = (),
+    objects: str = "annotation",
+    name: str = "Look",
+    key: str = "",
+) -> dict[str, Any]:
+    """Returns the looks as a FeatureCollection of polygons in level-0 pixels (x, y), which QuPath imports.
+
+    Each look is a locked object, with a classification (its level, where there are several), and as measurements its
+    order, its level, the answer after it, its gain and the locator's probability. Its uuid depends on what it is only,
+    so that the same reading gives the same file.
 
     Args:
         reading: a reading with a trace.
-        path: file to write the GeoJSON to, too; None writes no file.
+        path: file to write the GeoJSON to, too; it is compressed if the name ends with ".gz". None writes no file.
+        offset: level-0 pixels that lie before the image, per axis (y, x), where the viewer shows them. QuPath shows a
+            slide with bounds from these on, so nothing is to be added for it.
+        objects: the kind of QuPath's objects, "annotation" or "detection".
+        name: the name of the classification.
+        key: a text on which uuids depend, too, such as the checksum of the model.
 
     Raises:
-        ValueError: the image is not two-dimensional, or the reading has no trace.
+        ValueError: the image is not two-dimensional, the reading has no trace, or there is no such kind of objects.
     """
-    trace = reading.traced
-    shape = np.array(trace.frame.shape)
-    if len(shape) != 2:
-        raise ValueError(f"{reading.id}: GeoJSON is for two-dimensional images, this one has {len(shape)} axes.")
-    centres = trace.frame.to_pixels(reading.scanpath)
-    features = []
-    for i, (centre, half) in enumerate(zip(centres, trace.extents * shape / 2, strict=True)):
-        (top, left), (bottom, right) = (centre - half).tolist(), (centre + half).tolist()
-        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
-        answer = dict(zip(trace.task.columns, reading.probabilities[i + 1].tolist(), strict=True))
-        properties = {
-            "objectType": "annotation",
-            "name": f"glimpse {i + 1}",
-            "color": list(order_colours(len(centres))[i]),
-            "measurements": {"order": i + 1, **answer},
-        }
-        geometry = {"type": "Polygon", "coordinates": [ring]}
-        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    if objects not in OBJECTS:
+        raise SettingsError(f"Expected objects as one of {', '.join(OBJECTS)}, got {objects!r}.")
+    ndim = len(reading.traced.frame.shape)
+    if ndim != 2:
+        raise ValueError(f"{reading.id}: GeoJSON is for two-dimensional images, this one has {ndim} axes.")
+    looks, colours = looks_of(reading, offset), order_colours(reading.glimpses)
+    several = len({look.level for look in looks}) > 1
+    features = [
+        _feature(look, list(colour), objects, f"{name}: level {look.level}" if several else name, (key, reading.id))
+        for look, colour in zip(looks, colours, strict=True)
+    ]
     collection = {"type": "FeatureCollection", "features": features}
     if path is not None:
-        write_atomically(Path(path), json.dumps(collection, indent=1) + "\n")
+        write_geojson(path, collection)
     return collection
+
+
+def _feature(
+    look: Look, colour: list[int], objects: str, classification: str, owner: tuple[str, ...]
+) -> dict[str, Any]:
+    (top, left), (bottom, right) = ([plain_number(value) for value in corner] for corner in (look.low, look.high))
+    ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+    measurements: dict[str, float] = {"order": look.order, "level": look.level, **look.answer, "gain": look.gain}
+    if look.chance is not None:
+        measurements["locator_probability"] = look.chance
+    identity = json.dumps([*owner, look.order, look.level, ring])
+    return {
+        "type": "Feature",
+        "id": str(uuid.uuid5(_NAMESPACE, identity)),
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {
+            "objectType": objects,
+            "name": f"look {look.order}",
+            "color": colour,
+            "classification": {"name": classification, "color": colour},
+            "isLocked": True,
+            "measurements": measurements,
+        },
+    }
+
+
+def write_geojson(path: str | os.PathLike[str], collection: dict[str, Any]) -> None:
+    """Writes GeoJSON atomically, compressed if the name ends with ".gz"; the bytes depend on the content only.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    content = (json.dumps(collection, indent=1) + "\n").encode()
+    packed = os.fspath(path).endswith(".gz")
+    write_bytes_atomically(Path(path), gzip.compress(content, mtime=0) if packed else content)

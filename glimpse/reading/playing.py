@@ -29,6 +29,7 @@ class _Notes:
     glimpses: list[np.ndarray] = field(default_factory=list)
     cells: list[np.ndarray] = field(default_factory=list)
     chosen: list[int] = field(default_factory=list)  # the candidate at which each glimpse lies
+    chances: list[float] = field(default_factory=list)  # how probable it was
 
 
 @torch.no_grad()
@@ -82,18 +83,20 @@ def _to_the_end(
     while True:
         decision = policy.decide(scene, state, _tensor(policy, exhausted), deterministic=True, conduct=conduct)
         action = _action(policy, decision)
-        cells = cell_probabilities(policy, scene, state, decision.zoom, conduct) if trace else None
+        places = place_probabilities(policy, scene, state, decision.zoom, conduct) if trace else None
         seen = lanes.step(action)
         for lane in going:
             notes[lane].predictions.append(action.prediction[lane])
-            if cells is not None:
-                notes[lane].cells.append(cells[lane])
+            if places is not None:
+                notes[lane].cells.append(places[lane, : len(policy.cells)].reshape(scene.candidates.grid.cells))
         going = [lane for lane in going if not seen.ended[lane]]
         if not going:
             return notes
         for lane in going if trace else ():
+            assert places is not None
             notes[lane].glimpses.append(seen.glimpse[lane])
             notes[lane].chosen.append(int(decision.cell[lane]))
+            notes[lane].chances.append(float(places[lane, int(decision.cell[lane])]))
         state, exhausted = _observed(policy, state, seen, decision, conduct), seen.exhausted
 
 
@@ -113,25 +116,24 @@ def _tensor(policy: GlimpsePolicy, array: np.ndarray) -> Tensor:
     return torch.as_tensor(array, device=policy.device)
 
 
-def cell_probabilities(
+def place_probabilities(
     policy: GlimpsePolicy, scene: Scene, state: State, zoom: Tensor, conduct: Conduct
-) -> Float[np.ndarray, "lane *grid"]:
-    """Returns the probability of looking at each cell of the overview next; for a Gaussian, its normalised density.
+) -> Float[np.ndarray, "lane place"]:
+    """Returns the probability of looking at each place next: the cells of the overview, then those of wide glimpses.
 
-    Where the next glimpse lies in a wide one, the probabilities are 0.
+    For a Gaussian, it is the normalised density.
     """
     where = policy.where(state.memory[:, None], *policy.choices(scene, state, conduct), conduct)
     where = at_level(where, zoom[:, None])
-    rows, cells = len(state.memory), scene.candidates.grid.cells
     if isinstance(where, GaussianDistribution):
         centres = scene.candidates.locations[None]
         logits = where.log_prob(Choice(centres, scene.candidates.nearest(centres)))
-        probabilities = logits.reshape(rows, -1).softmax(-1)
+        probabilities = logits.reshape(len(state.memory), -1).softmax(-1)
     else:
         assert isinstance(where, CellDistribution)
         count = max(len(policy.cells), 0 if where.index is None else int(where.index.max()) + 1)
-        probabilities = where.of_all(count)[:, 0, : len(policy.cells)]
-    return probabilities.reshape(rows, *cells).float().cpu().numpy()
+        probabilities = where.of_all(count)[:, 0]
+    return probabilities.float().cpu().numpy()
 
 
 def _check_kinds(policy: GlimpsePolicy, cases: Sequence[Case]) -> None:
@@ -172,6 +174,8 @@ def _trace(
     views, source = access.views, case.source
     blank = np.zeros((0, source.channels, *views.glimpse_size), np.uint8)
     extents = [views.extent(source, int(zoom)) / source.shape for zoom in ending.zooms]
+    looks = zip(ending.scanpath, ending.zooms.tolist(), strict=True)
+    shown = [views.shown(source, location, zoom) for location, zoom in looks]
     return Trace(
         task=access.task,
         frame=source.frame,
@@ -181,6 +185,8 @@ def _trace(
         extents=np.array(extents, np.float64).reshape(-1, source.ndim),
         cells=np.stack(notes.cells),
         parents=_parents(policy, np.array(notes.chosen, np.int64), ending.zooms),
+        shown=np.array(shown, np.float64).reshape(-1, 2, source.ndim),
+        chances=np.array(notes.chances, np.float64),
     )
 
 

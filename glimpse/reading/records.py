@@ -24,6 +24,10 @@ class Trace:
         cells: The probability of looking at each cell next, before the first glimpse and after each glimpse; the last
             axes are those of the grid of cells over the overview.
         parents: For each glimpse, the index of the wide glimpse that showed its place; -1 where that was the overview.
+        shown: The low and high corner of what each glimpse showed, in level-0 pixels of the frame; None where only its
+            centre is known.
+        chances: The probability with which the locator chose each glimpse's place, among all places that there were
+            then (for a Gaussian, the nearest cell's); None where it is not known.
     """
 
     task: Task
@@ -34,6 +38,8 @@ class Trace:
     extents: Float[np.ndarray, "glimpse d"]
     cells: Float[np.ndarray, "step *grid"]
     parents: Int[np.ndarray, " glimpse"]
+    shown: Float[np.ndarray, "glimpse 2 d"] | None = None
+    chances: Float[np.ndarray, " glimpse"] | None = None
 
     @property
     def sides(self) -> tuple[float, ...]:
@@ -102,6 +108,26 @@ class Reading:
         if self.trace is None:
             raise ValueError(f"{self.id}: this reading has no trace. Read the case with trace=True, by a policy.")
         return self.trace
+
+    @property
+    def boxes(self) -> Float[np.ndarray, "glimpse 2 d"]:
+        """The low and high corner of what each glimpse showed, in level-0 pixels; needs a trace."""
+        trace = self.traced
+        if trace.shown is not None:
+            return trace.shown
+        centers, half = trace.frame.to_pixels(self.scanpath), trace.extents * np.array(trace.frame.shape) / 2
+        return np.stack([centers - half, centers + half], axis=1)
+
+    @property
+    def gains(self) -> Float[np.ndarray, " glimpse"]:
+        """How much nearer each glimpse has brought the answer to the last one; needs a trace.
+
+        With p_t the probabilities (or quantities) after t glimpses, and T the last of them, it is
+        ``|p_(t-1) - p_T| - |p_t - p_T|``, where ``|.|`` is the largest difference of any output. Of two classes, this
+        is by how much the probability of the final answer has grown. Gains add up to ``|p_0 - p_T|``.
+        """
+        left = np.abs(self.probabilities - self.probabilities[-1:]).max(axis=1)
+        return left[:-1] - left[1:]
 
     @property
     def probabilities(self) -> Float[np.ndarray, "step output"]:

@@ -31,7 +31,7 @@ def _possible(name: str) -> str:
     """Returns a name of letters, digits, spaces and a few signs, which is not too long."""
     plain = re.sub(r"[^\w .+=@()\[\]-]", "_", unicodedata.normalize("NFC", name))
     plain = plain.encode("utf-8", "replace")[:_LONGEST].decode("utf-8", "ignore").rstrip(". ")
-    plain = re.sub(r"^[. -]+", "_", plain)  # neither hidden, nor an option of a command
+    plain = re.sub(r"^[. =+@-]+", "_", plain)  # neither hidden, nor an option of a command, nor a formula
     return "_" if not plain or plain.partition(".")[0].lower() in _RESERVED else plain
 
 

@@ -1,5 +1,6 @@
 """Runs a Hydra command; a mistake of the user ends it with a one-line message and exit code 2, not with a traceback."""
 
+import gc
 import os
 import sys
 import warnings
@@ -70,6 +71,7 @@ def run_command(main: Callable[[], Any]) -> None:
     try:
         with in_one_line(), warnings_in_one_line():
             load_plugins()
+            gc.freeze()  # Python would look through all that was imported once more when it ends, for half a second
             main()
     except HydraException as error:
         _end(_explained(error))

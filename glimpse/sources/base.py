@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from glimpse.errors import UserError
 from glimpse.geometry import Frame, Numbers
+from glimpse.sources.resampling import Cut
 
 # How far a pixel must be from the background, of 255, before it can be worth looking at.
 BACKGROUND_TOLERANCE = 8
@@ -76,6 +77,20 @@ class ImageSource(ABC):
         Raises:
             ImageReadError: the file is missing, truncated or damaged.
         """
+
+    def shown(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> Float[np.ndarray, "2 d"]:
+        """Returns the region that `read` shows when it is asked the same: its low and high corner in level-0 pixels.
+
+        It is the region that was asked for, but where that starts at the nearest pixel.
+        """
+        cut = Cut.of(*region(center, extent, size, self.ndim), size)
+        low = np.add(cut.first, cut.start)
+        return np.stack([low, low + cut.extent])
+
+    @property
+    def offset(self) -> tuple[int, ...]:
+        """Returns how many level-0 pixels of the file lie before the image, per axis; 0 but for slides with bounds."""
+        return (0,) * self.ndim
 
     @property
     def shape(self) -> tuple[int, ...]:

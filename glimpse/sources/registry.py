@@ -111,7 +111,7 @@ def open_source(path: str | os.PathLike[str], *, reader: str | None = None, **op
     path = Path(path)
     check_readable(path)
     if reader is not None:
-        asked = _reader(reader)
+        asked = reader_named(reader)
         _check_kind(path, asked)
         if asked.claims(path):
             return asked.open(path, **options)
@@ -175,7 +175,12 @@ def _reader_of(path: Path) -> Reader | None:
     return by_suffix[0] if by_suffix else None
 
 
-def _reader(name: str) -> Reader:
+def reader_named(name: str) -> Reader:
+    """Returns the reader with a name.
+
+    Raises:
+        ValueError: there is none.
+    """
     if name not in _READERS:
         raise ValueError(f"There is no reader {name!r}; known are {', '.join(_READERS)}.")
     return _READERS[name]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from glimpse.geometry import Frame, Numbers
 from glimpse.sources.base import ImageReadError, ImageSource, RegionReadError, read_in_parts, region
@@ -147,6 +147,13 @@ class TolerantSource(ImageSource):
             return self.source.read(center, extent, size)
         except RegionReadError as error:
             return self.background_for(size, error)
+
+    def shown(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> Float[np.ndarray, "2 d"]:
+        return self.source.shown(center, extent, size)
+
+    @property
+    def offset(self) -> tuple[int, ...]:
+        return self.source.offset
 
     def overview(self, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         try:

@@ -115,6 +115,10 @@ class Task(ABC):
     def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
         """Returns a prediction as a short text, for titles."""
 
+    def answer(self, probabilities: Float[np.ndarray, " output"]) -> str:
+        """Returns what `probabilities` come to, as a text for tables, such as the name of the most probable class."""
+        return "; ".join(f"{name} {value:.4g}" for name, value in zip(self.names, probabilities, strict=True))
+
     def describe_target(self, target: Any) -> str:
         """Returns a target as a short text, for titles."""
         return self.write_target(target)

@@ -76,6 +76,10 @@ class Classification(Task):
         answer = self.probabilities(prediction)
         return f"{self.names[int(answer.argmax())]} ({answer.max():.2f})"
 
+    def answer(self, probabilities: Float[np.ndarray, " output"]) -> str:
+        """Returns the name of the most probable class."""
+        return self.names[int(np.argmax(probabilities))]
+
     def parse_target(self, text: str) -> int:
         """Reads a class from its name, "tumour", "1", or "1.0", as spreadsheets write it (see `parse_name`)."""
         text = str(text).strip()

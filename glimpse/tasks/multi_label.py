@@ -85,6 +85,10 @@ class MultiLabel(Task):
         """Returns the labels with a probability above 1 / 2, such as "1, 4, 7"."""
         return self.describe_target(np.asarray(prediction) > 0)
 
+    def answer(self, probabilities: Float[np.ndarray, " output"]) -> str:
+        """Returns the labels with a probability above 1 / 2, with ";" between them, or "none"."""
+        return self.write_target(np.asarray(probabilities) > 0.5)
+
     def describe_target(self, target: np.ndarray) -> str:
         """Returns the names of the labels in a set, such as "1, 4, 7"."""
         return self.write_target(target).replace(";", ", ")

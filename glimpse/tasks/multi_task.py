@@ -93,6 +93,11 @@ class MultiTask(Task):
         parts = zip(self.tasks.items(), self._outputs, strict=True)
         return "; ".join(f"{name} {task.describe(prediction[where])}" for (name, task), where in parts)
 
+    def answer(self, probabilities: Float[np.ndarray, " output"]) -> str:
+        """Returns each task's answer, such as "majority=3;max=7"."""
+        parts = zip(self.tasks.items(), self._outputs, strict=True)
+        return ";".join(f"{name}={task.answer(probabilities[where])}" for (name, task), where in parts)
+
     def describe_target(self, target: Any) -> str:
         """Returns each task's target, such as "majority 3; max 7"."""
         parts = self._by_name(target)

@@ -90,6 +90,10 @@ class Regression(Task):
         """Returns the quantity with four digits."""
         return f"{self.probabilities(prediction)[0]:.4g}"
 
+    def answer(self, probabilities: Float[np.ndarray, " output"]) -> str:
+        """Returns the quantity with four digits."""
+        return f"{probabilities[0]:.4g}"
+
     def describe_target(self, target: float | int) -> str:
         """Returns the quantity with four digits."""
         return f"{target:.4g}"

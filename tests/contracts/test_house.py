@@ -23,12 +23,12 @@ FLOORS = (
     ("synthetic", "contract", "networks"),
     ("reading", "runs"),
     ("learning", "pictures"),
-    ("report",),
-    ("train", "evaluate", "__main__"),
+    ("report", "predicting"),
+    ("train", "evaluate", "predict", "__main__"),
 )
-COMMANDS = {"train", "evaluate", "__main__", "__init__"}
+COMMANDS = {"train", "evaluate", "predict", "__main__", "__init__"}
 VOCABULARY = {"geometry", "views", "spaces", "modalities", "plugins", "errors", "atomic"}
-MAINS = {"glimpse/train.py", "glimpse/evaluate.py"}
+MAINS = {"glimpse/train.py", "glimpse/evaluate.py", "glimpse/predict.py"}
 
 
 def name_of(file: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import openslide
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from glimpse.geometry import Frame, Numbers
@@ -110,22 +110,28 @@ class SlideSource(ImageSource):
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         levels = self._levels or self._known_levels()
         start, width = region(center, extent, size, 2)
-        rows, columns = size
-        level = _best_level(levels.downsamples, min(width[0] / rows, width[1] / columns))
-        scale = levels.downsamples[level]
-        high, wide = width[0] / scale, width[1] / scale  # the extent in pixels of the level
-        top, left = (start[0] + levels.offset[0]) / scale, (start[1] + levels.offset[1]) / scale
-        if high * wide > MAX_PIXELS and max(size) > 1:
+        cut = _cut(levels, start, width, size)
+        if cut.high * cut.wide > MAX_PIXELS and max(size) > 1:
             return read_in_parts(self, start, width, size)
-        down, across = round(high / rows), round(wide / columns)
-        if down >= 1 and across >= 1 and abs(down * rows - high) < 0.5 and abs(across * columns - wide) < 0.5:
-            first = (math.floor(top + 0.5), math.floor(left + 0.5))
-            pixels = self._pixels(levels, level, first, (down * rows, across * columns))
-            if down > 1 or across > 1:
-                pixels = pixels.reduce((across, down))
-        else:
-            pixels = self._resample(levels, level, (top, left, top + high, left + wide), (rows, columns))
-        return _channels_first(pixels)
+        if cut.factors is None:
+            return _channels_first(self._resample(levels, cut, (size[0], size[1])))
+        down, across = cut.factors
+        pixels = self._pixels(levels, cut.level, cut.first, (down * size[0], across * size[1]))
+        return _channels_first(pixels.reduce((across, down)) if down > 1 or across > 1 else pixels)
+
+    def shown(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> Float[np.ndarray, "2 d"]:
+        levels = self._known_levels()
+        start, width = region(center, extent, size, 2)
+        cut = _cut(levels, start, width, size)
+        if cut.factors is None or cut.high * cut.wide > MAX_PIXELS:
+            return np.stack([start, np.add(start, width)])
+        scale = levels.downsamples[cut.level]
+        low = np.subtract(_level_0(cut.first, scale), levels.offset).astype(np.float64)
+        return np.stack([low, low + np.multiply(cut.factors, size) * scale])
+
+    @property
+    def offset(self) -> tuple[int, ...]:
+        return self._known_levels().offset
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
         """Returns where tissue is, rather than glass or the scanner's dark ground (see `tissue`); it is never empty."""
@@ -181,7 +187,7 @@ class SlideSource(ImageSource):
     def _pixels(self, levels: _Levels, level: int, first: tuple[int, int], size: tuple[int, int]) -> Image.Image:
         """Reads pixels of a level from ``first`` on, composited on white, as four bands with an unused last one."""
         scale = levels.downsamples[level]
-        corner = (round(first[1] * scale), round(first[0] * scale))
+        corner = _level_0(first, scale)[::-1]
         pixels = self._region(corner, level, (size[1], size[0]))
         if levels.bounded:
             pixels = _clear_outside(pixels, levels, scale, first)
@@ -224,15 +230,54 @@ class SlideSource(ImageSource):
             if self._slide is slide:
                 self._slide = None
 
-    def _resample(
-        self, levels: _Levels, level: int, box: tuple[float, float, float, float], size: tuple[int, int]
-    ) -> Image.Image:
-        """Resamples a box (top, left, bottom, right), in pixels of the level, whose edges fall inside pixels."""
+    def _resample(self, levels: _Levels, cut: "_Cut", size: tuple[int, int]) -> Image.Image:
+        """Resamples a region whose edges fall inside pixels."""
+        box = (cut.top, cut.left, cut.top + cut.high, cut.left + cut.wide)
         top, left = math.floor(box[0]), math.floor(box[1])
         bottom, right = max(math.ceil(box[2]), top + 1), max(math.ceil(box[3]), left + 1)
-        pixels = self._pixels(levels, level, (top, left), (bottom - top, right - left))
+        pixels = self._pixels(levels, cut.level, (top, left), (bottom - top, right - left))
         inner = (box[1] - left, box[0] - top, box[3] - left, box[2] - top)
         return pixels.resize((size[1], size[0]), Image.Resampling.BOX, box=inner)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A region in pixels of the level from which it is read.
+
+    Attributes:
+        level: the level.
+        top, left, high, wide: where the region that was asked for lies.
+        factors: pixels (y, x) of the level per pixel of the result, where these are whole; the region starts at the
+            nearest pixel then. Otherwise None.
+    """
+
+    level: int
+    top: float
+    left: float
+    high: float
+    wide: float
+    factors: tuple[int, int] | None
+
+    @property
+    def first(self) -> tuple[int, int]:
+        """The pixel (y, x) nearest to where the region begins."""
+        return math.floor(self.top + 0.5), math.floor(self.left + 0.5)
+
+
+def _cut(levels: _Levels, start: Sequence[float], width: Sequence[float], size: Sequence[int]) -> _Cut:
+    rows, columns = size
+    level = _best_level(levels.downsamples, min(width[0] / rows, width[1] / columns))
+    scale = levels.downsamples[level]
+    high, wide = width[0] / scale, width[1] / scale
+    top, left = (start[0] + levels.offset[0]) / scale, (start[1] + levels.offset[1]) / scale
+    down, across = round(high / rows), round(wide / columns)
+    whole = down >= 1 and across >= 1 and abs(down * rows - high) < 0.5 and abs(across * columns - wide) < 0.5
+    return _Cut(level, top, left, high, wide, (down, across) if whole else None)
+
+
+def _level_0(pixel: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Returns the level-0 pixel (y, x) from which OpenSlide reads a pixel of a level."""
+    return round(pixel[0] * scale), round(pixel[1] * scale)
 
 
 _open_slides = HeldOpen(MAX_OPEN)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, UInt8
 
 from glimpse.geometry import Frame, Numbers
 from glimpse.sources.base import ImageSource, region
+from glimpse.sources.volume.grid import VoxelGrid
 from glimpse.sources.volume.source import VolumeSource
 
 
@@ -56,6 +57,11 @@ class NeighbourSlices(ImageSource):
     def lasting_identity(self) -> Hashable | None:
         inner = self.source.lasting_identity
         return None if inner is None else (self.count, self.axis, type(self.source).__qualname__, inner)
+
+    @property
+    def grid(self) -> VoxelGrid | None:
+        """Returns the grid of the volume in its file, where it has one."""
+        return getattr(self.source, "grid", None)
 
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         _, extents = region(center, extent, size, self.ndim)

@@ -11,6 +11,7 @@ import numpy as np
 
 from glimpse.sources.base import ImageReadError, UnsupportedImageError
 from glimpse.sources.quiet import quiet
+from glimpse.sources.volume.grid import VoxelGrid
 
 SUFFIXES = (".nii", ".nii.gz")
 REMEDY = (
@@ -53,6 +54,10 @@ class NiftiLayout:
         axes: the stored axes that become z (superior), y (anterior) and x (right).
         flipped: whether each of these runs the other way in the file.
         spacing: millimetres per pixel (z, y, x); None where the file does not state them.
+        affine: rows of the matrix (4, 4) from stored indices to positions (right, anterior, superior), in the unit of
+            the file.
+        millimetres: of that unit.
+        code: what the header says of these positions, such as 1 for those of the scanner.
     """
 
     stored: tuple[int, ...]
@@ -63,6 +68,15 @@ class NiftiLayout:
     axes: tuple[int, int, int]
     flipped: tuple[bool, bool, bool]
     spacing: tuple[float, float, float] | None
+    affine: tuple[tuple[float, ...], ...]
+    millimetres: float = 1.0
+    code: int = 1
+
+    @property
+    def grid(self) -> VoxelGrid:
+        """Returns how the axes of the image lie in the file, and where its voxels lie in the body."""
+        stored = self.stored[0], self.stored[1], self.stored[2]
+        return VoxelGrid(stored, self.axes, self.flipped, self.affine, self.millimetres, self.code)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -126,11 +140,16 @@ def layout_of(file: BinaryIO, path: Path) -> NiftiLayout:
     stored = tuple(int(n) for n in header.get_data_shape())
     stored += (1,) * (3 - len(stored))
     axes, flipped = _nearest_axes(affine, path)
-    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) * _MILLIMETRES[header.get_xyzt_units()[0]]
+    millimetres = _MILLIMETRES[header.get_xyzt_units()[0]]
+    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) * millimetres
     spacing = (float(lengths[axes[0]]), float(lengths[axes[1]]), float(lengths[axes[2]])) if stated else None
     offset = int(header.get_data_offset())
     slope, intercept = (1.0 if slope is None else slope), (0.0 if intercept is None else intercept)
-    return NiftiLayout(stored, dtype, offset, float(slope), float(intercept), axes, flipped, spacing)
+    code = int(header["sform_code"]) or int(header["qform_code"])
+    rows = tuple(tuple(row) for row in affine.tolist())
+    return NiftiLayout(
+        stored, dtype, offset, float(slope), float(intercept), axes, flipped, spacing, rows, millimetres, code
+    )
 
 
 def _states_lengths(header: Any) -> bool:

@@ -21,6 +21,7 @@ from glimpse.sources.volume import nifti
 from glimpse.sources.volume.body import HOUNSFIELD_AIR, ValueRange, body_mask, lung_mask
 from glimpse.sources.volume.dicom_folder import folder_identity
 from glimpse.sources.volume.dicom_series import open_series
+from glimpse.sources.volume.grid import VoxelGrid
 from glimpse.sources.volume.nifti import NiftiLayout
 from glimpse.sources.volume.slabs import Means, means_in_slabs
 from glimpse.sources.volume.unpacked import open_unpacked
@@ -206,6 +207,15 @@ class VolumeSource(ImageSource):
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         start, width = region(center, extent, size, 3)
         return self._opened().read(start, width, [int(n) for n in size])
+
+    @property
+    def grid(self) -> VoxelGrid:
+        """Returns how the axes of the image lie in the file, and where its voxels lie in the body.
+
+        It is what the file says, also where the spacing was given instead.
+        """
+        with self._lock:
+            return self._known_layout().grid
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
         """Returns where head, body or lungs are, told from air by the first channel; it is never empty."""

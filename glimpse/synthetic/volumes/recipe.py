@@ -20,9 +20,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-import nibabel
 import numpy as np
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy import ndimage
 
 from glimpse.synthetic.making import CaseRecord, Recipe, Table, embedded, generator, write_whole
@@ -220,6 +218,9 @@ def _write_nifti(
     path: Path, values: np.ndarray, spacing: Sequence[float], codes: str, shift: np.ndarray, packed: bool
 ) -> None:
     """Writes a canonical volume (z, y, x) in another orientation; the same bytes every time."""
+    import nibabel  # slow to import, and other modalities' commands look at this file for its options
+    from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+
     voxels, sides = values.T, np.asarray(spacing)[::-1]
     affine = np.diag([*sides, 1.0])
     affine[:3, 3] = -sides * (np.asarray(voxels.shape) - 1) / 2 + shift

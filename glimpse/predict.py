@@ -1,0 +1,171 @@
+"""Predict the images of a folder, CSV, list or file with a saved run: answers, looks, pictures, GeoJSON.
+
+glimpse predict model=runs/wsi-ppo-0 input=slides output=predictions
+"""
+
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from glimpse.errors import EvaluationError, SettingsError
+from glimpse.predicting.agent import Agent, load
+from glimpse.predicting.inputs import find_items
+from glimpse.predicting.manifest import Manifest, digest_of, model_facts
+from glimpse.predicting.outputs import Form, Outputs
+from glimpse.predicting.work import FAILED, PREDICTIONS, Done, Work
+from glimpse.settings.command import in_one_line, run_command
+from glimpse.settings.options import at_least, check_device, refuse_unknown
+
+FAILED_CODE = 1  # the exit code where some cases failed; 2 is a mistake in the command
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a call of `predict` has done.
+
+    Attributes:
+        folder: the output folder.
+        cases: how many images there are, in this shard.
+        done: what was done with them.
+    """
+
+    folder: Path
+    cases: int
+    done: Done
+
+    @property
+    def told(self) -> str:
+        """Sentences that say how many cases were read, which failed, and where results are."""
+        done = self.done
+        known = f", {done.known} had been read before" if done.known else ""
+        text = f"Predicted: {done.read} of {self.cases} cases{known}. Written: {self.folder / PREDICTIONS}."
+        if done.failed:
+            text += f" Failed: {len(done.failed)}; {self.folder / FAILED} says why."
+        if done.elsewhere:
+            who = ", ".join(sorted(set(done.elsewhere.values())))
+            text += f" {len(done.elsewhere)} are being read by {who}."
+        return text
+
+
+def predict(
+    model: Paths,
+    input: Paths,
+    output: str | os.PathLike[str],
+    *,
+    max_glimpses: int | None = None,
+    shard: str | None = None,
+    objects: str = "annotation",
+    subtract_bounds: bool = True,
+    gzip: bool = False,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Predicted:
+    """Reads images with one or several runs, and writes answers and looks into a folder, case by case.
+
+    What was read before is not read again, unless the image or its options have changed. Several processes may work in
+    one folder at once. With several models each reads every image, and the answer is the mean of theirs.
+
+    Args:
+        model: run folder, or a list of them.
+        input: a folder with images anywhere below it, a CSV with the column `path` (and perhaps `slide_id` and `mpp`),
+            an image, or a list of these.
+        output: the folder for results.
+        max_glimpses: budget of each case, any number; each run's own if not given.
+        shard: the part of the images to read, such as "1/4" for the first of four.
+        objects: the kind of QuPath's objects in GeoJSON, "annotation" or "detection".
+        subtract_bounds: whether GeoJSON begins at the bounds that a slide states, as QuPath shows it.
+        gzip: whether GeoJSON is compressed.
+        device: the device on which networks compute.
+        progress: whether to show a bar, on a terminal.
+
+    Raises:
+        SettingsError, EvaluationError: an argument is impossible, there are no images, or the folder holds predictions
+            that were made otherwise.
+        CheckpointError: there is no complete run.
+        CohortError: a CSV has mistakes.
+        WriteError: results cannot be written.
+    """
+    part, form = _shard(shard), Form(objects, subtract_bounds, gzip)
+    if max_glimpses is not None:
+        at_least("max_glimpses", max_glimpses, 0, whole=True)
+    check_device(device)
+    agents = [load(run, device=device) for run in _listed(model, "model")]
+    _check_together(agents)
+    folder = Path(os.path.abspath(os.path.expanduser(output)))
+    items = find_items(_listed(input, "input"), agents[0].modality, without=folder)
+    budgets = [agent.budget if max_glimpses is None else int(max_glimpses) for agent in agents]
+    facts = [model_facts(agent.folder) for agent in agents]
+    checksums = [{name: value for name, value in one.items() if name != "run"} for one in facts]
+    made = {"models": checksums, "max_glimpses": budgets, **asdict(form)}
+    given = {"model": [one["run"] for one in facts], "input": [os.fspath(one) for one in _listed(input, "input")]}
+    manifest = Manifest(folder, made, {**given, "max_glimpses": max_glimpses, **asdict(form), "device": device}, shard)
+    manifest.check()
+    outputs = Outputs(folder, form, digest_of(made), _names(agents))
+    work = Work(agents, budgets, outputs, manifest, progress)
+    return Predicted(folder, len(items[part[0] - 1 :: part[1]]), work.run(items, part))
+
+
+def _listed(given: Any, name: str) -> list[Any]:
+    if isinstance(given, str | os.PathLike):
+        return [given]
+    if not isinstance(given, Sequence) or not all(isinstance(one, str | os.PathLike) for one in given) or not given:
+        raise SettingsError(f"Expected {name} as a path or a list of paths, got {given!r}.")
+    return list(given)
+
+
+def _shard(text: Any) -> tuple[int, int]:
+    """Reads "2/4" as the second of four parts; None is the only part of one."""
+    if text is None:
+        return 1, 1
+    number, slash, of = str(text).partition("/")
+    if not slash or not number.strip().isdecimal() or not of.strip().isdecimal() or not 1 <= int(number) <= int(of):
+        raise SettingsError(f"Expected shard as i/n with i from 1 to n, such as 1/4, got {text!r}.")
+    return int(number), int(of)
+
+
+def _check_together(agents: Sequence[Agent]) -> None:
+    first = agents[0]
+    for other in agents[1:]:
+        if other.task != first.task or other.modality.name != first.modality.name:
+            raise EvaluationError(
+                f"{first.folder} and {other.folder} cannot answer together: they predict other things, or read other "
+                "images. Give models of one task."
+            )
+
+
+def _names(agents: Sequence[Agent]) -> list[str]:
+    """Returns the names of the run folders, with a number where several are called the same."""
+    names = [agent.folder.resolve().name for agent in agents]
+    return [f"{name}-{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+@hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="predict")
+def _main(config: DictConfig) -> None:
+    options: Any = OmegaConf.to_container(config, resolve=True)
+    with in_one_line():
+        refuse_unknown(options, inspect.signature(predict).parameters, "glimpse.predict")
+        for name in ("model", "input", "output"):
+            if options[name] is None:
+                raise EvaluationError(f"Which {name}? glimpse predict model=<run> input=<folder> output=<folder>.")
+        predicted = predict(**options)
+        print(predicted.told)
+    if predicted.done.failed:
+        sys.exit(FAILED_CODE)
+
+
+def main() -> None:
+    """Runs the command; a mistake of the user ends it with a one-line message and exit code 2, failed cases with 1."""
+    run_command(_main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The agent of a run, ready to read images: `glimpse.load(run).read("slide.svs")`."""
+
+import os
+import zlib
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glimpse.cohort import Case
+from glimpse.cohort.preflight import PreflightError
+from glimpse.errors import EvaluationError
+from glimpse.geometry import Extent
+from glimpse.modalities import Modality, find_modality
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.predicting.readings import CaseReading
+from glimpse.reading.lanes import Access
+from glimpse.reading.playing import compute_threads
+from glimpse.reading.readers import reader_named
+from glimpse.runs.loading import POLICY_FILE
+from glimpse.runs.loading import load as load_policy
+from glimpse.settings.building import build
+from glimpse.settings.options import at_least
+from glimpse.sources import ImageSource, open_source
+from glimpse.tasks import Task
+from glimpse.views import Views
+
+
+class Agent:
+    """Reads images as the agent of a run does; everything else that is asked of it is its policy's.
+
+    An image is read by itself, with a seed of its own: its answer depends neither on other images nor on their order.
+
+    Args:
+        policy: The policy of a run, as `glimpse.runs.loading.load` returns it.
+        folder: The run folder.
+
+    Attributes:
+        policy: The policy.
+        folder: The run folder.
+        task: What is predicted.
+        views: What is seen of an image, and at which sizes.
+    """
+
+    def __init__(self, policy: GlimpsePolicy, folder: str | os.PathLike[str]) -> None:
+        self.policy, self.folder = policy, Path(folder)
+        settings = policy.settings
+        make = settings["env"]["make"]
+        section = make.get("task") or settings["env"].get("task")
+        if not isinstance(section, Mapping) or make.get("glimpse_extents") is None:
+            raise EvaluationError(
+                f"{folder}: config.yaml states no task, or no glimpse_extents in env.make, so images cannot be read as "
+                "in training. Take a run of env=wsi, xray, mri, ct, or of a modality of your own."
+            )
+        self.task: Task = build(section)
+        extents = make["glimpse_extents"]
+        listed = extents if isinstance(extents, list) else [extents]
+        space: Any = policy.observation_space
+        overview, glimpse = (tuple(space[name].shape[1:]) for name in ("overview", "glimpse"))
+        self.views = Views(overview, glimpse, tuple(Extent.parse(one) for one in listed))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "policy":  # not there yet while a copy is made
+            raise AttributeError(name)
+        return getattr(self.policy, name)
+
+    def __repr__(self) -> str:
+        return f"Agent({str(self.folder)!r}: {self.task.outputs} outputs, {self.budget} glimpses)"
+
+    @property
+    def budget(self) -> int:
+        """How many glimpses the run was trained to read at most."""
+        return int(self.policy.settings["max_glimpses"])
+
+    @property
+    def modality(self) -> Modality:
+        """The kind of images that the run reads.
+
+        Raises:
+            EvaluationError: its images are drawn, or of an environment of its own, so that no files can be read.
+            ModalityError: the package that brings the modality is not installed.
+        """
+        section = self.policy.settings["env"]["cohort"]
+        name = section.get("modality") if isinstance(section, Mapping) else None
+        known = find_modality(name) if isinstance(name, str) else None
+        if known is None or known.source is None:
+            raise EvaluationError(
+                f"{self.folder}: this run reads no files: its images are drawn, or those of an environment of its own"
+                f"{'' if name is None else f' (env={name})'}. Take a run of env=wsi, xray, mri, ct, or of a modality "
+                "of your own."
+            )
+        return known
+
+    def open(self, path: str | os.PathLike[str], **options: Any) -> ImageSource:
+        """Opens an image with the options of the run, such as its windows.
+
+        Args:
+            path: The file, or a folder that is one image.
+            **options: Options of this image, such as `mpp=0.5`, `series` or `frame`; they count more than the run's.
+
+        Raises:
+            ImageReadError, UnsupportedImageError: The image is missing, damaged, or of another kind.
+        """
+        known, section = self.modality, self.policy.settings["env"]["cohort"]
+        names = {*known.cohort_options(), *known.shared}
+        given = {name: value for name, value in section.items() if name in names}
+        synthetic = section.get("path") is None
+        return open_source(path, **(known.source_options(given, synthetic) | options))
+
+    def read(
+        self,
+        image: str | os.PathLike[str] | ImageSource | Case,
+        max_glimpses: int | None = None,
+        *,
+        name: str | None = None,
+        **options: Any,
+    ) -> CaseReading:
+        """Reads an image once, to the end.
+
+        Args:
+            image: A file, or a folder that is one image; a source; or a case.
+            max_glimpses: The budget, any number; the run's own if not given.
+            name: The name of the case; by default that of the file.
+            **options: Options of the source, as for `open`.
+
+        Raises:
+            ImageReadError, UnsupportedImageError: The image is missing, damaged, or of another kind.
+            PreflightError: The run's sizes do not fit the image.
+            SettingsError: `max_glimpses` is no whole number from 0 on.
+        """
+        budget = self.budget if max_glimpses is None else max_glimpses
+        at_least("max_glimpses", budget, 0, whole=True)
+        if isinstance(image, Case):
+            return self._read(image, int(budget))
+        if isinstance(image, ImageSource):
+            known = name or Path(image.name).name
+            return self._read(Case(known, known, image, None), int(budget))
+        known = name or Path(image).name
+        with closing(self.open(image, **options)) as source:
+            source.check()
+            return self._read(Case(known, known, source, None), int(budget))
+
+    def _read(self, case: Case, budget: int) -> CaseReading:
+        source, policy = case.source, self.policy
+        space: Any = policy.observation_space
+        axes = len(space["overview"].shape) - 1
+        problems = self.views.problems(source, policy.grid, policy.view_grid) if source.ndim == axes else []
+        if problems:
+            raise PreflightError(
+                f"{' '.join(problems)} A run keeps the sizes that it was trained with: leave this image out, or train "
+                "another run."
+            )
+        reader = reader_named("policy", policy, Access(self.views, self.task, lanes=1, threads=1), budget)
+        devices = [policy.device] if policy.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), compute_threads(int(policy.settings["threads"])):
+            torch.manual_seed(zlib.crc32(case.id.encode("utf-8", "surrogatepass")))
+            (reading,) = reader.read([case], trace=True)
+        return CaseReading.of(reading, source, self.views)
+
+
+def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cpu", **changes: Any) -> Agent:
+    """Loads the agent of a run folder; its `read` reads an image, and `policy` is its network, in evaluation mode.
+
+    Args:
+        run: The run folder.
+        file: The file with the parameters, relative to the folder, such as "checkpoints/best.safetensors".
+        device: Where the policy computes.
+        **changes: Override keys of the section `network`, as for `glimpse.runs.loading.load`.
+
+    Raises:
+        CheckpointError: The folder, its `config.yaml` or its parameters are missing or broken.
+        EvaluationError: Its settings do not say how to read an image.
+    """
+    return Agent(load_policy(run, file, device, **changes), run)

@@ -1,0 +1,207 @@
+"""Claims: each case is read by one process only, whichever processes share an output folder."""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from glimpse.atomic import write_error
+
+BEAT = 10.0  # seconds after which a claim says again that it is alive
+STALE = 120.0  # seconds of silence after which a claim of another machine counts as left behind
+_WAIT = 0.05
+
+
+class Claims:
+    """The claims of one process in a folder.
+
+    A claim is a file that only one process can create; it holds the machine, the process and the time. It is removed in
+    the end. A process that was killed leaves its claim behind, which is taken over: at once if the process was one of
+    this machine, and otherwise if the claim has been silent for `STALE` seconds. Should two processes read a case
+    after all, since a machine was out of reach for so long, both write the same bytes.
+
+    Args:
+        folder: where the claims lie; it is made when it is needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._me = {"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())}
+
+    @contextmanager
+    def taken(self, name: str) -> Iterator[bool]:
+        """Claims a name while the code inside runs; yields whether that was possible.
+
+        Raises:
+            WriteError: claims cannot be written.
+        """
+        path = self.folder / name
+        if not (self._create(path) or (self._abandoned(path) and self._create(path))):
+            yield False
+            return
+        stopped = threading.Event()
+        beating = threading.Thread(target=_beat, args=(path, stopped), daemon=True)
+        beating.start()
+        try:
+            yield True
+        finally:
+            stopped.set()
+            with suppress(OSError):
+                path.unlink()
+            with suppress(OSError):
+                self.folder.rmdir()  # the last one
+
+    @contextmanager
+    def awaited(self, name: str, seconds: float = 2 * STALE) -> Iterator[None]:
+        """Claims a name as soon as no other process has it; what it guards takes moments.
+
+        Raises:
+            WriteError: claims cannot be written, or another process has it for longer than `seconds`.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            with self.taken(name) as mine:
+                if mine:
+                    yield
+                    return
+            if time.monotonic() > end:
+                holder = self.holder(name) or "another process"
+                raise write_error(self.folder / name, OSError(f"{holder} does not let go of it"))
+            time.sleep(_WAIT)
+
+    def holder(self, name: str) -> str | None:
+        """Returns who has claimed a name, such as "process 123 on nodea"; None if nobody has."""
+        told = _told(self.folder / name)
+        return None if told is None else f"process {told.get('process')} on {told.get('host')}"
+
+    def sweep(self) -> None:
+        """Removes what processes have left behind that were killed."""
+        with suppress(OSError):
+            for path in list(self.folder.iterdir()):
+                told = _told(path)
+                if path.name.startswith("."):
+                    if told is not None and self._is_stale(path, told):
+                        path.unlink(missing_ok=True)
+                else:
+                    self._abandoned(path)
+            self.folder.rmdir()
+
+    def _create(self, path: Path) -> bool:
+        text = json.dumps({**self._me, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n"
+        unfinished = path.with_name(f".{self._me['process']}-{threading.get_ident()}-{path.name}")
+        while True:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                unfinished.write_text(text, encoding="utf-8")
+                return _linked(unfinished, path)
+            except FileNotFoundError:  # another process has just removed the folder
+                continue
+            except OSError as error:
+                raise write_error(path, error) from error
+            finally:
+                with suppress(OSError):
+                    unfinished.unlink()
+
+    def _abandoned(self, path: Path) -> bool:
+        """Removes a claim that a process has left behind, and returns whether there is none any more."""
+        told = _told(path)
+        if told is None:
+            return not path.exists()
+        if not self._is_stale(path, told):
+            return False
+        aside = path.with_name(f".stale-{self._me['host']}-{self._me['process']}-{path.name}")
+        try:
+            os.rename(path, aside)  # of several processes one succeeds
+        except OSError:
+            return False
+        mistaken = _told(aside) != told  # in between, another process has taken it over, and claimed it
+        if mistaken:
+            with suppress(OSError):
+                os.link(aside, path)
+        with suppress(OSError):
+            aside.unlink()
+        return not mistaken
+
+    def _is_stale(self, path: Path, told: dict[str, Any]) -> bool:
+        if told.get("host") == self._me["host"]:
+            process = told.get("process")
+            return not isinstance(process, int) or _started(process) != told.get("started")
+        try:
+            return self._now() - path.stat().st_mtime > STALE
+        except OSError:
+            return False
+
+    def _now(self) -> float:
+        """Returns the time by the clock of the file system: those of machines may differ."""
+        probe = self.folder / f".clock-{self._me['host']}-{self._me['process']}"
+        try:
+            probe.touch()
+            return probe.stat().st_mtime
+        finally:
+            with suppress(OSError):
+                probe.unlink()
+
+
+def _linked(unfinished: Path, path: Path) -> bool:
+    """Creates a file that must not exist, with its content at once; returns whether it did not exist."""
+    try:
+        os.link(unfinished, path)
+        return True
+    except FileExistsError:
+        return False
+    except PermissionError:
+        pass  # a file system without links
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(unfinished.read_text(encoding="utf-8"))
+        return True
+    except FileExistsError:
+        return False
+
+
+def _beat(path: Path, stopped: threading.Event) -> None:
+    while not stopped.wait(BEAT):
+        with suppress(OSError):
+            os.utime(path)
+
+
+def _told(path: Path) -> dict[str, Any] | None:
+    """Returns what a claim says; an empty record if it cannot be understood, None if it is not there."""
+    try:
+        told = json.loads(path.read_text("utf-8"))
+        return told if isinstance(told, dict) else {}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+
+
+def _started(process: int) -> str | None:
+    """Returns when a process of this machine was started, in its own count; None if there is no such process.
+
+    With it, another process that has the same number later is not taken for it.
+    """
+    try:
+        text = Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
+        fields = text.rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]  # it has ended, and nobody has asked how
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            return None
+    except (OSError, IndexError):
+        pass
+    try:  # a system without /proc
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass
+    return "alive"

@@ -1,0 +1,128 @@
+"""`glimpse.load(run).read(image)` in Python and in notebooks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import glimpse
+from glimpse.cohort import Case
+from glimpse.cohort.preflight import PreflightError
+from glimpse.errors import EvaluationError, MissingExtraError, SettingsError
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.predicting.agent import Agent
+from glimpse.predicting.readings import CaseReading
+from glimpse.sources import ImageReadError, SlideSource
+from tests.predictions import untrained_run, write_slide
+
+
+@pytest.fixture(scope="module")
+def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    own = ("experiment=smoke", f"env.cohort.path={tiny_slides}")
+    return untrained_run(tmp_path_factory.mktemp("runs") / "one", *own)
+
+
+@pytest.fixture(scope="module")
+def agent(run: Path) -> Agent:
+    return glimpse.load(run)
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_slide(tmp_path_factory.mktemp("slides") / "a.svs", side=1024)
+
+
+@pytest.fixture(scope="module")
+def reading(agent: Agent, slide: Path) -> CaseReading:
+    return agent.read(slide, max_glimpses=5)
+
+
+def test_an_agent_is_its_policy_too(agent: Agent, run: Path) -> None:
+    assert isinstance(agent.policy, GlimpsePolicy) and agent.settings is agent.policy.settings
+    assert agent.layout == agent.policy.layout and agent.budget == 3 and str(run) in repr(agent)
+    with pytest.raises(AttributeError):
+        agent.nothing  # noqa: B018
+
+
+def test_a_reading_tells_everything(reading: CaseReading, slide: Path) -> None:
+    assert reading.id == "a.svs" and reading.target is None and reading.glimpses == 5
+    assert reading.probabilities.shape == (6, 2) and reading.scanpath.shape == (5, 2)
+    assert reading.attention.shape == (6, 16, 16)
+    assert list(reading.answer) == ["p_0", "p_1"] and sum(reading.answer.values()) == pytest.approx(1)
+    assert reading.spacing == (0.5, 0.5) and reading.glimpse_spacings == ((1.0, 1.0),)
+    chosen = [look.chance for look in reading.looks]
+    assert chosen == pytest.approx(reading.attention[:-1].reshape(5, -1).max(1).tolist(), abs=1e-5), "the most probable"
+
+
+def test_pictures_tables_and_geojson(reading: CaseReading, tmp_path: Path) -> None:
+    picture = reading.plot(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as written:
+        np.testing.assert_array_equal(np.array(picture), np.array(written))
+    columns, rows = reading.table()
+    assert columns == ["order", "level", "minx", "miny", "width", "height", "p_0", "p_1", "gain", "locator_probability"]
+    assert len(rows) == 5
+    collection = reading.to_geojson(tmp_path / "a.geojson")
+    assert json.loads((tmp_path / "a.geojson").read_text()) == collection and len(collection["features"]) == 5
+    with pytest.raises(SettingsError, match="annotation, detection, got 'box'"):
+        reading.to_geojson(objects="box")
+    shown = reading._repr_html_()
+    assert "data:image/png;base64," in shown and "<td>p_1</td>" in shown
+
+
+def test_names_are_escaped_in_notebooks(agent: Agent, slide: Path) -> None:
+    shown = agent.read(slide, name="<script>alert(1)</script>", max_glimpses=0)._repr_html_()
+    assert "<script>" not in shown and "&lt;script&gt;" in shown
+
+
+def test_without_glimpses_it_answers_from_the_overview(agent: Agent, slide: Path) -> None:
+    reading = agent.read(slide, max_glimpses=0)
+    assert reading.probabilities.shape == (1, 2) and reading.looks == [] and reading.to_geojson()["features"] == []
+    assert reading.plot().size[0] > 100
+
+
+def test_data_frames_need_pandas(reading: CaseReading, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'glimpse-rl\[pandas\]'"):
+        reading.to_dataframe()
+    monkeypatch.undo()
+    pandas = pytest.importorskip("pandas")
+    frame = reading.to_dataframe()
+    assert isinstance(frame, pandas.DataFrame) and frame.shape == (5, 10) and frame["order"].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_sources_and_cases_can_be_read(agent: Agent, slide: Path, reading: CaseReading) -> None:
+    source = SlideSource(slide)
+    for image in (source, Case("a.svs", "p", source, 1)):
+        again = agent.read(image, max_glimpses=5)
+        np.testing.assert_array_equal(again.probabilities, reading.probabilities)
+
+
+def test_the_order_of_images_changes_nothing(agent: Agent, slide: Path, reading: CaseReading, tmp_path: Path) -> None:
+    other = write_slide(tmp_path / "b.svs", 1, side=1024)
+    first = agent.read(other)
+    np.testing.assert_array_equal(agent.read(slide, max_glimpses=5).probabilities, reading.probabilities)
+    np.testing.assert_array_equal(agent.read(other).probabilities, first.probabilities)
+
+
+def test_what_is_wrong_is_said(agent: Agent, slide: Path, tmp_path: Path) -> None:
+    with pytest.raises(ImageReadError, match="no such file"):
+        agent.read(tmp_path / "b.svs")
+    with pytest.raises(SettingsError, match="max_glimpses"):
+        agent.read(slide, max_glimpses=-1)
+    with pytest.raises(PreflightError, match=r"larger than the image .* leave this image out"):
+        agent.read(write_slide(tmp_path / "s.svs", side=48))
+    array = tmp_path / "a.npy"
+    np.save(array, np.zeros((1, 512, 512), np.uint8))
+    with pytest.raises(EvaluationError, match="1 channels"):
+        agent.read(glimpse.open_source(array))
+
+
+def test_importing_the_agent_needs_no_pandas_and_few_packages() -> None:
+    named = "('pandas', 'sklearn', 'nibabel', 'pydicom', 'IPython')"
+    code = f"import sys, glimpse.predict; print([name for name in {named} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,466 @@
+"""`glimpse predict`: what it reads, what it writes, and what becomes of images that cannot be read."""
+
+import csv
+import gzip
+import inspect
+import itertools
+import json
+import math
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from glimpse.atomic import WriteError
+from glimpse.cohort import CohortError
+from glimpse.errors import EvaluationError, SettingsError
+from glimpse.predict import predict
+from glimpse.predicting.agent import load
+from glimpse.predicting.cells import table_text
+from glimpse.runs.checkpoints import CheckpointError
+from tests.predictions import command, contents, untrained_run, write_slide
+
+ROOT = Path(__file__).resolve().parents[2]
+OWN = ("experiment=smoke", "env.make.glimpse_size=64", "env.make.glimpse_extents=[64um]")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained_run(tmp_path_factory.mktemp("runs") / "one", *OWN, f"env.cohort.path={tiny_slides}")
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six slides at two magnifications, in nested folders, and files that are none."""
+    folder = tmp_path_factory.mktemp("slides")
+    for i in range(6):
+        write_slide(folder / ("a", "b/c")[i % 2] / f"s{i}.svs", i, side=(512, 1024)[i % 2], mpp=(0.5, 0.25)[i % 2])
+    (folder / "notes.txt").write_text("nothing")
+    (folder / "b" / ".hidden.svs").write_text("nothing")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(run: Path, slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of all of these slides."""
+    folder = tmp_path_factory.mktemp("predicted") / "out"
+    result = predict(run, slides, folder)
+    assert (result.cases, result.done.read, result.done.failed) == (6, 6, [])
+    return folder
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.open(newline="")))
+
+
+# ---------------------------------------------------------------------------------------------- what is written
+def test_every_case_has_an_answer_and_its_files(predicted: Path) -> None:
+    lines = rows(predicted / "predictions.csv")
+    assert [line["slide_id"] for line in lines] == ["a/s0", "a/s2", "a/s4", "b/c/s1", "b/c/s3", "b/c/s5"]
+    for line in lines:
+        answers = float(line["p_0"]), float(line["p_1"])
+        assert sum(answers) == pytest.approx(1, abs=1e-5)
+        assert line["answer"] == str(int(answers[1] > answers[0]))
+        assert line["spacing"] == ("0.25 x 0.25" if line["slide_id"].startswith("b") else "0.5 x 0.5")
+        looks = rows(predicted / "looks" / f"{line['file']}.csv")
+        assert len(looks) == int(line["glimpses"]) == 3 and [look["order"] for look in looks] == ["1", "2", "3"]
+        assert looks[-1]["p_1"] == line["p_1"]
+        side = "256" if line["slide_id"].startswith("b") else "128"
+        assert all((look["width"], look["height"], look["level"]) == (side, side, "0") for look in looks)
+        assert all(0 < float(look["locator_probability"]) <= 1 for look in looks)
+        with Image.open(predicted / "overlays" / f"{line['file']}.png") as picture:
+            assert picture.size > (500, 500)
+    manifest = json.loads((predicted / "manifest.json").read_text())
+    assert manifest["cases"] == {"predicted": 6, "failed": 0}
+    assert [(one["spacing"], one["cases"]) for one in manifest["spacings"]] == [([0.25] * 2, 3), ([0.5] * 2, 3)]
+    assert {tuple(one["glimpse_spacings"][0]) for one in manifest["spacings"]} == {(1.0, 1.0)}
+    assert manifest["made"]["models"][0]["policy.safetensors"] and manifest["processes"][0]["ended"]
+    assert not (predicted / "failures.csv").exists() and not list(predicted.glob(".*"))
+
+
+def test_gains_say_how_much_nearer_the_answer_has_come(predicted: Path, run: Path, slides: Path) -> None:
+    reading = load(run).read(slides / "a" / "s0.svs")
+    first, last = reading.probabilities[0, 1], reading.probabilities[-1, 1]
+    looks = rows(predicted / "looks" / f"{rows(predicted / 'predictions.csv')[0]['file']}.csv")
+    assert sum(float(look["gain"]) for look in looks) == pytest.approx(abs(last - first), abs=1e-5)
+
+
+def test_a_case_is_answered_alone_as_among_others(predicted: Path, run: Path, slides: Path, tmp_path: Path) -> None:
+    predict(run, [slides / "b" / "c" / "s3.svs", slides / "a" / "s2.svs"], tmp_path)
+    alone = {line["path"]: line for line in rows(tmp_path / "predictions.csv")}
+    among = {line["path"]: line for line in rows(predicted / "predictions.csv")}
+    assert len(alone) == 2
+    for path, line in alone.items():
+        for name in ("answer", "p_0", "p_1", "glimpses", "share_read"):
+            assert line[name] == among[path][name]
+        one, other = (folder / "looks" / f"{row['file']}.csv" for folder, row in
+                      ((tmp_path, line), (predicted, among[path])))  # fmt: skip
+        assert one.read_bytes() == other.read_bytes()
+
+
+def valid(collection: Any) -> list[dict[str, Any]]:
+    """The features of a FeatureCollection of polygons; fails where RFC 7946 or QuPath would not take it."""
+    assert set(collection) == {"type", "features"} and collection["type"] == "FeatureCollection"
+    for feature in collection["features"]:
+        assert feature["type"] == "Feature" and uuid.UUID(feature["id"])
+        assert set(feature) == {"type", "id", "geometry", "properties"}
+        assert feature["geometry"]["type"] == "Polygon"
+        (ring,) = feature["geometry"]["coordinates"]
+        assert len(ring) >= 4 and ring[0] == ring[-1]
+        assert all(len(point) == 2 and all(math.isfinite(value) for value in point) for point in ring)
+        area = sum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring))
+        assert area > 0, "the outer ring runs counterclockwise"
+        told = feature["properties"]
+        assert told["objectType"] in ("annotation", "detection") and told["isLocked"] is True
+        assert told["classification"]["name"] and len(told["classification"]["color"]) == 3
+        assert all(math.isfinite(value) for value in told["measurements"].values())
+    return collection["features"]
+
+
+def test_geojson_is_valid_and_says_what_the_table_says(predicted: Path) -> None:
+    seen = set()
+    for line in rows(predicted / "predictions.csv"):
+        text = (predicted / "geojson" / f"{line['file']}.geojson").read_text()
+        features = valid(json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")))
+        looks = rows(predicted / "looks" / f"{line['file']}.csv")
+        for feature, look in zip(features, looks, strict=True):
+            corners = np.array(feature["geometry"]["coordinates"][0])
+            assert corners.min(0).tolist() == [float(look["minx"]), float(look["miny"])]
+            assert (corners.max(0) - corners.min(0)).tolist() == [float(look["width"]), float(look["height"])]
+            measured = feature["properties"]["measurements"]
+            for name in ("order", "level", "p_1", "gain", "locator_probability"):
+                assert measured[name] == pytest.approx(float(look[name]), abs=1e-6)
+            seen.add(feature["id"])
+    assert len(seen) == 18
+
+
+class Bounded(openslide.OpenSlide):
+    """A slide that states the bounds of its non-empty part, as MRXS files do."""
+
+    @property
+    def properties(self):
+        edges = {"x": "128", "y": "96", "width": "384", "height": "352"}
+        return {**super().properties, **{f"openslide.bounds-{key}": value for key, value in edges.items()}}
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_the_rectangle_of_a_look_is_what_the_agent_saw(
+    run: Path, slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounded: bool
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(run, own)
+    text = (own / "config.yaml").read_text()
+    (own / "config.yaml").write_text(text.replace("- 64um", "- 64"))
+    slide, whole = slides / "a" / "s0.svs", openslide.OpenSlide(slides / "a" / "s0.svs")
+    if bounded:
+        monkeypatch.setattr(openslide, "OpenSlide", Bounded)
+    reading = load(own).read(slide, max_glimpses=9)
+    predict(own, slide, tmp_path / "out", max_glimpses=9)
+    predict(own, slide, tmp_path / "kept", max_glimpses=9, subtract_bounds=False)
+    looks = rows(tmp_path / "out" / "looks" / "s0.csv")
+    assert len(looks) == 9
+    for look, seen in zip(looks, reading.traced.glimpses, strict=True):
+        corner, size = (int(look["minx"]), int(look["miny"])), (int(look["width"]), int(look["height"]))
+        pixels = np.array(whole.read_region(corner, 0, size))[..., :3]
+        # Outside of bounds the agent sees white, although the slide goes on.
+        inside = np.ones(pixels.shape[:2], bool)
+        if bounded:
+            x, y = corner[0] + np.arange(64), corner[1] + np.arange(64)
+            inside = ((y >= 96) & (y < 448))[:, None] & ((x >= 128) & (x < 512))
+        np.testing.assert_array_equal(seen.transpose(1, 2, 0)[inside], pixels[inside])
+        assert (seen.transpose(1, 2, 0)[~inside] == 255).all() and inside.mean() > 0.2
+    for folder, shift in (("out", (128, 96) if bounded else (0, 0)), ("kept", (0, 0))):
+        features = valid(json.loads((tmp_path / folder / "geojson" / "s0.geojson").read_text()))
+        corners = [feature["geometry"]["coordinates"][0][0] for feature in features]
+        assert corners == [[int(look["minx"]) - shift[0], int(look["miny"]) - shift[1]] for look in looks]
+
+
+def test_a_look_between_pixels_is_told_as_it_is(run: Path, tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "a.svs", 1, mpp=0.4)  # 64 um are 160 pixels, shown in 64: 2.5 each
+    reading = load(run).read(slide)
+    for look, seen in zip(reading.looks, reading.traced.glimpses, strict=True):
+        (top, left), size = look.low, look.size
+        assert size == pytest.approx((160, 160))
+        first = math.floor(left), math.floor(top)
+        wide = openslide.OpenSlide(slide).read_region(first, 0, (162, 162)).convert("RGB")
+        box = (left - first[0], top - first[1], left - first[0] + 160, top - first[1] + 160)
+        again = np.array(wide.resize((64, 64), Image.Resampling.BOX, box=box)).transpose(2, 0, 1)
+        assert np.abs(again.astype(int) - seen).max() <= 1
+
+
+# ---------------------------------------------------------------------------------------------- once more
+def test_run_again_it_does_only_what_is_missing(run: Path, slides: Path, predicted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(predicted, folder)
+    before, times = contents(folder), {file: os.stat(file).st_mtime_ns for file in folder.rglob("overlays/*")}
+    result = predict(run, slides, folder)
+    assert (result.done.read, result.done.known) == (0, 6) and "6 had been read before" in result.told
+    assert contents(folder) == before
+    assert {file: os.stat(file).st_mtime_ns for file in folder.rglob("overlays/*")} == times
+    for lost in ("overlays", "looks", "geojson", "cases"):
+        next((folder / lost).iterdir()).unlink()
+        assert predict(run, slides, folder).done.read == 1
+        assert contents(folder) == before
+    (folder / "predictions.csv").unlink()
+    assert predict(run, slides, folder).done.read == 0 and contents(folder) == before
+    next((folder / "cases").iterdir()).write_text("{half")
+    assert predict(run, slides, folder).done.read == 1 and contents(folder) == before
+
+
+def test_an_image_that_has_changed_is_read_again(run: Path, tmp_path: Path) -> None:
+    slide, csv_file = write_slide(tmp_path / "in" / "a.svs", 0), tmp_path / "in.csv"
+    predict(run, tmp_path / "in", tmp_path / "out")
+    (before,) = rows(tmp_path / "out" / "predictions.csv")
+    write_slide(slide, 1)
+    assert predict(run, tmp_path / "in", tmp_path / "out").done.read == 1
+    (after,) = rows(tmp_path / "out" / "predictions.csv")
+    assert before["p_1"] != after["p_1"]
+    csv_file.write_text("path,mpp\nin/a.svs,0.4\n")
+    with pytest.warns(UserWarning, match="mpp counts"):
+        assert predict(run, csv_file, tmp_path / "out").done.read == 1
+    assert rows(tmp_path / "out" / "predictions.csv")[0]["spacing"] == "0.4 x 0.4"
+
+
+def test_a_folder_of_other_predictions_is_refused(run: Path, slides: Path, predicted: Path, tmp_path: Path) -> None:
+    before = contents(predicted)
+    with pytest.raises(EvaluationError, match=r"max_glimpses=\[3\], not \[5\]\). Choose another output folder"):
+        predict(run, slides, predicted, max_glimpses=5)
+    with pytest.raises(EvaluationError, match="gzip=false, not true"):
+        predict(run, slides, predicted, gzip=True)
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    (other / "config.yaml").write_text((run / "config.yaml").read_text() + "# another\n")
+    with pytest.raises(EvaluationError, match="other models"):
+        predict(other, slides, predicted)
+    assert contents(predicted) == before
+
+
+def test_shards_make_the_same_tables(run: Path, slides: Path, predicted: Path, tmp_path: Path) -> None:
+    counts = [predict(run, slides, tmp_path / "out", shard=f"{i}/4").cases for i in (3, 1, 4, 2)]
+    assert counts == [1, 2, 1, 2] and contents(tmp_path / "out") == contents(predicted)
+    for wrong in ("0/4", "5/4", "1", "a/b", "1/0"):
+        with pytest.raises(SettingsError, match=r"Expected shard as i/n"):
+            predict(run, slides, tmp_path / "out", shard=wrong)
+
+
+# ---------------------------------------------------------------------------------------------- broken images
+def test_a_broken_image_is_recorded_and_stops_nobody(run: Path, slides: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(slides, folder)
+    whole = (folder / "a" / "s0.svs").read_bytes()
+    (folder / "a" / "cut.svs").write_bytes(whole[: len(whole) // 3])
+    (folder / "a" / "text.svs").write_text("not a slide")
+    (folder / "a" / "empty.svs").touch()
+    (folder / "a" / "small.svs").write_bytes(write_slide(tmp_path / "small.svs", side=64).read_bytes())
+    (folder / "a" / "end.svs").write_bytes(whole[:-100])
+    done = command(f"model={run}", f"input={folder}", f"output={out}")
+    shown, said = done.communicate()
+    assert done.returncode == 1, said
+    assert "Predicted: 6 of 11 cases." in shown and f"Failed: 5; {out}/failures.csv says why." in shown
+    failures = {line["slide_id"]: line for line in rows(out / "failures.csv")}
+    assert sorted(failures) == ["a/cut", "a/empty", "a/end", "a/small", "a/text"]
+    assert all(f"glimpse: failed: {name}: " in said for name in failures) and "Traceback" not in said
+    assert "truncated" in failures["a/end"]["reason"] and "larger than the image" in failures["a/small"]["reason"]
+    assert failures["a/text"]["error"] == "UnsupportedImageError"
+    assert not any("on_error" in line["reason"] for line in failures.values()), "a remedy that predict does not have"
+    for name in failures:
+        assert str(folder / name) in failures[name]["reason"] or name == "a/small"
+    for name, there in (("a/small", True), ("a/text", False)):
+        assert (out / (failures[name]["thumbnail"] or "none")).is_file() == there
+    assert len(rows(out / "predictions.csv")) == 6
+    shutil.copy(folder / "a" / "s0.svs", folder / "a" / "text.svs")
+    again = predict(run, folder, out)
+    assert again.done.read == 1 and sorted(again.done.failed) == ["a/cut", "a/empty", "a/end", "a/small"]
+    assert len(rows(out / "failures.csv")) == 4 and len(rows(out / "predictions.csv")) == 7
+    for name in failures:
+        (folder / f"{name}.svs").write_bytes(whole)
+    assert predict(run, folder, out).done.failed == [] and not (out / "failures.csv").exists()
+    assert list((out / "failures").iterdir()) == []
+
+
+def test_an_image_that_breaks_loses_its_old_answer(run: Path, tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "in" / "a.svs")
+    predict(run, tmp_path / "in", tmp_path / "out")
+    slide.write_text("broken")
+    assert predict(run, tmp_path / "in", tmp_path / "out").done.failed == ["a"]
+    assert rows(tmp_path / "out" / "predictions.csv") == []
+    assert not list((tmp_path / "out" / "overlays").iterdir())
+
+
+def test_an_error_of_any_kind_is_recorded(run: Path, slides: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from glimpse.predicting.agent import Agent
+
+    read = Agent.read
+
+    def failing(self: Agent, image: Any, *rest: Any, **more: Any) -> Any:
+        if Path(image).name == "s2.svs":
+            raise RuntimeError("out of\nmemory")
+        return read(self, image, *rest, **more)
+
+    monkeypatch.setattr(Agent, "read", failing)
+    result = predict(run, slides / "a", tmp_path)
+    assert result.done.failed == ["s2"] and result.done.read == 2
+    assert rows(tmp_path / "failures.csv")[0]["reason"] == "RuntimeError: out of memory"
+
+
+def test_a_full_disk_ends_the_command(run: Path, slides: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from glimpse.predicting import outputs
+
+    def full(path: Path, content: bytes) -> None:
+        raise WriteError(f"{path}: cannot be written")
+
+    monkeypatch.setattr(outputs, "write_bytes_atomically", full)
+    with pytest.raises(WriteError):
+        predict(run, slides / "a", tmp_path)
+    assert rows(tmp_path / "predictions.csv") == [] and not (tmp_path / "failures.csv").exists()
+    assert not (tmp_path / ".claims").exists()
+
+
+# ---------------------------------------------------------------------------------------------- what is given
+def test_a_csv_names_cases_and_pixel_sizes(run: Path, slides: Path, tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    lines = ["path;slide_id;mpp;target", f"{slides}/a/s0.svs;=cmd|' /C calc'!A0;;x", f"{slides}/a/s2.svs;@b;0,5;y"]
+    table.write_text("\n".join(lines))
+    predict(run, table, tmp_path / "out")
+    found = rows(tmp_path / "out" / "predictions.csv")
+    assert [line["slide_id"] for line in found] == ["'=cmd|' /C calc'!A0", "'@b"]
+    assert all((tmp_path / "out" / "looks" / f"{line['file']}.csv").is_file() for line in found)
+
+
+def test_ids_never_lead_out_of_the_output_folder(run: Path, slides: Path, tmp_path: Path) -> None:
+    ids = ["../../up", "/etc/passwd", "..", ".", "a/b", "a\\b", "C:\\x", "~", "x" * 300, "con", "A/B", "ä\u0308", "-rf"]
+    table, out = tmp_path / "in" / "list.csv", tmp_path / "in" / "deep" / "out"
+    table.parent.mkdir()
+    table.write_text("path,slide_id\n" + "".join(f'{slides}/a/s0.svs,"{name}"\n' for name in ids))
+    before = {file for file in tmp_path.rglob("*") if not file.is_relative_to(out)}
+    result = predict(run, table, out)
+    assert result.done.read == len(ids) == len(rows(out / "predictions.csv"))
+    assert {file for file in tmp_path.rglob("*") if not file.is_relative_to(out)} - before <= {out.parent}
+    for room in ("looks", "overlays", "geojson", "cases"):
+        assert len(list((out / room).iterdir())) == len(ids)
+
+
+def test_mistakes_in_a_csv_are_listed_at_once(run: Path, slides: Path, tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text(f"path,slide_id,mpp\n{slides}/a/s0.svs,a,0\n,b,\n{slides}/a/s2.svs,a,\n")
+    with pytest.raises(CohortError, match=r"3 problems") as caught:
+        predict(run, table, tmp_path / "out")
+    for part in ("line 2: mpp '0' must be", "line 3: path is empty", "slide_id 'a' occurs 2 times"):
+        assert part in str(caught.value)
+    table.write_text("file,slide_id\nx,a\n")
+    with pytest.raises(CohortError, match="column 'path' is missing; is 'file' meant"):
+        predict(run, table, tmp_path / "out")
+    table.write_text("path\nmissing.svs\n")
+    assert predict(run, table, tmp_path / "out").done.failed == ["missing"]
+    assert f"{tmp_path}/missing.svs: no such file" in rows(tmp_path / "out" / "failures.csv")[0]["reason"]
+    for text, message in (("", "the file is empty"), ("path\n", "no lines below the header")):
+        table.write_text(text)
+        with pytest.raises(CohortError, match=message):
+            predict(run, table, tmp_path / "out")
+
+
+def test_images_of_one_name_keep_apart(run: Path, tmp_path: Path) -> None:
+    one, two = write_slide(tmp_path / "1" / "s.svs", 0), write_slide(tmp_path / "2" / "s.svs", 1)
+    shutil.copy(one, tmp_path / "1" / "s.tiff")
+    predict(run, [one, one, two], tmp_path / "out")
+    assert [line["slide_id"] for line in rows(tmp_path / "out" / "predictions.csv")] == [str(one), str(two)]
+    predict(run, tmp_path / "1", tmp_path / "out2")
+    assert [line["slide_id"] for line in rows(tmp_path / "out2" / "predictions.csv")] == ["s.svs", "s.tiff"]
+
+
+def test_links_and_the_output_folder_are_no_trap(run: Path, slides: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "linked").symlink_to(slides / "a")
+    (folder / "round").symlink_to(folder)
+    assert predict(run, folder, folder / "out").cases == 3
+    assert predict(run, folder, folder / "out").cases == 3
+
+
+def test_what_cannot_be_read_is_told_before_any_work(run: Path, slides: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.docx").write_text("x")
+    with pytest.raises(EvaluationError, match=r"no images in this folder .* Other files: 1 of \.docx"):
+        predict(run, tmp_path / "none", tmp_path / "out")
+    with pytest.raises(EvaluationError, match=r"nowhere: cannot be read \(No such file"):
+        predict(run, tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        predict(tmp_path, slides, tmp_path / "out")
+    with pytest.raises(SettingsError, match="Expected objects as one of annotation, detection"):
+        predict(run, slides, tmp_path / "out", objects="box")
+    with pytest.raises(SettingsError, match="max_glimpses"):
+        predict(run, slides, tmp_path / "out", max_glimpses=-1)
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match=r"file: cannot be written"):
+        predict(run, slides, tmp_path / "file")
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_on_drawn_images_read_no_files(run: Path, slides: Path, tmp_path: Path) -> None:
+    config = OmegaConf.load(shutil.copytree(run, tmp_path / "drawn") / "config.yaml")
+    config.env.cohort.modality = "megapixel_mnist"
+    (tmp_path / "drawn" / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    with pytest.raises(EvaluationError, match=r"reads no files: .*\(env=megapixel_mnist\)"):
+        predict(tmp_path / "drawn", slides, tmp_path / "out")
+
+
+def test_the_command_asks_for_what_is_missing(run: Path, slides: Path, tmp_path: Path) -> None:
+    done = command(f"model={run}", f"output={tmp_path}")
+    assert done.returncode == 2 and "glimpse: Which input?" in done.communicate()[1]
+    done = command(f"model={run}", f"input=[{slides}/a/s0.svs,{slides}/a/s2.svs]", f"output={tmp_path}", "gzip=true")
+    assert done.returncode == 0, done.communicate()[1]
+    packed = (tmp_path / "geojson" / "s0.geojson.gz").read_bytes()
+    assert valid(json.loads(gzip.decompress(packed)))
+
+
+def test_the_file_of_settings_lists_all_arguments_with_their_defaults() -> None:
+    listed = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "predict.yaml"))
+    assert isinstance(listed, dict)
+    listed = {name: value for name, value in listed.items() if name not in ("defaults", "hydra")}
+    arguments = inspect.signature(predict).parameters
+    assert list(listed) == list(arguments)
+    given = {name: None if one.default is one.empty else one.default for name, one in arguments.items()}
+    assert listed == given | {"progress": True}
+
+
+# ---------------------------------------------------------------------------------------------- several models
+def test_several_models_answer_with_their_mean_and_spread(
+    run: Path, slides: Path, predicted: Path, tiny_slides: Path, tmp_path: Path
+) -> None:
+    other = untrained_run(tmp_path / "two", *OWN, f"env.cohort.path={tiny_slides}", seed=1)
+    predict([run, other], slides / "a", tmp_path / "both", objects="detection")
+    predict(other, slides / "a", tmp_path / "alone")
+    first = {line["path"]: line for line in rows(predicted / "predictions.csv")}
+    second = {line["path"]: line for line in rows(tmp_path / "alone" / "predictions.csv")}
+    for line in rows(tmp_path / "both" / "predictions.csv"):
+        pair = [float(one[line["path"]]["p_1"]) for one in (first, second)]
+        assert float(line["p_1"]) == pytest.approx(np.mean(pair), abs=2e-6)
+        assert float(line["sd_p_1"]) == pytest.approx(np.std(pair), abs=2e-6)
+        assert line["glimpses"] == "6"
+        looks = rows(tmp_path / "both" / "looks" / f"{line['file']}.csv")
+        assert [look["model"] for look in looks] == ["one"] * 3 + ["two"] * 3
+        features = valid(json.loads((tmp_path / "both" / "geojson" / f"{line['file']}.geojson").read_text()))
+        assert len({feature["id"] for feature in features}) == 6
+        assert {one["properties"]["classification"]["name"] for one in features} == {"Look one", "Look two"}
+    config = OmegaConf.load(shutil.copytree(run, tmp_path / "three") / "config.yaml")
+    config.env.task.classes = config.env.make.task.classes = ["no", "yes!"]
+    (tmp_path / "three" / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    with pytest.raises(EvaluationError, match="cannot answer together"):
+        predict([run, tmp_path / "three"], slides, tmp_path / "mixed")
+
+
+# ---------------------------------------------------------------------------------------------- cells
+def test_cells_that_spreadsheets_would_compute_are_made_texts() -> None:
+    text = table_text(
+        ["=a", "b"], [["=1+1", -0.5], ["+x", 1], ["-x", None], ["@x", True], [" =x", "\tx"], ["a=b", "n"]]
+    )
+    first = ["'=a", "'=1+1", "'+x", "'-x", "'@x", "' =x", "a=b"]
+    assert [line[0] for line in csv.reader(text.splitlines())] == first
+    assert [line[1] for line in csv.reader(text.splitlines())][1:3] == ["-0.500000", "1"]
