@@ -17,7 +17,14 @@ from glimpse.evaluate import evaluate
 NAME = "sparse_slides"
 _BELOW, _SHARE, _QUICKER = 0.02, 0.01, 30  # of AUC at most; of the patches at most; times at least
 READERS = ("policy", "random", "wide_first", "grid")
-_QUICK = ("env.cohort.synthetic.n=12", "env.cohort.synthetic.size=8192", "warm_up.branches=[2,2]")
+_QUICK = (
+    "env.cohort.synthetic.n=12",
+    "env.cohort.synthetic.size=8192",
+    "pretrain.steps=0",
+    "warm_up.branches=[2,2]",
+    "warm_up.second_steps=2",
+    "agent.algorithm.min_glimpses=1",
+)
 
 
 def options() -> argparse.ArgumentParser:
