@@ -49,7 +49,9 @@ def _of_nifti(path: Path) -> list[str]:
     header = nibabel.load(path).header
     affine, stated = header.get_best_affine(), header.get_zooms()[:3]
     lengths = [math.sqrt(float(sum(value**2 for value in affine[:3, axis]))) for axis in range(len(stated))]
-    if all(one > 0 and 1 / _LENGTHS < one / max(two, 1e-9) < _LENGTHS for one, two in zip(stated, lengths, strict=True)):
+    if all(
+        one > 0 and 1 / _LENGTHS < one / max(two, 1e-9) < _LENGTHS for one, two in zip(stated, lengths, strict=True)
+    ):
         return []
     if not all(one > 0 for one in stated):
         return []  # the header states no lengths, so that there is nothing to contradict

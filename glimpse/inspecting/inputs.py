@@ -10,7 +10,7 @@ from glimpse.cohort.images import located
 from glimpse.cohort.table import CohortError, Row, Table, column_problems, parse_row, read_table, table_problems
 from glimpse.errors import EvaluationError, SettingsError, UserError
 from glimpse.inspecting.findings import LEAK, TABLE, TARGET, Finding, of_error
-from glimpse.inspecting.kinds import check_env, env_of, images_below, most_common_env
+from glimpse.inspecting.kinds import check_env, images_below, most_common_env
 from glimpse.modalities import OPTION_COLUMNS, find_modality
 from glimpse.predicting.inputs import Found, find_items, there, with_ids
 from glimpse.settings.building import build
@@ -141,8 +141,6 @@ def _env_of_table(path: Path) -> str:
             paths.append(located(path, row.cells.get("path", "")))
         except ImageReadError:
             continue  # which is a finding later
-    if len({env_of(one) for one in paths}) == 1 and (env := env_of(paths[0])):
-        return env
     return most_common_env(paths)
 
 

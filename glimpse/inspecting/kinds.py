@@ -15,8 +15,7 @@ from glimpse.sources.dicom import sop_class
 from glimpse.sources.registry import Reader, known_readers, knows_nothing, reader_of
 
 _SLICES = {f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128", "130", "20")}
-"""SOP classes of CT, MR, PET and nuclear medicine, whose files are slices of a volume: a folder of them is one image."""
-
+"""SOP classes of CT, MR, PET and nuclear medicine: their files are slices, and a folder of them is one image."""
 
 
 @dataclass(frozen=True)

@@ -324,5 +324,3 @@ def _thumbnail(overview: np.ndarray, sides: Sequence[float], longest: int) -> st
     content = io.BytesIO()
     canvas.save(content, "PNG")
     return base64.b64encode(content.getvalue()).decode("ascii")
-
-

@@ -1,4 +1,4 @@
-"""Looks at how the tiles of a TIFF begin, which is quick and finds what a bad copy has overwritten, without decoding."""
+"""Looks at how the tiles of a TIFF begin, which is quick and finds what a bad copy has overwritten."""
 
 import struct
 from pathlib import Path

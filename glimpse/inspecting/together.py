@@ -111,4 +111,7 @@ def _of_another_order(cases: Sequence[Case]) -> Iterable[tuple[int, Finding]]:
         for position, size in found if len(found) >= _FEW else ():
             if not 1 / _OTHER_UNIT < size / usual < _OTHER_UNIT:
                 text = f"a pixel is {size:g} {unit} wide, but {usual:g} {unit} in most of these images"
-                yield position, Finding(SPACING, text, "Look whether the file means another unit; a column mpp says so.")
+                yield (
+                    position,
+                    Finding(SPACING, text, "Look whether the file means another unit; a column mpp says so."),
+                )

@@ -66,6 +66,23 @@ def looked_at(
         pool.shutdown()
 
 
+def fair_workers() -> int:
+    """Returns how many processes suit this machine: one for each core that this one may use."""
+    try:
+        return max(1, len(os.sched_getaffinity(0)))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+def fair_memory(workers: int) -> float:
+    """Returns the gigabytes that each of some processes may take: its part of three quarters of the machine's."""
+    try:
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GB
+    except (AttributeError, ValueError, OSError):
+        whole = 8.0
+    return min(max(1.0, 0.75 * whole / workers), 16.0)
+
+
 class _Worker:
     """A process that is started when it is needed, and started again after its death."""
 
