@@ -98,7 +98,7 @@ def find_candidates(
             _check_apart(path, without)
             found.cases += _below(path, env, without)
         elif path.suffix.lower() in _TABLES and not (env and _reader(env).has_suffix(path)):
-            _in_csv(path, env or _env_of_table(path), settings, found)
+            _in_csv(path, env, settings, found)
         else:
             found.cases += _with_ids([Found(path, path.name)], env or most_common_env([path]))
     if not found.cases:
@@ -134,9 +134,9 @@ def _with_ids(found: Sequence[Found], env: str) -> list[Candidate]:
 
 
 # ---------------------------------------------------------------------------------------------- CSVs
-def _env_of_table(path: Path) -> str:
+def _env_of_table(path: Path, table: Table) -> str:
     paths = []
-    for row in read_table(path).rows:
+    for row in table.rows:
         try:
             paths.append(located(path, row.cells.get("path", "")))
         except ImageReadError:
@@ -144,7 +144,7 @@ def _env_of_table(path: Path) -> str:
     return most_common_env(paths)
 
 
-def _in_csv(path: Path, env: str, settings: Settings, found: Inputs) -> None:
+def _in_csv(path: Path, env: str | None, settings: Settings, found: Inputs) -> None:
     """Adds the lines of a CSV, and what is wrong with it."""
     table = read_table(path)
     problems = column_problems(table.columns)
@@ -155,6 +155,7 @@ def _in_csv(path: Path, env: str, settings: Settings, found: Inputs) -> None:
         found.tables += [(path, Finding(TABLE, problem, "Correct line 1 of the CSV.")) for problem in problems]
     for problem in table_problems(table):
         found.tables.append((path, Finding(LEAK if "splits:" in problem else TABLE, *_in_two(problem))))
+    env = env or _env_of_table(path, table)
     task: Task = build(settings(env)["env"]["task"])
     hint = _hint(table, task)
     found.cases += [_candidate(path, row, table, (env, task, hint)) for row in table.rows]

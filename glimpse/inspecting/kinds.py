@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glimpse.errors import EvaluationError
-from glimpse.modalities import find_modality
+from glimpse.modalities import ModalityError, find_modality
 from glimpse.predicting.inputs import Found, is_dicom_file, without_companions
+from glimpse.settings.nearest import suggestion
 from glimpse.sources import ImageReadError
 from glimpse.sources.base import unopened
 from glimpse.sources.dicom import sop_class
@@ -106,11 +107,16 @@ def _reader_of(path: Path) -> Reader | None:
 
 
 def check_env(name: str) -> None:
-    """Refuses an environment whose images are drawn, so that there are no files to look at.
+    """Refuses an environment that reads no files.
 
     Raises:
-        EvaluationError: it is one of these.
-        ModalityError: there is no such environment.
+        EvaluationError: its images are drawn, or there is no such environment.
     """
-    if find_modality(name).source is None:
+    try:
+        drawn = find_modality(name).source is None
+    except ModalityError as error:
+        known = [env for reader in known_readers() for env in reader.kind.environments]
+        near = suggestion(name, known)
+        raise EvaluationError(f"There is no env={name}{near}. {', '.join(known)} read files.") from error
+    if drawn:
         raise EvaluationError(f"env={name}: its images are drawn, so there are no files to check. Choose another env=.")

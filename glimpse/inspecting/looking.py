@@ -9,8 +9,8 @@ import stat
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from PIL import Image
 from glimpse.geometry import MissingSpacingError
 from glimpse.inspecting.findings import FOREGROUND, MASK, SIZE, SPACING, TILES, Finding, of_error
 from glimpse.inspecting.headers import contradictions, unpacked_bytes
-from glimpse.inspecting.tiles import damaged_tiles
+from glimpse.inspecting.tiles import cut_short, damaged_tiles
 from glimpse.plugins import load_plugins
 from glimpse.sources import ImageReadError, ImageSource, RegionReadError, UnsupportedImageError, open_source
 from glimpse.sources.base import BACKGROUND_TOLERANCE, check_readable, missing_file
@@ -102,7 +102,7 @@ def look(
         try:
             _look(seen, path, options, sizes, mask, (places, seed), thumbnail)
         except Exception as error:
-            seen.add(of_error(error, path))
+            seen.add(_explained(error, path))
     for text in dict.fromkeys(" ".join(str(one.message).split()) for one in said if one.category is UserWarning):
         if "a pixel is" in text or "pixel size" in text:
             seen.add(of_error(UnsupportedImageError(text), path, SPACING))
@@ -143,6 +143,16 @@ def _look(
         seen.unpacked = unpacked_bytes(Path(path))
         if mask is not None:
             _check_mask(seen, mask, source)
+
+
+def _explained(error: Exception, path: str) -> Finding:
+    """Returns the finding for an error; where a library only says that it cannot, the file may say why."""
+    finding = of_error(error, path)
+    if not isinstance(error, ImageReadError) or not os.path.isfile(path) or "truncated:" in finding.what:
+        return finding
+    with suppress(OSError):
+        finding = replace(finding, what=cut_short(Path(path)) or finding.what)
+    return finding
 
 
 def _check_file(path: Path) -> None:

@@ -1,5 +1,6 @@
-"""Looks at how the tiles of a TIFF begin, which is quick and finds what a bad copy has overwritten."""
+"""Looks at how a TIFF and its tiles begin, which is quick and finds what a bad copy has cut off or overwritten."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from glimpse.sources.quiet import quiet
 
 _LOOKED_AT = 4096  # so many tiles of each level are looked at
 _HEAD = 64  # bytes of each
+_DIRECTORIES = 4096  # so many directories are followed; a file may lead in a circle
 _UNCOMPRESSED, _JPEG, _DEFLATE, _JPEG_2000 = 1, 7, (8, 32946), (33003, 33004, 33005, 34712)
 _CODESTREAM, _BOX = b"\xff\x4f\xff", b"\0\0\0\x0cjP"
 
@@ -25,6 +27,32 @@ def damaged_tiles(path: Path) -> str:
     except (OSError, ValueError, struct.error, tifffile.TiffFileError, IndexError, KeyError, AttributeError, TypeError):
         return ""  # a dialect that tifffile does not follow
     return next((text for text in found if text), "")
+
+
+def cut_short(path: Path) -> str:
+    """Says that a TIFF ends before one of its directories does; "" if it does not, or the file is no TIFF."""
+    with open(path, "rb") as file:
+        head, length = file.read(16), os.path.getsize(path)
+        order = {b"II": "<", b"MM": ">"}.get(head[:2])
+        if order is None or len(head) < 16:
+            return ""
+        version = struct.unpack_from(f"{order}H", head, 2)[0]
+        if version not in (42, 43):
+            return ""
+        offset, count, entry, start = ("I", "H", 12, 4) if version == 42 else ("Q", "Q", 20, 8)
+        place = struct.unpack_from(order + offset, head, start)[0]
+        for _ in range(_DIRECTORIES):
+            if not place:
+                return ""
+            file.seek(min(place, length))
+            found = file.read(struct.calcsize(count))
+            number = struct.unpack(order + count, found)[0] if len(found) == struct.calcsize(count) else 0
+            end = place + len(found) + number * entry
+            if not found or end + struct.calcsize(offset) > length:
+                return f"the file is truncated: a directory of it reaches to byte {end:,}, it ends at byte {length:,}"
+            file.seek(end)
+            place = struct.unpack(order + offset, file.read(struct.calcsize(offset)))[0]
+    return ""
 
 
 def _of_page(page: "tifffile.TiffPage", level: int, file: "object") -> str:

@@ -442,17 +442,17 @@ def dies(path: str) -> dict[str, Any]:
 def test_a_reader_that_dies_or_hangs_takes_no_other_along() -> None:
     orders = [{"path": one} for one in ("a", "die", "b", "leave", "hang", "talk", "eat", "c")]
     began = time.monotonic()
-    results = dict(looked_at(orders, 2, 20.0, 1.5, "tests.unit.test_check_command:dies"))
+    results = dict(looked_at(orders, 2, 12.0, 1.5, "tests.unit.test_check_command:dies"))
     assert time.monotonic() - began < 100
     good = {0: {"path": "a"}, 2: {"path": "b"}, 5: {"path": "talk"}, 6: {"memory": "bounded"}, 7: {"path": "c"}}
     assert {i: one for i, one in results.items() if not isinstance(one, Finding)} == good
     assert "signal 11, SIGSEGV" in results[1].what and results[1].rule == "killed"
     assert "exit code 3" in results[3].what and "goodbye" in results[3].what
-    assert results[4].rule == "slow" and "20 seconds" in results[4].what
+    assert results[4].rule == "slow" and "12 seconds" in results[4].what
 
 
 def test_looking_imports_no_pytorch() -> None:
-    code = "import sys, glimpse.inspecting.looking; print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
+    code = "import sys, glimpse.inspecting.looking; print([n for n in ('torch', 'matplotlib') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
@@ -527,8 +527,8 @@ def test_the_configuration_lists_what_the_function_takes() -> None:
 def test_the_table_joins_what_is_alike_and_counts_the_rest() -> None:
     same = Finding("spacing", "it is alike")
     cases: Any = [(type("C", (), {"id": f"case-{i}"})(), None, (same,)) for i in range(9)]
-    text = table(cases, [], width=100)
-    assert "and 6 more" in text and text.count("it is alike") == 1
+    text = " ".join(table(cases, [], width=100).split())
+    assert "case-0, case-1, case-2 and 6" in text and text.count("it is alike") == 1
     cases = [(type("C", (), {"id": f"case-{i}"})(), None, (Finding("spacing", f"it is {i}"),)) for i in range(60)]
     assert "... and 20 more; findings.csv lists all." in table(cases, [], width=100)
     assert table([], []) == ""
