@@ -21,7 +21,7 @@ from glimpse.inspecting.estimate import Estimate
 from glimpse.inspecting.estimate import estimate as estimate_of
 from glimpse.inspecting.findings import Finding
 from glimpse.inspecting.inputs import Candidate, find_candidates
-from glimpse.inspecting.looking import Seen
+from glimpse.inspecting.looking import Seen, seen_of
 from glimpse.inspecting.outputs import FINDINGS, Listed, table, told_of, write_all
 from glimpse.inspecting.together import check_together
 from glimpse.inspecting.workers import fair_memory, fair_workers, looked_at
@@ -179,7 +179,7 @@ def _look(
             if isinstance(result, Finding):
                 looked[positions[number]].add(result)
             else:
-                looked[positions[number]] = Seen(**result)
+                looked[positions[number]] = seen_of(result)
             bar.update()
     return looked
 

@@ -73,6 +73,12 @@ class Seen:
         self.findings.append((finding.rule, finding.what, finding.remedy, finding.note))
 
 
+def seen_of(record: Mapping[str, Any]) -> Seen:
+    """Returns what `look` has returned in another process, where tuples have become lists."""
+    findings = [(str(rule), str(what), str(remedy), bool(note)) for rule, what, remedy, note in record["findings"]]
+    return Seen(**{**record, "findings": findings})
+
+
 def look(
     path: str,
     options: Mapping[str, Any],

@@ -235,9 +235,9 @@ def _formats(found: Mapping[str, Probed]) -> list[Line]:
     needs: tuple[tuple[str, str, Sequence[str]], ...] = (
         ("slides", "SVS, NDPI, MRXS, SCN, tiled TIFF, DICOM", ("openslide", "tifffile")),
         ("volumes", "NIfTI", ("nibabel",)),
-        ("volumes, DICOM", "folders of slices", ("pydicom",)),
-        ("radiographs, DICOM", "DICOM files of one image", ("pydicom",)),
-        ("radiographs, pictures", "PNG, JPEG, TIFF", ("PIL", "tifffile")),
+        ("DICOM volumes", "folders of slices", ("pydicom",)),
+        ("DICOM radiographs", "DICOM files of one image", ("pydicom",)),
+        ("radiographs", "PNG, JPEG, TIFF", ("PIL", "tifffile")),
         ("arrays", "NPY", ("numpy",)),
     )
     lines = []
@@ -255,9 +255,9 @@ def _formats(found: Mapping[str, Probed]) -> list[Line]:
 
 def _except(name: str, found: Mapping[str, Probed]) -> str:
     """Names the compressions of a format that cannot be read although the format can."""
-    if name.endswith("DICOM"):
+    if name.startswith("DICOM"):
         lacking = [codec for codec, value in found["pydicom"].facts.items() if value]
-    elif name == "radiographs, pictures":
+    elif name == "radiographs":
         lacking = [
             codec for codec, value in found["PIL"].facts.items() if not value and codec in ("JPEG", "PNG", "TIFF")
         ]

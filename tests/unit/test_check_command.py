@@ -23,7 +23,8 @@ from glimpse.check import Checked, check
 from glimpse.cohort import CohortError
 from glimpse.errors import EvaluationError, SettingsError
 from glimpse.inspecting.findings import RULES, Finding, printable
-from glimpse.inspecting.looking import look
+from glimpse.inspecting.inputs import Candidate
+from glimpse.inspecting.looking import Seen, look
 from glimpse.inspecting.outputs import duration, size, table
 from glimpse.inspecting.tiles import damaged_tiles
 from glimpse.inspecting.workers import fair_memory, looked_at
@@ -525,12 +526,14 @@ def test_the_configuration_lists_what_the_function_takes() -> None:
 
 # ---------------------------------------------------------------------------------------------- words
 def test_the_table_joins_what_is_alike_and_counts_the_rest() -> None:
-    same = Finding("spacing", "it is alike")
-    cases: Any = [(type("C", (), {"id": f"case-{i}"})(), None, (same,)) for i in range(9)]
-    text = " ".join(table(cases, [], width=100).split())
+    def cases(*what: str) -> list[Any]:
+        findings = [Finding("spacing", one) for one in what]
+        return [(Candidate(f"case-{i}", None, "wsi"), Seen(), (one,)) for i, one in enumerate(findings)]
+
+    text = " ".join(table(cases(*["it is alike"] * 9), [], width=100).split())
     assert "case-0, case-1, case-2 and 6" in text and text.count("it is alike") == 1
-    cases = [(type("C", (), {"id": f"case-{i}"})(), None, (Finding("spacing", f"it is {i}"),)) for i in range(60)]
-    assert "... and 20 more; findings.csv lists all." in table(cases, [], width=100)
+    text = table(cases(*(f"it is {i}" for i in range(60))), [], width=100)
+    assert "... and 20 more; findings.csv lists all." in text
     assert table([], []) == ""
 
 

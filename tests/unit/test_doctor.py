@@ -26,7 +26,7 @@ FACTS: dict[str, Any] = {"torch": TORCH, "openslide": {"library": "4.0.1"}, "PIL
 
 def modules(**changed: Probed) -> dict[str, Probed]:
     """An installation in which everything works, but for what is changed."""
-    return {name: Probed(name, "99.0", facts=FACTS.get(name, {})) for name in ALL} | changed
+    return {name: Probed(name, "9999.0", facts=FACTS.get(name, {})) for name in ALL} | changed
 
 
 def lines(sections: tuple[Section, ...], title: str) -> dict[str, Line]:
@@ -78,10 +78,10 @@ def test_where_everything_works_nothing_is_to_be_done(tmp_path: Path, monkeypatc
 
 def test_devices_have_names_and_memory() -> None:
     facts = TORCH | {"cuda": "13.0", "devices": [{"name": "A Device", "free": 70e9, "total": 80e9}]}
-    found = lines(examine(modules(torch=Probed("torch", "99", facts=facts))), "This machine")
+    found = lines(examine(modules(torch=Probed("torch", "9999", facts=facts))), "This machine")
     assert found["cuda:0"].text == "A Device, 70.0 of 80.0 GB free; device=cuda" and "devices" not in found
     facts = TORCH | {"cuda": "13.0"}
-    found = lines(examine(modules(torch=Probed("torch", "99", facts=facts))), "This machine")
+    found = lines(examine(modules(torch=Probed("torch", "9999", facts=facts))), "This machine")
     assert "built for CUDA 13.0, but finds none" in found["devices"].text
 
 
@@ -93,29 +93,29 @@ def test_an_extra_that_is_missing_is_named_with_the_command_of_pip() -> None:
     assert extra.state == "missing" and "pip install 'glimpse-rl[dicom]'" in extra.remedy
     formats = lines(sections, "Formats")
     assert {name for name, line in formats.items() if line.state == "missing"} == {
-        "volumes, DICOM",
-        "radiographs, DICOM",
+        "DICOM volumes",
+        "DICOM radiographs",
     }
-    assert "cannot be read: pydicom not installed" in formats["volumes, DICOM"].text
+    assert "cannot be read: pydicom not installed" in formats["DICOM volumes"].text
     assert lines(sections, "Codecs")["DICOM"].state == "missing"
     assert not command.is_broken(sections), "what is optional may be missing"
-    assert "Missing, and optional: dicom, DICOM, volumes, DICOM" in command.written(sections)
+    assert "Missing, and optional: dicom, DICOM, DICOM volumes, DICOM radiographs." in command.written(sections)
 
 
 def test_decoders_and_codecs_that_are_missing_are_named_per_format() -> None:
     facts = DICOM | {"JPEG-LS": "pylibjpeg-libjpeg"}
     pillow = PILLOW | {"JPEG": False, "WebP": False}
-    sections = examine(modules(pydicom=Probed("pydicom", "99", facts=facts), PIL=Probed("PIL", "99", facts=pillow)))
+    sections = examine(modules(pydicom=Probed("pydicom", "9999", facts=facts), PIL=Probed("PIL", "9999", facts=pillow)))
     assert "without JPEG-LS" in lines(sections, "Codecs")["DICOM"].text
     assert "without JPEG, WebP" in lines(sections, "Codecs")["Pillow"].text
     formats = lines(sections, "Formats")
-    assert formats["radiographs, DICOM"].text.endswith("but not where pixels are compressed as JPEG-LS")
-    assert formats["radiographs, pictures"].text.endswith("but not where pixels are compressed as JPEG")
+    assert formats["DICOM radiographs"].text.endswith("but not where pixels are compressed as JPEG-LS")
+    assert formats["radiographs"].text.endswith("but not where pixels are compressed as JPEG")
 
 
 def test_what_is_needed_and_does_not_work_is_broken() -> None:
     why = "it cannot be imported (OSError: no libopenslide)"
-    sections = examine(modules(openslide=Probed("openslide", "1.4", why)))
+    sections = examine(modules(openslide=Probed("openslide", "1.4.7", why)))
     package = lines(sections, "Packages")["openslide-python"]
     assert package.state == "broken" and why in package.text and "openslide-bin" in package.remedy
     assert lines(sections, "Formats")["slides"].state == "broken"
@@ -185,12 +185,14 @@ def test_a_package_that_never_ends_is_given_up(broken: Path, monkeypatch: pytest
 
 def test_the_whole_command_works_where_packages_are_broken(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise OSError('libc10.so: cannot open shared object file')\n")
-    (tmp_path / "pydicom.py").write_text("import os; os.kill(os.getpid(), 11)\n")
+    (tmp_path / "timm.py").write_text("import os; os.kill(os.getpid(), 11)\n")
+    (tmp_path / "pydicom.py").write_text("raise ImportError('a part of it is gone')\n")
     (tmp_path / "hydra.py").write_text("raise ImportError('half of it')\n")
     done = run(PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stderr == "" and "libc10.so" in done.stdout and "half of it" in done.stdout
-    assert "pydicom importing it ends the process (signal 11, SIGSEGV)" in done.stdout
+    assert "timm importing it ends the process (signal 11, SIGSEGV)" in done.stdout
+    assert "folders of slices: cannot be read: pydicom it cannot be imported" in done.stdout
     assert "NIfTI: can be read" in done.stdout
     assert "Broken, and needed: devices, torch" in done.stdout
 
