@@ -19,7 +19,7 @@ from glimpse.runs.file_names import file_names
 FINDINGS, CASES, ESTIMATE, THUMBNAILS = "findings.csv", "cases.csv", "estimate.json", "thumbnails"
 _SHOWN = 40  # so many lines of the table are printed
 _NAMED = 3  # so many cases with the same finding are named in one line
-_RULE, _CASE = 11, 34  # characters of these columns
+_RULE, _CASE = 12, 34  # characters of these columns
 
 Listed = tuple[Candidate, Seen, tuple[Finding, ...]]
 """A case, what looking at it has told, and all that is wrong with it."""
