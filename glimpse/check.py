@@ -20,6 +20,7 @@ from glimpse.errors import EvaluationError, SettingsError
 from glimpse.inspecting.estimate import Estimate
 from glimpse.inspecting.estimate import estimate as estimate_of
 from glimpse.inspecting.findings import Finding
+from glimpse.inspecting.fitting import Network, coarse_cells, network_for
 from glimpse.inspecting.inputs import Candidate, find_candidates
 from glimpse.inspecting.looking import Seen, seen_of
 from glimpse.inspecting.outputs import FINDINGS, Listed, table, told_of, write_all
@@ -130,8 +131,10 @@ def check(
     how = {"places": int(places), "seed": int(seed), "thumbnail": int(thumbnail)}
     limits = min(workers, len(found.cases)), float(timeout), gigabytes or fair_memory(workers)
     looked = _look(found.cases, settings_of, how, limits, progress)
-    cases = _with_findings(found.cases, looked)
-    estimates = _estimates(cases, settings_of) if estimate else ()
+    together = list(zip(found.cases, looked, strict=True))
+    networks = _networks(together, settings_of)
+    cases = _with_findings(together, networks)
+    estimates = _estimates(cases, networks, settings_of) if estimate else ()
     write_all(folder, cases, found.tables, estimates)
     return Checked(folder, cases, tuple(found.tables), estimates, tuple(found.guessed))
 
@@ -197,19 +200,39 @@ def _order(case: Candidate, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _with_findings(cases: Sequence[Candidate], looked: Sequence[Seen]) -> tuple[Listed, ...]:
-    findings = [
-        [*case.findings, *(Finding(*one) for one in seen.findings)] for case, seen in zip(cases, looked, strict=True)
-    ]
-    for position, finding in check_together(list(zip(cases, looked, strict=True))):
+def _networks(
+    cases: Sequence[tuple[Candidate, Seen]], settings_of: Callable[[str], Mapping[str, Any]]
+) -> dict[str, Network]:
+    """Builds the network of each environment, for images like the first that could be opened."""
+    made: dict[str, Network] = {}
+    for case, seen in cases:
+        if seen.opened and case.env not in made:
+            made[case.env] = network_for(settings_of(case.env), seen.channels, len(seen.shape))
+    return made
+
+
+def _with_findings(
+    cases: Sequence[tuple[Candidate, Seen]], networks: Mapping[str, Network]
+) -> tuple[tuple[Candidate, Seen, tuple[Finding, ...]], ...]:
+    """Joins what is wrong with the line of each case, with its image, and with cases together."""
+    findings = [[*case.findings, *(Finding(*one) for one in seen.findings)] for case, seen in cases]
+    for env, network in networks.items():
+        own = [(i, case, seen) for i, (case, seen) in enumerate(cases) if case.env == env and seen.opened]
+        for position, finding in coarse_cells(network, own):
+            findings[position].append(finding)
+    for position, finding in check_together(cases):
         findings[position].append(finding)
-    listed = zip(cases, looked, (tuple(dict.fromkeys(several)) for several in findings), strict=True)
-    return tuple(listed)
+    several = (tuple(dict.fromkeys(one)) for one in findings)
+    return tuple((case, seen, one) for (case, seen), one in zip(cases, several, strict=True))
 
 
-def _estimates(cases: Sequence[Listed], settings_of: Callable[[str], Mapping[str, Any]]) -> tuple[Estimate, ...]:
-    envs = dict.fromkeys(case.env for case, _, _ in cases)
-    each = (estimate_of(env, settings_of(env), [(c, seen) for c, seen, _ in cases if c.env == env]) for env in envs)
+def _estimates(
+    cases: Sequence[Listed], networks: Mapping[str, Network], settings_of: Callable[[str], Mapping[str, Any]]
+) -> tuple[Estimate, ...]:
+    each = (
+        estimate_of(env, settings_of(env), network, [(case, seen) for case, seen, _ in cases if case.env == env])
+        for env, network in networks.items()
+    )
     return tuple(one for one in each if one is not None)
 
 

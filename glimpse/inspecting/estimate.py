@@ -11,17 +11,12 @@ from typing import Any
 
 import torch
 
-from glimpse.errors import UserError
-from glimpse.geometry import Extent
+from glimpse.inspecting.fitting import Network
 from glimpse.inspecting.inputs import Candidate
 from glimpse.inspecting.looking import Seen
 from glimpse.networks.feature_store import default_folder
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.runs.loading import build_policy
-from glimpse.settings.building import build
 from glimpse.sources.volume.unpacked import unpacked_folder
-from glimpse.spaces import ActionLayout, observation_space
-from glimpse.views import Views
 
 SHARES = {"train": 0.6, "val": 0.15, "test": 0.25}  # of cases, where they are not split yet
 _MOST = 4  # times warm_up.glimpses_per_case, where glimpses_per_patch asks for more
@@ -125,12 +120,15 @@ class _Counts:
     unpacked: int = 0
 
 
-def estimate(env: str, settings: Mapping[str, Any], cases: Sequence[tuple[Candidate, Seen]]) -> Estimate | None:
+def estimate(
+    env: str, settings: Mapping[str, Any], network: Network, cases: Sequence[tuple[Candidate, Seen]]
+) -> Estimate | None:
     """Estimates a training on some cases; None if none of them could be read.
 
     Args:
         env: the environment.
         settings: all settings of the training.
+        network: the network of these settings.
         cases: the cases of this environment, with what looking at them has told.
     """
     seen = [(candidate, one) for candidate, one in cases if one.opened and one.glimpse_seconds]
@@ -138,8 +136,7 @@ def estimate(env: str, settings: Mapping[str, Any], cases: Sequence[tuple[Candid
         return None
     counts = _counts(seen)
     parts = tuple(part for part in _parts(settings, counts) if part.glimpses or part.overviews)
-    first = seen[0][1]
-    policy, unknown = _policy(settings, first.channels, len(first.shape))
+    policy = network.policy
     encode = None if policy is None else _encode_seconds(policy)
     return Estimate(
         env,
@@ -151,7 +148,7 @@ def estimate(env: str, settings: Mapping[str, Any], cases: Sequence[tuple[Candid
         0 if policy is None else _feature_bytes(settings, policy, parts, counts),
         counts.unpacked,
         _free(unpacked_folder() if counts.unpacked else default_folder()),
-        unknown,
+        network.problem,
     )
 
 
@@ -234,23 +231,6 @@ def _full_scan(report: Mapping[str, Any], counts: _Counts) -> Part:
 
 
 # ---------------------------------------------------------------------------------------------- what is computed
-def _policy(settings: Mapping[str, Any], channels: int, ndim: int) -> tuple[GlimpsePolicy | None, str]:
-    """Builds the network of the settings; returns why not where it cannot be built."""
-    make = settings["env"]["make"]
-    extents = make["glimpse_extents"] if isinstance(make["glimpse_extents"], list) else [make["glimpse_extents"]]
-    overview, glimpse = (
-        tuple(size) if isinstance(size, list) else (int(size),) * ndim
-        for size in (make["overview_size"], make["glimpse_size"])
-    )
-    try:
-        views = Views(overview, glimpse, tuple(Extent.parse(one) for one in extents))
-        outputs = build(settings["env"]["task"]).outputs
-        layout = ActionLayout(ndim, outputs, len(extents))
-        return build_policy(settings["network"], observation_space(channels, views), layout), ""
-    except (UserError, ImportError, TypeError, ValueError) as error:
-        return None, " ".join(str(error).split())
-
-
 @torch.no_grad()
 def _encode_seconds(policy: GlimpsePolicy) -> tuple[float, float]:
     """Returns how long the encoder takes for a glimpse, and for an overview, on one image among several."""

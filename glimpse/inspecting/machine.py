@@ -119,7 +119,8 @@ def _machine(found: Mapping[str, Probed]) -> list[Line]:
     if not torch.works:
         return [*lines, Line("devices", "unknown, since PyTorch does not work", "broken", _mended("torch", torch))]
     devices = torch.facts.get("devices") or []
-    lines.append(Line("threads", f"{torch.facts.get('threads', 'unknown')} of PyTorch; a training uses threads=1"))
+    quick = "; bfloat16 is quick here (network.autocast=true)" if torch.facts.get("bfloat16") else ""
+    lines.append(Line("threads", f"{torch.facts.get('threads', 'unknown')} of PyTorch; a training uses one{quick}"))
     for index, one in enumerate(devices):
         text = f"{one['name']}, {one['free'] / _GB:.1f} of {one['total'] / _GB:.1f} GB free"
         lines.append(Line(f"cuda:{index}", f"{text}; device=cuda"))

@@ -205,6 +205,12 @@ def test_a_glimpse_that_is_larger_than_the_image(tmp_path: Path) -> None:
     assert one.rule == "size" and "larger than the image" in one.what and "glimpse_extents" in one.remedy
 
 
+def test_places_that_cannot_be_reached(tmp_path: Path) -> None:
+    sizes = ("env.make.overview_size=32", "env.make.glimpse_size=32", "env.make.glimpse_extents=[64um]")
+    (one,) = found_in(write_slide(tmp_path / "s.svs", side=2048), settings=sizes)
+    assert one.rule == "size" and "cannot be reached" in one.what and "larger overview_size" in one.remedy
+
+
 def test_overwritten_tiles_are_found_without_decoding(tmp_path: Path) -> None:
     path = write_slide(tmp_path / "s.svs")
     assert damaged_tiles(path) == ""
