@@ -176,7 +176,7 @@ def _look(
     """Looks at all images that have a path; the others have seen nothing."""
     looked = [Seen() for _ in cases]
     positions = [position for position, case in enumerate(cases) if case.path is not None]
-    orders = [_order(cases[position], settings_of(cases[position].env)) | how for position in positions]
+    orders = [_order(cases[position], settings_of(cases[position].env)) | dict(how) for position in positions]
     with tqdm(total=len(orders), desc="checking", unit="case", disable=silent(progress and len(orders) > 0)) as bar:
         for number, result in looked_at(orders, *limits):
             if isinstance(result, Finding):

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from glimpse.sources.slide.files import detected_format
 from glimpse.sources.volume.nifti import is_nifti, is_packed, read_layout
@@ -46,7 +47,7 @@ def _of_slide(path: Path) -> list[str]:
 def _of_nifti(path: Path) -> list[str]:
     import nibabel
 
-    header = nibabel.load(path).header
+    header: Any = nibabel.load(path).header
     affine, stated = header.get_best_affine(), header.get_zooms()[:3]
     lengths = [math.sqrt(float(sum(value**2 for value in affine[:3, axis]))) for axis in range(len(stated))]
     if all(

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -179,13 +179,9 @@ def _candidate(csv: Path, row: Row, table: Table, reading: tuple[str, Task, str]
         except UserError as error:
             findings.append(of_error(error, cell))
     name = row.cells.get("slide_id") or (places["path"].stem if places["path"] else f"line {row.line}")
-    cells = {"patient": row.cells.get("case_id", ""), "target": row.cells.get("target", "")}
-    return replace(
-        Candidate(name, places["path"], env, options, csv, row.line, **cells),
-        split=values["split"] or "",
-        mask=places["mask"],
-        findings=tuple(findings),
-    )
+    patient, target, split = row.cells.get("case_id", ""), row.cells.get("target", ""), values["split"] or ""
+    known = (options, csv, row.line, patient, split, target, places["mask"], tuple(findings))
+    return Candidate(name, places["path"], env, *known)
 
 
 def _of_line(problem: str, hint: str) -> Finding:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +277,7 @@ def _places(
     for index, cell in enumerate(chosen):
         location = (cell + 0.5) / np.asarray(mask.shape) * 2 - 1
         began = time.perf_counter()
-        found = damage.trying(lambda at=location, zoom=index: _read_place(source, views, at, zoom))
+        found = damage.trying(partial(_read_place, source, views, location, index))
         if found is not None:
             seen.glimpse_seconds.append(time.perf_counter() - began)
             shown.append(found)
@@ -298,7 +299,7 @@ def _read_whole(source: ImageSource, damage: _Damage) -> None:
         for left in range(0, width, _PART):
             size = min(_PART, height - top), min(_PART, width - left)
             center = np.array([top + size[0] / 2, left + size[1] / 2])
-            damage.trying(lambda at=center, of=size: source.read(at, of, of))
+            damage.trying(partial(source.read, center, size, size))
 
 
 def _digest(source: ImageSource, overview: np.ndarray, shown: Sequence[np.ndarray]) -> str:

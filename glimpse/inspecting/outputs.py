@@ -70,7 +70,7 @@ def _cases(cases: Sequence[Listed], pictures: Sequence[str]) -> str:
 
 def _findings(cases: Sequence[Listed], pictures: Sequence[str], tables: Sequence[tuple[Path, Finding]]) -> str:
     header = ["slide_id", "path", "csv", "line", "rule", "kind", "what", "remedy", "thumbnail"]
-    rows = [["", "", str(csv), None, *_words(finding), ""] for csv, finding in tables]
+    rows: list[list[Any]] = [["", "", str(csv), None, *_words(finding), ""] for csv, finding in tables]
     for (candidate, _, findings), picture in zip(cases, pictures, strict=True):
         where = [candidate.id, str(candidate.path or ""), str(candidate.csv or ""), candidate.line or None]
         rows += [[*where, *_words(finding), picture] for finding in findings]

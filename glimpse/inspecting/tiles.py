@@ -3,6 +3,7 @@
 import os
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import tifffile
@@ -23,7 +24,8 @@ def damaged_tiles(path: Path) -> str:
     """
     try:
         with quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff, open(path, "rb") as file:
-            found = [_of_page(page, level, file) for level, page in enumerate(tiff.pages) if page.is_tiled]
+            pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
+            found = [_of_page(page, level, file) for level, page in enumerate(pages) if page.is_tiled]
     except (OSError, ValueError, struct.error, tifffile.TiffFileError, IndexError, KeyError, AttributeError, TypeError):
         return ""  # a dialect that tifffile does not follow
     return next((text for text in found if text), "")
@@ -55,15 +57,15 @@ def cut_short(path: Path) -> str:
     return ""
 
 
-def _of_page(page: "tifffile.TiffPage", level: int, file: "object") -> str:
+def _of_page(page: tifffile.TiffPage, level: int, file: BinaryIO) -> str:
     offsets, counts = page.dataoffsets, page.databytecounts
     wrong, first = 0, 0
     chosen = np.unique(np.linspace(0, len(offsets) - 1, min(len(offsets), _LOOKED_AT)).astype(int)).tolist()
     for index in chosen:
         if not counts[index]:
             continue
-        file.seek(offsets[index])  # type: ignore[attr-defined]
-        head = file.read(min(counts[index], _HEAD))  # type: ignore[attr-defined]
+        file.seek(offsets[index])
+        head = file.read(min(counts[index], _HEAD))
         if not _begins_well(head, int(page.compression)):
             first = first if wrong else index
             wrong += 1
