@@ -251,16 +251,16 @@ def _parted(arguments: Sequence[str]) -> tuple[list[str], str | None, list[str]]
     return own, env, training
 
 
+def _cohort_of(training: Sequence[str]) -> str | None:
+    """Returns the CSV that the settings of a training name, so that its command can be checked as it is."""
+    named = [one.partition("=")[2] for one in training if one.startswith("env.cohort.path=")]
+    return named[-1].strip("'\"") if named else None
+
+
 _OF_A_TRAINING = (
-    "max_glimpses",
-    "read_threads",
-    "experiment",
-    "agent",
-    "pretrain",
-    "warm_up",
-    "joint",
-    "features_cache",
-)
+    "max_glimpses", "read_threads", "threads", "device", "experiment", "agent", "pretrain", "warm_up", "joint",
+    "recipe", "features_cache", "run", "save_seconds",
+)  # fmt: skip
 """Settings of a training without a dot that matter here; those with a dot, such as env.task.classes, all do."""
 
 
@@ -273,6 +273,7 @@ def main() -> None:
         options: Any = OmegaConf.to_container(config, resolve=True)
         with in_one_line():
             refuse_unknown(options, inspect.signature(check).parameters, "glimpse.check")
+            options["input"] = options["input"] or _cohort_of(training)
             if options["input"] is None:
                 raise EvaluationError("Which images? glimpse check input=<folder, CSV or image>.")
             checked = check(**options, env=env, settings=training)

@@ -497,6 +497,14 @@ def test_the_exit_code_says_whether_something_is_wrong(three: Path, tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checks", "o", "slides"]
 
 
+def test_the_command_of_a_training_can_be_checked_as_it_is(three: Path, tmp_path: Path) -> None:
+    path = listed(three / "whole.csv", *(f"p{i},c{i},s{i}.svs,{i % 2},train" for i in range(3)))
+    named = ("env=wsi", "agent=ppo", "network/encoder=small", f"env.cohort.path={path}", "joint.updates=2", *SIZES)
+    done = command(*named, "output=o", "workers=1", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "joint stage: 1,024 glimpses" in done.stdout and "On disk: no caches" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -506,6 +514,7 @@ def test_the_exit_code_says_whether_something_is_wrong(three: Path, tmp_path: Pa
         (["input=.", "env=wsj"], "did you mean 'wsi'"),
         (["input=.", "env=megapixel_mnist"], "drawn"),
         (["input=.", "env.task.clases=[a,b]"], "clases"),
+        (["input=.", "network/encoder=nosuch"], "There is no option network/encoder=nosuch"),
     ],
 )
 def test_a_mistake_in_the_command_is_one_line_and_code_2(arguments: list[str], said: str, tmp_path: Path) -> None:
