@@ -109,12 +109,16 @@ class Estimate:
 
 @dataclass
 class _Counts:
-    """How many cases each split has, and what looking at them has told on average."""
+    """How many cases each split has, and what looking at them has told on average.
+
+    Patches are as large as a glimpse of the first field of view, fine ones as one of the finest.
+    """
 
     train: int
     val: int
     test: int
     patches: float
+    fine_patches: float
     glimpse: float
     overview: float
     unpacked: int = 0
@@ -156,10 +160,11 @@ def _counts(seen: Sequence[tuple[Candidate, Seen]]) -> _Counts:
     split = [candidate.split for candidate, _ in seen]
     whole = len(seen)
     numbers = {name: split.count(name) if any(split) else round(share * whole) for name, share in SHARES.items()}
-    patches = [one.patches for _, one in seen if one.patches is not None]
+    patches = [(one.patches[0], one.patches[-1]) for _, one in seen if one.patches]
     return _Counts(
         **numbers,
-        patches=fmean(patches) if patches else 0.0,
+        patches=fmean(wide for wide, _ in patches) if patches else 0.0,
+        fine_patches=fmean(fine for _, fine in patches) if patches else 0.0,
         glimpse=median(second for _, one in seen for second in one.glimpse_seconds),
         overview=median([one.overview_seconds for _, one in seen if one.overview_seconds is not None] or [0.0]),
         unpacked=sum(one.unpacked for _, one in seen),
@@ -224,10 +229,10 @@ def _report(report: Mapping[str, Any], budget: int, counts: _Counts) -> Part:
 
 
 def _full_scan(report: Mapping[str, Any], counts: _Counts) -> Part:
-    """Every patch of the foreground of every case, for the comparison at the end."""
+    """Every patch of the foreground of every case, at the finest field of view, for the comparison at the end."""
     wanted = "full_scan" in (report.get("readers") or ())
     cases = counts.train + counts.val + counts.test
-    return Part("full scan (report.readers)", round(counts.patches * cases) if wanted else 0)
+    return Part("full scan (report.readers)", round(counts.fine_patches * cases) if wanted else 0)
 
 
 # ---------------------------------------------------------------------------------------------- what is computed

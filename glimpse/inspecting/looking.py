@@ -47,7 +47,7 @@ class Seen:
         spacing: size of a pixel per axis in `unit`, or None.
         unit: "um", "mm" or None.
         foreground: share of the overview that is foreground.
-        patches: how many glimpses of the first field of view cover the foreground.
+        patches: how many glimpses cover the foreground, for each field of view; empty where that is not known.
         overview_seconds: how long reading the overview took.
         glimpse_seconds: how long reading each place took.
         pixels: a digest of the overview and the places; "" where the image shows nothing.
@@ -62,7 +62,7 @@ class Seen:
     spacing: list[float] | None = None
     unit: str | None = None
     foreground: float | None = None
-    patches: float | None = None
+    patches: list[float] = field(default_factory=list)
     overview_seconds: float | None = None
     glimpse_seconds: list[float] = field(default_factory=list)
     pixels: str = ""
@@ -253,10 +253,9 @@ def _check_foreground(seen: Seen, source: ImageSource, views: Views, overview: n
     seen.foreground = float(mask.mean())
     if overview.std() < _UNIFORM or (mask.all() and _is_ground(source, overview)):
         seen.add(Finding(FOREGROUND, "there is nothing to look at: the overview shows background only"))
-    try:
-        seen.patches = seen.foreground * math.prod(source.shape) / float(np.prod(views.extent(source)))
-    except (MissingSpacingError, ValueError):
-        seen.patches = None
+    pixels = seen.foreground * math.prod(source.shape)
+    with suppress(MissingSpacingError, ValueError):
+        seen.patches = [pixels / float(extent.prod()) for extent in views.extents(source)]
 
 
 def _is_ground(source: ImageSource, overview: np.ndarray) -> bool:

@@ -144,6 +144,8 @@ def test_the_estimate_follows_the_recipe(checked_sixty: Checked) -> None:
     extra = 0  # the recipe has none
     assert parts["joint stage"].glimpses == 80 * 16 * 4 * 8 + extra + validated * 8
     assert parts["report"].glimpses == 3 * 8 * test  # the agent, random places and a grid
+    # tissue of 128 micrometres a side, glimpses of 64
+    assert parts["full scan (report.readers)"].glimpses == pytest.approx(57 * 4, rel=0.1)
     assert one.encode_seconds is not None and one.total > sum(one.seconds(part)[0] for part in one.parts) > 0
     assert 0 < one.features < 4 * 2**30 and one.free > 0 and one.unpacked == 0
     record = json.loads((checked_sixty.folder / "estimate.json").read_text())
