@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.learning.warm_up import TokenWarmUp, answering_parts
+from glimpse.learning.zoom_warm_up import ZoomWarmUp, drawn
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
 from glimpse.networks.where import CellDistribution
@@ -27,10 +28,35 @@ _FIXED = Conduct(train_encoder=False)
 _CELLS = "second_look"  # the name of the cells in a checkpoint
 
 
-class SecondLook(TokenWarmUp):
-    """Supervised learning on sequences of glimpses, a share of which lie where the locator would look first.
+class _Again(TokenWarmUp):
+    """What second looks share: only what answers is trained, the projection of tokens, the aggregator and the heads."""
 
-    Only what answers is trained: the projection of tokens, the aggregator and the heads.
+    teaches_locator = False
+
+    @property
+    def steps(self) -> int:
+        """How many steps there will be."""
+        return self.options.again.second_steps
+
+    def begin(self, unlearned: nn.ModuleDict) -> None:
+        """Lets answers begin anew.
+
+        Args:
+            unlearned: What answers, as it was before it learned anything: the `unlearned` of the first look.
+        """
+        answering_parts(self.policy).load_state_dict(unlearned.state_dict())
+
+    @staticmethod
+    def holds(checkpoint: Checkpoint) -> bool:
+        """Returns whether a checkpoint of the warm-up is of its second look."""
+        return _CELLS in checkpoint.tensors
+
+    def _trained(self) -> list[nn.Parameter]:
+        return list(answering_parts(self.policy).parameters())
+
+
+class SecondLook(_Again):
+    """Supervised learning on sequences of glimpses, a share of which lie where the locator would look first.
 
     Args:
         policy: The policy after a `TokenWarmUp`.
@@ -40,31 +66,16 @@ class SecondLook(TokenWarmUp):
         chosen: The cells of the glimpses of each case, after `begin` or `restore_state`.
     """
 
-    teaches_locator = False
     chosen: Int[Tensor, "case glimpse"]
 
     def __init__(self, policy: GlimpsePolicy, cases: Sequence[Case], views: Views, task: Task, **given: Any) -> None:
         super().__init__(policy, cases, views, task, **given)
         self.used = self.glimpses_per_case
 
-    @property
-    def steps(self) -> int:
-        """How many steps there will be."""
-        return self.options.again.second_steps
-
     def begin(self, unlearned: nn.ModuleDict) -> None:
-        """Draws the places of glimpses, and lets answers begin anew.
-
-        Args:
-            unlearned: What answers, as it was before it learned anything: the `unlearned` of the `TokenWarmUp`.
-        """
+        """Draws the places of glimpses, and lets answers begin anew (see `_Again`)."""
         self.chosen = torch.from_numpy(np.stack([self._drawn(index) for index in range(len(self.cases))]))
-        answering_parts(self.policy).load_state_dict(unlearned.state_dict())
-
-    @staticmethod
-    def holds(checkpoint: Checkpoint) -> bool:
-        """Returns whether a checkpoint of the warm-up is of its second look."""
-        return _CELLS in checkpoint.tensors
+        super().begin(unlearned)
 
     def save_state(self, checkpoint: Checkpoint) -> None:
         """Adds the state and the places to a checkpoint."""
@@ -75,9 +86,6 @@ class SecondLook(TokenWarmUp):
         """Goes back to where `save_state` was called."""
         super().restore_state(checkpoint)
         self.chosen = checkpoint.tensors[_CELLS]
-
-    def _trained(self) -> list[nn.Parameter]:
-        return list(answering_parts(self.policy).parameters())
 
     def _places(self, index: int, rng: np.random.Generator) -> np.ndarray:
         return self.chosen[index].numpy()
@@ -97,11 +105,58 @@ class SecondLook(TokenWarmUp):
         where = policy.where(state.memory[:, None], scene.candidates, seen)
         assert isinstance(where, CellDistribution), "only a locator that points at cells is taught"
         log_probs = where.log_probs[0, 0].cpu().numpy()
+        inside = scene.candidates.open[0].cpu().numpy()
         rng, count = np.random.default_rng([1, self.seeds[index]]), self.glimpses_per_case
-        cells = np.flatnonzero(scene.candidates.open[0].cpu().numpy())
-        # The highest of log-probabilities with Gumbel noise are draws one after another, without replacement.
-        best = cells[np.argsort(-(log_probs[cells] + rng.gumbel(size=len(cells))))]
-        looked = best[: round(self.options.again.second_look * count)]
-        others, left = best[len(looked) :], count - len(looked)
-        others = others if len(others) else cells
-        return np.concatenate([looked, rng.choice(others, left, replace=len(others) < left)])
+        return _looked_at(log_probs, inside, self.options.again.second_look, count, rng)
+
+
+class ZoomSecondLook(_Again, ZoomWarmUp):
+    """The same with several fields of view: at every level, a share of the glimpses lie where the locator would look.
+
+    The locator does not learn any more, so the same places are drawn again where the stage was interrupted.
+
+    Args:
+        policy: The policy after a `ZoomWarmUp`.
+        cases, views, task, **given: As for `TokenWarmUp`.
+    """
+
+    def save_state(self, checkpoint: Checkpoint) -> None:
+        """Adds the state to a checkpoint."""
+        super().save_state(checkpoint)
+        checkpoint.tensors[_CELLS] = torch.ones(1)
+
+    def _chosen(
+        self,
+        shown: np.ndarray,
+        places: Sequence[Float[np.ndarray, "cell d"]],
+        opened: Sequence[Bool[np.ndarray, "cell"]],
+        count: int,
+        zoom: int,
+        rng: np.random.Generator,
+    ) -> list[Int[np.ndarray, "some"]]:
+        policy, share = self.policy, self.options.again.second_look
+        images, where = torch.from_numpy(shown).to(policy.device), torch.from_numpy(np.stack(places)).to(policy.device)
+        maps = policy.features(images, _FIXED) if zoom == 0 else policy.view_features(images, _FIXED)
+        zooms = torch.full((len(images),), zoom, device=policy.device)
+        _, scores = policy.describe(maps.flatten(2).transpose(1, 2), where, zooms)
+        return [
+            _looked_at(score, inside, share, count, rng) if inside.any() else drawn(inside, count, rng)
+            for score, inside in zip(scores.cpu().numpy(), opened, strict=True)
+        ]
+
+
+def _looked_at(
+    logits: Float[np.ndarray, "cell"],
+    inside: Bool[np.ndarray, "cell"],
+    share: float,
+    count: int,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, "some"]:
+    """Draws open cells: a share of them as the locator chooses one after another, then others evenly."""
+    cells = np.flatnonzero(inside)
+    # The highest of logits with Gumbel noise are draws one after another, without replacement.
+    best = cells[np.argsort(-(logits[cells] + rng.gumbel(size=len(cells))))]
+    looked = best[: round(share * count)]
+    others, left = best[len(looked) :], count - len(looked)
+    others = others if len(others) else cells
+    return np.concatenate([looked, rng.choice(others, left, replace=len(others) < left)])

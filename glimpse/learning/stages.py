@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from glimpse.contract.stepped_sources import ViewableCases
-from glimpse.learning.second_look import SecondLook
+from glimpse.learning.second_look import SecondLook, ZoomSecondLook
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.learning.zoom_warm_up import ZoomWarmUp
@@ -77,7 +77,7 @@ class NoStage:
 
 
 class WarmUp:
-    """Supervised learning on glimpses that are read and encoded only once (see `TokenWarmUp` and `SecondLook`).
+    """Supervised learning on glimpses that are read and encoded only once (see `TokenWarmUp`, `SecondLook`).
 
     Args:
         **options: options of `TokenWarmUp`.
@@ -115,7 +115,8 @@ class WarmUp:
                     trainer.worth().save(run.checkpoint("worth"))
             unlearned, first = trainer.unlearned, trainer.steps
             if unlearned is not None:
-                trainer = second = self._trainer(SecondLook, training)  # frees the features of the first look
+                kind = ZoomSecondLook if zooms else SecondLook
+                trainer = second = self._trainer(kind, training)  # frees the features of the first look
                 if looked:
                     second.restore_state(last)
                 else:

@@ -86,11 +86,6 @@ class ZoomWarmUp(TokenWarmUp):
             self.still = still_augment(shape, policy.encoder.background, self.options.glimpses.augment)
         self.levels: list[Level] = []
 
-    @property
-    def looks_again(self) -> bool:
-        """There is no second look."""
-        return False
-
     def _affordable(self, branches: tuple[int, ...]) -> tuple[int, ...]:
         """Reads less of each case where there are so many cases that the largest number of glimpses would be passed.
 
@@ -138,9 +133,9 @@ class ZoomWarmUp(TokenWarmUp):
         places = [policy.cells.cpu().numpy()]  # of one view after another: their cells,
         opened = [policy.open_cells(foreground)[0].cpu().numpy()]  # and which of them may be looked at
         sides = 2 * torch.from_numpy(views.relative_extents(source)).float()[None]
-        levels = []
+        shown, levels = np.array(views.overview(source))[None], []
         for zoom, count in enumerate(self.branches):
-            chosen = [_drawn(inside, count, rng) for inside in opened]
+            chosen = self._chosen(shown, places, opened, count, zoom, rng)
             cells = np.concatenate(chosen)
             location = np.concatenate([at[some] for at, some in zip(places, chosen, strict=True)])
             open_ = np.concatenate([inside[some] for inside, some in zip(opened, chosen, strict=True)])
@@ -152,8 +147,29 @@ class ZoomWarmUp(TokenWarmUp):
                 zooms = torch.full((len(where),), zoom, device=policy.device)
                 inner = policy.view_places(at, zooms, sides.to(policy.device).expand(len(where), -1, -1))
                 opened = list(policy.open_view_cells(torch.from_numpy(images), inner).cpu().numpy())
-                places = list(inner.cpu().numpy())
+                places, shown = list(inner.cpu().numpy()), images
         return levels
+
+    def _chosen(
+        self,
+        shown: np.ndarray,
+        places: Sequence[Float[np.ndarray, "cell d"]],
+        opened: Sequence[Bool[np.ndarray, "cell"]],
+        count: int,
+        zoom: int,
+        rng: np.random.Generator,
+    ) -> list[Int[np.ndarray, "some"]]:
+        """Draws cells of some views, in which glimpses of the next level will lie.
+
+        Args:
+            shown: The views, uint8 (view, channel, *size): the overview, or wide glimpses.
+            places: The centres of their cells in [-1, 1]^d of the image.
+            opened: Which of their cells may be looked at.
+            count: How many cells to draw in each view.
+            zoom: The index of the field of view of the glimpses that will lie there.
+            rng: The case's own source of randomness.
+        """
+        return [drawn(inside, count, rng) for inside in opened]
 
     def _seen(self, images: np.ndarray, index: int, cells: Int[np.ndarray, "glimpse"], zoom: int) -> np.ndarray:
         """Returns the random views in which glimpses of a case are seen; wide ones are not moved."""
@@ -321,7 +337,7 @@ def _glimpses(branches: Sequence[int]) -> int:
     return sum(math.prod(branches[:level]) for level in range(1, len(branches) + 1))
 
 
-def _drawn(inside: Bool[np.ndarray, "cell"], count: int, rng: np.random.Generator) -> Int[np.ndarray, "some"]:
+def drawn(inside: Bool[np.ndarray, "cell"], count: int, rng: np.random.Generator) -> Int[np.ndarray, "some"]:
     """Draws cells that are open, all different if possible; any cells where none is open."""
     cells = np.flatnonzero(inside) if inside.any() else np.arange(len(inside))
     return rng.choice(cells, count, replace=len(cells) < count)

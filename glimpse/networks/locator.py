@@ -86,7 +86,7 @@ class PointerLocator(nn.Module):
         self.finer = nn.ModuleList(_Reader(embed, unary_layers) for _ in range(zooms - 1))
         if zooms > 1:  # what the best place of each level is worth, by its logit
             self.worth_slope, self.worth_offset = nn.Parameter(torch.zeros(zooms)), nn.Parameter(torch.zeros(zooms))
-            self.register_buffer("worth_moments", torch.full((zooms, 4), torch.nan))
+            self.register_buffer("worth_moments", torch.zeros(zooms, 4))  # zeros where nothing is known
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in ("shift", "spread"):  # policies that were saved before there were any have none
@@ -166,7 +166,7 @@ class PointerLocator(nn.Module):
             lead: By how much the logits of the best places exceed the mean: so much at least is taken off where all was
                 seen. Otherwise the agent would look at the first good place from all sides before it looks for another.
         """
-        self.worth_moments.copy_(moments)
+        self.worth_moments.copy_(moments.nan_to_num())
         self._fit_levels()
         self.seen_penalty.copy_(torch.maximum(self.seen_penalty, lead.to(self.seen_penalty)))
 
@@ -176,12 +176,13 @@ class PointerLocator(nn.Module):
 
         What a choice learns does not depend on a number that is added to all of its scores, so they drift.
         """
-        before = torch.where(self.worth_moments.isfinite(), self.worth_moments, moments)
-        self.worth_moments.copy_(torch.where(moments.isfinite(), before.lerp(moments, _NEWEST), before))
+        known, found = (one.any(1, keepdim=True) for one in (self.worth_moments, moments.nan_to_num()))
+        newest = torch.where(known, self.worth_moments.lerp(moments, _NEWEST), moments)
+        self.worth_moments.copy_(torch.where(found, newest, self.worth_moments))
         self._fit_levels()
 
     def _fit_levels(self) -> None:
-        logit, worth, square, product = self.worth_moments.nan_to_num().unbind(1)
+        logit, worth, square, product = self.worth_moments.unbind(1)
         slope = ((product - logit * worth) / (square - logit * logit).clamp_min(1e-6)).clamp_min(0)
         self.worth_slope.copy_(slope / _UNIT)
         self.worth_offset.copy_((worth - slope * logit) / _UNIT)

@@ -129,7 +129,7 @@ class CellDistribution:
     def log_prob(self, choice: Choice) -> Float[Tensor, "batch time"]:
         place = choice.cell
         if self.index is not None:
-            place = torch.searchsorted(self.index, place).clamp_max(self.index.shape[1] - 1)
+            place = torch.searchsorted(self.index, place.contiguous()).clamp_max(self.index.shape[1] - 1)
         return self.log_probs.gather(-1, place[..., None])[..., 0]
 
     def of_all(self, count: int) -> Float[Tensor, "batch time all"]:

@@ -4,6 +4,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +41,49 @@ class Agent:
     Attributes:
         policy: The policy.
         folder: The run folder.
-        task: What is predicted.
-        views: What is seen of an image, and at which sizes.
     """
 
     def __init__(self, policy: GlimpsePolicy, folder: str | os.PathLike[str]) -> None:
         self.policy, self.folder = policy, Path(folder)
-        settings = policy.settings
-        make = settings["env"]["make"]
-        section = make.get("task") or settings["env"].get("task")
-        if not isinstance(section, Mapping) or make.get("glimpse_extents") is None:
-            raise EvaluationError(
-                f"{folder}: config.yaml states no task, or no glimpse_extents in env.make, so images cannot be read as "
-                "in training. Take a run of env=wsi, xray, mri, ct, or of a modality of your own."
-            )
-        self.task: Task = build(section)
-        extents = make["glimpse_extents"]
-        listed = extents if isinstance(extents, list) else [extents]
-        space: Any = policy.observation_space
+
+    @cached_property
+    def task(self) -> Task:
+        """What is predicted.
+
+        Raises:
+            EvaluationError: The run's settings do not say it.
+        """
+        section = self._make.get("task") or self.policy.settings["env"].get("task")
+        if not isinstance(section, Mapping):
+            raise self._unknown("task")
+        task: Task = build(section)
+        return task
+
+    @cached_property
+    def views(self) -> Views:
+        """What is seen of an image, and at which sizes.
+
+        Raises:
+            EvaluationError: The run's settings do not say it.
+        """
+        extents = self._make.get("glimpse_extents")
+        if extents is None:
+            raise self._unknown("glimpse_extents")
+        space: Any = self.policy.observation_space
         overview, glimpse = (tuple(space[name].shape[1:]) for name in ("overview", "glimpse"))
-        self.views = Views(overview, glimpse, tuple(Extent.parse(one) for one in listed))
+        listed = extents if isinstance(extents, list) else [extents]
+        return Views(overview, glimpse, tuple(Extent.parse(one) for one in listed))
+
+    @property
+    def _make(self) -> Mapping[str, Any]:
+        make: Mapping[str, Any] = self.policy.settings["env"]["make"]
+        return make
+
+    def _unknown(self, what: str) -> EvaluationError:
+        return EvaluationError(
+            f"{self.folder}: config.yaml states no {what} in env.make, so images cannot be read as in training. Take a "
+            "run of env=wsi, xray, mri, ct, or of a modality of your own."
+        )
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "policy":  # not there yet while a copy is made
@@ -67,7 +91,7 @@ class Agent:
         return getattr(self.policy, name)
 
     def __repr__(self) -> str:
-        return f"Agent({str(self.folder)!r}: {self.task.outputs} outputs, {self.budget} glimpses)"
+        return f"Agent({str(self.folder)!r}: {self.policy.layout.outputs} outputs, {self.budget} glimpses)"
 
     @property
     def budget(self) -> int:
@@ -171,6 +195,5 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
 
     Raises:
         CheckpointError: The folder, its `config.yaml` or its parameters are missing or broken.
-        EvaluationError: Its settings do not say how to read an image.
     """
     return Agent(load_policy(run, file, device, **changes), run)

@@ -126,7 +126,7 @@ def test_a_run_killed_in_the_joint_stage_goes_on(tiny_slides: Path, tmp_path: Pa
     resumed = resume(tmp_path, "killed")
     assert resumed.returncode == 0, resumed.stderr
     assert joint_updates(last) == 40 > saved
-    policy = glimpse.load(tmp_path / "killed")
+    policy = glimpse.load(tmp_path / "killed").policy
     assert all(np.isfinite(p.detach().numpy()).all() for p in policy.parameters())
     assert not list((tmp_path / "killed").rglob("*.unfinished"))
     assert timeless(json.loads((tmp_path / "killed" / "metrics.json").read_text())) == timeless(uninterrupted)

@@ -302,7 +302,7 @@ def test_readings_are_the_same_with_any_number_of_lanes(tmp_path: Path) -> None:
     config.joint = {"_target_": "glimpse.learning.stages.NoStage"}
     config.report.readers = ["random"]
     train(config)
-    policy = glimpse.load(tmp_path / "run")
+    policy = glimpse.load(tmp_path / "run").policy
     looked = viewable_cases(OwnEnv(load_pictures(), "test"))
 
     def read(lanes: int) -> list[Reading]:

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from glimpse.errors import SettingsError
-from glimpse.learning.second_look import SecondLook
-from glimpse.learning.warm_up import TokenWarmUp
+from glimpse.learning.second_look import SecondLook, ZoomSecondLook
+from glimpse.learning.warm_up import TokenWarmUp, answering_parts
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint
+from tests.unit.test_zoom import spotted, warmed
 from tests.warm_ups import CASES, make
 
 
@@ -97,3 +98,42 @@ def test_impossible_second_looks_are_refused(options: dict[str, Any], words: str
 def test_a_locator_that_was_not_taught_is_not_followed(options: dict[str, Any]) -> None:
     _, first = make(second_look=0.5, **options)
     assert not first.looks_again and first.unlearned is None
+
+
+def test_with_zoom_a_second_look_lies_at_every_level_where_the_locator_looks() -> None:
+    env = spotted()
+    policy, first = warmed(env, 100, second_look=0.5)
+    for _ in range(100):
+        first.step()
+    assert first.looks_again and first.unlearned is not None
+    inner: Any = env.unwrapped
+    given = {"branches": [6, 5], "batch": 8, "max_sequence": 10, "threads": 1, "second_look": 0.5, "second_steps": 6}
+
+    def again(policy: GlimpsePolicy) -> ZoomSecondLook:
+        return ZoomSecondLook(policy, inner.cases, inner.views, inner.task, **given)
+
+    trainer, before = again(policy), [p.clone() for p in policy.locator.parameters()]
+    trainer.begin(first.unlearned)
+    learned = first.unlearned.state_dict()
+    assert all(torch.equal(a, learned[name]) for name, a in answering_parts(policy).state_dict().items())
+    trainer.encode()
+    everyone = torch.arange(24)
+    for zoom, count, looked in ((0, 6, 3), (1, 5, 2)):  # of each view, the locator's choices come first
+        level = trainer.levels[zoom]
+        scores = trainer._logits(zoom, everyone).masked_fill(~level.open, torch.nan).unflatten(1, (-1, count))
+        best, random = scores[..., :looked].nanmean(), scores[..., looked:].nanmean()
+        assert best > random + 0.5 * scores[~scores.isnan()].std()
+        assert level.features.shape == first.levels[zoom].features.shape
+    for _ in range(3):
+        trainer.step()
+    checkpoint = Checkpoint(meta={})
+    trainer.save_state(checkpoint)
+    assert ZoomSecondLook.holds(checkpoint)
+    expected = [trainer.step() for _ in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.locator.parameters(), strict=True))
+    other, _ = warmed(env, 1)
+    resumed = again(other)
+    resumed.restore_state(checkpoint)
+    resumed.encode()
+    assert [resumed.step() for _ in range(3)] == pytest.approx(expected)
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), other.parameters(), strict=True))
