@@ -13,7 +13,7 @@ import glimpse
 from glimpse.settings.nearest import suggestion
 
 EXAMPLE = "glimpse train env=wsi agent=ppo"
-_FIRST = ("train", "evaluate", "predict")  # listed first, in this order; others follow by name
+_FIRST = ("check", "train", "evaluate", "predict", "doctor")  # listed first, in this order; others follow by name
 
 
 def commands(folder: Path | None = None) -> dict[str, str]:

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported: more 
 
 # Shapes in signatures are checked in pytest only. The hook acts on modules imported after it, so it stands up here.
 _SHAPE_CHECKS = jaxtyping.install_import_hook(
-    ["glimpse.agents", "glimpse.networks", "glimpse.learning", "glimpse.reading", "glimpse.predicting"],
+    [f"glimpse.{room}" for room in ("agents", "networks", "learning", "reading", "predicting", "inspecting")],
     "tests.shape_checks.check",
 )
 

@@ -58,20 +58,20 @@ def find_items(given: Sequence[str | os.PathLike[str]], modality: Modality, with
     if not given:
         raise EvaluationError("Which images? Give a folder, a CSV, a file or a list of these: input=<folder>.")
     reader = reader_named(modality.reader or modality.name)
-    found: list[_Found] = []
+    found: list[Found] = []
     for one in given:
-        path = _there(one)
+        path = there(one)
         if path.is_dir():
             found += _in_folder(path, reader, without)
         elif path.suffix.lower() in _CSV and not reader.has_suffix(path):
             found += _in_csv(path, modality)
         else:
-            found.append(_Found(path, path.name))
-    return sorted(_with_ids(found), key=lambda item: item.id)
+            found.append(Found(path, path.name))
+    return sorted(with_ids(found), key=lambda item: item.id)
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """An image that was found.
 
     Attributes:
@@ -95,7 +95,7 @@ class _Found:
         return self.below[: len(self.below) - cut] if not self.path.is_dir() else self.below
 
 
-def _there(given: str | os.PathLike[str]) -> Path:
+def there(given: str | os.PathLike[str]) -> Path:
     """Returns the absolute path of what was given.
 
     Raises:
@@ -114,13 +114,13 @@ def _there(given: str | os.PathLike[str]) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------- ids
-def _with_ids(found: Sequence[_Found]) -> Iterator[Item]:
+def with_ids(found: Sequence[Found]) -> Iterator[Item]:
     """Yields an item for each image; one that was found twice is one item."""
-    once: dict[Any, _Found] = {}
+    once: dict[Any, Found] = {}
     for one in found:
         once.setdefault((one.path, one.id, repr(sorted(one.options.items()))), one)
     images = list(once.values())
-    longer: list[Callable[[_Found], str]] = [
+    longer: list[Callable[[Found], str]] = [
         lambda one: one.below,
         lambda one: str(one.path),
         lambda one: f"{one.path} {one.options}",  # one of several images in a file
@@ -134,7 +134,7 @@ def _with_ids(found: Sequence[_Found]) -> Iterator[Item]:
 
 
 # ---------------------------------------------------------------------------------------------- folders
-def _in_folder(top: Path, reader: Reader, without: Path | None) -> list[_Found]:
+def _in_folder(top: Path, reader: Reader, without: Path | None) -> list[Found]:
     """Returns the images below a folder, those of linked folders included; hidden ones are left out."""
     left_out = None if without is None else os.path.realpath(without)
     seen, found, others = set(), [], Counter[str]()
@@ -152,11 +152,11 @@ def _in_folder(top: Path, reader: Reader, without: Path | None) -> list[_Found]:
         files = [folder / name for name in sorted(names) if not name.startswith(".")]
         if _is_one_image(files, reader):
             below = folder.relative_to(top).as_posix()
-            found.append(_Found(folder, top.name if below == "." else below))
+            found.append(Found(folder, top.name if below == "." else below))
             continue
-        for file in _without_companions(files, reader):
+        for file in without_companions(files, reader):
             if _is_image(file, reader):
-                found.append(_Found(file, file.relative_to(top).as_posix()))
+                found.append(Found(file, file.relative_to(top).as_posix()))
             else:
                 others[file.suffix.lower() or "no suffix"] += 1
     if not found:
@@ -170,22 +170,25 @@ def _in_folder(top: Path, reader: Reader, without: Path | None) -> list[_Found]:
 
 def _is_one_image(files: Sequence[Path], reader: Reader) -> bool:
     """Tells whether the files of a folder are one image together, as the slices of a series are."""
-    return reader.sniff_folder is not knows_nothing and any(_begins_as_dicom(file) for file in files)
+    return reader.sniff_folder is not knows_nothing and any(is_dicom_file(file) for file in files)
 
 
-def _begins_as_dicom(file: Path) -> bool:
+def is_dicom_file(file: Path) -> bool:
+    """Tells whether a file begins as DICOM files do; what is no file, such as a pipe, is not opened."""
     try:
+        if not file.is_file():
+            return False
         with open(file, "rb") as opened:
             return begins_as_dicom(opened.read(132))
     except OSError:
         return False
 
 
-def _without_companions(files: Sequence[Path], reader: Reader) -> Iterator[Path]:
+def without_companions(files: Sequence[Path], reader: Reader) -> Iterator[Path]:
     """Yields files, but of the DICOM files in a folder that are one slide each time only the first one."""
     series: set[str] = set()
     for file in files:
-        if reader.name == "slide" and _begins_as_dicom(file):
+        if reader.name == "slide" and is_dicom_file(file):
             import openslide  # only this reader has such slides
 
             try:
@@ -210,7 +213,7 @@ def _is_image(file: Path, reader: Reader) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------- CSVs
-def _in_csv(path: Path, modality: Modality) -> list[_Found]:
+def _in_csv(path: Path, modality: Modality) -> list[Found]:
     table = _table(path)
     problems = _column_problems(table.columns)
     found = [_row(path, row, table, modality, problems) for row in table.rows] if not problems else []
@@ -244,7 +247,7 @@ def _column_problems(columns: Sequence[str]) -> list[str]:
 _PATHS = ("file", "filename", "image", "slide_path")
 
 
-def _row(path: Path, row: Row, table: Table, modality: Modality, problems: list[str]) -> _Found:
+def _row(path: Path, row: Row, table: Table, modality: Modality, problems: list[str]) -> Found:
     cell, options = row.cells.get("path", ""), dict[str, Any]()
     if not cell:
         problems.append(f"line {row.line}: path is empty")
@@ -258,4 +261,4 @@ def _row(path: Path, row: Row, table: Table, modality: Modality, problems: list[
     except ImageReadError as error:
         problems.append(f"line {row.line}: {error}")
         whole = path
-    return _Found(whole, whole.name, row.cells.get("slide_id", ""), options)
+    return Found(whole, whole.name, row.cells.get("slide_id", ""), options)

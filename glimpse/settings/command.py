@@ -33,6 +33,8 @@ def in_one_line() -> Iterator[None]:
         yield
     except UserError as error:
         _end(str(error))
+    except HydraException as error:  # of settings that the function composes by itself
+        _end(_explained(error))
     except OSError as error:
         if error.errno not in REMEDIES:
             raise

@@ -71,6 +71,11 @@ def reader_names() -> tuple[str, ...]:
     return tuple(_READERS)
 
 
+def known_readers() -> tuple[Reader, ...]:
+    """Returns all readers, in the order in which they were registered."""
+    return tuple(_READERS.values())
+
+
 def register_reader(
     name: str,
     cls: Callable[..., ImageSource],
@@ -116,10 +121,10 @@ def open_source(path: str | os.PathLike[str], *, reader: str | None = None, **op
         if asked.claims(path):
             return asked.open(path, **options)
         raise _unknown(path, [asked])
-    found = _reader_of(path)
+    found = reader_of(path)
     if found is None:
         load_plugins()  # perhaps another package's
-        found = _reader_of(path)
+        found = reader_of(path)
     if found is None:
         raise _unknown(path, list(_READERS.values()))
     return found.open(path, **options)
@@ -164,7 +169,7 @@ def _unknown(path: Path, readers: Sequence[Reader]) -> UnsupportedImageError:
     )
 
 
-def _reader_of(path: Path) -> Reader | None:
+def reader_of(path: Path) -> Reader | None:
     """Returns the reader that a file's content, and then its suffix, calls for; None if there is none."""
     by_suffix = [reader for reader in _READERS.values() if reader.has_suffix(path)]
     others = [reader for reader in _READERS.values() if reader not in by_suffix]

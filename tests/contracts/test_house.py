@@ -24,11 +24,12 @@ FLOORS = (
     ("reading", "runs"),
     ("learning", "pictures"),
     ("report", "predicting"),
-    ("train", "evaluate", "predict", "__main__"),
+    ("inspecting",),
+    ("train", "evaluate", "predict", "check", "doctor", "__main__"),
 )
-COMMANDS = {"train", "evaluate", "predict", "__main__", "__init__"}
+COMMANDS = {"train", "evaluate", "predict", "check", "doctor", "__main__", "__init__"}
 VOCABULARY = {"geometry", "views", "spaces", "modalities", "plugins", "errors", "atomic"}
-MAINS = {"glimpse/train.py", "glimpse/evaluate.py", "glimpse/predict.py"}
+MAINS = {"glimpse/train.py", "glimpse/evaluate.py", "glimpse/predict.py", "glimpse/check.py"}
 
 
 def name_of(file: Path) -> str:
