@@ -160,7 +160,7 @@ class Learner:
         norm = torch.stack([nn.utils.clip_grad_norm_(group, self.updates.max_grad_norm) for group in groups]).norm()
         if torch.isfinite(norm):  # a single bad batch must not make the parameters NaN
             optimizer.step()
-            if worth is not None and first is not None and wide is not None:
+            if worth is not None and first is not None and worth.inner:
                 locator: Any = self.policy.locator
                 locator.follow_levels(worth.moments(first, wide))
         return {**loss.logs, "loss": loss.value.item(), "gradient_norm": norm.item()}

@@ -67,10 +67,12 @@ class Checked:
     def told(self) -> str:
         """The table of findings, the estimates, and a sentence that counts."""
         bad = sum(any(not one.note for one in findings) for _, _, findings in self.cases)
-        counted = f"{self.wrong} findings in {bad} of {len(self.cases)} cases" if self.wrong else "all is fine"
+        found = f"{self.wrong} finding{'' if self.wrong == 1 else 's'}"
+        counted = f"{found}; {bad} of {len(self.cases)} cases are affected" if self.wrong else "all is fine"
         text = f"Checked: {len(self.cases)} cases, {counted}. Written: {self.folder / FINDINGS} and more beside it."
         if self.guessed:
-            text += f" The files called for env={', env='.join(self.guessed)}; env= chooses another one for all."
+            guessed = ", env=".join(self.guessed)
+            text += f" The files were read with env={guessed}, as their content asks for; env= sets one for all."
         estimates = [told_of(one) for one in self.estimates]
         return "\n\n".join(filter(None, [table(self.cases, self.tables), *estimates, text]))
 
@@ -104,7 +106,8 @@ def check(
         settings: settings of the training, as typed after `glimpse train`, such as "env.task.classes=[a,b]".
         workers: number of processes; 0 for one per core.
         timeout: seconds after which looking at one image is given up.
-        gigabytes: memory that each process may take; 0 for its part of three quarters of the machine's.
+        gigabytes: memory that each process may take; 0 for an equal share of three quarters of the machine's, at least
+            1 and at most 16.
         places: how many random places of each image's foreground are read.
         seed: of these places.
         thumbnail: pixels of the longer side of thumbnails; 0 for none.
@@ -129,7 +132,8 @@ def check(
     found = find_candidates(given, env, settings_of, folder)
     workers = workers or fair_workers()
     how = {"places": int(places), "seed": int(seed), "thumbnail": int(thumbnail)}
-    limits = min(workers, len(found.cases)), float(timeout), gigabytes or fair_memory(workers)
+    workers = max(1, min(workers, len(found.cases)))
+    limits = workers, float(timeout), gigabytes or fair_memory(workers)
     looked = _look(found.cases, settings_of, how, limits, progress)
     together = list(zip(found.cases, looked, strict=True))
     networks = _networks(together, settings_of)

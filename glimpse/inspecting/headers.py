@@ -7,10 +7,10 @@ from typing import Any
 from glimpse.sources.slide.files import detected_format
 from glimpse.sources.volume.nifti import is_nifti, is_packed, read_layout
 
-_AXES = 1.1  # so many times larger than another side may a pixel of a slide be
-_POWER = 1.7  # so far may the pixel size be from what is usual for the objective
+_AXES = 1.1  # largest ratio of a pixel's sides that is not reported
+_POWER = 1.7  # largest factor between the stated pixel size and that usual for the objective
 _USUAL = 10.0  # micrometres per pixel times the objective's power: 0.5 at 20, 0.25 at 40
-_LENGTHS = 1.05  # so far may the two lengths be that a NIfTI header states
+_LENGTHS = 1.05  # largest factor between pixdim and the columns of the sform
 
 
 def contradictions(path: Path, ndim: int, given: bool = False) -> list[str]:

@@ -202,7 +202,8 @@ def _extra(name: str, found: Mapping[str, Probed]) -> Line:
     broken = [found[one] for one in modules if found[one].installed and not found[one].works]
     if broken:
         text = "; ".join(f"{one.name} {one.problem}" for one in broken)
-        return Line(name, f"{purpose}: {text}", "missing", command.replace("install", "install --force-reinstall", 1))
+        anew = command.replace(" install ", " install --force-reinstall ", 1)
+        return Line(name, f"{purpose}: {text}", "missing", anew)
     if missing:
         return Line(name, f"{purpose}: not installed ({', '.join(missing)})", "missing", command)
     return Line(name, f"{purpose}: {', '.join(f'{one} {found[one].version}'.strip() for one in modules)}")
@@ -296,6 +297,14 @@ def _caches() -> list[Line]:
     hint = "Features take up to 4 GB, unpacked volumes 20: set GLIMPSE_CACHE to a folder with more room."
     rooms = []
     for name in ("features", "volumes"):
-        held = sum(file.stat().st_size for file in (folder / name).rglob("*") if file.is_file())
+        held = sum(map(_bytes, (folder / name).rglob("*")))
         rooms.append(Line(name, f"{held / _GB:.2f} GB in {folder / name}"))
     return [Line("folder", text, "missing" if few else "ok", hint if few else ""), *rooms]
+
+
+def _bytes(file: Path) -> int:
+    """Returns the size of a file; 0 of what is none, or is not there any more."""
+    try:
+        return file.stat().st_size if file.is_file() else 0
+    except OSError:
+        return 0

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,7 @@ def probe_all(names: Sequence[str], seconds: float = _SECONDS) -> dict[str, Prob
     found: dict[str, Probed] = {}
     left = list(names)
     while left:
-        answers, why = _asked(left, seconds)
+        answers, why = _asked(left, seconds)  # all that are left, as long as they answer
         found |= answers
         done = len(answers)
         if done < len(left):  # the next one has ended the process
@@ -75,18 +77,9 @@ def _asked(names: Sequence[str], seconds: float) -> tuple[dict[str, Probed], str
     paths = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), root])
     with tempfile.TemporaryFile("w+", errors="replace") as out, tempfile.TemporaryFile("w+", errors="replace") as said:
         command = [sys.executable, "-m", __name__, *names]
-        try:
-            code = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=said,
-                env={**os.environ, "PYTHONPATH": paths},
-                timeout=seconds * len(names),
-            ).returncode
-            why = f"importing it ends the process ({_ending(code)})"
-        except subprocess.TimeoutExpired:
-            why = "importing it takes too long"
+        environment = {**os.environ, "PYTHONPATH": paths}
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=said, env=environment)
+        why = _waited(child, lambda: os.fstat(out.fileno()).st_size, seconds)
         out.seek(0)
         answers = {}
         for line in out.read().splitlines():
@@ -94,6 +87,20 @@ def _asked(names: Sequence[str], seconds: float) -> tuple[dict[str, Probed], str
                 one = json.loads(line)
                 answers[one["name"]] = Probed(**one)
         return answers, why
+
+
+def _waited(child: subprocess.Popen[bytes], written: Callable[[], int], seconds: float) -> str:
+    """Waits for the end of a process, `seconds` after each of its answers; returns how it ended."""
+    before, since = 0, time.monotonic()
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return f"importing it ends the process ({_ending(child.wait(0.05))})"
+        if written() > before:
+            before, since = written(), time.monotonic()
+        elif time.monotonic() - since > seconds:
+            child.kill()
+            child.wait()
+            return "importing it takes too long"
 
 
 def _ending(code: int) -> str:

@@ -75,7 +75,10 @@ def fair_workers() -> int:
 
 
 def fair_memory(workers: int) -> float:
-    """Returns the gigabytes that each of some processes may take: its part of three quarters of the machine's."""
+    """Returns the gigabytes of memory that each of some processes may take, at least 1 and at most 16.
+
+    Otherwise it is an equal share of three quarters of the machine's.
+    """
     try:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GB
     except (AttributeError, ValueError, OSError):
@@ -94,6 +97,8 @@ class _Worker:
 
     def call(self, order: Order, timeout: float) -> dict[str, Any] | Finding:
         """Returns what the process answers to an order; a finding where it dies or takes too long."""
+        if self._child is not None and self._child.poll() is not None:  # it has died since its last answer
+            self._end()
         child, late = self._started(), threading.Event()
         if child is None or child.stdin is None or child.stdout is None:
             return Finding(KILLED, "the check was stopped")
@@ -113,6 +118,8 @@ class _Worker:
         finally:
             timer.cancel()
         if line.endswith("\n"):
+            if late.is_set():  # it has answered in the last moment, and was ended all the same
+                self._end()
             return dict(json.loads(line))
         code, said = self._end()
         if late.is_set():

@@ -98,7 +98,7 @@ class InnerWorth:
         """Returns this record on a device."""
         return InnerWorth(*(tensor.to(device) for tensor in vars(self).values()))
 
-    def known(self, wide: WideLooks, zoom: int) -> "KnownPlaces":
+    def known(self, wide: WideLooks, zoom: int) -> "InnerPlaces":
         """Returns the scores and the losses of places inside those wide glimpses of some episodes that are known here.
 
         Args:
@@ -117,16 +117,16 @@ class InnerWorth:
         def by_case(values: Tensor) -> Tensor:
             return values.unflatten(0, (-1, rollouts)).flatten(1)
 
-        return KnownPlaces(by_case(logits), by_case(self.losses[case, known]), by_case(there))
+        return InnerPlaces(by_case(logits), by_case(self.losses[case, known]), by_case(there))
 
 
 @dataclass(frozen=True)
-class KnownPlaces:
-    """Places inside wide glimpses that the rollouts of a case have read, of which is known what they are worth.
+class InnerPlaces:
+    """Places inside wide glimpses that the rollouts of a case have read, and whose worth is known.
 
     Attributes:
         logits: The locator's scores.
-        losses: The lower, the better.
+        losses: Minus what they are worth: the lower, the better.
         there: False for padding.
     """
 
@@ -191,13 +191,16 @@ class Worth:
         return loss + sum(one.known(wide, zoom).loss(self.entropy) for zoom, one in enumerate(self.inner, 1))
 
     @torch.no_grad()
-    def moments(self, logits: Float[Tensor, "case glimpse"], wide: WideLooks) -> Float[Tensor, "zoom 4"]:
+    def moments(self, logits: Float[Tensor, "case glimpse"], wide: WideLooks | None) -> Float[Tensor, "zoom 4"]:
         """Returns the moments of scores and of what they are worth, for each field of view (see `moments_of`).
 
         The arguments are those of `loss`.
         """
         found = [moments_of(logits.flatten(), -self.losses.flatten())]
         for zoom, one in enumerate(self.inner, 1):
+            if wide is None:
+                found.append(torch.full_like(found[0], torch.nan))
+                continue
             known = one.known(wide, zoom)
             found.append(moments_of(known.logits[known.there], -known.losses[known.there]))
         return torch.stack(found)

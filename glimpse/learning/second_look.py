@@ -6,7 +6,7 @@ Of glimpses where it looks, many show what matters: answers that begin anew lear
 that they have not seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,15 @@ class ZoomSecondLook(_Again, ZoomWarmUp):
         """Adds the state to a checkpoint."""
         super().save_state(checkpoint)
         checkpoint.tensors[_CELLS] = torch.ones(1)
+
+    def encode(self, progress: Callable[[int], Any] = lambda count: None, at_once: int = 4) -> None:
+        """Reads and encodes as the first look does. Wide views are encoded by the threads that read, too."""
+        training = self.policy.training
+        self.policy.set_training_mode(False)  # a part in training mode would be switched by one thread under another
+        try:
+            super().encode(progress, at_once)
+        finally:
+            self.policy.set_training_mode(training)
 
     def _chosen(
         self,

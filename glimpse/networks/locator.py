@@ -184,8 +184,10 @@ class PointerLocator(nn.Module):
     def _fit_levels(self) -> None:
         logit, worth, square, product = self.worth_moments.unbind(1)
         slope = ((product - logit * worth) / (square - logit * logit).clamp_min(1e-6)).clamp_min(0)
-        self.worth_slope.copy_(slope / _UNIT)
-        self.worth_offset.copy_((worth - slope * logit) / _UNIT)
+        known = self.worth_moments.any(1)  # a policy that was saved without moments keeps the lines that it has
+        lines = ((self.worth_slope, slope), (self.worth_offset, worth - slope * logit))
+        for held, fitted in lines:  # parameters, for those who train without a warm-up; else each step ends with this
+            held.copy_(torch.where(known, fitted / _UNIT, held))
 
     def penalty(
         self,

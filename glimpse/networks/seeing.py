@@ -220,16 +220,20 @@ class SeeingNetwork(BasePolicy):
         if not self.trains_encoder(conduct):
             kind = f"map, cells of {cells.grid.side}" if cells.enlarges else "map"
             return self.kept.of(self.encoder, images, self._kind(kind), encoded)
-        parts = images.split(self._at_once(images))
+        parts = images.split(self._at_once(images, cells))
         if len(parts) == 1:
             return encoded(images)
         if torch.is_grad_enabled():
             return torch.cat([checkpoint(encoded, part, use_reentrant=False) for part in parts])
         return torch.cat([encoded(part) for part in parts])
 
-    def _at_once(self, images: Tensor) -> int:
-        """Returns how many images have as many pixels as a chunk of glimpses, one at least; all without chunks."""
-        pixels, each = math.prod(self._glimpse_shape[1:]), math.prod(images.shape[2:])
+    def _at_once(self, images: Tensor, cells: ImageCells) -> int:
+        """Returns how many images have as many pixels as a chunk of glimpses, one at least; all without chunks.
+
+        Pixels are those that the encoder sees, of images that are enlarged so that cells are narrow.
+        """
+        pixels = math.prod(self._glimpse_shape[1:])
+        each = math.prod(count * side for count, side in zip(cells.grid.cells, cells.own.side, strict=True))
         return max(1, self.encoding.chunk * pixels // each) if self.encoding.chunk else max(1, len(images))
 
     def _kind(self, name: str) -> str:

@@ -30,7 +30,9 @@ from glimpse.views import Views
 
 
 class Agent:
-    """Reads images as the agent of a run does; everything else that is asked of it is its policy's.
+    """Reads images as the agent of a run does.
+
+    Attributes and methods that it lacks are looked up in `policy`. Calls, assignments and `isinstance` are not.
 
     An image is read by itself, with a seed of its own: its answer depends neither on other images nor on their order.
 

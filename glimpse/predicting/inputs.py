@@ -204,9 +204,11 @@ def without_companions(files: Sequence[Path], reader: Reader) -> Iterator[Path]:
 
 def _is_image(file: Path, reader: Reader) -> bool:
     """Tells whether a file is one that the reader reads, or would if it were not damaged."""
-    if reader.has_suffix(file):
-        return True
     try:
+        if file.exists() and not file.is_file():  # a pipe or a device would be waited for
+            return False
+        if reader.has_suffix(file):
+            return True
         return file.is_file() and reader.claims(file)
     except (OSError, ImageReadError):  # it may not be read; its name does not say that it is an image
         return False

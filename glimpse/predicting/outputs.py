@@ -126,13 +126,14 @@ class Outputs:
         return record if isinstance(record, dict) and record.get("key") == self.key else None
 
     # ------------------------------------------------------------------------------------------ a case that was read
-    def write(self, item: Item, name: str, readings: Sequence[CaseReading]) -> dict[str, Any]:
+    def write(self, item: Item, name: str, readings: Sequence[CaseReading], read: str) -> dict[str, Any]:
         """Writes all files of a case, the record last, and returns the record.
 
         Args:
             item: what was read.
             name: the name of its files.
             readings: one per model.
+            read: the fingerprint of the image when reading began.
 
         Raises:
             WriteError: a file cannot be written.
@@ -152,7 +153,7 @@ class Outputs:
             "path": writable(str(item.path)),
             "file": name,
             "options": item.options,
-            "fingerprint": fingerprint(item.path),
+            "fingerprint": read,
             "files": sorted(contents),
             "key": self.key,
         }

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from glimpse.atomic import WriteError, write_atomically
+from glimpse.cohort.fingerprints import fingerprint
 from glimpse.pictures.drawing import through_the_middle
 from glimpse.predicting.agent import Agent
 from glimpse.predicting.cells import table_text, writable
@@ -147,11 +148,12 @@ class Work:
     def _read(self, item: Item, name: str) -> None:
         """Reads an item and writes its files; whatever is wrong with it is recorded, and stops nobody."""
         try:
+            before = fingerprint(item.path)  # what is replaced while it is read is to be read again
             budgets = zip(self.agents, self.budgets, strict=True)
             readings = [
                 agent.read(item.path, budget, name=writable(item.id), **item.options) for agent, budget in budgets
             ]
-            self.outputs.write(item, name, readings)
+            self.outputs.write(item, name, readings, before)
         except WriteError:
             raise
         except Exception as error:

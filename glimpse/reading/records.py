@@ -26,8 +26,8 @@ class Trace:
         parents: For each glimpse, the index of the wide glimpse that showed its place; -1 where that was the overview.
         shown: The low and high corner of what each glimpse showed, in level-0 pixels of the frame; None where only its
             centre is known.
-        chances: The probability with which the locator chose each glimpse's place, among all places that there were
-            then (for a Gaussian, the nearest cell's); None where it is not known.
+        chances: The probability of each glimpse's place among the places of the same field of view that there were
+            then; the choice of the field of view is not part of it.
     """
 
     task: Task

@@ -9,7 +9,7 @@ import torch
 
 from glimpse.agents import PPO
 from glimpse.envs import GlimpseVecEnv
-from glimpse.learning.looking import InnerWorth, KnownPlaces, WideLooks, Worth
+from glimpse.learning.looking import InnerPlaces, InnerWorth, WideLooks, Worth
 from glimpse.networks.locator import PointerLocator, moments_of
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from tests.unit.test_zoom import ENCODER, spotted, warmed
@@ -86,13 +86,13 @@ def test_the_joint_stage_goes_on_learning_what_looking_is_worth(monkeypatch: pyt
         policy_kwargs=kwargs, look_coef=1.0,
     )  # fmt: skip
     agent.worth = replace(worth, inner=(every,))
-    losses, compute = [], KnownPlaces.loss
+    losses, compute = [], InnerPlaces.loss
 
-    def noted(self: KnownPlaces, *given: Any) -> torch.Tensor:
+    def noted(self: InnerPlaces, *given: Any) -> torch.Tensor:
         losses.append(compute(self, *given))
         return losses[-1]
 
-    monkeypatch.setattr(KnownPlaces, "loss", noted)
+    monkeypatch.setattr(InnerPlaces, "loss", noted)
     agent.learn(agent.steps_per_update)
     assert losses and all(loss.requires_grad and loss != 0 for loss in losses)  # it has looked somewhere that is known
 

@@ -89,7 +89,8 @@ def lay_out(
         target: 1 if some of the spots are tumour, 0 if none is.
         tissue_map: Labels of the tissue of a real slide, from which windows are taken.
         islands: Outlines of its tumour islands, (island, points, 2), centred and with a largest extent of 1.
-        all_foci: Whether all spots are foci where the target is 1; if not, 1 to 3 are, and one at least is none.
+        all_foci: Whether all spots are foci where the target is 1. If not, 1 to 3 are, and at least one is a
+            look-alike.
 
     Raises:
         RuntimeError: There is no room for two spots.

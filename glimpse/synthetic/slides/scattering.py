@@ -1,8 +1,8 @@
 """What lies where on a slide of which most is glass: fragments of tissue far apart.
 
-Some are laid out as a slide is, with dark spots. The others are stroma and fat alone, and copies of each other. Number
-and place of the fragments, and which of them would hold foci, are drawn before the target is looked at, and so is all
-of a fragment but the kind of its spots.
+Some are laid out as a slide is, with dark spots. The others have the same kinds of tissue but no spots, and are copies
+of each other. Number and place of the fragments, and which of them would hold foci, are drawn before the target is
+looked at, and so is all of a fragment but the kind of its spots.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 An SVS file is a chain of TIFF directories: the tiled full-resolution image, whose description starts with `Aperio` and
 holds the magnification and the pixel size, a stripped thumbnail, then the tiled lower levels. Pillow encodes the tiles;
-equal tiles (the glass around the tissue) are stored once. Levels are cut tile by tile, so they need not be in memory.
+equal tiles (glass, and copies of tissue) are stored once. Levels are cut tile by tile, so they need not be in memory.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ Tag = tuple[int, int, Sequence[int] | bytes]
 class Level(Protocol):
     """As much of an array (height, width, 3) as the writer needs: an array itself, or what makes tiles when asked.
 
-    Where a region is of one colour, an array that repeats one pixel (`np.broadcast_to`) spares the writer a comparison.
+    Where a region is of one colour, an array that repeats one pixel (`np.broadcast_to`) spares the writer hashing it.
     """
 
     @property
