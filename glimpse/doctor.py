@@ -59,7 +59,7 @@ def is_broken(sections: Sequence[Section]) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command, which needs none of the packages that it looks for; returns the exit code."""
+    """Runs the command, which needs none of the packages that it looks for but gymnasium; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if any(one in ("-h", "--help") for one in arguments):
         print(_USAGE)
