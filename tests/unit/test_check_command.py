@@ -111,7 +111,7 @@ def test_of_sixty_slides_the_five_broken_ones_are_named_and_why(checked_sixty: C
     assert "truncated" in said["case-03"] and "empty (0 bytes)" in said["case-14"]
     assert "not a slide" in said["case-25"] and "tiles" in said["case-36"]
     assert "does not state the size of a pixel" in said["case-47"] and "64um" in said["case-47"]
-    assert checked_sixty.wrong == 5 and "5 findings in 5 of 60 cases" in checked_sixty.told
+    assert checked_sixty.wrong == 5 and "5 findings; 5 of 60 cases are affected" in checked_sixty.told
 
 
 def test_each_finding_names_the_file_the_rule_and_the_remedy(checked_sixty: Checked, sixty: Path) -> None:
