@@ -147,8 +147,10 @@ class Work:
 
     def _read(self, item: Item, name: str) -> None:
         """Reads an item and writes its files; whatever is wrong with it is recorded, and stops nobody."""
-        try:
+        before = ""
+        with suppress(OSError):  # reading says better what is wrong
             before = fingerprint(item.path)  # what is replaced while it is read is to be read again
+        try:
             budgets = zip(self.agents, self.budgets, strict=True)
             readings = [
                 agent.read(item.path, budget, name=writable(item.id), **item.options) for agent, budget in budgets
