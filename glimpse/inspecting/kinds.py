@@ -1,6 +1,5 @@
 """Tells which environment reads a file, where nobody has said it: by the reader that its content calls for."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,10 +7,9 @@ from pathlib import Path
 
 from glimpse.errors import EvaluationError
 from glimpse.modalities import ModalityError, find_modality
-from glimpse.predicting.inputs import Found, is_dicom_file, without_companions
+from glimpse.predicting.inputs import Found, is_dicom_file, walked, without_companions
 from glimpse.settings.nearest import suggestion
 from glimpse.sources import ImageReadError
-from glimpse.sources.base import unopened
 from glimpse.sources.dicom import sop_class
 from glimpse.sources.registry import Reader, known_readers, knows_nothing, reader_of
 
@@ -61,19 +59,7 @@ def images_below(top: Path, without: Path) -> Iterator[Kept]:
     Raises:
         ImageReadError: a folder may not be read.
     """
-
-    def refused(error: OSError) -> None:
-        raise unopened(Path(error.filename or top), error) from error
-
-    seen, left_out = set(), os.path.realpath(without)
-    for here, inner, names in os.walk(top, onerror=refused, followlinks=True):
-        real, folder = os.path.realpath(here), Path(here)
-        if real in seen or real == left_out:
-            inner[:] = []
-            continue
-        seen.add(real)
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        files = [folder / name for name in sorted(names) if not name.startswith(".")]
+    for folder, files in walked(top, without):
         slices = {file for file in files if is_dicom_file(file) and sop_class(file) in _SLICES}
         of_series = next((one for one in known_readers() if one.sniff_folder is not knows_nothing), None)
         if slices and of_series is not None and of_series.kind.environments:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.learning.warm_up import TokenWarmUp, answering_parts
-from glimpse.learning.zoom_warm_up import ZoomWarmUp, drawn
+from glimpse.learning.zoom_warm_up import Shown, ZoomWarmUp, drawn
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
 from glimpse.networks.where import CellDistribution
@@ -134,23 +134,15 @@ class ZoomSecondLook(_Again, ZoomWarmUp):
         finally:
             self.policy.set_training_mode(training)
 
-    def _chosen(
-        self,
-        shown: np.ndarray,
-        places: Sequence[Float[np.ndarray, "cell d"]],
-        opened: Sequence[Bool[np.ndarray, "cell"]],
-        count: int,
-        zoom: int,
-        rng: np.random.Generator,
-    ) -> list[Int[np.ndarray, "some"]]:
+    def _chosen(self, shown: Shown, count: int, zoom: int, rng: np.random.Generator) -> list[Int[np.ndarray, "some"]]:
         policy, share = self.policy, self.options.again.second_look
-        images, where = torch.from_numpy(shown).to(policy.device), torch.from_numpy(np.stack(places)).to(policy.device)
+        images, where = (torch.from_numpy(part).to(policy.device) for part in (shown.images, np.stack(shown.places)))
         maps = policy.features(images, _FIXED) if zoom == 0 else policy.view_features(images, _FIXED)
         zooms = torch.full((len(images),), zoom, device=policy.device)
         _, scores = policy.describe(maps.flatten(2).transpose(1, 2), where, zooms)
         return [
             _looked_at(score, inside, share, count, rng) if inside.any() else drawn(inside, count, rng)
-            for score, inside in zip(scores.cpu().numpy(), opened, strict=True)
+            for score, inside in zip(scores.cpu().numpy(), shown.opened, strict=True)
         ]
 
 

@@ -56,6 +56,21 @@ class Level:
 
 
 @dataclass
+class Shown:
+    """Views in whose cells the glimpses of the next level will lie: the overview, or wide glimpses.
+
+    Attributes:
+        images: uint8 (view, channel, *size).
+        places: The centres of the cells of each view in [-1, 1]^d of the image.
+        opened: Which of them may be looked at.
+    """
+
+    images: np.ndarray
+    places: Sequence[Float[np.ndarray, "cell d"]]
+    opened: Sequence[Bool[np.ndarray, "cell"]]
+
+
+@dataclass
 class _Read:
     """What was read of a case at one level: as in `Level`, but with images in place of features."""
 
@@ -133,12 +148,12 @@ class ZoomWarmUp(TokenWarmUp):
         places = [policy.cells.cpu().numpy()]  # of one view after another: their cells,
         opened = [policy.open_cells(foreground)[0].cpu().numpy()]  # and which of them may be looked at
         sides = 2 * torch.from_numpy(views.relative_extents(source)).float()[None]
-        shown, levels = np.array(views.overview(source))[None], []
+        shown, levels = Shown(np.array(views.overview(source))[None], places, opened), []
         for zoom, count in enumerate(self.branches):
-            chosen = self._chosen(shown, places, opened, count, zoom, rng)
+            chosen = self._chosen(shown, count, zoom, rng)
             cells = np.concatenate(chosen)
-            location = np.concatenate([at[some] for at, some in zip(places, chosen, strict=True)])
-            open_ = np.concatenate([inside[some] for inside, some in zip(opened, chosen, strict=True)])
+            location = np.concatenate([at[some] for at, some in zip(shown.places, chosen, strict=True)])
+            open_ = np.concatenate([inside[some] for inside, some in zip(shown.opened, chosen, strict=True)])
             where = np.clip(location, -1, 1).astype(np.float32)
             images = np.stack([views.glimpse(source, place, zoom) for place in where])
             levels.append(_Read(self._seen(images, index, cells, zoom), cells, where, open_))
@@ -147,29 +162,12 @@ class ZoomWarmUp(TokenWarmUp):
                 zooms = torch.full((len(where),), zoom, device=policy.device)
                 inner = policy.view_places(at, zooms, sides.to(policy.device).expand(len(where), -1, -1))
                 opened = list(policy.open_view_cells(torch.from_numpy(images), inner).cpu().numpy())
-                places, shown = list(inner.cpu().numpy()), images
+                shown = Shown(images, list(inner.cpu().numpy()), opened)
         return levels
 
-    def _chosen(
-        self,
-        shown: np.ndarray,
-        places: Sequence[Float[np.ndarray, "cell d"]],
-        opened: Sequence[Bool[np.ndarray, "cell"]],
-        count: int,
-        zoom: int,
-        rng: np.random.Generator,
-    ) -> list[Int[np.ndarray, "some"]]:
-        """Draws cells of some views, in which glimpses of the next level will lie.
-
-        Args:
-            shown: The views, uint8 (view, channel, *size): the overview, or wide glimpses.
-            places: The centres of their cells in [-1, 1]^d of the image.
-            opened: Which of their cells may be looked at.
-            count: How many cells to draw in each view.
-            zoom: The index of the field of view of the glimpses that will lie there.
-            rng: The case's own source of randomness.
-        """
-        return [drawn(inside, count, rng) for inside in opened]
+    def _chosen(self, shown: Shown, count: int, zoom: int, rng: np.random.Generator) -> list[Int[np.ndarray, "some"]]:
+        """Draws so many cells of each view, in which glimpses of the field of view `zoom` will lie."""
+        return [drawn(inside, count, rng) for inside in shown.opened]
 
     def _seen(self, images: np.ndarray, index: int, cells: Int[np.ndarray, "glimpse"], zoom: int) -> np.ndarray:
         """Returns the random views in which glimpses of a case are seen; wide ones are not moved."""

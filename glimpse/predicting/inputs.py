@@ -136,20 +136,8 @@ def with_ids(found: Sequence[Found]) -> Iterator[Item]:
 # ---------------------------------------------------------------------------------------------- folders
 def _in_folder(top: Path, reader: Reader, without: Path | None) -> list[Found]:
     """Returns the images below a folder, those of linked folders included; hidden ones are left out."""
-    left_out = None if without is None else os.path.realpath(without)
-    seen, found, others = set(), [], Counter[str]()
-
-    def refused(error: OSError) -> None:
-        raise unopened(Path(error.filename or top), error) from error
-
-    for here, inner, names in os.walk(top, onerror=refused, followlinks=True):
-        real, folder = os.path.realpath(here), Path(here)
-        if real in seen or real == left_out:
-            inner[:] = []
-            continue
-        seen.add(real)
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        files = [folder / name for name in sorted(names) if not name.startswith(".")]
+    found, others = [], Counter[str]()
+    for folder, files in walked(top, without):
         if _is_one_image(files, reader):
             below = folder.relative_to(top).as_posix()
             found.append(Found(folder, top.name if below == "." else below))
@@ -166,6 +154,32 @@ def _in_folder(top: Path, reader: Reader, without: Path | None) -> list[Found]:
             f"{kinds}. Give another folder, or a CSV with the column path."
         )
     return found
+
+
+def walked(top: Path, without: Path | None = None) -> Iterator[tuple[Path, list[Path]]]:
+    """Yields every folder from `top` on with its files in order, linked folders once; hidden ones are left out.
+
+    Args:
+        top: the folder.
+        without: a folder that is left out, since results lie there.
+
+    Raises:
+        ImageReadError: a folder may not be read.
+    """
+
+    def refused(error: OSError) -> None:
+        raise unopened(Path(error.filename or top), error) from error
+
+    seen = set() if without is None else {os.path.realpath(without)}
+    for here, inner, names in os.walk(top, onerror=refused, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            inner[:] = []
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        folder = Path(here)
+        yield folder, [folder / name for name in sorted(names) if not name.startswith(".")]
 
 
 def _is_one_image(files: Sequence[Path], reader: Reader) -> bool:
