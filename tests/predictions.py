@@ -1,9 +1,13 @@
 """Runs that have learned nothing, and slides that are quick to write, for tests of predictions."""
 
+import itertools
+import math
 import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -66,3 +70,31 @@ def contents(folder: Path, without: Sequence[str] = ("manifest.json",)) -> dict[
     """All files below a folder, hidden ones included, by their path."""
     files = (file for file in folder.rglob("*") if file.is_file() and file.name not in without)
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(files)}
+
+
+def nested_slides(folder: Path) -> Path:
+    """Six slides at two magnifications, in nested folders, and files that are none."""
+    for i in range(6):
+        write_slide(folder / ("a", "b/c")[i % 2] / f"s{i}.svs", i, side=(512, 1024)[i % 2], mpp=(0.5, 0.25)[i % 2])
+    (folder / "notes.txt").write_text("nothing")
+    (folder / "b" / ".hidden.svs").write_text("nothing")
+    return folder
+
+
+def valid(collection: Any) -> list[dict[str, Any]]:
+    """The features of a FeatureCollection of polygons; fails where RFC 7946 or QuPath would not take it."""
+    assert set(collection) == {"type", "features"} and collection["type"] == "FeatureCollection"
+    for feature in collection["features"]:
+        assert feature["type"] == "Feature" and uuid.UUID(feature["id"])
+        assert set(feature) == {"type", "id", "geometry", "properties"}
+        assert feature["geometry"]["type"] == "Polygon"
+        (ring,) = feature["geometry"]["coordinates"]
+        assert len(ring) >= 4 and ring[0] == ring[-1]
+        assert all(len(point) == 2 and all(math.isfinite(value) for value in point) for point in ring)
+        area = sum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring))
+        assert area > 0, "the outer ring runs counterclockwise"
+        told = feature["properties"]
+        assert told["objectType"] in ("annotation", "detection") and told["isLocked"] is True
+        assert told["classification"]["name"] and len(told["classification"]["color"]) == 3
+        assert all(math.isfinite(value) for value in told["measurements"].values())
+    return collection["features"]

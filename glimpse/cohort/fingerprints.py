@@ -4,7 +4,7 @@ import filecmp
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,17 +88,28 @@ def repeated_images(cases: Sequence[tuple[Hashable, ImageSource]]) -> list[list[
     Raises:
         OSError: a file cannot be read.
     """
+    return grouped((key for key, _ in cases), lambda one, other: same_image(cases[one][1], cases[other][1]))
+
+
+def grouped(keys: Iterable[Hashable], equal: Callable[[int, int], bool] = lambda one, other: True) -> list[list[int]]:
+    """Returns the positions of what has the same key and is equal, where there are several.
+
+    Args:
+        keys: what equal things share; None where a thing is like no other.
+        equal: tells whether the things at two positions are equal; it is only asked of those that share a key.
+    """
     suspects: dict[Hashable, list[int]] = defaultdict(list)
-    for index, (key, _) in enumerate(cases):
-        suspects[key].append(index)
+    for position, key in enumerate(keys):
+        if key is not None:
+            suspects[key].append(position)
     found = []
-    for indices in suspects.values():
+    for positions in suspects.values():
         groups: list[list[int]] = []
-        for index in indices if len(indices) > 1 else ():
-            group = next((one for one in groups if same_image(cases[one[0]][1], cases[index][1])), None)
+        for position in positions if len(positions) > 1 else ():
+            group = next((one for one in groups if equal(one[0], position)), None)
             if group is None:
-                groups.append([index])
+                groups.append([position])
             else:
-                group.append(index)
+                group.append(position)
         found += [group for group in groups if len(group) > 1]
     return found

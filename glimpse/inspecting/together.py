@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
-from glimpse.cohort.fingerprints import fingerprint
+from glimpse.cohort.fingerprints import fingerprint, grouped
 from glimpse.inspecting.findings import COPY, LEAK, SPACING, Finding
 from glimpse.inspecting.inputs import Candidate
 from glimpse.inspecting.looking import Seen
@@ -30,33 +30,14 @@ def _repeated(cases: Sequence[Case]) -> Iterable[tuple[int, Finding]]:
     for group in _copies(cases):
         told.add(frozenset(group))
         yield from _of_group(cases, group, "the same file as")
-    for group in _same(((i, seen.pixels or None) for i, (_, seen) in enumerate(cases))):
+    for group in grouped(seen.pixels or None for _, seen in cases):
         if not any(set(group) <= known for known in told):
             yield from _of_group(cases, group, "it shows the same pixels as")
 
 
-def _same(keys: Iterable[tuple[int, Hashable]]) -> list[list[int]]:
-    """Returns the positions with the same key, where several have it; those with None have none."""
-    found: dict[Hashable, list[int]] = defaultdict(list)
-    for position, key in keys:
-        if key is not None:
-            found[key].append(position)
-    return [positions for positions in found.values() if len(positions) > 1]
-
-
 def _copies(cases: Sequence[Case]) -> list[list[int]]:
     """Returns the positions of cases with the same file, or copies of it, and the same part of it."""
-    groups = []
-    for suspects in _same((i, _key(candidate, seen)) for i, (candidate, seen) in enumerate(cases)):
-        alike: list[list[int]] = []
-        for position in suspects:
-            group = next((one for one in alike if _equal(cases[one[0]], cases[position])), None)
-            if group is None:
-                alike.append([position])
-            else:
-                group.append(position)
-        groups += [group for group in alike if len(group) > 1]
-    return groups
+    return grouped((_key(*case) for case in cases), lambda one, other: _equal(cases[one], cases[other]))
 
 
 def _key(candidate: Candidate, seen: Seen) -> Hashable:
