@@ -3,7 +3,8 @@
 python -m benchmarks.gigapixel_mnist --root <folder of MNIST's IDX files>
 
 4,000 training images, 24 looks, test accuracy and the share of the digits that a glimpse has shown. Rows: `zoom` with
-two fields of view; `large`, 98,304 pixels with three; `flat`, one field of view under an overview of 768 x 768 pixels;
+two fields of view; `large`, 98,304 pixels with three, of which the first only says where in a cell of the overview an
+island is, so that it takes ten looks more and has 36; `flat`, one field of view under an overview of 768 x 768 pixels;
 `own answers`, a control in which a wide glimpse is worth what it answers itself, and not what the choice inside it
 brings. Beside each stand the overview alone, and the same network at random places, also wide ones first, and on a
 grid.
@@ -23,10 +24,12 @@ _TRAIN, _TEST, _GLIMPSES = 4000, 1000, 24
 WAYS = {
     "zoom": [],
     "large": [
+        "max_glimpses=36",
         "env.cohort.size=98304",
         "env.make.glimpse_extents=[3072,512,128]",
         "warm_up.branches=[8,4,3]",
         "warm_up.max_total_glimpses=600000",
+        "warm_up.max_sequence=40",
     ],
     "flat": [
         "env.make.overview_size=768",
@@ -66,8 +69,9 @@ def learn(bench: Benchmark, way: str, seed: int) -> None:
     if bench.results.find(**settings) is not None:
         return
     cases = QUICK_CASES if given.quick else (f"env.cohort.n.train={_TRAIN}", f"env.cohort.n.test={_TEST}")
-    more = [] if given.quick else [f"max_glimpses={_GLIMPSES}"]
-    more += [*WAYS[way], *([] if given.updates is None else [f"joint.updates={given.updates}"])]
+    more = [f"max_glimpses={_GLIMPSES}", *WAYS[way]]
+    more = [one for one in more if not (given.quick and one.startswith("max_glimpses="))]
+    more += [] if given.updates is None else [f"joint.updates={given.updates}"]
     overrides = ["env=gigapixel_mnist", root_of(bench), f"seed={seed}", "report.readers=[overview]", *cases, *more]
     run = bench.train(f"{way.replace(' ', '-')}-{seed}", overrides)
     readers = [one for one in READERS if one != "wide_first" or way != "flat"]

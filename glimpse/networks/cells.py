@@ -1,5 +1,6 @@
 """Cells of an image: it is enlarged for an encoder whose stride is wider than they should be."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,11 @@ class ImageCells:
     def enlarges(self) -> bool:
         """Whether images are enlarged."""
         return self.grid != self.own
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels of an image the encoder sees, at each channel."""
+        return math.prod(count * side for count, side in zip(self.grid.cells, self.own.side, strict=True))
 
     def enlarged(self, image: Tensor) -> Float[Tensor, "batch channel *larger"] | Tensor:
         """Returns images (batch, channel, *size) as the encoder should see them.

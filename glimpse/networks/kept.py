@@ -13,7 +13,7 @@ from glimpse.networks.feature_store import FeatureStore, Shelf, store_in_use
 from glimpse.networks.segments import KEY_BYTES
 from glimpse.sources.caches import features
 
-_VERSION = 1  # of what features on disk are; another number leaves all earlier ones aside
+_VERSION = 2  # of what features on disk are; another number leaves all earlier ones aside
 _PIXELS = {"cpu": 1 << 15}  # are encoded at once; larger batches are not quicker
 _MANY_PIXELS = 1 << 22  # on other devices
 _PLAIN = (bool, int, float, str, tuple)  # attributes of a module that may change what it computes
@@ -37,10 +37,18 @@ class KeptFeatures:
 
     def __init__(self, encoder: nn.Module | None = None) -> None:
         self._known: tuple[Any, bytes, bytes] = (None, b"", b"")  # versions of the parameters, and two digests
+        self._unchanged, self._held = False, (b"", b"")  # the digests, while the encoder is said not to change
         costly = encoder is not None and getattr(encoder, "costly", False)
         self._untrained = _digest_of_tensors(_tensors(encoder)) if costly and encoder is not None else None
 
-    def of(self, encoder: nn.Module, images: Tensor, kind: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def of(
+        self,
+        encoder: nn.Module,
+        images: Tensor,
+        kind: str,
+        compute: Callable[[Tensor], Tensor],
+        pixels: int | None = None,
+    ) -> Tensor:
         """Returns the features of images.
 
         Args:
@@ -48,6 +56,7 @@ class KeptFeatures:
             images: uint8 (batch, channel, *size).
             kind: What is computed; features of different kinds are kept apart.
             compute: Takes some of the images and returns their features (some, ...), one row for each.
+            pixels: How many pixels of an image the encoder sees; by default those that it has.
         """
         low = any(tensor.dtype == torch.bfloat16 for tensor in encoder.parameters())  # numpy has no such numbers
         if images.device.type != "cpu" or not len(images) or low:
@@ -67,7 +76,8 @@ class KeptFeatures:
                     features.keep(keys[row], one)
         missing = {key: row for row, (key, one) in enumerate(zip(keys, found, strict=True)) if one is None}
         if missing:
-            made = self._computed(encoder, images[list(missing.values())], compute)
+            each = pixels or images[0, 0].numel()
+            made = self._computed(encoder, images[list(missing.values())], compute, each)
             if shelf is not None:
                 # In the order of axes in which it is read again: sums of another order are rounded differently.
                 made = [np.ascontiguousarray(shelf.store.rounded(one)) for one in made]
@@ -78,11 +88,23 @@ class KeptFeatures:
             found = [new[key] if one is None else one for key, one in zip(keys, found, strict=True)]
         return stacked(found)
 
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Inside, the encoder is taken not to change: whether it has is looked up once, and not with each image."""
+        before = self._unchanged, self._held
+        self._unchanged, self._held = True, (b"", b"")
+        try:
+            yield
+        finally:
+            self._unchanged, self._held = before
+
     @staticmethod
-    def _computed(encoder: nn.Module, images: Tensor, compute: Callable[[Tensor], Tensor]) -> list[np.ndarray]:
-        """Computes the features of images in batches of one size."""
+    def _computed(
+        encoder: nn.Module, images: Tensor, compute: Callable[[Tensor], Tensor], pixels: int
+    ) -> list[np.ndarray]:
+        """Computes the features of images in batches of one size; the encoder sees so many pixels of each image."""
         device = next((tensor.device.type for tensor in _tensors(encoder)), "cpu")
-        at_once, made = max(1, _PIXELS.get(device, _MANY_PIXELS) // images[0, 0].numel()), []
+        at_once, made = max(1, _PIXELS.get(device, _MANY_PIXELS) // pixels), []
         with _evaluating(encoder):
             for part in images.split(at_once):
                 filled = torch.cat([part, part[-1:].expand(at_once - len(part), *part.shape[1:])])
@@ -116,6 +138,8 @@ class KeptFeatures:
         They are computed anew only if something changed. PyTorch does not count writes to a parameter's `data`, nor
         those of fused optimizers, so sums tell, too.
         """
+        if self._unchanged and self._held[0]:
+            return self._held
         tensors = _tensors(encoder)
         plain = [_plain(part) for part in encoder.modules()]
         versions = [(tensor.data_ptr(), _version(tensor), _sum(tensor)) for tensor in tensors], plain
@@ -125,7 +149,8 @@ class KeptFeatures:
             text = f"{encoder} {plain}".encode()
             whole = hashlib.blake2b(text + weights, digest_size=KEY_BYTES).digest()
             self._known = versions, weights, whole
-        return weights, whole
+        self._held = held = weights, whole
+        return held
 
 
 def digest_of(image: np.ndarray) -> bytes:

@@ -219,7 +219,7 @@ class SeeingNetwork(BasePolicy):
 
         if not self.trains_encoder(conduct):
             kind = f"map, cells of {cells.grid.side}" if cells.enlarges else "map"
-            return self.kept.of(self.encoder, images, self._kind(kind), encoded)
+            return self.kept.of(self.encoder, images, self._kind(kind), encoded, cells.pixels)
         parts = images.split(self._at_once(images, cells))
         if len(parts) == 1:
             return encoded(images)
@@ -232,9 +232,8 @@ class SeeingNetwork(BasePolicy):
 
         Pixels are those that the encoder sees, of images that are enlarged so that cells are narrow.
         """
-        pixels = math.prod(self._glimpse_shape[1:])
-        each = math.prod(count * side for count, side in zip(cells.grid.cells, cells.own.side, strict=True))
-        return max(1, self.encoding.chunk * pixels // each) if self.encoding.chunk else max(1, len(images))
+        pixels = self.encoding.chunk * math.prod(self._glimpse_shape[1:])
+        return max(1, pixels // cells.pixels) if self.encoding.chunk else max(1, len(images))
 
     def _kind(self, name: str) -> str:
         return f"{name}, bfloat16" if self.encoding.autocast else name

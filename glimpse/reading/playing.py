@@ -62,7 +62,8 @@ def play(
     filled = [*cases, *[cases[-1]] * (lanes.width - len(cases))]
     _check_kinds(policy, cases)
     start = lanes.start(filled, budget)
-    notes = _to_the_end(policy, lanes, start, len(cases), conduct, trace)
+    with policy.kept.unchanged():
+        notes = _to_the_end(policy, lanes, start, len(cases), conduct, trace)
     endings = [lanes.ending(lane) for lane in range(len(cases))]
     seconds = (time.perf_counter() - began) / len(cases)
     readings = []

@@ -1,11 +1,9 @@
-"""What the README says runs: its Python code, and the files and commands that it names."""
+"""The README's Python code runs, and its tree names all files."""
 
 import re
 from pathlib import Path
 
 import pytest
-
-from glimpse import __main__ as cli
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,14 +47,3 @@ def test_its_tree_is_complete() -> None:
         if file.name != "__init__.py"
     }
     assert there <= named_in_the_tree(), f"README.md's tree lacks {sorted(there - named_in_the_tree())}"
-
-
-def test_its_picture_is_there() -> None:
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / picture).is_file(), f"README.md shows {picture}, which does not exist"
-
-
-def test_the_commands_it_names_exist() -> None:
-    named = set(re.findall(r"(?:python -m glimpse\.|(?m:^)(?:\.venv/bin/)?glimpse )(\w+)", README))
-    assert {"train", "evaluate"} <= named
-    assert named <= set(cli.commands()), f"README.md names commands that do not exist: {named - set(cli.commands())}"

@@ -65,6 +65,25 @@ def test_another_kind_size_or_encoder_shares_nothing() -> None:
     assert counted.images == 2
 
 
+def test_an_encoder_that_is_said_not_to_change_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, kept, looked = ConvEncoder(2), KeptFeatures(), []
+    sums = kept_module._sum
+    monkeypatch.setattr(kept_module, "_sum", lambda tensor: looked.append(1) or sums(tensor))
+    compute, tensors = Counting(encoder), len([*encoder.parameters(), *encoder.buffers()])
+    with kept.unchanged():
+        first = kept.of(encoder, images(2), "mean", compute)
+        kept.of(encoder, images(2, seed=1), "mean", compute)
+    assert len(looked) == tensors and compute.images == 4
+    with torch.no_grad():
+        next(encoder.parameters()).mul_(2)
+    after = kept.of(encoder, images(2), "mean", compute)  # looked at again
+    assert len(looked) == 2 * tensors and not torch.equal(first, after)
+    with torch.no_grad():
+        next(encoder.parameters()).mul_(0.5)
+    with kept.unchanged():  # nothing is left of what was held before
+        assert torch.equal(kept.of(encoder, images(2), "mean", compute), first)
+
+
 @pytest.mark.parametrize("how", ["in place", "loaded", "optimizer", "fused optimizer", "data"])
 def test_features_are_computed_anew_when_a_parameter_has_changed(how: str) -> None:
     encoder, kept, some = ConvEncoder(2), KeptFeatures(), images(2)
