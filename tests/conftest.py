@@ -9,7 +9,7 @@ import pytest
 
 import tests.shape_checks  # noqa: F401 - named below
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported: more threads than cores only slow tests down
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests may run in as many processes as cores
 
 # Shapes in signatures are checked in pytest only. The hook acts on modules imported after it, so it stands up here.
 _SHAPE_CHECKS = jaxtyping.install_import_hook(
