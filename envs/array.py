@@ -46,7 +46,7 @@ def make_array(
         max_glimpses: Budget of an episode.
         glimpse_cost: What a glimpse costs, in units of the score.
         shuffle: Whether cases come in random order.
-        render_mode: None or "rgb_array".
+        render_mode: None, "rgb_array", or "human", which shows each step in a window.
 
     Raises:
         ValueError: The cohort is empty, the sizes do not fit it, or a task is needed because its targets are not

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from glimpse.cohort import Case
 from glimpse.envs.episode import Episode, Ragged
-from glimpse.envs.rendering import draw
+from glimpse.envs.rendering import Window, draw
 from glimpse.spaces import Action, ActionLayout, observation_space
 from glimpse.tasks import Task
 from glimpse.views import Views
@@ -50,14 +50,14 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         max_glimpses: Budget of an episode.
         glimpse_cost: What reading one glimpse costs, in units of the score.
         shuffle: Whether cases come in a random order.
-        render_mode: None or "rgb_array".
+        render_mode: None, "rgb_array", or "human", which shows each step in a window.
 
     Raises:
         ValueError: There are no cases, an argument is out of range, or the first case does not fit the views (a glimpse
             larger than the image, for example).
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 2}
+    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 2}
 
     def __init__(
         self,
@@ -83,6 +83,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         self._queue: list[int] = []
         self._episode: Episode | None = None
         self._glimpse = self._blank()
+        self._window: Window | None = None
 
     @property
     def episode(self) -> Episode:
@@ -98,6 +99,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Starts an episode; the class describes the options."""
         self.begin(seed, options)
+        self._show()
         return self._observation(), self.info()
 
     def step(self, action: Mapping[str, Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -106,6 +108,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         reward = self.act(parts, self.scores(parts.prediction[None])[0])
         if not self.episode.ended:
             self.read_glimpse()
+        self._show()
         info = self.info()
         if not self.episode.ended:  # a time limit may end it here, without the environment's knowledge
             info = self._course() | info
@@ -116,14 +119,19 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         """Returns a picture `(height, width, 3)`: the overview with the scanpath, and the current glimpse beside it.
 
         Its size is the same for all images of as many axes, so that the pictures of several cases can make one video.
+        With `render_mode="human"` it is shown in a window instead, which `reset` and `step` do by themselves.
+
+        Raises:
+            SettingsError: `render_mode` is "human", and there is nothing to show a window on.
         """
-        if self.render_mode is None:
-            return None
-        episode, (overview, *_) = self.episode, self.case_views()
-        source, path = episode.case.source, episode.scanpath(self.ndim)
-        extents = [self.views.extent(source, zoom) for zoom in episode.zooms]
-        boxes = np.array(extents).reshape(-1, self.ndim) / np.array(source.shape)
-        return draw(overview, self._glimpse, path, boxes, source.frame.sides, self.views.sides(source))
+        if self.render_mode == "human":
+            self._show()
+        return self._picture() if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Closes the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
 
     # --- The parts of a step, for `GlimpseVecEnv` ----------------------------------------------------------------
 
@@ -192,6 +200,20 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
 
     # --- Inner parts ---------------------------------------------------------------------------------------------
 
+    def _show(self) -> None:
+        """Shows the picture in a window, if this is wanted."""
+        if self.render_mode == "human":
+            if self._window is None:
+                self._window = Window("glimpse", float(self.metadata.get("render_fps", 2)))
+            self._window.show(self._picture())
+
+    def _picture(self) -> NDArray[np.uint8]:
+        episode, (overview, *_) = self.episode, self.case_views()
+        source, path = episode.case.source, episode.scanpath(self.ndim)
+        extents = [self.views.extent(source, zoom) for zoom in episode.zooms]
+        boxes = np.array(extents).reshape(-1, self.ndim) / np.array(source.shape)
+        return draw(overview, self._glimpse, path, boxes, source.frame.sides, self.views.sides(source))
+
     def _course(self) -> dict[str, Any]:
         """Returns what infos say about the course of the episode."""
         episode, views = self.episode, self.views
@@ -238,8 +260,8 @@ def _check_arguments(cases: Sequence[Case], max_glimpses: int, glimpse_cost: flo
         raise ValueError(f"Expected max_glimpses to be at least 0, got {max_glimpses}.")
     if not glimpse_cost >= 0:
         raise ValueError(f"Expected glimpse_cost to be at least 0, got {glimpse_cost}.")
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"Expected render_mode None or 'rgb_array', got {render_mode!r}.")
+    if render_mode not in (None, "human", "rgb_array"):
+        raise ValueError(f"Expected render_mode None, 'human' or 'rgb_array', got {render_mode!r}.")
 
 
 def _check_fit(case: Case, views: Views) -> None:

@@ -67,7 +67,7 @@ def make_modality(
         on_error: "skip" leaves broken images of a CSV out with a warning; "raise" makes them an error.
         seed: seed of the split, if the CSV has none, and of drawn images.
         shuffle: whether cases come in a random order.
-        render_mode: None or "rgb_array".
+        render_mode: None, "rgb_array", or "human", which shows each step in a window.
         **options: options of the cohort, such as `windows` or `spacing` (see `Modality.options`).
 
     Raises:

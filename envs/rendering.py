@@ -1,17 +1,22 @@
-"""Draws the picture that `GlimpseEnv.render` returns."""
+"""Draws the picture that `GlimpseEnv.render` returns, and shows it in a window."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from glimpse.errors import SettingsError
 from glimpse.pictures.drawing import below, beside, draw_scanpath, on_canvas, through_the_middle
 
 SIDE, GAP = 512, 8  # the overview and the glimpse are drawn into squares of this side, beside each other
 VOLUME_HEIGHT, VOLUME_WIDTH = 320, 980  # of volumes, each is drawn as a row of three planes, below each other
+_WINDOWLESS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")  # backends of matplotlib that only write files
+_DPI = 100
 
 
 def draw(
@@ -52,3 +57,52 @@ def _fitted(drawn: Callable[[int], Image.Image], height: int, width: int) -> Ima
     while (image := drawn(high)).width > width and high > 1:
         high = min(high - 1, high * width // image.width)
     return on_canvas(image, (width, height))
+
+
+class Window:
+    """A window, or in a notebook the output of a cell, that shows one picture after another.
+
+    Args:
+        title: What stands above it.
+        fps: How many pictures it shows in a second; after each it waits.
+    """
+
+    def __init__(self, title: str, fps: float) -> None:
+        self.title, self.fps = title, fps
+        self._figure: Any = None
+        self._image: Any = None
+
+    def show(self, picture: NDArray[np.uint8]) -> None:
+        """Shows a picture `(height, width, 3)` in place of the one before.
+
+        Raises:
+            SettingsError: There is nothing to show it on.
+        """
+        from matplotlib import pyplot  # chooses what to show windows with, which takes a while
+
+        backend = pyplot.get_backend().lower().rpartition(".")[2]
+        if backend in _WINDOWLESS:
+            raise SettingsError(
+                f"render_mode='human' needs a screen, but matplotlib only writes files here (backend {backend}). "
+                "Use render_mode='rgb_array', and gymnasium.wrappers.RecordVideo for a film."
+            )
+        if self._figure is None or not pyplot.fignum_exists(self._figure.number):  # it is new, or was closed
+            high, wide = picture.shape[:2]
+            self._figure = pyplot.figure(self.title, figsize=(wide / _DPI, high / _DPI), dpi=_DPI)
+            axes = self._figure.add_axes((0, 0, 1, 1))
+            axes.set_axis_off()
+            self._image = axes.imshow(picture)
+        self._image.set_data(picture)
+        if "inline" in backend:
+            display = sys.modules["IPython"].display
+            display.clear_output(wait=True)
+            display.display(self._figure)
+        pyplot.pause(1 / self.fps)
+
+    def close(self) -> None:
+        """Closes the window; another picture opens it again."""
+        if self._figure is not None:
+            from matplotlib import pyplot
+
+            pyplot.close(self._figure)
+            self._figure = self._image = None

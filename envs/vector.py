@@ -205,11 +205,22 @@ class GlimpseVecEnv(VecEnv):
         for env in self.envs:
             env.close()
 
+    def render(self, mode: str | None = None) -> NDArray[np.uint8] | None:
+        """Returns one picture of all lanes; lanes whose own `render_mode` is "human" show theirs in windows instead."""
+        if self.render_mode != "human":
+            return super().render(mode)
+        for drawn in self._drawing:
+            drawn.render()
+        return None
+
+    @property
+    def _drawing(self) -> list[GlimpseEnv | gymnasium.Env[Any, Any]]:
+        """What draws each lane: itself and not its wrappers, which do not know that it has been reset."""
+        return [lane if isinstance(lane, GlimpseEnv) else env for lane, env in zip(self.lanes, self.envs, strict=True)]
+
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """Returns the picture of every lane, all of one size: smaller ones get white margins."""
-        # Lanes are asked, not their wrappers: those do not know that the lanes have been reset.
-        both = zip(self.lanes, self.envs, strict=True)
-        drawn: list[Any] = [lane.render() if isinstance(lane, GlimpseEnv) else env.render() for lane, env in both]
+        drawn: list[Any] = [one.render() for one in self._drawing]
         if any(one is None for one in drawn) or len({one.shape for one in drawn}) == 1:
             return drawn
         size = max(one.shape[1] for one in drawn), max(one.shape[0] for one in drawn)

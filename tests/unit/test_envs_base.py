@@ -110,8 +110,8 @@ def test_misuse_is_refused() -> None:
         make_array(([], []))
     with pytest.raises(ValueError, match="got 1 and 2"):
         array_cases(arrays(2), [0])
-    with pytest.raises(ValueError, match="'human'"):
-        make_array((arrays(1), [0]), render_mode="human")
+    with pytest.raises(ValueError, match="'human' or 'rgb_array', got 'ansi'"):
+        make_array((arrays(1), [0]), render_mode="ansi")
     with pytest.raises(ValueError, match="max_glimpses"):
         make_array((arrays(1), [0]), max_glimpses=-1)
     with pytest.raises(ValueError, match="no splits"):

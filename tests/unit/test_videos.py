@@ -1,6 +1,7 @@
 """Environments are rendered and recorded, alone and as lanes, whatever their images look like."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecVideoRecord
 
 import glimpse  # noqa: F401 - registers the environments
 from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases
+from glimpse.errors import SettingsError
 
 SHAPES = {
     "images": [(1, 60, 60), (1, 60, 240), (1, 240, 60)],
@@ -20,6 +22,7 @@ SHAPES = {
     "signals": [(1, 100), (1, 400)],
 }
 SIZES: dict[str, Any] = {"overview_size": 24, "glimpse_size": 8, "max_glimpses": 3, "render_mode": "rgb_array"}
+HUMAN = {**SIZES, "render_mode": "human"}
 
 
 def made(kind: str = "images", **options: Any) -> FlattenAction:
@@ -94,6 +97,63 @@ def test_films_are_recorded(films: list[list[np.ndarray]], tmp_path: Path) -> No
         recorder.close()
         (film,) = films
         assert len(film) == 7 and len({frame.shape for frame in film}) == 1
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[np.ndarray]]:
+    """What a window has shown, one picture after another: matplotlib draws, but waits for no screen."""
+    from matplotlib import pyplot
+
+    shown: list[np.ndarray] = []
+
+    def pause(seconds: float) -> None:
+        assert seconds == 0.5  # two pictures in a second
+        shown.append(np.asarray(pyplot.gcf().axes[0].images[0].get_array()))
+
+    pyplot.switch_backend("agg")
+    monkeypatch.setattr(pyplot, "get_backend", lambda: "TkAgg")
+    monkeypatch.setattr(pyplot, "pause", pause)
+    yield shown
+    pyplot.close("all")
+
+
+def test_a_window_shows_every_step(screen: list[np.ndarray]) -> None:
+    from matplotlib import pyplot
+
+    drawn, watched = made(), FlattenAction(gymnasium.make("glimpse/Array-v0", cohort=made().unwrapped.cases, **HUMAN))
+    for env in (drawn, watched):
+        env.reset(seed=0, options={"case": 1})
+    expected = [drawn.render()]
+    for _ in range(2):
+        action = drawn.action_space.sample()
+        drawn.step(action)
+        watched.step(action)
+        expected.append(drawn.render())
+    assert watched.render() is None  # shown once more, as others do who call it in a loop
+    np.testing.assert_array_equal(screen, [*expected, expected[-1]])
+    assert len(pyplot.get_fignums()) == 1
+    watched.close()
+    assert not pyplot.get_fignums()
+
+
+def test_windows_of_lanes_are_shown_when_they_are_asked_for(screen: list[np.ndarray]) -> None:
+    cases = made().unwrapped.cases
+    lanes = GlimpseVecEnv([lambda: FlattenAction(gymnasium.make("glimpse/Array-v0", cohort=cases, **HUMAN))] * 2)
+    lanes.reset()
+    lanes.step(np.stack([lanes.action_space.sample()] * 2))
+    assert not screen
+    lanes.render("human")
+    assert len(screen) == 2
+    lanes.close()
+
+
+def test_without_a_screen_a_window_is_refused_with_the_remedy() -> None:
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")
+    env = gymnasium.make("glimpse/Array-v0", cohort=made().unwrapped.cases, **HUMAN)
+    with pytest.raises(SettingsError, match=r"backend agg.*rgb_array"):
+        env.reset()
 
 
 @pytest.mark.parametrize("limit", ["max_episode_steps", "TimeLimit"])
