@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Image
 from tqdm import tqdm
@@ -19,6 +20,7 @@ from glimpse.settings.options import above_zero, at_least, check_later
 from glimpse.settings.progress import say, silent
 
 _SAID = ("score", "accuracy", "auc", "hit_rate")  # of a validation, in lines of text
+_TEXT = ("stdout", "log", "json", "csv")  # outputs of the logger that hold neither pictures nor histograms
 _SHOWN = {"loss": "train/loss", "return": "rollout/return", "glimpses": "rollout/glimpses", "val": "validation/score"}
 
 
@@ -180,11 +182,14 @@ class StageCallback(BaseCallback):
         run, policy = self.training_.run, self.training_.policy
         run.tick(self.stage)  # so that the recorded seconds do not include this validation
         seconds = round(sum(run.seconds.values()), 1)
-        scores, picture = self.training_.validate()
+        validated = self.training_.validate()
+        scores = validated.scores
         for name, value in scores.items():
             self.logger.record(f"validation/{name}", value)
-        if picture is not None:
-            self.logger.record("validation/scanpath", Image(picture, "HWC"), exclude=("stdout", "log", "json", "csv"))
+        for name, picture in validated.scanpaths.items():
+            self.logger.record(f"scanpaths/{name}", Image(picture, "HWC"), exclude=_TEXT)
+        for name, values in validated.spreads.items():
+            self.logger.record(f"looks/{name}", torch.from_numpy(values), exclude=_TEXT)  # a histogram
         found = ", ".join(f"{name} {scores[name]:.3f}" for name in _SAID if name in scores)
         say(
             f"{self.stage}: {self.done} of {self.settings.updates} updates, {seconds:.0f} s; validation: {found}",

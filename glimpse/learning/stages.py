@@ -8,7 +8,7 @@ Its method `run` then does the work; a stage that was interrupted continues from
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.learning.zoom_warm_up import ZoomWarmUp
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.reading.records import Validated
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.folder import Run
 from glimpse.settings.progress import silent
@@ -47,8 +48,7 @@ class Training:
         seed: seed of all random numbers.
         threads: how many threads read images.
         progress: whether to show progress bars.
-        validate: reads the validation split with the current policy; returns scores by name, and a picture of one
-            scanpath. Without validation cases it returns an empty dictionary and None.
+        validate: reads the validation split with the current policy.
     """
 
     run: Run
@@ -59,7 +59,7 @@ class Training:
     seed: int
     threads: int
     progress: bool
-    validate: Callable[[], tuple[dict[str, float], np.ndarray | None]] = field(default=lambda: ({}, None))
+    validate: Callable[[], Validated] = Validated
 
 
 class Stage(Protocol):

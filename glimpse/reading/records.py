@@ -1,6 +1,6 @@
 """The result of reading a case: predictions and costs, and on request everything that pictures need."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -138,3 +138,18 @@ class Reading:
     def captions(self) -> list[tuple[str, float]]:
         """For each prediction the text and the length of the bar that pictures show; needs a trace."""
         return [self.traced.task.caption(prediction) for prediction in self.predictions]
+
+
+@dataclass(frozen=True, eq=False)
+class Validated:
+    """What a validation during training found; everything is empty where there are no validation cases.
+
+    Attributes:
+        scores: Numbers by name.
+        scanpaths: A picture (height, width, 3) of each of a few cases, always the same ones, by the case's name.
+        spreads: Numbers of all cases, for histograms, by name.
+    """
+
+    scores: dict[str, float] = field(default_factory=dict)
+    scanpaths: dict[str, UInt8[np.ndarray, "height width 3"]] = field(default_factory=dict)
+    spreads: dict[str, Float[np.ndarray, " _"]] = field(default_factory=dict)

@@ -1,24 +1,25 @@
 """Reads the validation split with the current policy, at intervals during training."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from glimpse.cohort import Cohort
+from glimpse.cohort import Case, Cohort
 from glimpse.pictures.episodes import scanpath_picture
 from glimpse.reading.readers import PolicyReader
+from glimpse.reading.records import Validated
 from glimpse.report.comparison import Report, Trained
 from glimpse.report.tables import summarise, value_of
 
-Validate = Callable[[], tuple[dict[str, float], np.ndarray | None]]
+Validate = Callable[[], Validated]
+_WATCHED = 4  # cases whose scanpaths are drawn at every validation
 
 
 def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
     """Returns a function that reads the validation split with the policy as it is at the time of each call.
 
-    That function returns scores by name, and a picture of one scanpath; without validation cases it returns an empty
-    dictionary and None.
+    It draws the scanpaths of the same few cases each time, of as many targets as possible.
 
     Args:
         trained: the training that is going on.
@@ -26,7 +27,7 @@ def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
         report: the settings of the final report; validation reads cases in the same way.
     """
     if not len(cohort.split("val")):
-        return lambda: ({}, None)
+        return Validated
 
     looked = functools.cache(lambda: trained.viewable("val"))
 
@@ -34,11 +35,28 @@ def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
     def reader() -> PolicyReader:
         return report.own_reader(trained.policy, report.access(trained, looked(), "val"))
 
-    def validate() -> tuple[dict[str, float], np.ndarray | None]:
-        row = summarise(reader().read(looked().cases), trained.cases.task, seed=report.seed)
+    def validate() -> Validated:
+        cases = looked().cases
+        readings = reader().read(cases)
+        row = summarise(readings, trained.cases.task, seed=report.seed)
         found = {name: value_of(row, name) for name in ("score", *row)}
         scores = {name: value for name, value in found.items() if value is not None} | {"glimpses": row["glimpses"]}
-        (first,) = reader().read(looked().cases[:1], trace=True)
-        return scores, scanpath_picture(first)
+        watched = reader().read(
+            watched_of(cases, trained.cases.task.strata([case.target for case in cases])), trace=True
+        )
+        gains = np.concatenate([reading.gains for reading in watched])
+        spreads = {
+            "glimpses_of_a_case": np.array([reading.glimpses for reading in readings], np.float64),
+            "share_of_foreground_read": np.array([reading.share_read for reading in readings], np.float64),
+            "gain_of_a_glimpse": gains,
+        }
+        return Validated(scores, {reading.id: scanpath_picture(reading) for reading in watched}, spreads)
 
     return validate
+
+
+def watched_of(cases: Sequence[Case], strata: Sequence[str]) -> list[Case]:
+    """Returns a few cases, in their order: first one of each target, then others."""
+    first = {stratum: number for number, stratum in reversed(list(enumerate(strata)))}
+    order = sorted(range(len(cases)), key=lambda number: (first[strata[number]] != number, number))
+    return [cases[number] for number in sorted(order[:_WATCHED])]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import HParam, Logger, TensorBoardOutputFormat
 
 from glimpse.atomic import write_atomically
 from glimpse.errors import UserError
@@ -74,6 +74,9 @@ class Run:
             _cut_events(self.folder, self.last.meta.get("events"))
         self._events = TensorBoardOutputFormat(str(self.folder))
         self.logger = Logger(str(self.folder), [self._events])
+        if self.last.meta["stage"] is None:  # what TensorBoard's tab HParams compares runs by
+            self.logger.record("settings", HParam(compared(settings), {"validation/score": 0.0}))
+            self.logger.dump(0)
         self.seconds: dict[str, float] = dict(self.last.meta["seconds"])
         self._stopping, self._saved = Stopping(), time.monotonic()
 
@@ -215,3 +218,19 @@ def check_continues(folder: str | os.PathLike[str], updates: int | None, keys: C
             f"{folder}: {', '.join(late)} can take no effect, because this run has made all of its {done} updates. "
             + more.format(2 * done)
         )
+
+
+def compared(settings: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Returns the settings by which runs are compared, `{"joint.updates": 80, ...}`: those of learning, if not null."""
+    found: dict[str, bool | int | float | str] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                add(f"{name}.{key}", inner)
+        elif isinstance(value, bool | int | float | str) and not name.endswith(("._target_", "._partial_")):
+            found[name] = value
+
+    for section in ("seed", "max_glimpses", "agent", "network", "pretrain", "warm_up", "joint"):
+        add(section, settings.get(section))
+    return found

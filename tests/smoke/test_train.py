@@ -79,6 +79,24 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
     assert set(metrics["seconds"]) >= {"pretrain", "warm_up", "joint", "report"}
 
 
+def test_tensorboard_shows_the_same_cases_at_every_validation(finished: Path) -> None:
+    events = EventAccumulator(str(finished)).Reload()
+    pictures = [tag for tag in events.Tags()["images"] if tag.startswith("scanpaths/")]
+    validated = len([line for line in (finished / "splits.csv").read_text().splitlines() if ",val," in line])
+    assert len(pictures) == min(4, validated) > 0
+    for tag in pictures:
+        assert [one.step for one in events.Images(tag)] == logged(finished, "validation/score") == [0, 32, 64]
+    assert set(events.Tags()["histograms"]) == {
+        "looks/glimpses_of_a_case",
+        "looks/share_of_foreground_read",
+        "looks/gain_of_a_glimpse",
+    }
+    looks = events.Histograms("looks/glimpses_of_a_case")[-1].histogram_value
+    assert (looks.num, looks.min, looks.max) == (validated, 3, 3)
+    settings = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"joint.updates" in settings and b"_target_" not in settings
+
+
 def test_the_same_seed_gives_the_same_metrics(finished: Path, tiny_slides: Path) -> None:
     again = train(finished.parent, tiny_slides, "run=second")
     assert again.returncode == 0, again.stderr
