@@ -270,18 +270,19 @@ class _Reads(Protocol):
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> np.ndarray: ...
 
 
-def read_in_parts(source: _Reads, start: Sequence[float], extent: Sequence[float], size: Sequence[int]) -> np.ndarray:
+def read_in_parts(
+    source: _Reads, start: Sequence[float], extent: Sequence[float], size: Sequence[int], axis: int | None = None
+) -> np.ndarray:
     """Reads the two halves of a region one after the other, which bounds the memory of wide reads.
-
-    The region is split along the result's longest axis.
 
     Args:
         source: what to read.
         start: level-0 pixels, (d,).
         extent: level-0 pixels, (d,).
-        size: pixels of the result, (d,), more than one on some axis.
+        size: pixels of the result, (d,), more than one on the axis that is split.
+        axis: along which the region is split; by default the result's longest.
     """
-    axis = int(np.argmax(size))
+    axis = int(np.argmax(size)) if axis is None else axis
     half = size[axis] // 2
     parts = []
     for first, count in ((0, half), (half, size[axis] - half)):
