@@ -2,8 +2,10 @@
 
 import math
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -15,6 +17,7 @@ _OME_UNITS = {
 }  # fmt: skip
 _IMAGEJ_UNITS = {"um": 1.0, "micron": 1.0, "microns": 1.0, "µm": 1.0, "μm": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4,
                  "inch": 25400.0}  # fmt: skip
+_TYPE_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # bytes of a value of each of TIFF's types
 _TAG_UNITS = {2: 25400.0, 3: 1e4}  # ResolutionUnit: inch, centimetre
 
 
@@ -50,6 +53,30 @@ def ome_images(text: str | None) -> list[OmeImage]:
             spacing = (sizes[0], sizes[1]) if all(0 < one < math.inf for one in sizes) else None
             found.append(OmeImage((image.get("Name") or "").strip(), shape, names, spacing))
     return found
+
+
+def directory_end(path: Path) -> int:
+    """Returns the byte that the first directory of a TIFF reaches to, its texts and tables included.
+
+    tifffile leaves out what lies beyond the end of the file, and OME-XML is often written last.
+    """
+    with open(path, "rb") as file:
+        head = file.read(16)
+        order = "<" if head[:2] == b"II" else ">"
+        wide = head[2:4] in (b"+\0", b"\0+")
+        offset, count, entry = ("Q", "Q", "HHQQ") if wide else ("I", "H", "HHII")
+        start = struct.unpack_from(order + offset, head, 8 if wide else 4)[0]
+        file.seek(start)
+        (entries,) = struct.unpack(order + count, file.read(struct.calcsize(order + count)))
+        length = struct.calcsize(order + entry)
+        table = file.read(entries * length)
+        end = start + struct.calcsize(order + count) + entries * length
+    for place in range(0, len(table) - length + 1, length):
+        _, kind, values, value = struct.unpack_from(order + entry, table, place)
+        size = values * (_TYPE_SIZES[kind] if kind < len(_TYPE_SIZES) else 0)
+        if size > struct.calcsize(order + offset):
+            end = max(end, value + size)
+    return end
 
 
 def _inside(element: ElementTree.Element, tag: str) -> list[ElementTree.Element]:

@@ -23,8 +23,8 @@ def is_microscopy(path: Path) -> bool:
     """Tells whether a file is a TIFF that `TiffSource` reads.
 
     A TIFF of a known scanner is OpenSlide's. A tiled one of 8 bits with one or three channels and pages that are levels
-    is, too; with more bits, channels or planes, OpenSlide would show a part of it without a word. Grey pictures that
-    nothing is said of are radiographs.
+    is, too; with more bits, channels or planes, OpenSlide would show a part of it without a word. A grey
+    picture that nothing is said of is a radiograph.
     """
     try:
         return is_tiff(path) and _is_microscopy(file_identity(path), path)
@@ -45,7 +45,7 @@ def _is_microscopy(identity: Any, path: Path) -> bool:
             return True
         if known == _GENERIC:
             return not _is_openslides(tiff, page)
-        if page.is_tiled or _has_levels(tiff):
+        if page.is_tiled or _has_equal_pages(tiff, page) or _has_levels(tiff):
             return True
         return _has_colours(path, tiff, page)
 
@@ -58,8 +58,11 @@ def _is_openslides(tiff: Any, page: Any) -> bool:
     """Tells whether OpenSlide shows a tiled TIFF as it is meant."""
     samples, colours = page.samplesperpixel, int(page.photometric) in (2, 6)
     plain = page.bitspersample == 8 and (samples == 1 or (colours and samples in (3, 4)))
-    several = len(tiff.pages) > 1 and tiff.pages[1].shape == page.shape
-    return plain and not several and int(page.compression) in _OF_OPENSLIDE
+    return plain and int(page.compression) in _OF_OPENSLIDE and not _has_equal_pages(tiff, page)
+
+
+def _has_equal_pages(tiff: Any, page: Any) -> bool:
+    return len(tiff.pages) > 1 and tiff.pages[1].shape == page.shape
 
 
 def _has_levels(tiff: Any) -> bool:

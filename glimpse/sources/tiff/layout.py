@@ -14,7 +14,7 @@ from glimpse.errors import MissingExtraError, UserError
 from glimpse.settings.nearest import suggestion
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, missing_file, one_frame
 from glimpse.sources.quiet import quiet
-from glimpse.sources.tiff.facts import OmeImage, imagej_names, ome_images, qpi_name, tagged_spacing
+from glimpse.sources.tiff.facts import OmeImage, directory_end, imagej_names, ome_images, qpi_name, tagged_spacing
 from glimpse.sources.tiff.segments import Plane, StoredPage
 
 INSTALL = 'pip install "glimpse-rl[tiff]"'
@@ -84,12 +84,32 @@ def describe(path: Path, frame: int | None = None, image: str | int | None = Non
         MissingExtraError: its compression needs a package that is not installed.
     """
     with opened(path) as tiff:
+        _refuse_cut(path)
         series = [one for one in tiff.series if {"Y", "X"} <= set(one.get_axes(False)) and one.dtype is not None]
         if not series:
             raise UnsupportedImageError(f"{path}: a TIFF without an image of rows and columns. Correct the path.")
         described = _described(series, ome_images(tiff.ome_metadata if tiff.is_ome else None))
         number = _chosen_image(path, series, described, image)
         return _Images(path, tiff, series[number], described[number]).layout(frame, pages)
+
+
+def _refuse_cut(path: Path) -> None:
+    """Refuses a file that ends before what it says of itself: what is left may look like a file of another kind.
+
+    Raises:
+        ImageReadError: it is truncated.
+    """
+    needed, size = directory_end(path), path.stat().st_size
+    if needed > size:
+        raise cut_short(path, needed, "directory", size)
+
+
+def cut_short(path: Path, needed: int, what: str, size: int) -> ImageReadError:
+    """Returns the error for a file that ends before its pixels or its directory do."""
+    verb = "reach" if what.endswith("s") else "reaches"
+    return ImageReadError(
+        f"{path}: the file is truncated: its {what} {verb} to byte {needed:,}, it ends at byte {size:,}. {REMEDY}"
+    )
 
 
 @contextmanager

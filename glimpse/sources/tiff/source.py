@@ -28,7 +28,7 @@ from glimpse.sources.resampling import Cut
 from glimpse.sources.slide.foreground import bright_on_dark, ground_is_bright, tissue
 from glimpse.sources.stated import given_instead
 from glimpse.sources.tiff.channels import channel_windows, check_windows, chosen_channels
-from glimpse.sources.tiff.layout import REMEDY, Layout, Level, describe
+from glimpse.sources.tiff.layout import Layout, Level, cut_short, describe
 from glimpse.sources.tiff.segments import SegmentError, Stack
 from glimpse.sources.windows import LinearWindow, percentile_window
 
@@ -188,10 +188,7 @@ class TiffSource(ImageSource):
         """
         needed, size = self._known_layout().end, os.path.getsize(self.path)
         if needed > size:
-            raise ImageReadError(
-                f"{self.path}: the file is truncated: its pixels reach to byte {needed:,}, it ends at byte {size:,}. "
-                f"{REMEDY}"
-            )
+            raise cut_short(self.path, needed, "pixels", size)
         corner, failures = np.asarray(self.shape) - 0.5, []
         coarsest = self._known_layout().levels[-1].scale
         for center, extent in ((corner, (1.0, 1.0)), (np.asarray(self.shape) / 2, coarsest)):
