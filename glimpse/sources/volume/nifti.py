@@ -1,6 +1,7 @@
 """NIfTI files as strided views of a memory map, in the axes of canonical volumes."""
 
 import gzip
+import math
 import os
 import zlib
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ REMEDY = (
 )
 _HEAD = 352  # bytes that tell what a file is
 _CHUNK = 1 << 20
+_RIGHT_ANGLE = 0.01  # cosine of the angle between axes, up to which it is one
 _MILLIMETRES = {"mm": 1.0, "micron": 1e-3, "meter": 1e3, "unknown": 1.0}
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -186,6 +188,15 @@ def _nearest_axes(affine: np.ndarray, path: Path) -> tuple[tuple[int, int, int],
         raise UnsupportedImageError(
             f"{path}: expected an affine with three independent axes, got {affine[:3, :3].tolist()}. "
             "Correct the sform or qform of its header."
+        )
+    directions = affine[:3, :3] / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    cosines = np.abs(directions.T @ directions - np.eye(3))
+    if cosines.max() > _RIGHT_ANGLE:
+        angle = math.degrees(math.acos(min(float(cosines.max()), 1.0)))
+        raise UnsupportedImageError(
+            f"{path}: expected axes at right angles, but two of its affine meet at {angle:.1f} degrees (a shear, or a "
+            "gantry that was tilted). Resample it, e.g. with nibabel.save(nibabel.processing.resample_to_output("
+            "nibabel.load('in.nii'), order=1), 'out.nii')."
         )
     found = {int(world): axis for axis, (world, _) in enumerate(orientation)}
     z, y, x = found[2], found[1], found[0]
