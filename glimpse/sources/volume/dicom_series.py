@@ -9,7 +9,7 @@ import numpy as np
 
 from glimpse.errors import UserError
 from glimpse.sources.base import ImageReadError
-from glimpse.sources.dicom import read_dataset, require_decoder, require_pydicom
+from glimpse.sources.dicom import read_dataset, require_decoder, require_pydicom, undecoded
 from glimpse.sources.volume.dicom_folder import REMEDY, chosen_headers, damaged, folder_identity
 from glimpse.sources.volume.dicom_grid import canvas_of, grid_affine, in_order
 from glimpse.sources.volume.dicom_slices import Slice, slices_of
@@ -83,16 +83,21 @@ class _Files:
 
 def _pixels(one: Slice, files: _Files) -> np.ndarray:
     """Reads the stored values of a slice, float64 (row, column)."""
+    syntax: Any = None
     try:
         data = files.read(one.path)
-        if data.file_meta.TransferSyntaxUID.is_encapsulated:
-            require_decoder(one.path, data.file_meta.TransferSyntaxUID)
+        syntax = data.file_meta.TransferSyntaxUID
+        if syntax.is_encapsulated:
+            require_decoder(one.path, syntax)
         several = int(data.get("NumberOfFrames") or 1) > 1
         pixels = np.asarray(require_pydicom().pixels.pixel_array(data, index=one.frame) if several else data.pixel_array)
     except UserError:
         raise
     except Exception as error:  # pydicom and its decoders raise many kinds on damaged files
-        raise damaged(one.path, error) from error
+        found = damaged(one.path, error)
+        if syntax is not None and syntax.is_encapsulated:
+            found = ImageReadError(f"{found} {undecoded(syntax)}")
+        raise found from error
     if pixels.shape != one.shape:
         raise ImageReadError(f"{one.path}: expected {one.shape} pixels, got {pixels.shape}. {REMEDY}")
     return pixels.astype(np.float64)

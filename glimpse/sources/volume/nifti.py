@@ -189,18 +189,28 @@ def _nearest_axes(affine: np.ndarray, path: Path) -> tuple[tuple[int, int, int],
             f"{path}: expected an affine with three independent axes, got {affine[:3, :3].tolist()}. "
             "Correct the sform or qform of its header."
         )
-    directions = affine[:3, :3] / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    cosines = np.abs(directions.T @ directions - np.eye(3))
-    if cosines.max() > _RIGHT_ANGLE:
-        angle = math.degrees(math.acos(min(float(cosines.max()), 1.0)))
-        raise UnsupportedImageError(
-            f"{path}: expected axes at right angles, but two of its affine meet at {angle:.1f} degrees (a shear, or a "
-            "gantry that was tilted). Resample it, e.g. with nibabel.save(nibabel.processing.resample_to_output("
-            "nibabel.load('in.nii'), order=1), 'out.nii')."
-        )
     found = {int(world): axis for axis, (world, _) in enumerate(orientation)}
     z, y, x = found[2], found[1], found[0]
+    _check_right_angles(affine[:3, [x, y, z]], path)
     return (z, y, x), (bool(orientation[z, 1] < 0), bool(orientation[y, 1] < 0), bool(orientation[x, 1] < 0))
+
+
+def _check_right_angles(columns: np.ndarray, path: Path) -> None:
+    """Refuses axes, given as columns for x, y and z, between which there are no right angles.
+
+    Raises:
+        UnsupportedImageError: there are none.
+    """
+    directions = columns / np.sqrt((columns**2).sum(axis=0))
+    cosine = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    if cosine > _RIGHT_ANGLE:
+        sizes = ", ".join(f"{abs(value):.4g}" for value in np.diag(columns))
+        raise UnsupportedImageError(
+            f"{path}: expected axes at right angles, but two of its affine meet at "
+            f"{math.degrees(math.acos(min(cosine, 1.0))):.1f} degrees (a shear, or a gantry that was tilted). Resample "
+            "it in Python: import nibabel.processing; nibabel.save(nibabel.processing.resample_to_output(nibabel.load("
+            f"'in.nii'), [{sizes}], order=1), 'out.nii')."
+        )
 
 
 def unpack(path: Path, file: BinaryIO) -> None:
