@@ -31,7 +31,9 @@ def test_sheared_axes_are_refused_and_the_remedy_that_is_named_works(tmp_path: P
     sheared = np.diag([1.0, 1.0, 2.0, 1.0])
     sheared[1, 2] = 2 * np.tan(np.deg2rad(15))  # a gantry tilted by 15 degrees
     path = write(tmp_path / "in.nii", greys((6, 8, 5)), sheared)
-    with pytest.raises(UnsupportedImageError, match=r"in\.nii: expected axes at right angles.* 75\.0 degrees") as caught:
+    with pytest.raises(
+        UnsupportedImageError, match=r"in\.nii: expected axes at right angles.* 75\.0 degrees"
+    ) as caught:
         open_source(path).check()
     remedy = str(caught.value).partition("in Python: ")[2].removesuffix(".")
     for name in ("in.nii", "out.nii"):

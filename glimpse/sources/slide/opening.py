@@ -52,7 +52,7 @@ def open_slide(
     for option, value in given.items():
         if value is not None:
             raise UnsupportedImageError(
-                f"{path}: env.cohort.{option}={value} does not fit: OpenSlide shows slides of this format in red, green "
-                f"and blue as they are. Leave env.cohort.{option} out, or put such slides into a cohort of their own."
+                f"{path}: env.cohort.{option}={value} does not fit: OpenSlide shows slides of this format in red, "
+                f"green and blue as they are. Leave env.cohort.{option} out, or put such slides into another cohort."
             )
     return SlideSource(path, mpp=mpp, name=name)

@@ -150,9 +150,7 @@ def _chosen_image(
     path: Path, series: Sequence[Any], described: Sequence[OmeImage | None], given: str | int | None
 ) -> int:
     """Returns the number of the image that is read: the one that is given, else the largest where that is clear."""
-    names = [
-        (image.name if image else "") or str(one.name or "") for one, image in zip(series, described, strict=True)
-    ]
+    names = [(image.name if image else "") or str(one.name or "") for one, image in zip(series, described, strict=True)]
     sizes = [math.prod(_plane_shape(one)) for one in series]
     if given is not None:
         text = str(given).strip()
@@ -388,4 +386,3 @@ def _stored_in_one(tiff: Any, page: Any, offset: int) -> StoredPage:
         page.decode,
         {},
     )
-

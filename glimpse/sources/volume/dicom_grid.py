@@ -113,7 +113,9 @@ class Canvas:
         canvas = np.full(self.shape, values.min())
         canvas[whole[0] : whole[0] + values.shape[0], whole[1] : whole[1] + values.shape[1]] = values
         rest = np.maximum(at - whole, 0)
-        return canvas if (rest < 1e-6).all() else ndimage.shift(canvas, rest, order=1, mode="grid-constant", cval=values.min())
+        if (rest < 1e-6).all():
+            return canvas
+        return ndimage.shift(canvas, rest, order=1, mode="grid-constant", cval=values.min())
 
 
 def canvas_of(path: Path, ordered: Sequence[Slice]) -> Canvas:

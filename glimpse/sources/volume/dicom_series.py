@@ -90,7 +90,9 @@ def _pixels(one: Slice, files: _Files) -> np.ndarray:
         if syntax.is_encapsulated:
             require_decoder(one.path, syntax)
         several = int(data.get("NumberOfFrames") or 1) > 1
-        pixels = np.asarray(require_pydicom().pixels.pixel_array(data, index=one.frame) if several else data.pixel_array)
+        pixels = np.asarray(
+            require_pydicom().pixels.pixel_array(data, index=one.frame) if several else data.pixel_array
+        )
     except UserError:
         raise
     except Exception as error:  # pydicom and its decoders raise many kinds on damaged files
