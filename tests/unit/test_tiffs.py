@@ -287,6 +287,32 @@ def test_one_channel_on_a_bright_ground_is_a_bright_field(tmp_path: Path) -> Non
     assert mask[32, 32] and not mask[0].any()
 
 
+@pytest.mark.parametrize(("names", "ground", "colours"), [
+    (None, 240, True), (["R", "G", "B"], 240, True), (None, 10, False), (["DAPI", "CD3", "CK"], 240, False),
+])  # fmt: skip
+def test_three_unnamed_channels_on_a_bright_ground_are_colours(
+    tmp_path: Path, names: list[str] | None, ground: int, colours: bool
+) -> None:
+    image = pixels(3, "u1", 128, 128)
+    image[:, :32] = image[:, -32:] = image[..., :32] = image[..., -32:] = ground
+    facts = {"axes": "CYX"} | ({"Channel": {"Name": names}} if names else {})
+    tifffile.imwrite(tmp_path / "a.ome.tif", image, metadata=facts, **TILED)
+    source = open_source(tmp_path / "a.ome.tif")
+    assert (source.background == 255).all() == colours
+    assert (source.read((64, 64), 128, (128, 128)) == image).all() == colours
+
+
+def test_colours_compressed_as_jpeg_are_those_of_openslide(tmp_path: Path) -> None:
+    pytest.importorskip("imagecodecs")
+    smooth = np.stack([*np.meshgrid(np.arange(128), np.arange(128)), np.full((128, 128), 90)], -1).astype("u1")
+    options: dict[str, Any] = {"tile": (64, 64), "photometric": "rgb", "compression": "jpeg"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", smooth, metadata={"axes": "YXS"}, **options)
+    source = open_source(tmp_path / "a.ome.tif")
+    assert isinstance(source, TiffSource)
+    shown = [one.read((64, 64), 128, (128, 128)).astype(int) for one in (source, SlideSource(tmp_path / "a.ome.tif"))]
+    assert np.abs(shown[0] - shown[1]).max() <= 2 and np.abs(shown[0] - smooth.transpose(2, 0, 1)).max() <= 6
+
+
 # ---------------------------------------------------------------------------------------------- lazy, and damaged
 def test_only_the_tiles_that_are_touched_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_ome(tmp_path / "a.ome.tif", pixels(2, height=640, width=640), levels=3)

@@ -1,6 +1,7 @@
 """How the images of a TIFF lie in its pages: levels, channels, and planes of which one has to be chosen."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _CONVERT = "Convert it, e.g. with 'vips tiffsave --tile --pyramid'"
 _RIVAL = 4  # an image with at least so small a part of the largest one's pixels is no label or thumbnail of it
 _LARGEST_SEGMENT = 1 << 26  # pixels that are decoded at once
 _WHITE_IS_ZERO, _RGB, _YCBCR = 0, 2, 6
+_NO_NAME = re.compile(r"(channel[ :_]*)?\d+(:\d+)*|r|g|b|red|green|blue")
 _JPEGS = (6, 7, 34892, 33007)
 
 
@@ -62,6 +64,12 @@ class Layout:
     spacing: tuple[float, float] | None
     colours: bool
     inverted: bool
+
+    @property
+    def perhaps_colours(self) -> bool:
+        """Whether three channels of 8 bits may be red, green and blue: they are called so, or have no names."""
+        plain = all(_NO_NAME.fullmatch(name.casefold()) for name in self.names)
+        return len(self.names) == 3 and self.dtype == np.uint8 and plain
 
     @property
     def end(self) -> int:

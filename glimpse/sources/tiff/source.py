@@ -37,7 +37,7 @@ MAX_OPEN = 256  # files held open at once; each costs a file descriptor
 LEVEL_TOLERANCE = 1.01  # a level counts as fine enough when it is at most 1 % too coarse
 _SAMPLED = 1 << 22  # pixels of the coarsest level that percentiles are taken of; of a larger one, blocks of it
 _BLOCKS, _BLOCK = 8, 256  # so many blocks along each axis, of so many pixels
-_PROBE = 64  # pixels per axis of the view that tells bright grounds from dark ones
+_PROBE, _LARGEST_PROBE = 64, 2048  # pixels of the view that tells bright grounds from dark ones, and of what it shows
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ class TiffSource(ImageSource):
         self._chosen: tuple[int, ...] = ()
         self._frame: Frame | None = None
         self._windows: tuple[LinearWindow, ...] | None = None
-        self._bright: bool | None = None
+        self._colours = self._bright = False
         self._held: _Opened | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -245,38 +245,40 @@ class TiffSource(ImageSource):
         )
         if self._windows is None:
             try:
+                self._colours, self._bright = self._kind_of_light(layout, stacks)
                 self._windows = self._found_windows(layout, stacks[-1])
             except SegmentError as error:
                 whole = Cut.of((0, 0, 0), stacks[-1].shape, stacks[-1].shape)
                 raise self._damaged(len(stacks) - 1, whole, error) from error
-        low = np.array([window.low for window in self._windows], np.float32).reshape(-1, 1, 1)
-        scale = np.array([255 / (window.high - window.low) for window in self._windows], np.float32).reshape(-1, 1, 1)
-        opened = _Opened(stacks, low, scale, 255 if layout.colours else 0)
-        if self._bright is None:
-            self._bright = layout.colours or (len(layout.names) == 1 and self._has_bright_ground(opened, layout))
-        return _Opened(stacks, low, scale, 255 * self._bright)
+        return _Opened(stacks, *_as_factors(self._windows), 255 * self._bright)
+
+    def _kind_of_light(self, layout: Layout, stacks: tuple[Stack, ...]) -> tuple[bool, bool]:
+        """Tells whether the channels are red, green and blue, and whether the ground is bright.
+
+        Some programs write the colours of a bright field as three channels of 8 bits without names.
+        """
+        if layout.colours:
+            return True, True
+        if not layout.perhaps_colours and len(layout.names) > 1:
+            return False, False
+        window = LinearWindow(0.0, 255.0) if layout.perhaps_colours else percentile_window(_sample(stacks[-1])[0])
+        shape, count = layout.levels[-1].shape, len(self._chosen)
+        part = [float(min(n, _LARGEST_PROBE)) for n in shape]  # of a large image of one level, a corner has to do
+        cut = Cut.of((0.0, 0.0, 0.0), (float(count), *part), (count, *(min(n, _PROBE) for n in shape)))
+        shown = _Opened(stacks, *_as_factors([window] * count), 0).greys(len(stacks) - 1, cut, layout.inverted)
+        bright = ground_is_bright(np.rint(shown.mean(axis=0)).astype(np.uint8))
+        return bright and layout.perhaps_colours, bright
 
     def _found_windows(self, layout: Layout, coarsest: Stack) -> tuple[LinearWindow, ...]:
         """Returns the windows that are given; in place of the others the range of colours, or percentiles."""
         names = [layout.names[index] for index in self._chosen]
         given = channel_windows(self.path, names, self._options["windows"])
-        if layout.colours and layout.dtype.kind in "ui" and self._options["windows"] is None:
+        if self._colours and layout.dtype.kind in "ui" and self._options["windows"] is None:
             return (LinearWindow(0.0, float(np.iinfo(layout.dtype).max)),) * len(names)
         if all(window is not None for window in given):
             return tuple(window for window in given if window is not None)
         values = _sample(coarsest)
         return tuple(window or percentile_window(one) for window, one in zip(given, values, strict=True))
-
-    def _has_bright_ground(self, opened: _Opened, layout: Layout) -> bool:
-        size = tuple(min(n, _PROBE) for n in layout.levels[0].shape)
-        number, cut = _cut(layout, 1, (0.0, 0.0), [float(n) for n in layout.levels[0].shape], size)
-        if cut.pixels > MAX_VALUES:  # a large image of one level: a part of it has to do
-            part = tuple(min(n, 2048) for n in layout.levels[0].shape)
-            number, cut = _cut(layout, 1, (0.0, 0.0), [float(n) for n in part], size)
-        try:
-            return ground_is_bright(opened.greys(number, cut, layout.inverted)[0])
-        except SegmentError as error:
-            raise self._damaged(number, cut, error) from error
 
     def _damaged(self, level: int, cut: Cut, error: SegmentError) -> RegionReadError:
         (top, left), (bottom, right) = cut.first[1:], cut.last[1:]
@@ -306,6 +308,13 @@ def _cut(
     first = [value / scale for value, scale in zip(start, level.scale, strict=True)]
     extent = [value / scale for value, scale in zip(width, level.scale, strict=True)]
     return number, Cut.of((0.0, *first), (float(channels), *extent), (channels, *size))
+
+
+def _as_factors(windows: Sequence[LinearWindow]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what is black, and how many greys a unit of the values is, (channel, 1, 1) each."""
+    low = np.array([window.low for window in windows], np.float32)
+    scale = np.array([255 / (window.high - window.low) for window in windows], np.float32)
+    return low.reshape(-1, 1, 1), scale.reshape(-1, 1, 1)
 
 
 def _sample(stack: Stack) -> Sequence[np.ndarray]:
