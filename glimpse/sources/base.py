@@ -232,12 +232,13 @@ def one_frame(path: Path, frames: int, frame: int | None, what: str = "frame") -
     if frame is None and frames > 1:
         raise UnsupportedImageError(
             f"{path}: it holds {frames} {what}s, a case is one. Choose one of them, 0 to {frames - 1}, with "
-            "env.cohort.frame=0 or in a column 'frame' of the cohort's CSV; in Python with frame=0."
+            "env.cohort.frame=0 or in a column 'frame' of the CSV (for predict, of input=<CSV>); in Python with "
+            "frame=0."
         )
     if not 0 <= (frame or 0) < max(frames, 1):
         raise UnsupportedImageError(
             f"{path}: frame={frame}, but it holds {frames} {what}{'s' if frames > 1 else ''}, numbered from 0. Correct "
-            "env.cohort.frame or the column 'frame' of the cohort's CSV."
+            "env.cohort.frame or the column 'frame' of the CSV."
         )
     return frame or 0
 

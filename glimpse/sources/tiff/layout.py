@@ -261,8 +261,8 @@ class _Images:
             raise UnsupportedImageError(
                 f"{self._path}: it holds {count} equal pages and does not say what they are. If they are channels, "
                 f"choose them with env.cohort.channels=[{','.join(map(str, range(min(count, 3))))}]; if a case is one "
-                f"of them, choose it, 0 to {count - 1}, with env.cohort.frame=0 or in a column 'frame' of the cohort's "
-                "CSV."
+                f"of them, choose it, 0 to {count - 1}, with env.cohort.frame=0 or in a column 'frame' of the CSV (for "
+                "predict, of input=<CSV>)."
             )
         channels = "C" + (unclear if frame is None or pages else "")
         return channels, math.prod(n for axis, n in lead.items() if axis not in channels)
