@@ -49,7 +49,7 @@ EXTRAS = {
 DISTRIBUTION = "glimpse-rl"
 LEAST_PYTHON = (3, 11)
 _GB = 1e9
-_OTHER_TIFFS = "anything but Deflate, LZMA and PackBits"  # which tifffile reads by itself
+_OTHER_TIFFS = "LZW, JPEG, JPEG 2000, Zstandard or WebP"  # what tifffile does not read by itself
 
 
 @dataclass(frozen=True)
