@@ -16,9 +16,8 @@ from glimpse.settings.nearest import suggestion
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, missing_file, one_frame
 from glimpse.sources.quiet import quiet
 from glimpse.sources.tiff.facts import OmeImage, directory_end, imagej_names, ome_images, qpi_name, tagged_spacing
-from glimpse.sources.tiff.segments import Plane, StoredPage
+from glimpse.sources.tiff.segments import INSTALL, Plane, StoredPage
 
-INSTALL = 'pip install "glimpse-rl[tiff]"'
 REMEDY = (
     "Copy the file again and compare its size with the original's, or leave the case out (env.cohort.on_error=skip)."
 )

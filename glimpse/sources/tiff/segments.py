@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from glimpse.errors import MissingExtraError
 from glimpse.sources.caches import images
+
+INSTALL = 'pip install "glimpse-rl[tiff]"'
 
 
 class SegmentError(Exception):
@@ -154,6 +157,10 @@ class Stack:
             values, _, _ = page.decode(self._content[offset : offset + count].tobytes(), index, **page.tables)
             decoded = np.array(values[0])  # one of its own: some codecs return views
         except Exception as error:  # each codec raises its own kinds on damaged data
+            if "requires the 'imagecodecs'" in str(error):  # such as values of 12 bits side by side
+                raise MissingExtraError(
+                    f"{' '.join(str(error).split())}; it is not installed. Run: {INSTALL}"
+                ) from error
             raise SegmentError(" ".join(str(error).split()) or type(error).__name__) from error
         if decoded.ndim != 3 or decoded.shape[2] != page.samples:
             raise SegmentError(f"a part of it has the shape {decoded.shape}, {page.samples} samples were expected")
