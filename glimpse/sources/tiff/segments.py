@@ -157,7 +157,7 @@ class Stack:
             values, _, _ = page.decode(self._content[offset : offset + count].tobytes(), index, **page.tables)
             decoded = np.array(values[0])  # one of its own: some codecs return views
         except Exception as error:  # each codec raises its own kinds on damaged data
-            if "requires the 'imagecodecs'" in str(error):  # such as values of 12 bits side by side
+            if "imagecodecs" in str(error):  # such as values of 12 bits side by side
                 raise MissingExtraError(
                     f"{' '.join(str(error).split())}; it is not installed. Run: {INSTALL}"
                 ) from error
