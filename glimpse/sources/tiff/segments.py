@@ -80,7 +80,7 @@ class Stack:
         shape: rows and columns.
         dtype: of the values in memory.
         content: the bytes of the file.
-        file: tells the file's segments from those of other files in the cache of decoded ones.
+        file: its path, and what tells its segments from those of other files in the cache of decoded ones.
         missing: what pixels have whose segments the file does not hold.
     """
 
@@ -92,7 +92,7 @@ class Stack:
         shape: tuple[int, int],
         dtype: np.dtype,
         content: np.ndarray,
-        file: Hashable,
+        file: tuple[str, Hashable],
         missing: float = 0,
     ) -> None:
         self.shape = (len(planes), *shape)
@@ -157,9 +157,11 @@ class Stack:
             values, _, _ = page.decode(self._content[offset : offset + count].tobytes(), index, **page.tables)
             decoded = np.array(values[0])  # one of its own: some codecs return views
         except Exception as error:  # each codec raises its own kinds on damaged data
-            if "imagecodecs" in str(error):  # such as values of 12 bits side by side
+            if isinstance(error, ImportError) or "imagecodecs" in str(error):  # of 12 bits side by side, for example
+                reason = " ".join(str(error).split())
                 raise MissingExtraError(
-                    f"{' '.join(str(error).split())}; it is not installed. Run: {INSTALL}"
+                    f"{self._file[0]}: its pixels need the package imagecodecs, which is not installed ({reason}). "
+                    f"Run: {INSTALL}"
                 ) from error
             raise SegmentError(" ".join(str(error).split()) or type(error).__name__) from error
         if decoded.ndim != 3 or decoded.shape[2] != page.samples:

@@ -236,7 +236,7 @@ class TiffSource(ImageSource):
     def _open(self) -> _Opened:
         layout = self._known_layout()
         check_readable(self.path)
-        content, file = np.memmap(self.path, np.uint8, "r").view(np.ndarray), file_identity(self.path)
+        content, file = np.memmap(self.path, np.uint8, "r").view(np.ndarray), (str(self.path), file_identity(self.path))
         dtype = layout.dtype
         missing = float(np.iinfo(dtype).max) if layout.colours and dtype.kind in "ui" else 0.0
         stacks = tuple(
