@@ -207,7 +207,7 @@ class _Images:
         colours = int(page.photometric) in (_RGB, _YCBCR) and page.samplesperpixel in (3, 4)
         channel_axes, frames = self._axes(series, frame, pages)
         chosen = one_frame(self._path, frames, frame, "plane")
-        levels, full = [], _plane_shape(series)
+        levels, full = list[Level](), _plane_shape(series)
         for level in series.levels:
             shape = _plane_shape(level)
             planes = self._planes(level, chosen, channel_axes, 3 if colours else None)
