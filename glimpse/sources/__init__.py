@@ -6,8 +6,10 @@ from glimpse.sources.base import ImageReadError, ImageSource, RegionReadError, U
 from glimpse.sources.radiograph.source import SUFFIXES as RADIOGRAPH_SUFFIXES
 from glimpse.sources.radiograph.source import RadiographSource, is_radiograph
 from glimpse.sources.registry import Kind, open_source, register_reader
-from glimpse.sources.slide.source import SUFFIXES as SLIDE_SUFFIXES
-from glimpse.sources.slide.source import SlideSource, is_slide
+from glimpse.sources.slide.opening import SUFFIXES as SLIDE_SUFFIXES
+from glimpse.sources.slide.opening import is_slide_or_tiff, open_slide
+from glimpse.sources.slide.source import SlideSource
+from glimpse.sources.tiff.source import TiffSource
 from glimpse.sources.volume.dicom_folder import is_series
 from glimpse.sources.volume.neighbours import open_volume
 from glimpse.sources.volume.nifti import SUFFIXES as NIFTI_SUFFIXES
@@ -16,11 +18,11 @@ from glimpse.sources.volume.source import VolumeSource
 
 register_reader(
     "slide",
-    SlideSource,
+    open_slide,
     suffixes=SLIDE_SUFFIXES,
-    sniff=is_slide,
+    sniff=is_slide_or_tiff,
     kind=Kind(
-        "whole slides (SVS, NDPI, MRXS, SCN, tiled TIFF, DICOM)",
+        "whole slides (SVS, NDPI, MRXS, SCN, OME-TIFF and other TIFF, DICOM)",
         ("wsi",),
         {
             f"a {name} image": f"with 'vips tiffsave in{ending} out.tiff --tile --pyramid'"
@@ -61,6 +63,7 @@ __all__ = [
     "RadiographSource",
     "RegionReadError",
     "SlideSource",
+    "TiffSource",
     "UnsupportedImageError",
     "VolumeSource",
     "open_source",

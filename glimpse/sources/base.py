@@ -232,12 +232,13 @@ def one_frame(path: Path, frames: int, frame: int | None, what: str = "frame") -
     if frame is None and frames > 1:
         raise UnsupportedImageError(
             f"{path}: it holds {frames} {what}s, a case is one. Choose one of them, 0 to {frames - 1}, with "
-            "env.cohort.frame=0 or in a column 'frame' of the cohort's CSV; in Python with frame=0."
+            "env.cohort.frame=0 or in a column 'frame' of the CSV (for predict, of input=<CSV>); in Python with "
+            "frame=0."
         )
     if not 0 <= (frame or 0) < max(frames, 1):
         raise UnsupportedImageError(
             f"{path}: frame={frame}, but it holds {frames} {what}{'s' if frames > 1 else ''}, numbered from 0. Correct "
-            "env.cohort.frame or the column 'frame' of the cohort's CSV."
+            "env.cohort.frame or the column 'frame' of the CSV."
         )
     return frame or 0
 
@@ -270,18 +271,19 @@ class _Reads(Protocol):
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> np.ndarray: ...
 
 
-def read_in_parts(source: _Reads, start: Sequence[float], extent: Sequence[float], size: Sequence[int]) -> np.ndarray:
+def read_in_parts(
+    source: _Reads, start: Sequence[float], extent: Sequence[float], size: Sequence[int], axis: int | None = None
+) -> np.ndarray:
     """Reads the two halves of a region one after the other, which bounds the memory of wide reads.
-
-    The region is split along the result's longest axis.
 
     Args:
         source: what to read.
         start: level-0 pixels, (d,).
         extent: level-0 pixels, (d,).
-        size: pixels of the result, (d,), more than one on some axis.
+        size: pixels of the result, (d,), more than one on the axis that is split.
+        axis: along which the region is split; by default the result's longest.
     """
-    axis = int(np.argmax(size))
+    axis = int(np.argmax(size)) if axis is None else axis
     half = size[axis] // 2
     parts = []
     for first, count in ((0, half), (half, size[axis] - half)):

@@ -72,6 +72,14 @@ def require_decoder(path: Path, syntax: Any) -> None:
         raise MissingExtraError(f"{path}: {syntax.name} needs a decoder, none is installed ({missing}). Run: {INSTALL}")
 
 
+def undecoded(syntax: Any) -> str:
+    """Says what to do where the decoder of a transfer syntax fails on pixels that other programs may read."""
+    return (
+        f"If other programs show it, the decoder does not know this kind of {syntax.name}: decompress it, e.g. with "
+        "'gdcmconv --raw in.dcm out.dcm'."
+    )
+
+
 def sop_class(path: Path) -> str | None:
     """Returns the UID of what a DICOM file holds, from its first group (PS3.10, 7.1), without pydicom.
 

@@ -113,6 +113,18 @@ def test_decoders_and_codecs_that_are_missing_are_named_per_format() -> None:
     assert formats["radiographs"].text.endswith("but not where pixels are compressed as JPEG")
 
 
+def test_tiffs_that_need_a_package_are_named() -> None:
+    absent = Probed("imagecodecs", problem="not installed", installed=False)
+    sections = examine(modules(imagecodecs=absent))
+    assert lines(sections, "Formats")["microscopy"].text.endswith(
+        "compressed as LZW, JPEG, JPEG 2000, Zstandard or WebP"
+    )
+    assert "pip install 'glimpse-rl[tiff]'" in lines(sections, "Extras")["tiff"].remedy
+    partly = Probed("imagecodecs", "9999", facts={"LZW": True, "JPEG 2000": False})
+    assert lines(examine(modules(imagecodecs=partly)), "Formats")["microscopy"].text.endswith("compressed as JPEG 2000")
+    assert not command.is_broken(sections)
+
+
 def test_what_is_needed_and_does_not_work_is_broken() -> None:
     why = "it cannot be imported (OSError: no libopenslide)"
     sections = examine(modules(openslide=Probed("openslide", "1.4.7", why)))

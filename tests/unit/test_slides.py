@@ -306,10 +306,10 @@ def test_a_read_that_fails_names_the_file_and_the_next_one_works(tmp_path: Path,
     np.testing.assert_array_equal(source.read((64, 64), 8, (8, 8)), image[60:68, 60:68].transpose(2, 0, 1))
 
 
-def test_a_tiff_without_tiles_is_unsupported(tmp_path: Path):
+def test_openslide_does_not_read_a_tiff_without_tiles(tmp_path: Path):
     tifffile.imwrite(tmp_path / "plain.tif", pixels(64, 64), photometric="rgb")
     with pytest.raises(UnsupportedImageError, match=r"plain\.tif: suffix '\.tif' with a TIFF image.*not tiled"):
-        open_source(tmp_path / "plain.tif").check()
+        SlideSource(tmp_path / "plain.tif").check()
 
 
 def test_otsu_by_hand():

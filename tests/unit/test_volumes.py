@@ -27,6 +27,24 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- axes and spacing
+def test_sheared_axes_are_refused_and_the_remedy_that_is_named_works(tmp_path: Path):
+    sheared = np.diag([1.0, 1.0, 2.0, 1.0])
+    sheared[1, 2] = 2 * np.tan(np.deg2rad(15))  # a gantry tilted by 15 degrees
+    path = write(tmp_path / "in.nii", greys((6, 8, 5)), sheared)
+    with pytest.raises(
+        UnsupportedImageError, match=r"in\.nii: expected axes at right angles.* 75\.0 degrees"
+    ) as caught:
+        open_source(path).check()
+    remedy = str(caught.value).partition("in Python: ")[2].removesuffix(".")
+    for name in ("in.nii", "out.nii"):
+        remedy = remedy.replace(f"'{name}'", f"'{tmp_path / name}'")
+    exec(remedy, {"nibabel": nibabel})
+    assert open_source(tmp_path / "out.nii").shape == (5, 11, 6), "8 rows and 2.1 more for the shear, in whole pixels"
+    turned = np.eye(4)
+    turned[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]
+    assert open_source(write(tmp_path / "oblique.nii", greys((6, 8, 5)), turned)).shape == (5, 8, 6)
+
+
 FLIPS = [(order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)]
 
 

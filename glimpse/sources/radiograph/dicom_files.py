@@ -11,7 +11,7 @@ import numpy as np
 
 from glimpse.errors import MissingExtraError
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, one_frame
-from glimpse.sources.dicom import read_dataset, require_decoder, require_pydicom
+from glimpse.sources.dicom import read_dataset, require_decoder, require_pydicom, undecoded
 from glimpse.sources.radiograph.header import Header, coloured, damaged, palette_window, truncated, unsupported
 from glimpse.sources.radiograph.stored import Bits, Stored
 from glimpse.sources.windows import LinearWindow, LookupWindow, SigmoidWindow, Window
@@ -80,7 +80,10 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
     except (ImageReadError, UnsupportedImageError, MissingExtraError):
         raise
     except Exception as error:  # each decoder raises its own kinds on damaged pixels
-        raise damaged(path, error) from error
+        found = damaged(path, error)
+        if element is not None and element.syntax.is_encapsulated:
+            found = ImageReadError(f"{found} {undecoded(element.syntax)}")
+        raise found from error
     table = _palette(path, data) or _modality_table(data)
     return pixels if table is None else table[1][np.clip(pixels.astype(np.int64) - table[0], 0, len(table[1]) - 1)]
 

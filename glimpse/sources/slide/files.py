@@ -36,7 +36,7 @@ def known_mpp(properties: Mapping[str, str], name: str, given: float | None) -> 
         name: of the slide, for warnings.
         given: what the cohort says.
     """
-    stated = _plausible(properties.get("openslide.mpp-y"), properties.get("openslide.mpp-x"))
+    stated = plausible(properties.get("openslide.mpp-y"), properties.get("openslide.mpp-x"))
     stated = stated or _resolution(properties)
     if given is not None:
         vertical, horizontal = given_instead(name, (given, given), stated, "um", "mpp")
@@ -61,7 +61,7 @@ def _resolution(properties: Mapping[str, str]) -> tuple[float, float] | None:
     if length is None:
         return None
     pixels = (_number(properties.get(f"tiff.{axis}Resolution")) for axis in "YX")
-    return _plausible(*(length / value if value > 0 else math.nan for value in pixels))
+    return plausible(*(length / value if value > 0 else math.nan for value in pixels))
 
 
 def check_complete(path: Path) -> None:
@@ -86,7 +86,7 @@ def explain_unreadable(path: Path, error: Exception) -> ImageReadError | Unsuppo
     known, content = detected_format(path), describe_content(path)
     if known is None and os.path.getsize(path) > 0:
         directory = _tiff_directory(path)
-        if not _is_tiff(path):
+        if not is_tiff(path):
             return UnsupportedImageError(
                 f"{path}: suffix {path.suffix!r} with {content}: not a slide. Correct the path, or convert the file, "
                 "e.g. with 'vips tiffsave --tile --pyramid'."
@@ -108,14 +108,15 @@ class _Directory:
     tiled: bool
 
 
-def _is_tiff(path: Path) -> bool:
+def is_tiff(path: Path) -> bool:
+    """Tells whether a file begins as TIFFs do, of 4 GB and more included."""
     with open(path, "rb") as file:
         return file.read(4) in _TIFF_MAGIC
 
 
 def _tiff_directory(path: Path) -> _Directory | None:
     """Reads the directory of a TIFF; None where there is none that can be followed."""
-    if not _is_tiff(path):
+    if not is_tiff(path):
         return None
     try:
         with quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff:
@@ -144,7 +145,8 @@ def _number(text: str | None) -> float:
         return math.nan
 
 
-def _plausible(vertical: str | float | None, horizontal: str | float | None) -> tuple[float, float] | None:
+def plausible(vertical: str | float | None, horizontal: str | float | None) -> tuple[float, float] | None:
+    """Returns micrometres per pixel (y, x) where a scanned slide can have them, else None."""
     low, high = PLAUSIBLE_MPP
     values = [_number(str(value)) for value in (vertical, horizontal)]
     return (values[0], values[1]) if all(low <= value <= high for value in values) else None

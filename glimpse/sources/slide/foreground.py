@@ -43,6 +43,34 @@ def tissue(overview: UInt8[np.ndarray, "channel height width"]) -> Bool[np.ndarr
     return coloured if coloured.any() else never_empty(rest)
 
 
+def bright_on_dark(overview: UInt8[np.ndarray, "channel height width"]) -> Bool[np.ndarray, "height width"]:
+    """Finds what shines on the dark ground of a fluorescence image.
+
+    Of each channel the square root is taken, in which the noise of counted photons is the same everywhere and dim
+    tissue lies farther from the ground; of their mean, smoothed by 3 x 3 pixels, it is what Otsu's threshold tells from
+    the ground. Hence a channel of nothing but noise hardly counts beside others.
+
+    Args:
+        overview: one channel or more.
+
+    Returns:
+        The mask. It is never empty: an image on which nothing stands out can be looked at everywhere.
+    """
+    roots = np.sqrt(overview.astype(np.float32) * 255).mean(axis=0)
+    light = np.rint(ndimage.uniform_filter(roots, 3)).astype(np.uint8)
+    threshold = _parting(light)
+    return never_empty(np.zeros(light.shape, bool) if threshold is None else light > threshold)
+
+
+def ground_is_bright(grey: UInt8[np.ndarray, "height width"]) -> bool:
+    """Tells whether most of the border is brighter than Otsu's threshold, as the glass of a bright field is."""
+    threshold = _parting(grey)
+    if threshold is None:
+        return False
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    return bool((border > threshold).mean() > 0.5)
+
+
 def dark_ground(
     high: UInt8[np.ndarray, "height width"], low: UInt8[np.ndarray, "height width"]
 ) -> Bool[np.ndarray, "height width"]:

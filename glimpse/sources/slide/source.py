@@ -29,7 +29,6 @@ from glimpse.sources.slide.files import check_complete, detected_format, explain
 from glimpse.sources.slide.foreground import tissue
 from glimpse.sources.volume.dicom_folder import folder_identity
 
-SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".tif", ".tiff", ".bif", ".vms", ".vmu", ".svslide")
 _SINGLE_FILES = (".svs", ".ndpi", ".scn", ".tif", ".tiff", ".bif", ".svslide")  # with all pixels in the one file
 LEVEL_TOLERANCE = 1.01  # a level counts as fine enough when it is at most 1 % too coarse
 MAX_PIXELS = 1 << 24  # a wider read is made in parts

@@ -20,6 +20,8 @@ _TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "Modality", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "SliceThickness", "BitsStored", "BitsAllocated", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "TemporalPositionIdentifier",
+    "AcquisitionNumber", "EchoNumbers", "InstanceNumber",
 ]  # fmt: skip
 
 
@@ -75,7 +77,8 @@ def chosen_headers(path: Path, series: str | None = None) -> list[tuple[Path, An
     example = _typeable(largest, [_names(group) for uid, group in groups.items() if uid != largest], groups[largest])
     raise UnsupportedImageError(
         f"{path}: {rule}, a volume is one: {listed}. Choose one by its description, number or UID, such as "
-        f"env.cohort.series={example}, or in a column 'series' of the cohort's CSV; in Python with series={example!r}."
+        f"env.cohort.series={example}, or in a column 'series' of the CSV (for predict, of input=<CSV>); in Python "
+        f"with series={example!r}."
     )
 
 

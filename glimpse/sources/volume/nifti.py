@@ -1,6 +1,7 @@
 """NIfTI files as strided views of a memory map, in the axes of canonical volumes."""
 
 import gzip
+import math
 import os
 import zlib
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ REMEDY = (
 )
 _HEAD = 352  # bytes that tell what a file is
 _CHUNK = 1 << 20
+_RIGHT_ANGLE = 0.01  # cosine of the angle between axes, up to which it is one
 _MILLIMETRES = {"mm": 1.0, "micron": 1e-3, "meter": 1e3, "unknown": 1.0}
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -189,7 +191,26 @@ def _nearest_axes(affine: np.ndarray, path: Path) -> tuple[tuple[int, int, int],
         )
     found = {int(world): axis for axis, (world, _) in enumerate(orientation)}
     z, y, x = found[2], found[1], found[0]
+    _check_right_angles(affine[:3, [x, y, z]], path)
     return (z, y, x), (bool(orientation[z, 1] < 0), bool(orientation[y, 1] < 0), bool(orientation[x, 1] < 0))
+
+
+def _check_right_angles(columns: np.ndarray, path: Path) -> None:
+    """Refuses axes, given as columns for x, y and z, between which there are no right angles.
+
+    Raises:
+        UnsupportedImageError: there are none.
+    """
+    directions = columns / np.sqrt((columns**2).sum(axis=0))
+    cosine = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    if cosine > _RIGHT_ANGLE:
+        sizes = ", ".join(f"{abs(value):.4g}" for value in np.diag(columns))
+        raise UnsupportedImageError(
+            f"{path}: expected axes at right angles, but two of its affine meet at "
+            f"{math.degrees(math.acos(min(cosine, 1.0))):.1f} degrees (a shear, or a gantry that was tilted). Resample "
+            "it in Python: import nibabel.processing; nibabel.save(nibabel.processing.resample_to_output(nibabel.load("
+            f"'in.nii'), [{sizes}], order=1), 'out.nii')."
+        )
 
 
 def unpack(path: Path, file: BinaryIO) -> None:

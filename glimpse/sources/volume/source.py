@@ -128,7 +128,7 @@ class VolumeSource(ImageSource):
         spacing: millimetres per pixel, one value or (z, y, x), in place of what the file says; a file that states a
             length of 0, a negative one or none says nothing, and its spacing is unknown.
         name: what messages call it; by default the path.
-        frame: which volume of a file that holds several, from 0.
+        frame: which volume of a file or series that holds several, from 0.
         series: SeriesInstanceUID, number or description, where a folder holds several series.
         foreground: where looking can make sense: "body" (a head counts as one), or "lungs" (CT only; air within it).
         mpp: micrometres per pixel, likewise, one value for all axes; it counts more than ``spacing``, because it is
@@ -248,7 +248,7 @@ class VolumeSource(ImageSource):
     def _open(self) -> _Opened:
         layout = self._known_layout()
         with self._unpacked() as file:
-            stored = layout.mapped(file, self.path, self._volume or 0)
+            stored = layout.mapped(file, self.path, 0 if self.path.is_dir() else self._volume or 0)
         sampled = self._sampled = self._sampled or _sample(stored, layout)
         windows = tuple(window or sampled.window for window in self._windows)
         return _Opened(stored, layout.slope, layout.intercept, windows)
@@ -261,7 +261,8 @@ class VolumeSource(ImageSource):
                     layout = nifti.layout_of(file, self.path)
             else:
                 layout = nifti.read_layout(self.path)
-            one_frame(self.path, layout.volumes, self._volume, "volume")
+            if not self.path.is_dir():  # of a folder, the one that was chosen is unpacked
+                one_frame(self.path, layout.volumes, self._volume, "volume")
             self._layout = layout
         return self._layout
 
@@ -269,7 +270,7 @@ class VolumeSource(ImageSource):
         """Opens an uncompressed NIfTI file of the volume."""
         check_readable(self.path)
         if self.path.is_dir():
-            return open_series(self.path, self._series)
+            return open_series(self.path, self._series, self._volume)
         if nifti.is_packed(self.path):
             return open_unpacked(file_identity(self.path.resolve()), partial(nifti.unpack, self.path))
         return open(self.path, "rb")
