@@ -35,7 +35,7 @@ def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
         return report.own_reader(trained.policy, report.access(trained, looked(), "val"))
 
     def validate() -> tuple[dict[str, float], np.ndarray | None]:
-        row = summarise(reader().read(looked().cases), trained.cases.task, seed=report.seed)
+        row = summarise(reader().read(looked().cases), trained.cases.task, bootstrap=0)
         found = {name: value_of(row, name) for name in ("score", *row)}
         scores = {name: value for name, value in found.items() if value is not None} | {"glimpses": row["glimpses"]}
         (first,) = reader().read(looked().cases[:1], trace=True)
