@@ -26,7 +26,7 @@ _PACKAGES = ("torch", "numpy", "openslide-python", "openslide-bin", "nibabel", "
 
 
 def model_facts(run: str | os.PathLike[str]) -> dict[str, str]:
-    """Returns where a model lies, and the SHA-256 of its parameters, of its settings and, if it has any, temperatures."""
+    """Returns where a model lies, and the SHA-256 of its parameters, its settings and its temperatures, if any."""
     folder = Path(run)
     names = (POLICY_FILE, CONFIG_FILE, *([CALIBRATION_FILE] if (folder / CALIBRATION_FILE).exists() else []))
     return {"run": os.path.abspath(folder)} | {

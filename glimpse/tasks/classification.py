@@ -122,6 +122,7 @@ class Classification(Task):
         weights: Float[np.ndarray, "resample case"],
     ) -> dict[str, Float[np.ndarray, " resample"]]:
         """Returns all metrics for each weighting; the class describes them."""
+        targets = np.asarray(targets, np.int64)
         scores, answers = self.probabilities(predictions), predictions.argmax(axis=-1)
         compared = {1: predictions[:, 1] - predictions[:, 0]} if self.outputs == 2 else dict(enumerate(scores.T))
         areas, found = [], []
@@ -145,6 +146,7 @@ class Classification(Task):
         self, predictions: Float[np.ndarray, "case output"], targets: Num[np.ndarray, " case"]
     ) -> dict[str, Any]:
         """Returns the confusion matrix (a row for each class of targets, a column for each answer), and calibration."""
+        targets = np.asarray(targets, np.int64)
         matrix = confusion_matrix(targets, predictions.argmax(axis=-1), self.outputs)
         return {
             "confusion": {"classes": list(self.names), "matrix": matrix.tolist()},

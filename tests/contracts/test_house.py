@@ -25,7 +25,8 @@ FLOORS = (
     ("learning", "pictures"),
     ("report", "predicting"),
     ("inspecting",),
-    ("train", "evaluate", "predict", "check", "cross_validate", "compare", "doctor", "__main__"),
+    ("train", "evaluate", "predict", "check", "compare", "doctor"),
+    ("cross_validate", "__main__"),
 )
 COMMANDS = {"train", "evaluate", "predict", "check", "cross_validate", "compare", "doctor", "__main__", "__init__"}
 VOCABULARY = {"geometry", "views", "spaces", "modalities", "plugins", "errors", "atomic"}
