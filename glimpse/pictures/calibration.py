@@ -42,7 +42,7 @@ def calibration_picture(
             axes.scatter(points[:, 0], points[:, 1], s=6 + 120 * points[:, 2] / points[:, 2].sum(), color=colour)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="probability", ylabel="share in which it happened")
         if axes.get_legend_handles_labels()[1]:
-            axes.legend(loc="upper left", fontsize=7)
+            axes.legend(loc="best", fontsize=7)
     return _saved(figure, path)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from glimpse.report.answers import Answers
-from glimpse.report.tables import Row, aligned, interval_text, value_of
+from glimpse.report.tables import Row, aligned, interval_text, value_of, wrapped
 from glimpse.tasks import Task, metric_title
 
 CAPTION = (
@@ -70,25 +70,26 @@ def table_over_folds(rows: Mapping[str, Row], headline: Sequence[str], further: 
     Args:
         rows: one row per reader, as `summarised` returns it.
         headline: the metrics to show with means and together, such as `Task.headline`.
-        further: metrics of which only the mean is shown.
+        further: metrics of which a second table shows the means.
     """
     first = metric_title(headline[0])
-    header = ["reader", f"{first}: mean (sd)", f"{first}: together (95 % interval)"]
-    header += [f"{metric_title(name)}: mean (sd)" for name in (*headline[1:], *further)]
-    header += ["glimpses", "% of foreground read", "s/case"]
-    cells = [header]
+    means = [f"{metric_title(name)}: mean (sd)" for name in headline]
+    header = ["reader", means[0], f"{first}: together (95 % interval)", *means[1:]]
+    cells = [[*header, "glimpses", "% of foreground read", "s/case"]]
     for reader, row in rows.items():
         together = interval_text(row[headline[0]]["together"])
-        others = [_mean(row.get(name)) for name in (*headline[1:], *further)]
         costs = [f"{row['glimpses']:.1f}", f"{100 * row['share_read']:.1f}", f"{row['seconds_per_case']:.3f}"]
+        others = [_mean(row.get(name)) for name in headline[1:]]
         cells.append([reader, _mean(row[headline[0]]), together, *others, *costs])
+    second = [["mean (sd)", *map(metric_title, further)]]
+    second += [[reader, *(_mean(row.get(name)) for name in further)] for reader, row in rows.items()]
     count = len(next(iter(rows.values()))[headline[0]]["folds"])
     each = [[f"{first} (95 % interval)", *rows]]
     for number in range(count):
-        each.append(
-            [f"fold {number + 1}", *(interval_text(row[headline[0]]["folds"][number]) for row in rows.values())]
-        )
-    return "\n".join([CAPTION, "", *aligned(cells), "", *aligned(each)])
+        found = (row[headline[0]]["folds"][number] for row in rows.values())
+        each.append([f"fold {number + 1}", *map(interval_text, found)])
+    blocks = [aligned(cells), *([aligned(second)] if further else []), aligned(each)]
+    return "\n\n".join("\n".join(lines) for lines in [wrapped(CAPTION, max(80, len(blocks[0][1]))), *blocks])
 
 
 def _mean(entry: Mapping[str, Any] | None) -> str:

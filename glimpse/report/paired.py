@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from glimpse.errors import EvaluationError
 from glimpse.report.answers import Answers
-from glimpse.report.tables import aligned, interval_text
+from glimpse.report.tables import aligned, interval_text, wrapped
 from glimpse.tasks import Task, interval, metric_title, resampled_weights
 
 CAPTION = (
@@ -55,7 +55,14 @@ class Comparison:
             both = (interval_text(found[one]) for one in ("first", "second"))
             p = "n/a" if found["p"] is None else f"{found['p']:.4f}"
             cells.append([metric_title(name), *both, interval_text(found["difference"], sign="+"), p])
-        lines = [CAPTION, "", *aligned(cells), "", f"Compared: {self.cases} cases of {self.patients} patients."]
+        table = aligned(cells)
+        lines = [
+            *wrapped(CAPTION, max(80, len(table[1]))),
+            "",
+            *table,
+            "",
+            f"Compared: {self.cases} cases of {self.patients} patients.",
+        ]
         for name, cases in zip(self.names, self.only, strict=True):
             if cases:
                 lines.append(f"Left out, since only {name} has answered them: {', '.join(cases)}.")

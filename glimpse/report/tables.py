@@ -93,7 +93,7 @@ def table(rows: Mapping[str, Row], caption: str = CAPTION, headline: Sequence[st
     cells = [header, *(_cells(reader, row, headline, marked) for reader, row in rows.items())]
     lines = aligned(cells)
     text = " ".join([caption, *([FULL_SCAN_CAPTION] if FULL_SCAN in rows else []), *([HIT_RATE] if marked else [])])
-    return "\n".join([*_wrap(text, max(80, len(lines[1]))), "", *(line.rstrip() for line in lines)])
+    return "\n".join([*wrapped(text, max(80, len(lines[1]))), "", *(line.rstrip() for line in lines)])
 
 
 def further_table(rows: Mapping[str, Row], names: Sequence[str]) -> str:
@@ -164,7 +164,8 @@ def _align(text: str, width: int, column: int) -> str:
     return text.ljust(width) if column == 0 else text.rjust(width)
 
 
-def _wrap(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int) -> list[str]:
+    """Returns a text in lines of at most this many characters."""
     lines = [""]
     for word in text.split():
         if lines[-1] and len(lines[-1]) + 1 + len(word) > width:

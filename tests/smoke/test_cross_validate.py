@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from glimpse.errors import EvaluationError, SettingsError
 from glimpse.evaluate import evaluate
 from glimpse.reading.calibration import CALIBRATION_FILE, calibrated
 from glimpse.runs.loading import read_settings
+from glimpse.settings.composing import composed
 from glimpse.tasks import Classification
+from glimpse.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["experiment=smoke", "env=wsi", "threads=1", "progress=false", "joint.updates=1", "report.readers=[grid]"]
@@ -171,3 +174,13 @@ def test_pictures_are_drawn_and_readers_of_a_cross_validation_compared(finished:
     assert found.names == ("ppo", "grid") and found.cases == len(rows(finished / "folds.csv"))
     value = json.loads((finished / "metrics.json").read_text())["readers"]["ppo"]["accuracy"]["together"]["value"]
     assert found.metrics["accuracy"]["first"]["value"] == pytest.approx(value)
+
+
+def test_calibration_can_be_turned_off(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = shutil.copytree(finished / "fold-1", tmp_path / "run")
+    given = [f"resume={run}", "report.calibrate=false", "report.readers=[]"]
+    row = train(composed(*given), given)["readers"]["ppo"]
+    before = json.loads((finished / "fold-1" / "metrics.json").read_text())["readers"]["ppo"]
+    assert not (run / CALIBRATION_FILE).exists() and "alibrated" not in capsys.readouterr().out
+    assert row["temperature"] is None and row["auc"] == before["auc"] and row["accuracy"] == before["accuracy"]
+    assert row["brier"] == before["uncalibrated"]["brier"] and row["ece"] == before["uncalibrated"]["ece"]
