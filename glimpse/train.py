@@ -196,7 +196,7 @@ def _weighing(settings: Mapping[str, Any], cohort: Cohort) -> dict[str, Any]:
     for name in ("make", "cohort"):
         if "task" in env[name]:
             env[name] = {**env[name], "task": weighed}
-    return {**settings, "env": {**env, "task": weighed}}
+    return {**settings, "env": env | ({"task": weighed} if "task" in env else {})}
 
 
 def _prepare(plan: Plan, cohort: Cohort) -> Training:
