@@ -42,6 +42,8 @@ SETTINGS_FILE, METRICS_FILE, PRINTED_FILE = "cross_validation.json", "metrics.js
 CHANGEABLE = ("threads", "read_threads", "device", "progress", "save_seconds", "features_cache", "env.cohort.path")
 """Settings that may be others when a cross-validation goes on; a section stands for everything in it."""
 
+_FOLLOWING = ("vector.threads", "env.cohort.progress")  # settings that follow from some of these
+
 _OWN = {
     "run": "each fold has a run folder of its own: folder=<folder for all of them>",
     "resume": "the same command, typed again, goes on where it stopped",
@@ -166,7 +168,8 @@ def _folds(path: Path, cohort: Cohort, task: Task, given: Any, validation: float
 def _check_same(path: Path, plan: Mapping[str, Any]) -> None:
     """Writes the settings of all folds into the folder, or refuses those that differ from what is there."""
     file, now = path / SETTINGS_FILE, _flat({key: value for key, value in plan.items() if key not in _OWN})
-    now = {key: value for key, value in now.items() if not any(f"{key}.".startswith(f"{one}.") for one in CHANGEABLE)}
+    free = tuple(f"{one}." for one in (*CHANGEABLE, *_FOLLOWING))
+    now = {key: value for key, value in now.items() if not f"{key}.".startswith(free)}
     now = json.loads(json.dumps(now, default=str))
     if not file.exists():
         write_atomically(file, json.dumps(now, indent=1) + "\n")
