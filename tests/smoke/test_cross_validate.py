@@ -18,6 +18,7 @@ from glimpse.compare import compare
 from glimpse.cross_validate import cross_validate
 from glimpse.errors import EvaluationError, SettingsError
 from glimpse.evaluate import evaluate
+from glimpse.predicting.claims import Claims
 from glimpse.reading.calibration import CALIBRATION_FILE, calibrated
 from glimpse.runs.loading import read_settings
 from glimpse.settings.composing import composed
@@ -114,6 +115,14 @@ def test_what_cannot_be_gone_on_with_is_refused(finished: Path, tiny_slides: Pat
     ):
         with pytest.raises(SettingsError, match=said):
             cross_validate(settings(tiny_slides, *more), **{"folds": 2, "folder": finished, **options})
+
+
+def test_a_fold_that_another_process_trains_is_left_to_it(finished: Path, tiny_slides: Path) -> None:
+    with Claims(finished / "claims").taken("fold-2") as mine:
+        assert mine
+        result = cross_validate(settings(tiny_slides), folds=2, folder=finished)
+    assert list(result.elsewhere) == [2] and not result.record
+    assert f"Not finished: fold 2: process {os.getpid()}" in result.told
 
 
 # ---------------------------------------------------------------------------------------------- calibration
