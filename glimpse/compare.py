@@ -30,7 +30,7 @@ def compare(
     runs: Paths,
     *,
     readers: str | Sequence[str] | None = None,
-    bootstrap: int = 5000,
+    bootstrap: int = 2000,
     seed: int = 0,
     output: str | os.PathLike[str] | None = None,
 ) -> Comparison:

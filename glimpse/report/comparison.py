@@ -170,12 +170,12 @@ class Report:
                 scale = {name: one.temperature for name, one in found.items()}
                 readings, rows = measured(raw, scale, task, self.seed)
                 run.tick("report")
-                self._write(run, readings, rows, found, task)
+                metrics = self._write(run, readings, rows, found, task)
                 drawn = self.own_reader(policy, access).read(looked.cases[: self.pictures], trace=True)
             draw_answers(rows, run.folder)  # pictures last: numbers must not be lost with them
             _draw([calibrated(reading, scale.get(self.agent)) for reading in drawn], run.folder / "scanpaths")
         run.logger.close()
-        return self._metrics(run, rows)
+        return metrics
 
     def _write(
         self,
@@ -184,16 +184,18 @@ class Report:
         rows: dict[str, Row],
         found: Mapping[str, Temperature],
         task: Task,
-    ) -> None:
-        """Writes predictions, temperatures and metrics, in this order, and prints the tables."""
+    ) -> dict[str, Any]:
+        """Writes predictions, temperatures and metrics, in this order, prints the tables, and returns the metrics."""
         write_predictions(run.folder / "predictions.csv", readings, task, self.split)
         if found:
             write_temperatures(run.folder, found)
         else:
             (run.folder / CALIBRATION_FILE).unlink(missing_ok=True)  # of an earlier report
-        run.write_json("metrics.json", self._metrics(run, rows))
+        metrics = self._metrics(run, rows)
+        run.write_json("metrics.json", metrics)
         texts = (table(rows, headline=task.headline), further_table(rows, task.further), told(found))
         print("\n" + "\n\n".join([*filter(None, texts), f"Run folder: {run.folder}"]))
+        return metrics
 
     def _metrics(self, run: Run, rows: dict[str, Row]) -> dict[str, Any]:
         return {

@@ -12,6 +12,7 @@ from glimpse.report.answers import Answers
 from glimpse.report.tables import aligned, interval_text, wrapped
 from glimpse.tasks import Task, interval, metric_title, resampled_weights
 
+_NAMED = 20  # so many cases are named in a table; JSON has all of them
 CAPTION = (
     "Intervals are 95 %, and p-values two-sided, from one bootstrap over patients for both: in each resample, both are "
     "measured on the same cases. p-values are not corrected for the number of metrics."
@@ -65,12 +66,13 @@ class Comparison:
         ]
         for name, cases in zip(self.names, self.only, strict=True):
             if cases:
-                lines.append(f"Left out, since only {name} has answered them: {', '.join(cases)}.")
+                more = f" and {len(cases) - _NAMED} more" if len(cases) > _NAMED else ""
+                lines.append(f"Left out, since only {name} has answered them: {', '.join(cases[:_NAMED])}{more}.")
         return "\n".join(lines)
 
 
 def compared(
-    first: Answers, second: Answers, task: Task, names: tuple[str, str], *, bootstrap: int = 5000, seed: int = 0
+    first: Answers, second: Answers, task: Task, names: tuple[str, str], *, bootstrap: int = 2000, seed: int = 0
 ) -> Comparison:
     """Compares two readers on the cases that both have answered, paired by the name of the case.
 
