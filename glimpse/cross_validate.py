@@ -25,6 +25,7 @@ from glimpse.errors import EvaluationError, SettingsError
 from glimpse.learning.allocator import keep_freed_memory
 from glimpse.predicting.claims import Claims
 from glimpse.report.answers import PREDICTIONS_FILE, read_answers, read_rows, task_of
+from glimpse.report.calibrating import draw_answers
 from glimpse.report.over_folds import predictions_of_folds, summarised, table_over_folds
 from glimpse.runs.loading import CONFIG_FILE
 from glimpse.settings.building import build, build_setting
@@ -238,7 +239,7 @@ def _changeable(settings: Sequence[str]) -> list[str]:
 
 # ---------------------------------------------------------------------------------------------- all folds
 def _together(path: Path, count: int, plan: Mapping[str, Any]) -> CrossValidated:
-    """Measures all folds together, and writes tables and metrics."""
+    """Measures all folds together, and writes answers, metrics and pictures."""
     runs = [path / f"fold-{number}" for number in range(1, count + 1)]
     task = task_of(runs[0])
     assert task is not None, "every environment with a cohort has a task"
@@ -254,6 +255,7 @@ def _together(path: Path, count: int, plan: Mapping[str, Any]) -> CrossValidated
     }
     write_atomically(path / PREDICTIONS_FILE, predictions_of_folds([read_rows(run / PREDICTIONS_FILE) for run in runs]))
     write_atomically(path / METRICS_FILE, json.dumps(record, indent=2) + "\n")
+    draw_answers(rows, path)
     table = table_over_folds(rows, task.headline, task.further)
     return CrossValidated(path, record, table, {})
 

@@ -178,7 +178,7 @@ def test_a_broken_file_of_temperatures_is_named(finished: Path) -> None:
 
 def test_pictures_are_drawn_and_readers_of_a_cross_validation_compared(finished: Path) -> None:
     for name in ("calibration.png", "confusion.png"):
-        assert (finished / "fold-1" / name).read_bytes().startswith(b"\x89PNG")
+        assert all((folder / name).read_bytes().startswith(b"\x89PNG") for folder in (finished, finished / "fold-1"))
     found = compare(finished, readers=["ppo", "grid"], bootstrap=100)
     assert found.names == ("ppo", "grid") and found.cases == len(rows(finished / "folds.csv"))
     value = json.loads((finished / "metrics.json").read_text())["readers"]["ppo"]["accuracy"]["together"]["value"]
