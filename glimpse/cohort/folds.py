@@ -157,7 +157,7 @@ def _with_validation(
 
 
 def _check_patients(
-    path: str | os.PathLike[str], patients: Sequence[str], parts: Sequence[int] | Sequence[str], what: str
+    path: str | os.PathLike[str], patients: Sequence[str], parts: Sequence[int | str], what: str
 ) -> None:
     first: dict[str, int | str] = {}
     for patient, part in zip(patients, parts, strict=True):

@@ -45,8 +45,8 @@ def calibrated(reading: AnyReading, temperature: float | None) -> AnyReading:
     """Returns a reading whose predictions are divided by a temperature; the reading itself where there is none."""
     if temperature is None:
         return reading
-    scaled = (np.asarray(part, np.float64) / temperature for part in (reading.prediction, reading.predictions))
-    return replace(reading, **dict(zip(("prediction", "predictions"), scaled, strict=True)))
+    last, every = (np.asarray(part, np.float64) / temperature for part in (reading.prediction, reading.predictions))
+    return replace(reading, prediction=last, predictions=every)
 
 
 def fit(readings: Sequence[Reading], task: Task) -> Temperature:

@@ -42,8 +42,8 @@ class Answers:
         """Returns the answers for some of the cases, in the order that is given."""
         place = {name: index for index, name in enumerate(self.cases)}
         rows = [place[name] for name in cases]
-        picked = ([values[row] for row in rows] for values in (self.patients, self.targets))
-        return Answers(self.reader, tuple(cases), *map(tuple, picked), self.predictions[rows])
+        patients, targets = (tuple(values[row] for row in rows) for values in (self.patients, self.targets))
+        return Answers(self.reader, tuple(cases), patients, targets, self.predictions[rows])
 
     def metrics(self, task: Task, seed: int = 0) -> dict[str, dict[str, float | None]]:
         """Returns the metrics of these answers with intervals, as rows of `metrics.json` have them."""

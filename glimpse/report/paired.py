@@ -1,6 +1,5 @@
 """Compares two readers on the same cases: each metric of both, and whether the difference may be chance."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +112,7 @@ def compared(
     return Comparison(names, len(shared), len(set(one.patients)), (only[0], only[1]), metrics)
 
 
-def _difference(first: Float[np.ndarray, " resample"], second: Float[np.ndarray, " resample"]) -> Mapping[str, Any]:
+def _difference(first: Float[np.ndarray, " resample"], second: Float[np.ndarray, " resample"]) -> dict[str, Any]:
     """Returns what a comparison tells of a metric; the first element is the value, the others are its resamples."""
     apart = first - second
     drawn = apart[1:][~np.isnan(apart[1:])]

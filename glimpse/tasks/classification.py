@@ -212,7 +212,7 @@ def _log_softmax(logits: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray
 
 def _checked_weights(weights: Any, names: Sequence[str]) -> str | tuple[float, ...] | None:
     if weights is None or weights == BALANCED:
-        return weights  # type: ignore[no-any-return]
+        return weights
     listed = [] if isinstance(weights, str) or not isinstance(weights, Sequence) else list(weights)
     good = all(isinstance(one, int | float) and not isinstance(one, bool) and 0 < one < math.inf for one in listed)
     if len(listed) != len(names) or not good:
