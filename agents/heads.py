@@ -200,7 +200,8 @@ class HeadTrainer:
     With `head="auto"` the kind with the better AUC is taken, on the validation cases or on the cases of the folds
     together; with the better score where the task has no AUC. Where these are equal, the lower loss decides.
 
-    Classes have equal weight in training, and the outputs are shifted to their frequencies afterwards.
+    Classes have equal weight in training, and the outputs are shifted to their frequencies afterwards. Where the task
+    has class weights, those hold, and nothing is shifted.
 
     Args:
         task: what is predicted.
@@ -387,7 +388,7 @@ def _balance(task: Task, targets: Tensor) -> tuple[Float[Tensor, " classes"] | N
     The weight of a class with n_k of n cases is w_k = n / (K n_k), with K the number of classes that occur, and its
     logit gets log(1 / w_k) afterwards. Then the softmax is that of the frequencies in training (Bayes' rule).
     """
-    if not isinstance(task, Classification):
+    if not isinstance(task, Classification) or task.class_weights is not None:  # the loss has weights of its own
         return None, torch.zeros(task.outputs)
     counts = torch.bincount(targets, minlength=task.outputs).double()
     weights = len(targets) / (counts.clamp_min(1) * (counts > 0).sum())

@@ -13,7 +13,7 @@ import glimpse
 from glimpse.settings.nearest import suggestion
 
 EXAMPLE = "glimpse train env=wsi agent=ppo"
-_FIRST = ("check", "train", "evaluate", "predict", "doctor")  # listed first, in this order; others follow by name
+_FIRST = ("check", "train", "evaluate", "cross-validate", "compare", "predict", "doctor")  # others follow by name
 
 
 def commands(folder: Path | None = None) -> dict[str, str]:
@@ -32,7 +32,7 @@ def commands(folder: Path | None = None) -> dict[str, str]:
         tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
         if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
             name = file.parent.name if file.name == "__main__.py" else file.stem
-            found[name] = (ast.get_docstring(tree) or "").partition("\n")[0]
+            found[name.replace("_", "-")] = (ast.get_docstring(tree) or "").partition("\n")[0]
     rank = {name: place for place, name in enumerate(_FIRST)}
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if word not in known:
         print(f"glimpse: there is no command {word!r}{suggestion(word, known)}; `glimpse` lists them.", file=sys.stderr)
         return 2
-    package = (Path(__file__).parent / word).is_dir()
+    name = word.replace("-", "_")
+    package = (Path(__file__).parent / name).is_dir()
     with suppress(OSError):  # a working folder that is gone
         if os.getcwd() not in sys.path:  # as with python -m: modules of one's own lie there
             sys.path.append(os.getcwd())
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         gc.disable()  # imports make many objects that stay, and looking through them again and again takes time
         try:
-            module = import_module(f"glimpse.{word}.__main__" if package else f"glimpse.{word}")
+            module = import_module(f"glimpse.{name}.__main__" if package else f"glimpse.{name}")
         finally:
             gc.enable()
         return int(module.main() or 0)

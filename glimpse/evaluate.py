@@ -28,11 +28,13 @@ from glimpse.contract.stepped_sources import viewable_cases
 from glimpse.errors import EvaluationError, UserError
 from glimpse.networks.feature_store import using
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.reading.calibration import read_temperatures
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.playing import compute_threads
 from glimpse.reading.readers import DEFAULT_READERS, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
-from glimpse.report.tables import Row, summarise, table, write_predictions
+from glimpse.report.calibrating import draw_answers, measured
+from glimpse.report.tables import Row, further_table, table, write_predictions
 from glimpse.runs.file_names import file_names
 from glimpse.runs.loading import feature_store, load, overview_network
 from glimpse.settings.building import build
@@ -55,6 +57,7 @@ class Result:
         headline: the metrics that tables show, from the run's task.
         files: paths of the files that were written.
         of: the number of cases in the cohort, of all splits.
+        further: the metrics that a second table shows.
     """
 
     record: dict[str, Any]
@@ -62,6 +65,7 @@ class Result:
     headline: tuple[str, ...]
     files: tuple[Path, ...]
     of: int
+    further: tuple[str, ...] = ()
 
     @property
     def rows(self) -> dict[str, Row]:
@@ -90,6 +94,9 @@ def evaluate(
     progress: bool = False,
 ) -> Result:
     """Reads a split with the policy of a run and with its baselines, and writes the result into the run folder.
+
+    Probabilities are calibrated by the temperatures that the run has for its readers (see
+    `glimpse.reading.calibration`).
 
     Args:
         run: the run folder.
@@ -143,11 +150,11 @@ def evaluate(
     if not readings:
         raise EvaluationError(_left_out(run, settings))
     task = found.access.task
-    rows = {reader: summarise(answers, task, seed) for reader, answers in readings.items()}
+    readings, rows = measured(readings, read_temperatures(Path(run)) if task.calibrates else {}, task, seed)
     record = {"split": split, "seed": seed, "max_glimpses": budget, "readers": rows}
     if cohort is not None:
         record["cohort"] = os.path.abspath(cohort)
-    return Result(record, readings, task.headline, _write(Path(run), record, readings, task), found.of)
+    return Result(record, readings, task.headline, _write(Path(run), record, readings, task), found.of, task.further)
 
 
 def _left_out(run: str | Path, settings: Mapping[str, Any]) -> str:
@@ -226,7 +233,7 @@ def _write(run: Path, record: dict[str, Any], readings: dict[str, list[Reading]]
     summary, answers = run / f"evaluation-{of}.json", run / f"predictions-{of}.csv"
     write_predictions(answers, readings, task, record["split"])
     write_atomically(summary, json.dumps(record, indent=2) + "\n")
-    return summary, answers
+    return summary, answers, *draw_answers(record["readers"], run, f"-{of}")
 
 
 def _is_of(summary: Path, cohort: str) -> bool:
@@ -248,7 +255,8 @@ def _main(config: DictConfig) -> None:
         if run is None:
             raise EvaluationError("Which run? Give its folder: glimpse evaluate run=<run folder>.")
         result = evaluate(run, **options)
-        print(f"\n{table(result.rows, headline=result.headline)}\n\n{result.counted}")
+        texts = (table(result.rows, headline=result.headline), further_table(result.rows, result.further))
+        print("\n" + "\n\n".join([*filter(None, texts), result.counted]))
         print(f"Written: {', '.join(map(str, result.files))}")
 
 

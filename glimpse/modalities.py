@@ -29,7 +29,7 @@ NETWORK_PARTS = ("encoder", "locator", "aggregator")
 OPTION_COLUMNS = ("series", "frame")
 """Options of a source that may differ from case to case; a cohort may have a column for each of them."""
 
-_TWO_CLASSES = {"_target_": "glimpse.tasks.Classification", "classes": 2}
+_TWO_CLASSES = {"_target_": "glimpse.tasks.Classification", "classes": 2, "class_weights": None, "specificity": 0.9}
 _OF_A_COHORT = ("modality", "path", "task", "on_error", "seed", "synthetic", "progress")
 _NOT_SET_BY_USERS = ("folder", "progress", "workers")  # arguments of functions that make synthetic cohorts
 
@@ -134,7 +134,7 @@ class Modality:
             "max_glimpses": self.max_glimpses,
             **self.shared,
             "cohort": loader | options,
-            "task": dict(self.task),
+            "task": {**(_TWO_CLASSES if self.task["_target_"] == _TWO_CLASSES["_target_"] else {}), **self.task},
             "make": maker | sizes | budget,
         })  # fmt: skip
 

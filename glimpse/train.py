@@ -5,8 +5,9 @@ glimpse train env=wsi agent=ppo env.cohort.path=my_cohort.csv max_glimpses=32
 glimpse train resume=runs/wsi-ppo-0 joint.updates=400
 """
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from glimpse.cohort import Cohort
 from glimpse.cohort.preflight import PreflightError, check_sizes
-from glimpse.cohort.recorded import SPLITS_FILE, read_splits
+from glimpse.cohort.recorded import SPLITS_FILE, read_given_splits, read_splits
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
 from glimpse.errors import SettingsError, UserError
@@ -39,6 +40,7 @@ from glimpse.settings.progress import say
 from glimpse.settings.quoting import typed
 from glimpse.settings.resuming import resumed
 from glimpse.sources.tolerant import unread
+from glimpse.tasks import Task
 
 _LARGEST_SEED = 2**32 - 10_000  # numpy takes no seed from 2^32 on, and each stage adds to it
 
@@ -70,11 +72,12 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         UserError: something is wrong with the settings, the cohort or the run folder; the message says what to change.
             Settings are checked before the cohort is loaded.
     """
-    plan = _plan(config, overrides)
+    plan = planned(config, overrides)
     settings = plan.settings
     seed_everything(settings["seed"], settings["threads"])
     cohort = _cohort(settings)
     plan.report.check_split(cohort)
+    plan = replace(plan, settings=_weighing(settings, cohort))
     training = _prepare(plan, cohort)
     training.validate = validator(training, cohort, plan.report)
     with using(feature_store(settings, training.cases.cases)):
@@ -97,14 +100,19 @@ def _run(plan: Plan, training: Training, cohort: Cohort) -> dict[str, Any]:
     return plan.report.write(training, final, cohort)
 
 
-def _plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
-    """Checks all settings, and builds stages and report, so that mistakes show before the cohort is loaded."""
+def planned(config: DictConfig, overrides: Sequence[str] = ()) -> Plan:
+    """Checks all settings, and builds stages and report, so that mistakes show before the cohort is loaded.
+
+    Args and errors are those of `train`.
+    """
     given: Any = OmegaConf.to_container(config, resolve=True)
     resume = given["resume"]
     if not isinstance(resume, str | None):
         raise _no_path("resume", resume)
     if resume:
         given = resumed(settings_of(resume), given, overrides) | {"resume": resume}
+    if isinstance(given.get("splits"), str):
+        given["splits"] = os.path.abspath(os.path.expanduser(given["splits"]))
     given |= {"env": with_whole_paths(given.get("env"))}
     given |= {"network": with_whole_paths(given.get("network"), folders=("name",))}  # of a Hugging Face model
     settings = checked(given, overrides)
@@ -137,12 +145,14 @@ def _check_values(settings: Mapping[str, Any]) -> None:
     at_least("save_seconds", settings["save_seconds"], 0)
     if not isinstance(settings["run"], str):
         raise _no_path("run", settings["run"])
+    if not isinstance(settings.get("splits"), str | None):
+        raise _no_path("splits", settings["splits"], "CSV")
     check_kind("progress", settings["progress"], bool)
     check_device(settings["device"])
 
 
-def _no_path(name: str, value: Any) -> SettingsError:
-    return SettingsError(f"{name}: expected the path of a folder, got {value!r}; type {typed(name, str(value))}.")
+def _no_path(name: str, value: Any, what: str = "folder") -> SettingsError:
+    return SettingsError(f"{name}: expected the path of a {what}, got {value!r}; type {typed(name, str(value))}.")
 
 
 def _stage(name: str, section: Mapping[str, Any]) -> Stage:
@@ -164,8 +174,29 @@ def _cohort(settings: Mapping[str, Any]) -> Cohort:
             "env.cohort.path=<path of its CSV>."
         )
     cohort: Cohort = build_setting("env.cohort", section)
-    recorded = read_splits(resume) if resume else None
+    given = settings.get("splits")
+    recorded = read_splits(resume) if resume else read_given_splits(given) if given else None
     return cohort if recorded is None else recorded.of_run(cohort)
+
+
+def _weighing(settings: Mapping[str, Any], cohort: Cohort) -> dict[str, Any]:
+    """Returns the settings with the options of the task that depend on the training cases, such as class weights.
+
+    They are written into `config.yaml` as numbers, and so stay what they are when the run goes on.
+    """
+    env = dict(settings["env"])
+    section = env["make"].get("task") or env.get("task")
+    if not isinstance(section, Mapping):  # an environment of one's own
+        return dict(settings)
+    task: Task = build(section)
+    found = task.weighing([case.target for case in cohort.split("train")])
+    if not found:
+        return dict(settings)
+    weighed = OmegaConf.to_container(OmegaConf.merge(section, found))
+    for name in ("make", "cohort"):
+        if "task" in env[name]:
+            env[name] = {**env[name], "task": weighed}
+    return {**settings, "env": env | ({"task": weighed} if "task" in env else {})}
 
 
 def _prepare(plan: Plan, cohort: Cohort) -> Training:

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -35,10 +35,12 @@ class RecordedSplits:
     Attributes:
         path: the file.
         cases: what it says of each case, by the name of the case.
+        given: whether the file was given for a new run, and is not that of a run that goes on.
     """
 
     path: Path
     cases: dict[str, Record]
+    given: bool = False
 
     def of_run(self, cohort: Cohort) -> Cohort:
         """Returns the run's own cohort with the splits of the run.
@@ -54,13 +56,15 @@ class RecordedSplits:
         new = [case.id for case, record in zip(cohort, found, strict=True) if record is None]
         if other or len(new) == len(cohort):
             what = f"the images of {_named(other)} are others than" if other else "it has none of the cases"
+            remedy = "the run's own: cohort=<its CSV> of evaluate, or env.cohort.path=<its CSV> beside resume="
             raise CohortError(
-                f"This is not the cohort of the run, or it was changed: {what} in {self.path}. Give the run's own: "
-                "cohort=<its CSV> of evaluate, or env.cohort.path=<its CSV> beside resume=."
+                f"This is not the cohort of the {'splits' if self.given else 'run'}, or it was changed: {what} in "
+                f"{self.path}. Give {'splits of this cohort: splits=<CSV>' if self.given else remedy}."
             )
+        since = f"{self.path} was written" if self.given else "the run began"
         if new:
             warnings.warn(
-                f"New in the cohort since the run began: {_named(new)}. They are in none of the splits of {self.path}; "
+                f"New in the cohort since {since}: {_named(new)}. They are in none of the splits of {self.path}; "
                 "evaluate split=all reads them, too.",
                 UserWarning,
                 stacklevel=2,
@@ -68,9 +72,8 @@ class RecordedSplits:
         names, images = {case.id for case in cohort}, {_mark(case) for case in cohort} - {""}
         gone = [name for name, record in self.cases.items() if name not in names and record.fingerprint not in images]
         if gone:
-            warnings.warn(f"No more in the cohort since the run began: {_named(gone)}.", UserWarning, stacklevel=2)
-        splits = (record.split if record else None for record in found)
-        return Cohort(map(_moved, cohort, splits), cohort.skipped)
+            warnings.warn(f"No more in the cohort since {since}: {_named(gone)}.", UserWarning, stacklevel=2)
+        return in_splits(cohort, [record.split if record else None for record in found])
 
     def of_another(self, cohort: Cohort) -> Cohort:
         """Returns another cohort, in which images that the run knows are in the split that they have in the run.
@@ -129,6 +132,11 @@ class RecordedSplits:
         return record is not None and "" not in (mark, record.fingerprint) and mark != record.fingerprint
 
 
+def in_splits(cohort: Cohort, splits: Iterable[str | None]) -> Cohort:
+    """Returns a cohort whose cases are in other splits, given in the order of the cases."""
+    return Cohort(map(_moved, cohort, splits), cohort.skipped)
+
+
 def read_splits(run: str | os.PathLike[str]) -> RecordedSplits | None:
     """Reads the splits of a run; None, with a warning, if the run folder has no such file.
 
@@ -136,32 +144,49 @@ def read_splits(run: str | os.PathLike[str]) -> RecordedSplits | None:
         CohortError: the file cannot be read.
     """
     path = Path(run) / SPLITS_FILE
-    try:
-        lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
-        if not set(_COLUMNS) <= set(lines.fieldnames or ()):
-            raise CohortError(
-                f"{path}: expected the columns {','.join(_COLUMNS)}. Restore the file from a copy of the run."
-            )
-        cases = {
-            line["slide_id"]: Record(line["case_id"], line["split"] or None, line.get("fingerprint") or "")
-            for line in lines
-        }
-    except FileNotFoundError:
+    if not path.exists():
         warnings.warn(
             f"{path} is missing, so cases are in the splits that the cohort has now.", UserWarning, stacklevel=2
         )
         return None
+    return _read(path, "Restore the file from a copy of the run.", "Allow this user to read the run folder.")
+
+
+def read_given_splits(path: str | os.PathLike[str]) -> RecordedSplits:
+    """Reads splits from a file that was given for a new run, in the form of a run's `splits.csv`.
+
+    Raises:
+        CohortError: the file cannot be read, or has cases of one patient in several splits.
+    """
+    found = _read(Path(path), "Mend the file, or give another one: splits=<CSV>.", "Give another one: splits=<CSV>.")
+    of_patients: dict[str, set[str]] = {}
+    for record in found.cases.values():
+        of_patients.setdefault(record.patient, set()).update(filter(None, [record.split]))
+    for patient, splits in of_patients.items():
+        if len(splits) > 1:
+            raise CohortError(
+                f"{path}: patient {patient} is in several splits ({', '.join(sorted(splits))}). Put all cases of a "
+                "patient into one split."
+            )
+    return replace(found, given=True)
+
+
+def _read(path: Path, mend: str, allow: str) -> RecordedSplits:
+    try:
+        lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        if not set(_COLUMNS) <= set(lines.fieldnames or ()):
+            raise CohortError(f"{path}: expected the columns {','.join(_COLUMNS)}. {mend}")
+        cases = {
+            line["slide_id"]: Record(line["case_id"], line["split"] or None, line.get("fingerprint") or "")
+            for line in lines
+        }
     except OSError as error:
-        raise CohortError(
-            f"{path}: cannot be read ({error.strerror}). Allow this user to read the run folder."
-        ) from error
+        raise CohortError(f"{path}: cannot be read ({error.strerror}). {allow}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise CohortError(f"{path}: cannot be read ({error}). Restore the file from a copy of the run.") from error
+        raise CohortError(f"{path}: cannot be read ({error}). {mend}") from error
     wrong = Counter(record.split for record in cases.values()).keys() - {*SPLITS, None}
     if wrong:
-        raise CohortError(
-            f"{path}: {sorted(map(str, wrong))[0]!r} is no split. Restore the file from a copy of the run."
-        )
+        raise CohortError(f"{path}: {sorted(map(str, wrong))[0]!r} is no split. {mend}")
     return RecordedSplits(path, cases)
 
 

@@ -17,6 +17,7 @@ from glimpse.geometry import Extent
 from glimpse.modalities import Modality, find_modality
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.predicting.readings import CaseReading
+from glimpse.reading.calibration import calibrated, read_temperatures
 from glimpse.reading.lanes import Access
 from glimpse.reading.playing import compute_threads
 from glimpse.reading.readers import reader_named
@@ -94,6 +95,16 @@ class Agent:
 
     def __repr__(self) -> str:
         return f"Agent({str(self.folder)!r}: {self.policy.layout.outputs} outputs, {self.budget} glimpses)"
+
+    @cached_property
+    def temperature(self) -> float | None:
+        """What predictions are divided by (see `glimpse.reading.calibration`); None where the run is not calibrated.
+
+        Raises:
+            EvaluationError: the file of the run cannot be read.
+        """
+        found = read_temperatures(self.folder) if self.task.calibrates else {}
+        return found.get(self.policy.settings["agent"]["name"])
 
     @property
     def budget(self) -> int:
@@ -183,7 +194,7 @@ class Agent:
         with torch.random.fork_rng(devices), compute_threads(int(policy.settings["threads"])):
             torch.manual_seed(zlib.crc32(case.id.encode("utf-8", "surrogatepass")))
             (reading,) = reader.read([case], trace=True)
-        return CaseReading.of(reading, source, self.views)
+        return CaseReading.of(calibrated(reading, self.temperature), source, self.views)
 
 
 def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cpu", **changes: Any) -> Agent:

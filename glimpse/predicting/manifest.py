@@ -18,6 +18,7 @@ from typing import Any
 import glimpse
 from glimpse.atomic import write_atomically
 from glimpse.errors import EvaluationError
+from glimpse.reading.calibration import CALIBRATION_FILE
 from glimpse.runs.loading import CONFIG_FILE, POLICY_FILE
 
 MANIFEST = "manifest.json"
@@ -25,10 +26,11 @@ _PACKAGES = ("torch", "numpy", "openslide-python", "openslide-bin", "nibabel", "
 
 
 def model_facts(run: str | os.PathLike[str]) -> dict[str, str]:
-    """Returns where a model lies, and the SHA-256 of its parameters and of its settings."""
+    """Returns where a model lies, and the SHA-256 of its parameters, its settings and its temperatures, if any."""
     folder = Path(run)
+    names = (POLICY_FILE, CONFIG_FILE, *([CALIBRATION_FILE] if (folder / CALIBRATION_FILE).exists() else []))
     return {"run": os.path.abspath(folder)} | {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (POLICY_FILE, CONFIG_FILE)
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names
     }
 
 

@@ -20,16 +20,23 @@ from glimpse.contract.stepped_sources import ViewableCases
 from glimpse.errors import EvaluationError
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.pictures.episodes import scanpath_picture
+from glimpse.reading.calibration import CALIBRATION_FILE, Temperature, calibrated, fit, write_temperatures
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.readers import FULL_SCAN, READERS, PolicyReader, Reader, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
-from glimpse.report.tables import Row, summarise, table, value_of, write_predictions
+from glimpse.report.calibrating import draw_answers, measured, told
+from glimpse.report.tables import Row, further_table, summarise, table, value_of, write_predictions
 from glimpse.runs.file_names import file_names
 from glimpse.runs.folder import Run
 from glimpse.runs.loading import OVERVIEW_FILE, POLICY_FILE, load, save_policy
+from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import above_zero, at_least
 from glimpse.settings.progress import silent
+from glimpse.tasks import Task
 from glimpse.views import Views
+
+ReaderOn = Callable[[Access], Reader]
+"""Makes a reader of the cases that can be reached in a given way."""
 
 
 class Trained(Protocol):
@@ -69,6 +76,8 @@ class Report:
         readers: names of the readers to compare with the agent: any of `READERS`, and "full_scan".
         lanes: how many cases are read at once.
         pictures: how many scanpaths are drawn into the run folder.
+        calibrate: whether probabilities of classes are calibrated by a temperature for each reader, which is fitted on
+            the validation split (see `glimpse.reading.calibration`).
     """
 
     agent: str
@@ -80,6 +89,7 @@ class Report:
     readers: Sequence[str] = ("random", "grid", "overview", FULL_SCAN)
     lanes: int = 20
     pictures: int = 6
+    calibrate: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.readers, str) or not isinstance(self.readers, Sequence):
@@ -90,6 +100,7 @@ class Report:
             raise EvaluationError(f"Expected report.split of {', '.join(SPLITS)}, got {self.split!r}.")
         at_least("report.lanes", self.lanes, 1, whole=True)
         at_least("report.pictures", self.pictures, 0, whole=True)
+        check_kind("report.calibrate", self.calibrate, bool)
         self._check_overview(getattr(self.overview, "keywords", {}))
 
     def _check_overview(self, options: Mapping[str, Any]) -> None:
@@ -150,18 +161,40 @@ class Report:
         run, task = trained.run, trained.cases.task
         with run.timed("report"):
             looked = trained.viewable(self.split)
-            with closing(self.access(trained, looked, self.split)) as access:
-                readers = self._readers(trained, policy, cohort, access)
-                readings: dict[str, list[Reading]] = {reader.name: reader.read(looked.cases) for reader in readers}
-                rows = {reader: summarise(answers, task, seed=self.seed) for reader, answers in readings.items()}
+            raw: dict[str, list[Reading]] = {}
+            found: dict[str, Temperature] = {}
+            with closing(self.access(trained, looked, self.split)) as access, self._fitting(trained, cohort) as fitted:
+                for name, reader_on in self._readers(trained, policy, cohort):
+                    raw[name] = reader_on(access).read(looked.cases)
+                    found |= fitted(name, reader_on)
+                scale = {name: one.temperature for name, one in found.items()}
+                readings, rows = measured(raw, scale, task, self.seed)
                 run.tick("report")
-                metrics = self._metrics(run, rows)
-                write_predictions(run.folder / "predictions.csv", readings, task, self.split)
-                run.write_json("metrics.json", metrics)
-                print(f"\n{table(rows, headline=task.headline)}\n\nRun folder: {run.folder}")
+                metrics = self._write(run, readings, rows, found, task)
                 drawn = self.own_reader(policy, access).read(looked.cases[: self.pictures], trace=True)
-            _draw(drawn, run.folder / "scanpaths")  # last: numbers must not be lost with a picture
+            draw_answers(rows, run.folder)  # pictures last: numbers must not be lost with them
+            _draw([calibrated(reading, scale.get(self.agent)) for reading in drawn], run.folder / "scanpaths")
         run.logger.close()
+        return metrics
+
+    def _write(
+        self,
+        run: Run,
+        readings: Mapping[str, list[Reading]],
+        rows: dict[str, Row],
+        found: Mapping[str, Temperature],
+        task: Task,
+    ) -> dict[str, Any]:
+        """Writes predictions, temperatures and metrics, in this order, prints the tables, and returns the metrics."""
+        write_predictions(run.folder / "predictions.csv", readings, task, self.split)
+        if found:
+            write_temperatures(run.folder, found)
+        else:
+            (run.folder / CALIBRATION_FILE).unlink(missing_ok=True)  # of an earlier report
+        metrics = self._metrics(run, rows)
+        run.write_json("metrics.json", metrics)
+        texts = (table(rows, headline=task.headline), further_table(rows, task.further), told(found))
+        print("\n" + "\n\n".join([*filter(None, texts), f"Run folder: {run.folder}"]))
         return metrics
 
     def _metrics(self, run: Run, rows: dict[str, Row]) -> dict[str, Any]:
@@ -175,18 +208,36 @@ class Report:
         }
 
     # ------------------------------------------------------------------------------------------ readers
-    def _readers(self, trained: Trained, policy: GlimpsePolicy, cohort: Cohort, access: Access) -> Iterator[Reader]:
+    def _readers(self, trained: Trained, policy: GlimpsePolicy, cohort: Cohort) -> Iterator[tuple[str, ReaderOn]]:
         """Yields the agent and the other readers; each one is made, and trained if necessary, when its turn comes."""
         names = [self.agent, *(name for name in self.readers if name != self.agent)]
         for name in tqdm(names, desc="report", unit="reader", disable=silent(trained.progress)):
             if name == FULL_SCAN and trained.cases.stepped:
                 print("full_scan is left out: this environment is read through its steps, which show no whole tiling.")
             elif name == FULL_SCAN:
-                yield self._full_scan(trained, policy, cohort)
+                scan = self._full_scan(trained, policy, cohort)
+                yield name, functools.partial(_on_any, scan)
             elif name == "overview" and policy.overview_dropout == 1:
-                yield self._by_policy(name, self._overview(trained, cohort), access)
+                yield name, functools.partial(self._by_policy, name, self._overview(trained, cohort))
             else:
-                yield self._by_policy(name, policy, access)
+                yield name, functools.partial(self._by_policy, name, policy)
+
+    @contextlib.contextmanager
+    def _fitting(self, trained: Trained, cohort: Cohort) -> Iterator[Callable[[str, ReaderOn], dict[str, Temperature]]]:
+        """Yields a function that reads the validation split with a reader, and returns its temperature by its name."""
+        task, reason = trained.cases.task, ""
+        if self.split == "val":
+            reason = "the report is on the validation split, on which temperatures are fitted"
+        elif not len(cohort.split("val")):
+            reason = "the run has no validation split"
+        if not self.calibrate or not task.calibrates:
+            yield lambda name, reader_on: {}
+        elif reason:
+            yield lambda name, reader_on: {name: Temperature(None, reason=reason)}
+        else:
+            looked = trained.viewable("val")
+            with closing(self.access(trained, looked, "val")) as access:
+                yield lambda name, reader_on: {name: fit(reader_on(access).read(looked.cases), task)}
 
     def _by_policy(self, name: str, policy: GlimpsePolicy, access: Access) -> PolicyReader:
         return reader_named(manner_of(name), policy, access, self.max_glimpses, seed=self.seed, called=name)
@@ -253,6 +304,11 @@ def _score_of_overviews(access: Access, looked: ViewableCases, policy: GlimpsePo
     """Returns the score of a policy that answers from overviews; None where it is not defined."""
     readings = reader_named("overview", policy, access, 0).read(looked.cases)
     return value_of(summarise(readings, looked.task), "score")
+
+
+def _on_any(reader: Reader, access: Access) -> Reader:
+    """Returns a reader that reaches the pixels of all cases in the same way."""
+    return reader
 
 
 @contextlib.contextmanager

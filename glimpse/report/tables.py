@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,11 +31,17 @@ HIT_RATE = (
 _COST = ("glimpses", "% of foreground read", "s/case")
 
 
-def summarise(readings: Sequence[Reading], task: Task, seed: int = 0) -> Row:
+def summarise(readings: Sequence[Reading], task: Task, seed: int = 0, bootstrap: int = 1000) -> Row:
     """Returns one reader's row of `metrics.json`: the task's metrics with intervals, and its mean costs per case.
 
     Where cases have marks, the row also has "hit_rate": the share of a case's marks that were hit, averaged over the
-    cases with marks. Cases without a target are left out.
+    cases with marks. Cases without a target are left out. It has what the task tells beside metrics (`Task.details`).
+
+    Args:
+        readings: how each case was read.
+        task: what was predicted.
+        seed: seed of the bootstrap.
+        bootstrap: number of resamples; with 0, there are no intervals.
 
     Raises:
         ValueError: there are no readings, or no case has a target.
@@ -48,35 +53,29 @@ def summarise(readings: Sequence[Reading], task: Task, seed: int = 0) -> Row:
         raise ValueError(
             "no case has a target, so nothing can be measured. Write the predictions only, or add targets."
         )
-    metrics = task.metrics(
-        np.stack([reading.prediction for reading in readings]),
-        task.stack([reading.target for reading in readings]),
-        np.array([reading.patient for reading in readings]),
-        seed=seed,
-    )
+    predictions = np.stack([reading.prediction for reading in readings])
+    targets = task.stack([reading.target for reading in readings])
+    patients = np.array([reading.patient for reading in readings])
+    metrics = task.metrics(predictions, targets, patients, bootstrap=bootstrap, seed=seed)
     rated = [reading for reading in readings if reading.hit_rate is not None]
     if rated:
         metrics["hit_rate"] = _mean_hit_rate(rated, seed)
-    row: Row = {
-        name: {"value": _finite(found.value), "low": _finite(found.low), "high": _finite(found.high)}
-        for name, found in metrics.items()
-    }
-    return row | {
-        "glimpses": float(np.mean([reading.glimpses for reading in readings])),
-        "share_read": float(np.mean([reading.share_read for reading in readings])),
-        "seconds_per_case": float(np.mean([reading.seconds for reading in readings])),
-    }
+    row: Row = {name: found.record() for name, found in metrics.items()}
+    return (
+        row
+        | task.details(predictions.astype(np.float64), targets)
+        | {
+            "glimpses": float(np.mean([reading.glimpses for reading in readings])),
+            "share_read": float(np.mean([reading.share_read for reading in readings])),
+            "seconds_per_case": float(np.mean([reading.seconds for reading in readings])),
+        }
+    )
 
 
 def _mean_hit_rate(readings: Sequence[Reading], seed: int) -> Interval:
     rates = np.array([reading.hit_rate for reading in readings])
     weights = resampled_weights([reading.patient for reading in readings], 1000, seed)
     return interval(rates.mean(), weighted_mean(rates, weights))
-
-
-def _finite(value: float) -> float | None:
-    """Returns the value, or None where it is NaN, which JSON does not have (the AUC of a split with one class)."""
-    return float(value) if math.isfinite(value) else None
 
 
 def table(rows: Mapping[str, Row], caption: str = CAPTION, headline: Sequence[str] = ("auc", "accuracy")) -> str:
@@ -92,19 +91,49 @@ def table(rows: Mapping[str, Row], caption: str = CAPTION, headline: Sequence[st
     titles[:1] = [f"{title} (95 % interval)" for title in titles[:1]]
     header = ("reader", *titles, *(["% of marks hit"] if marked else []), *_COST)
     cells = [header, *(_cells(reader, row, headline, marked) for reader, row in rows.items())]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
-    lines = ["  ".join(_align(text, width, i) for i, (text, width) in enumerate(zip(line, widths, strict=True)))
-             for line in cells]  # fmt: skip
-    lines.insert(1, "-" * max(map(len, lines)))
+    lines = aligned(cells)
     text = " ".join([caption, *([FULL_SCAN_CAPTION] if FULL_SCAN in rows else []), *([HIT_RATE] if marked else [])])
-    return "\n".join([*_wrap(text, max(80, len(lines[1]))), "", *(line.rstrip() for line in lines)])
+    return "\n".join([*wrapped(text, max(80, len(lines[1]))), "", *(line.rstrip() for line in lines)])
+
+
+def further_table(rows: Mapping[str, Row], names: Sequence[str]) -> str:
+    """Returns a second table, of further metrics without their intervals; empty where there are none.
+
+    Args:
+        rows: one row per reader.
+        names: the metrics to show, usually `Task.further`.
+    """
+    if not names:
+        return ""
+    scaled = any("uncalibrated" in row for row in rows.values())
+    header = ["reader", *map(metric_title, names), *(["temperature"] if scaled else [])]
+    cells = [header]
+    for reader, row in rows.items():
+        before = row.get("uncalibrated") or {}
+        shown = [
+            _number(value_of(row, name), 3) + (f" ({_number(value_of(before, name), 3)})" if name in before else "")
+            for name in names
+        ]
+        cells.append([reader, *shown, *([_number(row.get("temperature"), 2)] if scaled else [])])
+    note = ["In brackets: without calibration by temperature.", ""] if scaled else []
+    return "\n".join([*note, *(line.rstrip() for line in aligned(cells))])
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the lines of a table: the first column flush left, the others flush right, a rule below the header."""
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    lines = [
+        "  ".join(_align(text, width, i) for i, (text, width) in enumerate(zip(line, widths, strict=True)))
+        for line in cells
+    ]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def _cells(reader: str, row: Row, headline: Sequence[str], marked: bool) -> tuple[str, ...]:
     hit = value_of(row, "hit_rate")
     return (
         reader,
-        *(_interval(row.get(name)) for name in headline[:1]),
+        *(interval_text(row.get(name)) for name in headline[:1]),
         *(_number(value_of(row, name), 3) for name in headline[1:]),
         *([_number(None if hit is None else 100 * hit, 1)] if marked else []),
         _number(row["glimpses"], 1),
@@ -116,24 +145,27 @@ def _cells(reader: str, row: Row, headline: Sequence[str], marked: bool) -> tupl
 def value_of(row: Row, name: str) -> float | None:
     """Returns the value of a metric in a row, or None where the row lacks the metric or its value is not defined."""
     entry = row.get(name)
-    return entry["value"] if isinstance(entry, Mapping) else None
+    return entry.get("value") if isinstance(entry, Mapping) else None
 
 
-def _interval(entry: Mapping[str, float | None] | None) -> str:
+def interval_text(entry: Mapping[str, float | None] | None, sign: str = "") -> str:
+    """Returns a value with its interval; `sign="+"` writes the sign of positive numbers, too."""
     if entry is None or entry["value"] is None:
         return "n/a"
-    return f"{_number(entry['value'], 3)} ({_number(entry['low'], 3)} to {_number(entry['high'], 3)})"
+    value, low, high = (_number(entry[name], 3, sign) for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "n/a" if value is None else f"{value:.{digits}f}"
+def _number(value: float | None, digits: int, sign: str = "") -> str:
+    return "n/a" if value is None else f"{value:{sign}.{digits}f}"
 
 
 def _align(text: str, width: int, column: int) -> str:
     return text.ljust(width) if column == 0 else text.rjust(width)
 
 
-def _wrap(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int) -> list[str]:
+    """Returns a text in lines of at most this many characters."""
     lines = [""]
     for word in text.split():
         if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
@@ -147,7 +179,8 @@ def write_predictions(
 ) -> None:
     """Writes every reader's answers as CSV, one line per reader and case.
 
-    The target is written as in the CSV of a cohort, and left empty where it is not known. The predictions fill the
+    Predictions have nine digits, so that metrics can be computed from the file (see `glimpse.report.answers`). The
+    target is written as in the CSV of a cohort, and left empty where it is not known. The predictions fill the
     columns `task.columns`, such as `p_<name>` for probabilities. There is a column `hit_rate` if any case has marks.
     """
     text = io.StringIO()
@@ -157,7 +190,7 @@ def write_predictions(
     writer.writerow(["reader", "split", "slide_id", "case_id", "target", *task.columns, *cost])
     for reader, answers in readings.items():
         for one in answers:
-            values = (f"{value:.6f}" for value in np.ravel(task.probabilities(one.prediction[None])[0]))
+            values = (f"{value:.9g}" for value in np.ravel(task.probabilities(one.prediction[None])[0]))
             spent = [one.glimpses, f"{one.share_read:.6f}", f"{one.seconds:.6f}"]
             spent += ["" if one.hit_rate is None else f"{one.hit_rate:.6f}"] if marked else []
             known = (one.id, one.patient, "" if one.target is None else task.write_target(one.target))

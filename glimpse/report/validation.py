@@ -38,7 +38,7 @@ def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
     def validate() -> Validated:
         cases = looked().cases
         readings = reader().read(cases)
-        row = summarise(readings, trained.cases.task, seed=report.seed)
+        row = summarise(readings, trained.cases.task, bootstrap=0)
         found = {name: value_of(row, name) for name in ("score", *row)}
         scores = {name: value for name, value in found.items() if value is not None} | {"glimpses": row["glimpses"]}
         watched = reader().read(

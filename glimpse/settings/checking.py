@@ -24,10 +24,11 @@ _OF_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 _SECTIONS: dict[Path, tuple[str, ...]] = {
     (): (
         "env", "network", "agent", "pretrain", "warm_up", "joint", "seed", "max_glimpses", "threads", "read_threads",
-        "device", "progress", "features_cache", "run", "resume", "save_seconds", "vector", "report",
+        "device", "progress", "features_cache", "run", "resume", "splits", "save_seconds", "vector",
+        "report",
     ),
     ("agent",): ("name", "algorithm"),
-    ("report",): ("split", "readers", "lanes", "pictures", "overview", "full_scan"),
+    ("report",): ("split", "readers", "lanes", "pictures", "calibrate", "overview", "full_scan"),
     ("pretrain", "augment"): (
         "turn", "quarter_turns", "tilt", "zoom", "shift", "flips", "strength", "stain", "stain_shift", "brightness",
         "gamma", "noise", "blur",

@@ -19,6 +19,10 @@ class Interval:
     low: float
     high: float
 
+    def record(self) -> dict[str, float | None]:
+        """Returns value, low and high as JSON has them: None where they are not defined."""
+        return {name: float(one) if math.isfinite(one) else None for name, one in vars(self).items()}
+
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
@@ -31,6 +35,8 @@ class Task(ABC):
         names: what each output means.
         metric_names: names of the metrics that `metrics` returns; "score" is always among them.
         headline: the metrics that tables show, with the most important one first.
+        further: the metrics that a second table shows.
+        calibrates: whether dividing predictions by one number, a temperature, changes only how sure answers are.
         target_shape: shape of one target in the array that `stack` returns.
     """
 
@@ -38,6 +44,8 @@ class Task(ABC):
     names: tuple[str, ...]
     metric_names: tuple[str, ...]
     headline: tuple[str, ...]
+    further: tuple[str, ...] = ()
+    calibrates: bool = False
     target_shape: tuple[int, ...] = ()
 
     def __eq__(self, other: object) -> bool:
@@ -59,10 +67,22 @@ class Task(ABC):
     ) -> Float[np.ndarray, "*batch"]:
         """Returns how good each prediction is: 1 is perfect, 0 is a blind guess, and no score is below -1."""
 
+    def weighing(self, targets: Sequence[Any]) -> dict[str, Any]:
+        """Returns options of this task that depend on the targets to learn from, as a section of settings has them."""
+        return {}
+
     # ------------------------------------------------------------------------------------------ reporting
     @abstractmethod
     def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
         """Converts raw predictions to probabilities, or to quantities in the units of the target."""
+
+    def predictions(self, probabilities: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
+        """Returns predictions that have these probabilities (or quantities): what `probabilities` undoes.
+
+        Raises:
+            NotImplementedError: the task does not say it; it cannot be measured from a table of answers then.
+        """
+        raise NotImplementedError(f"{type(self).__name__} lacks the method predictions().")
 
     @abstractmethod
     def weighted_metrics(
@@ -105,6 +125,12 @@ class Task(ABC):
         weights = np.concatenate([np.ones((1, len(targets))), resampled_weights(patients, bootstrap, seed)])
         measured = self.weighted_metrics(predictions, targets, weights)
         return {name: interval(values[0], values[1:]) for name, values in measured.items()}
+
+    def details(
+        self, predictions: Float[np.ndarray, "case output"], targets: Num[np.ndarray, "case *target"]
+    ) -> dict[str, Any]:
+        """Returns what JSON files tell beside metrics, such as the confusion matrix, by name."""
+        return {}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -197,11 +223,26 @@ def weighted_auc(
     With w_i the weight of case i and s_i its score: ``sum_ij w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / sum_ij w_i w_j``
     over positive i and negative j.
     """
+    return auc_of(*ranked(scores, positive, weights))
+
+
+def ranked(
+    scores: Float[np.ndarray, " case"],
+    positive: Bool[np.ndarray, " case"],
+    weights: Float[np.ndarray, "resample case"],
+) -> tuple[Float[np.ndarray, "resample rank"], Float[np.ndarray, "resample rank"]]:
+    """Returns for each different score, in ascending order, the weights of its positive and of its negative cases."""
     order = np.argsort(scores, kind="stable")
-    ranked, chosen = scores[order], positive[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # first indices of groups of equal scores
-    gains = np.add.reduceat(weights[:, order] * chosen, starts, axis=1)
-    losses = np.add.reduceat(weights[:, order] * ~chosen, starts, axis=1)
+    values, chosen = scores[order], positive[order]
+    starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])  # first indices of groups of equal scores
+    ordered = weights[:, order]
+    return np.add.reduceat(ordered * chosen, starts, axis=1), np.add.reduceat(ordered * ~chosen, starts, axis=1)
+
+
+def auc_of(
+    gains: Float[np.ndarray, "resample rank"], losses: Float[np.ndarray, "resample rank"]
+) -> Float[np.ndarray, " resample"]:
+    """Returns the area under the ROC curve from what `ranked` returns; NaN if a class is absent."""
     below = losses.cumsum(axis=1) - losses / 2
     return ratio((gains * below).sum(axis=1), gains.sum(axis=1) * losses.sum(axis=1))
 
@@ -218,7 +259,7 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=np.asarray(below) > 0)
 
 
-_WORDS = {"auc": "AUC", "f1": "F1", "mae": "MAE", "r2": "R2"}
+_WORDS = {"auc": "AUC", "f1": "F1", "mae": "MAE", "r2": "R2", "ece": "ECE", "brier": "Brier"}
 
 
 def metric_title(name: str) -> str:

@@ -11,10 +11,12 @@ from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
 from glimpse.tasks.base import Task, mean_of_defined, ratio, weighted_auc, weighted_mean
+from glimpse.tasks.measures import calibration_error
 from glimpse.tasks.names import expected_names, names_of, naming_option, numbered, parse_name
 
 NONE = ("none", "-")  # texts for the empty set; `write_target` uses the first
 _OTHER_SIGNS = ",|\t"  # which some programs write between labels
+_LEAST = 1e-12  # least probability that has a logit, and its distance from 1
 _COMMON = 3  # from so many cases on (one for each split), a set of labels is a stratum of its own
 
 
@@ -23,14 +25,16 @@ class MultiLabel(Task):
 
     A target is an int64 array (label,) of 0 and 1. The metrics are "auc" (mean over the labels that some cases have and
     others do not), "accuracy" (share of cases with all labels right, also called subset accuracy), "f1" (mean over the
-    labels that occur in targets or answers) and the mean "score".
+    labels that occur in targets or answers), "brier" and "ece" (Brier score and expected calibration error, means over
+    the labels) and the mean "score".
 
     Args:
         labels: the number of labels, or their names in order, texts or numbers.
     """
 
-    metric_names = ("auc", "accuracy", "f1", "score")
+    metric_names = ("auc", "accuracy", "f1", "brier", "ece", "score")
     headline = ("auc", "accuracy")
+    further = ("f1", "brier", "ece")
 
     def __init__(self, labels: int | Sequence[str | float]) -> None:
         names = names_of("labels", labels)
@@ -65,19 +69,26 @@ class MultiLabel(Task):
         """Returns the logistic function of each logit."""
         return np.exp(-np.logaddexp(0.0, -np.asarray(predictions)))
 
+    def predictions(self, probabilities: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
+        """Returns the logits of probabilities."""
+        inside = np.clip(probabilities, _LEAST, 1 - _LEAST)
+        return np.log(inside) - np.log1p(-inside)
+
     def weighted_metrics(
         self,
         predictions: Float[np.ndarray, "case output"],
         targets: Num[np.ndarray, "case output"],
         weights: Float[np.ndarray, "resample case"],
     ) -> dict[str, Float[np.ndarray, " resample"]]:
-        """Returns AUC, accuracy, F1 and mean score for each weighting; the class describes them."""
-        wanted, answered = targets == 1, predictions > 0
+        """Returns all metrics for each weighting; the class describes them."""
+        wanted, answered, sure = targets == 1, predictions > 0, self.probabilities(predictions)
         areas = [weighted_auc(predictions[:, k], wanted[:, k], weights) for k in range(self.outputs)]
         return {
             "auc": mean_of_defined(np.stack(areas)),
             "accuracy": weighted_mean((wanted == answered).all(axis=1), weights),
             "f1": _macro_f1(wanted, answered, weights),
+            "brier": weighted_mean(((sure - wanted) ** 2).mean(axis=1), weights),
+            "ece": np.mean([calibration_error(sure[:, k], wanted[:, k], weights) for k in range(self.outputs)], axis=0),
             "score": weighted_mean(self.score(predictions, targets), weights),
         }
 

@@ -45,6 +45,7 @@ class MultiTask(Task):
         self.target_shape = (self._numbers[-1].stop,)
         self.names = self._prefixed("names")
         self.metric_names = ("score", *self._prefixed("metric_names"))
+        self.further = self._prefixed("further")
         self.headline = tuple(f"{name}_{_main(task)}" for name, task in self.tasks.items())
 
     def __repr__(self) -> str:
@@ -69,6 +70,18 @@ class MultiTask(Task):
         predictions = np.asarray(predictions)
         parts = zip(self.tasks.values(), self._outputs, strict=True)
         return np.concatenate([task.probabilities(predictions[..., where]) for task, where in parts], axis=-1)
+
+    def predictions(self, probabilities: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
+        """Returns the predictions of all tasks side by side."""
+        probabilities = np.asarray(probabilities)
+        parts = zip(self.tasks.values(), self._outputs, strict=True)
+        return np.concatenate([task.predictions(probabilities[..., where]) for task, where in parts], axis=-1)
+
+    def weighing(self, targets: Sequence[Any]) -> dict[str, Any]:
+        """Returns the options of those tasks that have any, as the section `tasks` has them."""
+        each = [self._by_name(target) for target in targets]
+        found = {name: task.weighing([target[name] for target in each]) for name, task in self.tasks.items()}
+        return {"tasks": {name: options for name, options in found.items() if options}} if any(found.values()) else {}
 
     def weighted_metrics(
         self,
@@ -188,6 +201,14 @@ class MultiTask(Task):
             shape = tuple(target.shape[:-1]) + task.target_shape
             parts.append((task, (prediction[..., outputs], target[..., numbers].reshape(shape))))
         return parts
+
+    def details(
+        self, predictions: Float[np.ndarray, "case output"], targets: Num[np.ndarray, "case number"]
+    ) -> dict[str, Any]:
+        """Returns what each task tells, as "<task>_<name>"."""
+        both = zip(self.tasks, self._parts(predictions, targets), strict=True)
+        found = {name: task.details(*part) for name, (task, part) in both}
+        return {f"{name}_{key}": value for name, told in found.items() for key, value in told.items()}
 
     def _by_name(self, target: Any) -> Mapping[str, Any]:
         if not isinstance(target, Mapping):

@@ -62,6 +62,10 @@ class Regression(Task):
         """Returns the quantities in the target's units."""
         return self.mean + self.spread * np.asarray(predictions)
 
+    def predictions(self, probabilities: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
+        """Returns quantities in spreads from the mean."""
+        return (np.asarray(probabilities) - self.mean) / self.spread
+
     def weighted_metrics(
         self,
         predictions: Float[np.ndarray, "case output"],

@@ -25,11 +25,19 @@ FLOORS = (
     ("learning", "pictures"),
     ("report", "predicting"),
     ("inspecting",),
-    ("train", "evaluate", "predict", "check", "doctor", "__main__"),
+    ("train", "evaluate", "predict", "check", "compare", "doctor"),
+    ("cross_validate", "__main__"),
 )
-COMMANDS = {"train", "evaluate", "predict", "check", "doctor", "__main__", "__init__"}
+COMMANDS = {"train", "evaluate", "predict", "check", "cross_validate", "compare", "doctor", "__main__", "__init__"}
 VOCABULARY = {"geometry", "views", "spaces", "modalities", "plugins", "errors", "atomic"}
-MAINS = {"glimpse/train.py", "glimpse/evaluate.py", "glimpse/predict.py", "glimpse/check.py"}
+MAINS = {
+    "glimpse/cross_validate.py",
+    "glimpse/compare.py",
+    "glimpse/train.py",
+    "glimpse/evaluate.py",
+    "glimpse/predict.py",
+    "glimpse/check.py",
+}
 
 
 def name_of(file: Path) -> str:

@@ -157,7 +157,7 @@ def test_two_patients_without_splits_can_be_evaluated(copied: Path, slides: list
     ("splits", "option"), [("tttttttvvv", "report.split=val"), ("tttttttttt", "report.split=train")]
 )
 def test_an_empty_test_split_is_refused_before_training(
-    slides: list[Path], tmp_path: Path, splits: str, option: str
+    slides: list[Path], tmp_path: Path, splits: str, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cohort = write(tmp_path / "cohort.csv", slides[:10], splits)
     given = (*SHORT, f"env.cohort.path={cohort}", "env.task.classes=[benign,malignant]", f"run={tmp_path / 'r'}")
@@ -167,6 +167,7 @@ def test_an_empty_test_split_is_refused_before_training(
     if option == "report.split=val":
         metrics = train(composed(*given, option))
         assert metrics["split"] == "val"
+        assert "Not calibrated: the report is on the validation split" in capsys.readouterr().out
         assert [row["slide_id"] for row in table(tmp_path / "r" / "predictions.csv")] == [
             f"site {i % 2}/s{i}" for i in (7, 8, 9)
         ]

@@ -49,7 +49,7 @@ def test_a_saved_run_reads_with_any_number_of_glimpses(run: Path) -> None:
     assert list(result.rows) == ["ppo", "random", "grid", "overview"]
     assert result.rows["random"]["glimpses"] == 7 and result.rows["overview"]["glimpses"] == 0
     summary, answers = run / "evaluation-test-7.json", run / "predictions-test-7.csv"
-    assert result.files == (summary, answers)
+    assert result.files == (summary, answers, run / "calibration-test-7.png", run / "confusion-test-7.png")
     count = len(result.readings["ppo"])
     assert result.counted == (
         f"Read: {count} of the {result.of} cases of the cohort (split=test); split=all reads them all."

@@ -87,7 +87,7 @@ def test_learning_reading_and_reporting(name: str, tmp_path: Path) -> None:
     readings = {"ppo": read_by("policy", model.policy, environment(name), 2), "full_scan": scan.read(cases(name))}
     rows = {reader: summarise(answers, task) for reader, answers in readings.items()}
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
-    assert set(rows["ppo"]) == {*task.metric_names, "glimpses", "share_read", "seconds_per_case"}
+    assert {*task.metric_names, "glimpses", "share_read", "seconds_per_case"} <= set(rows["ppo"])
     assert "n/a" not in table({"ppo": rows["ppo"]}, headline=task.headline).split("\n\n")[1]
     write_predictions(tmp_path / "predictions.csv", readings, task, "test")
     with open(tmp_path / "predictions.csv", newline="") as file:

@@ -370,3 +370,31 @@ def test_the_option_that_names_the_labels_can_be_typed(task: Task, texts: list[s
         known = kind(override.value() if value.startswith("[") else int(value))
         words = [word.partition("a=")[2] or word for text in texts for word in text.split(";") if word[:2] != "b="]
         assert {known.write_target(known.parse_target(word)) for word in words} <= {*known.names, "none"}
+
+
+# ---------------------------------------------------------------------------------------------- class weights
+def test_class_weights_multiply_the_loss_and_nothing_else() -> None:
+    plain, weighted = Classification(["a", "b"]), Classification(["a", "b"], class_weights=[0.5, 3])
+    predictions, targets = np.array([[0.2, 1.0], [1.5, -0.3], [0.1, 0.4]]), np.array([0, 1, 1])
+    both = [task.loss(torch.from_numpy(predictions), torch.from_numpy(targets)) for task in (plain, weighted)]
+    torch.testing.assert_close(both[1], both[0] * torch.tensor([0.5, 3, 3], dtype=torch.float64))
+    np.testing.assert_array_equal(plain.score(predictions, targets), weighted.score(predictions, targets))
+    first, second = (task.metrics(predictions, targets, list("xyz"), bootstrap=10) for task in (plain, weighted))
+    assert str(first) == str(second) and plain != weighted
+
+
+def test_balanced_class_weights_follow_from_the_targets() -> None:
+    task = Classification(3, class_weights="balanced")
+    assert task.weighing([0, 0, 0, 1]) == {"class_weights": [pytest.approx(2 / 3, abs=1e-6), 2.0, 1.0]}
+    assert Classification(3).weighing([0, 0, 1]) == {} == Classification(2, class_weights=[1, 2]).weighing([0, 1])
+    several = MultiTask({"x": Classification(2, class_weights="balanced"), "y": Regression(0, 1)})
+    found = several.weighing([{"x": 0, "y": 1.0}, {"x": 1, "y": 1.0}, {"x": 1, "y": 1.0}])
+    assert found == {"tasks": {"x": {"class_weights": [1.5, 0.75]}}}
+    with pytest.raises(ValueError, match=r"class_weights=balanced has no numbers"):
+        task.loss(torch.zeros(1, 3), torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("weights", ["even", [1.0], [1, 0], [1, math.inf], [True, 1], 3])
+def test_impossible_class_weights_are_refused(weights: object) -> None:
+    with pytest.raises(Exception, match="class_weights"):  # beartype may be the first to say so
+        Classification(2, class_weights=weights)

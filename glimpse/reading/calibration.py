@@ -1,0 +1,124 @@
+"""Temperature scaling: makes answers as sure as they are right, by one number for each reader of a run.
+
+Predictions are divided by the temperature (Guo et al. 2017), which is fitted on the validation split. The answers stay
+what they are, and so does their order between two classes.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from glimpse.atomic import write_atomically
+from glimpse.errors import EvaluationError
+from glimpse.reading.records import Reading
+from glimpse.tasks import Task
+
+CALIBRATION_FILE = "calibration.json"
+_WIDEST = math.log(100.0)  # temperatures lie between 1 / 100 and 100
+_HALVINGS = 60
+
+AnyReading = TypeVar("AnyReading", bound=Reading)
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A temperature, and how it was found.
+
+    Attributes:
+        temperature: what predictions are divided by; None where it cannot be found.
+        cases: how many validation cases it was fitted on.
+        reason: why there is none; empty where there is one.
+    """
+
+    temperature: float | None
+    cases: int = 0
+    reason: str = ""
+
+
+def calibrated(reading: AnyReading, temperature: float | None) -> AnyReading:
+    """Returns a reading whose predictions are divided by a temperature; the reading itself where there is none."""
+    if temperature is None:
+        return reading
+    last, every = (np.asarray(part, np.float64) / temperature for part in (reading.prediction, reading.predictions))
+    return replace(reading, prediction=last, predictions=every)
+
+
+def fit(readings: Sequence[Reading], task: Task) -> Temperature:
+    """Finds the temperature of a reader from its readings of validation cases, whose targets are classes."""
+    known = [reading for reading in readings if reading.target is not None]
+    if len({int(reading.target) for reading in known}) < 2:
+        return Temperature(None, len(known), "the validation split has cases of one class only")
+    found = temperature_of(
+        np.stack([reading.prediction for reading in known]).astype(np.float64),
+        task.stack([reading.target for reading in known]),
+    )
+    return Temperature(found, len(known))
+
+
+def temperature_of(logits: Float[np.ndarray, "case classes"], targets: Int[np.ndarray, " case"]) -> float:
+    """Returns the temperature T for which ``softmax(logits / T)`` has the lowest cross-entropy.
+
+    Where answers are all right, any lower temperature would be better still. Hence the targets are those of Platt
+    (1999): with n_k cases of class k and K classes, a case of class k counts ``(n_k + 1) / (n_k + K)`` as one of it,
+    and ``1 / (n_k + K)`` as one of each other class. They differ from the true ones in small splits only.
+
+    The derivative of the cross-entropy by b = 1 / T is the mean of ``sum_k (p_k - t_k) z_k`` with logits z, targets t
+    and ``p = softmax(b z)``. It grows with b, so that bisection finds where it is 0.
+    """
+    classes = logits.shape[1]
+    counts = np.bincount(targets, minlength=classes)[targets][:, None]
+    wanted = (1.0 + counts * np.eye(classes)[targets]) / (counts + classes)
+
+    def slope(scale: float) -> float:
+        scaled = logits * scale
+        shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        return float(((shares - wanted) * logits).sum(axis=1).mean())
+
+    if not np.ptp(logits, axis=1).any():  # the same probability for all classes, whatever the temperature
+        return 1.0
+    low, high = -_WIDEST, _WIDEST
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(math.exp(middle)) < 0 else (low, middle)
+    return math.exp(-(low + high) / 2)
+
+
+# ---------------------------------------------------------------------------------------------- in the run folder
+def write_temperatures(run: Path, found: Mapping[str, Temperature], split: str = "val") -> None:
+    """Writes the temperatures of a run's readers, by their names, atomically.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    record = {"split": split, "readers": {name: asdict(one) for name, one in found.items()}}
+    write_atomically(run / CALIBRATION_FILE, json.dumps(record, indent=2) + "\n")
+
+
+def read_temperatures(run: Path) -> dict[str, float]:
+    """Reads the temperatures of a run's readers, by their names; empty where the run has none.
+
+    Raises:
+        EvaluationError: the file cannot be read, or holds no temperatures.
+    """
+    path = run / CALIBRATION_FILE
+    try:
+        record: Any = json.loads(path.read_text("utf-8"))
+        listed = {str(name): one["temperature"] for name, one in record["readers"].items()}
+        found = {name: float(value) for name, value in listed.items() if value is not None}
+        if not all(0 < value < math.inf for value in found.values()):
+            raise ValueError("expected temperatures above 0")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EvaluationError(
+            f"{path}: cannot be read as temperatures ({error}). Restore the file, or remove it: answers are not "
+            "calibrated then."
+        ) from error
+    return found

@@ -1,0 +1,146 @@
+"""Reads the answers of a run, of a cross-validation or of an evaluation from `predictions.csv` again."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from glimpse.errors import EvaluationError
+from glimpse.runs.loading import CONFIG_FILE, read_settings
+from glimpse.settings.building import build
+from glimpse.tasks import Classification, Task
+
+PREDICTIONS_FILE = "predictions.csv"
+_COLUMNS = ("reader", "slide_id", "case_id", "target")
+_SUM = 1e-4  # by which probabilities of classes may miss 1 in a table
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What one reader has answered.
+
+    Attributes:
+        reader: its name.
+        cases: the names of the cases, without those that have no target.
+        patients: the patient of each case.
+        targets: the target of each case, as tables write it.
+        predictions: the prediction of each case, in the form that the task uses.
+    """
+
+    reader: str
+    cases: tuple[str, ...]
+    patients: tuple[str, ...]
+    targets: tuple[str, ...]
+    predictions: Float[np.ndarray, "case output"]
+
+    def some(self, cases: Sequence[str]) -> "Answers":
+        """Returns the answers for some of the cases, in the order that is given."""
+        place = {name: index for index, name in enumerate(self.cases)}
+        rows = [place[name] for name in cases]
+        patients, targets = (tuple(values[row] for row in rows) for values in (self.patients, self.targets))
+        return Answers(self.reader, tuple(cases), patients, targets, self.predictions[rows])
+
+    def metrics(self, task: Task, seed: int = 0) -> dict[str, dict[str, float | None]]:
+        """Returns the metrics of these answers with intervals, as rows of `metrics.json` have them."""
+        found = task.metrics(self.predictions, self.stacked(task), self.patients, seed=seed)
+        return {name: one.record() for name, one in found.items()}
+
+    def stacked(self, task: Task) -> np.ndarray:
+        """Returns the targets as one array."""
+        return task.stack([task.parse_target(text) for text in self.targets])
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Reads a table of answers.
+
+    Raises:
+        EvaluationError: it cannot be read, or is no such table.
+    """
+    try:
+        table = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        rows = list(table)
+    except OSError as error:
+        raise EvaluationError(
+            f"{path}: cannot be read ({error.strerror}). Give a run that has ended, or its {PREDICTIONS_FILE}."
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise EvaluationError(f"{path}: cannot be read ({error}). Give the {PREDICTIONS_FILE} of a run.") from error
+    if missing := [name for name in _COLUMNS if name not in (table.fieldnames or ())]:
+        raise EvaluationError(
+            f"{path}: it lacks the column {missing[0]!r}. Give the {PREDICTIONS_FILE} of a run, with targets: that of "
+            "`glimpse predict` has none."
+        )
+    return rows
+
+
+def read_answers(path: Path, task: Task) -> dict[str, Answers]:
+    """Reads a table of answers, by the name of the reader. Cases without a target are left out.
+
+    Raises:
+        EvaluationError: the table cannot be read, or is not of this task; the message names the case.
+    """
+    of_reader: dict[str, list[dict[str, str]]] = {}
+    for row in read_rows(path):
+        if row["target"]:
+            of_reader.setdefault(row["reader"], []).append(row)
+    return {reader: _answers(path, reader, rows, task) for reader, rows in of_reader.items()}
+
+
+def _answers(path: Path, reader: str, rows: Sequence[Mapping[str, str]], task: Task) -> Answers:
+    cases = tuple(row["slide_id"] for row in rows)
+    if len(set(cases)) < len(cases):
+        twice = next(name for name in cases if cases.count(name) > 1)
+        raise EvaluationError(f"{path}: {reader} has answered {twice} several times. Leave one line for each case.")
+    probabilities = []
+    for row in rows:
+        try:
+            probabilities.append([float(row[name]) for name in task.columns])
+            task.parse_target(row["target"])
+        except KeyError as error:
+            raise EvaluationError(
+                f"{path}: it has no column {error}, so its answers are those of another task."
+            ) from error
+        except (TypeError, ValueError) as error:
+            raise EvaluationError(f"{path}: {row['slide_id']}: {error}.") from error
+    predictions = task.predictions(np.array(probabilities, np.float64))
+    patients, targets = (tuple(row[name] for row in rows) for name in ("case_id", "target"))
+    return Answers(reader, cases, patients, targets, predictions)
+
+
+def task_of(run: Path) -> Task | None:
+    """Returns the task of the run in a folder; None if there is no run, or its settings do not say it.
+
+    Raises:
+        CheckpointError: its settings cannot be read.
+    """
+    settings: Any = read_settings(run) if (run / CONFIG_FILE).exists() else None
+    section = settings and (settings["env"]["make"].get("task") or settings["env"].get("task"))
+    if not section:
+        return None
+    task: Task = build(section)
+    return task
+
+
+def task_in(path: Path) -> Task:
+    """Returns the task of a table of answers that belongs to no run: a classification, by its columns ``p_<class>``.
+
+    Raises:
+        EvaluationError: the table shows no probabilities of classes.
+    """
+    rows = read_rows(path)
+    names = [name.removeprefix("p_") for name in (rows[0] if rows else ()) if name and name.startswith("p_")]
+    try:
+        sums = [sum(float(row[f"p_{name}"]) for name in names) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(f"{path}: a probability is no number ({error}). Mend the table.") from error
+    if len(names) < 2 or any(abs(one - 1) > _SUM for one in sums):
+        raise EvaluationError(
+            f"{path}: without its run, only answers with classes can be compared, whose columns p_<class> add up to 1. "
+            "Give the run folder."
+        )
+    return Classification(names)

@@ -1,0 +1,81 @@
+"""Calibrates the answers of a report, measures them with and without it, and draws how sure they are."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from glimpse.atomic import replacing
+from glimpse.pictures.calibration import calibration_picture, confusion_picture
+from glimpse.reading.calibration import CALIBRATION_FILE, Temperature, calibrated
+from glimpse.reading.records import Reading
+from glimpse.report.tables import Row, summarise
+from glimpse.tasks import Task
+
+_COMPARED = ("brier", "ece", "score", "calibration")  # what calibration changes
+
+
+def measured(
+    readings: Mapping[str, Sequence[Reading]], temperatures: Mapping[str, float | None], task: Task, seed: int = 0
+) -> tuple[dict[str, list[Reading]], dict[str, Row]]:
+    """Returns calibrated readings and their rows of `metrics.json`, by the name of the reader.
+
+    Where a reader has a temperature, its row has it, and "uncalibrated": what it would be without.
+
+    Args:
+        readings: the readings of each reader, as they were read.
+        temperatures: the temperature of each reader; readers without one are not calibrated.
+        task: what was predicted.
+        seed: seed of the bootstrap.
+    """
+    found, rows = {}, {}
+    for name, raw in readings.items():
+        temperature = temperatures.get(name)
+        found[name] = [calibrated(reading, temperature) for reading in raw]
+        rows[name] = summarise(found[name], task, seed)
+        if task.calibrates:
+            rows[name] |= {"temperature": temperature}
+        if temperature is not None:
+            before = summarise(raw, task, seed)
+            rows[name] |= {"uncalibrated": {key: before[key] for key in _COMPARED}}
+    return found, rows
+
+
+def told(found: Mapping[str, Temperature]) -> str:
+    """Returns a sentence that says whether answers are calibrated, and why not; empty where nothing was to be."""
+    if not found:
+        return ""
+    without = {name: one.reason for name, one in found.items() if one.temperature is None}
+    if len(without) < len(found):
+        count = max(one.cases for one in found.values())
+        text = f"Calibrated: probabilities, by a temperature for each reader, fitted on {count} validation cases"
+        return f"{text} ({CALIBRATION_FILE})."
+    return f"Not calibrated: {next(iter(without.values()))}. A validation split makes it possible."
+
+
+def draw_answers(rows: Mapping[str, Row], folder: Path, suffix: str = "") -> list[Path]:
+    """Draws calibration and confusion of all readers into a folder; of tasks without classes, nothing is drawn.
+
+    Args:
+        rows: rows of `metrics.json`.
+        folder: where to write `calibration<suffix>.png` and `confusion<suffix>.png`.
+        suffix: what names of files have before the dot.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        WriteError: a picture cannot be written.
+    """
+    written = []
+    curves: dict[str, Any] = {name: row["calibration"] for name, row in rows.items() if "calibration" in row}
+    if curves:
+        before = {name: rows[name]["uncalibrated"]["calibration"] for name in curves if "uncalibrated" in rows[name]}
+        written.append(folder / f"calibration{suffix}.png")
+        with replacing(written[-1]) as unfinished:
+            calibration_picture(curves, before, unfinished)
+    matrices = {name: row["confusion"] for name, row in rows.items() if "confusion" in row}
+    if matrices:
+        written.append(folder / f"confusion{suffix}.png")
+        with replacing(written[-1]) as unfinished:
+            confusion_picture(matrices, unfinished)
+    return written
