@@ -22,6 +22,7 @@ from glimpse.predicting.outputs import Form, Outputs
 from glimpse.predicting.work import FAILED, PREDICTIONS, Done, Work
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import at_least, check_device, refuse_unknown
+from glimpse.settings.terminal import printable
 
 FAILED_CODE = 1  # the exit code where some cases failed; 2 is a mistake in the command
 
@@ -53,7 +54,10 @@ class Predicted:
         if done.elsewhere:
             who = ", ".join(sorted(set(done.elsewhere.values())))
             text += f" {len(done.elsewhere)} are being read by {who}."
-        return text
+        if done.others:
+            cases = f"{done.others} case{'s' if done.others > 1 else ''}"
+            text += f" The tables also hold {cases} of other inputs; give each input an output folder of its own."
+        return printable(text)
 
 
 def predict(
@@ -88,8 +92,8 @@ def predict(
         progress: whether to show a bar, on a terminal.
 
     Raises:
-        SettingsError, EvaluationError: an argument is impossible, there are no images, or the folder holds predictions
-            that were made otherwise.
+        SettingsError, EvaluationError: an argument is impossible, there are no images, two of them are called the same,
+            or the folder holds predictions that were made otherwise, or of other images under the same names.
         CheckpointError: there is no complete run.
         CohortError: a CSV has mistakes.
         WriteError: results cannot be written.

@@ -87,8 +87,3 @@ def of_error(error: BaseException, path: str, rule: str = UNREADABLE) -> Finding
         text = text.removeprefix(f"{name}: ")
     what, _, remedy = text.partition(". ")
     return Finding(rule, what.rstrip("."), remedy)
-
-
-def printable(text: str) -> str:
-    """Returns a text in one line that a terminal shows as it is: control characters are escaped."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)

@@ -17,7 +17,8 @@ from glimpse.errors import EvaluationError, SettingsError
 from glimpse.predict import predict
 from glimpse.predicting.cells import table_text
 from glimpse.runs.checkpoints import CheckpointError
-from tests.predictions import command, nested_slides, untrained_run, valid, write_slide
+from tests.geojson import valid
+from tests.predictions import command, nested_slides, untrained_run, write_slide
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ("experiment=smoke", "env.make.glimpse_size=64", "env.make.glimpse_extents=[64um]")
