@@ -56,7 +56,10 @@ def explored(share: float, strategy: st.SearchStrategy[Any], tried: Callable[[An
     def run(example: Any) -> None:
         outcome = tried(example)
         if outcome.fault:
-            faults.setdefault((outcome.fault[:70], outcome.where), []).append((example, outcome.fault))
+            found = faults.setdefault((outcome.fault[:70], outcome.where), [])
+            found.append((example, outcome.fault))
+            if len(found) == 1:
+                print(f"fault: {outcome.fault}\n   at {outcome.where}\n   such as {example!r}"[:1500], flush=True)
         read.append(not outcome.error)
 
     run()
