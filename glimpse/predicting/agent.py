@@ -105,6 +105,12 @@ class Agent:
             return int(self.policy.settings["max_glimpses"])
 
     @property
+    def threads(self) -> int:
+        """With how many threads the run computes; 0 for as many as PyTorch takes."""
+        with restored(self.folder):
+            return int(self.policy.settings["threads"])
+
+    @property
     def modality(self) -> Modality:
         """The kind of images that the run reads.
 
@@ -184,9 +190,7 @@ class Agent:
             )
         reader = reader_named("policy", policy, Access(self.views, self.task, lanes=1, threads=1), budget)
         devices = [policy.device] if policy.device.type == "cuda" else []
-        with restored(self.folder):
-            threads = int(policy.settings["threads"])
-        with torch.random.fork_rng(devices), compute_threads(threads):
+        with torch.random.fork_rng(devices), compute_threads(self.threads):
             torch.manual_seed(zlib.crc32(case.id.encode("utf-8", "surrogatepass")))
             (reading,) = reader.read([case], trace=True)
         return CaseReading.of(reading, source, self.views)

@@ -80,7 +80,7 @@ def test_the_same_tissue_is_read_alike_at_both_magnifications(run: Run, tmp_path
         sources = [agent.open(path) for path in paths.values()]
         for place in np.random.default_rng(0).uniform(-0.4, 0.4, (8, 2)):
             one, other = (agent.views.glimpse(source, place).astype(int) for source in sources)
-            assert np.abs(one - other).mean() < 2 and one.std() > 20
+            assert np.abs(one - other).mean() < 5 and one.std() > 20
     for one, other in zip(tables[0.5], tables[0.25], strict=True):
         for name in ("minx", "miny", "width", "height"):
             assert float(one[name]) * 0.5 == float(other[name]) * 0.25
