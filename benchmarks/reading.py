@@ -18,11 +18,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import QUICK, ROOT, Benchmark, Row, figure, parser, setting, table
+from benchmarks.common import ROOT, Benchmark, Row, figure, parser, setting, table
 from glimpse.synthetic.slides.recipe import embedded_cohort
 
 NAME = "reading"
 OF_RAW, OF_IMPORTS = 0.9, 1.5  # wanted: at least, at most
+SHORT = (
+    "warm_up.glimpses_per_case=8",
+    "warm_up.glimpses_per_patch=0",
+    "warm_up.batch=4",
+    "warm_up.steps=2",
+    "joint.updates=2",
+    "agent.algorithm.cases_per_rollout=2",
+    "agent.algorithm.rollouts_per_case=2",
+)
+"""A short training: how long a reading takes does not depend on what was learned."""
 IMPORTS = "import torch, stable_baselines3, openslide, matplotlib"
 READS = "import sys, glimpse; print(glimpse.load(sys.argv[1]).read(sys.argv[2]).answer)"
 
@@ -42,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = bench.options
     if given.quick:
         given.read_threads, given.lanes, given.steps, given.repeats = [1], 4, 4, 1
-    size, count = (1024, 12) if given.quick else (3072, 12)
+    size, count = (1024, 12) if given.quick else (3072, 6)
     cohort = embedded_cohort(bench.runs / "slides", count, size=size)
     for threads in given.read_threads:
         settings = {"what": "reads", "read_threads": threads, "lanes": given.lanes, "steps": given.steps}
@@ -69,7 +79,7 @@ def _reads(bench: Benchmark, cohort: Path, settings: Row) -> Row:
 
 
 def _start(bench: Benchmark, cohort: Path) -> Row:
-    trained = bench.train("start", ["env=wsi", *QUICK, setting("env.cohort.path", cohort), *bench.options.overrides])
+    trained = bench.train("start", ["env=wsi", *SHORT, setting("env.cohort.path", cohort), *bench.options.overrides])
     slide = next((cohort.parent / "slides").glob("*.svs"))
     commands = {
         "imports": [sys.executable, "-c", IMPORTS],

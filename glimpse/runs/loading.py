@@ -26,7 +26,7 @@ from glimpse.spaces import ActionLayout, observation_space
 from glimpse.views import Views
 
 _NO_PARTS = {*sys.stdlib_module_names, "hydra", "omegaconf", "numpy", "joblib", "cloudpickle", "dill"}
-_LOADS = re.compile(r"torch(?!\.nn\.)")  # torch.load and torch.hub among them
+_LOADS = re.compile(r"torch\.(?!nn\.)")  # torch.load and torch.hub among them
 _SAID = 500  # characters of an error that are repeated
 _NEWEST = "read_threads"  # a setting that only runs have whose cells lie in the middle of what they see
 POLICY_FILE, CONFIG_FILE = "policy.safetensors", "config.yaml"

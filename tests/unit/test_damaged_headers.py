@@ -19,6 +19,7 @@ from glimpse.inspecting.findings import MEMORY, of_error
 from glimpse.predict import predict
 from glimpse.predicting.agent import load
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
+from glimpse.runs.loading import read_settings
 from glimpse.sources import ImageReadError, open_source
 from glimpse.sources.base import ImageMemoryError, UnsupportedImageError, understood
 from tests.predictions import untrained_run, write_slide
@@ -98,6 +99,15 @@ def test_a_run_that_would_call_something_else_is_refused(run: Path, tmp_path: Pa
     (own / "config.yaml").write_text(OmegaConf.to_yaml(config))
     with pytest.raises(CheckpointError, match=rf"config\.yaml: it would call {re.escape(target)}, .*whom you trust"):
         load(own)
+
+
+@pytest.mark.parametrize("target", ["torch.nn.Identity", "torchvision.models.resnet18", "package.Net"])
+def test_networks_of_other_packages_may_be_part_of_a_run(run: Path, tmp_path: Path, target: str) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    config = OmegaConf.load(own / "config.yaml")
+    OmegaConf.update(config, "network.encoder.module", {"_target_": target}, force_add=True)
+    (own / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    assert (read_settings(own) or {})["network"]["encoder"]["module"] == {"_target_": target}
 
 
 @pytest.mark.parametrize(
