@@ -5,6 +5,7 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -298,6 +299,12 @@ def odd(*names: str) -> st.SearchStrategy[dict[str, Any]]:
     return st.dictionaries(st.sampled_from(names), st.sampled_from(ODD), min_size=1, max_size=3)
 
 
+def inside(folder: Path, work: Callable[[], Any]) -> None:
+    """Works in a folder: relative paths begin there."""
+    os.chdir(folder)
+    work()
+
+
 def test_options_of_predict(run: Path, tmp_path: Path) -> None:
     slide = write_slide(tmp_path / "s.svs")
     predict(run, slide, tmp_path / "out", max_glimpses=1)
@@ -305,7 +312,7 @@ def test_options_of_predict(run: Path, tmp_path: Path) -> None:
     def tried(example: dict[str, Any]) -> Outcome:
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         given = {"model": run, "input": slide, "output": tmp_path / "out", "max_glimpses": 1} | example
-        return attempt(lambda: predict(**given), tmp_path, reads=[run.parent, Path.cwd()])
+        return attempt(lambda: inside(tmp_path, lambda: predict(**given)), tmp_path, reads=[run.parent])
 
     names = ("model", "input", "output", "max_glimpses", "shard", "objects", "subtract_bounds", "gzip", "device")
     explored(0.05, odd(*names, "progress"), tried)
@@ -317,7 +324,7 @@ def test_options_of_check(tmp_path: Path) -> None:
     def tried(example: dict[str, Any]) -> Outcome:
         given = {"input": slide, "output": tmp_path / "out", "env": "wsi", "workers": 1, "estimate": False} | example
         given["timeout"] = 0.01 if given.get("timeout") is None else given["timeout"]  # options are of interest here
-        return attempt(lambda: check(**given), tmp_path, reads=[Path.cwd()], spawns=True)
+        return attempt(lambda: inside(tmp_path, lambda: check(**given)), tmp_path, spawns=True)
 
     names = ("input", "output", "env", "settings", "workers", "timeout", "gigabytes", "places", "seed", "thumbnail")
     explored(0.05, odd(*names, "estimate", "progress"), tried)
