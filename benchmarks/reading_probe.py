@@ -16,7 +16,6 @@ import openslide
 from glimpse.cohort import Cohort
 from glimpse.envs.modality import make_modality
 from glimpse.envs.vector import GlimpseVecEnv
-from glimpse.spaces import Action
 from glimpse.tasks import Classification
 from glimpse.views import Views
 
@@ -51,8 +50,7 @@ def _environment(envs: list[Any], places: np.ndarray, threads: int) -> tuple[flo
     seconds, shown = 0.0, []
     for step in places:
         answers = np.zeros((lanes, layout.outputs), np.float32)
-        parts = Action(step, np.zeros(lanes, bool), np.zeros(lanes, np.int64), answers)
-        packed, began = layout.pack(parts), time.perf_counter()
+        packed, began = layout.pack(step, np.zeros(lanes, bool), answers), time.perf_counter()
         observation = vector.step(packed)[0]
         seconds += time.perf_counter() - began
         shown.append(observation["glimpse"])
