@@ -327,4 +327,4 @@ def test_options_of_check(tmp_path: Path) -> None:
         return attempt(lambda: inside(tmp_path, lambda: check(**given)), tmp_path, spawns=True)
 
     names = ("input", "output", "env", "settings", "workers", "timeout", "gigabytes", "places", "seed", "thumbnail")
-    explored(0.05, odd(*names, "estimate", "progress"), tried)
+    explored(0.02, odd(*names, "estimate", "progress"), tried)
