@@ -115,7 +115,7 @@ def predict(
     facts = [model_facts(agent.folder) for agent in agents]
     checksums = [{name: value for name, value in one.items() if name != "run"} for one in facts]
     made = {"models": checksums, "max_glimpses": budgets, **asdict(form)}
-    given = {"model": [one["run"] for one in facts], "input": list(map(os.fspath, images))}
+    given = {"model": [one["run"] for one in facts], "input": [os.fspath(one) for one in images]}
     manifest = Manifest(folder, made, {**given, "max_glimpses": max_glimpses, **asdict(form), "device": device}, shard)
     manifest.check()
     outputs = Outputs(folder, form, digest_of(made), _names(agents))

@@ -70,10 +70,10 @@ def find_items(given: Sequence[str | os.PathLike[str]], modality: Modality, with
         else:
             found.append(Found(path, path.name))
     items = sorted(with_ids(found), key=lambda item: item.id)
-    for one, other in itertools.pairwise(items):
-        if one.id == other.id:
+    for item, other in itertools.pairwise(items):
+        if item.id == other.id:
             raise EvaluationError(
-                f"Two images are called {one.id!r}: {one.path} and {other.path}. Correct the column slide_id, so that "
+                f"Two images are called {item.id!r}: {item.path} and {other.path}. Correct the column slide_id, so that "
                 "every image has a name of its own, or predict them into folders of their own."
             )
     return items

@@ -110,8 +110,10 @@ class Outputs:
     def path_of_another(self, item: Item, name: str) -> str | None:
         """Returns the path of another image, still there, that was read under this name; None if there is none."""
         record = self.record(name)
-        path: str | None = None if record is None else record["path"]
-        if path is None or path == writable(str(item.path)) or not Path(path).exists():
+        if record is None:
+            return None
+        path = str(record["path"])
+        if path == writable(str(item.path)) or not Path(path).exists():
             return None  # the same image, or one that was moved, or that another machine calls otherwise
         try:
             return None if record["fingerprint"] == fingerprint(item.path) else path

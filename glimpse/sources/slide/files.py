@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import openslide
 import tifffile
@@ -146,7 +147,8 @@ def _tiff_directory(path: Path) -> _Directory | None:
                 for page in tiff.pages
                 for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)
             ]
-            tiles = [(page.tilewidth, page.tilelength) for page in tiff.pages if page.is_tiled]
+            pages: Any = tiff.pages
+            tiles = [(page.tilewidth, page.tilelength) for page in pages if page.is_tiled]
             largest = max(tiles, key=math.prod, default=(0, 0))
             return _Directory(max(ends, default=0), bool(tiff.pages.first.is_tiled), largest)
     except Exception:  # tifffile raises many kinds on dialects it does not know, and those may still be readable
