@@ -73,8 +73,8 @@ def find_items(given: Sequence[str | os.PathLike[str]], modality: Modality, with
     for item, other in itertools.pairwise(items):
         if item.id == other.id:
             raise EvaluationError(
-                f"Two images are called {item.id!r}: {item.path} and {other.path}. Correct the column slide_id, so that "
-                "every image has a name of its own, or predict them into folders of their own."
+                f"Two images are called {item.id!r}: {item.path} and {other.path}. Correct the column slide_id, so "
+                "that every image has a name of its own, or predict them into folders of their own."
             )
     return items
 
