@@ -16,7 +16,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from glimpse.errors import EvaluationError, SettingsError
+from glimpse.errors import EvaluationError
 from glimpse.inspecting.estimate import Estimate
 from glimpse.inspecting.estimate import estimate as estimate_of
 from glimpse.inspecting.findings import Finding
@@ -31,6 +31,7 @@ from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.composing import composed
 from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import above_zero, at_least, refuse_unknown
+from glimpse.settings.paths import folder_for, listed_paths
 from glimpse.settings.progress import silent
 
 FOUND_CODE = 1  # the exit code where something is wrong; 2 is a mistake in the command
@@ -126,7 +127,9 @@ def check(
     at_least("gigabytes", gigabytes, 0)
     check_kind("estimate", estimate, bool)
     check_kind("progress", progress, bool)
-    given = _listed(input)
+    check_kind("settings", settings, list[str])
+    check_kind("env", env, str | None)
+    given = listed_paths("input", input)
     folder = _folder(given[0], output)
     settings_of = _settings(tuple(settings))
     found = find_candidates(given, env, settings_of, folder)
@@ -143,19 +146,9 @@ def check(
     return Checked(folder, cases, tuple(found.tables), estimates, tuple(found.guessed))
 
 
-def _listed(given: Any) -> list[str | os.PathLike[str]]:
-    if isinstance(given, str | os.PathLike):
-        return [given]
-    if not isinstance(given, Sequence) or not given or not all(isinstance(one, str | os.PathLike) for one in given):
-        raise SettingsError(f"Expected input as a path or a list of paths, got {given!r}.")
-    return list(given)
-
-
 def _folder(first: str | os.PathLike[str], output: Any) -> Path:
-    if output is not None and not isinstance(output, str | os.PathLike):
-        raise SettingsError(f"Expected output as the path of a folder, got {output!r}.")
     name = Path(os.path.abspath(os.path.expanduser(first))).name or "all"
-    return Path(os.path.abspath(os.path.expanduser(output or os.path.join(_DEFAULT, name))))
+    return folder_for("output", os.path.join(_DEFAULT, name) if output is None else output)
 
 
 def _settings(typed: tuple[str, ...]) -> Callable[[str], Mapping[str, Any]]:

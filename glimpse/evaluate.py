@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from glimpse.atomic import write_atomically
 from glimpse.cohort import Case, Cohort
-from glimpse.cohort.preflight import PreflightError, check_sizes
+from glimpse.cohort.preflight import PreflightError, check_sizes, with_known_sizes
 from glimpse.cohort.recorded import read_splits
 from glimpse.cohort.splits import SPLITS
 from glimpse.contract.protocol import ProtocolError
@@ -178,7 +178,7 @@ def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str
     env = settings["env"]
     if split not in (*SPLITS, "all"):
         raise EvaluationError(f"Expected a split of {', '.join(SPLITS)} or all, got {split!r}.")
-    cohort = _cohort(env["cohort"], run, path, progress)
+    cohort = _cohort(env, run, path, progress)
     if split != "all" and cohort.unsplit:
         raise EvaluationError(f"{cohort.unsplit} Without splits, split=all reads all cases.")
     part = cohort if split == "all" else cohort.split(split)
@@ -206,8 +206,9 @@ def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str
     )
 
 
-def _cohort(settings: Mapping[str, Any], run: Path, path: str | Path | None, progress: bool) -> Cohort:
+def _cohort(env: Mapping[str, Any], run: Path, path: str | Path | None, progress: bool) -> Cohort:
     """Loads the run's cohort, or another one. What the run knows stays in the split that it had in training."""
+    settings = env["cohort"]
     own = settings.get("path")
     if path is None and own is not None and not Path(own).exists():
         raise EvaluationError(
@@ -217,6 +218,8 @@ def _cohort(settings: Mapping[str, Any], run: Path, path: str | Path | None, pro
     if "progress" in settings:  # images that are drawn have none
         changes["progress"] = progress
     cohort: Cohort = build(settings, **changes)
+    if settings.get("on_error") == "skip":
+        cohort = with_known_sizes(cohort, env["make"])
     recorded = read_splits(run)
     if recorded is None or not isinstance(cohort, Cohort):
         return cohort

@@ -21,7 +21,7 @@ Numbers: TypeAlias = np.ndarray | Sequence[Any] | float | int
 
 MILLIMETRES = {"um": 1e-3, "mm": 1.0}
 _VALUE = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµμ]*)\s*")
-_UNITS = {"": "px", "px": "px", "um": "um", "µm": "um", "μm": "um", "mm": "mm"}
+_UNITS = {"": "px", "px": "px", "um": "um", "µm": "um", "μm": "um", "mm": "mm", "mpp": "mpp"}
 
 
 class MissingSpacingError(UserError, ValueError):
@@ -106,7 +106,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class Extent:
-    """A field of view: one value for all axes or one per axis, in level-0 pixels ("px"), "um" or "mm"."""
+    """A field of view: one value for all axes or one per axis, in level-0 pixels ("px"), "um" or "mm".
+
+    In "mpp" it is the micrometres that a pixel of the glimpse spans; how wide that is depends on its size (see `at`).
+    """
 
     values: tuple[float, ...]
     unit: str = "px"
@@ -115,12 +118,12 @@ class Extent:
         object.__setattr__(self, "values", tuple(float(value) for value in self.values))
         if not self.values or not all(value > 0 and math.isfinite(value) for value in self.values):
             raise ValueError(f"an extent must be positive, got {self.values}. Write 128, '64um' or '30mm'.")
-        if self.unit not in ("px", *MILLIMETRES):
-            raise ValueError(f"the unit of an extent must be 'px', 'um' or 'mm', got {self.unit!r}.")
+        if self.unit not in ("px", "mpp", *MILLIMETRES):
+            raise ValueError(f"the unit of an extent must be 'px', 'um', 'mm' or 'mpp', got {self.unit!r}.")
 
     @classmethod
     def parse(cls, value: Any) -> Extent:
-        """Reads 128, "128", "64um", "30mm" or one such value per axis ([8, 64, 64], ["8mm", "64mm", "64mm"]).
+        """Reads 128, "128", "64um", "30mm", "0.5mpp" or one such per axis ([8, 64, 64], ["8mm", "64mm", "64mm"]).
 
         Raises:
             ValueError: the value is none of these, not positive, or mixes units.
@@ -136,13 +139,29 @@ class Extent:
             )
         return cls(tuple(number for number, _ in parsed), units.pop())
 
+    def at(self, size: Sequence[int]) -> Extent:
+        """The field of view of a glimpse of so many pixels per axis: in "um" where this one is in "mpp"; else itself.
+
+        Raises:
+            ValueError: the extent has another number of axes than the size.
+        """
+        if self.unit != "mpp":
+            return self
+        if len(self.values) not in (1, len(size)):
+            raise ValueError(f"the extent {self} has {len(self.values)} axes, a glimpse has {len(size)}.")
+        same = len(self.values) == 1 and len(set(size)) == 1
+        values = np.multiply(self.values, size[:1] if same else size)
+        return Extent(tuple(values.tolist()), "um")
+
     def to_pixels(self, frame: Frame) -> np.ndarray:
         """The extent in level-0 pixels of a frame, float64 (d,).
 
         Raises:
             MissingSpacingError: the extent is physical and the frame's spacing is unknown.
-            ValueError: the extent has another number of axes than the frame.
+            ValueError: the extent has another number of axes than the frame, or is in "mpp".
         """
+        if self.unit == "mpp":
+            raise ValueError(f"{frame.name}: how wide {self} is depends on the size of glimpses. Give a width, '64um'.")
         if len(self.values) not in (1, frame.ndim):
             raise ValueError(
                 f"{frame.name}: the extent {self} has {len(self.values)} axes, the image {frame.ndim}. "
@@ -164,8 +183,8 @@ def _parse_value(value: Any) -> tuple[float, str]:
     unit = _UNITS.get(match.group(2).lower()) if match else None
     if match is None or unit is None or isinstance(value, bool):
         raise ValueError(
-            f"cannot read the extent {value!r}: expected level-0 pixels (128) or a physical size ('64um', '30mm'), "
-            "or one such value per axis."
+            f"cannot read the extent {value!r}: expected level-0 pixels (128) or a physical size ('64um', '30mm'; "
+            "'0.5mpp' per pixel of the glimpse), or one such value per axis."
         )
     return float(match.group(1)), unit
 

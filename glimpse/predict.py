@@ -21,7 +21,10 @@ from glimpse.predicting.manifest import Manifest, digest_of, model_facts
 from glimpse.predicting.outputs import Form, Outputs
 from glimpse.predicting.work import FAILED, PREDICTIONS, Done, Work
 from glimpse.settings.command import in_one_line, run_command
+from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import at_least, check_device, refuse_unknown
+from glimpse.settings.paths import folder_for, listed_paths
+from glimpse.settings.terminal import printable
 
 FAILED_CODE = 1  # the exit code where some cases failed; 2 is a mistake in the command
 
@@ -53,7 +56,10 @@ class Predicted:
         if done.elsewhere:
             who = ", ".join(sorted(set(done.elsewhere.values())))
             text += f" {len(done.elsewhere)} are being read by {who}."
-        return text
+        if done.others:
+            cases = f"{done.others} case{'s' if done.others > 1 else ''}"
+            text += f" The tables also hold {cases} of other inputs; give each input an output folder of its own."
+        return printable(text)
 
 
 def predict(
@@ -88,38 +94,33 @@ def predict(
         progress: whether to show a bar, on a terminal.
 
     Raises:
-        SettingsError, EvaluationError: an argument is impossible, there are no images, or the folder holds predictions
-            that were made otherwise.
+        SettingsError, EvaluationError: an argument is impossible, there are no images, two of them are called the same,
+            or the folder holds predictions that were made otherwise, or of other images under the same names.
         CheckpointError: there is no complete run.
         CohortError: a CSV has mistakes.
         WriteError: results cannot be written.
     """
+    check_kind("objects", objects, str)
+    for name, value in (("subtract_bounds", subtract_bounds), ("gzip", gzip), ("progress", progress)):
+        check_kind(name, value, bool)
     part, form = _shard(shard), Form(objects, subtract_bounds, gzip)
     if max_glimpses is not None:
         at_least("max_glimpses", max_glimpses, 0, whole=True)
     check_device(device)
-    agents = [load(run, device=device) for run in _listed(model, "model")]
+    folder, runs, images = folder_for("output", output), listed_paths("model", model), listed_paths("input", input)
+    agents = [load(run, device=device) for run in runs]
     _check_together(agents)
-    folder = Path(os.path.abspath(os.path.expanduser(output)))
-    items = find_items(_listed(input, "input"), agents[0].modality, without=folder)
+    items = find_items(images, agents[0].modality, without=folder)
     budgets = [agent.budget if max_glimpses is None else int(max_glimpses) for agent in agents]
     facts = [model_facts(agent.folder) for agent in agents]
     checksums = [{name: value for name, value in one.items() if name != "run"} for one in facts]
     made = {"models": checksums, "max_glimpses": budgets, **asdict(form)}
-    given = {"model": [one["run"] for one in facts], "input": [os.fspath(one) for one in _listed(input, "input")]}
+    given = {"model": [one["run"] for one in facts], "input": [os.fspath(one) for one in images]}
     manifest = Manifest(folder, made, {**given, "max_glimpses": max_glimpses, **asdict(form), "device": device}, shard)
     manifest.check()
     outputs = Outputs(folder, form, digest_of(made), _names(agents))
     work = Work(agents, budgets, outputs, manifest, progress)
     return Predicted(folder, len(items[part[0] - 1 :: part[1]]), work.run(items, part))
-
-
-def _listed(given: Any, name: str) -> list[Any]:
-    if isinstance(given, str | os.PathLike):
-        return [given]
-    if not isinstance(given, Sequence) or not all(isinstance(one, str | os.PathLike) for one in given) or not given:
-        raise SettingsError(f"Expected {name} as a path or a list of paths, got {given!r}.")
-    return list(given)
 
 
 def _shard(text: Any) -> tuple[int, int]:
@@ -133,6 +134,9 @@ def _shard(text: Any) -> tuple[int, int]:
 
 
 def _check_together(agents: Sequence[Agent]) -> None:
+    """Finds out, before any image is read, whether all runs say how images are read, and predict the same."""
+    for one in agents:
+        one.modality, one.task, one.views, one.threads  # noqa: B018 - each says what is wrong with the run
     first = agents[0]
     for other in agents[1:]:
         if other.task != first.task or other.modality.name != first.modality.name:

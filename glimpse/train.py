@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.vec_env import VecEnv
 
 from glimpse.cohort import Cohort
-from glimpse.cohort.preflight import PreflightError, check_sizes
+from glimpse.cohort.preflight import PreflightError, check_sizes, with_known_sizes
 from glimpse.cohort.recorded import SPLITS_FILE, read_given_splits, read_splits
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
@@ -174,6 +174,8 @@ def _cohort(settings: Mapping[str, Any]) -> Cohort:
             "env.cohort.path=<path of its CSV>."
         )
     cohort: Cohort = build_setting("env.cohort", section)
+    if section.get("on_error") == "skip":
+        cohort = with_known_sizes(cohort, settings["env"]["make"])
     given = settings.get("splits")
     recorded = read_splits(resume) if resume else read_given_splits(given) if given else None
     return cohort if recorded is None else recorded.of_run(cohort)

@@ -44,7 +44,8 @@ class Views:
             raise ValueError(
                 f"overview_size {self.overview_size} and glimpse_size {self.glimpse_size} must have equally many axes."
             )
-        object.__setattr__(self, "glimpse_extents", tuple(Extent.parse(extent) for extent in self.glimpse_extents))
+        extents = tuple(Extent.parse(extent).at(self.glimpse_size) for extent in self.glimpse_extents)
+        object.__setattr__(self, "glimpse_extents", extents)
         if not self.glimpse_extents:
             raise ValueError("glimpse_extents is empty: give at least one field of view, e.g. (128,) or ('64um',).")
 

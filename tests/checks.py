@@ -36,10 +36,11 @@ def broken_tiles(path: Path) -> Path:
     return path
 
 
-def without_mpp(path: Path, seed: int, power: bool = False) -> Path:
+def without_mpp(path: Path, seed: int, power: bool = False, image: np.ndarray | None = None) -> Path:
     """A tiled image whose header states no size of a pixel; with `power`, an Aperio one with its objective's."""
-    pixels = np.full((512, 512, 3), 240, np.uint8)
-    pixels[128:384, 128:384] = np.random.default_rng(seed).integers(60, 200, (256, 256, 3)) // np.array([1, 2, 1])
+    pixels = np.full((512, 512, 3), 240, np.uint8) if image is None else image
+    if image is None:
+        pixels[128:384, 128:384] = np.random.default_rng(seed).integers(60, 200, (256, 256, 3)) // np.array([1, 2, 1])
     text = "Aperio Image Library v12.0.15 \r\n512x512 (64x64) JPEG/RGB Q=75" + ("|AppMag = 20" if power else "")
     tiled: dict[str, Any] = {"tile": (64, 64), "compression": "zlib", "photometric": "rgb", "metadata": None}
     with tifffile.TiffWriter(path) as tiff:

@@ -1,13 +1,9 @@
 """Runs that have learned nothing, and slides that are quick to write, for tests of predictions."""
 
-import itertools
-import math
 import subprocess
 import sys
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
@@ -19,6 +15,16 @@ from glimpse.runs.loading import build_policy, save_policy
 from glimpse.settings.composing import composed
 
 APERIO = "Aperio Image Library v12.0.15 \r\n{w}x{h} [0,0 {w}x{h}] (64x64) JPEG/RGB Q=75|AppMag = {power}|MPP = {mpp}"
+LEICA = (
+    '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"><collection {whole}>{images}'
+    "</collection></scn>"
+)
+LEICA_IMAGE = (
+    '<image><creationDate>2020-01-01T00:00:00Z</creationDate><device model="m" version="1"/><pixels sizeX="{w}" '
+    'sizeY="{h}">{pixels}</pixels><view {view}/><scanSettings><objectiveSettings><objective>{power}</objective>'
+    "</objectiveSettings><illuminationSettings><numericalAperture>0.4</numericalAperture><illuminationSource>brightfield"
+    "</illuminationSource></illuminationSettings></scanSettings></image>"
+)
 
 
 def untrained_run(folder: Path, *overrides: str, seed: int = 0) -> Path:
@@ -32,14 +38,21 @@ def untrained_run(folder: Path, *overrides: str, seed: int = 0) -> Path:
     return folder
 
 
-def write_slide(path: Path, seed: int = 0, side: int = 512, mpp: float = 0.5) -> Path:
-    """An Aperio slide of two levels, without loss: coloured tissue in the middle of glass."""
+def tissue_on_glass(seed: int = 0, side: int = 512, grain: int = 1) -> np.ndarray:
+    """The pixels of a slide: coloured tissue in the middle of glass, in grains of one colour."""
     rng = np.random.default_rng(seed)
     image = np.full((side, side, 3), 240, np.uint8)
-    quarter = side // 4
-    tissue = rng.integers(90, 200, (2 * quarter, 2 * quarter, 3), np.uint8)
+    quarter, grains = side // 4, side // 2 // grain
+    tissue = rng.integers(90, 200, (grains, grains, 3), np.uint8)
     tissue[..., 1] //= 2
-    image[quarter : 3 * quarter, quarter : 3 * quarter] = tissue
+    image[quarter : 3 * quarter, quarter : 3 * quarter] = tissue.repeat(grain, 0).repeat(grain, 1)
+    return image
+
+
+def write_slide(path: Path, seed: int = 0, side: int = 512, mpp: float = 0.5, image: np.ndarray | None = None) -> Path:
+    """An Aperio slide of two levels, without loss: of `tissue_on_glass`, or of an image."""
+    image = tissue_on_glass(seed, side) if image is None else image
+    side = len(image)
     small = image.reshape(side // 4, 4, side // 4, 4, 3).mean((1, 3)).round().astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tifffile.TiffWriter(path) as tiff:
@@ -49,6 +62,34 @@ def write_slide(path: Path, seed: int = 0, side: int = 512, mpp: float = 0.5) ->
         tiff.write(image, description=facts, **tiled)
         tiff.write(small, description="Aperio thumbnail", rowsperstrip=16, **options)
         tiff.write(small, description="Aperio level", **tiled)
+    return path
+
+
+def write_scn(path: Path, seed: int = 0, mpp: float = 0.5) -> Path:
+    """A Leica slide of 640 x 512 pixels, of which only 384 x 352 from (x 128, y 96) on were scanned: its bounds."""
+    rng, nanometres = np.random.default_rng(seed), round(mpp * 1000)
+    image = rng.integers(90, 200, (352, 384, 3), np.uint8)
+    small = image.reshape(88, 4, 96, 4, 3).mean((1, 3)).round().astype(np.uint8)
+    overview = np.full((128, 160, 3), 240, np.uint8)
+    entries = []
+    for ifds, (wide, high), (x, y), power in (([0], (640, 512), (0, 0), 1), ([1, 2], (384, 352), (128, 96), 20)):
+        sizes = [overview.shape[:2]] if power == 1 else [image.shape[:2], small.shape[:2]]
+        pixels = [
+            f'<dimension sizeX="{size[1]}" sizeY="{size[0]}" r="{r}" ifd="{ifd}"/>'
+            for r, (ifd, size) in enumerate(zip(ifds, sizes, strict=True))
+        ]
+        view = {"sizeX": wide, "sizeY": high, "offsetX": x, "offsetY": y}
+        place = " ".join(f'{name}="{value * nanometres}"' for name, value in view.items())
+        entries.append(
+            LEICA_IMAGE.format(w=sizes[0][1], h=sizes[0][0], pixels="".join(pixels), view=place, power=power)
+        )
+    whole = f'sizeX="{640 * nanometres}" sizeY="{512 * nanometres}"'
+    xml = LEICA.format(whole=whole, images="".join(entries))
+    options: dict[str, Any] = {"tile": (64, 64), "compression": "zlib", "photometric": "rgb", "metadata": None}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        for page, described in ((overview, {"description": xml}), (image, {}), (small, {})):
+            tiff.write(page, resolution=(1e4 / mpp,) * 2, resolutionunit=3, software=False, **described, **options)
     return path
 
 
@@ -79,22 +120,3 @@ def nested_slides(folder: Path) -> Path:
     (folder / "notes.txt").write_text("nothing")
     (folder / "b" / ".hidden.svs").write_text("nothing")
     return folder
-
-
-def valid(collection: Any) -> list[dict[str, Any]]:
-    """The features of a FeatureCollection of polygons; fails where RFC 7946 or QuPath would not take it."""
-    assert set(collection) == {"type", "features"} and collection["type"] == "FeatureCollection"
-    for feature in collection["features"]:
-        assert feature["type"] == "Feature" and uuid.UUID(feature["id"])
-        assert set(feature) == {"type", "id", "geometry", "properties"}
-        assert feature["geometry"]["type"] == "Polygon"
-        (ring,) = feature["geometry"]["coordinates"]
-        assert len(ring) >= 4 and ring[0] == ring[-1]
-        assert all(len(point) == 2 and all(math.isfinite(value) for value in point) for point in ring)
-        area = sum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring))
-        assert area > 0, "the outer ring runs counterclockwise"
-        told = feature["properties"]
-        assert told["objectType"] in ("annotation", "detection") and told["isLocked"] is True
-        assert told["classification"]["name"] and len(told["classification"]["color"]) == 3
-        assert all(math.isfinite(value) for value in told["measurements"].values())
-    return collection["features"]

@@ -5,10 +5,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import scipy  # whose parts are imported where they are used first: `scipy.ndimage` takes long
 import tifffile
 from jaxtyping import Bool, Float
 from PIL import Image
-from scipy import ndimage
 
 from glimpse.sources.base import ImageReadError, ImageSource, UnsupportedImageError, missing_file
 
@@ -45,8 +45,10 @@ def read_marks(path: Path, source: ImageSource) -> Float[np.ndarray, "mark 2 d"]
 
 def boxes(mask: Bool[np.ndarray, "*size"]) -> Float[np.ndarray, "mark 2 d"]:
     """Returns corners, in mask pixels, of boxes around its parts; pixels that touch at a corner are connected."""
-    parts, _ = ndimage.label(mask, np.ones((3,) * mask.ndim))
-    found = [[[side.start for side in part], [side.stop for side in part]] for part in ndimage.find_objects(parts)]
+    parts, _ = scipy.ndimage.label(mask, np.ones((3,) * mask.ndim))
+    found = [
+        [[side.start for side in part], [side.stop for side in part]] for part in scipy.ndimage.find_objects(parts)
+    ]
     return np.array(found, np.float64).reshape(-1, 2, mask.ndim)
 
 

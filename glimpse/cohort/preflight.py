@@ -1,14 +1,17 @@
 """Checks, before training begins, that the sizes of views fit the images of a cohort."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from tqdm import tqdm
 
-from glimpse.cohort import Case
+from glimpse.cohort import Case, Cohort
 from glimpse.errors import UserError
-from glimpse.geometry import CellGrid
+from glimpse.geometry import CellGrid, Extent
 from glimpse.settings.progress import silent
+from glimpse.sources.tolerant import unread
 from glimpse.views import Views
 
 _SHOWN = 2
@@ -19,6 +22,34 @@ _SETTINGS = (
 
 class PreflightError(UserError, ValueError):
     """The sizes that were asked for are impossible on these images."""
+
+
+def with_known_sizes(cohort: Cohort, make: Mapping[str, Any]) -> Cohort:
+    """Returns a cohort without the cases whose pixel size is not known, where fields of view are physical.
+
+    This is for cohorts with `on_error=skip`; a warning names each case, and they are listed when a command ends.
+
+    Args:
+        cohort: the cases of all splits; what is none is returned as it is.
+        make: the section `env.make` of the settings; its `glimpse_extents` say what sizes are needed.
+    """
+    given = make.get("glimpse_extents") or ()
+    listed = [given] if isinstance(given, str | int | float) else given
+    if not isinstance(cohort, Cohort) or all(Extent.parse(one).unit == "px" for one in listed):
+        return cohort
+    unknown = [case for case in cohort if case.source.spacing is None]
+    if not unknown or len(unknown) == len(cohort):  # where there is nothing left, `check_sizes` says what to do
+        return cohort
+    messages = []
+    for case in unknown:
+        messages.append(
+            f"{case.id}: {case.source.name}: the file does not state the size of a pixel, and glimpses are "
+            f"{', '.join(map(str, listed))} wide. Write the micrometres per pixel into the column mpp of the cohort."
+        )
+        warnings.warn(f"skipped {messages[-1]}", UserWarning, stacklevel=2)
+        unread.left_out(case.id, "the size of a pixel is not known")
+    left = [case for case in cohort if case.source.spacing is not None]
+    return Cohort(left, [*cohort.skipped, *messages], cohort.unsplit)
 
 
 def check_sizes(

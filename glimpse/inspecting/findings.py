@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from glimpse.errors import UserError
+from glimpse.sources.base import ImageMemoryError
 
 UNREADABLE, TILES, SPACING, SIZE, FOREGROUND = "unreadable", "tiles", "spacing", "size", "foreground"
 TARGET, LEAK, COPY, TABLE, MASK, KILLED, SLOW, MEMORY = (
@@ -81,14 +82,10 @@ def of_error(error: BaseException, path: str, rule: str = UNREADABLE) -> Finding
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError):
         return Finding(MEMORY, f"there is not enough memory for what the file says it holds ({text or 'no more said'})")
+    rule = MEMORY if isinstance(error, ImageMemoryError) else rule
     if not isinstance(error, UserError):
         return Finding(rule, f"{type(error).__name__}: {text.rstrip('.') or 'it says no more'}")
     for name in sorted({path, path.rpartition("/")[2]}, key=len, reverse=True):
         text = text.removeprefix(f"{name}: ")
     what, _, remedy = text.partition(". ")
     return Finding(rule, what.rstrip("."), remedy)
-
-
-def printable(text: str) -> str:
-    """Returns a text in one line that a terminal shows as it is: control characters are escaped."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)

@@ -10,11 +10,12 @@ from typing import Any
 
 from glimpse.atomic import write_atomically, write_bytes_atomically, write_error
 from glimpse.inspecting.estimate import Estimate
-from glimpse.inspecting.findings import RULES, Finding, printable
+from glimpse.inspecting.findings import RULES, Finding
 from glimpse.inspecting.inputs import Candidate
 from glimpse.inspecting.looking import Seen
 from glimpse.predicting.cells import table_text
 from glimpse.runs.file_names import file_names
+from glimpse.settings.terminal import printable
 
 FINDINGS, CASES, ESTIMATE, THUMBNAILS = "findings.csv", "cases.csv", "estimate.json", "thumbnails"
 _SHOWN = 40  # so many lines of the table are printed

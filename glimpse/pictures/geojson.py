@@ -25,13 +25,14 @@ def to_geojson(
     offset: Sequence[int] = (),
     objects: str = "annotation",
     name: str = "Look",
+    levels: int = 1,
     key: str = "",
 ) -> dict[str, Any]:
     """Returns the looks as a FeatureCollection of polygons in level-0 pixels (x, y), which QuPath imports.
 
     Each look is a locked object, with a classification (its level, where there are several), and as measurements its
-    order, its level, the answer after it, its gain and the locator's probability. Its uuid depends on what it is only,
-    so that the same reading gives the same file.
+    order, its level, the answer after it, its gain, the locator's probability and the size of a pixel as it was seen
+    (`spacing_x_um`). Its uuid depends on what it is only, so that the same reading gives the same file.
 
     Args:
         reading: a reading with a trace.
@@ -40,6 +41,8 @@ def to_geojson(
             slide with bounds from these on, so nothing is to be added for it.
         objects: the kind of QuPath's objects, "annotation" or "detection".
         name: the name of the classification.
+        levels: how many fields of view there are, used or not; where there are several, the classification tells them
+            apart.
         key: a text on which uuids depend, too, such as the checksum of the model.
 
     Raises:
@@ -51,9 +54,8 @@ def to_geojson(
     if ndim != 2:
         raise ValueError(f"{reading.id}: GeoJSON is for two-dimensional images, this one has {ndim} axes.")
     looks, colours = looks_of(reading, offset), order_colours(reading.glimpses)
-    several = len({look.level for look in looks}) > 1
     features = [
-        _feature(look, list(colour), objects, f"{name}: level {look.level}" if several else name, (key, reading.id))
+        _feature(look, list(colour), objects, f"{name}: level {look.level}" if levels > 1 else name, (key, reading.id))
         for look, colour in zip(looks, colours, strict=True)
     ]
     collection = {"type": "FeatureCollection", "features": features}
@@ -70,6 +72,7 @@ def _feature(
     measurements: dict[str, float] = {"order": look.order, "level": look.level, **look.answer, "gain": look.gain}
     if look.chance is not None:
         measurements["locator_probability"] = look.chance
+    measurements |= {f"spacing_{axis}_{look.unit}": size for axis, size in zip("yx", look.spacing, strict=True)}
     identity = json.dumps([*owner, look.order, look.level, ring])
     return {
         "type": "Feature",

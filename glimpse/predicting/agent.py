@@ -21,7 +21,7 @@ from glimpse.reading.calibration import calibrated, read_temperatures
 from glimpse.reading.lanes import Access
 from glimpse.reading.playing import compute_threads
 from glimpse.reading.readers import reader_named
-from glimpse.runs.loading import POLICY_FILE
+from glimpse.runs.loading import POLICY_FILE, restored
 from glimpse.runs.loading import load as load_policy
 from glimpse.settings.building import build
 from glimpse.settings.options import at_least
@@ -59,7 +59,9 @@ class Agent:
         section = self._make.get("task") or self.policy.settings["env"].get("task")
         if not isinstance(section, Mapping):
             raise self._unknown("task")
-        task: Task = build(section)
+        with restored(self.folder):
+            task: Task = build(section)
+            task.columns, task.outputs  # noqa: B018 - a class that is no task has none
         return task
 
     @cached_property
@@ -75,7 +77,8 @@ class Agent:
         space: Any = self.policy.observation_space
         overview, glimpse = (tuple(space[name].shape[1:]) for name in ("overview", "glimpse"))
         listed = extents if isinstance(extents, list) else [extents]
-        return Views(overview, glimpse, tuple(Extent.parse(one) for one in listed))
+        with restored(self.folder):
+            return Views(overview, glimpse, tuple(Extent.parse(one) for one in listed))
 
     @property
     def _make(self) -> Mapping[str, Any]:
@@ -109,7 +112,14 @@ class Agent:
     @property
     def budget(self) -> int:
         """How many glimpses the run was trained to read at most."""
-        return int(self.policy.settings["max_glimpses"])
+        with restored(self.folder):
+            return int(self.policy.settings["max_glimpses"])
+
+    @property
+    def threads(self) -> int:
+        """With how many threads the run computes; 0 for as many as PyTorch takes."""
+        with restored(self.folder):
+            return int(self.policy.settings["threads"])
 
     @property
     def modality(self) -> Modality:
@@ -191,7 +201,7 @@ class Agent:
             )
         reader = reader_named("policy", policy, Access(self.views, self.task, lanes=1, threads=1), budget)
         devices = [policy.device] if policy.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), compute_threads(int(policy.settings["threads"])):
+        with torch.random.fork_rng(devices), compute_threads(self.threads):
             torch.manual_seed(zlib.crc32(case.id.encode("utf-8", "surrogatepass")))
             (reading,) = reader.read([case], trace=True)
         return CaseReading.of(calibrated(reading, self.temperature), source, self.views)

@@ -1,5 +1,6 @@
 """Finds what is to be read: a folder with everything below it, a CSV, one file, or a list of these."""
 
+import itertools
 import os
 import unicodedata
 from collections import Counter
@@ -52,7 +53,8 @@ def find_items(given: Sequence[str | os.PathLike[str]], modality: Modality, with
         without: a folder that is left out, since results lie there.
 
     Raises:
-        EvaluationError: nothing is given, something is missing, or there are no images; the message says what is there.
+        EvaluationError: nothing is given, something is missing, two images have the same id, or there are no images;
+            the message says what is there.
         CohortError: a CSV has mistakes; all of them are listed.
     """
     if not given:
@@ -67,7 +69,14 @@ def find_items(given: Sequence[str | os.PathLike[str]], modality: Modality, with
             found += _in_csv(path, modality)
         else:
             found.append(Found(path, path.name))
-    return sorted(with_ids(found), key=lambda item: item.id)
+    items = sorted(with_ids(found), key=lambda item: item.id)
+    for item, other in itertools.pairwise(items):
+        if item.id == other.id:
+            raise EvaluationError(
+                f"Two images are called {item.id!r}: {item.path} and {other.path}. Correct the column slide_id, so "
+                "that every image has a name of its own, or predict them into folders of their own."
+            )
+    return items
 
 
 @dataclass(frozen=True)
@@ -125,12 +134,21 @@ def with_ids(found: Sequence[Found]) -> Iterator[Item]:
         lambda one: str(one.path),
         lambda one: f"{one.path} {one.options}",  # one of several images in a file
     ]
-    ids = [one.id or one.short for one in images]
+    ids = [_composed(one.id or one.short) for one in images]
     for way in longer:
         taken = Counter(ids)
-        ids = [name if one.id or taken[name] == 1 else way(one) for name, one in zip(ids, images, strict=True)]
+        longest = way is longer[-1]  # paths may differ in how their accents are written only
+        ids = [
+            name if one.id or taken[name] == 1 else way(one) if longest else _composed(way(one))
+            for name, one in zip(ids, images, strict=True)
+        ]
     for name, one in zip(ids, images, strict=True):
-        yield Item(unicodedata.normalize("NFC", name), one.path, one.options)
+        yield Item(name, one.path, one.options)
+
+
+def _composed(text: str) -> str:
+    """Returns a text with accents in one character each, as most systems write names."""
+    return unicodedata.normalize("NFC", text)
 
 
 # ---------------------------------------------------------------------------------------------- folders

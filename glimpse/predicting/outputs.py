@@ -107,6 +107,19 @@ class Outputs:
         except OSError:  # the image is gone, what was read of it stays
             return record["path"] == writable(str(item.path))
 
+    def path_of_another(self, item: Item, name: str) -> str | None:
+        """Returns the path of another image, still there, that was read under this name; None if there is none."""
+        record = self.record(name)
+        if record is None:
+            return None
+        path = str(record["path"])
+        if path == writable(str(item.path)) or not Path(path).exists():
+            return None  # the same image, or one that was moved, or that another machine calls otherwise
+        try:
+            return None if record["fingerprint"] == fingerprint(item.path) else path
+        except OSError:
+            return path
+
     def failed_since(self, name: str, moment: float) -> bool:
         """Tells whether a case has failed after a moment, by the clock of the file system."""
         try:

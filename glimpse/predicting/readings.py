@@ -15,7 +15,7 @@ from PIL import Image
 from glimpse.errors import MissingExtraError
 from glimpse.pictures.episodes import scanpath_picture
 from glimpse.pictures.geojson import to_geojson
-from glimpse.reading.looks import Look, looks_of, plain_number
+from glimpse.reading.looks import Look, looks_of, plain_number, spacing_text
 from glimpse.reading.records import Reading
 from glimpse.sources import ImageSource
 from glimpse.sources.volume.grid import VoxelGrid
@@ -34,8 +34,8 @@ class CaseReading(Reading):
         grid: of a volume, the grid of its file.
         spacing: size of a level-0 pixel per axis, as the agent took it; None where it is not known.
         unit: of the spacing, "um" or "mm".
-        glimpse_spacings: for each field of view the size of a pixel of a glimpse per axis, in `unit`; in level-0 pixels
-            where the spacing is not known.
+        glimpse_spacings: for each field of view the size of a pixel of a glimpse per axis, as it is shown, in `unit`;
+            in level-0 pixels where the spacing is not known.
     """
 
     offset: tuple[int, ...] = ()
@@ -47,7 +47,9 @@ class CaseReading(Reading):
     @classmethod
     def of(cls, reading: Reading, source: ImageSource, views: Views) -> "CaseReading":
         """Makes one of a reading with a trace, and of the source and the views with which it was read."""
-        per_pixel = views.extents(source) / np.array(views.glimpse_size) * np.array(source.spacing or (1.0,))
+        levels = range(len(views.glimpse_extents))
+        shown = np.stack([views.shown(source, (0.0,) * source.ndim, level) for level in levels])
+        per_pixel = (shown[:, 1] - shown[:, 0]) / views.glimpse_size * np.array(source.spacing or (1.0,))
         return cls(
             **{one.name: getattr(reading, one.name) for one in fields(Reading)},
             offset=tuple(source.offset),
@@ -108,22 +110,28 @@ class CaseReading(Reading):
             ValueError: the image is not two-dimensional.
         """
         offset = () if subtract_bounds else self.offset
-        return to_geojson(self, path, offset=offset, objects=objects, key=key, name=name)
+        return to_geojson(
+            self, path, offset=offset, objects=objects, key=key, name=name, levels=len(self.glimpse_spacings)
+        )
 
     def table(self) -> Table:
-        """Returns names of columns and one row per look: order, level, box, answer, gain, the locator's probability.
+        """Returns names of columns and one row per look: order, level, box, answer, gain, and how it was seen.
 
         Boxes of planes are `minx, miny, width, height` in level-0 pixels of the file. Those of volumes are in voxels
         (i, j, k) as the file stores them, followed by the centre in millimetres to the right, front and top (RAS).
+        The last columns are the locator's probability, and the size of a pixel as it was seen, with its unit.
         """
         looks = self.looks
         names, boxes = self._boxes(looks)
         columns = list(self.traced.task.columns)
         rows = [
-            [look.order, look.level, *box, *(look.answer[name] for name in columns), look.gain, look.chance]
+            [
+                *(look.order, look.level, *box, *(look.answer[name] for name in columns)),
+                *(look.gain, look.chance, spacing_text(look.spacing), look.unit),
+            ]
             for look, box in zip(looks, boxes, strict=True)
         ]
-        return ["order", "level", *names, *columns, "gain", "locator_probability"], rows
+        return ["order", "level", *names, *columns, "gain", "locator_probability", "spacing", "unit"], rows
 
     def _boxes(self, looks: Sequence[Look]) -> tuple[list[str], list[list[int | float]]]:
         """Returns the names of the columns in which a box is written, and the numbers of each look."""

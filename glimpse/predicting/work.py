@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from glimpse.atomic import WriteError, write_atomically
 from glimpse.cohort.fingerprints import fingerprint
+from glimpse.errors import EvaluationError
 from glimpse.pictures.drawing import through_the_middle
 from glimpse.predicting.agent import Agent
 from glimpse.predicting.cells import table_text, writable
@@ -20,9 +21,11 @@ from glimpse.predicting.claims import Claims
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.manifest import MANIFEST, Manifest
 from glimpse.predicting.outputs import Outputs
+from glimpse.reading.looks import spacing_text
 from glimpse.runs.file_names import file_names
 from glimpse.runs.stopping import Stopping
 from glimpse.settings.progress import silent
+from glimpse.settings.terminal import printable
 from glimpse.sources.tolerant import TolerantSource
 
 PREDICTIONS, FAILED = "predictions.csv", "failures.csv"
@@ -40,12 +43,14 @@ class Done:
         failed: the ids of the cases that failed.
         known: how many cases had been read before.
         elsewhere: who reads other cases now, by their ids.
+        others: how many cases of other inputs the output folder holds.
     """
 
     read: int = 0
     failed: list[str] = field(default_factory=list)
     known: int = 0
     elsewhere: dict[str, str] = field(default_factory=dict)
+    others: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -86,10 +91,12 @@ class Work:
             shard: which part, and of how many.
 
         Raises:
+            EvaluationError: the folder holds results of other images under the same names.
             WriteError: results cannot be written.
             KeyboardInterrupt, SystemExit: it was asked to stop; the tables hold all that was read.
         """
         names = file_names([item.id for item in items])
+        self._check_same_images(items, names)
         own = list(zip(items, names, strict=True))[shard[0] - 1 :: shard[1]]
         stopping = Stopping()
         message = "glimpse: stopping after this case; the same command goes on from there. (Once more stops at once.)"
@@ -102,9 +109,26 @@ class Work:
         finally:
             self.manifest.end()
             self._tidy()
+        ids = {writable(item.id) for item in items}
+        self.done.others = sum(record["slide_id"] not in ids for record in self.outputs.records())
         if stopping.asked is not None:
             stopping.stop()
         return self.done
+
+    def _check_same_images(self, items: Sequence[Item], names: Sequence[str]) -> None:
+        """Refuses images that would take the place of others, which the folder calls by the same names."""
+        other = [
+            (item, before)
+            for item, name in zip(items, names, strict=True)
+            if (before := self.outputs.path_of_another(item, name)) is not None
+        ]
+        if other:
+            item, before = other[0]
+            more = f", and {len(other) - 1} more" if len(other) > 1 else ""
+            raise EvaluationError(
+                f"{self.outputs.folder}: this folder holds results of other images under the same names ({item.id!r} "
+                f"is {before} there, and {item.path} now{more}). Give each input an output folder of its own."
+            )
 
     def _tidy(self) -> None:
         """Removes what was left behind, and writes the tables."""
@@ -161,7 +185,7 @@ class Work:
         except Exception as error:
             record = self.outputs.write_failure(item, name, error, self._thumbnail(item))
             self.done.failed.append(item.id)
-            tqdm.write(f"glimpse: failed: {record['slide_id']}: {record['reason']}", file=sys.stderr)
+            tqdm.write(printable(f"glimpse: failed: {record['slide_id']}: {record['reason']}"), file=sys.stderr)
         else:
             self.done.read += 1
 
@@ -212,13 +236,15 @@ def predictions_table(records: Sequence[dict[str, Any]], columns: Sequence[str])
     """
     several = any("spread" in one for one in records)
     spread = [f"sd_{column}" for column in columns] if several else []
-    header = ["slide_id", "path", "answer", *columns, *spread, "glimpses", "share_read", "spacing", "unit", "file"]
+    header = ["slide_id", "path", "answer", *columns, *spread, "glimpses", "share_read"]
+    header += ["spacing", "unit", "glimpse_spacing", "file"]
     rows = []
     for one in records:
         of_models = [one.get("spread", {}).get(column) for column in columns] if several else []
-        spacing = None if one["spacing"] is None else " x ".join(f"{value:g}" for value in one["spacing"])
+        spacing = None if one["spacing"] is None else spacing_text(one["spacing"])
+        seen = "; ".join(map(spacing_text, one["glimpse_spacings"]))
         answers = [one["probabilities"].get(column) for column in columns]
-        looked = [one["glimpses"], float(one["share_read"]), spacing, one["unit"], one["file"]]
+        looked = [one["glimpses"], float(one["share_read"]), spacing, one["unit"], seen, one["file"]]
         rows.append([one["slide_id"], one["path"], one["answer"], *answers, *of_models, *looked])
     return table_text(header, rows)
 

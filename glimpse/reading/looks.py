@@ -22,6 +22,8 @@ class Look:
         answer: the probabilities (or quantities) after it, by the name of their column.
         gain: how much nearer it has brought the answer to the last one (see `Reading.gains`).
         chance: the probability with which the locator chose its place; None where it is not known.
+        spacing: the size of a pixel as it was seen, per axis in `unit`.
+        unit: "um" or "mm"; "px", level-0 pixels, where the spacing of the image is not known.
     """
 
     order: int
@@ -31,6 +33,8 @@ class Look:
     answer: dict[str, float]
     gain: float
     chance: float | None
+    spacing: tuple[float, ...]
+    unit: str
 
     @property
     def size(self) -> tuple[float, ...]:
@@ -50,6 +54,7 @@ def looks_of(reading: Reading, offset: Sequence[int] = ()) -> list[Look]:
     """
     trace, gains, after = reading.traced, reading.gains, reading.probabilities[1:]
     boxes = reading.boxes + np.asarray(offset or (0,) * reading.scanpath.shape[1], np.float64)
+    spacings = (boxes[:, 1] - boxes[:, 0]) / trace.glimpses.shape[2:] * np.asarray(trace.frame.spacing or 1.0)
     return [
         Look(
             order=index + 1,
@@ -59,6 +64,8 @@ def looks_of(reading: Reading, offset: Sequence[int] = ()) -> list[Look]:
             answer=dict(zip(trace.task.columns, _rounded(after[index]), strict=True)),
             gain=round(float(gains[index]), DIGITS),
             chance=None if trace.chances is None else round(float(trace.chances[index]), DIGITS),
+            spacing=tuple(_rounded(spacings[index])),
+            unit=trace.frame.unit or "px",
         )
         for index in range(reading.glimpses)
     ]
@@ -66,6 +73,11 @@ def looks_of(reading: Reading, offset: Sequence[int] = ()) -> list[Look]:
 
 def _rounded(values: np.ndarray) -> list[float]:
     return [round(float(value), DIGITS) for value in values]
+
+
+def spacing_text(spacing: Sequence[float]) -> str:
+    """Returns the size of a pixel as tables have it, such as "0.5 x 0.5"."""
+    return " x ".join(f"{value:g}" for value in spacing)
 
 
 def plain_number(value: float) -> int | float:

@@ -1,7 +1,10 @@
 """Saves a policy to a run folder, and loads it again without unpickling anything."""
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from glimpse.cohort import Case
-from glimpse.errors import SettingsError
+from glimpse.errors import SettingsError, UserError
 from glimpse.geometry import Extent
 from glimpse.networks.feature_store import FeatureStore
 from glimpse.networks.policy import GlimpsePolicy
@@ -22,9 +25,31 @@ from glimpse.settings.options import at_least
 from glimpse.spaces import ActionLayout, observation_space
 from glimpse.views import Views
 
+_NO_PARTS = {*sys.stdlib_module_names, "hydra", "omegaconf", "numpy", "joblib", "cloudpickle", "dill"}
+_LOADS = re.compile(r"torch\.(?!nn\.)")  # torch.load and torch.hub among them
+_SAID = 500  # characters of an error that are repeated
 _NEWEST = "read_threads"  # a setting that only runs have whose cells lie in the middle of what they see
 POLICY_FILE, CONFIG_FILE = "policy.safetensors", "config.yaml"
 OVERVIEW_FILE = "checkpoints/overview.safetensors"  # a separate network that answers from overviews alone
+
+
+@contextmanager
+def restored(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns whatever goes wrong inside, where a run folder is damaged, into an error that names the folder.
+
+    Raises:
+        CheckpointError: the settings or parameters of the run make no sense.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:_SAID].removesuffix(".")
+        raise CheckpointError(
+            f"{folder}: its {CONFIG_FILE} and {POLICY_FILE} do not make a network that reads images ({said}). Restore "
+            "both files from a copy of the run."
+        ) from error
 
 
 def build_policy(network: Any, observation_space: spaces.Dict, layout: ActionLayout, **changes: Any) -> GlimpsePolicy:
@@ -119,16 +144,17 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
             f"{folder}: not a run folder (it has no {CONFIG_FILE}). Give the folder that training wrote."
         )
     checkpoint = Checkpoint.load(folder / file)
-    layout = ActionLayout(**checkpoint.meta["layout"])
-    space = _space(checkpoint.meta["observation"], layout.ndim, layout.zooms)
-    try:
-        policy = build_policy(_with_own_weights(settings["network"]), space, layout, **changes)
-    except ImportError as error:
-        raise CheckpointError(
-            f"{folder}: its network cannot be built ({' '.join(str(error).split())}). Install what it was trained "
-            "with, or put the folder of your own module into PYTHONPATH."
-        ) from error
-    checkpoint.restore_module("policy", policy)
+    with restored(folder):
+        layout = ActionLayout(**checkpoint.meta["layout"])
+        space = _space(checkpoint.meta["observation"], layout.ndim, layout.zooms)
+        try:
+            policy = build_policy(_with_own_weights(settings["network"]), space, layout, **changes)
+        except ImportError as error:
+            raise CheckpointError(
+                f"{folder}: its network cannot be built ({' '.join(str(error).split())}). Install what it was trained "
+                "with, or put the folder of your own module into PYTHONPATH."
+            ) from error
+        checkpoint.restore_module("policy", policy)
     policy.settings = settings
     policy.set_training_mode(False)
     return policy.to(device)
@@ -159,17 +185,34 @@ def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}). Allow this user to read the run folder."
         ) from error
-    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())}). Restore the file.") from error
     env = settings.get("env") if isinstance(settings, dict) else None
-    if not isinstance(env, dict) or not {"make", "cohort"} <= env.keys():
+    if not isinstance(env, dict) or not {"make", "cohort"} <= env.keys() or not isinstance(env["make"], dict):
         raise CheckpointError(f"{path}: these are not the settings of a run. Restore the file.")
     if _NEWEST not in settings:
         raise CheckpointError(
             f"{folder}: an earlier version of glimpse trained this run. The cells of its network lie beside what they "
             "see, so it cannot be used any more. Train anew with run=<another folder>."
         )
+    _check_targets(settings, path)
     return settings
+
+
+def _check_targets(section: Any, path: Path) -> None:
+    """Refuses settings that would call what is no part of any run, such as a command of the system.
+
+    Raises:
+        CheckpointError: the message names the call.
+    """
+    for name, part in section.items() if isinstance(section, dict) else enumerate(section):
+        if isinstance(part, dict | list):
+            _check_targets(part, path)
+        elif name == "_target_" and (str(part).partition(".")[0] in _NO_PARTS or _LOADS.match(str(part))):
+            raise CheckpointError(
+                f"{path}: it would call {part}, of which no run is made. Restore the file, and load only runs from "
+                "people whom you trust."
+            )
 
 
 def overview_network(run: Path, policy: GlimpsePolicy) -> GlimpsePolicy | None:

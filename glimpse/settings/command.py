@@ -19,6 +19,7 @@ from glimpse.errors import REMEDIES, UserError
 from glimpse.plugins import load_plugins
 from glimpse.settings.nearest import no_such_setting, suggestion
 from glimpse.settings.quoting import typed
+from glimpse.settings.terminal import printable, printable_lines
 
 EXIT_CODE = 2
 
@@ -53,7 +54,7 @@ def warnings_in_one_line() -> Iterator[None]:
     ) -> str:
         own = any(Path(filename).is_relative_to(folder) for folder in glimpse.__path__)
         if own and issubclass(category, UserWarning):
-            return f"glimpse: warning: {message}\n"
+            return f"glimpse: warning: {printable(str(message))}\n"
         return before(message, category, filename, lineno, line)
 
     warnings.formatwarning = written
@@ -97,7 +98,7 @@ def run_command(main: Callable[[], Any]) -> None:
 
 
 def _end(message: str) -> None:
-    print(f"glimpse: {message}", file=sys.stderr)
+    print(f"glimpse: {printable_lines(message)}", file=sys.stderr)
     sys.exit(EXIT_CODE)
 
 

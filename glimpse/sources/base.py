@@ -4,7 +4,8 @@ import math
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +30,36 @@ class ImageReadError(UserError, OSError):
 
 class RegionReadError(ImageReadError):
     """A part of an image is damaged; other parts may still be read."""
+
+
+class ImageMemoryError(ImageReadError):
+    """A file says that it holds more than fits into memory."""
+
+
+@contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Turns whatever a library raises inside, on a damaged file, into an error that names the file and the remedy.
+
+    Libraries raise errors of any kind where a header makes no sense, so their list would never be complete.
+
+    Raises:
+        ImageReadError: the file is damaged, or says that it holds more than fits into memory.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise ImageMemoryError(
+            f"{path}: there is not enough memory for what the file says it holds. Look at the sizes that it states and "
+            "copy it again, or leave the case out (env.cohort.on_error=skip)."
+        ) from error
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(".")
+        raise ImageReadError(
+            f"{path}: cannot be read ({said}). It is probably damaged: copy it again and compare its size with the "
+            "original's, or leave the case out (env.cohort.on_error=skip)."
+        ) from error
 
 
 class ImageSource(ABC):

@@ -1,6 +1,6 @@
 """Images of which parts are damaged: these parts are shown as background, and their cases are named at the end.
 
-Cases that are left out, because nothing of their images can be read, are named there, too.
+Cases that are left out, because nothing of their images can be read or pixel sizes are missing, are named there, too.
 """
 
 import sys
@@ -28,7 +28,7 @@ class UnreadParts:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
-        self._left_out: dict[str, None] = {}  # in order, each once
+        self._left_out: dict[str, str] = {}  # why, in order, each once
         self._gathering = 0
 
     def add(self, case: str, error: ImageReadError) -> None:
@@ -45,16 +45,17 @@ class UnreadParts:
         with self._lock:
             return self._counts[case]
 
-    def left_out(self, case: str) -> None:
-        """Notes a case that was left out of a cohort, since its image cannot be read at all."""
+    def left_out(self, case: str, why: str = "images or masks cannot be read") -> None:
+        """Notes a case that was left out of a cohort, and why."""
         with self._lock:
-            self._left_out[case] = None
+            self._left_out[case] = why
 
     def summary(self) -> str | None:
         """Returns one line that counts and names the cases and says what is wrong with each; None if all was read."""
         with self._lock:
-            counts, reasons, left_out = dict(self._counts), dict(self._reasons), list(self._left_out)
-        parts = [_left_out_line(left_out)] if left_out else []
+            counts, reasons, left_out = dict(self._counts), dict(self._reasons), dict(self._left_out)
+        parts = [_left_out_line([case for case, why in left_out.items() if why == one], one) for one in
+                 dict.fromkeys(left_out.values())]  # fmt: skip
         return "; ".join(parts + ([self._damaged_line(counts, reasons)] if counts else [])) or None
 
     @staticmethod
@@ -86,10 +87,10 @@ class UnreadParts:
                 print(f"glimpse: {summary}", file=sys.stderr, flush=True)
 
 
-def _left_out_line(cases: Sequence[str]) -> str:
+def _left_out_line(cases: Sequence[str], why: str) -> str:
     more = [f"and {len(cases) - _NAMED} more"] if len(cases) > _NAMED else []
     many = "1 case was" if len(cases) == 1 else f"{len(cases)} cases were"
-    return f"{many} left out, since images or masks cannot be read: {', '.join([*cases[:_NAMED], *more])}"
+    return f"{many} left out, since {why}: {', '.join([*cases[:_NAMED], *more])}"
 
 
 unread = UnreadParts()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft
+import scipy
 
 Pattern = np.ndarray
 """float32 (*place), of 2 or 3 dimensions."""
@@ -81,7 +81,7 @@ def equalised(
     pair = [keep(first), keep(second)]
     for _ in range(rounds):
         pair = [pattern / np.sqrt(np.mean(pattern**2)) for pattern in pair]
-        spectra = [fft.rfftn(pattern) for pattern in pair]
+        spectra = [scipy.fft.rfftn(pattern) for pattern in pair]
         amplitude = np.sqrt(sum(np.abs(spectrum) ** 2 for spectrum in spectra) / 2)
         pair = [
             _with_amplitude(spectrum, amplitude, pattern.shape) for spectrum, pattern in zip(spectra, pair, strict=True)
@@ -96,7 +96,7 @@ def equalised(
 def _with_amplitude(spectrum: np.ndarray, amplitude: np.ndarray, shape: Sequence[int]) -> Pattern:
     size = np.abs(spectrum)
     phases = np.where(size > 0, spectrum / np.maximum(size, np.finfo(size.dtype).tiny), 1)
-    return np.ascontiguousarray(fft.irfftn(amplitude * phases, s=shape), np.float32)
+    return np.ascontiguousarray(scipy.fft.irfftn(amplitude * phases, s=shape), np.float32)
 
 
 def _with_values(order: np.ndarray, values: np.ndarray, shape: Sequence[int]) -> Pattern:

@@ -63,7 +63,8 @@ def test_pictures_tables_and_geojson(reading: CaseReading, tmp_path: Path) -> No
     with Image.open(tmp_path / "a.png") as written:
         np.testing.assert_array_equal(np.array(picture), np.array(written))
     columns, rows = reading.table()
-    assert columns == ["order", "level", "minx", "miny", "width", "height", "p_0", "p_1", "gain", "locator_probability"]
+    assert columns == ["order", "level", "minx", "miny", "width", "height", "p_0", "p_1", "gain",
+                       "locator_probability", "spacing", "unit"]  # fmt: skip
     assert len(rows) == 5
     collection = reading.to_geojson(tmp_path / "a.geojson")
     assert json.loads((tmp_path / "a.geojson").read_text()) == collection and len(collection["features"]) == 5
@@ -122,7 +123,7 @@ def test_what_is_wrong_is_said(agent: Agent, slide: Path, tmp_path: Path) -> Non
 
 
 def test_importing_the_agent_needs_no_pandas_and_few_packages() -> None:
-    named = "('pandas', 'sklearn', 'nibabel', 'pydicom', 'IPython')"
+    named = "('pandas', 'sklearn', 'nibabel', 'pydicom', 'IPython', 'scipy.ndimage')"
     code = f"import sys, glimpse.predict; print([name for name in {named} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr

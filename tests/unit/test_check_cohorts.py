@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from glimpse.check import check
-from glimpse.inspecting.findings import printable
+from glimpse.settings.terminal import printable
 from tests.checks import FAST, SIZES, listed, rows, rules, three_slides
 from tests.predictions import write_slide
 

@@ -1,6 +1,7 @@
 """Flat options become records, and what is wrong with them is said before anything begins."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from glimpse.learning.warm_up_options import WarmUpGlimpses, WarmUpLosses, WarmU
 from glimpse.settings.composing import composed
 from glimpse.settings.nearest import nearest, unknown_message
 from glimpse.settings.options import option_names, sorted_into
+from glimpse.settings.paths import folder_for, listed_paths
 
 
 @dataclass(frozen=True)
@@ -151,3 +153,15 @@ def test_another_task_replaces_the_one_of_the_environment() -> None:
     assert env.task == env.cohort.task == env.make.task == task
     with pytest.raises(SettingsError, match=r"There is no setting 'env\.task\.classes'"):
         composed(*typed, "env.task.classes=3")
+
+
+def test_paths_of_results_and_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert folder_for("output", "a/../b") == tmp_path / "b" and folder_for("output", Path("c")) == tmp_path / "c"
+    assert listed_paths("input", "a") == ["a"] and listed_paths("input", ("a", Path("b"))) == ["a", Path("b")]
+    for wrong in ("", b"x", None, 3, "a\0b", ["a"]):
+        with pytest.raises(SettingsError, match="Expected output as the path of a folder, got"):
+            folder_for("output", wrong)
+    for wrong in ("", [], b"x", None, [""], ["a", 3], {}):
+        with pytest.raises(SettingsError, match="Expected input as a path or a list of paths, got"):
+            listed_paths("input", wrong)

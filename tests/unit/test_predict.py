@@ -2,13 +2,11 @@
 
 import csv
 import json
-import math
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
-import openslide
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
@@ -16,7 +14,8 @@ from PIL import Image
 from glimpse.errors import EvaluationError, SettingsError
 from glimpse.predict import predict
 from glimpse.predicting.agent import load
-from tests.predictions import contents, nested_slides, untrained_run, valid, write_slide
+from tests.geojson import valid
+from tests.predictions import contents, nested_slides, untrained_run, write_slide
 
 OWN = ("experiment=smoke", "env.make.glimpse_size=64", "env.make.glimpse_extents=[64um]")
 
@@ -87,77 +86,6 @@ def test_a_case_is_answered_alone_as_among_others(predicted: Path, run: Path, sl
         one, other = (folder / "looks" / f"{row['file']}.csv" for folder, row in
                       ((tmp_path, line), (predicted, among[path])))  # fmt: skip
         assert one.read_bytes() == other.read_bytes()
-
-
-def test_geojson_is_valid_and_says_what_the_table_says(predicted: Path) -> None:
-    seen = set()
-    for line in rows(predicted / "predictions.csv"):
-        text = (predicted / "geojson" / f"{line['file']}.geojson").read_text()
-        features = valid(json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")))
-        looks = rows(predicted / "looks" / f"{line['file']}.csv")
-        for feature, look in zip(features, looks, strict=True):
-            corners = np.array(feature["geometry"]["coordinates"][0])
-            assert corners.min(0).tolist() == [float(look["minx"]), float(look["miny"])]
-            assert (corners.max(0) - corners.min(0)).tolist() == [float(look["width"]), float(look["height"])]
-            measured = feature["properties"]["measurements"]
-            for name in ("order", "level", "p_1", "gain", "locator_probability"):
-                assert measured[name] == pytest.approx(float(look[name]), abs=1e-6)
-            seen.add(feature["id"])
-    assert len(seen) == 18
-
-
-class Bounded(openslide.OpenSlide):
-    """A slide that states the bounds of its non-empty part, as MRXS files do."""
-
-    @property
-    def properties(self):
-        edges = {"x": "128", "y": "96", "width": "384", "height": "352"}
-        return {**super().properties, **{f"openslide.bounds-{key}": value for key, value in edges.items()}}
-
-
-@pytest.mark.parametrize("bounded", [False, True])
-def test_the_rectangle_of_a_look_is_what_the_agent_saw(
-    run: Path, slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounded: bool
-) -> None:
-    own = tmp_path / "own"
-    shutil.copytree(run, own)
-    text = (own / "config.yaml").read_text()
-    (own / "config.yaml").write_text(text.replace("- 64um", "- 64"))
-    slide, whole = slides / "a" / "s0.svs", openslide.OpenSlide(slides / "a" / "s0.svs")
-    if bounded:
-        monkeypatch.setattr(openslide, "OpenSlide", Bounded)
-    reading = load(own).read(slide, max_glimpses=9)
-    predict(own, slide, tmp_path / "out", max_glimpses=9)
-    predict(own, slide, tmp_path / "kept", max_glimpses=9, subtract_bounds=False)
-    looks = rows(tmp_path / "out" / "looks" / "s0.csv")
-    assert len(looks) == 9
-    for look, seen in zip(looks, reading.traced.glimpses, strict=True):
-        corner, size = (int(look["minx"]), int(look["miny"])), (int(look["width"]), int(look["height"]))
-        pixels = np.array(whole.read_region(corner, 0, size))[..., :3]
-        # Outside of bounds the agent sees white, although the slide goes on.
-        inside = np.ones(pixels.shape[:2], bool)
-        if bounded:
-            x, y = corner[0] + np.arange(64), corner[1] + np.arange(64)
-            inside = ((y >= 96) & (y < 448))[:, None] & ((x >= 128) & (x < 512))
-        np.testing.assert_array_equal(seen.transpose(1, 2, 0)[inside], pixels[inside])
-        assert (seen.transpose(1, 2, 0)[~inside] == 255).all() and inside.mean() > 0.2
-    for folder, shift in (("out", (128, 96) if bounded else (0, 0)), ("kept", (0, 0))):
-        features = valid(json.loads((tmp_path / folder / "geojson" / "s0.geojson").read_text()))
-        corners = [feature["geometry"]["coordinates"][0][0] for feature in features]
-        assert corners == [[int(look["minx"]) - shift[0], int(look["miny"]) - shift[1]] for look in looks]
-
-
-def test_a_look_between_pixels_is_told_as_it_is(run: Path, tmp_path: Path) -> None:
-    slide = write_slide(tmp_path / "a.svs", 1, mpp=0.4)  # 64 um are 160 pixels, shown in 64: 2.5 each
-    reading = load(run).read(slide)
-    for look, seen in zip(reading.looks, reading.traced.glimpses, strict=True):
-        (top, left), size = look.low, look.size
-        assert size == pytest.approx((160, 160))
-        first = math.floor(left), math.floor(top)
-        wide = openslide.OpenSlide(slide).read_region(first, 0, (162, 162)).convert("RGB")
-        box = (left - first[0], top - first[1], left - first[0] + 160, top - first[1] + 160)
-        again = np.array(wide.resize((64, 64), Image.Resampling.BOX, box=box)).transpose(2, 0, 1)
-        assert np.abs(again.astype(int) - seen).max() <= 1
 
 
 # ---------------------------------------------------------------------------------------------- once more

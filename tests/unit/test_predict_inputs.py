@@ -17,7 +17,8 @@ from glimpse.errors import EvaluationError, SettingsError
 from glimpse.predict import predict
 from glimpse.predicting.cells import table_text
 from glimpse.runs.checkpoints import CheckpointError
-from tests.predictions import command, nested_slides, untrained_run, valid, write_slide
+from tests.geojson import valid
+from tests.predictions import command, contents, nested_slides, untrained_run, write_slide
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ("experiment=smoke", "env.make.glimpse_size=64", "env.make.glimpse_extents=[64um]")
@@ -160,6 +161,44 @@ def test_images_of_one_name_keep_apart(run: Path, tmp_path: Path) -> None:
     assert [line["slide_id"] for line in rows(tmp_path / "out" / "predictions.csv")] == [str(one), str(two)]
     predict(run, tmp_path / "1", tmp_path / "out2")
     assert [line["slide_id"] for line in rows(tmp_path / "out2" / "predictions.csv")] == ["s.svs", "s.tiff"]
+
+
+def test_two_images_with_one_name_are_refused(run: Path, slides: Path, tmp_path: Path) -> None:
+    for name, slide in (("one.csv", "a/s0.svs"), ("two.csv", "a/s2.svs"), ("same.csv", "a/s0.svs")):
+        (tmp_path / name).write_text(f"path,slide_id\n{slides / slide},case-1\n")
+    said = rf"Two images are called 'case-1': {slides}/a/s0\.svs and {slides}/a/s2\.svs\. Correct the column slide_id"
+    with pytest.raises(EvaluationError, match=said):
+        predict(run, [tmp_path / "one.csv", tmp_path / "two.csv"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert predict(run, [tmp_path / "one.csv", tmp_path / "same.csv"], tmp_path / "out", max_glimpses=0).cases == 1
+
+
+def test_images_of_another_input_take_nobody_s_place(run: Path, slides: Path, tmp_path: Path) -> None:
+    first, second, out = tmp_path / "first" / "s.svs", tmp_path / "second" / "s.svs", tmp_path / "out"
+    for path, slide in ((first, "s0.svs"), (second, "s2.svs")):
+        path.parent.mkdir()
+        shutil.copy(slides / "a" / slide, path)
+    predict(run, first, out, max_glimpses=1)
+    before = contents(out)
+    with pytest.raises(
+        EvaluationError, match=rf"other images under the same names \('s' is {first} there, and {second}"
+    ):
+        predict(run, second, out, max_glimpses=1)
+    assert contents(out) == before
+    other = predict(run, slides / "a" / "s4.svs", out, max_glimpses=1)
+    assert other.done.others == 1 and "also hold 1 case of other inputs" in other.told
+    first.rename(tmp_path / "first" / "t.svs")  # it is not there any more, so the name may be another's
+    assert predict(run, second, out, max_glimpses=1).done.read == 1
+
+
+def test_names_reach_the_terminal_without_control_characters(run: Path, tmp_path: Path, capfd: Any) -> None:
+    name = "a\x1b[2J\rb"
+    (tmp_path / f"{name}.svs").write_text("nothing")
+    done = predict(run, tmp_path / f"{name}.svs", tmp_path / "out")
+    assert done.done.failed == [name] and "glimpse: failed: a\\x1b[2J\\rb: " in capfd.readouterr().err
+    process = command(f"model={run}", f"input='{tmp_path}/x{name}'", f"output={tmp_path}/out")
+    said = process.communicate()[1]
+    assert process.returncode == 2 and "xa\\x1b[2J" in said and "\x1b" not in said and "\r" not in said
 
 
 def test_links_and_the_output_folder_are_no_trap(run: Path, slides: Path, tmp_path: Path) -> None:

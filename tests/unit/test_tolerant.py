@@ -23,6 +23,7 @@ import glimpse.sources.slide.source as slide_module
 import glimpse.views
 from glimpse import evaluate, train
 from glimpse.cohort import Cohort, CohortError
+from glimpse.cohort.preflight import with_known_sizes
 from glimpse.envs.modality import load_modality
 from glimpse.geometry import Frame
 from glimpse.sources import ArraySource, ImageReadError, ImageSource, SlideSource
@@ -31,6 +32,8 @@ from glimpse.sources.caches import ByteCache
 from glimpse.sources.tolerant import TolerantSource, unread
 from glimpse.tasks import Classification
 from glimpse.views import Views
+from tests.checks import without_mpp
+from tests.predictions import write_slide
 from tests.volume_files import write
 
 TILE = 64
@@ -350,3 +353,16 @@ def test_a_handle_that_failed_is_opened_again_once(tmp_path: Path, monkeypatch: 
     source.read((32, 32), 32, (32, 32))
     source.read((33, 32), 32, (32, 32))
     assert len(opened) == 3
+
+
+def test_slides_without_a_pixel_size_are_left_out_where_glimpses_are_physical(tmp_path: Path) -> None:
+    write_slide(tmp_path / "a.svs", 0)
+    without_mpp(tmp_path / "b.svs", 1)
+    table = tmp_path / "c.csv"
+    table.write_text("case_id,slide_id,path,target,split\np,a,a.svs,0,train\nq,b,b.svs,1,test\n")
+    cohort = Cohort.from_csv(table, Classification((0, 1)), on_error="skip")
+    assert with_known_sizes(cohort, {"glimpse_extents": [64]}) is cohort
+    with unread.named_at_the_end(), pytest.warns(UserWarning, match=r"skipped b: .*b\.svs.* column mpp"):
+        left = with_known_sizes(cohort, {"glimpse_extents": ["64um"]})
+        assert unread.summary() == "1 case was left out, since the size of a pixel is not known: b"
+    assert [case.id for case in left] == ["a"] and len(left.skipped) == 1

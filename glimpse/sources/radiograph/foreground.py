@@ -1,8 +1,8 @@
 """Where a body is on the overview of a radiograph, rather than air or the shadow of a collimator."""
 
 import numpy as np
+import scipy  # whose parts are imported where they are used first: `scipy.ndimage` takes long
 from jaxtyping import Bool, UInt8
-from scipy import ndimage
 
 DARK = 0.25  # of the range of greys: air and collimators are darker, if they reach the edge
 SATURATED = 250  # of 255: what is as white as this and flat, and reaches most corners, is background shown inverted
@@ -23,16 +23,18 @@ def body(grey: UInt8[np.ndarray, "height width"]) -> Bool[np.ndarray, "height wi
     """
     low, high = (float(value) for value in np.percentile(grey, (0.5, 99.5)))
     bright = grey >= SATURATED
-    white = ndimage.binary_dilation(_reaching_the_edge(bright & (_range(grey) <= 1)), np.ones((3, 3)), mask=bright)
+    white = scipy.ndimage.binary_dilation(
+        _reaching_the_edge(bright & (_range(grey) <= 1)), np.ones((3, 3)), mask=bright
+    )
     inverted = sum(bool(white[row, column]) for row in (0, -1) for column in (0, -1)) >= 3
     outside = white if inverted else _reaching_the_edge(grey <= low + DARK * (high - low))
-    mask = ndimage.binary_fill_holes(~outside)
+    mask = scipy.ndimage.binary_fill_holes(~outside)
     return mask if mask.mean() >= LEAST and high > low else np.ones_like(mask)
 
 
 def _reaching_the_edge(area: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
     """The connected parts of an area that touch the edge of the image."""
-    parts, count = ndimage.label(area)
+    parts, count = scipy.ndimage.label(area)
     kept = np.zeros(count + 1, bool)
     kept[np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])] = True
     kept[0] = False
@@ -41,4 +43,4 @@ def _reaching_the_edge(area: Bool[np.ndarray, "height width"]) -> Bool[np.ndarra
 
 def _range(grey: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
     """The difference between the brightest and the darkest of a pixel and its eight neighbours."""
-    return ndimage.maximum_filter(grey, 3) - ndimage.minimum_filter(grey, 3)
+    return scipy.ndimage.maximum_filter(grey, 3) - scipy.ndimage.minimum_filter(grey, 3)

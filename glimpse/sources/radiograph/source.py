@@ -17,6 +17,7 @@ from glimpse.sources.base import (
     missing_file,
     read_in_parts,
     region,
+    understood,
     unopened,
     whole_frame,
 )
@@ -155,7 +156,10 @@ class RadiographSource(ImageSource):
                     if not self.path.is_file():
                         raise missing_file(self.path)
                     check_readable(self.path)
-                    self._header = self._family().describe(self.path, self._frame_index)
+                    with understood(self.path):
+                        header = self._family().describe(self.path, self._frame_index)
+                        Frame(header.shape, header.spacing, "mm", self.name)  # refuses sizes that make no sense
+                        self._header = header
         return self._header
 
     def _family(self) -> Any:
@@ -182,7 +186,8 @@ class RadiographSource(ImageSource):
 
     def _decoded(self, header: Header) -> np.ndarray:
         check_readable(self.path)
-        pixels = np.ascontiguousarray(self._family().decode(self.path, header, self._frame_index))
+        with understood(self.path):
+            pixels = np.ascontiguousarray(self._family().decode(self.path, header, self._frame_index))
         if pixels.shape != header.shape:
             raise damaged(self.path, f"its header says {header.shape} pixels, there are {pixels.shape}")
         return pixels

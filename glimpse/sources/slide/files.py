@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import openslide
 import tifffile
@@ -18,6 +19,7 @@ from glimpse.sources.stated import given_instead
 
 # Micrometres per pixel that a scanned slide can have; 72 dpi, which many writers put by default, is 353.
 PLAUSIBLE_MPP = (0.01, 20.0)
+LARGEST_TILE = 1 << 29  # bytes of a tile that is unpacked
 _MICROMETRES = {"centimeter": 1e4, "inch": 25400.0}
 _MPP_TIMES_POWER = 10.0  # 20x scans at about 0.5 um/px, 40x at about 0.25
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -81,6 +83,26 @@ def check_complete(path: Path) -> None:
         )
 
 
+def check_tiles(properties: Mapping[str, str], path: Path) -> None:
+    """Refuses a slide whose header says that its tiles are huge: where there is no memory for one, OpenSlide aborts.
+
+    Raises:
+        ImageReadError: a level has such tiles.
+    """
+    names = [f"openslide.level[{i}].tile" for i in range(int(properties.get("openslide.level-count", "0")))]
+    tiles = [tuple(_number(properties.get(f"{name}-{side}")) for side in ("width", "height")) for name in names]
+    if not tiles or any(math.isnan(side) for sides in tiles for side in sides):  # OpenSlide does not say it of all
+        directory = _tiff_directory(path)
+        tiles = [] if directory is None else [directory.tile]
+    for wide, high in tiles:
+        if wide * high * 4 > LARGEST_TILE:
+            raise ImageReadError(
+                f"{path}: its header says that tiles have {wide:.0f} x {high:.0f} pixels, which OpenSlide would unpack "
+                f"whole. It is probably damaged. {_REMEDY} If it is not, convert it, e.g. with 'vips tiffsave --tile "
+                "--pyramid'."
+            )
+
+
 def explain_unreadable(path: Path, error: Exception) -> ImageReadError | UnsupportedImageError:
     """Returns the error for a file that OpenSlide fails on; it depends on what the file is."""
     known, content = detected_format(path), describe_content(path)
@@ -102,10 +124,11 @@ def explain_unreadable(path: Path, error: Exception) -> ImageReadError | Unsuppo
 
 @dataclass(frozen=True)
 class _Directory:
-    """What a TIFF's directory says: the byte its pixels reach to, and whether its first page is tiled."""
+    """What a TIFF's directory says: the byte its pixels reach to, whether its first page is tiled, its largest tile."""
 
     needed: int
     tiled: bool
+    tile: tuple[float, float]
 
 
 def is_tiff(path: Path) -> bool:
@@ -125,7 +148,10 @@ def _tiff_directory(path: Path) -> _Directory | None:
                 for page in tiff.pages
                 for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)
             ]
-            return _Directory(max(ends, default=0), bool(tiff.pages.first.is_tiled))
+            pages: Any = tiff.pages
+            tiles = [(page.tilewidth, page.tilelength) for page in pages if page.is_tiled]
+            largest = max(tiles, key=math.prod, default=(0, 0))
+            return _Directory(max(ends, default=0), bool(tiff.pages.first.is_tiled), largest)
     except Exception:  # tifffile raises many kinds on dialects it does not know, and those may still be readable
         return None
 

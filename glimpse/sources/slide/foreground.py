@@ -1,8 +1,8 @@
 """Where tissue lies on the overview of a slide, rather than glass or the dark ground that scanners leave."""
 
 import numpy as np
+import scipy  # whose parts are imported where they are used first: `scipy.ndimage` takes long
 from jaxtyping import Bool, UInt8
-from scipy import ndimage
 
 from glimpse.sources.base import never_empty
 from glimpse.sources.thresholds import otsu_threshold
@@ -86,12 +86,12 @@ def dark_ground(
     black = (high - low <= NEUTRAL) & (high <= NEAR_BLACK)
     if not black.any():
         return black
-    parts, count = ndimage.label(black)
+    parts, count = scipy.ndimage.label(black)
     ground = np.zeros(count + 1, bool)
-    inner = ndimage.binary_erosion(black)  # the pixels of a part's rim are mixed with what lies beside it
+    inner = scipy.ndimage.binary_erosion(black)  # the pixels of a part's rim are mixed with what lies beside it
     numbers = np.unique(parts[inner])
-    texture = ndimage.maximum_filter(high, 3) - ndimage.minimum_filter(high, 3)
-    ground[numbers] = ndimage.median(texture, np.where(inner, parts, 0), numbers) == 0
+    texture = scipy.ndimage.maximum_filter(high, 3) - scipy.ndimage.minimum_filter(high, 3)
+    ground[numbers] = scipy.ndimage.median(texture, np.where(inner, parts, 0), numbers) == 0
     ground[np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])] = True
     ground[0] = False
     return ground[parts]
@@ -99,7 +99,9 @@ def dark_ground(
 
 def _widened(ground: Bool[np.ndarray, "height width"], neutral: Bool[np.ndarray, "height width"]) -> np.ndarray:
     """Adds the neutral pixels on the ground's rim, which mix it with glass."""
-    return ndimage.binary_dilation(ground, np.ones((3, 3)), mask=neutral) | ground
+    if not ground.any():
+        return ground
+    return scipy.ndimage.binary_dilation(ground, np.ones((3, 3)), mask=neutral) | ground
 
 
 def _intensity(overview: UInt8[np.ndarray, "channel height width"]) -> UInt8[np.ndarray, "height width"]:
@@ -118,7 +120,7 @@ def _without_colour(
     if ground.any():
         inner = ~_widened(ground, rest)
         threshold = _parting(grey[inner])
-        border = inner & ~ndimage.binary_erosion(inner, np.ones((3, 3)), border_value=1)
+        border = inner & ~scipy.ndimage.binary_erosion(inner, np.ones((3, 3)), border_value=1)
         if threshold is not None and (grey[border] > max(threshold, GLASS)).mean() > 0.5:
             return inner & (grey <= threshold)
         threshold = _parting(grey)

@@ -23,9 +23,10 @@ from glimpse.sources.base import (
     missing_file,
     read_in_parts,
     region,
+    understood,
 )
 from glimpse.sources.held import HeldOpen
-from glimpse.sources.slide.files import check_complete, detected_format, explain_unreadable, known_mpp
+from glimpse.sources.slide.files import check_complete, check_tiles, detected_format, explain_unreadable, known_mpp
 from glimpse.sources.slide.foreground import tissue
 from glimpse.sources.volume.dicom_folder import folder_identity
 
@@ -180,7 +181,9 @@ class SlideSource(ImageSource):
             slide = self._handle()
             with self._lock:
                 if self._levels is None:
-                    self._levels = _describe(slide, self.name, self._mpp)
+                    with understood(self.path):
+                        check_tiles(slide.properties, self.path)
+                        self._levels = _describe(slide, self.name, self._mpp)
         return self._levels
 
     def _pixels(self, levels: _Levels, level: int, first: tuple[int, int], size: tuple[int, int]) -> Image.Image:

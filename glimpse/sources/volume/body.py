@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose parts are imported where they are used first: `scipy.ndimage` takes long
 from jaxtyping import Bool, UInt8
-from scipy import ndimage
 
 from glimpse.sources.thresholds import otsu_threshold
 
@@ -75,17 +75,17 @@ def lung_mask(
         body: as `body_mask` gives it.
         air: the grey that air has at most.
     """
-    inside = _largest_parts(ndimage.binary_erosion(body) & (overview <= air))
-    return _filled(ndimage.binary_closing(inside)) if inside.any() else body
+    inside = _largest_parts(scipy.ndimage.binary_erosion(body) & (overview <= air))
+    return _filled(scipy.ndimage.binary_closing(inside)) if inside.any() else body
 
 
 def _filled(mask: Bool[np.ndarray, "*size"]) -> Bool[np.ndarray, "*size"]:
     """A mask with what it encloses in any axial, coronal or sagittal plane."""
     for axis in range(mask.ndim):
-        plane = ndimage.generate_binary_structure(mask.ndim, 1)
+        plane = scipy.ndimage.generate_binary_structure(mask.ndim, 1)
         plane[tuple(slice(None) if other == axis else 1 for other in range(mask.ndim))] = False
         plane[(1,) * mask.ndim] = True
-        mask = ndimage.binary_fill_holes(mask, plane)
+        mask = scipy.ndimage.binary_fill_holes(mask, plane)
     return mask
 
 
@@ -108,7 +108,7 @@ def air_threshold(overview: UInt8[np.ndarray, "*size"]) -> float | None:
 
 
 def _largest_parts(mask: Bool[np.ndarray, "*size"]) -> Bool[np.ndarray, "*size"]:
-    parts, count = ndimage.label(mask)
+    parts, count = scipy.ndimage.label(mask)
     if count < 2:
         return mask
     sizes = np.bincount(parts.reshape(-1))

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from glimpse.geometry import Frame, Numbers
-from glimpse.sources.base import ImageSource, check_readable, file_identity, one_frame, region, whole_frame
+from glimpse.sources.base import ImageSource, check_readable, file_identity, one_frame, region, understood, whole_frame
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.resampling import Cut
 from glimpse.sources.stated import given_instead, spacing_per_axis
@@ -247,20 +247,22 @@ class VolumeSource(ImageSource):
 
     def _open(self) -> _Opened:
         layout = self._known_layout()
-        with self._unpacked() as file:
+        with understood(self.path), self._unpacked() as file:
             stored = layout.mapped(file, self.path, 0 if self.path.is_dir() else self._volume or 0)
-        sampled = self._sampled = self._sampled or _sample(stored, layout)
+            sampled = self._sampled = self._sampled or _sample(stored, layout)
         windows = tuple(window or sampled.window for window in self._windows)
         return _Opened(stored, layout.slope, layout.intercept, windows)
 
     def _known_layout(self) -> NiftiLayout:
         if self._layout is None:
             check_readable(self.path)
-            if self.path.is_dir():
-                with self._unpacked() as file:
-                    layout = nifti.layout_of(file, self.path)
-            else:
-                layout = nifti.read_layout(self.path)
+            with understood(self.path):
+                if self.path.is_dir():
+                    with self._unpacked() as file:
+                        layout = nifti.layout_of(file, self.path)
+                else:
+                    layout = nifti.read_layout(self.path)
+                Frame(layout.shape, layout.spacing, "mm", self.name)  # refuses sizes that make no sense
             if not self.path.is_dir():  # of a folder, the one that was chosen is unpacked
                 one_frame(self.path, layout.volumes, self._volume, "volume")
             self._layout = layout

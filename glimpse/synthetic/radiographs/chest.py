@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 GRID = 512
 """Pixels per side that anatomy is painted in; it is enlarged afterwards."""
@@ -156,7 +156,7 @@ def _mottle(rng: np.random.Generator, width: float) -> Field:
     """Smooth noise of unit deviation; ``width`` in pixels of the grid."""
     step = max(1, int(width // 2))
     coarse = rng.standard_normal((GRID // step, GRID // step), dtype=np.float32)
-    smooth = ndimage.gaussian_filter(coarse, width / step, mode="wrap")
+    smooth = scipy.ndimage.gaussian_filter(coarse, width / step, mode="wrap")
     return enlarge(smooth / smooth.std(), GRID)
 
 
@@ -221,7 +221,7 @@ def _vessels(rng: np.random.Generator, anatomy: Anatomy) -> Field:
             start = np.array([0.02 + anatomy.shift[0] + rng.normal(0, 0.07), anatomy.shift[1] + 0.19 * side])
             away = 0.0 if side > 0 else np.pi
             _branch(rng, pen, start, away + rng.uniform(-1.45, 1.45), rng.uniform(6, 10), scale)
-    return ndimage.gaussian_filter(np.asarray(picture.reduce(scale), np.float32) / 255, 0.6)
+    return scipy.ndimage.gaussian_filter(np.asarray(picture.reduce(scale), np.float32) / 255, 0.6)
 
 
 def _branch(

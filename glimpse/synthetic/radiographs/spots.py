@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import ndimage
 
 from glimpse.synthetic.equalising import Stroke, equalised, strokes, without_block_means
 
@@ -124,7 +124,7 @@ def forms(
         return without_block_means(pattern * window, (SQUARE, SQUARE))
 
     for _ in range(3):  # what overviews of other sizes than squares would show of them
-        pair = [pattern - ndimage.uniform_filter(pattern, SQUARE + 1, mode="constant") for pattern in pair]
+        pair = [pattern - scipy.ndimage.uniform_filter(pattern, SQUARE + 1, mode="constant") for pattern in pair]
     first, second = equalised(pair[0], pair[1], keep)
     scale = np.float32(np.sqrt(window.mean()))
     return first * scale, second * scale

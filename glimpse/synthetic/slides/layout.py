@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import scipy
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 CELL = 16
 """Level-0 pixels per cell of the coarse maps."""
@@ -55,7 +55,7 @@ class Spot:
         rows, columns = self.box
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         mask = polygon(self.outline / CELL - (rows.start, columns.start) - 0.5, shape)
-        return ndimage.binary_dilation(mask)
+        return scipy.ndimage.binary_dilation(mask)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def lay_out(
             break
     else:
         raise RuntimeError(f"No room for two spots in {_LAYOUTS} layouts of {size} pixels; make larger slides.")
-    labels[ndimage.binary_dilation(covered, iterations=2)] = STROMA  # a spot lies in solid tissue
+    labels[scipy.ndimage.binary_dilation(covered, iterations=2)] = STROMA  # a spot lies in solid tissue
     foci = rng.permutation(len(spots))[: len(spots) if all_foci else rng.integers(1, min(3, len(spots) - 1) + 1)]
     if target:
         spots = [replace(spot, kind=FOCUS) if index in foci else spot for index, spot in enumerate(spots)]
@@ -116,7 +116,7 @@ def lay_out_plain(rng: np.random.Generator, size: int, tissue_map: np.ndarray) -
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> np.ndarray:
     """Gaussian noise of mean 0 and deviation 1 that is correlated over `scale` pixels and continues itself."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), scale, mode="wrap")
+    noise = scipy.ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), scale, mode="wrap")
     return (noise - noise.mean()) / max(float(noise.std()), 1e-6)
 
 
@@ -151,7 +151,7 @@ def _pieces(rng: np.random.Generator, side: int) -> np.ndarray:
     field -= np.clip(0.2 - edge, 0, None) * 3  # keep off the slide's border
     field[np.maximum(np.abs(y), np.abs(x)) > 0.95] = -99
     inside = field > np.quantile(field, 1 - rng.uniform(0.36, 0.44))
-    return ndimage.binary_opening(inside, iterations=max(1, side // 128))
+    return scipy.ndimage.binary_opening(inside, iterations=max(1, side // 128))
 
 
 def _kinds(rng: np.random.Generator, shape: tuple[int, int], tissue_map: np.ndarray) -> np.ndarray:
@@ -160,7 +160,7 @@ def _kinds(rng: np.random.Generator, shape: tuple[int, int], tissue_map: np.ndar
         matrix = _turning(rng) * rng.uniform(0.75, 2)
         middle = rng.uniform(0.15, 0.85, 2) * tissue_map.shape
         offset = middle - matrix @ (np.array(shape) / 2)
-        window = ndimage.affine_transform(tissue_map, matrix, offset, shape, order=0, output=np.uint8)
+        window = scipy.ndimage.affine_transform(tissue_map, matrix, offset, shape, order=0, output=np.uint8)
         if (window > 0).mean() > 0.6 and (window == FAT).mean() < 0.35:
             break
     else:
@@ -173,7 +173,7 @@ def _spots(
 ) -> tuple[list[Spot], np.ndarray]:
     """Look-alikes in solid tissue, apart from each other, and the cells that they cover."""
     solid = (labels > 0) & (labels != FAT)
-    depth = ndimage.distance_transform_edt(solid) * CELL
+    depth = scipy.ndimage.distance_transform_edt(solid) * CELL
     taken, covered = np.zeros_like(solid), np.zeros_like(solid)
     spots: list[Spot] = []
     for _ in range(int(rng.integers(4, 8) if large else rng.integers(2, 4))):
@@ -193,13 +193,13 @@ def _spots(
             if fits and mask.any() and solid[mask].mean() > 0.93 and not taken[mask].any():
                 spots.append(_spot(ring, mask))
                 covered |= mask
-                taken |= ndimage.binary_dilation(mask, iterations=6)
+                taken |= scipy.ndimage.binary_dilation(mask, iterations=6)
                 break
     return spots, covered
 
 
 def _spot(ring: np.ndarray, mask: np.ndarray) -> Spot:
-    inside = ndimage.distance_transform_edt(mask)
+    inside = scipy.ndimage.distance_transform_edt(mask)
     row, column = np.unravel_index(int(inside.argmax()), mask.shape)
     middle = (float(row) + 0.5) * CELL, (float(column) + 0.5) * CELL
     return Spot(LOOK_ALIKE, ring, *middle, float(inside.max()) * CELL)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
-from scipy import fft, ndimage
+import scipy
 
 from glimpse.synthetic.slides.enlarging import bordered, enlarged
 from glimpse.synthetic.slides.quilting import DENSITY, block_means
@@ -41,7 +41,7 @@ def look_alike(stroma: np.ndarray, phantom: np.ndarray) -> np.ndarray:
     planes = []
     for plane, sign, like in zip(found, np.where(signs == 0, 1, signs), wanted, strict=True):
         plane = _with_contrast(plane * sign, like)
-        power = _radial_power(fft.rfft2(like))
+        power = _radial_power(scipy.fft.rfft2(like))
         for _ in range(_ROUNDS):
             plane = _with_values(_with_means(plane, like), like)
             plane = _with_power(plane, power)
@@ -81,7 +81,7 @@ def _with_contrast(plane: np.ndarray, like: np.ndarray) -> np.ndarray:
     details = []
     for image in (plane, like):
         detail = image - _enlarged(block_means(image, BLOCK))
-        power = ndimage.gaussian_filter(block_means(detail**2, BLOCK), 1.5, mode="wrap")
+        power = scipy.ndimage.gaussian_filter(block_means(detail**2, BLOCK), 1.5, mode="wrap")
         details.append((detail, np.sqrt(power) + 1e-4))
     (detail, strength), (phantom, wanted) = details
     return like - phantom + detail * _enlarged(wanted / strength)
@@ -102,10 +102,10 @@ def _with_values(plane: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 def _with_power(plane: np.ndarray, power: np.ndarray) -> np.ndarray:
     """The phantom's radial power spectrum."""
-    spectrum = fft.rfft2(plane)
+    spectrum = scipy.fft.rfft2(plane)
     gain = np.sqrt(power / (_radial_power(spectrum) + 1e-12)).astype(np.float32)
     gain[0] = 1
-    return fft.irfft2(spectrum * gain[_rings(len(plane))], plane.shape)
+    return scipy.fft.irfft2(spectrum * gain[_rings(len(plane))], plane.shape)
 
 
 def _radial_power(spectrum: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ def _radial_power(spectrum: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=2)
 def _rings(side: int) -> np.ndarray:
     """The ring of each frequency of a real transform, rings of 4 cycles per sheet; the mean has ring 0 for itself."""
-    radius = np.hypot(fft.fftfreq(side)[:, None], fft.rfftfreq(side)[None]) * side
+    radius = np.hypot(scipy.fft.fftfreq(side)[:, None], scipy.fft.rfftfreq(side)[None]) * side
     return (radius / 4 + 0.75).astype(np.int64)
 
 

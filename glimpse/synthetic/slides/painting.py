@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from PIL import Image, ImageFilter
-from scipy import ndimage
 
 from glimpse.synthetic.slides.enlarging import Cells, bordered, enlarged
 from glimpse.synthetic.slides.layout import (
@@ -86,7 +86,7 @@ class _Slide:
         self._window = _anywhere(rng, len(sheets.ground))
         self._walls, self._wall_window = walls, _anywhere(rng, len(walls))
         labels = layout.labels
-        self._tissue = ndimage.binary_dilation(labels > 0, iterations=2)
+        self._tissue = scipy.ndimage.binary_dilation(labels > 0, iterations=2)
         gain = 1 + np.clip(0.1 * smooth_noise(rng, labels.shape, 10), -0.25, 0.25)
         gains = np.repeat(gain[..., None], 3, axis=-1)
         for kind, tint in _TINTS.items():
@@ -134,7 +134,7 @@ class _Slide:
             colours = matched(painted(self._sheets.look_alike), colours)
         height, width = share.shape[0] // CELL, share.shape[1] // CELL
         touched = share.reshape(height, CELL, width, CELL).max((1, 3)) > 0
-        return colours, ndimage.binary_dilation(touched).repeat(CELL, 0).repeat(CELL, 1)
+        return colours, scipy.ndimage.binary_dilation(touched).repeat(CELL, 0).repeat(CELL, 1)
 
     def scanned(self, colours: np.ndarray, cells: Cells) -> np.ndarray:
         """Pixels with the scanner's noise, uint8."""
@@ -148,7 +148,7 @@ def _pixels(cells: Cells) -> tuple[slice, slice]:
 
 
 def _blurred(mask: np.ndarray, sigma: float) -> np.ndarray:
-    return ndimage.gaussian_filter(mask.astype(np.float32), sigma)
+    return scipy.ndimage.gaussian_filter(mask.astype(np.float32), sigma)
 
 
 def _anywhere(rng: np.random.Generator, side: int) -> Window:
@@ -181,7 +181,7 @@ def _soft(rng: np.random.Generator, spot: Spot) -> np.ndarray:
     rows, columns = _pixels(spot.box)
     shape = ((rows.stop - rows.start) // _FINE, (columns.stop - columns.start) // _FINE)
     mask = polygon((spot.outline - (rows.start, columns.start)) / _FINE - 0.5, shape)
-    soft = ndimage.gaussian_filter(mask.astype(np.float32), 1.8)
+    soft = scipy.ndimage.gaussian_filter(mask.astype(np.float32), 1.8)
     frayed = np.where(soft > 0.02, soft + 0.06 * smooth_noise(rng, shape, 1.5), 0)
     return enlarged(bordered(np.clip((frayed - 0.5) * 2.2 + 0.5, 0, 1).astype(np.float32)), _FINE)
 

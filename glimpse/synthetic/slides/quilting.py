@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from glimpse.synthetic.slides.enlarging import bordered, enlarged
 
@@ -55,7 +55,7 @@ class Source:
         """Takes patches that lie inside the masks (one cell for `COARSE` pixels), but for 3.5 % of a patch."""
         side, corners = patch // COARSE, []
         for mask in masks:
-            share = ndimage.uniform_filter(mask.astype(np.float32), side, mode="constant")
+            share = scipy.ndimage.uniform_filter(mask.astype(np.float32), side, mode="constant")
             found = np.argwhere(share > 0.965) - side // 2
             corners.append(found[((found >= 0) & (found + side <= mask.shape)).all(1)])
         return cls(patch, images, [block_means(DENSITY[image], COARSE) for image in images], corners)
@@ -112,7 +112,7 @@ def quilt(rng: np.random.Generator, source: Source, side: int, overlap: int, coh
     coarse = np.zeros((side // COARSE, side // COARSE, 3), np.float32)
     turns = rng.integers(8, size=(count, count))
     if coherent:
-        slow = ndimage.gaussian_filter(rng.standard_normal((count, count)), 3, mode="wrap")
+        slow = scipy.ndimage.gaussian_filter(rng.standard_normal((count, count)), 3, mode="wrap")
         turns = (2.5 * slow / slow.std()).astype(int) % 8
     for row, column in np.ndindex(count, count):
         rows, columns = (place * step + np.arange(source.patch) for place in (row, column))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from glimpse.synthetic.volumes.fields import Volume, axes_mm, blend, blend_ellipsoid, ellipsoid, smooth_field, step
 
@@ -127,7 +127,7 @@ def _vessels(
         chosen = inside & (walks[:, 3] >= low) & (walks[:, 3] < high)
         layer = np.zeros(shape, np.float32)
         layer[tuple(index[chosen].T)] = 1
-        layer = ndimage.gaussian_filter(layer, [blur / s for s in side], truncate=2.5)
+        layer = scipy.ndimage.gaussian_filter(layer, [blur / s for s in side], truncate=2.5)
         total = np.maximum(total, np.clip(layer * np.float32(2 * np.pi * blur**2 * 850 / _STEP_SHARE), 0, 850))
     return total
 

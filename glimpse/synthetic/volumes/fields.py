@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 Volume = np.ndarray
 """float32 (depth, height, width)."""
@@ -33,7 +33,7 @@ def smooth_field(
     weights = [_spline(n, side / scale) for n, side in zip(shape, spacing, strict=True)]
     nodes = rng.standard_normal([w.shape[1] for w in weights], np.float32)
     if band:
-        nodes -= ndimage.gaussian_filter(nodes, 1.2, mode="wrap")
+        nodes -= scipy.ndimage.gaussian_filter(nodes, 1.2, mode="wrap")
     for weight in weights:  # each product consumes the first axis and appends its finer one
         nodes = np.tensordot(nodes, weight, axes=(0, 1))
     return np.ascontiguousarray(nodes / 0.479**1.5, np.float32)

@@ -21,7 +21,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from glimpse.synthetic.making import CaseRecord, Recipe, Table, embedded, generator, write_whole
 from glimpse.synthetic.volumes.brain import make_head
@@ -259,7 +259,7 @@ def _finish_ct(rng: np.random.Generator, volume: Volume, spacing: Sequence[float
     noise = rng.standard_normal(volume.shape, np.float32)
     side = rng.uniform(0.1, 0.4)
     for axis in (1, 2):
-        noise = ndimage.correlate1d(noise, np.array([side, np.sqrt(1 - 2 * side**2), side], np.float32), axis)
+        noise = scipy.ndimage.correlate1d(noise, np.array([side, np.sqrt(1 - 2 * side**2), side], np.float32), axis)
     volume += noise * np.float32(rng.uniform(14, 32))
     return np.clip(np.rint(volume), -1024, 3071).astype(np.int16)
 

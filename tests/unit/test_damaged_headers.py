@@ -1,0 +1,143 @@
+"""Headers and run folders that make no sense end in an error that names the file, whatever a library makes of them."""
+
+import re
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from omegaconf import OmegaConf
+from pydicom.uid import generate_uid
+
+from glimpse.errors import SettingsError
+from glimpse.inspecting.findings import MEMORY, of_error
+from glimpse.predict import predict
+from glimpse.predicting.agent import load
+from glimpse.runs.checkpoints import Checkpoint, CheckpointError
+from glimpse.runs.loading import read_settings
+from glimpse.sources import ImageReadError, open_source
+from glimpse.sources.base import ImageMemoryError, UnsupportedImageError, understood
+from tests.predictions import untrained_run, write_slide
+from tests.radiograph_files import dataset, save, values
+
+
+def nifti(path: Path, field: str, value: Any) -> Path:
+    image = nibabel.Nifti1Image(np.zeros((8, 9, 10), np.int16), np.eye(4))
+    image.to_filename(path)
+    content = bytearray(path.read_bytes())
+    place, kind = {"xyzt_units": (123, "<B"), "srow": (280, "<f"), "vox_offset": (108, "<f")}[field]
+    struct.pack_into(kind, content, place, value)
+    path.write_bytes(content)
+    return path
+
+
+def picture(path: Path, tag: str, value: int) -> Path:
+    tifffile.imwrite(path, values(24, 20), photometric="minisblack")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages.first.tags[tag].overwrite(value)
+    return path
+
+
+def slices(folder: Path) -> Path:
+    folder.mkdir()
+    for i in range(3):
+        place = {"ImagePositionPatient": [0, 0, 2.0 * i], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+        data = dataset(values(24, 20, seed=i), PixelSpacing=[1.0, 1.0], SeriesInstanceUID="1.2.3", **place)
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(i)])
+        content = save(data, folder / f"{i}.dcm").read_bytes()
+        (folder / f"{i}.dcm").write_bytes(content.replace(b"1.0\\1.0 ", b"1.x\\1.0 ") if i == 1 else content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("made", "reader"),
+    [
+        (lambda folder: nifti(folder / "a.nii", "xyzt_units", 128), "volume"),
+        (lambda folder: nifti(folder / "a.nii", "srow", float("inf")), "volume"),
+        (lambda folder: nifti(folder / "a.nii", "vox_offset", float("nan")), "volume"),
+        (lambda folder: picture(folder / "a.tif", "ImageWidth", 0), "radiograph"),
+        (lambda folder: picture(folder / "a.tif", "BitsPerSample", 77), "radiograph"),
+        (lambda folder: slices(folder / "a"), "volume"),
+    ],
+)
+def test_a_header_that_makes_no_sense(tmp_path: Path, made: Callable[[Path], Path], reader: str) -> None:
+    path = made(tmp_path)
+    with pytest.raises((ImageReadError, UnsupportedImageError), match=re.escape(str(path.with_suffix("")))) as raised:
+        source = open_source(path, reader=reader)
+        source.check()
+        source.overview((4,) * source.ndim)
+    assert re.search(r"leave the case out|Copy|Save|Correct", str(raised.value))
+
+
+def test_what_does_not_fit_into_memory_is_a_finding_of_its_own() -> None:
+    with pytest.raises(ImageMemoryError, match=r"a\.nii: there is not enough memory"), understood(Path("a.nii")):
+        raise MemoryError
+    with pytest.raises(UnsupportedImageError, match="as it is"), understood(Path("a.nii")):
+        raise UnsupportedImageError("as it is")
+    finding = of_error(ImageMemoryError("a.nii: there is not enough memory. Look at it."), "a.nii")
+    assert (finding.rule, finding.what, finding.remedy) == (MEMORY, "there is not enough memory", "Look at it.")
+
+
+# ---------------------------------------------------------------------------------------------- run folders
+@pytest.fixture(scope="module")
+def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    own = ("experiment=smoke", f"env.cohort.path={tiny_slides}")
+    return untrained_run(tmp_path_factory.mktemp("runs") / "one", *own)
+
+
+@pytest.mark.parametrize("target", ["os.system", "builtins.eval", "subprocess.run", "torch.load", "hydra.utils.call"])
+@pytest.mark.parametrize("place", ["network", "network.encoder", "env.make.task", "env.task"])
+def test_a_run_that_would_call_something_else_is_refused(run: Path, tmp_path: Path, target: str, place: str) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    config = OmegaConf.load(own / "config.yaml")
+    OmegaConf.update(config, f"{place}._target_", target, force_add=True)
+    (own / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    with pytest.raises(CheckpointError, match=rf"config\.yaml: it would call {re.escape(target)}, .*whom you trust"):
+        load(own)
+
+
+@pytest.mark.parametrize("target", ["torch.nn.Identity", "torchvision.models.resnet18", "package.Net"])
+def test_networks_of_other_packages_may_be_part_of_a_run(run: Path, tmp_path: Path, target: str) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    config = OmegaConf.load(own / "config.yaml")
+    OmegaConf.update(config, "network.encoder.module", {"_target_": target}, force_add=True)
+    (own / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    assert (read_settings(own) or {})["network"]["encoder"]["module"] == {"_target_": target}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_glimpses", "many"),
+        ("threads", [1]),
+        ("env.make", 3),
+        ("env.make.glimpse_extents", ["wide"]),
+        ("env.make.task", {"_target_": "glimpse.views.Views"}),
+        ("network", {}),
+        ("network.encoder", {"_target_": "glimpse.networks.Nothing"}),
+        ("network.width", -5),
+    ],
+)
+def test_settings_of_a_run_that_make_no_sense(run: Path, tmp_path: Path, key: str, value: Any) -> None:
+    own, slide = shutil.copytree(run, tmp_path / "run"), write_slide(tmp_path / "s.svs")
+    config = OmegaConf.load(own / "config.yaml")
+    OmegaConf.update(config, key, value, merge=False, force_add=True)
+    (own / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    with pytest.raises((CheckpointError, SettingsError)) as raised:
+        predict(own, slide, tmp_path / "out")
+    assert re.search(rf"^{re.escape(str(own))}.*(Restore|Install)|^Expected {key}", str(raised.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_parameters_without_what_they_are_of(run: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    whole = Checkpoint.load(own / "policy.safetensors")
+    for meta in ({}, whole.meta | {"layout": {"ndim": 2}}, whole.meta | {"observation": {"overview": "wide"}}):
+        Checkpoint(whole.tensors, meta).save(own / "policy.safetensors")
+        with pytest.raises(CheckpointError, match=re.escape(str(own))):
+            load(own)
