@@ -9,17 +9,17 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-import glimpse.sources.radiograph.source as radiograph_module
+import glimpse.sources.pictures.plane as plane
 from glimpse.sources import ImageReadError, RadiographSource, SlideSource, UnsupportedImageError, open_source
 from glimpse.sources.caches import ByteCache
-from glimpse.sources.radiograph.orientation import upright
+from glimpse.sources.pictures.orientation import upright
 from tests.radiograph_files import values, whole
 
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch) -> ByteCache:
     cache = ByteCache(1 << 20)
-    monkeypatch.setattr(radiograph_module, "images", cache)
+    monkeypatch.setattr(plane, "images", cache)
     return cache
 
 
