@@ -48,6 +48,7 @@ EXTRAS = {
 DISTRIBUTION = "glimpse-rl"
 LEAST_PYTHON = (3, 11)
 _GB = 1e9
+_PICTURES = {"radiographs": ("JPEG", "PNG", "TIFF"), "photographs": ("JPEG", "PNG", "WebP", "TIFF")}
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,9 @@ def _formats(found: Mapping[str, Probed]) -> list[Line]:
         ("volumes", "NIfTI", ("nibabel",)),
         ("DICOM volumes", "folders of slices", ("pydicom",)),
         ("DICOM radiographs", "DICOM files of one image", ("pydicom",)),
+        ("DICOM photographs", "DICOM files in colour", ("pydicom",)),
         ("radiographs", "PNG, JPEG, TIFF", ("PIL", "tifffile")),
+        ("photographs", "PNG, JPEG, WebP, TIFF", ("PIL", "tifffile")),
         ("arrays", "NPY", ("numpy",)),
     )
     lines = []
@@ -259,10 +262,8 @@ def _except(name: str, found: Mapping[str, Probed]) -> str:
     """Names the compressions of a format that cannot be read although the format can."""
     if name.startswith("DICOM"):
         lacking = [codec for codec, value in found["pydicom"].facts.items() if value]
-    elif name == "radiographs":
-        lacking = [
-            codec for codec, value in found["PIL"].facts.items() if not value and codec in ("JPEG", "PNG", "TIFF")
-        ]
+    elif name in _PICTURES:
+        lacking = [codec for codec, value in found["PIL"].facts.items() if not value and codec in _PICTURES[name]]
     else:
         lacking = []
     return f", but not where pixels are compressed as {', '.join(lacking)}" if lacking else ""

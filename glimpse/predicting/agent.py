@@ -114,8 +114,8 @@ class Agent:
         if known is None or known.source is None:
             raise EvaluationError(
                 f"{self.folder}: this run reads no files: its images are drawn, or those of an environment of its own"
-                f"{'' if name is None else f' (env={name})'}. Take a run of env=wsi, xray, photo, mri, ct, or of a modality "
-                "of your own."
+                f"{'' if name is None else f' (env={name})'}. Take a run of env=wsi, xray, photo, mri, ct, or of a "
+                "modality of your own."
             )
         return known
 

@@ -20,8 +20,8 @@ LEAST = 0.05  # of the image; where less is left, the rule does not fit the pict
 def field_of_view(colours: UInt8[np.ndarray, "3 height width"]) -> Bool[np.ndarray, "height width"]:
     """Returns where a photograph shows something: everything but the dark surround that reaches three of its corners.
 
-    All brightness is measured against the corners, so that pictures may be as dark as they like. A picture without such a
-    surround is seen everywhere.
+    All brightness is measured against the corners, so that pictures may be as dark as they like. A picture without such
+    a surround is seen everywhere.
 
     Args:
         colours: the overview.

@@ -24,7 +24,7 @@ class Header:
 
 
 def eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
-    """Returns values of a number of bits as uint8: their highest 8 bits, or spread over the range if they have fewer."""
+    """Returns values of a number of bits as uint8: their highest 8 bits; fewer are spread over the range."""
     if bits == 8:
         return values.astype(np.uint8, copy=False)
     if bits > 8:

@@ -38,8 +38,9 @@ class Header:
 def coloured(path: object, what: str) -> UnsupportedImageError:
     """Returns the error for a picture in colours."""
     return UnsupportedImageError(
-        f"{path}: it is coloured ({what}), a radiograph is grey. Choose env=photo for photographs; if it is a radiograph "
-        "nevertheless, convert it, e.g. with 'magick in.png -colorspace Gray out.png'; otherwise correct the path."
+        f"{path}: it is coloured ({what}), a radiograph is grey. Choose env=photo for photographs; if it is a "
+        "radiograph nevertheless, convert it, e.g. with 'magick in.png -colorspace Gray out.png'; otherwise correct "
+        "the path."
     )
 
 

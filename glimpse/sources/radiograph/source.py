@@ -36,7 +36,7 @@ def is_radiograph(path: Path) -> bool:
 
 
 def may_be_radiograph(path: Path) -> bool:
-    """Tells the same of files that are meant to be radiographs; that they are coloured is found out where they are read."""
+    """Tells the same of files that are meant to be radiographs: colours are refused where they are read."""
     head = magic(path)
     if is_dicom(path):
         return sop_class(path) != WHOLE_SLIDES

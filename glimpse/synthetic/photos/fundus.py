@@ -75,7 +75,7 @@ class Anatomy:
 
 
 def in_retina(anatomy: Anatomy, y: Float[np.ndarray, " point"], x: Float[np.ndarray, " point"]) -> np.ndarray:
-    """Whether points in [-1, 1] of the image lie well inside the field of view and off the optic disc, bool (point,)."""
+    """Whether points in [-1, 1] of the image lie inside the field of view and off the optic disc, bool (point,)."""
     inside = np.hypot(y - anatomy.shift[0], x - anatomy.shift[1]) < anatomy.radius - 0.09
     return inside & (np.hypot(y - anatomy.nerve[0], x - anatomy.nerve[1]) > 1.6 * anatomy.nerve_radius)
 
@@ -159,7 +159,7 @@ def _mottle(rng: np.random.Generator, width: float) -> Field:
 
 # ---------------------------------------------------------------------------------------------- vessels
 def _vessels(rng: np.random.Generator, anatomy: Anatomy) -> Field:
-    """Arteries and veins that leave the optic disc, arch around the macula, branch and taper; 1 in the middle of veins."""
+    """Arteries and veins that leave the optic disc, arch around the macula, branch and taper; up to 1 in veins."""
     scale = 2
     picture = Image.new("L", (scale * VESSEL_GRID, scale * VESSEL_GRID))
     tree = _Tree(rng, ImageDraw.Draw(picture), scale * VESSEL_GRID)
