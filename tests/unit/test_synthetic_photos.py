@@ -92,7 +92,7 @@ def test_what_lies_on_a_side_stands_upright_again(tmp_path: Path, orientation: i
 
 @pytest.mark.parametrize("size", [512, 1000])
 def test_impossible_sizes_are_refused(tmp_path: Path, size: int) -> None:
-    with pytest.raises(ValueError, match=f"size={size}: a photograph's side is a multiple of 768"):
+    with pytest.raises(ValueError, match=f"size={size}: a photograph's side is a multiple of 256 of at least 768"):
         embedded_cohort(tmp_path, n=6, size=size)
 
 

@@ -52,7 +52,7 @@ def embedded_cohort(
         folder: where to keep it; by default a folder of its own in `GLIMPSE_CACHE`, else in the user's cache folder.
         n: number of photographs, at least 6.
         seed: seed of everything drawn.
-        size: side of a photograph in pixels, a multiple of 768.
+        size: side of a photograph in pixels, a multiple of 256 of at least 768.
         progress: whether to show a progress bar, on a terminal.
         workers: number of processes; by default one per core, and only this one for a small cohort.
 
@@ -126,8 +126,8 @@ def regions(record: CaseRecord, seed: int, size: int) -> Iterator[tuple[str, str
 
 
 def _check_size(size: int) -> None:
-    if size < 768 or size % 768:
-        raise ValueError(f"size={size}: a photograph's side is a multiple of 768; try 1536 or 3072.")
+    if size < 768 or size % 256:
+        raise ValueError(f"size={size}: a photograph's side is a multiple of 256 of at least 768; try 1536 or 3072.")
 
 
 RECIPE = Recipe(
