@@ -38,7 +38,7 @@ class PhotoSource(PlaneSource):
     Pictures are turned as their EXIF data or TIFF tag say. Of more than 8 bits, the highest 8 count. What is
     transparent is laid on black. Grey pictures have three equal channels; greys in DICOM files are shown through the
     first window that the file states, as radiographs are. Uncompressed RGB is mapped into memory; images that have to
-    be decoded are kept while there is room (GLIMPSE_IMAGE_CACHE_MB, 512).
+    be decoded are kept while there is room (GLIMPSE_IMAGE_CACHE_MB, 1024).
 
     The spacing is what DICOM files state of pixels or of the regions of ultrasound; the resolution of other pictures
     says nothing of what was photographed.

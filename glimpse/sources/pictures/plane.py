@@ -121,7 +121,7 @@ class PlaneSource(ImageSource):
         return self._header
 
     def _pixels(self, header: Described, kind: str, *samples: int) -> Pixels:
-        """The pixels of the image.
+        """Returns the pixels of the image, mapped or decoded.
 
         Args:
             header: what `_describe` has returned.

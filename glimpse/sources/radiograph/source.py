@@ -52,7 +52,7 @@ class RadiographSource(PlaneSource):
     mean (modality LUT), then the window (VOI LUT), then the inversion of MONOCHROME1. Palettes of greys, and modality
     LUTs that are tables, are applied before the mean. Pictures are turned as their EXIF data or TIFF tag say.
     Uncompressed files are mapped into memory; images that have to be decoded are kept while there is room
-    (GLIMPSE_IMAGE_CACHE_MB, 512).
+    (GLIMPSE_IMAGE_CACHE_MB, 1024).
 
     Of a DICOM file, the spacing is that of `PixelSpacing`, else of `ImagerPixelSpacing`, which is measured on the
     detector and so some percent too large for what lies in the body, else of `NominalScannedPixelSpacing`; of a
