@@ -99,7 +99,6 @@ DAMAGED: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "colour png, cut": ("photo", lambda folder: cut(picture(folder / "bad.png", True))),
     "colour jpeg, cut": ("photo", lambda folder: cut(picture(folder / "bad.jpg", True))),
     "webp, cut": ("photo", lambda folder: cut(picture(folder / "bad.webp", True))),
-    "webp, overwritten": ("photo", lambda folder: overwritten(picture(folder / "bad.webp", True), 0.3, 0.9)),
     "slide, cut": ("wsi", lambda folder: cut(slide(folder / "bad.tiff"))),
 }
 
