@@ -36,7 +36,7 @@ _VOLUMES = {
     "planar": ["network/encoder=planar"],
     "axial": ["network/encoder=axial"],
 }
-ENCODERS = {"wsi": _PLANES, "xray": _PLANES, "mri": _VOLUMES, "ct": _VOLUMES}
+ENCODERS = {"wsi": _PLANES, "xray": _PLANES, "photo": _PLANES, "mri": _VOLUMES, "ct": _VOLUMES}
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -63,7 +63,7 @@ def _measure(bench: Benchmark, env: str) -> list[Row]:
     given, modality = bench.options, find_modality(env)
     ndim = 3 if ENCODERS[env] is _VOLUMES else 2
     size = [modality.glimpse_size] * ndim if isinstance(modality.glimpse_size, int) else list(modality.glimpse_size)
-    channels = 3 if env == "wsi" else 1
+    channels = 3 if env in ("wsi", "photo") else 1
     batch, rounds = (2, 1) if given.quick else (given.batch, given.rounds)
     images = torch.randint(256, (batch, channels, *size), dtype=torch.uint8, device=given.device)
     encoders = {name: _encoder(env, name, channels, ndim).to(given.device).eval() for name in ENCODERS[env]}

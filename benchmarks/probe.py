@@ -29,16 +29,18 @@ from glimpse.networks import ConvEncoder, EfficientNetLite0
 from glimpse.sources import open_source
 
 NAME = "probe"
-SIZES = {"xray": 512, "mri": 96, "ct": 120, "wsi": 1024}  # of images, with --quick
+SIZES = {"xray": 512, "photo": 768, "mri": 96, "ct": 120, "wsi": 1024}  # of images, with --quick
 KINDS = {
     "xray": ("nodule", "lookalike"),
     "mri": ("lesion", "lookalike"),
     "ct": ("lesion", "lookalike"),
+    "photo": ("microaneurysm", "lookalike"),
     "wsi": ("tumour focus", "look-alike"),
 }
 WIDE: dict[str, Any] = {"widths": (16, 32, 64, 128), "strides": (1, 2, 2, 2)}
 SHALLOW: dict[str, Any] = {"widths": (16, 128), "kernels": (3, 4), "strides": (1, 2)}
-SMALL: dict[str, dict[str, Any]] = {"xray": {"strides": (1, 2, 2, 2)}, "mri": SHALLOW, "ct": SHALLOW, "wsi": {}}
+_FINE: dict[str, Any] = {"strides": (1, 2, 2, 2)}
+SMALL: dict[str, dict[str, Any]] = {"xray": _FINE, "photo": _FINE, "mri": SHALLOW, "ct": SHALLOW, "wsi": {}}
 _PLANE = 96  # pixels that a plane of a volume is enlarged to
 _BATCH = 32
 _STEPS = 400

@@ -12,7 +12,7 @@ from glimpse.envs.glyphs import (
     make_needle_mnist,
     make_relations,
 )
-from glimpse.envs.medical import make_ct, make_mri, make_wsi, make_xray
+from glimpse.envs.medical import make_ct, make_mri, make_photo, make_wsi, make_xray
 from glimpse.envs.modality import make_modality
 from glimpse.envs.vector import GlimpseVecEnv
 from glimpse.envs.wrappers import FlattenAction
@@ -34,6 +34,7 @@ __all__ = [
     "make_modality",
     "make_mri",
     "make_needle_mnist",
+    "make_photo",
     "make_relations",
     "make_wsi",
     "make_xray",

@@ -1,10 +1,10 @@
-"""The medical modalities: whole slides, radiographs, MR and CT volumes. All of their defaults are here."""
+"""The medical modalities: whole slides, radiographs, photographs, MR and CT volumes. All of their defaults are here."""
 
 from functools import partial
 
 from glimpse.envs.modality import make_modality
 from glimpse.modalities import Modality, install
-from glimpse.sources import RadiographSource, SlideSource, VolumeSource
+from glimpse.sources import PhotoSource, RadiographSource, SlideSource, VolumeSource
 
 WSI = Modality(
     "wsi",
@@ -31,6 +31,20 @@ XRAY = Modality(
     # spacing: millimetres per pixel; frame: which one of a file that holds several, from 0
     options={"window": None, "spacing": None, "frame": None},
     synthetic="glimpse.synthetic.radiographs.recipe:embedded_cohort",
+    overview_size=256,
+    glimpse_size=96,
+    glimpse_extents=(192,),
+    max_glimpses=8,
+    glimpse_cost=0.002,
+    networks={"encoder": "efficientnet_lite0", "aggregator": "score_pooling"},
+)
+PHOTO = Modality(
+    "photo",
+    PhotoSource,
+    reader="photo",
+    # spacing: millimetres per pixel; frame: which one of a file that holds several, from 0
+    options={"spacing": None, "frame": None},
+    synthetic="glimpse.synthetic.photos.recipe:embedded_cohort",
     overview_size=256,
     glimpse_size=96,
     glimpse_extents=(192,),
@@ -80,7 +94,9 @@ CT = Modality(
     networks={"encoder": "axial", "aggregator": "score_pooling"},
 )
 
-for _modality in (WSI, XRAY, MRI, CT):
+for _modality in (WSI, XRAY, PHOTO, MRI, CT):
     install(_modality)
 
-make_wsi, make_xray, make_mri, make_ct = (partial(make_modality, modality=one.name) for one in (WSI, XRAY, MRI, CT))
+make_wsi, make_xray, make_photo, make_mri, make_ct = (
+    partial(make_modality, modality=one.name) for one in (WSI, XRAY, PHOTO, MRI, CT)
+)

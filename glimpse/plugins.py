@@ -35,6 +35,7 @@ MAKER = "glimpse.envs.modality:make_modality"
 BUILT_IN = {
     "wsi": "glimpse/WSI-v0",
     "xray": "glimpse/XRay-v0",
+    "photo": "glimpse/Photo-v0",
     "mri": "glimpse/MRI-v0",
     "ct": "glimpse/CT-v0",
     "megapixel_mnist": "glimpse/MegapixelMNIST-v0",

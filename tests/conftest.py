@@ -54,6 +54,14 @@ def tiny_radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort of 12 synthetic photographs of 768 x 768 pixels; returns the path of its CSV."""
+    from glimpse.synthetic.photos.recipe import embedded_cohort
+
+    return embedded_cohort(tmp_path_factory.mktemp("tiny_photos"), n=12, size=768, progress=False)
+
+
+@pytest.fixture(scope="session")
 def tiny_mri(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort of 12 synthetic MR volumes of 80 x 96 x 80 voxels; returns the path of its CSV."""
     from glimpse.synthetic.volumes.recipe import embedded_mri

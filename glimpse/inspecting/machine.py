@@ -50,6 +50,7 @@ DISTRIBUTION = "glimpse-rl"
 LEAST_PYTHON = (3, 11)
 _GB = 1e9
 _OTHER_TIFFS = "LZW, JPEG, JPEG 2000, Zstandard or WebP"  # what tifffile does not read by itself
+_PICTURES = {"radiographs": ("JPEG", "PNG", "TIFF"), "photographs": ("JPEG", "PNG", "WebP", "TIFF")}
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,9 @@ def _formats(found: Mapping[str, Probed]) -> list[Line]:
         ("volumes", "NIfTI", ("nibabel",)),
         ("DICOM volumes", "folders of slices", ("pydicom",)),
         ("DICOM radiographs", "DICOM files of one image", ("pydicom",)),
+        ("DICOM photographs", "DICOM files in colour", ("pydicom",)),
         ("radiographs", "PNG, JPEG, TIFF", ("PIL", "tifffile")),
+        ("photographs", "PNG, JPEG, WebP, TIFF", ("PIL", "tifffile")),
         ("arrays", "NPY", ("numpy",)),
     )
     lines = []
@@ -265,10 +268,8 @@ def _except(name: str, found: Mapping[str, Probed]) -> str:
     elif name == "microscopy":
         codecs = found["imagecodecs"]
         lacking = [codec for codec, value in codecs.facts.items() if not value] if codecs.works else [_OTHER_TIFFS]
-    elif name == "radiographs":
-        lacking = [
-            codec for codec, value in found["PIL"].facts.items() if not value and codec in ("JPEG", "PNG", "TIFF")
-        ]
+    elif name in _PICTURES:
+        lacking = [codec for codec, value in found["PIL"].facts.items() if not value and codec in _PICTURES[name]]
     else:
         lacking = []
     return f", but not where pixels are compressed as {', '.join(lacking)}" if lacking else ""

@@ -88,7 +88,7 @@ class Agent:
     def _unknown(self, what: str) -> EvaluationError:
         return EvaluationError(
             f"{self.folder}: config.yaml states no {what} in env.make, so images cannot be read as in training. Take a "
-            "run of env=wsi, xray, mri, ct, or of a modality of your own."
+            "run of env=wsi, xray, photo, mri, ct, or of a modality of your own."
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -135,8 +135,8 @@ class Agent:
         if known is None or known.source is None:
             raise EvaluationError(
                 f"{self.folder}: this run reads no files: its images are drawn, or those of an environment of its own"
-                f"{'' if name is None else f' (env={name})'}. Take a run of env=wsi, xray, mri, ct, or of a modality "
-                "of your own."
+                f"{'' if name is None else f' (env={name})'}. Take a run of env=wsi, xray, photo, mri, ct, or of a "
+                "modality of your own."
             )
         return known
 

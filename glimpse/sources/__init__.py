@@ -3,8 +3,10 @@
 from glimpse.sources.array import SUFFIXES as ARRAY_SUFFIXES
 from glimpse.sources.array import ArraySource, is_array
 from glimpse.sources.base import ImageReadError, ImageSource, RegionReadError, UnsupportedImageError
+from glimpse.sources.photo.source import SUFFIXES as PHOTO_SUFFIXES
+from glimpse.sources.photo.source import PhotoSource, is_photo
 from glimpse.sources.radiograph.source import SUFFIXES as RADIOGRAPH_SUFFIXES
-from glimpse.sources.radiograph.source import RadiographSource, is_radiograph
+from glimpse.sources.radiograph.source import RadiographSource, is_radiograph, may_be_radiograph
 from glimpse.sources.registry import Kind, open_source, register_reader
 from glimpse.sources.slide.opening import SUFFIXES as SLIDE_SUFFIXES
 from glimpse.sources.slide.opening import is_slide_or_tiff, open_slide
@@ -46,6 +48,14 @@ register_reader(
         "radiographs (DICOM; grey PNG, JPEG and TIFF)",
         ("xray",),
     ),
+    may_read=may_be_radiograph,
+)
+register_reader(  # after radiographs, which grey pictures are unless somebody says otherwise
+    "photo",
+    PhotoSource,
+    suffixes=PHOTO_SUFFIXES,
+    sniff=is_photo,
+    kind=Kind("photographs (PNG, JPEG, WebP, TIFF and DICOM, in colour or grey)", ("photo",)),
 )
 register_reader(
     "volume",
@@ -60,6 +70,7 @@ __all__ = [
     "ArraySource",
     "ImageReadError",
     "ImageSource",
+    "PhotoSource",
     "RadiographSource",
     "RegionReadError",
     "SlideSource",

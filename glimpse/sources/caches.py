@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 import numpy as np
 
 DEFAULT_CACHE_MB = 512.0
+IMAGE_CACHE_MB = 1024.0  # room for the 20 cases that are read at once, if photographs have 17 megapixels
 SMALL_CACHE_MB = 256.0
 
 
@@ -94,8 +95,8 @@ def _cache(variable: str, default: float) -> ByteCache:
     return ByteCache(room(variable, default) * 2**20)
 
 
-images = _cache("GLIMPSE_IMAGE_CACHE_MB", DEFAULT_CACHE_MB)
-"""The process's one cache of decoded images; GLIMPSE_IMAGE_CACHE_MB sets its size (512)."""
+images = _cache("GLIMPSE_IMAGE_CACHE_MB", IMAGE_CACHE_MB)
+"""The process's one cache of decoded images; GLIMPSE_IMAGE_CACHE_MB sets its size (1024)."""
 
 overviews = _cache("GLIMPSE_OVERVIEW_CACHE_MB", DEFAULT_CACHE_MB)
 """The process's one cache of overviews and foregrounds; GLIMPSE_OVERVIEW_CACHE_MB sets its size (512)."""

@@ -39,6 +39,7 @@ class Reader:
     sniff: Callable[[Path], bool]
     sniff_folder: Callable[[Path], bool]
     kind: Kind = field(default_factory=Kind)
+    may_read: Callable[[Path], bool] | None = None
 
     @property
     def takes_all(self) -> bool:
@@ -47,7 +48,7 @@ class Reader:
 
     def claims(self, path: Path) -> bool:
         """Tells whether a file or folder is one of this reader's, by its suffix or its content."""
-        return self.takes_all or self.has_suffix(path) or self.knows(path)
+        return self.takes_all or self.has_suffix(path) or self.takes(path)
 
     def has_suffix(self, path: Path) -> bool:
         """Tells whether a file's suffix is one of this reader's."""
@@ -56,6 +57,10 @@ class Reader:
     def knows(self, path: Path) -> bool:
         """Tells whether the content of a file or folder is what this reader reads."""
         return self.sniff_folder(path) if path.is_dir() else self.sniff(path)
+
+    def takes(self, path: Path) -> bool:
+        """Tells whether this reader reads a file or folder when it is asked for by name."""
+        return self.knows(path) if path.is_dir() or self.may_read is None else self.may_read(path)
 
 
 _READERS: dict[str, Reader] = {}
@@ -84,6 +89,7 @@ def register_reader(
     sniff: Callable[[Path], bool] = knows_nothing,
     sniff_folder: Callable[[Path], bool] = knows_nothing,
     kind: Kind | None = None,
+    may_read: Callable[[Path], bool] | None = None,
 ) -> None:
     """Makes `open_source` aware of a reader; a second registration of a name replaces the first.
 
@@ -94,10 +100,12 @@ def register_reader(
         sniff: says from a file's content whether this reader can open it. It is never called on missing files.
         sniff_folder: says the same of a folder, for images of many files.
         kind: what messages say of its files; by default the name and the suffixes.
+        may_read: says whether a file may be one of this reader's where the user asks for the reader; by default as
+            ``sniff`` does. It may be cheaper, or wider: a grey picture is a photograph only if that is said.
     """
     endings = tuple(suffix.lower() for suffix in suffixes)
     images = f"{name} images" + (f" ({' '.join(endings)})" if endings else "")
-    _READERS[name] = Reader(name, cls, endings, sniff, sniff_folder, kind or Kind(images, (name,)))
+    _READERS[name] = Reader(name, cls, endings, sniff, sniff_folder, kind or Kind(images, (name,)), may_read)
 
 
 def open_source(path: str | os.PathLike[str], *, reader: str | None = None, **options: Any) -> ImageSource:
@@ -136,7 +144,7 @@ def _check_kind(path: Path, asked: Reader) -> None:
     Raises:
         UnsupportedImageError: the file is of another kind.
     """
-    if asked.takes_all or asked.knows(path):
+    if asked.takes_all or asked.takes(path):
         return
     other = next((one for one in _READERS.values() if one is not asked and one.knows(path)), None)
     if other is None and not asked.has_suffix(path):

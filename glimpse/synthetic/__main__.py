@@ -9,6 +9,7 @@ KINDS = {
     "mri": "glimpse.synthetic.volumes.recipe:embedded_mri",
     "ct": "glimpse.synthetic.volumes.recipe:embedded_ct",
     "xray": "glimpse.synthetic.radiographs.recipe:embedded_cohort",
+    "photo": "glimpse.synthetic.photos.recipe:embedded_cohort",
 }
 """The function that makes each kind, imported only when asked for."""
 

@@ -98,9 +98,15 @@ def test_keyword_arguments(file: str, path: tuple[str, ...], taken: Any) -> None
 MEANT_TO_DIFFER = {"overview_dropout"}
 
 
-@pytest.mark.parametrize("name", ["wsi", "xray", "mri", "ct", "relations"])
+@pytest.mark.parametrize("name", ["wsi", "xray", "photo", "mri", "ct", "relations"])
 def test_gymnasium_and_the_command_line_mean_the_same(name: str, request: pytest.FixtureRequest) -> None:
-    tiny = {"wsi": "tiny_slides", "xray": "tiny_radiographs", "mri": "tiny_mri", "ct": "tiny_ct"}
+    tiny = {
+        "wsi": "tiny_slides",
+        "xray": "tiny_radiographs",
+        "photo": "tiny_photos",
+        "mri": "tiny_mri",
+        "ct": "tiny_ct",
+    }
     cohort = request.getfixturevalue(tiny[name]) if name in tiny else None
     few = {} if cohort is not None else {"n": {"train": 2, "val": 1, "test": 1}}
     made: Any = gymnasium.make(BUILT_IN[name], cohort=cohort, **few).unwrapped

@@ -32,6 +32,7 @@ def env(
     request: pytest.FixtureRequest,
     tiny_slides: Path,
     tiny_radiographs: Path,
+    tiny_photos: Path,
     tiny_mri: Path,
     tiny_ct: Path,
     tiny_mnist: Path,
@@ -40,6 +41,7 @@ def env(
     options: dict[str, dict] = {
         "glimpse/WSI-v0": {"cohort": tiny_slides, "overview_size": 64},
         "glimpse/XRay-v0": {"cohort": tiny_radiographs, "overview_size": 64},
+        "glimpse/Photo-v0": {"cohort": tiny_photos, "overview_size": 64},
         "glimpse/MRI-v0": {"cohort": tiny_mri, "overview_size": 36},
         "glimpse/CT-v0": {
             "cohort": tiny_ct,

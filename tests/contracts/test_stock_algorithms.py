@@ -47,6 +47,7 @@ def env(
     request: pytest.FixtureRequest,
     tiny_slides: Path,
     tiny_radiographs: Path,
+    tiny_photos: Path,
     tiny_mri: Path,
     tiny_ct: Path,
     tiny_mnist: Path,
@@ -55,6 +56,7 @@ def env(
     options: dict[str, dict[str, Any]] = {
         "glimpse/WSI-v0": {"cohort": tiny_slides, "overview_size": 64, "glimpse_size": 32},
         "glimpse/XRay-v0": {"cohort": tiny_radiographs, "overview_size": 64, "glimpse_size": 32},
+        "glimpse/Photo-v0": {"cohort": tiny_photos, "overview_size": 64, "glimpse_size": 32},
         "glimpse/MRI-v0": {"cohort": tiny_mri, "overview_size": 24, "glimpse_size": 12},
         "glimpse/CT-v0": {"cohort": tiny_ct, "overview_size": (12, 24, 24), "glimpse_size": (6, 12, 12)},
         "glimpse/Array-v0": {"cohort": arrays((90, 120)), "glimpse_size": 8, "glimpse_extents": [8, 32]},

@@ -299,9 +299,9 @@ def test_a_second_training_gives_the_answers_of_the_first(tmp_path: Path, capsys
 
 # ---------------------------------------------------------------------------------------------- encoders
 def test_the_probe_knows_the_kinds_of_spots_by_the_names_that_cohorts_give_them(
-    tiny_slides: Path, tiny_radiographs: Path
+    tiny_slides: Path, tiny_radiographs: Path, tiny_photos: Path
 ) -> None:
-    for env, manifest in (("wsi", tiny_slides), ("xray", tiny_radiographs)):
+    for env, manifest in (("wsi", tiny_slides), ("xray", tiny_radiographs), ("photo", tiny_photos)):
         with open(manifest.with_name("regions.csv"), newline="") as file:
             assert {row["kind"] for row in csv.DictReader(file)} >= set(probe.KINDS[env])
     for env, kind in (("mri", HEAD), ("ct", THORAX)):
@@ -310,7 +310,7 @@ def test_the_probe_knows_the_kinds_of_spots_by_the_names_that_cohorts_give_them(
 
 
 def test_the_settings_of_every_encoder_fit_its_environment() -> None:
-    for env in ("wsi", "xray", "mri", "ct"):
+    for env in ("wsi", "xray", "photo", "mri", "ct"):
         for encoder in encoders.ENCODERS:
             given = encoders.overrides(env, encoder, volumes=env in ("mri", "ct"))
             config = composed(f"env={env}", *given, "pretrain.steps=5")

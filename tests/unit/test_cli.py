@@ -101,6 +101,7 @@ def test_importing_twice_registers_each_environment_once() -> None:
         "MRI",
         "MegapixelMNIST",
         "NeedleMNIST",
+        "Photo",
         "Relations",
         "WSI",
         "XRay",

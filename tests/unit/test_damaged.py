@@ -33,8 +33,9 @@ def cut(path: Path, share: float = 0.6) -> Path:
     return path
 
 
-def picture(path: Path) -> Path:
-    Image.fromarray((NOISE >> 4).astype(np.uint8)).save(path)
+def picture(path: Path, coloured: bool = False) -> Path:
+    grey = (NOISE >> 4).astype(np.uint8)
+    Image.fromarray(np.stack([grey, grey[::-1], grey.T], -1) if coloured else grey).save(path)
     return path
 
 
@@ -95,6 +96,9 @@ DAMAGED: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "dicom, cut": ("xray", lambda folder: cut(save(dataset(NOISE), folder / "bad.dcm"))),
     "dicom (rle), cut": ("xray", lambda folder: cut(compressed(folder / "bad.dcm"))),
     "dicom (rle), not decoded": ("xray", lambda folder: broken_rle(folder / "bad.dcm")),
+    "colour png, cut": ("photo", lambda folder: cut(picture(folder / "bad.png", True))),
+    "colour jpeg, cut": ("photo", lambda folder: cut(picture(folder / "bad.jpg", True))),
+    "webp, cut": ("photo", lambda folder: cut(picture(folder / "bad.webp", True))),
     "slide, cut": ("wsi", lambda folder: cut(slide(folder / "bad.tiff"))),
 }
 
@@ -109,6 +113,7 @@ GOOD: dict[str, Callable[[Path], Path]] = {
     "mri": lambda folder: write(folder / "good.nii", SCAN),
     "ct": lambda folder: series(folder / "good", lambda path: path),
     "xray": lambda folder: picture(folder / "good.png"),
+    "photo": lambda folder: picture(folder / "good.png", True),
     "wsi": lambda folder: slide(folder / "good.tiff"),
 }
 

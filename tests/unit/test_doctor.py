@@ -95,11 +95,15 @@ def test_an_extra_that_is_missing_is_named_with_the_command_of_pip() -> None:
     assert {name for name, line in formats.items() if line.state == "missing"} == {
         "DICOM volumes",
         "DICOM radiographs",
+        "DICOM photographs",
     }
     assert "cannot be read: pydicom not installed" in formats["DICOM volumes"].text
     assert lines(sections, "Codecs")["DICOM"].state == "missing"
     assert not command.is_broken(sections), "what is optional may be missing"
-    assert "Missing, and optional: dicom, DICOM, DICOM volumes, DICOM radiographs." in command.written(sections)
+    assert (
+        "Missing, and optional: dicom, DICOM, DICOM volumes, DICOM radiographs, DICOM photographs."
+        in command.written(sections)
+    )
 
 
 def test_decoders_and_codecs_that_are_missing_are_named_per_format() -> None:
@@ -111,6 +115,7 @@ def test_decoders_and_codecs_that_are_missing_are_named_per_format() -> None:
     formats = lines(sections, "Formats")
     assert formats["DICOM radiographs"].text.endswith("but not where pixels are compressed as JPEG-LS")
     assert formats["radiographs"].text.endswith("but not where pixels are compressed as JPEG")
+    assert formats["photographs"].text.endswith("but not where pixels are compressed as JPEG, WebP")
 
 
 def test_tiffs_that_need_a_package_are_named() -> None:

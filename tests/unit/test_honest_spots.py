@@ -12,6 +12,9 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.probe import Spots, planes, scores_of
+from glimpse.synthetic.photos.fundus import BLOOD
+from glimpse.synthetic.photos.spots import ANEURYSM, paint_spots
+from glimpse.synthetic.photos.spots import Spot as Fundus
 from glimpse.synthetic.radiographs.spots import LOOKALIKE, NODULE, paint_bodies, paint_details
 from glimpse.synthetic.radiographs.spots import Spot as Shadow
 from glimpse.synthetic.volumes.recipe import HEAD, THORAX
@@ -42,6 +45,20 @@ def radiograph_pair(index: int) -> list[np.ndarray]:
     return pair
 
 
+def photo_pair(index: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(index)
+    blood = np.exp(-(0.12 + 0.05 * ground(rng, (192, 192), 12)) * np.array(BLOOD, np.float32)[:, None, None])
+    retina, noise = blood * np.array((0.7, 0.33, 0.14))[:, None, None], rng.uniform(0.008, 0.014)
+    spot = Fundus("", *(96 + rng.uniform(-4, 4, 2)).tolist(), rng.uniform(5.6, 6.8), rng.uniform(0.55, 0.75), 0.4)
+    pair = []
+    for kind in (ANEURYSM, LOOKALIKE):
+        film = retina.astype(np.float32)
+        paint_spots(np.random.default_rng([index, 1]), film, [replace(spot, kind=kind)])
+        film += np.float32(noise) * rng.standard_normal(film.shape[1:], np.float32)
+        pair.append(film.reshape(3, 96, 2, 96, 2).mean((2, 4)) * 255)
+    return pair
+
+
 def volume_pair(name: str, index: int) -> list[np.ndarray]:
     kind = HEAD if name == "mri" else THORAX
     rng = np.random.default_rng(index)
@@ -64,7 +81,7 @@ def volume_pair(name: str, index: int) -> list[np.ndarray]:
 @cache
 def spots(name: str) -> Spots:
     """Spots of either kind, in turns; the last third is for testing."""
-    made = radiograph_pair if name == "xray" else lambda index: volume_pair(name, index)
+    made = {"xray": radiograph_pair, "photo": photo_pair}.get(name) or (lambda index: volume_pair(name, index))
     glimpses = np.stack([one for index in range(PAIRS) for one in made(index)]).clip(0, 255).astype(np.uint8)
     splits = np.where(np.arange(2 * PAIRS) < 4 * PAIRS // 3, "train", "test")
     return Spots(glimpses, np.arange(2 * PAIRS) % 2 == 0, splits)
@@ -75,14 +92,15 @@ def auc(encoder: str, name: str, **options: int) -> float:
     return float(roc_auc_score(test.first, scores_of(encoder, name, train, test, **options)))
 
 
-@pytest.mark.parametrize("name", ["xray", "mri", "ct"])
+@pytest.mark.parametrize("name", ["xray", "photo", "mri", "ct"])
 def test_statistics_and_random_filters_are_blind(name: str) -> None:
     assert auc("statistics", name) < 0.65
     assert np.mean([auc("random", name, seed=seed) for seed in range(4)]) < 0.65  # single ones have up to 0.72, on CT
 
 
-def test_the_pretrained_encoder_sees_the_form_in_radiographs() -> None:
-    assert auc("efficientnet_lite0_16", "xray") > 0.95
+@pytest.mark.parametrize("name", ["xray", "photo"])
+def test_the_pretrained_encoder_sees_the_form(name: str) -> None:
+    assert auc("efficientnet_lite0_16", name) > 0.95
 
 
 def test_planes_go_through_the_middle_of_a_volume() -> None:

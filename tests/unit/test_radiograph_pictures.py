@@ -9,17 +9,17 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-import glimpse.sources.radiograph.source as radiograph_module
+import glimpse.sources.pictures.plane as plane
 from glimpse.sources import ImageReadError, RadiographSource, SlideSource, UnsupportedImageError, open_source
 from glimpse.sources.caches import ByteCache
-from glimpse.sources.radiograph.orientation import upright
+from glimpse.sources.pictures.orientation import upright
 from tests.radiograph_files import values, whole
 
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch) -> ByteCache:
     cache = ByteCache(1 << 20)
-    monkeypatch.setattr(radiograph_module, "images", cache)
+    monkeypatch.setattr(plane, "images", cache)
     return cache
 
 
@@ -75,7 +75,7 @@ def test_coloured_pictures_are_refused(tmp_path: Path):
     for name in ("a.png", "a.jpg"):
         Image.fromarray(colours).save(tmp_path / name)
         with pytest.raises(UnsupportedImageError, match=rf"{name}: it is coloured.*convert it, e\.g\. with 'magick"):
-            open_source(tmp_path / name).check()
+            open_source(tmp_path / name, reader="radiograph").check()
     deep = colours.astype(">u2") * 257
     rows = b"".join(b"\0" + row.tobytes() for row in deep)
     chunks = (
@@ -86,7 +86,7 @@ def test_coloured_pictures_are_refused(tmp_path: Path):
     packed = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks]
     (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
     with pytest.raises(UnsupportedImageError, match=r"deep\.png: .*16 bits in several channels"):
-        open_source(tmp_path / "deep.png").check()
+        open_source(tmp_path / "deep.png", reader="radiograph").check()
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])

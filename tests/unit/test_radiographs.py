@@ -19,6 +19,7 @@ from pydicom.uid import (
 )
 
 import glimpse.sources.dicom as dicom_module
+import glimpse.sources.pictures.plane as plane
 import glimpse.sources.radiograph.source as radiograph_module
 from glimpse.sources import ImageReadError, RadiographSource, UnsupportedImageError, open_source
 from glimpse.sources.caches import ByteCache
@@ -73,13 +74,13 @@ def test_values_are_those_of_pydicom(tmp_path: Path, rule: str):
     assert isinstance(source, RadiographSource)
     source.check()
     np.testing.assert_allclose(whole(source), pipeline(path), atol=0.51)
-    assert not radiograph_module.images._arrays, "what is not compressed is mapped, not decoded"
+    assert not plane.images._arrays, "what is not compressed is mapped, not decoded"
 
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch) -> ByteCache:
     cache = ByteCache(1 << 20)
-    monkeypatch.setattr(radiograph_module, "images", cache)
+    monkeypatch.setattr(plane, "images", cache)
     return cache
 
 
@@ -264,7 +265,7 @@ def test_a_palette_of_colours_is_refused(tmp_path: Path):
     blue[200] += 1
     path = save(with_palette(indices, 0, table, table, blue), tmp_path / "a.dcm")
     with pytest.raises(UnsupportedImageError, match=r"a\.dcm: it is coloured \(its palette has colours\).*convert it"):
-        open_source(path).check()
+        open_source(path, reader="radiograph").check()
     path = save(dataset(indices, PhotometricInterpretation="PALETTE COLOR"), tmp_path / "b.dcm")
     with pytest.raises(ImageReadError, match=r"b\.dcm: cannot be read \(its palette is missing"):
         open_source(path).check()

@@ -18,7 +18,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-import glimpse.sources.radiograph.source as radiographs
+import glimpse.sources.pictures.plane as plane
 import glimpse.sources.slide.source as slide_module
 import glimpse.views
 from glimpse import evaluate, train
@@ -157,7 +157,7 @@ def test_files_that_vanish_after_they_were_checked_end_the_run(
     side = (16,) * case.source.ndim
     views = Views(side, side, (16,))
     case.source.close()
-    monkeypatch.setattr(radiographs, "images", ByteCache(1 << 20))  # which holds the decoded picture
+    monkeypatch.setattr(plane, "images", ByteCache(1 << 20))  # which holds the decoded picture
     if how == "gone":
         path.rename(tmp_path / "moved")
     else:

@@ -2,17 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from glimpse.sources.base import ImageReadError, UnsupportedImageError, describe_content
-from glimpse.sources.radiograph.stored import Stored
+from glimpse.sources.base import UnsupportedImageError
+from glimpse.sources.pictures.stored import Stored
 from glimpse.sources.windows import LinearWindow, Window
-
-REMEDY = (
-    "Copy the file again and compare its size with the original's, or leave the case out (env.cohort.on_error=skip)."
-)
 
 
 @dataclass(frozen=True)
@@ -40,33 +35,18 @@ class Header:
     padding: tuple[float, float] | None = None
 
 
-def damaged(path: object, error: object) -> ImageReadError:
-    """Returns the error for a radiograph that cannot be read."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return ImageReadError(f"{path}: cannot be read ({reason}). It is probably truncated or damaged. {REMEDY}")
-
-
-def truncated(path: object, needed: int, size: int) -> ImageReadError:
-    """Returns the error for a file that ends before its pixels do."""
-    return damaged(path, f"its pixels reach to byte {needed:,}, the file ends at byte {size:,}")
-
-
 def coloured(path: object, what: str) -> UnsupportedImageError:
     """Returns the error for a picture in colours."""
     return UnsupportedImageError(
-        f"{path}: it is coloured ({what}), a radiograph is grey. If it is one nevertheless, convert it, e.g. with "
-        "'magick in.png -colorspace Gray out.png'; otherwise correct the path."
+        f"{path}: it is coloured ({what}), a radiograph is grey. Choose env=photo for photographs; if it is a "
+        "radiograph nevertheless, convert it, e.g. with 'magick in.png -colorspace Gray out.png'; otherwise correct "
+        "the path."
     )
 
 
 def palette_window(greys: np.ndarray) -> LinearWindow:
     """Returns the window of a picture with a palette of greys: of 8 bits, or of 16 if there are values above 255."""
     return LinearWindow(0.0, 255.0 if greys.max() <= 255 else 65535.0)
-
-
-def unsupported(path: Path, rule: str, remedy: str) -> UnsupportedImageError:
-    """Returns the error for a file that is whole but no radiograph."""
-    return UnsupportedImageError(f"{path}: suffix {path.suffix!r} with {describe_content(path)}, {rule}. {remedy}")
 
 
 def chosen_window(path: object, windows: Sequence[Window], choice: int | Sequence[float] | None) -> Window | None:

@@ -1,42 +1,36 @@
 """Radiographs in PNG, TIFF and JPEG files."""
 
-import math
-import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, one_frame
-from glimpse.sources.quiet import quiet
-from glimpse.sources.radiograph import orientation
-from glimpse.sources.radiograph.header import Header, coloured, damaged, palette_window, truncated, unsupported
-from glimpse.sources.radiograph.stored import Stored
+from glimpse.sources.pictures import orientation
+from glimpse.sources.pictures.errors import damaged, unsupported
+from glimpse.sources.pictures.files import (
+    PNG,
+    TIFF,
+    check_size,
+    check_whole,
+    magic,
+    opened,
+    orientation_of,
+    pages_of,
+    pixels_of,
+    tiff_file,
+)
+from glimpse.sources.pictures.stored import Stored
+from glimpse.sources.radiograph.header import Header, coloured, palette_window
 from glimpse.sources.windows import LinearWindow, Window
 
-SUFFIXES = (".png", ".jpg", ".jpeg")  # of files that are radiographs before they are anything else
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-PNG = b"\x89PNG\r\n\x1a\n"
-JPEG = b"\xff\xd8\xff"
 _UNSTATED_DPI = (0.0, 1.0, 72.0, 96.0)  # what programs write that know nothing of the size of a pixel
 _GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I", "F")
 _PALETTE = 3  # TIFF's PhotometricInterpretation
 _EXPORT = "Save it as a greyscale PNG of 8 or 16 bits."
-
-
-def magic(path: Path) -> bytes:
-    """Returns the first eight bytes of a file."""
-    with open(path, "rb") as file:
-        return file.read(8)
 
 
 def describe(path: Path, frame: int | None) -> Header:
@@ -49,7 +43,7 @@ def describe(path: Path, frame: int | None) -> Header:
     if magic(path)[:4] in TIFF:
         return _describe_tiff(path, frame)
     one_frame(path, 1, frame)
-    with _opened(path) as image:
+    with opened(path) as image:
         resolution = image.info.get("dpi") or (0.0, 0.0)
         spacing = _spacing(float(resolution[1]), float(resolution[0]), 25.4)
         header = Header((image.height, image.width), spacing, windows=_window(image.mode in ("I;16", "I", "F")))
@@ -65,7 +59,7 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
     """
     if magic(path)[:4] in TIFF:
         return _decode_tiff(path, header, frame or 0)
-    with _opened(path) as image:
+    with opened(path) as image:
         if magic(path) == PNG:
             _refuse_deep_colours(path)
         try:
@@ -77,40 +71,41 @@ def decode(path: Path, header: Header, frame: int | None) -> np.ndarray:
 
 
 def is_grey(path: Path) -> bool:
-    """Tells whether a TIFF is grey, or coloured with equal channels; False where it cannot be read."""
+    """Tells whether a picture is grey, or coloured with equal channels; it is decoded where only its pixels say so.
+
+    What cannot be read counts as grey where its header does not say otherwise; a TIFF counts as coloured.
+    """
+    tiff = magic(path)[:4] in TIFF
     try:
-        with quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff:
-            page: Any = tiff.pages.first
-            if page.photometric in (0, 1) and page.samplesperpixel == 1:
-                return True
-            if page.photometric not in (2, 3) or page.is_tiled:
-                return False
-        header = _describe_tiff(path, 0)
-        _decode_tiff(path, header, 0)
+        return _is_grey_tiff(path) if tiff else _is_grey_picture(path)
     except Exception:  # the reader that the suffix calls for says what is wrong
-        return False
+        return not tiff
+
+
+def _is_grey_picture(path: Path) -> bool:
+    with opened(path) as image:
+        if image.mode in _GREY:
+            return True
+        try:
+            image.draft("RGB", (1, 1))  # of a JPEG, every eighth pixel does
+            _grey(path, image)
+        except Exception:  # coloured, or damaged
+            return False
+    return True
+
+
+def _is_grey_tiff(path: Path) -> bool:
+    with tiff_file(path) as tiff:
+        page: Any = tiff.pages.first
+        if page.photometric in (0, 1) and page.samplesperpixel == 1:
+            return True
+        if page.photometric not in (2, 3) or page.is_tiled:
+            return False
+    _decode_tiff(path, _describe_tiff(path, 0), 0)
     return True
 
 
 # ---------------------------------------------------------------------------------------------- Pillow
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    head = magic(path)
-    kind = PngImageFile if head == PNG else TiffImageFile if head[:4] in TIFF else JpegImageFile
-    try:
-        image = kind(path)  # as Image.open does, but without its warning of large images
-    except (OSError, SyntaxError, ValueError) as error:
-        if head.startswith(JPEG):  # so short a beginning is also found in files that are no pictures
-            raise unsupported(path, "but not one that can be read", "Copy or export it again.") from error
-        raise damaged(path, "its header cannot be read" if os.path.getsize(path) else "it is empty") from error
-    with image:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
-        if image.width * image.height > limit:
-            rule = f"which is too large ({image.width} x {image.height} pixels, Pillow reads {limit:,})"
-            raise unsupported(path, rule, "Save it as an uncompressed TIFF.")
-        yield image
-
-
 def _grey(path: Path, image: Image.Image) -> np.ndarray:
     image.load()
     if image.mode == "1":
@@ -140,16 +135,16 @@ def _refuse_deep_colours(path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------- TIFF
 def _describe_tiff(path: Path, frame: int | None) -> Header:
-    with _tiff(path) as tiff:
-        pages = _pages(tiff)
+    with tiff_file(path) as tiff:
+        pages = pages_of(tiff)
         page = pages[one_frame(path, len(pages), frame)]
         if page.dtype is None or page.dtype.kind not in "buif" or page.photometric not in (0, 1, 2, _PALETTE, 6):
             raise unsupported(path, "whose pixels are of a kind that no radiograph has", _EXPORT)
-        needed = max(a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=False))
-        if needed > os.path.getsize(path):
-            raise truncated(path, needed, os.path.getsize(path))
-        turn, palette = _tiff_orientation(page), _tiff_palette(path, page)
+        check_whole(path, page)
+        turn, palette = orientation_of(page), _tiff_palette(path, page)
         plain = page.is_memmappable and page.ndim == 2 and turn == orientation.UPRIGHT and palette is None
+        if not plain:
+            check_size(path, page.imagelength, page.imagewidth)
         dtype = page.dtype.newbyteorder(tiff.byteorder).str
         windows = _window(page.dtype.itemsize > 1 or page.dtype.kind == "f")
         header = Header(
@@ -163,19 +158,10 @@ def _describe_tiff(path: Path, frame: int | None) -> Header:
 
 
 def _decode_tiff(path: Path, header: Header, frame: int) -> np.ndarray:
-    with _tiff(path) as tiff:
-        page = _pages(tiff)[frame]
-        turn, palette = _tiff_orientation(page), _tiff_palette(path, page)
-        try:
-            pixels = page.asarray(maxworkers=1)
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            with _opened(path) as image:  # which knows more compressions
-                image.seek(page.index)
-                image.load()
-                pixels = np.asarray(image)
-    pixels = orientation.upright(pixels, turn)
+    with tiff_file(path) as tiff:
+        page = pages_of(tiff)[frame]
+        palette = _tiff_palette(path, page)
+        pixels, _ = pixels_of(path, page)
     if pixels.shape[:2] != header.shape:
         raise unsupported(path, f"whose channels are stored apart (shape {pixels.shape})", _EXPORT)
     if pixels.ndim == 3:
@@ -183,29 +169,6 @@ def _decode_tiff(path: Path, header: Header, frame: int) -> np.ndarray:
     if palette is not None:
         return palette[pixels]
     return pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels
-
-
-@contextmanager
-def _tiff(path: Path) -> Iterator[Any]:
-    try:
-        with quiet(tifffile.logger()), tifffile.TiffFile(path) as tiff:
-            yield tiff
-    except (ImageReadError, UnsupportedImageError):
-        raise
-    except ValueError as error:
-        raise error if str(error).startswith(str(path)) else damaged(path, error) from error
-    except Exception as error:  # tifffile raises many kinds on damaged files
-        raise damaged(path, error) from error
-
-
-def _pages(tiff: Any) -> list[Any]:
-    """Returns the pages of a TIFF but for smaller versions of them."""
-    return [page for page in tiff.pages if not page.is_reduced] or [tiff.pages.first]
-
-
-def _tiff_orientation(page: Any) -> int:
-    tag = page.tags.get(orientation.TAG)
-    return orientation.UPRIGHT if tag is None else orientation.known(tag.value)
 
 
 def _tiff_palette(path: Path, page: Any) -> np.ndarray | None:

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from glimpse.sources.dicom import require_pydicom
 from glimpse.synthetic.making import CaseRecord, Recipe, Table, embedded, generator, write_whole
+from glimpse.synthetic.placing import draw_mask
 from glimpse.synthetic.radiographs.chest import Anatomy, enlarge, in_lungs, paint_chest
 from glimpse.synthetic.radiographs.dicom import Shown, write_radiograph
 from glimpse.synthetic.radiographs.spots import NODULE, Spot, draw_spots, paint_bodies, paint_details
@@ -33,7 +34,6 @@ SPACING = 0.15
 WHITE = 4095  # of 12 bits
 _CURVES = (1.9, 2.5)  # how soon a film saturates: the steeper, the more contrast lungs have over the rest
 _NOISES = (0.006, 0.015)  # of white, where most rays arrive
-_MASK_SCALE = 4  # pixels of the image per pixel of its mask
 _MASK_RADII = 1.3  # radii of a nodule that its mask covers
 
 
@@ -86,7 +86,7 @@ def write_case(
 ) -> None:
     """Writes the mask of a radiograph, where it has nodules, and then itself, to be shown in a window of its own."""
     if record.mask:
-        write_whole(folder / record.mask, partial(_draw_mask(spots, len(pixels)).save, format="PNG"))
+        write_whole(folder / record.mask, partial(draw_mask(_nodules(spots), len(pixels)).save, format="PNG"))
     shown = Shown(bool(rng.random() < 0.5), rng.uniform(1900, 2300), rng.uniform(3800, 4400), SPACING)
     write_whole(folder / record.path, partial(write_radiograph, pixels=pixels, shown=shown, record=record))
 
@@ -157,14 +157,9 @@ def _letter(rng: np.random.Generator, film: Float[np.ndarray, "size size"]) -> N
     place += (np.float32(0.97) - place) * (np.asarray(picture, np.float32) / 255)
 
 
-def _draw_mask(spots: Iterable[Spot], size: int) -> Image.Image:
-    mask = Image.new("L", (size // _MASK_SCALE, size // _MASK_SCALE))
-    pen = ImageDraw.Draw(mask)
-    for spot in spots:
-        if spot.kind == NODULE:
-            middle, reach = np.array([spot.x, spot.y]) / _MASK_SCALE, _MASK_RADII * spot.radius / _MASK_SCALE
-            pen.ellipse([*(middle - reach), *(middle + reach)], fill=255)
-    return mask
+def _nodules(spots: Iterable[Spot]) -> Iterator[tuple[float, float, float]]:
+    """What the mask covers: circles (y, x, radius) around the nodules."""
+    yield from ((spot.y, spot.x, _MASK_RADII * spot.radius) for spot in spots if spot.kind == NODULE)
 
 
 def regions(record: CaseRecord, seed: int, size: int) -> Iterator[tuple[str, str, float, float, float]]:

@@ -6,7 +6,7 @@ calcified granuloma. Brightness, contrast, histogram and power spectrum are the 
 `glimpse.synthetic.equalising`), and so is the mean in every square of 8 x 8 pixels: an overview shows nothing of it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +14,7 @@ import scipy
 from jaxtyping import Float
 
 from glimpse.synthetic.equalising import Stroke, equalised, strokes, without_block_means
-
-Room = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Tells which points (y, x) in [-1, 1] of an image a spot's middle may be at, bool (point,)."""
+from glimpse.synthetic.placing import Room, each, share_that_fits, whole_squares
 
 SQUARE = 8
 """Side, in pixels, of the squares that have the same mean whatever the kind: an overview's pixel of 2048 in 256."""
@@ -32,7 +30,6 @@ _FADE = 0.6  # radii over which strokes fade at their reach
 _REACH = 1.6  # radii that a spot with its strokes covers
 _APART = 4.0  # radii between the middles of two spots, at least
 _CANDIDATES = 3000
-_DARKEST, _LIGHTEST = 0.02, 0.98  # of white, which leaves room for noise
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def draw_spots(rng: np.random.Generator, room: Room, size: int, target: int) -> 
 
 def paint_bodies(rng: np.random.Generator, field: Float[np.ndarray, "row column"], spots: Sequence[Spot]) -> None:
     """Adds the spots to what rays lose, in place: of their kinds nothing is to be seen yet."""
-    for spot, own in _each(rng, spots):
+    for spot, own in each(rng, spots):
         place, y, x = _place(spot, field.shape)
         field[place] += np.float32(spot.contrast) * _profile(own, spot, y, x)
 
@@ -92,10 +89,10 @@ def paint_details(rng: np.random.Generator, film: Float[np.ndarray, "row column"
 
     It is added behind the curve from what rays lose to the film, which would not leave means alone.
     """
-    for spot, own in _each(rng, spots):
+    for spot, own in each(rng, spots):
         place, y, x = _place(spot, film.shape)
         pair = [np.float32(HEIGHT * spot.contrast) * one for one in forms(own, spot, y[:, 0], x[0])]
-        share = min(_share_that_fits(film[place], detail) for detail in pair)  # else it would tell of the kind
+        share = min(share_that_fits(film[place], detail) for detail in pair)  # else it would tell of the kind
         film[place] += np.float32(share) * pair[0 if spot.kind == NODULE else 1]
 
 
@@ -141,27 +138,9 @@ def _scattered(rng: np.random.Generator, radius: float) -> tuple[np.ndarray, np.
     return outwards * distances[:, None], outwards
 
 
-def _share_that_fits(film: np.ndarray, detail: np.ndarray) -> float:
-    """The part of a detail that can be added without leaving the film's range, where means would change."""
-    room = np.where(detail > 0, _LIGHTEST - film, film - _DARKEST)
-    return float(np.clip((room / np.maximum(np.abs(detail), 1e-6)).min(), 0, 1))
-
-
-def _each(rng: np.random.Generator, spots: Sequence[Spot]) -> Iterator[tuple[Spot, np.random.Generator]]:
-    """The spots with random numbers of their own, so that one can change without the others."""
-    for spot, seed in zip(spots, rng.integers(0, 2**32, len(spots)), strict=True):
-        yield spot, np.random.default_rng(seed)
-
-
 def _place(spot: Spot, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
     """The whole squares that a spot may touch, and the way from its middle to their pixels, y and x."""
-    sides = []
-    for middle, side in zip((spot.y, spot.x), shape, strict=True):
-        low = max(int((middle - _REACH * spot.radius) // SQUARE), 0)
-        high = min(int((middle + _REACH * spot.radius) // SQUARE) + 1, side // SQUARE)
-        sides.append(slice(low * SQUARE, high * SQUARE))
-    y, x = np.mgrid[sides[0], sides[1]].astype(np.float32) + np.float32(0.5)
-    return (sides[0], sides[1]), y - np.float32(spot.y), x - np.float32(spot.x)
+    return whole_squares((spot.y, spot.x), _REACH * spot.radius, shape, SQUARE)
 
 
 def _profile(rng: np.random.Generator, spot: Spot, y: np.ndarray, x: np.ndarray) -> np.ndarray:

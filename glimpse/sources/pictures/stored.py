@@ -65,6 +65,11 @@ class Pixels:
         self._words, self._bits = words, bits
         self.shape, self.ndim = words.shape, words.ndim
 
+    @property
+    def words(self) -> np.ndarray:
+        """The array as it lies in the file; nothing of it is read yet."""
+        return self._words
+
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         words = np.asarray(self._words[index])
         return words if self._bits is None else self._bits.clean(words)

@@ -1,0 +1,1 @@
+"""Photographs: colour PNG, JPEG, WebP, TIFF and DICOM."""

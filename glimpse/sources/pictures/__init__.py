@@ -1,0 +1,1 @@
+"""What readers of radiographs and of photographs share: files of one plane."""

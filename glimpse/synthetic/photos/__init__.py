@@ -1,0 +1,1 @@
+"""Synthetic photographs of the fundus of the eye."""
