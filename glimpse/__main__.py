@@ -13,7 +13,8 @@ import glimpse
 from glimpse.settings.nearest import suggestion
 
 EXAMPLE = "glimpse train env=wsi agent=ppo"
-_FIRST = ("check", "train", "evaluate", "predict", "doctor")  # listed first, in this order; others follow by name
+# Listed first, in this order; others follow by name.
+_FIRST = ("check", "train", "evaluate", "report", "predict", "doctor")
 
 
 def commands(folder: Path | None = None) -> dict[str, str]:

@@ -22,6 +22,7 @@ DARK, WHITE = (40, 40, 40), (255, 255, 255)
 _GAP, _TEXT, _CAPTION = 10, 14, 12
 _WIDEST = 4.0  # largest ratio of width to height of a picture
 _ORDER, _HEAT = "winter", "inferno"  # colour maps for the order of glimpses and for probabilities
+_SHADES = 32  # of layers
 
 
 def draw_scanpath(
@@ -114,10 +115,36 @@ def heat_map(
     return np.array(beside([_heated(panel, plane, cells) for plane, panel in panels]))
 
 
+def _strength(plane: Plane, cells: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "height width"]:
+    """Returns how strongly heat maps show each cell, from 0 to 1."""
+    return np.sqrt(plane.most(cells) / max(float(cells.max()), 1e-12)).astype(np.float32)
+
+
+def heat_layers(plane: Plane, cells: Float[np.ndarray, "step *grid"]) -> Image.Image:
+    """Draws heat maps as layers to lay over an overview, one pixel per cell, one step below the other.
+
+    Colours and strength are those of `heat_map`; the less probable a cell is, the more transparent it is.
+
+    Args:
+        plane: the plane of the picture.
+        cells: probabilities of each step.
+    """
+    strength = np.concatenate([_strength(plane, one) for one in cells])
+    levels = np.linspace(0, 1, _SHADES)
+    layer = Image.fromarray(np.rint(strength * (_SHADES - 1)).astype(np.uint8)).convert("P")
+    layer.putpalette(np.rint(_hot(levels) * 255).astype(np.uint8).tobytes())
+    layer.info["transparency"] = np.rint(0.85 * levels * 255).astype(np.uint8).tobytes()
+    return layer
+
+
+def _hot(share: np.ndarray) -> Float[np.ndarray, "*size 3"]:
+    return colormaps[_HEAT](0.25 + 0.7 * share)[..., :3]
+
+
 def _heated(panel: Image.Image, plane: Plane, cells: Float[np.ndarray, "*grid"]) -> Image.Image:
-    strength = np.sqrt(plane.most(cells) / max(float(cells.max()), 1e-12)).astype(np.float32)
+    strength = _strength(plane, cells)
     share = np.array(Image.fromarray(strength).resize(panel.size, Image.Resampling.NEAREST))[..., None]
-    colour = colormaps[_HEAT](0.25 + 0.7 * share[..., 0])[..., :3] * 255
+    colour = _hot(share[..., 0]) * 255
     pale = 0.5 * np.asarray(panel.convert("L").convert("RGB"), np.float32) + 0.5 * 255
     heated = Image.fromarray(np.rint((1 - share) * pale + share * colour).astype(np.uint8))
     _name(plane, heated)

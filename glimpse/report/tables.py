@@ -104,12 +104,12 @@ def _cells(reader: str, row: Row, headline: Sequence[str], marked: bool) -> tupl
     hit = value_of(row, "hit_rate")
     return (
         reader,
-        *(_interval(row.get(name)) for name in headline[:1]),
-        *(_number(value_of(row, name), 3) for name in headline[1:]),
-        *([_number(None if hit is None else 100 * hit, 1)] if marked else []),
-        _number(row["glimpses"], 1),
-        _number(100 * row["share_read"], 1),
-        _number(row["seconds_per_case"], 3),
+        *(with_interval(row.get(name)) for name in headline[:1]),
+        *(number(value_of(row, name), 3) for name in headline[1:]),
+        *([number(None if hit is None else 100 * hit, 1)] if marked else []),
+        number(row["glimpses"], 1),
+        number(100 * row["share_read"], 1),
+        number(row["seconds_per_case"], 3),
     )
 
 
@@ -119,13 +119,21 @@ def value_of(row: Row, name: str) -> float | None:
     return entry["value"] if isinstance(entry, Mapping) else None
 
 
-def _interval(entry: Mapping[str, float | None] | None) -> str:
+def with_interval(entry: Mapping[str, float | None] | None, scale: float = 1.0) -> str:
+    """Returns a metric's value with its interval as a text; `scale` is 100 for per cent."""
     if entry is None or entry["value"] is None:
         return "n/a"
-    return f"{_number(entry['value'], 3)} ({_number(entry['low'], 3)} to {_number(entry['high'], 3)})"
+    digits = 3 if scale == 1 else 1
+    value, low, high = (number(_scaled(entry[name], scale), digits) for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
-def _number(value: float | None, digits: int) -> str:
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else scale * value
+
+
+def number(value: float | None, digits: int) -> str:
+    """Returns a number as a text, or "n/a" where it is not defined."""
     return "n/a" if value is None else f"{value:.{digits}f}"
 
 

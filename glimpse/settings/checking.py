@@ -27,7 +27,7 @@ _SECTIONS: dict[Path, tuple[str, ...]] = {
         "device", "progress", "features_cache", "run", "resume", "save_seconds", "vector", "report",
     ),
     ("agent",): ("name", "algorithm"),
-    ("report",): ("split", "readers", "lanes", "pictures", "overview", "full_scan"),
+    ("report",): ("split", "readers", "lanes", "pictures", "pages", "overview", "full_scan"),
     ("pretrain", "augment"): (
         "turn", "quarter_turns", "tilt", "zoom", "shift", "flips", "strength", "stain", "stain_shift", "brightness",
         "gamma", "noise", "blur",

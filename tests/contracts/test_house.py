@@ -29,7 +29,13 @@ FLOORS = (
 )
 COMMANDS = {"train", "evaluate", "predict", "check", "doctor", "__main__", "__init__"}
 VOCABULARY = {"geometry", "views", "spaces", "modalities", "plugins", "errors", "atomic"}
-MAINS = {"glimpse/train.py", "glimpse/evaluate.py", "glimpse/predict.py", "glimpse/check.py"}
+MAINS = {
+    "glimpse/train.py",
+    "glimpse/evaluate.py",
+    "glimpse/predict.py",
+    "glimpse/check.py",
+    "glimpse/report/__main__.py",
+}
 
 
 def name_of(file: Path) -> str:
