@@ -290,6 +290,7 @@
     by("panels").replaceChildren(...panels.map((panel) => panel.figure));
     by("panels").classList.toggle("several", panels.length > 1);
     by("slider").max = reading.looks.length;
+    by("in-place").parentElement.hidden = reading.panels[0].through !== null;
     fillTable();
     show(reading.looks.length);
     const facts = [`Answer: ${reading.answer} after ${plural(reading.looks.length, "look")}`];

@@ -1,0 +1,437 @@
+"""The report to click through: what is in it, that nothing is loaded or injected, and that a browser can use it."""
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+from stable_baselines3.common.logger import TensorBoardOutputFormat
+
+from glimpse import __main__ as cli
+from glimpse.errors import EvaluationError
+from glimpse.pictures.pages import page_record
+from glimpse.predicting.work import failures_table, predictions_table
+from glimpse.reading.records import Reading
+from glimpse.report.html.measures import Outcome, calibration, is_right, measured, operating
+from glimpse.report.html.writing import write_report
+from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression
+from tests.reports import GLIMPSES, HOSTILE, NAMES, readings_of, write_pages, write_run
+
+VOID = {"meta", "input", "img", "br", "use", "path", "link"}
+
+
+class Page(HTMLParser):
+    """The elements of a page, with their attributes and texts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text("utf-8")
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self._open: list[str] = []
+        self.feed(self.source)
+        assert self._open == [], f"not closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID or (tag in ("use", "path") and not self.rawdata_closes()):
+            self._open.append(tag)
+
+    def rawdata_closes(self) -> bool:
+        return (self.get_starttag_text() or "").endswith("/>")
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((self._open[-1] if self._open else "", data))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def text(self, tag: str) -> list[str]:
+        return [text.strip() for name, text in self.texts if name == tag and text.strip()]
+
+
+@pytest.fixture(scope="module")
+def readings() -> list[Reading]:
+    return readings_of()
+
+
+@pytest.fixture(scope="module")
+def run(readings: list[Reading], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_run(tmp_path_factory.mktemp("run") / "one", readings)
+    events = TensorBoardOutputFormat(str(folder))
+    for step, loss in enumerate([2.0, 1.5, float("nan"), 1.25], start=1):
+        events.write({"warm_up/loss": loss, "validation/auc": 0.5}, {"warm_up/loss": (), "validation/auc": ()}, step)
+    events.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(run: Path) -> Path:
+    written = write_report(run)
+    assert (written.cases, written.pages, written.folder) == (6, 6, None)
+    return written.file
+
+
+# ---------------------------------------------------------------------------------------------- the file
+def check_page(page: Page) -> None:
+    """Nothing is loaded, no id occurs twice, and who does not see pictures or uses no mouse is told everything."""
+    for tag, attributes in page.elements:
+        for name in ("src", "srcset", "data", "action", "xlink:href", "poster"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+        assert not re.match(r"(\w+:)?//|javascript:", attributes.get("href") or "")
+        assert not any(name.startswith("on") for name in attributes)
+    assert not re.search(r"https?:|@import|url\((?!#)", page.source)
+    assert not page.all("link") and not page.all("iframe")
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert all("alt" in image for image in page.all("img"))
+    assert all(svg.get("aria-label") for svg in page.all("svg") if svg.get("viewbox"))
+    assert page.all("html")[0]["lang"] == "en" and len(page.all("main")) == 1 and page.text("title")
+    policy = next(one["content"] for one in page.all("meta") if one.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None and policy.startswith("default-src 'none';") and "script-src 'sha256-" in policy
+
+
+def test_the_file_has_the_table_charts_and_cases_and_loads_nothing(report: Path, run: Path) -> None:
+    page = Page(report)
+    check_page(page)
+    row = json.loads((run / "metrics.json").read_text())["readers"]["ppo"]["auc"]
+    assert f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})" in page.text("td")
+    assert "Split test, n = 6 cases of 6 patients, at most 3 glimpses." in page.text("caption")
+    charts = [svg["aria-label"] or "" for svg in page.all("svg") if svg.get("viewbox")]
+    for name in ("Confusion matrix", "Calibration: 1", "Thresholds: 1", "Warm-up: loss", "Validation"):
+        assert sum(label.startswith(name) for label in charts) == 1
+    assert "In the end: loss 1.25." in page.text("figcaption")
+    assert {"answer", "target", "threshold on the probability", "share of cases", "loss"} <= set(page.text("text"))
+    assert len([one for one in page.all("tr") if "data-page" in one]) == 6
+
+
+def test_no_name_of_a_case_becomes_part_of_the_page(report: Path) -> None:
+    page = Page(report)
+    own = [one for one in page.all("script") if one.get("type") != "application/json"]
+    assert len(own) == 2 and len(page.all("script")) == 2 + len(NAMES)
+    assert set(NAMES) <= set(page.text("a")) and not any(one.get("src") == "x" for one in page.all("img"))
+    records = [json.loads(text) for tag, text in page.texts if tag == "script" and text.startswith('{"form"')]
+    assert [record["id"] for record in records] == list(NAMES)
+
+
+def test_large_cohorts_have_pages_beside_the_file(run: Path, tmp_path: Path) -> None:
+    written = write_report(run, tmp_path / "r.html", megabytes=0)
+    page = Page(written.file)
+    check_page(page)
+    links = [one["href"] for one in page.all("a") if (one.get("href") or "").startswith("r/")]
+    assert len(links) == len(NAMES) == len(list((tmp_path / "r").iterdir())) and written.folder == tmp_path / "r"
+    assert len(written.file.read_text()) < 0.8 * len((run / "report.html").read_text())
+    for place, link in enumerate(links):
+        one = Page(tmp_path / unquote(str(link)))
+        check_page(one)
+        to = {one["id"]: one.get("href") for one in one.all("a")}
+        assert (tmp_path / "r" / unquote(str(to["back"]))).resolve() == written.file
+        for name, neighbour in (("case-before", place - 1), ("case-after", place + 1)):
+            there = 0 <= neighbour < len(links)
+            assert (to[name] is not None) == there and (not there or links[neighbour] == f"r/{to[name]}")
+
+
+def test_predictions_have_answers_failures_and_no_targets(readings: list[Reading], tmp_path: Path) -> None:
+    names = write_pages(tmp_path, readings)
+    columns, looked = readings[0].traced.task.columns, {"glimpses": 3, "share_read": 0.5, "spacing": None, "unit": None}
+    told = [
+        {"slide_id": one.id, "path": "p", "answer": "1", "file": name, **looked}
+        | {"probabilities": dict(zip(columns, map(float, one.probabilities[-1]), strict=True))}
+        for one, name in zip(readings, names, strict=True)
+    ]
+    (tmp_path / "predictions.csv").write_text(predictions_table(told, columns))
+    (tmp_path / "manifest.json").write_text(json.dumps({"arguments": {"model": ["runs/one"], "input": ["slides"]}}))
+    (tmp_path / "failures").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "failures" / "b.png")
+    secret = tmp_path.parent / "secret.png"
+    secret.write_bytes(b"not to be shown")
+    failed = [
+        {
+            "slide_id": HOSTILE,
+            "path": "a.svs",
+            "error": "E",
+            "reason": "it is <i>empty</i>",
+            "thumbnail": "failures/b.png",
+        },
+        {"slide_id": "=c", "path": "c.svs", "error": "E", "reason": "gone", "thumbnail": "../secret.png"},
+    ]
+    (tmp_path / "failures.csv").write_text(failures_table(failed))
+    page = Page(write_report(tmp_path).file)
+    check_page(page)
+    assert {"it is <i>empty</i>", "gone"} <= set(page.text("td")) and {HOSTILE, "=c"} <= set(page.text("th"))
+    assert set(NAMES) <= set(page.text("a"))  # also the one that the CSV writes with an apostrophe
+    assert not page.all("i") and base64.b64encode(b"not to be shown").decode() not in page.source
+    assert "Target" not in page.text("button") and "runs/one" in page.text("dd")
+    assert any((svg.get("aria-label") or "").startswith("Answers") for svg in page.all("svg"))
+
+
+def test_a_record_that_is_damaged_costs_its_own_page_only(readings: list[Reading], tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", readings)
+    records = sorted((folder / "pages").iterdir())
+    records[0].write_text(records[0].read_text()[:100])
+    records[1].unlink()
+    records[2].write_text(records[3].read_text())  # of another case
+    written = write_report(folder)
+    assert (written.cases, written.pages) == (6, 3)
+    page = Page(written.file)
+    assert "3 of 6 cases have a page: of the others nothing was recorded that could be shown." in page.text("p")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("metrics.json", "{", r"metrics\.json: cannot be read .* make it again"),
+        (
+            "predictions.csv",
+            "reader,slide_id,case_id,target,p_0,p_1,glimpses\nppo,a,a,0,x,0.5,3\n",
+            r"line of 'a' .*'x'",
+        ),
+    ],
+)
+def test_damaged_tables_are_named(file: str, content: str, message: str, run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / file).write_text(content)
+    with pytest.raises(EvaluationError, match=message):
+        write_report(folder)
+
+
+def test_a_run_that_has_not_ended_shows_what_there_is(run: Path, tmp_path: Path) -> None:
+    for name in ("config.yaml", next(run.glob("events*")).name):
+        shutil.copy(run / name, tmp_path)
+    page = Page(write_report(tmp_path).file)
+    assert "This training has not ended yet: there are no results, and no cases." in page.text("p")
+    assert any((svg.get("aria-label") or "").startswith("Warm-up") for svg in page.all("svg"))
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(EvaluationError, match=r"there is no run here .* and there are no predictions"):
+        write_report(tmp_path)
+    assert "report" in cli.commands()
+
+
+# ---------------------------------------------------------------------------------------------- records
+def pixels(data: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA"))
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_a_record_shows_what_was_read(axes: int) -> None:
+    reading = readings_of(["a"], axes)[0]
+    record = json.loads(json.dumps(page_record([reading], (10,) * axes)))
+    told, trace = record["readings"][0], reading.traced
+    assert len(told["panels"]) == len(told["heat"]) == (1 if axes == 2 else 3)
+    np.testing.assert_allclose(told["probabilities"], reading.probabilities, atol=1e-6)
+    np.testing.assert_allclose(told["peaks"], trace.cells.reshape(len(trace.cells), -1).max(1), atol=1e-6)
+    assert len(told["looks"]) == GLIMPSES and len(told["cuts"]) == GLIMPSES + 1
+    assert len(told["overviews"]) == 1 + max(told["cuts"])
+    look, box = told["looks"][1], reading.boxes[1] + 10
+    assert look["where"].startswith({2: "x", 3: "z"}[axes] + f" {box[0, 1 if axes == 2 else 0]:.0f} to ")
+    if axes == 2:
+        left, top, width, height = look["boxes"][0]
+        place = reading.boxes[1] / trace.frame.shape
+        np.testing.assert_allclose([top, left, top + height, left + width], place.ravel(), atol=1e-4)
+        heat, cells = pixels(told["heat"][0]), trace.cells[1]
+        rows, columns = told["panels"][0]["grid"]
+        assert heat.shape[:2] == (rows * (GLIMPSES + 1), columns)
+        strength = heat[rows : 2 * rows, :, 3] / (0.85 * 255)
+        np.testing.assert_allclose(strength, np.sqrt(cells / cells.max()), atol=0.03)
+    else:
+        assert [panel["name"] for panel in told["panels"]] == ["axial", "coronal", "sagittal"]
+        assert len(told["overviews"]) > 1 and len(look["glimpse"]) == 3
+
+
+def test_contributions_are_what_the_answer_lacks_without_a_look(readings: list[Reading]) -> None:
+    reading = readings[0]
+    assert reading.contributions is not None and reading.contributions.shape == (GLIMPSES, 2)
+    without = reading.traced.task.probabilities(np.asarray(reading.traced.without))
+    np.testing.assert_allclose(reading.contributions, reading.probabilities[-1] - without)
+    # Two outputs add up to 1, so what one gains the other one loses.
+    np.testing.assert_allclose(reading.contributions.sum(1), 0, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- measures
+def test_calibration_by_hand() -> None:
+    scores, positive = np.array([0.11, 0.19, 0.19, 0.95, 1.0]), np.array([False, True, False, True, True])
+    found = calibration(Outcome("x", scores, positive), list("abcde"))
+    np.testing.assert_allclose(found.answered, [0.49 / 3, 0.975])
+    np.testing.assert_allclose(found.observed[:, 0], [1 / 3, 1])
+    assert found.counts.tolist() == [3, 2]
+    assert found.error == pytest.approx((3 * (1 / 3 - 0.49 / 3) + 2 * 0.025) / 5)
+    assert found.brier == pytest.approx((0.11**2 + 0.81**2 + 0.19**2 + 0.05**2) / 5)
+    assert found.observed[1].tolist() == [1, 1, 1] and found.observed[0, 1] < 1 / 3 < found.observed[0, 2]
+
+
+def test_sensitivity_and_specificity_by_hand() -> None:
+    outcome = Outcome("x", np.array([0.2, 0.5, 0.5, 0.9]), np.array([False, True, False, True]))
+    found = operating(outcome, list("abcd"))
+    assert found is not None
+    at = {round(float(value), 2): place for place, value in enumerate(found.thresholds)}
+    for threshold, sensitivity, specificity in (
+        (0.0, 1, 0),
+        (0.2, 1, 0),
+        (0.21, 1, 0.5),
+        (0.5, 1, 0.5),
+        (0.51, 0.5, 1),
+        (1, 0, 1),
+    ):
+        assert found.sensitivity[at[threshold], 0] == sensitivity
+        assert found.specificity[at[threshold], 0] == specificity
+    assert operating(Outcome("x", outcome.scores, np.ones(4, bool)), list("abcd")) is None
+
+
+def test_what_is_charted_of_each_task() -> None:
+    three = Classification(["a", "b", "c"])
+    answers = np.array([[0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.6, 0.3, 0.1]])
+    found = measured(three, answers, [0, 1, 2])
+    assert found.confusions[0].counts.tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    assert [outcome.name for outcome in found.outcomes] == ["a", "b", "c"]
+    assert [is_right(three, row, target) for row, target in zip(answers, [0, 1, 2], strict=True)] == [True, True, False]
+    both = MultiTask({"kind": Classification(2), "age": Regression(50, 10)})
+    parts = measured(
+        both, np.array([[0.3, 0.7, 61.0], [0.9, 0.1, 40.0]]), [{"kind": 1, "age": 60.0}, {"kind": 0, "age": 45.0}]
+    )
+    assert [outcome.name for outcome in parts.outcomes] == ["kind: 1"] and parts.confusions[0].title == "kind"
+    assert parts.quantities[0].answers.tolist() == [61, 40] and parts.quantities[0].targets.tolist() == [60, 45]
+    labels = MultiLabel(["x", "y"])
+    assert measured(labels, np.array([[0.9, 0.2]]), [np.array([1, 0])]).outcomes[1].positive.tolist() == [False]
+    assert is_right(labels, np.array([0.9, 0.2]), np.array([1, 0])) is True
+    assert is_right(Regression(0, 1), np.array([0.5]), 0.5) is None
+
+
+# ---------------------------------------------------------------------------------------------- in a browser
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome is installed")
+DRIVER = """
+const wait = () => new Promise((done) => setTimeout(done, 50));
+const by = (id) => document.getElementById(id);
+const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+const rows = () => [...by("cases-table").tBodies[0].rows].filter((row) => !row.hidden);
+const ids = () => rows().map((row) => row.cells[1].textContent);
+const column = (name) => [...by("cases-table").querySelectorAll("th button")].find((one) => one.textContent === name);
+addEventListener("load", async () => {
+  const said = { title: document.title };
+  column("p_1").click();
+  said.rising = ids();
+  said.sorted = column("p_1").parentElement.getAttribute("aria-sort");
+  column("p_1").click();
+  said.falling = ids();
+  by("search").value = "B  c";
+  by("search").dispatchEvent(new Event("input"));
+  said.found = ids();
+  said.count = by("count").textContent;
+  by("search").value = "";
+  const verdicts = document.querySelector("select[data-filter=verdict]");
+  verdicts.value = "wrong";
+  verdicts.dispatchEvent(new Event("change"));
+  said.wrong = ids();
+  verdicts.value = "";
+  verdicts.dispatchEvent(new Event("change"));
+  document.querySelector("tr[data-page=page-0] a").click();
+  await wait();
+  said.listHidden = by("list").hidden;
+  said.heading = by("case-title").textContent;
+  said.focused = document.activeElement.id;
+  said.steps = [by("slider").value];
+  press("ArrowLeft");
+  said.told = by("told").textContent;
+  said.steps.push(by("slider").value);
+  for (let i = 0; i < 5; i += 1) press("ArrowLeft");
+  said.steps.push(by("slider").value);
+  said.before = by("told").textContent;
+  said.disabled = by("before").disabled;
+  press("ArrowRight");
+  said.steps.push(by("slider").value);
+  const svg = document.querySelector("#panels svg");
+  const heat = () => document.querySelector("#panels svg svg")?.getAttribute("viewBox") ?? null;
+  said.heat = [heat()];
+  by("heat").value = "after";
+  by("heat").dispatchEvent(new Event("change"));
+  said.heat.push(heat());
+  by("heat").value = "off";
+  by("heat").dispatchEvent(new Event("change"));
+  said.heat.push(heat());
+  said.views = [svg.getAttribute("viewBox")];
+  press("+");
+  said.views.push(svg.getAttribute("viewBox"));
+  svg.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", shiftKey: true, bubbles: true }));
+  said.views.push(svg.getAttribute("viewBox"));
+  press("0");
+  said.views.push(svg.getAttribute("viewBox"));
+  press("End");
+  const tags = [...svg.querySelectorAll("g rect")].map((one) => one.getBoundingClientRect());
+  said.tags = tags.length;
+  const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+  said.covered = tags.some((a, i) => tags.some((b, j) => i < j && !apart(a, b)));
+  by("case-after").click();
+  await wait();
+  said.next = by("case-title").textContent;
+  press("Escape");
+  await wait();
+  said.back = !by("list").hidden && by("case").hidden;
+  const result = document.createElement("pre");
+  result.id = "said";
+  result.textContent = JSON.stringify(said);
+  document.body.append(result);
+});
+"""
+
+
+def dumped(address: str) -> str:
+    """The page as a browser has it in the end."""
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
+    done = subprocess.run([str(BROWSER), *options, address], capture_output=True, text=True, timeout=120)
+    return done.stdout
+
+
+@in_a_browser
+def test_a_browser_sorts_filters_and_steps(report: Path, readings: list[Reading], tmp_path: Path) -> None:
+    driven = re.sub(r"<meta http-equiv=[^>]*>", "", report.read_text())  # which forbids scripts that are not the page's
+    (tmp_path / "driven.html").write_text(driven.replace("</body>", f"<script>{DRIVER}</script></body>"))
+    shown = dumped((tmp_path / "driven.html").as_uri())
+    found = re.search(r'<pre id="said">(.*?)</pre>', shown, re.DOTALL)
+    assert found is not None, shown[-2000:]
+    said: dict[str, Any] = json.loads(html.unescape(found[1]))
+    rising = [one.id for one in sorted(readings, key=lambda one: round(float(one.probabilities[-1, 1]), 6))]
+    assert said["title"] == "Run one" and said["rising"] == rising and said["falling"] == rising[::-1]
+    assert (said["sorted"], said["found"], said["count"]) == ("ascending", ["b & c"], "1 of 6 cases")
+    wrong = {one.id for one in readings if one.prediction.argmax() != one.target}
+    assert set(said["wrong"]) == wrong and 0 < len(wrong) < 6
+    assert said["listHidden"] and said["heading"] == HOSTILE and said["focused"] == "case-title"
+    assert said["steps"] == ["3", "2", "0", "1"] and said["disabled"]
+    before, after = readings[0].captions[1][0], readings[0].captions[2][0]
+    assert said["told"].startswith("Look 2 of 3: x ") and f"After it {after}, before it {before}." in said["told"]
+    assert said["before"] == f"Before the first look: {readings[0].captions[0][0]}."
+    rows = len(readings[0].traced.cells[0])
+    assert [one and float(one.split()[1]) for one in said["heat"]] == [0, rows, None]
+    whole, near, moved, again = ([float(number) for number in view.split()] for view in said["views"])
+    assert near[2] == pytest.approx(whole[2] / 1.5) and moved[0] == pytest.approx(near[0] + near[2] / 8)
+    assert again == whole and said["tags"] == 3 and not said["covered"]
+    following = said["falling"][said["falling"].index(HOSTILE) + 1 :]
+    assert said["next"] == (following or [HOSTILE])[0] and said["back"]
+
+
+@in_a_browser
+@pytest.mark.parametrize("megabytes", [8, 0])
+def test_the_pages_own_scripts_are_allowed_to_run(run: Path, tmp_path: Path, megabytes: float) -> None:
+    written = write_report(run, tmp_path / "r.html", megabytes=megabytes)
+    pages = sorted((tmp_path / "r").iterdir()) if written.folder else []
+    address = pages[0].as_uri() if pages else f"{written.file.as_uri()}#page-0"
+    shown = dumped(address)
+    assert "Look 3 of 3: x " in shown and "<title>taken" not in shown
