@@ -13,11 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from glimpse.reading.records import Reading
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours that colour-blind readers can tell apart, on light and on dark ground (Okabe and Ito 2008)."""
 _LINES, _MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P")
 _INK = "#010203"  # stands for the colour of the page's text
 _SIZE = (4.4, 3.3)  # inches
+_LABELLED = 12  # bars that have room for their numbers
 
 
 def _figure(xlabel: str, ylabel: str, title: str) -> tuple[Figure, Axes]:
@@ -126,6 +129,35 @@ def distribution_chart(values: Mapping[str, Sequence[float]], xlabel: str, title
     axes.yaxis.get_major_locator().set_params(integer=True)
     if len(values) > 1:
         _legend(figure)
+    return figure
+
+
+def contribution_chart(reading: Reading) -> Figure:
+    """Plots what each look has added to the last answer, as bars (see `Reading.contributions`).
+
+    Bars are of the second of two outputs, or of the one with the highest value in the last answer.
+
+    Args:
+        reading: a reading with a trace, by a policy.
+
+    Raises:
+        ValueError: the reading has no trace, or one of an earlier version.
+    """
+    given, task = reading.contributions, reading.traced.task
+    if given is None:
+        raise ValueError(f"{reading.id}: what each look has added is not known of this reading. Read the case again.")
+    output = 1 if task.outputs == 2 else int(reading.probabilities[-1].argmax())
+    column, orders = task.columns[output], np.arange(1, len(given) + 1)
+    figure, axes = _figure("look", f"added to {column}", f"What each look added: {reading.id}")
+    values = given[:, output]
+    axes.bar(orders, values, color=[COLOURS[0] if value >= 0 else COLOURS[1] for value in values])
+    axes.axhline(0, color=_INK, linewidth=0.8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    for order, value in zip(orders if len(given) <= _LABELLED else (), values, strict=False):
+        beside = (0, 3 if value >= 0 else -10)
+        style = {"ha": "center", "fontsize": 8, "color": _INK}
+        axes.annotate(f"{value:+.2g}", (order, value), xytext=beside, textcoords="offset points", **style)
+    axes.margins(y=0.15)
     return figure
 
 

@@ -55,6 +55,7 @@ def play(
     budget: int,
     conduct: Conduct,
     trace: bool = False,
+    generator: torch.Generator | None = None,
 ) -> list[Reading]:
     """Reads some cases side by side with the policy's most probable choices, each to the end of its episode.
 
@@ -68,6 +69,7 @@ def play(
         budget: How many glimpses of each case may be read.
         conduct: How the policy acts; a locator in it has one row per lane.
         trace: Whether readings keep the overview, the glimpses and the probabilities of cells, for pictures.
+        generator: If given, choices are drawn with it, instead of the most probable ones.
 
     Returns:
         One reading per case, in the order of the cases.
@@ -77,7 +79,7 @@ def play(
     _check_kinds(policy, cases)
     start, aside = lanes.start(filled, budget), _Aside()
     with policy.kept.unchanged():
-        notes = _to_the_end(policy, lanes, start, len(cases), conduct, aside if trace else None)
+        notes = _to_the_end(policy, lanes, start, len(cases), conduct, aside if trace else None, generator)
     endings = [lanes.ending(lane) for lane in range(len(cases))]
     seconds = (time.perf_counter() - began - aside.seconds) / len(cases)
     readings = []
@@ -88,7 +90,13 @@ def play(
 
 
 def _to_the_end(
-    policy: GlimpsePolicy, lanes: Lanes, start: Start, count: int, conduct: Conduct, aside: _Aside | None
+    policy: GlimpsePolicy,
+    lanes: Lanes,
+    start: Start,
+    count: int,
+    conduct: Conduct,
+    aside: _Aside | None,
+    generator: torch.Generator | None,
 ) -> list[_Notes]:
     """Steps all lanes until the first `count` of them have ended; nothing more is recorded of a lane that has ended.
 
@@ -100,7 +108,7 @@ def _to_the_end(
     state = policy.begin(scene)
     token = scene.token
     while True:
-        decision = policy.decide(scene, state, _tensor(policy, exhausted), deterministic=True, conduct=conduct)
+        decision = policy.decide(scene, state, _tensor(policy, exhausted), generator is None, generator, conduct)
         action = _action(policy, decision)
         places = None
         if aside is not None:

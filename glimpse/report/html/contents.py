@@ -132,9 +132,8 @@ def _distributed(found: Gathered) -> Iterator[Chart]:
         return
     shown = names[1:] if len(names) == 2 else names[:6]
     values = {name: [row[names.index(name)] for row in rows] for name in shown}
-    yield _chart(
-        distribution_chart(values, shown[0] if len(shown) == 1 else "probability", "Answers"), f"n = {len(rows)} cases."
-    )
+    across = shown[0] if len(shown) == 1 else "probability"
+    yield _chart(distribution_chart(values, across, "Answers"), f"n = {len(rows)} cases.")
 
 
 def learning_charts(found: Gathered) -> list[Chart]:
