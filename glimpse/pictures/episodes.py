@@ -153,9 +153,8 @@ def agreement_picture(readings: Sequence[Reading], height: int = 512) -> Picture
     """
     if not readings:
         raise ValueError("expected at least one rollout, got none.")
-    title = (
-        f"{readings[0].id}: where {len(readings)} rollouts looked (brightest: {looked_at(readings).max() * 100:.0f} % of them)"
-    )
+    most = 100 * looked_at(readings).max()
+    title = f"{readings[0].id}: where {len(readings)} rollouts looked (brightest: {most:.0f} % of them)"
     return np.array(_under(title, common_heat_map(readings, height)))
 
 

@@ -257,15 +257,6 @@ def test_a_record_shows_what_was_read(axes: int) -> None:
         assert len(told["overviews"]) > 1 and len(look["glimpse"]) == 3
 
 
-def test_contributions_are_what_the_answer_lacks_without_a_look(readings: list[Reading]) -> None:
-    reading = readings[0]
-    assert reading.contributions is not None and reading.contributions.shape == (GLIMPSES, 2)
-    without = reading.traced.task.probabilities(np.asarray(reading.traced.without))
-    np.testing.assert_allclose(reading.contributions, reading.probabilities[-1] - without)
-    # Two outputs add up to 1, so what one gains the other one loses.
-    np.testing.assert_allclose(reading.contributions.sum(1), 0, atol=1e-6)
-
-
 # ---------------------------------------------------------------------------------------------- measures
 def test_calibration_by_hand() -> None:
     scores, positive = np.array([0.11, 0.19, 0.19, 0.95, 1.0]), np.array([False, True, False, True, True])
