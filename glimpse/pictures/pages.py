@@ -29,6 +29,7 @@ JPEG and PNG are written in base 64.
 import base64
 import io
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,8 +79,16 @@ def page_record(
 
 
 def page_text(record: dict[str, Any]) -> str:
-    """Returns the content of a record's file."""
-    return json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
+    """Returns the content of a record's file; numbers that are not finite, which JSON does not have, become null."""
+    return json.dumps(_finite(record), separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _told(reading: Reading, offset: Sequence[int]) -> dict[str, Any]:

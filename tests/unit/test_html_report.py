@@ -2,11 +2,14 @@
 
 import base64
 import html
+import inspect
 import io
 import json
 import re
 import shutil
 import subprocess
+import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,12 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
-from glimpse import __main__ as cli
 from glimpse.errors import EvaluationError
-from glimpse.pictures.pages import page_record
+from glimpse.pictures.pages import page_record, page_text
 from glimpse.predicting.work import failures_table, predictions_table
 from glimpse.reading.records import Reading
 from glimpse.report.html.measures import Outcome, calibration, is_right, measured, operating
@@ -27,6 +30,7 @@ from glimpse.report.html.writing import write_report
 from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression
 from tests.reports import GLIMPSES, HOSTILE, NAMES, readings_of, write_pages, write_run
 
+ROOT = Path(__file__).resolve().parents[2]
 VOID = {"meta", "input", "img", "br", "use", "path", "link"}
 
 
@@ -202,6 +206,8 @@ def test_a_record_that_is_damaged_costs_its_own_page_only(readings: list[Reading
             "reader,slide_id,case_id,target,p_0,p_1,glimpses\nppo,a,a,0,x,0.5,3\n",
             r"line of 'a' .*'x'",
         ),
+        ("predictions.csv", "reader,slide_id\nppo,a\n", r"csv: cannot be read \(it has no column 'case_id'\)"),
+        ("predictions.csv", "reader,slide_id,case_id,target,glimpses\nppo,a\n", r"\(line 2 is too short\)"),
     ],
 )
 def test_damaged_tables_are_named(file: str, content: str, message: str, run: Path, tmp_path: Path) -> None:
@@ -220,10 +226,26 @@ def test_a_run_that_has_not_ended_shows_what_there_is(run: Path, tmp_path: Path)
     assert any((svg.get("aria-label") or "").startswith("Warm-up") for svg in page.all("svg"))
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"there is no run here .* and there are no predictions"):
         write_report(tmp_path)
-    assert "report" in cli.commands()
+
+
+def test_the_command_and_its_settings(run: Path, tmp_path: Path) -> None:
+    listed: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "report.yaml"))
+    (_, *options), arguments = inspect.signature(write_report).parameters.values(), listed
+    assert {one.name: one.default for one in options} == {name: arguments[name] for name in ("output", "megabytes")}
+    line = [sys.executable, "-m", "glimpse", "report", f"run={run}", f"output={tmp_path}/of one/r.html"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    file = tmp_path / "of one" / "r.html"
+    assert (done.returncode, done.stderr) == (0, "") and file.is_file()
+    assert done.stdout == f"Written: {file}, 6 cases, 6 of them with a page in it.\n"
+
+
+def test_numbers_that_are_not_finite_make_no_broken_record(readings: list[Reading]) -> None:
+    broken = replace(readings[0], predictions=np.full_like(readings[0].predictions, np.nan))
+    record = json.loads(page_text(page_record([broken])))
+    assert record["readings"][0]["probabilities"][0] == [None, None]
 
 
 # ---------------------------------------------------------------------------------------------- records

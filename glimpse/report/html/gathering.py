@@ -21,6 +21,8 @@ from glimpse.settings.building import build
 from glimpse.tasks import Task
 
 _PREDICTIONS, _METRICS, _FAILURES, _MANIFEST = "predictions.csv", "metrics.json", "failures.csv", "manifest.json"
+_OF_RUN = ("reader", "slide_id", "case_id", "target", "glimpses")  # columns without which nothing can be listed
+_OF_PREDICTIONS = ("slide_id", "answer", "glimpses", "file")
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +118,10 @@ def _run(folder: Path) -> Gathered:
     settings = read_settings(folder) or {}
     task, agent = _task(settings), str((settings.get("agent") or {}).get("name", "policy"))
     metrics = _json(folder / _METRICS) if (folder / _METRICS).is_file() else None
-    rows = list(_table(folder / _PREDICTIONS)) if metrics and (folder / _PREDICTIONS).is_file() else []
+    rows = list(_table(folder / _PREDICTIONS, *_OF_RUN)) if metrics and (folder / _PREDICTIONS).is_file() else []
     rows = [row for row in rows if row.get("reader") == agent]
     columns = task.columns if task is not None else _columns(rows)
-    names = file_names([row.get("slide_id", "") for row in rows])
+    names = file_names([row["slide_id"] for row in rows])
     cases = tuple(
         _listed(row, row["slide_id"], row["case_id"], columns, task, folder / PAGES / f"{name}.json", folder)
         for row, name in zip(rows, names, strict=True)
@@ -153,7 +155,7 @@ def _facts(settings: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> tu
 
 # ---------------------------------------------------------------------------------------------- predictions
 def _predicted(folder: Path) -> Gathered:
-    manifest, rows = _json(folder / _MANIFEST), list(_table(folder / _PREDICTIONS))
+    manifest, rows = _json(folder / _MANIFEST), list(_table(folder / _PREDICTIONS, *_OF_PREDICTIONS))
     columns = _columns(rows)
     cases = tuple(
         _listed(row, _plain(row["slide_id"]), "", columns, None, folder / PAGES / f"{row['file']}.json", folder)
@@ -164,7 +166,7 @@ def _predicted(folder: Path) -> Gathered:
     failures = tuple(_table(folder / _FAILURES)) if (folder / _FAILURES).is_file() else ()
     shown = [(name.replace("_", " "), _joined(value)) for name, value in facts if value is not None]
     shown += [("cases read", str(len(cases))), ("cases that failed", str(len(failures)))]
-    failures = tuple({name: _plain(text) for name, text in row.items() if text is not None} for row in failures)
+    failures = tuple({name: _plain(text) for name, text in row.items()} for row in failures)
     return Gathered(folder, "predictions", tuple(shown), columns, cases, failures=failures)
 
 
@@ -204,11 +206,19 @@ def _listed(
         ) from error
 
 
-def _table(path: Path) -> Iterator[dict[str, str]]:
+def _table(path: Path, *needed: str) -> Iterator[dict[str, str]]:
+    """Yields the lines of a CSV, which must have the columns that are needed."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            yield from csv.DictReader(file)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            reader = csv.DictReader(file)
+            lacking = [name for name in needed if name not in (reader.fieldnames or ())]
+            if lacking:
+                raise ValueError(f"it has no column {lacking[0]!r}")
+            for row in reader:
+                if None in row.values():
+                    raise ValueError(f"line {reader.line_num} is too short")
+                yield row
+    except (OSError, ValueError, csv.Error) as error:
         raise _unreadable(path, error) from error
 
 

@@ -66,8 +66,8 @@ def write_report(
         WriteError: the report cannot be written.
     """
     at_least("megabytes", megabytes, 0)
-    found = gathered(folder)
-    file = Path(folder) / REPORT if output is None else Path(os.path.expanduser(output))
+    found = gathered(os.path.expanduser(folder))
+    file = found.folder / REPORT if output is None else Path(os.path.expanduser(output))
     return _Writer(found, file, _size(found.cases) <= 1e6 * megabytes).write()
 
 

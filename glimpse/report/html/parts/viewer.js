@@ -21,7 +21,7 @@
     if (className) node.className = className;
     return node;
   }
-  const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
+  const signed = (value) => (value === null ? "n/a" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3));
   const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
   // ------------------------------------------------------------------------------------------ panels
@@ -216,10 +216,10 @@
     const parts = [`Look ${step} of ${reading.looks.length}: ${look.where}.`];
     parts.push(`After it ${caption}, before it ${reading.captions[step - 1][0]}.`);
     if (look.chance !== null) {
-      parts.push(`Its place had the probability ${look.chance.toPrecision(2)}; the most probable cell of the overview had ${reading.peaks[step - 1].toPrecision(2)}.`);
+      parts.push(`Its place had the probability ${look.chance.toPrecision(2)}; the most probable cell of the overview had ${(reading.peaks[step - 1] ?? NaN).toPrecision(2)}.`);
     }
     if (look.contribution) {
-      parts.push(`Without this look, the last answer for ${reading.columns[shownOutput]} would differ by ${signed(-look.contribution[shownOutput])}.`);
+      parts.push(`Without this look, the last answer for ${reading.columns[shownOutput]} would differ by ${signed(look.contribution[shownOutput] && -look.contribution[shownOutput])}.`);
     }
     return parts.join(" ");
   }
