@@ -13,7 +13,8 @@ import glimpse
 from glimpse.settings.nearest import suggestion
 
 EXAMPLE = "glimpse train env=wsi agent=ppo"
-_FIRST = ("check", "train", "evaluate", "cross-validate", "compare", "predict", "doctor")  # others follow by name
+# Listed first, in this order; others follow by name.
+_FIRST = ("check", "train", "evaluate", "report", "cross-validate", "compare", "predict", "doctor")
 
 
 def commands(folder: Path | None = None) -> dict[str, str]:

@@ -20,6 +20,7 @@ REQUIRED = {
     "stable_baselines3": "stable-baselines3",
     "hydra": "hydra-core",
     "jaxtyping": "jaxtyping",
+    "jinja2": "jinja2",
     "openslide": "openslide-python",
     "nibabel": "nibabel",
     "PIL": "pillow",

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, UInt8
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
+from glimpse.pictures.labels import draw_scale_bar, place_tags, plate, tag_size
 from glimpse.pictures.planes import Picture, Plane, coloured, planes
 from glimpse.tasks.base import probability_caption
 
@@ -22,6 +23,8 @@ DARK, WHITE = (40, 40, 40), (255, 255, 255)
 _GAP, _TEXT, _CAPTION = 10, 14, 12
 _WIDEST = 4.0  # largest ratio of width to height of a picture
 _ORDER, _HEAT = "winter", "inferno"  # colour maps for the order of glimpses and for probabilities
+_SHADES = 32  # of layers
+_LEAST_SCALED = 100  # pixels: smaller panels have no room for a scale bar
 
 
 def draw_scanpath(
@@ -33,11 +36,12 @@ def draw_scanpath(
     at: Float[np.ndarray, " d"] | None = None,
     order: Sequence[int] | None = None,
     count: int = 0,
+    unit: str | None = None,
 ) -> Picture:
     """Draws the scanpath on the overview: one numbered box of true size per glimpse, joined by lines.
 
-    Colours show the order of the glimpses. In a volume, boxes that the cut goes through have thick lines, others thin
-    ones.
+    Numbers are dark on light tags, none of which covers another one while there is room. Colours show the order of the
+    glimpses. In a volume, boxes that the cut goes through have thick lines, others thin ones.
 
     Args:
         overview: the overview of the image.
@@ -48,6 +52,7 @@ def draw_scanpath(
         at: location through which a volume is cut; when not given, that of the last glimpse, or the middle.
         order: where only some glimpses are drawn: the place of each one among all of them, from 0 on.
         count: the number of all glimpses, of which those in `order` are drawn; 0 where all of them are.
+        unit: of `sides`, "um" or "mm", for scale bars; None draws none.
     """
     if at is None:
         at = scanpath[-1] if len(scanpath) else np.zeros(overview.ndim - 1)
@@ -59,7 +64,13 @@ def draw_scanpath(
         centres, boxes = plane.places(scanpath) * panel.size, plane.lengths(extents) * panel.size
         _draw_path(panel, centres, np.maximum(boxes / 2, 3), plane.crosses(at, scanpath, extents), marks)
         _name(plane, panel)
+        _scale(plane, panel, sides, unit)
     return np.array(beside([panel for _, panel in panels]))
+
+
+def _scale(plane: Plane, panel: Image.Image, sides: Sequence[float] | None, unit: str | None) -> None:
+    if sides is not None and unit is not None and min(panel.size) >= _LEAST_SCALED:
+        draw_scale_bar(panel, plane.proportions(sides)[1], unit)
 
 
 def _draw_path(
@@ -78,10 +89,19 @@ def _draw_path(
         centre, half = centres[i], halves[i]
         for grown, width, outline in ((2, 5, WHITE), (1, 3, colours[i])) if near[i] else ((0, 1, colours[i]),):
             pen.rectangle([*(centre - half - grown), *(centre + half + grown)], outline=outline, width=width)
-    for i, (centre, half) in enumerate(zip(centres, halves, strict=True)):
-        wide = pen.textlength(marks[i][0], font=ImageFont.load_default(size=_TEXT)) + 3
-        place = (min(centre[0] + half[0] + 3, panel.width - wide), max(centre[1] - half[1] - 4, 0))
-        write(pen, place, marks[i][0], colours[i], size=_TEXT if near[i] else _TEXT - 4, halo=2)
+    letters = [_TEXT if one else _TEXT - 4 for one in near]
+    sizes = np.array([tag_size(mark, size) for (mark, _), size in zip(marks, letters, strict=True)]).reshape(-1, 2)
+    places = place_tags(np.concatenate([centres - halves, centres + halves], 1), sizes, panel.size)
+    for place, size, (mark, colour), letter in zip(places, sizes, marks, letters, strict=True):
+        _tag(pen, place.tolist(), size.tolist(), mark, colour, letter)
+
+
+def _tag(
+    pen: ImageDraw.ImageDraw, place: Sequence[float], size: Sequence[float], text: str, colour: Colour, letters: int
+) -> None:
+    """Draws a number, dark on light ground, with an outline in the colour of its glimpse."""
+    plate(pen, place, size, colour)
+    write(pen, (place[0] + 3.5, place[1] + 1), text, DARK, size=letters)
 
 
 def _name(plane: Plane, panel: Image.Image) -> None:
@@ -96,6 +116,7 @@ def heat_map(
     cells: Float[np.ndarray, "*grid"],
     height: int = 512,
     sides: Sequence[float] | None = None,
+    unit: str | None = None,
 ) -> Picture:
     """Draws the probabilities of cells over a pale overview; the most probable cell is brightest.
 
@@ -108,16 +129,46 @@ def heat_map(
         cells: probabilities, or other numbers of at least 0.
         height: largest height of the picture in pixels.
         sides: physical lengths of the image's axes, as for `draw_scanpath`.
+        unit: of `sides`, for scale bars, as for `draw_scanpath`.
     """
     peak = (2.0 * np.array(np.unravel_index(cells.argmax(), cells.shape)) + 1) / cells.shape - 1
     panels = _panels(overview, peak, height, sides)
-    return np.array(beside([_heated(panel, plane, cells) for plane, panel in panels]))
+    heated = [_heated(panel, plane, cells) for plane, panel in panels]
+    for (plane, _), panel in zip(panels, heated, strict=True):
+        _scale(plane, panel, sides, unit)
+    return np.array(beside(heated))
+
+
+def _strength(plane: Plane, cells: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "height width"]:
+    """Returns how strongly heat maps show each cell, from 0 to 1."""
+    return np.sqrt(plane.most(cells) / max(float(cells.max()), 1e-12)).astype(np.float32)
+
+
+def heat_layers(plane: Plane, cells: Float[np.ndarray, "step *grid"]) -> Image.Image:
+    """Draws heat maps as layers to lay over an overview, one pixel per cell, one step below the other.
+
+    Colours and strength are those of `heat_map`; the less probable a cell is, the more transparent it is.
+
+    Args:
+        plane: the plane of the picture.
+        cells: probabilities of each step.
+    """
+    strength = np.concatenate([_strength(plane, one) for one in cells])
+    levels = np.linspace(0, 1, _SHADES)
+    layer = Image.fromarray(np.rint(strength * (_SHADES - 1)).astype(np.uint8)).convert("P")
+    layer.putpalette(np.rint(_hot(levels) * 255).astype(np.uint8).tobytes())
+    layer.info["transparency"] = np.rint(0.85 * levels * 255).astype(np.uint8).tobytes()
+    return layer
+
+
+def _hot(share: np.ndarray) -> Float[np.ndarray, "*size 3"]:
+    return colormaps[_HEAT](0.25 + 0.7 * share)[..., :3]
 
 
 def _heated(panel: Image.Image, plane: Plane, cells: Float[np.ndarray, "*grid"]) -> Image.Image:
-    strength = np.sqrt(plane.most(cells) / max(float(cells.max()), 1e-12)).astype(np.float32)
+    strength = _strength(plane, cells)
     share = np.array(Image.fromarray(strength).resize(panel.size, Image.Resampling.NEAREST))[..., None]
-    colour = colormaps[_HEAT](0.25 + 0.7 * share[..., 0])[..., :3] * 255
+    colour = _hot(share[..., 0]) * 255
     pale = 0.5 * np.asarray(panel.convert("L").convert("RGB"), np.float32) + 0.5 * 255
     heated = Image.fromarray(np.rint((1 - share) * pale + share * colour).astype(np.uint8))
     _name(plane, heated)
@@ -181,7 +232,8 @@ def framed(image: Image.Image, colour: Colour, label: str = "", low: bool = Fals
     made = Image.new("RGB", (image.width + 6, image.height + 6), colour)
     made.paste(image, (3, 3))
     if label:
-        write(ImageDraw.Draw(made), (7, made.height - 23 if low else 5), label, colour, halo=2)
+        size = tag_size(label, _TEXT)
+        _tag(ImageDraw.Draw(made), (5, made.height - size[1] - 4 if low else 4), size, label, colour, _TEXT)
     return made
 
 
@@ -235,11 +287,11 @@ def beside(images: Sequence[Image.Image], gap: int = _GAP) -> Image.Image:
     return canvas
 
 
-def below(images: Sequence[Image.Image]) -> Image.Image:
+def below(images: Sequence[Image.Image], gap: int = _GAP) -> Image.Image:
     images = images or [Image.new("RGB", (1, 1), WHITE)]
-    height = sum(image.height for image in images) + _GAP * (len(images) - 1)
+    height = sum(image.height for image in images) + gap * (len(images) - 1)
     canvas, top = Image.new("RGB", (max(image.width for image in images), height), WHITE), 0
     for image in images:
         canvas.paste(image, (0, top))
-        top += image.height + _GAP
+        top += image.height + gap
     return canvas

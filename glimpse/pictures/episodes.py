@@ -7,6 +7,7 @@ All of them need readings with a trace. Pictures are uint8 arrays (height, width
 Volumes are shown in three planes, in the layout that radiologists use (see `glimpse.pictures.planes`).
 """
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -31,6 +32,7 @@ from glimpse.pictures.zooming import zoom_tree
 from glimpse.reading.records import Reading
 
 __all__ = [
+    "agreement_picture",
     "common_heat_map",
     "draw_scanpath",
     "glimpse_strip",
@@ -86,9 +88,20 @@ def _scanpath_and_heat(reading: Reading, glimpses: int, height: int, at: np.ndar
     height = round(0.65 * height) if volume else height  # three planes side by side, and three more below them
     path, extents = reading.scanpath[:glimpses], trace.extents[:glimpses]
     step = 0 if glimpses == len(reading.scanpath) else glimpses
-    drawn = draw_scanpath(trace.overview, path, extents, height, sides, at)
-    pair = [Image.fromarray(drawn), Image.fromarray(heat_map(trace.overview, trace.cells[step], height, sides))]
+    unit, cells = trace.frame.unit, trace.cells[step]
+    drawn = draw_scanpath(trace.overview, path, extents, height, sides, at, unit=unit)
+    heat = heat_map(trace.overview, cells, height, sides, unit)
+    title = f"Where it wanted to look {'next' if step else 'first'} (brightest: p = {cells.max():.2g})"
+    pair = [_under("Where it looked", drawn), _under(title, heat)]
     return below(pair) if volume else beside(pair)
+
+
+def _under(title: str, picture: Picture) -> Image.Image:
+    """Puts a title above a picture."""
+    wide = math.ceil(ImageFont.load_default(size=13).getlength(title)) + 1
+    line = Image.new("RGB", (max(wide, picture.shape[1]), 18), WHITE)
+    write(ImageDraw.Draw(line), (0, 0), title, DARK, size=13)
+    return below([line, Image.fromarray(picture)], gap=2)
 
 
 def looked_at(readings: Sequence[Reading]) -> Float[np.ndarray, "*grid"]:
@@ -112,13 +125,37 @@ def common_heat_map(readings: Sequence[Reading], height: int = 512) -> Picture:
         ValueError: there are no readings, one has no trace, or their overviews have different sizes.
     """
     traces = [reading.traced for reading in readings]
+    units = {trace.frame.unit for trace in traces}
     sizes = {trace.overview.shape for trace in traces}
     if len(sizes) != 1:
         raise ValueError(
             f"Expected readings with overviews of one size, got {len(sizes)} sizes; take those of one run."
         )
     mean = np.mean([trace.overview for trace in traces], axis=0)
-    return heat_map(np.rint(mean).astype(np.uint8), looked_at(readings), height, traces[0].sides)
+    return heat_map(
+        np.rint(mean).astype(np.uint8),
+        looked_at(readings),
+        height,
+        traces[0].sides,
+        units.pop() if len(units) == 1 else None,
+    )
+
+
+def agreement_picture(readings: Sequence[Reading], height: int = 512) -> Picture:
+    """Shows how far several rollouts of one image agree on where to look: a heat map of the share that looked there.
+
+    Args:
+        readings: rollouts with traces, such as those of `glimpse.load(run).rollouts("slide.svs")`.
+        height: largest height of the heat map in pixels.
+
+    Raises:
+        ValueError: there are no readings, or one has no trace.
+    """
+    if not readings:
+        raise ValueError("expected at least one rollout, got none.")
+    most = 100 * looked_at(readings).max()
+    title = f"{readings[0].id}: where {len(readings)} rollouts looked (brightest: {most:.0f} % of them)"
+    return np.array(_under(title, common_heat_map(readings, height)))
 
 
 def to_gif(reading: Reading, path: str | os.PathLike[str], seconds: float = 0.8, height: int = 360) -> None:

@@ -2,8 +2,8 @@
 
 import os
 import zlib
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from glimpse.predicting.readings import CaseReading
 from glimpse.reading.calibration import calibrated, read_temperatures
 from glimpse.reading.lanes import Access
 from glimpse.reading.playing import compute_threads
-from glimpse.reading.readers import reader_named
+from glimpse.reading.readers import PolicyReader
 from glimpse.runs.loading import POLICY_FILE, restored
 from glimpse.runs.loading import load as load_policy
 from glimpse.settings.building import build
@@ -28,6 +28,8 @@ from glimpse.settings.options import at_least
 from glimpse.sources import ImageSource, open_source
 from glimpse.tasks import Task
 from glimpse.views import Views
+
+_LANES = 16  # rollouts that are read at once
 
 
 class Agent:
@@ -177,19 +179,59 @@ class Agent:
             PreflightError: The run's sizes do not fit the image.
             SettingsError: `max_glimpses` is no whole number from 0 on.
         """
-        budget = self.budget if max_glimpses is None else max_glimpses
-        at_least("max_glimpses", budget, 0, whole=True)
+        with self._case(image, name, options) as case:
+            (reading,) = self._read(case, max_glimpses)
+        return reading
+
+    def rollouts(
+        self,
+        image: str | os.PathLike[str] | ImageSource | Case,
+        count: int = 16,
+        max_glimpses: int | None = None,
+        *,
+        seed: int = 0,
+        name: str | None = None,
+        **options: Any,
+    ) -> list[CaseReading]:
+        """Reads an image several times with choices that are drawn, as in learning, not the most probable ones.
+
+        How far they agree says how sure the agent is of where to look: `glimpse.pictures.episodes.agreement_picture`.
+
+        Args:
+            image: As for `read`.
+            count: How many times.
+            max_glimpses: As for `read`.
+            seed: With which choices are drawn.
+            name: As for `read`.
+            **options: As for `read`.
+
+        Raises:
+            ImageReadError, UnsupportedImageError, PreflightError, SettingsError: As for `read`.
+        """
+        at_least("count", count, 1, whole=True)
+        with self._case(image, name, options) as case:
+            return self._read(case, max_glimpses, count, seed)
+
+    @contextmanager
+    def _case(
+        self, image: str | os.PathLike[str] | ImageSource | Case, name: str | None, options: Mapping[str, Any]
+    ) -> Iterator[Case]:
+        """Opens an image as a case."""
         if isinstance(image, Case):
-            return self._read(image, int(budget))
+            yield image
+            return
+        known = name or Path(image.name if isinstance(image, ImageSource) else image).name
         if isinstance(image, ImageSource):
-            known = name or Path(image.name).name
-            return self._read(Case(known, known, image, None), int(budget))
-        known = name or Path(image).name
+            yield Case(known, known, image, None)
+            return
         with closing(self.open(image, **options)) as source:
             source.check()
-            return self._read(Case(known, known, source, None), int(budget))
+            yield Case(known, known, source, None)
 
-    def _read(self, case: Case, budget: int) -> CaseReading:
+    def _read(self, case: Case, max_glimpses: int | None, count: int = 1, seed: int | None = None) -> list[CaseReading]:
+        """Reads a case `count` times; choices are drawn if there is a seed."""
+        budget = self.budget if max_glimpses is None else max_glimpses
+        at_least("max_glimpses", budget, 0, whole=True)
         source, policy = case.source, self.policy
         space: Any = policy.observation_space
         axes = len(space["overview"].shape) - 1
@@ -199,12 +241,13 @@ class Agent:
                 f"{' '.join(problems)} A run keeps the sizes that it was trained with: leave this image out, or train "
                 "another run."
             )
-        reader = reader_named("policy", policy, Access(self.views, self.task, lanes=1, threads=1), budget)
+        access = Access(self.views, self.task, lanes=min(count, _LANES), threads=1)
+        reader = PolicyReader("policy", policy, access, int(budget), seed=seed or 0, drawn=seed is not None)
         devices = [policy.device] if policy.device.type == "cuda" else []
         with torch.random.fork_rng(devices), compute_threads(self.threads):
             torch.manual_seed(zlib.crc32(case.id.encode("utf-8", "surrogatepass")))
-            (reading,) = reader.read([case], trace=True)
-        return CaseReading.of(calibrated(reading, self.temperature), source, self.views)
+            readings = reader.read([case] * count, trace=True)
+        return [CaseReading.of(calibrated(reading, self.temperature), source, self.views) for reading in readings]
 
 
 def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cpu", **changes: Any) -> Agent:

@@ -17,6 +17,7 @@ from glimpse.errors import SettingsError, UserError
 from glimpse.pictures.drawing import below
 from glimpse.pictures.geojson import OBJECTS, write_geojson
 from glimpse.pictures.label_map import label_map
+from glimpse.pictures.pages import PAGES, page_record, page_text
 from glimpse.predicting.cells import table_text, writable
 from glimpse.predicting.claims import Claims
 from glimpse.predicting.inputs import Item
@@ -30,6 +31,7 @@ _ENDINGS = (
     (GEOJSON, ".geojson"),
     (GEOJSON, ".geojson.gz"),
     (LABELS, ".nii.gz"),
+    (PAGES, ".json"),
     (FAILURES, ".json"),
     (FAILURES, ".png"),
 )
@@ -179,6 +181,8 @@ class Outputs:
         below([reading.plot() for reading in readings]).save(picture, "PNG")
         contents[f"{OVERLAYS}/{name}.png"] = picture.getvalue()
         first = readings[0]
+        models = self.models if len(readings) > 1 else ("",)
+        contents[f"{PAGES}/{name}.json"] = page_text(page_record(readings, first.offset, models))
         if first.scanpath.shape[1] == 2:
             suffix = ".geojson.gz" if self.form.gzip else ".geojson"
             contents[f"{GEOJSON}/{name}{suffix}"] = self._geojson(readings)

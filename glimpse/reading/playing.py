@@ -30,6 +30,20 @@ class _Notes:
     cells: list[np.ndarray] = field(default_factory=list)
     chosen: list[int] = field(default_factory=list)  # the candidate at which each glimpse lies
     chances: list[float] = field(default_factory=list)  # how probable it was
+    tokens: list[Tensor] = field(default_factory=list)  # of the overview, as answers use it, and of each glimpse
+
+
+@dataclass
+class _Aside:
+    """Counts the seconds that only traces take: what reading costs must not depend on whether it is shown."""
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
 
 
 @torch.no_grad()
@@ -41,6 +55,7 @@ def play(
     budget: int,
     conduct: Conduct,
     trace: bool = False,
+    generator: torch.Generator | None = None,
 ) -> list[Reading]:
     """Reads some cases side by side with the policy's most probable choices, each to the end of its episode.
 
@@ -54,6 +69,7 @@ def play(
         budget: How many glimpses of each case may be read.
         conduct: How the policy acts; a locator in it has one row per lane.
         trace: Whether readings keep the overview, the glimpses and the probabilities of cells, for pictures.
+        generator: If given, choices are drawn with it, instead of the most probable ones.
 
     Returns:
         One reading per case, in the order of the cases.
@@ -61,11 +77,11 @@ def play(
     began = time.perf_counter()
     filled = [*cases, *[cases[-1]] * (lanes.width - len(cases))]
     _check_kinds(policy, cases)
-    start = lanes.start(filled, budget)
+    start, aside = lanes.start(filled, budget), _Aside()
     with policy.kept.unchanged():
-        notes = _to_the_end(policy, lanes, start, len(cases), conduct, trace)
+        notes = _to_the_end(policy, lanes, start, len(cases), conduct, aside if trace else None, generator)
     endings = [lanes.ending(lane) for lane in range(len(cases))]
-    seconds = (time.perf_counter() - began) / len(cases)
+    seconds = (time.perf_counter() - began - aside.seconds) / len(cases)
     readings = []
     for lane, (case, noted, ending) in enumerate(zip(cases, notes, endings, strict=True)):
         kept = _trace(policy, access, case, start, lane, noted, ending) if trace else None
@@ -74,31 +90,48 @@ def play(
 
 
 def _to_the_end(
-    policy: GlimpsePolicy, lanes: Lanes, start: Start, count: int, conduct: Conduct, trace: bool
+    policy: GlimpsePolicy,
+    lanes: Lanes,
+    start: Start,
+    count: int,
+    conduct: Conduct,
+    aside: _Aside | None,
+    generator: torch.Generator | None,
 ) -> list[_Notes]:
-    """Steps all lanes until the first `count` of them have ended; nothing more is recorded of a lane that has ended."""
+    """Steps all lanes until the first `count` of them have ended; nothing more is recorded of a lane that has ended.
+
+    What traces need is recorded if there is an `aside`.
+    """
     notes, going, exhausted = [_Notes() for _ in range(count)], list(range(count)), start.exhausted
     overview, foreground, extents = (_tensor(policy, one) for one in (start.overview, start.foreground, start.extents))
     scene = policy.scene(overview, foreground, extents, conduct=conduct)
     state = policy.begin(scene)
+    token = scene.token
     while True:
-        decision = policy.decide(scene, state, _tensor(policy, exhausted), deterministic=True, conduct=conduct)
+        decision = policy.decide(scene, state, _tensor(policy, exhausted), generator is None, generator, conduct)
         action = _action(policy, decision)
-        places = place_probabilities(policy, scene, state, decision.zoom, conduct) if trace else None
+        places = None
+        if aside is not None:
+            with aside.noting():
+                places = place_probabilities(policy, scene, state, decision.zoom, conduct)
         seen = lanes.step(action)
         for lane in going:
             notes[lane].predictions.append(action.prediction[lane])
             if places is not None:
                 notes[lane].cells.append(places[lane, : len(policy.cells)].reshape(scene.candidates.grid.cells))
+                notes[lane].tokens.append(token[lane])
         going = [lane for lane in going if not seen.ended[lane]]
         if not going:
             return notes
-        for lane in going if trace else ():
+        for lane in going if places is not None else ():
             assert places is not None
             notes[lane].glimpses.append(seen.glimpse[lane])
             notes[lane].chosen.append(int(decision.cell[lane]))
             notes[lane].chances.append(float(places[lane, int(decision.cell[lane])]))
         state, exhausted = _observed(policy, state, seen, decision, conduct), seen.exhausted
+        if aside is not None:
+            with aside.noting():
+                token = policy.glimpse_token(state.seen, _tensor(policy, seen.location), decision.zoom)
 
 
 def _observed(policy: GlimpsePolicy, state: State, seen: Seen, decision: Decision, conduct: Conduct) -> State:
@@ -188,7 +221,30 @@ def _trace(
         parents=_parents(policy, np.array(notes.chosen, np.int64), ending.zooms),
         shown=np.array(shown, np.float64).reshape(-1, 2, source.ndim),
         chances=np.array(notes.chances, np.float64),
+        without=_answers_without_each(policy, torch.stack(notes.tokens)),
     )
+
+
+_ROWS_AT_ONCE = 64
+
+
+def _answers_without_each(
+    policy: GlimpsePolicy, tokens: Float[Tensor, "token embed"]
+) -> Float[np.ndarray, "glimpse output"]:
+    """Returns the last answer without the first glimpse, without the second, and so on.
+
+    One token is left out of what the aggregator takes, at a time; the first one, of the overview, stays.
+    """
+    count = len(tokens) - 1
+    if count == 0:
+        return np.zeros((0, policy.layout.outputs), np.float32)
+    devices = [policy.device] if policy.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):  # of which learning must see nothing
+        tokens = torch.cat([policy.overview_in_answers(tokens[:1]), tokens[1:]])
+    kept = torch.arange(count, device=tokens.device).expand(count, -1)
+    kept = kept + (kept >= 1 + torch.arange(count, device=tokens.device)[:, None])  # row i lacks token i + 1
+    answers = [policy.answer_head(policy.aggregator(tokens[rows])[:, -1]) for rows in kept.split(_ROWS_AT_ONCE)]
+    return torch.cat(answers).float().cpu().numpy()
 
 
 def _parents(

@@ -8,10 +8,11 @@ Readers that use a policy are listed in `MANNERS`; they differ only in what choo
 `glimpse.agents.full_scan` is a reader of another kind: it has no policy and reads every patch.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -95,6 +96,8 @@ class PolicyReader:
         manner: How locations are chosen.
         seed: Seed of random locations. They depend on the seed and on the case's position in the list that is read, not
             on how many cases are read at once.
+        drawn: Whether the policy's choices are drawn, with this seed, instead of the most probable ones. Then they do
+            depend on how many cases are read at once.
     """
 
     name: str
@@ -103,6 +106,7 @@ class PolicyReader:
     max_glimpses: int
     manner: Manner = MANNERS["policy"]
     seed: int = 0
+    drawn: bool = False
 
     def __post_init__(self) -> None:
         if self.max_glimpses < 0:
@@ -110,9 +114,13 @@ class PolicyReader:
 
     def read(self, cases: Sequence[Case], *, trace: bool = False, progress: bool = False) -> list[Reading]:
         """Reads every case once, as `Reader.read` describes."""
+        return list(self.each(cases, trace=trace, progress=progress))
+
+    def each(self, cases: Sequence[Case], *, trace: bool = False, progress: bool = False) -> Iterator[Reading]:
+        """Yields the readings that `read` returns, as they are made: not all traces need to be kept at a time."""
         if not len(cases):
-            return []
-        readings: list[Reading] = []
+            return
+        generator = torch.Generator(self.policy.device).manual_seed(self.seed) if self.drawn else None
         bar = tqdm(total=len(cases), desc=f"reading ({self.name})", unit="case", disable=silent(progress))
         with self.access.opened(len(cases)) as lanes, evaluating(self.policy), bar:
             for start in range(0, len(cases), lanes.width):
@@ -120,9 +128,8 @@ class PolicyReader:
                 positions = [chosen[min(lane, len(chosen) - 1)] for lane in range(lanes.width)]
                 some = [cases[position] for position in chosen]
                 conduct = self._conduct(positions)
-                readings += play(self.policy, self.access, lanes, some, self._budget, conduct, trace)
+                yield from play(self.policy, self.access, lanes, some, self._budget, conduct, trace, generator)
                 bar.update(len(chosen))
-        return readings
 
     @property
     def _budget(self) -> int:

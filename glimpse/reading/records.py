@@ -28,6 +28,7 @@ class Trace:
             centre is known.
         chances: The probability of each glimpse's place among the places of the same field of view that there were
             then; the choice of the field of view is not part of it.
+        without: For each glimpse the last prediction, as raw outputs, from all glimpses but this one.
     """
 
     task: Task
@@ -40,6 +41,7 @@ class Trace:
     parents: Int[np.ndarray, " glimpse"]
     shown: Float[np.ndarray, "glimpse 2 d"] | None = None
     chances: Float[np.ndarray, " glimpse"] | None = None
+    without: Float[np.ndarray, "glimpse output"] | None = None
 
     @property
     def sides(self) -> tuple[float, ...]:
@@ -128,6 +130,16 @@ class Reading:
         """
         left = np.abs(self.probabilities - self.probabilities[-1:]).max(axis=1)
         return left[:-1] - left[1:]
+
+    @property
+    def contributions(self) -> Float[np.ndarray, "glimpse output"] | None:
+        """What each glimpse has added to the last answer; needs a trace.
+
+        With p the last probabilities (or quantities), and p_(-i) those that the answer would have been from all
+        glimpses but the i-th, it is ``p - p_(-i)``. Where to look next is not chosen anew. None where it is not known.
+        """
+        without = self.traced.without
+        return None if without is None else self.probabilities[-1:] - self.traced.task.probabilities(without)
 
     @property
     def probabilities(self) -> Float[np.ndarray, "step output"]:

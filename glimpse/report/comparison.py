@@ -3,8 +3,8 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,18 +13,20 @@ from PIL import Image
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
-from glimpse.atomic import replacing
-from glimpse.cohort import Cohort
+from glimpse.atomic import replacing, write_atomically
+from glimpse.cohort import Case, Cohort
 from glimpse.cohort.splits import SPLITS
 from glimpse.contract.stepped_sources import ViewableCases
 from glimpse.errors import EvaluationError
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.pictures.episodes import scanpath_picture
+from glimpse.pictures.pages import PAGES, page_record, page_text
 from glimpse.reading.calibration import CALIBRATION_FILE, Temperature, calibrated, fit, write_temperatures
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.readers import FULL_SCAN, READERS, PolicyReader, Reader, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
 from glimpse.report.calibrating import draw_answers, measured, told
+from glimpse.report.html.writing import write_report
 from glimpse.report.tables import Row, further_table, summarise, table, value_of, write_predictions
 from glimpse.runs.file_names import file_names
 from glimpse.runs.folder import Run
@@ -78,6 +80,7 @@ class Report:
         pictures: how many scanpaths are drawn into the run folder.
         calibrate: whether probabilities of classes are calibrated by a temperature for each reader, which is fitted on
             the validation split (see `glimpse.reading.calibration`).
+        pages: of how many cases what the agent saw is recorded in the run folder, for their pages in `report.html`.
     """
 
     agent: str
@@ -90,6 +93,7 @@ class Report:
     lanes: int = 20
     pictures: int = 6
     calibrate: bool = True
+    pages: int = 500
 
     def __post_init__(self) -> None:
         if isinstance(self.readers, str) or not isinstance(self.readers, Sequence):
@@ -101,6 +105,7 @@ class Report:
         at_least("report.lanes", self.lanes, 1, whole=True)
         at_least("report.pictures", self.pictures, 0, whole=True)
         check_kind("report.calibrate", self.calibrate, bool)
+        at_least("report.pages", self.pages, 0, whole=True)
         self._check_overview(getattr(self.overview, "keywords", {}))
 
     def _check_overview(self, options: Mapping[str, Any]) -> None:
@@ -163,18 +168,20 @@ class Report:
             looked = trained.viewable(self.split)
             raw: dict[str, list[Reading]] = {}
             found: dict[str, Temperature] = {}
+            kept = _Kept(self.pictures, self.pages)
             with closing(self.access(trained, looked, self.split)) as access, self._fitting(trained, cohort) as fitted:
                 for name, reader_on in self._readers(trained, policy, cohort):
-                    raw[name] = reader_on(access).read(looked.cases)
                     found |= fitted(name, reader_on)
-                scale = {name: one.temperature for name, one in found.items()}
+                    reader = reader_on(access)
+                    scale = {name: one.temperature for name, one in found.items()}
+                    raw[name] = kept.of(reader, looked.cases, scale.get(name)) if not raw else reader.read(looked.cases)
                 readings, rows = measured(raw, scale, task, self.seed)
                 run.tick("report")
                 metrics = self._write(run, readings, rows, found, task)
-                drawn = self.own_reader(policy, access).read(looked.cases[: self.pictures], trace=True)
             draw_answers(rows, run.folder)  # pictures last: numbers must not be lost with them
-            _draw([calibrated(reading, scale.get(self.agent)) for reading in drawn], run.folder / "scanpaths")
+            kept.write(run.folder)
         run.logger.close()
+        print(f"Report: {write_report(run.folder).file}")
         return metrics
 
     def _write(
@@ -274,16 +281,50 @@ class Report:
         return scan
 
 
-def _draw(readings: Sequence[Reading], folder: Path) -> None:
-    """Writes one picture of the scanpath per reading.
+class _Kept:
+    """Keeps what pictures and pages need of the agent's own readings, whose numbers are reported.
 
-    Raises:
-        WriteError: a picture cannot be written.
+    Args:
+        pictures: of how many readings the traces are kept, to draw them in the end.
+        pages: of how many readings records are made, which are a hundredth as large as traces.
     """
-    for name, reading in zip(file_names([reading.id for reading in readings]), readings, strict=True):
-        with replacing(folder / f"{name}.png") as unfinished:
-            folder.mkdir(exist_ok=True)
-            Image.fromarray(scanpath_picture(reading)).save(unfinished, "PNG")
+
+    def __init__(self, pictures: int, pages: int) -> None:
+        self._pictures, self._pages = pictures, pages
+        self._names: list[str] = []
+        self._drawn: list[Reading] = []
+        self._records: list[str] = []
+
+    def of(self, reader: Reader, cases: Sequence[Case], temperature: float | None) -> list[Reading]:
+        """Reads the cases; the readings have no traces any more, and are not calibrated as pictures are."""
+        if not isinstance(reader, PolicyReader):
+            return reader.read(cases)
+        self._names = file_names([case.id for case in cases])
+        read = zip(reader.each(cases, trace=True), cases, strict=True)
+        return [self._seen(reading, calibrated(reading, temperature), case) for reading, case in read]
+
+    def _seen(self, reading: Reading, shown: Reading, case: Case) -> Reading:
+        if len(self._drawn) < self._pictures:
+            self._drawn.append(shown)
+        if len(self._records) < self._pages:
+            self._records.append(page_text(page_record([shown], tuple(case.source.offset))))
+        return replace(reading, trace=None)
+
+    def write(self, folder: Path) -> None:
+        """Writes pictures and records, each under the name of its case.
+
+        Raises:
+            WriteError: a file cannot be written.
+        """
+        for name, record in zip(self._names, self._records, strict=False):
+            path = folder / PAGES / f"{name}.json"
+            with suppress(OSError):  # which is told when the file is written
+                path.parent.mkdir(exist_ok=True)
+            write_atomically(path, record)
+        for name, reading in zip(self._names, self._drawn, strict=False):
+            with replacing(folder / "scanpaths" / f"{name}.png") as unfinished:
+                unfinished.parent.mkdir(exist_ok=True)
+                Image.fromarray(scanpath_picture(reading)).save(unfinished, "PNG")
 
 
 def _pretrained(trained: Trained, otherwise: GlimpsePolicy | str, **changes: Any) -> GlimpsePolicy:

@@ -111,10 +111,10 @@ def further_table(rows: Mapping[str, Row], names: Sequence[str]) -> str:
     for reader, row in rows.items():
         before = row.get("uncalibrated") or {}
         shown = [
-            _number(value_of(row, name), 3) + (f" ({_number(value_of(before, name), 3)})" if name in before else "")
+            number(value_of(row, name), 3) + (f" ({number(value_of(before, name), 3)})" if name in before else "")
             for name in names
         ]
-        cells.append([reader, *shown, *([_number(row.get("temperature"), 2)] if scaled else [])])
+        cells.append([reader, *shown, *([number(row.get("temperature"), 2)] if scaled else [])])
     note = ["In brackets: without calibration by temperature.", ""] if scaled else []
     return "\n".join([*note, *(line.rstrip() for line in aligned(cells))])
 
@@ -134,11 +134,11 @@ def _cells(reader: str, row: Row, headline: Sequence[str], marked: bool) -> tupl
     return (
         reader,
         *(interval_text(row.get(name)) for name in headline[:1]),
-        *(_number(value_of(row, name), 3) for name in headline[1:]),
-        *([_number(None if hit is None else 100 * hit, 1)] if marked else []),
-        _number(row["glimpses"], 1),
-        _number(100 * row["share_read"], 1),
-        _number(row["seconds_per_case"], 3),
+        *(number(value_of(row, name), 3) for name in headline[1:]),
+        *([number(None if hit is None else 100 * hit, 1)] if marked else []),
+        number(row["glimpses"], 1),
+        number(100 * row["share_read"], 1),
+        number(row["seconds_per_case"], 3),
     )
 
 
@@ -148,15 +148,27 @@ def value_of(row: Row, name: str) -> float | None:
     return entry.get("value") if isinstance(entry, Mapping) else None
 
 
-def interval_text(entry: Mapping[str, float | None] | None, sign: str = "") -> str:
-    """Returns a value with its interval; `sign="+"` writes the sign of positive numbers, too."""
+def interval_text(entry: Mapping[str, float | None] | None, sign: str = "", scale: float = 1.0) -> str:
+    """Returns a metric's value with its interval as a text.
+
+    Args:
+        entry: `value`, `low` and `high`; None where there is no such metric.
+        sign: "+" writes the sign of positive numbers, too.
+        scale: 100 for per cent.
+    """
     if entry is None or entry["value"] is None:
         return "n/a"
-    value, low, high = (_number(entry[name], 3, sign) for name in ("value", "low", "high"))
+    digits = 3 if scale == 1 else 1
+    value, low, high = (number(_scaled(entry[name], scale), digits, sign) for name in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 
 
-def _number(value: float | None, digits: int, sign: str = "") -> str:
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else scale * value
+
+
+def number(value: float | None, digits: int, sign: str = "") -> str:
+    """Returns a number as a text, or "n/a" where it is not defined."""
     return "n/a" if value is None else f"{value:{sign}.{digits}f}"
 
 

@@ -29,8 +29,8 @@ class Run:
     """One run folder. Opening it writes `config.yaml` and reads the last checkpoint, if there is one.
 
     Layout: `config.yaml`, `splits.csv`, `policy.safetensors`, `metrics.json`, `predictions.csv`, `scanpaths/`,
-    TensorBoard events, and `checkpoints/` with `last.safetensors` (everything needed to resume),
-    `pretrained.safetensors` and `best.safetensors`.
+    `pages/`, `report.html`, TensorBoard events, and `checkpoints/` with `last.safetensors` (everything needed to
+    resume), `pretrained.safetensors` and `best.safetensors`.
 
     Args:
         folder: path of the folder; it is created if it does not exist.

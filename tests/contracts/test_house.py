@@ -37,6 +37,7 @@ MAINS = {
     "glimpse/evaluate.py",
     "glimpse/predict.py",
     "glimpse/check.py",
+    "glimpse/report/__main__.py",
 }
 
 

@@ -41,6 +41,15 @@ def reading(agent: Agent, slide: Path) -> CaseReading:
     return agent.read(slide, max_glimpses=5)
 
 
+def test_rollouts_of_an_image(agent: Agent, slide: Path) -> None:
+    readings = agent.rollouts(slide, 3, max_glimpses=2, seed=1)
+    assert [one.id for one in readings] == ["a.svs"] * 3 and readings[0].spacing == (0.5, 0.5)
+    assert all(one.scanpath.shape == (2, 2) for one in readings)
+    assert len(np.unique([one.scanpath for one in readings], axis=0)) > 1
+    with pytest.raises(SettingsError, match="count"):
+        agent.rollouts(slide, 0)
+
+
 def test_an_agent_is_its_policy_too(agent: Agent, run: Path) -> None:
     assert isinstance(agent.policy, GlimpsePolicy) and agent.settings is agent.policy.settings
     assert agent.layout == agent.policy.layout and agent.budget == 3 and str(run) in repr(agent)

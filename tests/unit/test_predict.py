@@ -14,6 +14,7 @@ from PIL import Image
 from glimpse.errors import EvaluationError, SettingsError
 from glimpse.predict import predict
 from glimpse.predicting.agent import load
+from glimpse.report.html.writing import write_report
 from tests.geojson import valid
 from tests.predictions import contents, nested_slides, untrained_run, write_slide
 
@@ -60,12 +61,20 @@ def test_every_case_has_an_answer_and_its_files(predicted: Path) -> None:
         assert all(0 < float(look["locator_probability"]) <= 1 for look in looks)
         with Image.open(predicted / "overlays" / f"{line['file']}.png") as picture:
             assert picture.size > (500, 500)
+        page = json.loads((predicted / "pages" / f"{line['file']}.json").read_text())
+        assert page["id"] == line["slide_id"] and len(page["readings"][0]["looks"]) == 3
+        assert page["readings"][0]["probabilities"][-1] == [float(line["p_0"]), float(line["p_1"])]
     manifest = json.loads((predicted / "manifest.json").read_text())
     assert manifest["cases"] == {"predicted": 6, "failed": 0}
     assert [(one["spacing"], one["cases"]) for one in manifest["spacings"]] == [([0.25] * 2, 3), ([0.5] * 2, 3)]
     assert {tuple(one["glimpse_spacings"][0]) for one in manifest["spacings"]} == {(1.0, 1.0)}
     assert manifest["made"]["models"][0]["policy.safetensors"] and manifest["processes"][0]["ended"]
     assert not (predicted / "failures.csv").exists() and not list(predicted.glob(".*"))
+
+
+def test_the_report_of_predictions_has_a_page_for_every_case(predicted: Path, tmp_path: Path) -> None:
+    written = write_report(predicted, tmp_path / "report.html")
+    assert (written.cases, written.pages) == (6, 6) and written.file.stat().st_size < 1e6
 
 
 def test_gains_say_how_much_nearer_the_answer_has_come(predicted: Path, run: Path, slides: Path) -> None:

@@ -15,9 +15,11 @@ from glimpse.geometry import Frame
 from glimpse.networks.locator import GaussianLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.pictures import drawing
+from glimpse.pictures.charts import contribution_chart
 from glimpse.pictures.curves import budget_curve
 from glimpse.pictures.drawing import order_colours
 from glimpse.pictures.episodes import (
+    agreement_picture,
     common_heat_map,
     draw_scanpath,
     glimpse_strip,
@@ -29,7 +31,7 @@ from glimpse.pictures.episodes import (
 from glimpse.pictures.geojson import to_geojson
 from glimpse.pictures.planes import coloured
 from glimpse.reading.lanes import Access
-from glimpse.reading.readers import reader_named
+from glimpse.reading.readers import PolicyReader, reader_named
 from glimpse.reading.records import Reading, Trace
 from glimpse.tasks import Classification
 
@@ -152,6 +154,57 @@ def test_the_answer_shown_is_the_second_of_two_or_the_best_of_many(monkeypatch: 
     glimpse_strip(glimpses, np.array([[0.5, 0.5], [0.9, 0.1]]), ("a", "b"))
     glimpse_strip(glimpses, np.array([[0.1, 0.2, 0.7]]), ("a", "b", "c"))
     assert texts == ["1", "p(b) 0.10", "1", "p(c) 0.70"]
+
+
+def test_contributions_are_what_the_answer_lacks_without_a_look(reading: Reading) -> None:
+    env = environment(reading.scanpath.shape[1])
+    policy, trace, zoom = built(env).eval(), reading.traced, torch.as_tensor(reading.zooms)
+    with torch.no_grad():
+        seen = policy.look(torch.as_tensor(trace.glimpses))
+        tokens = policy.glimpse_token(seen, torch.as_tensor(reading.scanpath), zoom)
+        views = (torch.as_tensor(one[None]) for one in (trace.overview, trace.foreground * np.uint8(255)))
+        first = policy.scene(*views, torch.as_tensor(trace.extents[:1, None])).token
+        for left_out in range(4):
+            kept = torch.cat([first, tokens[:left_out], tokens[left_out + 1 :]])
+            answer = policy.answer_head(policy.aggregator(kept[None]))[0, -1]
+            np.testing.assert_allclose(np.asarray(trace.without)[left_out], answer, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(trace.without)[-1], reading.predictions[-2], atol=1e-5)
+    given = reading.contributions
+    assert given is not None
+    np.testing.assert_allclose(given[-1], reading.probabilities[-1] - reading.probabilities[-2], atol=1e-6)
+    bars = [bar.get_height() for bar in contribution_chart(reading).axes[0].patches]
+    np.testing.assert_allclose(bars, given[:, 1])
+
+
+def test_a_trace_changes_neither_answers_nor_random_numbers() -> None:
+    env = environment(2)
+    policy, inner = built(env, overview_dropout=1.0), env.unwrapped
+    reader, states, answers = reader_named("policy", policy, Access(inner.views, inner.task), 3), [], []
+    for trace in (False, True):
+        torch.manual_seed(0)
+        answers.append([reading.predictions for reading in reader.read(inner.cases, trace=trace)])
+        states.append(torch.get_rng_state())
+    np.testing.assert_array_equal(*answers)
+    assert torch.equal(*states)
+
+
+def test_rollouts_are_drawn_and_their_picture_says_how_far_they_agree() -> None:
+    env = environment(2)
+    inner = env.unwrapped
+
+    def drawn(seed: int) -> list[Reading]:
+        reader = PolicyReader("policy", built(env), Access(inner.views, inner.task), 2, seed=seed, drawn=True)
+        return reader.read(inner.cases[:1] * 5, trace=True)
+
+    one, again, other = (np.stack([reading.scanpath for reading in drawn(seed)]) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other) and len(np.unique(one[:, 0], axis=0)) > 1
+    readings = drawn(0)
+    picture = agreement_picture(readings, height=100)
+    assert picture.shape[1] >= 100
+    np.testing.assert_array_equal(picture[20:, :100], common_heat_map(readings, 100))  # under a title
+    with pytest.raises(ValueError, match="at least one rollout"):
+        agreement_picture([])
 
 
 def test_whole_pictures_in_any_number_of_dimensions(reading: Reading, tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""Learning curves of a run, from the events that it has written for TensorBoard."""
+
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from glimpse.tasks import metric_title
+
+Curve = tuple[list[float], list[float]]
+"""Steps and values."""
+
+_SHOWN = (
+    ("Pretraining", "optimiser steps", "loss", {"pretrain/loss": "loss"}),
+    ("Warm-up", "optimiser steps", "loss", {"warm_up/loss": "loss"}),
+    ("Joint stage", "environment steps", "loss", {"train/loss": "loss"}),
+    ("Joint stage", "environment steps", "return per episode", {"rollout/return": "return"}),
+    ("Joint stage", "environment steps", "nats", {"train/entropy": "entropy of where to look"}),
+)
+"""Titles of charts, what their axes show, and the names of their curves' events."""
+_VALIDATION, _COUNT = "validation/", "validation/glimpses"
+
+
+def learning_curves(folder: Path) -> Iterator[tuple[str, str, str, dict[str, Curve]]]:
+    """Yields title, title of the horizontal and the vertical axis, and curves by name, for each chart that there is."""
+    events = _events(folder)
+    for title, across, up, names in _SHOWN:
+        curves = {name: events[tag] for tag, name in names.items() if tag in events}
+        if curves:
+            yield f"{title}: {next(iter(curves))}", across, up, curves
+    tags = [tag for tag in events if tag.startswith(_VALIDATION) and tag != _COUNT]
+    if tags:
+        curves = {metric_title(tag.removeprefix(_VALIDATION)): events[tag] for tag in tags}
+        yield "Validation", "environment steps", "value", curves
+
+
+def _events(folder: Path) -> dict[str, Curve]:
+    """Returns all scalars by their names, without those that are not finite; nothing where there are no events."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # which takes a while
+
+    if not any(folder.glob("events.out.tfevents.*")):
+        return {}
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of every file that it has read
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
+    events.Reload()
+    found = {}
+    for tag in events.Tags()["scalars"]:
+        points = [(float(one.step), float(one.value)) for one in events.Scalars(tag) if math.isfinite(one.value)]
+        if points:
+            found[tag] = ([step for step, _ in points], [value for _, value in points])
+    return found

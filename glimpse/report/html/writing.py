@@ -1,0 +1,260 @@
+"""Writes the report: one HTML file that refers to nothing else, or has pages of cases in a folder beside it."""
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+import glimpse
+from glimpse.atomic import write_atomically, write_error
+from glimpse.report.html.contents import Table, answer_charts, learning_charts, result_tables
+from glimpse.report.html.gathering import Gathered, Listed, gathered, page_of
+from glimpse.report.tables import CAPTION, FULL_SCAN_CAPTION
+from glimpse.settings.options import at_least
+
+REPORT = "report.html"
+_PARTS = Path(__file__).parent / "parts"
+_COLUMNS = 4  # of probabilities that a list has at most; with more there is the answer only
+_THUMBNAILS = 2_000_000  # bytes of pictures of failed cases
+
+
+@dataclass(frozen=True)
+class Written:
+    """A report that was written.
+
+    Attributes:
+        file: the file to open.
+        cases: how many cases it lists.
+        pages: how many of them have a page.
+        folder: the folder with these pages; None where they are in the file itself.
+    """
+
+    file: Path
+    cases: int
+    pages: int
+    folder: Path | None
+
+    @property
+    def told(self) -> str:
+        """A sentence that says what was written."""
+        where = "in it" if self.folder is None else f"in {self.folder}"
+        return f"Written: {self.file}, {self.cases} cases, {self.pages} of them with a page {where}."
+
+
+def write_report(
+    folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, megabytes: float = 8.0
+) -> Written:
+    """Writes the report on a run, or on predictions.
+
+    Args:
+        folder: the run folder, or the output folder of `glimpse predict`.
+        output: the file to write; `report.html` in the folder if not given.
+        megabytes: how large all pages of cases may be together to lie in this file. Where they are larger, each lies in
+            a file of its own, in a folder beside it that is called like it.
+
+    Raises:
+        SettingsError: `megabytes` is below 0.
+        EvaluationError, CheckpointError: the folder holds neither a run nor predictions, or a file of it is damaged.
+        WriteError: the report cannot be written.
+    """
+    at_least("megabytes", megabytes, 0)
+    found = gathered(os.path.expanduser(folder))
+    file = found.folder / REPORT if output is None else Path(os.path.expanduser(output))
+    return _Writer(found, file, _size(found.cases) <= 1e6 * megabytes).write()
+
+
+def _size(cases: Sequence[Listed]) -> int:
+    """Returns the bytes of all records together."""
+    total = 0
+    for case in cases:
+        with suppress(OSError):
+            total += case.record.stat().st_size
+    return total
+
+
+class _Writer:
+    """Writes one report.
+
+    Args:
+        found: what the folder holds.
+        file: the file to write.
+        inside: whether pages lie in this file.
+    """
+
+    def __init__(self, found: Gathered, file: Path, inside: bool) -> None:
+        self.found, self.file, self.inside = found, file, inside
+        self.pages = file.with_suffix("")
+        self.kept: list[tuple[str, dict[str, Any]]] = []
+        self.count = 0
+
+    def write(self) -> Written:
+        """Writes the pages, and in the end the file from which they are reached."""
+        cases = list(self._cases())
+        content = self._list(cases)
+        _make(self.file.parent)
+        write_atomically(self.file, content)
+        return Written(self.file, len(cases), self.count, None if self.inside or not self.count else self.pages)
+
+    # ------------------------------------------------------------------------------------------ pages
+    def _cases(self) -> Iterator[dict[str, Any]]:
+        """Yields what the list shows of each case; its page is written, or kept to be put into the file."""
+        there = [case for case in self.found.cases if case.record.is_file()]
+        around = {case.id: (before, after) for before, case, after in zip([None, *there], there, [*there[1:], None])}  # noqa: B905
+        for case in self.found.cases:
+            record = page_of(case) if case.id in around else None
+            thumbnail = None if record is None else record.pop("thumbnail", None)
+            name = f"page-{self.count}"
+            if record is None:
+                yield self._told(case, None, None, None)
+            elif self.inside:
+                self.kept.append((name, record))
+                yield self._told(case, name, f"#{name}", thumbnail)
+            else:
+                self._write_page(case, record, *around[case.id])
+                yield self._told(case, name, _address(f"{self.pages.name}/{_page_file(case)}"), thumbnail)
+            self.count += record is not None
+
+    def _write_page(self, case: Listed, record: dict[str, Any], before: Listed | None, after: Listed | None) -> None:
+        _make(self.pages)
+        content = _rendered(
+            "case.html",
+            ("viewer.js",),
+            title=f"{case.id}: {self._title}",
+            record=record,
+            back=_address(f"../{self.file.name}"),
+            before=before and _address(_page_file(before)),
+            after=after and _address(_page_file(after)),
+        )
+        write_atomically(self.pages / _page_file(case), content)
+
+    def _told(self, case: Listed, page: str | None, href: str | None, thumbnail: str | None) -> dict[str, Any]:
+        return {
+            "id": case.id,
+            "patient": case.patient,
+            "target": case.target,
+            "answer": case.answer,
+            "short": case.answer if len(case.answer) <= 40 else "",
+            "verdict": {None: "", True: "right", False: "wrong"}[case.right],
+            "numbers": _shown(case.probabilities),
+            "glimpses": case.glimpses,
+            "share": case.share_read,
+            "text": " ".join(filter(None, (case.id, case.patient, case.target, case.answer))),
+            "page": page,
+            "href": href,
+            "thumbnail": thumbnail,
+        }
+
+    # ------------------------------------------------------------------------------------------ the list
+    @property
+    def _title(self) -> str:
+        name = self.found.folder.resolve().name
+        return f"Run {name}" if self.found.kind == "run" else f"Predictions {name}"
+
+    def _list(self, cases: Sequence[dict[str, Any]]) -> str:
+        found = self.found
+        tables = result_tables(found)
+        return _rendered(
+            "report.html",
+            ("list.js", "viewer.js"),
+            title=self._title,
+            facts=found.facts,
+            unfinished=self._unfinished(),
+            tables=tables,
+            explained=_explained(tables),
+            answers=answer_charts(found),
+            learning=learning_charts(found) if found.kind == "run" else [],
+            cases=cases,
+            note=self._note(len(cases)),
+            columns=_shown(found.columns),
+            patients=any(case["patient"] not in ("", case["id"]) for case in cases),
+            targets=any(case["target"] for case in cases),
+            verdicts=any(case["verdict"] for case in cases),
+            failures=list(_failures(found)),
+            inside=self.kept,
+        )
+
+    def _unfinished(self) -> str:
+        if self.found.kind == "run" and self.found.metrics is None:
+            return "This training has not ended yet: there are no results, and no cases."
+        return ""
+
+    def _note(self, cases: int) -> str:
+        if self.count == cases:
+            return ""
+        if self.count:
+            return f"{self.count} of {cases} cases have a page: of the others nothing was recorded that could be shown."
+        return (
+            "No case has a page: nothing was recorded that could be shown. Perhaps an earlier version made this folder."
+        )
+
+
+def _shown(values: Sequence[Any]) -> list[Any]:
+    """Returns the columns that a list shows: of two the second, and none where there are too many."""
+    chosen = values[1:] if len(values) == 2 else values
+    return list(chosen) if len(chosen) <= _COLUMNS else []
+
+
+def _page_file(case: Listed) -> str:
+    return f"{case.record.stem}.html"
+
+
+def _explained(tables: Sequence[Table]) -> str:
+    readers = {row[0] for table in tables[:1] for row in table.rows}
+    return " ".join([CAPTION, *([FULL_SCAN_CAPTION] if "full_scan" in readers else [])])
+
+
+def _failures(found: Gathered) -> Iterator[dict[str, Any]]:
+    room = _THUMBNAILS
+    for row in found.failures:
+        picture = None
+        path = (found.folder / (row.get("thumbnail") or "")).resolve()
+        if row.get("thumbnail") and path.is_relative_to(found.folder.resolve()):  # the table may come from anywhere
+            with suppress(OSError):
+                content = path.read_bytes()
+                picture = base64.b64encode(content).decode() if len(content) <= room else None
+                room -= len(content) if picture else 0
+        yield {"id": row.get("slide_id"), "reason": row.get("reason"), "path": row.get("path"), "thumbnail": picture}
+
+
+# ---------------------------------------------------------------------------------------------- templates
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+def _address(path: str) -> str:
+    """Returns a relative path as it is written in a link; names of files may have signs that mean something there."""
+    return quote(path)
+
+
+@cache
+def _environment() -> Environment:
+    tidy = {"trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=FileSystemLoader(_PARTS), autoescape=True, undefined=StrictUndefined, **tidy)
+
+
+def _rendered(template: str, scripts: Sequence[str], **shown: Any) -> str:
+    """Fills a template. Only the package's own scripts may run in the page, and nothing is loaded from elsewhere."""
+    texts = [(_PARTS / name).read_text("utf-8") for name in scripts]
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            style=(_PARTS / "report.css").read_text("utf-8"),
+            scripts=texts,
+            allowed=" ".join(f"'sha256-{digest}'" for digest in digests),
+            version=glimpse.__version__,
+            **shown,
+        )
+    )

@@ -1,0 +1,146 @@
+"""The report in a headless browser, where there is one: lists are sorted, cases are gone through look by look."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glimpse.reading.records import Reading
+from glimpse.report.html.writing import write_report
+from tests.reports import HOSTILE, readings_of, write_run
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome is installed")
+DRIVER = """
+const wait = () => new Promise((done) => setTimeout(done, 50));
+const by = (id) => document.getElementById(id);
+const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+const rows = () => [...by("cases-table").tBodies[0].rows].filter((row) => !row.hidden);
+const ids = () => rows().map((row) => row.cells[1].textContent);
+const column = (name) => [...by("cases-table").querySelectorAll("th button")].find((one) => one.textContent === name);
+addEventListener("load", async () => {
+  const said = { title: document.title };
+  column("p_1").click();
+  said.rising = ids();
+  said.sorted = column("p_1").parentElement.getAttribute("aria-sort");
+  column("p_1").click();
+  said.falling = ids();
+  by("search").value = "B  c";
+  by("search").dispatchEvent(new Event("input"));
+  said.found = ids();
+  said.count = by("count").textContent;
+  by("search").value = "";
+  const verdicts = document.querySelector("select[data-filter=verdict]");
+  verdicts.value = "wrong";
+  verdicts.dispatchEvent(new Event("change"));
+  said.wrong = ids();
+  verdicts.value = "";
+  verdicts.dispatchEvent(new Event("change"));
+  document.querySelector("tr[data-page=page-0] a").click();
+  await wait();
+  said.listHidden = by("list").hidden;
+  said.heading = by("case-title").textContent;
+  said.focused = document.activeElement.id;
+  said.steps = [by("slider").value];
+  press("ArrowLeft");
+  said.told = by("told").textContent;
+  said.steps.push(by("slider").value);
+  for (let i = 0; i < 5; i += 1) press("ArrowLeft");
+  said.steps.push(by("slider").value);
+  said.before = by("told").textContent;
+  said.disabled = by("before").disabled;
+  press("ArrowRight");
+  said.steps.push(by("slider").value);
+  const svg = document.querySelector("#panels svg");
+  const heat = () => document.querySelector("#panels svg svg")?.getAttribute("viewBox") ?? null;
+  said.heat = [heat()];
+  by("heat").value = "after";
+  by("heat").dispatchEvent(new Event("change"));
+  said.heat.push(heat());
+  by("heat").value = "off";
+  by("heat").dispatchEvent(new Event("change"));
+  said.heat.push(heat());
+  said.views = [svg.getAttribute("viewBox")];
+  press("+");
+  said.views.push(svg.getAttribute("viewBox"));
+  svg.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", shiftKey: true, bubbles: true }));
+  said.views.push(svg.getAttribute("viewBox"));
+  press("0");
+  said.views.push(svg.getAttribute("viewBox"));
+  press("End");
+  const tags = [...svg.querySelectorAll("g rect")].map((one) => one.getBoundingClientRect());
+  said.tags = tags.length;
+  const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+  said.covered = tags.some((a, i) => tags.some((b, j) => i < j && !apart(a, b)));
+  by("case-after").click();
+  await wait();
+  said.next = by("case-title").textContent;
+  press("Escape");
+  await wait();
+  said.back = !by("list").hidden && by("case").hidden;
+  const result = document.createElement("pre");
+  result.id = "said";
+  result.textContent = JSON.stringify(said);
+  document.body.append(result);
+});
+"""
+
+
+@pytest.fixture(scope="module")
+def readings() -> list[Reading]:
+    return readings_of()
+
+
+@pytest.fixture(scope="module")
+def run(readings: list[Reading], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("run") / "one", readings)
+
+
+def dumped(address: str) -> str:
+    """The page as a browser has it in the end."""
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
+    done = subprocess.run([str(BROWSER), *options, address], capture_output=True, text=True, timeout=120)
+    return done.stdout
+
+
+@in_a_browser
+def test_a_browser_sorts_filters_and_steps(run: Path, readings: list[Reading], tmp_path: Path) -> None:
+    driven = write_report(run).file.read_text()
+    driven = re.sub(r"<meta http-equiv=[^>]*>", "", driven)  # which forbids scripts that are not the page's
+    (tmp_path / "driven.html").write_text(driven.replace("</body>", f"<script>{DRIVER}</script></body>"))
+    shown = dumped((tmp_path / "driven.html").as_uri())
+    found = re.search(r'<pre id="said">(.*?)</pre>', shown, re.DOTALL)
+    assert found is not None, shown[-2000:]
+    said: dict[str, Any] = json.loads(html.unescape(found[1]))
+    rising = [one.id for one in sorted(readings, key=lambda one: round(float(one.probabilities[-1, 1]), 6))]
+    assert said["title"] == "Run one" and said["rising"] == rising and said["falling"] == rising[::-1]
+    assert (said["sorted"], said["found"], said["count"]) == ("ascending", ["b & c"], "1 of 6 cases")
+    wrong = {one.id for one in readings if one.prediction.argmax() != one.target}
+    assert set(said["wrong"]) == wrong and 0 < len(wrong) < 6
+    assert said["listHidden"] and said["heading"] == HOSTILE and said["focused"] == "case-title"
+    assert said["steps"] == ["3", "2", "0", "1"] and said["disabled"]
+    before, after = readings[0].captions[1][0], readings[0].captions[2][0]
+    assert said["told"].startswith("Look 2 of 3: x ") and f"After it {after}, before it {before}." in said["told"]
+    assert said["before"] == f"Before the first look: {readings[0].captions[0][0]}."
+    rows = len(readings[0].traced.cells[0])
+    assert [one and float(one.split()[1]) for one in said["heat"]] == [0, rows, None]
+    whole, near, moved, again = ([float(number) for number in view.split()] for view in said["views"])
+    assert near[2] == pytest.approx(whole[2] / 1.5) and moved[0] == pytest.approx(near[0] + near[2] / 8)
+    assert again == whole and said["tags"] == 3 and not said["covered"]
+    following = said["falling"][said["falling"].index(HOSTILE) + 1 :]
+    assert said["next"] == (following or [HOSTILE])[0] and said["back"]
+
+
+@in_a_browser
+@pytest.mark.parametrize("megabytes", [8, 0])
+def test_the_pages_own_scripts_are_allowed_to_run(run: Path, tmp_path: Path, megabytes: float) -> None:
+    written = write_report(run, tmp_path / "r.html", megabytes=megabytes)
+    pages = sorted((tmp_path / "r").iterdir()) if written.folder else []
+    address = pages[0].as_uri() if pages else f"{written.file.as_uri()}#page-0"
+    shown = dumped(address)
+    assert "Look 3 of 3: x " in shown and "<title>taken" not in shown
