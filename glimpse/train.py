@@ -6,7 +6,7 @@ glimpse train resume=runs/wsi-ppo-0 joint.updates=400
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from glimpse.cohort import Cohort
 from glimpse.cohort.preflight import PreflightError, check_sizes
 from glimpse.cohort.recorded import SPLITS_FILE, read_splits
+from glimpse.cohort.settling import with_settled_task
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
 from glimpse.errors import SettingsError, UserError
@@ -75,6 +76,8 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     seed_everything(settings["seed"], settings["threads"])
     cohort = _cohort(settings)
     plan.report.check_split(cohort)
+    settings = {**settings, "env": with_settled_task(settings["env"], cohort)}
+    plan = replace(plan, settings=settings)
     training = _prepare(plan, cohort)
     training.validate = validator(training, cohort, plan.report)
     with using(feature_store(settings, training.cases.cases)):
