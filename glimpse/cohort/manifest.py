@@ -213,8 +213,8 @@ def _naming(table: Table, parsed: Sequence[Mapping[str, Any]], task: Task) -> st
 
 
 def _warn_of_lacking(path: Path, cohort: Cohort, task: Task) -> None:
-    """Warns of splits whose targets lack something, so that answers to them cannot be compared."""
-    for name in SPLITS:
+    """Warns of splits to measure on whose targets lack something, so that answers to them cannot be compared."""
+    for name in SPLITS[1:]:
         lacks = task.lacking([case.target for case in cohort if case.split == name])
         if lacks:
             warnings.warn(

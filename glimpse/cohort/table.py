@@ -21,7 +21,7 @@ OPTIONAL = ("split", "mpp", "mask")
 OTHER_NAMES = {"patient": "case_id", "case": "slide_id"}  # columns: other name, usual name
 SEPARATORS = (",", ";", "\t", "|")
 _STATED = re.compile(r"""(?i)"?sep=(?P<separator>.)"?[\s,;|]*""")  # a first line that spreadsheets write
-_OF_SURVIVAL = ("time", "event")  # columns that hold the target of another task
+_OF_SURVIVAL = ("time", "event")  # columns that hold the target of another task, and its options that rename them
 _IDS = ("case_id", "slide_id")  # paths stay as they are: file systems tell two spellings apart
 _LISTED = 50  # so many problems are listed; the rest are only counted
 _NUMBERS = 6  # so many lines with the same problem are named
@@ -211,8 +211,11 @@ def column_problems(columns: Sequence[str], target_columns: Sequence[str] = ("ta
     if len(columns) == 1 and lacking:
         problems.append(f"line 1: the only column is {columns[0]!r}; put commas, semicolons or tabs between columns")
     for name in lacking:
-        other = name == "target" and all(column in columns for column in _OF_SURVIVAL)
-        hint = f", or env.task._target_=glimpse.tasks.Survival for {' and '.join(_OF_SURVIVAL)}" if other else ""
+        hint = ""
+        if name == "target" and all(column in columns for column in _OF_SURVIVAL):
+            hint = f", or env.task._target_=glimpse.tasks.Survival for {' and '.join(_OF_SURVIVAL)}"
+        elif len(target_columns) > 1 and name in target_columns:
+            hint = f"; +env.task.{_OF_SURVIVAL[target_columns.index(name)]}=<column> names another one"
         problems.append(f"line 1: column {name!r} is missing; needed are {', '.join(required)}{hint}")
     return problems
 

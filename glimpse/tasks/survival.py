@@ -136,7 +136,8 @@ class Survival(Task):
         """Says so where no case of a split had its event."""
         if any(event for _, event in targets) or not len(targets):
             return ""
-        return f"no event ({self.target_columns[1]} is 0 in all {len(targets)} cases), so their order is not known"
+        whose = "its only case" if len(targets) == 1 else f"all of its {len(targets)} cases"
+        return f"no event: {self.target_columns[1]} is 0 in {whose}, so nobody knows whose comes first"
 
     # ------------------------------------------------------------------------------------------ learning
     def loss(
