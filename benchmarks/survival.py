@@ -4,8 +4,8 @@ python -m benchmarks.survival [--env xray wsi]
 
 Each image is a patient. The time of its event is drawn from an exponential law: the hazard is multiplied by e^0.5 with
 each nodule (of radiographs, 0 or 3 to 6), or by e with each focus of tumour (of slides, 0 or 1 to 3). Censoring comes
-at a time that has nothing to do with it, before the event in about a third of the images. Even who knows the true hazard
-cannot foretell times that are drawn; "true hazard" is the concordance that this has on the same test images.
+at a time that has nothing to do with it, before the event in about a third of the images. Even who knows the true
+hazard cannot foretell times that are drawn; "true hazard" is the concordance that it has on the same test images.
 """
 
 import argparse
