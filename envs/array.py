@@ -64,7 +64,7 @@ def make_array(
         glimpse_extents = [glimpse_size]
     return GlimpseEnv(
         cases,
-        settled_task(task or _classification(cases), cohort, cases),
+        settled_task(task or _classification(cases), cohort if isinstance(cohort, Cohort) else cases, cases),
         build_views(len(shape), overview_size, glimpse_size, glimpse_extents),
         max_glimpses=max_glimpses,
         glimpse_cost=glimpse_cost,

@@ -123,14 +123,14 @@ class Survival(Task):
             hazard = 1.0 - np.divide(curve[1:], curve[:-1], out=np.ones(len(edges)), where=curve[:-1] > 0)
             least = 0.5 / len(given)
             baseline = tuple(round(one, 6) for one in hazard.clip(least, 1 - least).tolist())
-        known = Survival(*self.target_columns, self.unit, self.bins, edges, baseline)
+        known = Survival(edges=edges, baseline=baseline)
         loss = known._loss(torch.zeros(len(given), len(edges)).double(), torch.from_numpy(given))
         return {"edges": list(edges), "baseline": list(baseline), "blind": round(float(loss.mean()), 6)}
 
     def settled(self, targets: Sequence[Any]) -> Task:
         """Returns this task with edges, baseline and blind; itself if they are known."""
-        found = self.open_options(targets)
-        return Survival(*self.target_columns, self.unit, self.bins, **found) if found else self
+        (time, event), found = self.target_columns, self.open_options(targets)
+        return Survival(time, event, self.unit, self.bins, **found) if found else self
 
     def lacking(self, targets: Sequence[Any]) -> str:
         """Says so where no case of a split had its event."""
