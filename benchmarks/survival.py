@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench = Benchmark(NAME, options(), arguments)
     for env in bench.options.env:
         maker, kind, ratio = IMAGES[env]
-        made = maker(bench.runs / env, 12, size=1024) if bench.options.quick else maker()
+        size = 512 if env == "xray" else 1024
+        made = maker(bench.runs / env, 12, size=size) if bench.options.quick else maker()
         rows = with_times(made, kind, ratio)
         cohort = write_cohort(bench.runs / f"{env}.csv", rows)
         for seed in bench.options.seeds:
