@@ -106,7 +106,7 @@ def weighted_brier(
     kept = (1.0 - survival[:, : len(moments)]) ** 2 * (times[:, None] > moments)
     each = ((weights * own) @ lost + (weights @ kept) * then) / weights.sum(axis=1, keepdims=True)
     scores = np.concatenate([np.zeros((len(weights), 1)), each], axis=1)
-    return np.trapezoid(scores, np.concatenate([[0.0], moments]), axis=1) / moments[-1]
+    return (scores[:, 1:] + scores[:, :-1]) / 2 @ np.diff(moments, prepend=0.0) / moments[-1]
 
 
 def _inverse(share: np.ndarray) -> np.ndarray:

@@ -137,7 +137,7 @@ class Survival(Task):
         if any(event for _, event in targets) or not len(targets):
             return ""
         whose = "its only case" if len(targets) == 1 else f"all of its {len(targets)} cases"
-        return f"no event: {self.target_columns[1]} is 0 in {whose}, so nobody knows whose comes first"
+        return f"no event: {self.target_columns[1]} is 0 in {whose}, so it is not known whose event comes first"
 
     # ------------------------------------------------------------------------------------------ learning
     def loss(
