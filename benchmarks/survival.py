@@ -94,14 +94,14 @@ def draw_times(rng: np.random.Generator, logs: np.ndarray) -> tuple[np.ndarray, 
 
 
 def concordances(risks: np.ndarray, rows: Sequence[Mapping[str, str]]) -> tuple[float, float]:
-    """Returns the concordance of risks with the times of rows, and its mean over times that are drawn anew."""
+    """Returns the concordance of risks with the times of rows, and its mean over times that are drawn anew, where it is defined."""
     logs, times, events = (np.array([float(row[key]) for row in rows]) for key in ("log_hazard", "time", "event"))
     rng, one = np.random.default_rng(_SEED + 1), np.ones((1, len(rows)))
     drawn = []
     for _ in range(_DRAWS):
         time, last = draw_times(rng, logs)
         drawn += weighted_concordance(risks, np.minimum(time, last), time <= last, one).tolist()
-    return float(weighted_concordance(risks, times, events == 1, one)[0]), float(np.mean(drawn))
+    return float(weighted_concordance(risks, times, events == 1, one)[0]), float(np.nanmean(drawn))
 
 
 # ---------------------------------------------------------------------------------------------- measuring
