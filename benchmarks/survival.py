@@ -94,7 +94,10 @@ def draw_times(rng: np.random.Generator, logs: np.ndarray) -> tuple[np.ndarray, 
 
 
 def concordances(risks: np.ndarray, rows: Sequence[Mapping[str, str]]) -> tuple[float, float]:
-    """Returns the concordance of risks with the times of rows, and its mean over times that are drawn anew, where it is defined."""
+    """Returns the concordance of risks with the times of rows, and its mean over times that are drawn anew.
+
+    Draws in which no two cases can be compared do not count.
+    """
     logs, times, events = (np.array([float(row[key]) for row in rows]) for key in ("log_hazard", "time", "event"))
     rng, one = np.random.default_rng(_SEED + 1), np.ones((1, len(rows)))
     drawn = []
