@@ -20,7 +20,7 @@ from glimpse.errors import SettingsError
 from glimpse.networks.aggregator import AttentionPooling
 from glimpse.settings.options import above_zero, at_least
 from glimpse.settings.progress import silent
-from glimpse.tasks import Classification, MultiTask, Regression, Task, metric_title
+from glimpse.tasks import Classification, MultiTask, Regression, Survival, Task, metric_title
 
 ATTENTION, TOP_K, AUTO = "attention", "top_k", "auto"
 _APART = 1000  # between the seeds of two heads
@@ -194,8 +194,8 @@ class HeadTrainer:
     """Trains the heads of a full scan, and chooses between them.
 
     With validation cases, each head is kept at its lowest validation loss, and several heads of one kind are trained
-    from different initial weights. Without them, or if all are of one class, the training cases are divided into folds
-    (see `HeadTraining`).
+    from different initial weights. Without them, or if all are of one class (or without an event), the training cases
+    are divided into folds (see `HeadTraining`).
 
     With `head="auto"` the kind with the better AUC is taken, on the validation cases or on the cases of the folds
     together; with the better score where the task has no AUC. Where these are equal, the lower loss decides.
@@ -222,6 +222,8 @@ class HeadTrainer:
         """Returns the trained heads, in evaluation mode; `choice` says in words which kind was taken, and why."""
         if val is not None and isinstance(self.task, Classification) and len(val.targets.unique()) == 1:
             val = None  # it would be best to answer with this class always
+        if val is not None and isinstance(self.task, Survival) and not val.targets[:, 1].any():
+            val = None  # it would be best to answer that no event ever comes
         statistics = _statistics(train.bags)
         self._weights, offset = _balance(self.task, train.targets)
         splits = list(self._splits(train, val))

@@ -29,6 +29,8 @@ Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, RUNS = ROOT / "benchmarks" / "results", ROOT / "runs" / "benchmarks"
 
+_FACTS = ("auc", "accuracy", "c_index", "brier", "share_read", "seconds_per_case")  # what tables say of a reader
+
 # The smallest training that goes through every stage.
 QUICK = (
     "agent.algorithm.cases_per_rollout=2",
@@ -252,7 +254,7 @@ def value_of(row: Mapping[str, Any], metric: str) -> float | None:
 
 def facts_of(reader: str, values: Mapping[str, Any]) -> Row:
     """What tables of slides, volumes and radiographs say of a reader, from its row of `metrics.json`."""
-    shown = {name: value_of(values, name) for name in ("auc", "accuracy", "share_read", "seconds_per_case")}
+    shown = {name: value_of(values, name) for name in _FACTS}
     return {f"{reader} {name}": value for name, value in shown.items() if value is not None}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from glimpse.cohort import Case, Cohort
+from glimpse.cohort.settling import settled_task
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
 from glimpse.sources.array import ArraySource
@@ -40,6 +41,7 @@ def make_array(
             files with such arrays, and one target for each of them.
         split: "train", "val" or "test" of a cohort; None takes all cases.
         task: What is to be predicted; None is a classification with as many classes as the targets need, at least 2.
+            Options that it leaves open follow from the training split, or from all cases where there is none.
         overview_size: Pixels of the overview; None is 64 per axis, or the first image's size where that is smaller.
         glimpse_size: Pixels of a glimpse; None is 36 per axis, or the first image's size where that is smaller.
         glimpse_extents: Fields of view; None is the size of a glimpse, so that glimpses have full resolution.
@@ -62,7 +64,7 @@ def make_array(
         glimpse_extents = [glimpse_size]
     return GlimpseEnv(
         cases,
-        task or _classification(cases),
+        settled_task(task or _classification(cases), cohort if isinstance(cohort, Cohort) else cases, cases),
         build_views(len(shape), overview_size, glimpse_size, glimpse_extents),
         max_glimpses=max_glimpses,
         glimpse_cost=glimpse_cost,

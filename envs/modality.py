@@ -11,6 +11,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 
 from glimpse.cohort import Case, Cohort, CohortError
+from glimpse.cohort.settling import settled_task
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
 from glimpse.envs.cohorts import loaded_once
@@ -57,7 +58,7 @@ def make_modality(
             is made once) or its drawn images.
         split: "train", "val" or "test"; None takes all cases.
         modality: name of the modality.
-        task: what is to be predicted.
+        task: what is to be predicted; options that it leaves open follow from the training split.
         overview_size: pixels of the overview; one number, or one per axis.
         glimpse_size: pixels of a glimpse; one number, or one per axis.
         glimpse_extents: one or several fields of view, such as 128 (level-0 pixels) or "8mm"; of several, each action
@@ -94,7 +95,7 @@ def make_modality(
         sizes["overview_size"] = [side // 2 for side in cases[0].source.shape]
     return GlimpseEnv(
         cases,
-        task,
+        settled_task(task, cohort, cases),
         build_views(cases[0].source.ndim, **sizes),
         max_glimpses=known.max_glimpses if max_glimpses is None else max_glimpses,
         glimpse_cost=known.glimpse_cost if glimpse_cost is None else glimpse_cost,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from glimpse.modalities import register_modality
     from glimpse.predicting.agent import load
     from glimpse.sources import open_source
-    from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression
+    from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Survival
 
 __version__ = "0.1.0"
 
@@ -33,6 +33,7 @@ __all__ = [
     "MultiLabel",
     "MultiTask",
     "Regression",
+    "Survival",
     "__version__",
     "load",
     "open_source",
@@ -45,6 +46,7 @@ _HOMES = {
     "Cohort": "glimpse.cohort",
     "MultiLabel": "glimpse.tasks",
     "Regression": "glimpse.tasks",
+    "Survival": "glimpse.tasks",
     "MultiTask": "glimpse.tasks",
     "load": "glimpse.predicting.agent",
     "open_source": "glimpse.sources",

@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from glimpse.cohort import Cohort
 from glimpse.cohort.preflight import PreflightError, check_sizes, with_known_sizes
 from glimpse.cohort.recorded import SPLITS_FILE, read_given_splits, read_splits
+from glimpse.cohort.settling import with_settled_task
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
 from glimpse.errors import SettingsError, UserError
@@ -77,6 +78,7 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     seed_everything(settings["seed"], settings["threads"])
     cohort = _cohort(settings)
     plan.report.check_split(cohort)
+    settings = {**settings, "env": with_settled_task(settings["env"], cohort)}
     plan = replace(plan, settings=_weighing(settings, cohort))
     training = _prepare(plan, cohort)
     training.validate = validator(training, cohort, plan.report)

@@ -25,6 +25,7 @@ from glimpse.cohort.table import (
     parse_row,
     read_table,
     table_problems,
+    target_text,
 )
 from glimpse.sources import ImageSource
 from glimpse.sources.tolerant import TolerantSource, unread
@@ -95,7 +96,7 @@ class Cohort(Sequence[Case]):
 
         Args:
             path: path of the CSV.
-            task: the task that reads the column ``target``.
+            task: the task that reads the column ``target``, or those of `Task.target_columns` instead.
             on_error: what to do if an image or mask is missing, damaged or of an unknown kind: "raise" an error, or
                 "skip" the case with a warning. With "skip", damaged parts of the other images are shown as background
                 (see `glimpse.sources.tolerant`). Mistakes in the CSV itself are always errors.
@@ -115,7 +116,7 @@ class Cohort(Sequence[Case]):
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}.")
         table = read_table(path)
-        problems = column_problems(table.columns) + table_problems(table)
+        problems = column_problems(table.columns, task.target_columns) + table_problems(table)
         parsed = [parse_row(row, table, task, problems) for row in table.rows]
         for row, values in zip(table.rows, parsed, strict=True):
             values["options"] |= {name: row.cells[name] for name in option_columns if row.cells.get(name)}
@@ -143,10 +144,12 @@ class Cohort(Sequence[Case]):
                 unread.left_out(row.cells["slide_id"])
         if repeated:
             warnings.warn(f"{path}: {repetition(repeated)}", UserWarning, stacklevel=2)
-        if "split" in table.columns:
-            return cls(good, broken)
         together = joined([one.patient for one in group] for group in repeated)
-        return _split_anew(path, cls(good, broken), task, together, fractions, seed)
+        cohort = cls(good, broken)
+        if "split" not in table.columns:
+            cohort = _split_anew(path, cohort, task, together, fractions, seed)
+        _warn_of_lacking(path, cohort, task)
+        return cohort
 
     @overload
     def __getitem__(self, index: int) -> Case: ...
@@ -202,11 +205,21 @@ def _case(row: Row, values: Mapping[str, Any], opened: Opened, tolerant: bool) -
 
 def _naming(table: Table, parsed: Sequence[Mapping[str, Any]], task: Task) -> str:
     """Returns the option with which all targets can be read, as part of a message; empty if all can be read."""
-    texts = [row.cells.get("target", "") for row in table.rows]
+    texts = [target_text(row, task) for row in table.rows]
     wrong = any(text and values["target"] is None for text, values in zip(texts, parsed, strict=True))
     option = task.hint(filter(None, texts)) if wrong else ""
     order = " (bring the names into the order you want)" if "[" in option else ""
     return f"; {option} reads these targets{order}" if option else ""
+
+
+def _warn_of_lacking(path: Path, cohort: Cohort, task: Task) -> None:
+    """Warns of splits to measure on whose targets lack something, so that answers to them cannot be compared."""
+    for name in SPLITS[1:]:
+        lacks = task.lacking([case.target for case in cohort if case.split == name])
+        if lacks:
+            warnings.warn(
+                f"{path}: the split {name!r} has {lacks}. Put other cases into it.", UserWarning, stacklevel=3
+            )
 
 
 def _split_anew(

@@ -21,6 +21,7 @@ OPTIONAL = ("split", "mpp", "mask")
 OTHER_NAMES = {"patient": "case_id", "case": "slide_id"}  # columns: other name, usual name
 SEPARATORS = (",", ";", "\t", "|")
 _STATED = re.compile(r"""(?i)"?sep=(?P<separator>.)"?[\s,;|]*""")  # a first line that spreadsheets write
+_OF_SURVIVAL = ("time", "event")  # columns that hold the target of another task, and its options that rename them
 _IDS = ("case_id", "slide_id")  # paths stay as they are: file systems tell two spellings apart
 _LISTED = 50  # so many problems are listed; the rest are only counted
 _NUMBERS = 6  # so many lines with the same problem are named
@@ -184,26 +185,38 @@ def _named(columns: list[str]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------- columns
-def column_problems(columns: Sequence[str]) -> list[str]:
-    """Returns messages about missing, repeated and probably misspelt columns."""
+def column_problems(columns: Sequence[str], target_columns: Sequence[str] = ("target",)) -> list[str]:
+    """Returns messages about missing, repeated and probably misspelt columns.
+
+    Args:
+        columns: the columns of the CSV.
+        target_columns: those that hold targets (see `Task.target_columns`).
+    """
+    required = (*REQUIRED[:-1], *target_columns)
     problems = [f"line 1: column {name!r} occurs twice" for name, n in Counter(columns).items() if n > 1 and name]
     problems += [
         f"line 1: columns {other!r} and {name!r} mean the same; remove one"
         for other, name in OTHER_NAMES.items()
         if other in columns and name in columns
     ]
-    missing = [name for name in (*REQUIRED, *OPTIONAL) if name not in columns]
+    missing = [name for name in (*required, *OPTIONAL) if name not in columns]
     suspects: dict[str, str] = {}
     for column in columns:
-        if column and column not in (*REQUIRED, *OPTIONAL):
+        if column and column not in (*required, *OPTIONAL):
             near = _lookalike(column, missing)
             if near is not None and near not in suspects.values():
                 suspects[column] = near
     problems += [f"line 1: column {column!r} looks like {near!r}; rename it" for column, near in suspects.items()]
-    lacking = [name for name in missing if name in REQUIRED and name not in suspects.values()]
+    lacking = [name for name in missing if name in required and name not in suspects.values()]
     if len(columns) == 1 and lacking:
         problems.append(f"line 1: the only column is {columns[0]!r}; put commas, semicolons or tabs between columns")
-    problems += [f"line 1: column {name!r} is missing; needed are {', '.join(REQUIRED)}" for name in lacking]
+    for name in lacking:
+        hint = ""
+        if name == "target" and all(column in columns for column in _OF_SURVIVAL):
+            hint = f", or env.task._target_=glimpse.tasks.Survival for {' and '.join(_OF_SURVIVAL)}"
+        elif len(target_columns) > 1 and name in target_columns:
+            hint = f"; +env.task.{_OF_SURVIVAL[target_columns.index(name)]}=<column> names another one"
+        problems.append(f"line 1: column {name!r} is missing; needed are {', '.join(required)}{hint}")
     return problems
 
 
@@ -220,8 +233,10 @@ def _lookalike(column: str, names: Sequence[str]) -> str | None:
 # ---------------------------------------------------------------------------------------------- rows
 def parse_row(row: Row, table: Table, task: Task, problems: list[str]) -> dict[str, Any]:
     """Returns the row's target, split and options of its source; mistakes are appended to ``problems``."""
+    several = len(task.target_columns) > 1
+    needed = REQUIRED[:-1] if several else (*REQUIRED[:-1], *task.target_columns)
     problems += [
-        f"line {row.line}: {name} is empty" for name in REQUIRED if name in table.columns and not row.cells.get(name)
+        f"line {row.line}: {name} is empty" for name in needed if name in table.columns and not row.cells.get(name)
     ]
     if row.surplus:
         problems.append(
@@ -229,9 +244,10 @@ def parse_row(row: Row, table: Table, task: Task, problems: list[str]) -> dict[s
             f"around a cell that holds {'a tab' if table.separator == chr(9) else repr(table.separator)}"
         )
     values: dict[str, Any] = {"target": None, "split": row.cells.get("split") or None, "options": {}}
-    if row.cells.get("target"):
+    cells = [row.cells.get(name, "") for name in task.target_columns]
+    if all(name in table.columns for name in task.target_columns) and (several or cells[0]):
         try:
-            values["target"] = _parse_target(row.cells["target"], task, table.separator)
+            values["target"] = _parse_target(cells, task, table.separator)
         except ValueError as error:
             problems.append(f"line {row.line}: {error}")
     if values["split"] not in (None, *SPLITS):
@@ -244,14 +260,20 @@ def parse_row(row: Row, table: Table, task: Task, problems: list[str]) -> dict[s
     return values
 
 
-def _parse_target(text: str, task: Task, separator: str) -> Any:
+def _parse_target(cells: Sequence[str], task: Task, separator: str) -> Any:
     try:
-        return task.parse_target(text)
+        return task.parse_cells(cells)
     except ValueError:
-        pointed = _pointed(text, separator)
-        if pointed != text:
-            return task.parse_target(pointed)
+        pointed = [_pointed(cell, separator) for cell in cells]
+        if pointed != cells:
+            return task.parse_cells(pointed)
         raise
+
+
+def target_text(row: Row, task: Task) -> str:
+    """Returns what a row has as its target: its cell, or several with ";" between them; empty if all are."""
+    cells = [row.cells.get(name, "") for name in task.target_columns]
+    return ";".join(cells) if any(cells) else ""
 
 
 def parse_mpp(row: Row, separator: str, problems: list[str]) -> float | None:

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from glimpse.cohort.images import located
-from glimpse.cohort.table import CohortError, Row, Table, column_problems, parse_row, read_table, table_problems
+from glimpse.cohort.table import (
+    CohortError,
+    Row,
+    Table,
+    column_problems,
+    parse_row,
+    read_table,
+    table_problems,
+    target_text,
+)
 from glimpse.errors import EvaluationError, SettingsError, UserError
 from glimpse.inspecting.findings import LEAK, TABLE, TARGET, Finding, of_error
 from glimpse.inspecting.kinds import check_env, images_below, most_common_env
@@ -19,7 +28,7 @@ from glimpse.sources.registry import reader_named
 from glimpse.tasks import Task
 
 _TABLES = (".csv", ".tsv")
-_OF_A_COHORT = ("case_id", "target", "split")  # columns that a list of images to predict does not have
+_OF_A_COHORT = ("case_id", "split")  # columns that a list of images to predict does not have, nor those of targets
 _OF_THE_TABLE = ("case_id", "slide_id", "path", "there", "split", "mpp")  # what other problems of a line begin with
 
 Settings = Callable[[str], Mapping[str, Any]]
@@ -147,16 +156,17 @@ def _env_of_table(path: Path, table: Table) -> str:
 def _in_csv(path: Path, env: str | None, settings: Settings, found: Inputs) -> None:
     """Adds the lines of a CSV, and what is wrong with it."""
     table = read_table(path)
-    problems = column_problems(table.columns)
     if "path" not in table.columns:
-        listed = "; ".join(problems)
+        listed = "; ".join(column_problems(table.columns))
         raise CohortError(f"{path}: there is no column path, so there is nothing to check ({listed}). Correct line 1.")
-    if any(name in table.columns for name in _OF_A_COHORT):
+    env = env or _env_of_table(path, table)
+    task: Task = build(settings(env)["env"]["task"])
+    if any(name in table.columns for name in (*_OF_A_COHORT, *task.target_columns)):
+        problems = column_problems(table.columns, task.target_columns)
         found.tables += [(path, Finding(TABLE, problem, "Correct line 1 of the CSV.")) for problem in problems]
     for problem in table_problems(table):
         found.tables.append((path, Finding(LEAK if "splits:" in problem else TABLE, *_in_two(problem))))
-    env = env or _env_of_table(path, table)
-    task: Task = build(settings(env)["env"]["task"])
+    found.tables += [(path, finding) for finding in _lacking(table, task)]
     hint = _hint(table, task)
     found.cases += [_candidate(path, row, table, (env, task, hint)) for row in table.rows]
 
@@ -165,7 +175,7 @@ def _candidate(csv: Path, row: Row, table: Table, reading: tuple[str, Task, str]
     env, task, hint = reading
     problems: list[str] = []
     values = parse_row(row, table, task, problems)
-    findings = [_of_line(problem, hint) for problem in problems]
+    findings = [_of_line(problem, hint, len(task.target_columns) > 1) for problem in problems]
     options = dict(values["options"])
     for name in OPTION_COLUMNS:
         if name in find_modality(env).options and row.cells.get(name):
@@ -179,16 +189,33 @@ def _candidate(csv: Path, row: Row, table: Table, reading: tuple[str, Task, str]
         except UserError as error:
             findings.append(of_error(error, cell))
     name = row.cells.get("slide_id") or (places["path"].stem if places["path"] else f"line {row.line}")
-    patient, target, split = row.cells.get("case_id", ""), row.cells.get("target", ""), values["split"] or ""
+    patient, target, split = row.cells.get("case_id", ""), target_text(row, task), values["split"] or ""
     known = (options, csv, row.line, patient, split, target, places["mask"], tuple(findings))
     return Candidate(name, places["path"], env, *known)
 
 
-def _of_line(problem: str, hint: str) -> Finding:
-    """Returns the finding for a problem of a line, which begins with "line 3: "."""
+def _lacking(table: Table, task: Task) -> list[Finding]:
+    """Returns what the targets of whole splits lack; without a column `split`, those of all cases."""
+    parsed = [parse_row(row, table, task, []) for row in table.rows]
+    found = []
+    for split in dict.fromkeys(values["split"] for values in parsed):
+        targets = [values["target"] for values in parsed if values["split"] == split and values["target"] is not None]
+        lacks = task.lacking(targets)
+        where = f"the split {split!r}" if split else "this CSV"
+        found += [Finding(TABLE, f"{where} has {lacks}", "Put other cases into it.")] if lacks else []
+    return found
+
+
+def _of_line(problem: str, hint: str, of_columns: bool) -> Finding:
+    """Returns the finding for a problem of a line, which begins with "line 3: ".
+
+    Problems of targets that have several columns say what to do, as those of the table do.
+    """
     text = problem.partition(": ")[2]
     if text.split(" ", 1)[0] in _OF_THE_TABLE:
         return Finding(TABLE, *_in_two(text))
+    if of_columns:
+        return Finding(TARGET, *_in_two(text))
     return Finding(TARGET, text.rstrip("."), "" if text == "target is empty" else hint)
 
 
@@ -200,5 +227,5 @@ def _in_two(problem: str) -> tuple[str, str]:
 
 def _hint(table: Table, task: Task) -> str:
     """Returns a remedy for targets that the task cannot read: the setting with which all can be read, or ""."""
-    option = task.hint(filter(None, (row.cells.get("target", "") for row in table.rows)))
+    option = task.hint(filter(None, (target_text(row, task) for row in table.rows)))
     return f"Correct the target, or train with {option}, which reads all targets of this CSV." if option else ""

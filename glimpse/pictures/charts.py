@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -54,8 +55,12 @@ def line_chart(
     """
     figure, axes = _figure(xlabel, ylabel, title)
     for i, (name, (x, y)) in enumerate(curves.items()):
-        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": _LINES[i % len(_LINES)], "label": name}
-        axes.plot(x, y, marker=_MARKERS[i % len(_MARKERS)] if len(x) <= 30 else "", markersize=4, **style)
+        style: dict[str, Any] = {
+            "color": COLOURS[i % len(COLOURS)],
+            "linestyle": _LINES[i % len(_LINES)],
+            "label": name,
+        }
+        axes.plot(x, y, marker=_MARKERS[i % len(_MARKERS)] if len(x) <= 30 else "", markersize=4, **_style(i, name))
     if len(curves) > 1:
         _legend(figure)
     return figure
@@ -120,12 +125,21 @@ def threshold_chart(
     return figure
 
 
+def _style(number: int, name: str) -> dict[str, Any]:
+    """Returns how one of several lines is drawn; colour-blind readers tell them apart by their dashes."""
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": _LINES[number % len(_LINES)], "label": name}
+
+
 def distribution_chart(values: Mapping[str, Sequence[float]], xlabel: str, title: str) -> Figure:
     """Draws histograms of probabilities, one step line for each name."""
     figure, axes = _figure(xlabel, "number of cases", title)
     for i, (name, numbers) in enumerate(values.items()):
-        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": _LINES[i % len(_LINES)], "label": name}
-        axes.hist(numbers, bins=20, range=(0, 1), histtype="step", linewidth=1.8, **style)
+        style: dict[str, Any] = {
+            "color": COLOURS[i % len(COLOURS)],
+            "linestyle": _LINES[i % len(_LINES)],
+            "label": name,
+        }
+        axes.hist(numbers, bins=20, range=(0, 1), histtype="step", linewidth=1.8, **_style(i, name))
     axes.yaxis.get_major_locator().set_params(integer=True)
     if len(values) > 1:
         _legend(figure)
@@ -155,7 +169,7 @@ def contribution_chart(reading: Reading) -> Figure:
     axes.xaxis.get_major_locator().set_params(integer=True)
     for order, value in zip(orders if len(given) <= _LABELLED else (), values, strict=False):
         beside = (0, 3 if value >= 0 else -10)
-        style = {"ha": "center", "fontsize": 8, "color": _INK}
+        style: dict[str, Any] = {"ha": "center", "fontsize": 8, "color": _INK}
         axes.annotate(f"{value:+.2g}", (order, value), xytext=beside, textcoords="offset points", **style)
     axes.margins(y=0.15)
     return figure

@@ -192,19 +192,21 @@ def write_predictions(
     """Writes every reader's answers as CSV, one line per reader and case.
 
     Predictions have nine digits, so that metrics can be computed from the file (see `glimpse.report.answers`). The
-    target is written as in the CSV of a cohort, and left empty where it is not known. The predictions fill the
-    columns `task.columns`, such as `p_<name>` for probabilities. There is a column `hit_rate` if any case has marks.
+    target is written as in the CSV of a cohort, in the same columns, and left empty where it is not known. The
+    predictions fill the columns `task.columns`, such as `p_<name>` for probabilities. There is a column `hit_rate` if
+    any case has marks.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     marked = any(one.hit_rate is not None for answers in readings.values() for one in answers)
     cost = ["glimpses", "share_read", "seconds", *(["hit_rate"] if marked else [])]
-    writer.writerow(["reader", "split", "slide_id", "case_id", "target", *task.columns, *cost])
+    writer.writerow(["reader", "split", "slide_id", "case_id", *task.target_columns, *task.columns, *cost])
     for reader, answers in readings.items():
         for one in answers:
             values = (f"{value:.9g}" for value in np.ravel(task.probabilities(one.prediction[None])[0]))
             spent = [one.glimpses, f"{one.share_read:.6f}", f"{one.seconds:.6f}"]
             spent += ["" if one.hit_rate is None else f"{one.hit_rate:.6f}"] if marked else []
-            known = (one.id, one.patient, "" if one.target is None else task.write_target(one.target))
-            writer.writerow([reader, split, *known, *values, *spent])
+            unknown = ("",) * len(task.target_columns)
+            target = unknown if one.target is None else task.write_cells(one.target)
+            writer.writerow([reader, split, one.id, one.patient, *target, *values, *spent])
     write_atomically(path, text.getvalue())

@@ -13,6 +13,7 @@ from glimpse.tasks.classification import Classification
 from glimpse.tasks.multi_label import MultiLabel
 from glimpse.tasks.multi_task import MultiTask
 from glimpse.tasks.regression import Regression
+from glimpse.tasks.survival import Survival
 
 __all__ = [
     "Classification",
@@ -20,6 +21,7 @@ __all__ = [
     "MultiLabel",
     "MultiTask",
     "Regression",
+    "Survival",
     "Task",
     "interval",
     "metric_title",

@@ -38,6 +38,7 @@ class Task(ABC):
         further: the metrics that a second table shows.
         calibrates: whether dividing predictions by one number, a temperature, changes only how sure answers are.
         target_shape: shape of one target in the array that `stack` returns.
+        target_columns: the columns of a cohort's CSV that hold a target.
     """
 
     outputs: int
@@ -47,6 +48,7 @@ class Task(ABC):
     further: tuple[str, ...] = ()
     calibrates: bool = False
     target_shape: tuple[int, ...] = ()
+    target_columns: tuple[str, ...] = ("target",)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
@@ -73,8 +75,8 @@ class Task(ABC):
 
     # ------------------------------------------------------------------------------------------ reporting
     @abstractmethod
-    def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
-        """Converts raw predictions to probabilities, or to quantities in the units of the target."""
+    def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch column"]:
+        """Converts raw predictions to probabilities, or to quantities in the units of the target, one per column."""
 
     def predictions(self, probabilities: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
         """Returns predictions that have these probabilities (or quantities): what `probabilities` undoes.
@@ -141,7 +143,7 @@ class Task(ABC):
     def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
         """Returns a prediction as a short text, for titles."""
 
-    def answer(self, probabilities: Float[np.ndarray, " output"]) -> str:
+    def answer(self, probabilities: Float[np.ndarray, " column"]) -> str:
         """Returns what `probabilities` come to, as a text for tables, such as the name of the most probable class."""
         return "; ".join(f"{name} {value:.4g}" for name, value in zip(self.names, probabilities, strict=True))
 
@@ -162,9 +164,21 @@ class Task(ABC):
             ValueError: the text is not a target; the message says what is expected.
         """
 
+    def parse_cells(self, cells: Sequence[str]) -> Any:
+        """Reads the target from the cells of `target_columns`, as `parse_target` does from a text.
+
+        Raises:
+            ValueError: the cells hold no target; the message says what is expected.
+        """
+        return self.parse_target(cells[0])
+
     def write_target(self, target: Any) -> str:
         """Returns the text from which `parse_target` reads this target."""
         return str(target)
+
+    def write_cells(self, target: Any) -> tuple[str, ...]:
+        """Returns the cells of `target_columns` from which `parse_cells` reads this target."""
+        return (self.write_target(target),)
 
     def hint(self, texts: Iterable[str], section: str = "env.task") -> str:
         """Returns the option with which all texts of a cohort can be read, to be typed in a shell; empty if none.
@@ -182,6 +196,23 @@ class Task(ABC):
     def strata(self, targets: Sequence[Any]) -> list[str]:
         """Returns the stratum of each target; splits contain all strata in the same proportions."""
         return [self.write_target(target) for target in targets]
+
+    def lacking(self, targets: Sequence[Any]) -> str:
+        """Returns what the targets of a split lack so that answers to them can be compared; empty if nothing."""
+        return ""
+
+    # ------------------------------------------------------------------------------------------ open options
+    def open_options(self, targets: Sequence[Any]) -> dict[str, Any]:
+        """Returns the options that were left open, as they follow from the targets of the training split.
+
+        Raises:
+            ValueError: they do not follow from these targets; the message says what is missing.
+        """
+        return {}
+
+    def settled(self, targets: Sequence[Any]) -> "Task":
+        """Returns this task without open options (see `open_options`)."""
+        return self
 
 
 def probability_caption(probabilities: Float[np.ndarray, " output"], names: Sequence[str]) -> tuple[str, float]:
@@ -259,7 +290,7 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=np.asarray(below) > 0)
 
 
-_WORDS = {"auc": "AUC", "f1": "F1", "mae": "MAE", "r2": "R2", "ece": "ECE", "brier": "Brier"}
+_WORDS = {"auc": "AUC", "c": "C", "f1": "F1", "mae": "MAE", "r2": "R2", "ece": "ECE", "brier": "Brier"}
 
 
 def metric_title(name: str) -> str:

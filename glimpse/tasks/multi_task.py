@@ -65,7 +65,7 @@ class MultiTask(Task):
         both = self._parts(np.asarray(prediction), np.asarray(target))
         return np.asarray(np.mean([task.score(*part) for task, part in both], axis=0))
 
-    def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
+    def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch column"]:
         """Returns the probabilities (or quantities) of all tasks side by side."""
         predictions = np.asarray(predictions)
         parts = zip(self.tasks.values(), self._outputs, strict=True)
@@ -106,9 +106,9 @@ class MultiTask(Task):
         parts = zip(self.tasks.items(), self._outputs, strict=True)
         return "; ".join(f"{name} {task.describe(prediction[where])}" for (name, task), where in parts)
 
-    def answer(self, probabilities: Float[np.ndarray, " output"]) -> str:
+    def answer(self, probabilities: Float[np.ndarray, " column"]) -> str:
         """Returns each task's answer, such as "majority=3;max=7"."""
-        parts = zip(self.tasks.items(), self._outputs, strict=True)
+        parts = zip(self.tasks.items(), _slices([len(task.columns) for task in self.tasks.values()]), strict=True)
         return ";".join(f"{name}={task.answer(probabilities[where])}" for (name, task), where in parts)
 
     def describe_target(self, target: Any) -> str:
@@ -193,7 +193,29 @@ class MultiTask(Task):
         first = next(iter(self.tasks))
         return self.tasks[first].strata([self._by_name(target)[first] for target in targets])
 
+    def lacking(self, targets: Sequence[Any]) -> str:
+        """Returns what the targets of any task lack."""
+        each = self._by_task(targets)
+        return "; ".join(filter(None, (self.tasks[name].lacking(some) for name, some in each.items())))
+
+    def open_options(self, targets: Sequence[Any]) -> dict[str, Any]:
+        """Returns the open options of all tasks that have some, as `{"tasks": {name: options}}`."""
+        each = self._by_task(targets)
+        found = {name: self.tasks[name].open_options(some) for name, some in each.items()}
+        found = {name: options for name, options in found.items() if options}
+        return {"tasks": found} if found else {}
+
+    def settled(self, targets: Sequence[Any]) -> "Task":
+        """Returns the combination of tasks without open options; this one if none is open."""
+        found = {name: self.tasks[name].settled(some) for name, some in self._by_task(targets).items()}
+        return self if found == self.tasks else MultiTask(found)
+
     # ------------------------------------------------------------------------------------------ parts
+    def _by_task(self, targets: Sequence[Any]) -> dict[str, list[Any]]:
+        """Returns the targets of each task."""
+        parts = [self._by_name(target) for target in targets]
+        return {name: [part[name] for part in parts] for name in self.tasks}
+
     def _parts(self, prediction: Array, target: Array) -> list[tuple[Task, tuple[Array, Array]]]:
         """Returns each task with its part of the prediction (*batch, output) and of the target (*batch, *target)."""
         parts = []

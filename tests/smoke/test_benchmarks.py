@@ -3,6 +3,8 @@
 import csv
 import importlib
 import json
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from benchmarks import (
     needle_mnist,
     probe,
     reference,
+    survival,
     throughput,
 )
 from glimpse.runs.loading import build_policy
@@ -54,7 +57,7 @@ def test_a_benchmark_says_what_it_measures(name: str, capsys: pytest.CaptureFixt
 
 def test_the_readme_lists_every_benchmark() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    assert len(NAMES) == 25 and not [name for name in NAMES if f"python -m benchmarks.{name}" not in text]
+    assert len(NAMES) == 26 and not [name for name in NAMES if f"python -m benchmarks.{name}" not in text]
 
 
 def test_fewer_slides_are_the_first_of_each_class_with_all_that_are_not_for_training(
@@ -132,6 +135,7 @@ def test_memory_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("relations", ["--aggregator", "mean_pooling"], "accuracy"),
         ("pointing", ["--variant", "beside, no penalty", "--seeds", "0"], "test 6 accuracy"),
         ("tissue", ["--seeds", "0"], "policy 8 accuracy"),
+        ("survival", [], "agent expected"),
     ],
 )
 def test_trainings_at_their_smallest(name: str, options: list[str], measured: str, tmp_path: Path) -> None:
@@ -295,6 +299,46 @@ def test_a_second_training_gives_the_answers_of_the_first(tmp_path: Path, capsys
     assert rows["without"]["megabytes"] == 0 < rows["first"]["megabytes"] == rows["second"]["megabytes"]
     assert rows["first"]["as_the_first"] and rows["second"]["as_the_first"] and not rows["another seed"]["as_the_first"]
     assert "share of the first" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------- survival
+def test_times_follow_the_law_of_the_foci_that_images_show(tiny_radiographs: Path) -> None:
+    rows = survival.with_times(tiny_radiographs, *survival.IMAGES["xray"][1:])
+    with open(tiny_radiographs.with_name("regions.csv"), newline="") as file:
+        nodules = Counter(row["slide_id"] for row in csv.DictReader(file) if row["kind"] == "nodule")
+    assert {round(2 * (float(row["log_hazard"]) + math.log(60))) for row in rows} == {
+        nodules[row["slide_id"]] for row in rows
+    }
+    assert len({row["case_id"] for row in rows}) == 12 and all(Path(row["path"]).is_file() for row in rows)
+    logs = np.log(np.repeat([0.1, 1.0], 20_000))
+    times, censored = survival.draw_times(np.random.default_rng(0), logs)
+    assert (censored < times).mean() == pytest.approx(1 / 3, abs=0.01)
+    assert [part.mean() for part in np.split(times, 2)] == pytest.approx([10, 1], rel=0.03)
+    twice = (
+        np.array([[{"log_hazard": f"{one}", "time": "1", "event": "1"}] * 40 for one in (-2.3, 0.0)]).ravel().tolist()
+    )
+    observed, expected = survival.concordances(np.repeat([0.0, 1.0], 40), twice)
+    assert math.isnan(observed)  # all at one time
+    assert expected == pytest.approx(_expected_concordance(), abs=0.01)
+
+
+def _expected_concordance() -> float:
+    """Of two groups of 40 with hazards of 0.1 and 1, whose censoring has the rate c: pairs of both groups, and ties.
+
+    The first of two independent exponential times with rates a and b, both censored with rate c, is seen with a
+    probability of (a + b) / (a + b + 2 c), and it is that of a with a probability of a / (a + b).
+    """
+    low, high = 0.0, 10.0
+    for _ in range(100):
+        rate = (low + high) / 2
+        low, high = (
+            (rate, high) if np.mean([rate / (rate + one) for one in (np.exp(-2.3), 1.0)]) < 1 / 3 else (low, rate)
+        )
+    a, b = np.exp(-2.3), 1.0
+    seen = {pair: sum(pair) / (sum(pair) + 2 * rate) for pair in ((a, a), (b, b), (a, b))}
+    within, between = 40 * 39 / 2, 40 * 40
+    right = within * 0.5 * (seen[a, a] + seen[b, b]) + between * seen[a, b] * b / (a + b)
+    return right / (within * (seen[a, a] + seen[b, b]) + between * seen[a, b])
 
 
 # ---------------------------------------------------------------------------------------------- encoders

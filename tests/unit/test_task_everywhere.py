@@ -24,16 +24,24 @@ from glimpse.reading.readers import reader_named
 from glimpse.reading.records import Reading
 from glimpse.report.tables import summarise, table, write_predictions
 from glimpse.sources import ArraySource
-from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Task
+from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Survival, Task
 
-PARTS: dict[str, Any] = {"grade": Classification(3), "signs": MultiLabel(["a", "b"]), "age": Regression(50, 10)}
+PARTS: dict[str, Any] = {
+    "grade": Classification(3),
+    "signs": MultiLabel(["a", "b"]),
+    "age": Regression(50, 10),
+    "outcome": Survival(bins=3, unit="months"),
+}
 TARGETS: dict[str, list[Any]] = {
     "grade": [0, 1, 2, 1, 0, 2],
     "signs": [np.array(row) for row in ([0, 0], [1, 0], [0, 1], [1, 1], [1, 0], [0, 1])],
     "age": [41.5, 60.0, 55.25, 38.0, 49.0, 52.0],
+    "outcome": [(3.5, 1), (12.0, 0), (7.25, 1), (30.0, 1), (1.0, 0), (30.0, 0)],
 }
 TARGETS["all"] = [dict(zip(TARGETS, row, strict=True)) for row in zip(*TARGETS.values(), strict=True)]
-TASKS: dict[str, Task] = {**PARTS, "all": MultiTask(PARTS)}
+TASKS: dict[str, Task] = {
+    name: task.settled(TARGETS[name]) for name, task in {**PARTS, "all": MultiTask(PARTS)}.items()
+}
 
 
 @pytest.fixture(params=list(TASKS))
@@ -92,7 +100,8 @@ def test_learning_reading_and_reporting(name: str, tmp_path: Path) -> None:
     write_predictions(tmp_path / "predictions.csv", readings, task, "test")
     with open(tmp_path / "predictions.csv", newline="") as file:
         line = next(csv.DictReader(file))
-    assert task.write_target(task.parse_target(line["target"])) == line["target"]
+    cells = tuple(line[column] for column in task.target_columns)
+    assert task.write_cells(task.parse_cells(cells)) == cells
     assert np.isfinite([float(line[column]) for column in task.columns]).all()
 
 
@@ -109,7 +118,7 @@ def test_pictures(name: str, tmp_path: Path) -> None:
 
 
 def test_targets_that_are_no_classes_need_a_task() -> None:
-    for name in ("signs", "age", "all"):
+    for name in ("signs", "age", "outcome", "all"):
         with pytest.raises(ValueError, match=r"array-0000: the target .* is no class; say what it means with task="):
             make_array(cases(name))
 

@@ -239,8 +239,13 @@ def _address(path: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    tidy = {"trim_blocks": True, "lstrip_blocks": True}
-    return Environment(loader=FileSystemLoader(_PARTS), autoescape=True, undefined=StrictUndefined, **tidy)
+    return Environment(
+        loader=FileSystemLoader(_PARTS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _rendered(template: str, scripts: Sequence[str], **shown: Any) -> str:

@@ -57,7 +57,7 @@ def bright_on_dark(overview: UInt8[np.ndarray, "channel height width"]) -> Bool[
         The mask. It is never empty: an image on which nothing stands out can be looked at everywhere.
     """
     roots = np.sqrt(overview.astype(np.float32) * 255).mean(axis=0)
-    light = np.rint(ndimage.uniform_filter(roots, 3)).astype(np.uint8)
+    light = np.rint(scipy.ndimage.uniform_filter(roots, 3)).astype(np.uint8)
     threshold = _parting(light)
     return never_empty(np.zeros(light.shape, bool) if threshold is None else light > threshold)
 
