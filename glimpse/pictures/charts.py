@@ -13,6 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from glimpse.reading.records import Reading
 
@@ -55,11 +56,6 @@ def line_chart(
     """
     figure, axes = _figure(xlabel, ylabel, title)
     for i, (name, (x, y)) in enumerate(curves.items()):
-        style: dict[str, Any] = {
-            "color": COLOURS[i % len(COLOURS)],
-            "linestyle": _LINES[i % len(_LINES)],
-            "label": name,
-        }
         axes.plot(x, y, marker=_MARKERS[i % len(_MARKERS)] if len(x) <= 30 else "", markersize=4, **_style(i, name))
     if len(curves) > 1:
         _legend(figure)
@@ -134,13 +130,8 @@ def distribution_chart(values: Mapping[str, Sequence[float]], xlabel: str, title
     """Draws histograms of probabilities, one step line for each name."""
     figure, axes = _figure(xlabel, "number of cases", title)
     for i, (name, numbers) in enumerate(values.items()):
-        style: dict[str, Any] = {
-            "color": COLOURS[i % len(COLOURS)],
-            "linestyle": _LINES[i % len(_LINES)],
-            "label": name,
-        }
         axes.hist(numbers, bins=20, range=(0, 1), histtype="step", linewidth=1.8, **_style(i, name))
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if len(values) > 1:
         _legend(figure)
     return figure
@@ -166,7 +157,7 @@ def contribution_chart(reading: Reading) -> Figure:
     values = given[:, output]
     axes.bar(orders, values, color=[COLOURS[0] if value >= 0 else COLOURS[1] for value in values])
     axes.axhline(0, color=_INK, linewidth=0.8)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for order, value in zip(orders if len(given) <= _LABELLED else (), values, strict=False):
         beside = (0, 3 if value >= 0 else -10)
         style: dict[str, Any] = {"ha": "center", "fontsize": 8, "color": _INK}
