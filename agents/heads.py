@@ -2,9 +2,7 @@
 
 import copy
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +16,10 @@ from tqdm import tqdm
 from glimpse.cohort.splits import folds
 from glimpse.errors import SettingsError
 from glimpse.networks.aggregator import AttentionPooling
+from glimpse.networks.top_k import TopKHead
 from glimpse.settings.options import above_zero, at_least
 from glimpse.settings.progress import silent
-from glimpse.tasks import Classification, MultiTask, Regression, Survival, Task, metric_title
+from glimpse.tasks import Classification, Survival, Task, metric_title
 
 ATTENTION, TOP_K, AUTO = "attention", "top_k", "auto"
 _APART = 1000  # between the seeds of two heads
@@ -105,49 +104,6 @@ class AttentionHead(nn.Module):
         logs = pad_sequence(self.pool.attention(tokens).split(lengths), batch_first=True, padding_value=-torch.inf)
         padded = pad_sequence(tokens.split(lengths), batch_first=True)
         return self.answer((logs.softmax(-1)[:, None] @ padded)[:, 0])
-
-
-class TopKHead(nn.Module):
-    """A linear layer gives each patch its scores, and the highest k of each score are averaged.
-
-    There is one score for each class or label. Of two classes there is one score: the logit of the second less that of
-    the first. A quantity is the average over all patches.
-    """
-
-    def __init__(self, embed: int, task: Task, k: int) -> None:
-        super().__init__()
-        self.kinds, self.k = _kinds(task), k
-        self.score = nn.Linear(embed, len(self.kinds))
-
-    def forward(self, patches: Float[Tensor, "tile embed"], lengths: list[int]) -> Float[Tensor, "batch output"]:
-        scores = self.score(patches).split(lengths)
-        padded = pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
-        highest = padded.topk(min(self.k, padded.shape[1]), 1).values
-        there = highest.isfinite()
-        tops = torch.where(there, highest, 0.0).sum(1) / there.sum(1)
-        if "mean" in self.kinds:
-            means = torch.stack([one.mean(0) for one in scores])
-            tops = torch.where(torch.tensor([kind == "mean" for kind in self.kinds], device=tops.device), means, tops)
-        outputs: list[Tensor] = []
-        for top, kind in zip(tops.unbind(1), self.kinds, strict=True):
-            outputs += [-top / 2, top / 2] if kind == "two" else [top]
-        return torch.stack(outputs, 1)
-
-    @contextmanager
-    def of_all(self) -> Iterator[None]:
-        """Inside, all patches count, as if k were large."""
-        k, self.k = self.k, sys.maxsize
-        yield
-        self.k = k
-
-
-def _kinds(task: Task) -> list[str]:
-    """Returns for each score of patches what it stands for: two classes, a quantity ("mean"), or one class or label."""
-    if isinstance(task, MultiTask):
-        return [kind for part in task.tasks.values() for kind in _kinds(part)]
-    if isinstance(task, Classification) and task.outputs == 2:
-        return ["two"]
-    return ["mean" if isinstance(task, Regression) else "one"] * task.outputs
 
 
 class Ensemble(nn.Module):

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.learning.augment import Augment, glimpse_augment
+from glimpse.learning.judging import judged_losses
 from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up_options import WarmUpOptions
@@ -93,7 +94,8 @@ class TokenWarmUp(Trainer):
     ) -> None:
         self.options = self.parse_options(options)
         self.policy, self.cases, self.views, self.task, self.threads = policy, cases, views, task, threads
-        self.done, self.places = 0, KnownPlaces(None)
+        self.done, self.places, self.seed = 0, KnownPlaces(None), seed
+        self.judged: list[Tensor] = []  # losses (case, glimpse) of answers from single glimpses, by level
         glimpses = self.options.glimpses
         affordable = glimpses.max_total_glimpses // max(1, len(cases))
         self.glimpses_per_case = max(1, min(self._wanted(), affordable))
@@ -202,6 +204,14 @@ class TokenWarmUp(Trainer):
         extents = np.stack([self.views.relative_extents(case.source) for case in self.cases])
         self.kept["sides"] = 2 * torch.from_numpy(extents).to(policy.device)
         self.targets = torch.from_numpy(self.task.stack([case.target for case in self.cases])).to(policy.device)
+        self._judge([self.kept["features"]])
+
+    def _judge(self, features: Sequence[Float[Tensor, "case glimpse pooled"]]) -> None:
+        """Lets judges say what the loss of the answer from each glimpse is, if they are wanted, by level."""
+        highest = self.options.losses.look_judges
+        if self.looks and highest is not None:
+            given = (self.targets, self.task, highest, self.seed)
+            self.judged = [judged_losses(level, *given) for level in features]
 
     def _read_ahead(
         self, pool: ThreadPoolExecutor, at_once: int, read_case: Callable[[int], Any]
@@ -277,7 +287,8 @@ class TokenWarmUp(Trainer):
         single = self._losses(policy.glimpse_head(tokens), cases)
         loss = every[:, -1].mean() + losses.prefix_coef * every.mean() + losses.glimpse_coef * single.mean()
         if self.looks:
-            logits, time, known = self._look_logits(rows), self.max_sequence, single.detach()
+            logits, time = self._look_logits(rows), self.max_sequence
+            known = self.judged[0][rows] if self.judged else single.detach()
             if self.expect is not None:
                 expected = self._expected(tokens)
                 loss, known = loss + F.mse_loss(expected, known), expected.detach()
@@ -307,10 +318,15 @@ class TokenWarmUp(Trainer):
         glimpses, losses = torch.arange(self.glimpses_per_case, device=self.policy.device), []
         for cases in everyone.split(self.batch):
             tokens, _ = self._tokens((cases[:, None], glimpses.expand(len(cases), -1)))
-            known = self.expect is None
-            losses.append(self._losses(self.policy.glimpse_head(tokens), cases) if known else self._expected(tokens))
+            losses.append(self._known(tokens, cases))
         names, entropy = tuple(case.id for case in self.cases), self.options.losses.look_entropy
         return Worth(names, self.kept["cells"], torch.cat(losses), self.among, entropy)
+
+    def _known(self, tokens: Float[Tensor, "batch glimpse embed"], cases: Tensor, level: int = 0) -> Tensor:
+        """Returns the loss of the answer from each of all glimpses of some cases alone, as far as the locator knows."""
+        if self.expect is not None:
+            return self._expected(tokens)
+        return self.judged[level][cases] if self.judged else self._losses(self.policy.glimpse_head(tokens), cases)
 
     # ------------------------------------------------------------------------------------------ parts of a step
     def _tokens(self, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

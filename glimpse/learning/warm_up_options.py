@@ -78,6 +78,9 @@ class WarmUpLosses:
             not from the loss that it has. A small network learns to expect it, from the tokens of all glimpses. Where
             it is partly chance whether a glimpse helps (a digit may not be of the majority's class), the losses
             themselves are learnt by heart.
+        look_judges: Numbers such as [4, 8, 16]. For each of them there are two judges that say what a glimpse is worth,
+            in place of the policy's own answers from single glimpses (see `glimpse.learning.judging`). Where few of the
+            glimpses of a case show what makes its target, those are chance. None: there are no judges.
         look_by_state: Whether the memory's state has a say in the choice, or only the look of each cell. The memory is
             not trained here. With few cases, what the locator learns from its state is chance. With several fields of
             view it never has.
@@ -93,9 +96,19 @@ class WarmUpLosses:
     look_coef: float = 1.0
     look_entropy: float = 0.01
     look_expected: bool = False
+    look_judges: Sequence[int] | None = None
     look_by_state: bool = True
     look_calibrated: bool = True
     look_inside: bool = True
+
+    def __post_init__(self) -> None:
+        if self.look_judges is not None:
+            if isinstance(self.look_judges, str) or not isinstance(self.look_judges, Sequence) or not self.look_judges:
+                raise SettingsError(
+                    f"Expected look_judges of the warm-up as a list such as [4,8,16], or null, got {self.look_judges}."
+                )
+            for count in self.look_judges:
+                at_least("look_judges of the warm-up", count, 1, whole=True)
 
 
 @dataclass(frozen=True)

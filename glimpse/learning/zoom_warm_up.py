@@ -134,6 +134,7 @@ class ZoomWarmUp(TokenWarmUp):
         if not self.done:
             self._calibrate()
         self.targets = torch.from_numpy(self.task.stack([case.target for case in self.cases])).to(policy.device)
+        self._judge([level.features for level in self._judged(self.levels)])
 
     def _overviews_of(self, indices: Sequence[int]) -> Tensor:
         shown = np.stack([self.views.overview(self.cases[index].source) for index in indices])
@@ -220,7 +221,7 @@ class ZoomWarmUp(TokenWarmUp):
         loss = every[:, -1].mean() + losses.prefix_coef * every.mean()
         loss = loss + losses.glimpse_coef * sum(part.mean() for part in single)
         if self.looks:
-            known = [part.detach() for part in single]
+            known = [part[cases] for part in self.judged] or [part.detach() for part in single]
             if self.expect is not None:
                 expected = [self._expected(level) for level in self._judged(tokens)]
                 loss = loss + sum(F.mse_loss(*pair) for pair in zip(expected, known, strict=True))
@@ -231,9 +232,9 @@ class ZoomWarmUp(TokenWarmUp):
             self._value_levels()
         return loss.item()
 
-    def _judged(self, tokens: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Returns the tokens of those levels whose glimpses are worth what they answer: of the finest one."""
-        return tokens[-1:] if self.options.losses.look_inside else tokens
+    def _judged(self, levels: Sequence[Any]) -> Sequence[Any]:
+        """Returns those of all levels whose glimpses are worth what they answer: the finest one."""
+        return levels[-1:] if self.options.losses.look_inside else levels
 
     def _sequence(self, tokens: Sequence[Tensor], cases: Tensor) -> Float[Tensor, "batch step embed"]:
         """Returns overviews and random glimpses of all levels, in a random order."""
@@ -286,10 +287,8 @@ class ZoomWarmUp(TokenWarmUp):
         """Returns the locator's scores of all glimpses, and what they are worth, (case, glimpse), by level."""
         found: dict[int, list[tuple[Tensor, Tensor]]] = {zoom: [] for zoom in range(len(self.levels))}
         for cases in torch.arange(len(self.cases), device=self.policy.device).split(self.batch):
-            single = [
-                self._losses(self.policy.glimpse_head(tokens), cases) if self.expect is None else self._expected(tokens)
-                for tokens in self._judged([self._tokens_of(zoom, cases) for zoom in range(len(self.levels))])
-            ]
+            tokens = self._judged([self._tokens_of(zoom, cases) for zoom in range(len(self.levels))])
+            single = [self._known(part, cases, level) for level, part in enumerate(tokens)]
             for zoom, logits, worth in self._worths(single, cases):
                 found[zoom].append((logits, worth))
         return {

@@ -1,0 +1,81 @@
+"""Judges: what single glimpses say, by scores that have learned from whole cases.
+
+A label says little about one glimpse of many. A head that learns it from each glimpse learns the cases by heart, and
+what it says of a glimpse is mostly chance. A head that learns it from the mean of the highest scores of a case, as
+multiple-instance learning does, has to find what few of the glimpses show, and cannot know a case by all the others.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from glimpse.networks.top_k import TopKHead
+from glimpse.tasks import Task
+
+_STEPS, _RATE, _DECAY = 150, 1e-2, 1e-2
+_SHARE = 0.5  # of the glimpses of a case in each step, at random: others may be the highest then
+_EACH = 2  # judges for each number, which differ by the glimpses that they saw
+_SMALL = 1e-6
+
+
+def judged_losses(
+    features: Float[Tensor, "case glimpse pooled"],
+    targets: Tensor,
+    task: Task,
+    highest: Sequence[int],
+    seed: int,
+    chunk: int = 64,
+) -> Float[Tensor, "case glimpse"]:
+    """Returns the loss of the answer from each glimpse alone, by the mean answer of some judges.
+
+    A judge is linear, and learns to answer from the mean of the `highest` scores of half the glimpses of each case.
+
+    Args:
+        features: Pooled features of the glimpses.
+        targets: The targets of the cases, as `task.stack` makes them.
+        task: The task.
+        highest: There are two judges for each of these numbers.
+        seed: Seed of the glimpses that a judge sees in each step.
+        chunk: Cases in each step at most.
+    """
+    mean, spread = features.mean((0, 1)), features.std((0, 1)) + _SMALL
+    generator = torch.Generator().manual_seed(seed)
+    total: Tensor | None = None
+    for count in highest:
+        for _ in range(_EACH):
+            judge = TopKHead(features.shape[-1], task, count).to(features.device)
+            _teach(judge, features, (mean, spread), targets, task, generator, chunk)
+            with torch.no_grad():
+                answers = torch.cat([judge.alone((part - mean) / spread) for part in features.split(chunk)])
+            total = answers if total is None else total + answers
+    assert total is not None, "there is one number at least"
+    answers = total / (_EACH * len(highest))
+    return task.loss(answers, targets[:, None].expand(-1, answers.shape[1], *targets.shape[1:]))
+
+
+def _teach(
+    judge: TopKHead,
+    features: Tensor,
+    scale: tuple[Tensor, Tensor],
+    targets: Tensor,
+    task: Task,
+    generator: torch.Generator,
+    chunk: int,
+) -> None:
+    """Trains a judge from scores that are all 0, so that chance has no say in which glimpses are the highest."""
+    torch.nn.init.zeros_(judge.score.weight)
+    torch.nn.init.zeros_(judge.score.bias)
+    optimizer = torch.optim.AdamW(judge.parameters(), _RATE, weight_decay=_DECAY)
+    cases, glimpses = features.shape[:2]
+    kept = max(1, round(_SHARE * glimpses))
+    for _ in range(_STEPS):
+        some = torch.randperm(cases, generator=generator)[:chunk]
+        order = torch.rand(len(some), glimpses, generator=generator).argsort(1)[:, :kept]
+        rows = some[:, None].to(features.device), order.to(features.device)
+        seen = (features[rows] - scale[0]) / scale[1]
+        loss = task.loss(judge(seen.flatten(0, 1), [kept] * len(some)), targets[rows[0][:, 0]]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()

@@ -1,0 +1,63 @@
+"""Judges find which few glimpses of a case make its target."""
+
+import numpy as np
+import pytest
+import torch
+
+from glimpse.errors import SettingsError
+from glimpse.learning.judging import judged_losses
+from glimpse.learning.warm_up import TokenWarmUp
+from glimpse.tasks import Classification, MultiLabel, Regression
+
+CASES, GLIMPSES, FEATURES, TELLING = 24, 80, 12, 4
+
+
+def cases(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of glimpses, and targets; the first four glimpses of positive cases lie apart.
+
+    All glimpses of a case have an offset of the case, by which a head could know it by heart.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(CASES, GLIMPSES, FEATURES, generator=generator)
+    features[..., 1:] += torch.randn(CASES, 1, FEATURES - 1, generator=generator)
+    targets = torch.arange(CASES) % 2
+    features[targets == 1, :TELLING, 0] += 6
+    return 3 * features + 100, targets
+
+
+def test_telling_glimpses_of_positive_cases_have_the_lowest_losses() -> None:
+    features, targets = cases()
+    losses = judged_losses(features, targets, Classification(2), [4, 8], seed=0)
+    assert losses.shape == (CASES, GLIMPSES)
+    order = losses[targets == 1].argsort(1)[:, :TELLING]
+    assert (order < TELLING).float().mean() > 0.95
+
+
+def test_what_judges_say_depends_on_the_seed_alone_and_not_on_the_global_generator() -> None:
+    features, targets = cases()
+    torch.manual_seed(1)
+    first = judged_losses(features, targets, Classification(2), [4], seed=0)
+    torch.manual_seed(2)
+    assert torch.equal(first, judged_losses(features, targets, Classification(2), [4], seed=0))
+    assert not torch.equal(first, judged_losses(features, targets, Classification(2), [4], seed=1))
+
+
+@pytest.mark.parametrize(
+    ("task", "targets"),
+    [
+        (Classification(3), np.arange(CASES) % 3),
+        (MultiLabel(["a", "b"]), np.stack([np.arange(CASES) % 2, np.ones(CASES)], 1)),
+        (Regression(mean=0.5, spread=0.5), np.arange(CASES) % 2),
+    ],
+    ids=["three classes", "labels", "a quantity"],
+)
+def test_judges_answer_all_kinds_of_tasks(task: object, targets: np.ndarray) -> None:
+    stacked = torch.from_numpy(task.stack(list(targets)))
+    losses = judged_losses(cases()[0], stacked, task, [4], seed=0)
+    assert losses.shape == (CASES, GLIMPSES) and losses.isfinite().all()
+
+
+@pytest.mark.parametrize("given", [[], [0], "4", 4, [2.5]])
+def test_impossible_numbers_are_refused(given: object) -> None:
+    with pytest.raises(SettingsError, match="look_judges"):
+        TokenWarmUp.parse_options({"look_judges": given})
