@@ -55,6 +55,7 @@ def judged_losses(
     return task.loss(answers, targets[:, None].expand(-1, answers.shape[1], *targets.shape[1:]))
 
 
+@torch.enable_grad()  # glimpses are encoded without
 def _teach(
     judge: TopKHead,
     features: Tensor,

@@ -206,7 +206,7 @@ class TokenWarmUp(Trainer):
         self.targets = torch.from_numpy(self.task.stack([case.target for case in self.cases])).to(policy.device)
         self._judge([self.kept["features"]])
 
-    def _judge(self, features: Sequence[Float[Tensor, "case glimpse pooled"]]) -> None:
+    def _judge(self, features: Sequence[Tensor]) -> None:
         """Lets judges say what the loss of the answer from each glimpse is, if they are wanted, by level."""
         highest = self.options.losses.look_judges
         if self.looks and highest is not None:

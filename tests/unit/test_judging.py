@@ -8,6 +8,8 @@ from glimpse.errors import SettingsError
 from glimpse.learning.judging import judged_losses
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.tasks import Classification, MultiLabel, Regression
+from tests.unit.test_zoom import spotted, warmed
+from tests.warm_ups import make
 
 CASES, GLIMPSES, FEATURES, TELLING = 24, 80, 12, 4
 
@@ -27,7 +29,8 @@ def cases(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_telling_glimpses_of_positive_cases_have_the_lowest_losses() -> None:
     features, targets = cases()
-    losses = judged_losses(features, targets, Classification(2), [4, 8], seed=0)
+    with torch.no_grad():  # as where glimpses are encoded
+        losses = judged_losses(features, targets, Classification(2), [4, 8], seed=0)
     assert losses.shape == (CASES, GLIMPSES)
     order = losses[targets == 1].argsort(1)[:, :TELLING]
     assert (order < TELLING).float().mean() > 0.95
@@ -61,3 +64,22 @@ def test_judges_answer_all_kinds_of_tasks(task: object, targets: np.ndarray) -> 
 def test_impossible_numbers_are_refused(given: object) -> None:
     with pytest.raises(SettingsError, match="look_judges"):
         TokenWarmUp.parse_options({"look_judges": given})
+
+
+def test_the_locator_learns_from_judges_instead_of_single_answers() -> None:
+    """With one field of view and with two; without something that expects losses, they are what glimpses are worth."""
+    _, trainer = make(look_judges=[2], look_among=3)
+    trainer.encode()
+    (losses,) = trainer.judged
+    trainer.step()
+    assert torch.equal(trainer.worth().losses, losses)
+    _, zoomed = warmed(spotted(), 2, look_judges=[2, 3])
+    (fine,) = zoomed.judged  # of the finest only
+    zoomed.step()
+    gain = (fine.mean(1, keepdim=True) - fine).unflatten(1, (6, 5))
+    torch.testing.assert_close(zoomed.worth().inner[0].losses, -gain)
+    _, control = warmed(spotted(), 2, look_judges=[2], look_inside=False)
+    assert len(control.judged) == 2
+    _, blind = make(look_judges=[2], look_coef=0.0)
+    blind.encode()
+    assert not blind.judged and blind.step() > 0
