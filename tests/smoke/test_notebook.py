@@ -66,7 +66,7 @@ def _what_it_learned(ran: Ran) -> None:
 
 def _volumes(ran: Ran) -> None:
     assert len(ran.pictures) == 3
-    looks = re.findall(r"look \d: 16 mm wide, centre at +(\S+) right, +(\S+) anterior, +(\S+) superior", ran.text)
+    looks = re.findall(r"look \d: 24 mm wide, centre at +(\S+) right, +(\S+) anterior, +(\S+) superior", ran.text)
     assert 1 <= len(looks) <= 4 and np.abs(np.array(looks, float)).max() < 200
     labels = sorted((ran.folder / "predictions" / "labels").glob("*.nii.gz"))
     assert len(labels) == 2 == len(ran.rows("predictions/predictions.csv"))
@@ -90,7 +90,7 @@ def _your_own_slides(ran: Ran) -> None:
 def _zoom(ran: Ran) -> None:
     assert len(ran.pictures) == 2
     ran.intervals(2)
-    assert "level 0: looks of 256 pixels" in ran.text and "level 1: looks of 64 pixels" in ran.text
+    assert "level 0: looks of 512 pixels" in ran.text and "level 1: looks of 64 pixels" in ran.text
     looks = re.findall(r"look +(\d): (wide|fine), found in (the overview|look \d)", ran.text)
     assert 1 <= len(looks) <= 4 and looks[0][1:] == ("wide", "the overview")
     assert all((width == "wide") == (parent == "the overview") for _, width, parent in looks)
