@@ -56,8 +56,8 @@ def _new_modality(ran: Ran) -> None:
 def _what_it_learned(ran: Ran) -> None:
     assert len(ran.pictures) == 4
     ran.intervals(2 * 3)  # of two readers with three budgets
-    (apart,) = re.findall(r"own answers, with all looks: (\S+)", ran.text)
-    assert float(apart) < 1e-5
+    (apart,) = re.findall(r"differs from the agent's by (\S+)", ran.text)
+    assert float(apart) < 1e-4
     without = [float(p) for p in re.findall(r"without look \d, at .*, it is (\d\.\d+)", ran.text)]
     assert 1 <= len(without) <= 6 and all(0 <= p <= 1 for p in without)
     counts = [int(count) for count in re.findall(r"\(mean of (\d+)\)", ran.text)]
@@ -138,7 +138,9 @@ def test_what_is_committed_is_small_and_tells_of_no_machine(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert all(cell.metadata == {} for cell in notebook.cells), "metadata hold times of execution"
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert outputs or path.stem == "01_watch_a_policy", "commit it with its outputs"
+    for output in outputs:
         assert output.output_type != "error" and output.get("name") != "stderr"
         pictures = {name for name in output.get("data", {}) if name.startswith("image/")}
         text = json.dumps({name: value for name, value in output.get("data", {}).items() if name not in pictures})
