@@ -215,6 +215,17 @@ def test_damaged_tables_are_named(file: str, content: str, message: str, run: Pa
         write_report(folder)
 
 
+def test_what_is_no_metric_of_a_calibrated_run_is_no_column(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    plain = Page(write_report(folder).file).text("th")
+    for row in metrics["readers"].values():
+        row |= {"uncalibrated": {"brier": row["auc"]}, "confusion": {"classes": NAMES, "matrix": [[1, 0], [0, 1]]}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert Page(write_report(folder).file).text("th") == plain
+
+
 def test_a_run_that_has_not_ended_shows_what_there_is(run: Path, tmp_path: Path) -> None:
     for name in ("config.yaml", next(run.glob("events*")).name):
         shutil.copy(run / name, tmp_path)

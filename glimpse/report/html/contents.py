@@ -71,7 +71,12 @@ def _counted(found: Gathered) -> str:
 
 def _results(record: Mapping[str, Any], what: str) -> Table:
     readers: Mapping[str, Mapping[str, Any]] = record["readers"]
-    found = (name for row in readers.values() for name, one in row.items() if isinstance(one, Mapping))
+    found = (
+        name
+        for row in readers.values()
+        for name, one in row.items()
+        if isinstance(one, Mapping) and "value" in one  # not the confusion matrix, nor what was before calibration
+    )
     names = list(dict.fromkeys(found))
     titles = ["% of marks hit" if name == "hit_rate" else metric_title(name) for name in names]
     header = ("reader", *(f"{title} (95 % interval)" for title in titles), "glimpses", "% of foreground", "s/case")
