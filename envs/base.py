@@ -120,9 +120,6 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
 
         Its size is the same for all images of as many axes, so that the pictures of several cases can make one video.
         With `render_mode="human"` it is shown in a window instead, which `reset` and `step` do by themselves.
-
-        Raises:
-            SettingsError: `render_mode` is "human", and there is nothing to show a window on.
         """
         if self.render_mode == "human":
             self._show()

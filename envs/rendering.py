@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from glimpse.errors import SettingsError
 from glimpse.pictures.drawing import below, beside, draw_scanpath, on_canvas, through_the_middle
 
 SIDE, GAP = 512, 8  # the overview and the glimpse are drawn into squares of this side, beside each other
@@ -71,21 +71,22 @@ class Window:
         self.title, self.fps = title, fps
         self._figure: Any = None
         self._image: Any = None
+        self._warned = False
 
     def show(self, picture: NDArray[np.uint8]) -> None:
-        """Shows a picture `(height, width, 3)` in place of the one before.
-
-        Raises:
-            SettingsError: There is nothing to show it on.
-        """
+        """Shows a picture `(height, width, 3)` in place of the one before; without a screen, it warns once."""
         from matplotlib import pyplot  # chooses what to show windows with, which takes a while
 
         backend = pyplot.get_backend().lower().rpartition(".")[2]
         if backend in _WINDOWLESS:
-            raise SettingsError(
-                f"render_mode='human' needs a screen, but matplotlib only writes files here (backend {backend}). "
-                "Use render_mode='rgb_array', and gymnasium.wrappers.RecordVideo for a film."
-            )
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"render_mode='human' needs a screen, but matplotlib only writes files here (backend {backend}). "
+                    "Nothing is shown. Use render_mode='rgb_array', and gymnasium.wrappers.RecordVideo for a film.",
+                    stacklevel=2,
+                )
+            return
         if self._figure is None or not pyplot.fignum_exists(self._figure.number):  # it is new, or was closed
             high, wide = picture.shape[:2]
             self._figure = pyplot.figure(self.title, figsize=(wide / _DPI, high / _DPI), dpi=_DPI)

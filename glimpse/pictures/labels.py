@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
-_RINGS = 12  # distances that are tried around a box
+_RINGS = 40  # distances that are tried around a box
 _MICROMETRES = 1000  # per millimetre
 _LIGHT, _INK = (255, 255, 255), (20, 20, 20)
 _BAR_TEXT = 12

@@ -50,6 +50,7 @@ def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
             "share_of_foreground_read": np.array([reading.share_read for reading in readings], np.float64),
             "gain_of_a_glimpse": gains,
         }
+        spreads = {name: values for name, values in spreads.items() if len(values)}  # nobody has looked anywhere
         return Validated(scores, {reading.id: scanpath_picture(reading) for reading in watched}, spreads)
 
     return validate

@@ -9,7 +9,7 @@ from glimpse.sources.radiograph.source import SUFFIXES as RADIOGRAPH_SUFFIXES
 from glimpse.sources.radiograph.source import RadiographSource, is_radiograph, may_be_radiograph
 from glimpse.sources.registry import Kind, open_source, register_reader
 from glimpse.sources.slide.opening import SUFFIXES as SLIDE_SUFFIXES
-from glimpse.sources.slide.opening import is_slide_or_tiff, open_slide
+from glimpse.sources.slide.opening import is_slide_or_tiff, is_surely_slide, open_slide
 from glimpse.sources.slide.source import SlideSource
 from glimpse.sources.tiff.source import TiffSource
 from glimpse.sources.volume.dicom_folder import is_series
@@ -22,7 +22,8 @@ register_reader(
     "slide",
     open_slide,
     suffixes=SLIDE_SUFFIXES,
-    sniff=is_slide_or_tiff,
+    sniff=is_surely_slide,
+    may_read=is_slide_or_tiff,
     kind=Kind(
         "whole slides (SVS, NDPI, MRXS, SCN, OME-TIFF and other TIFF, DICOM)",
         ("wsi",),

@@ -74,7 +74,7 @@ def test_metrics_by_hand():
     positive = np.array([0.1, 0.4, 0.35, 0.8])
     predictions = np.log(np.stack([1 - positive, positive], axis=1))
     metrics = task.metrics(predictions, np.array([0, 0, 1, 1]), ["a", "b", "c", "d"])
-    assert set(metrics) == {"auc", "accuracy", "score"}
+    assert set(metrics) == set(task.metric_names) >= {"auc", "accuracy", "score", "brier", "ece", "f1"}
     assert metrics["auc"].value == 0.75  # of 4 pairs only (0.35, 0.4) is in the wrong order
     assert metrics["accuracy"].value == 0.75
     assert metrics["score"].value == pytest.approx(np.mean(task.score(predictions, np.array([0, 0, 1, 1]))))

@@ -150,7 +150,10 @@ def test_large_cohorts_have_pages_beside_the_file(run: Path, tmp_path: Path) -> 
 
 def test_predictions_have_answers_failures_and_no_targets(readings: list[Reading], tmp_path: Path) -> None:
     names = write_pages(tmp_path, readings)
-    columns, looked = readings[0].traced.task.columns, {"glimpses": 3, "share_read": 0.5, "spacing": None, "unit": None}
+    columns, looked = (
+        readings[0].traced.task.columns,
+        {"glimpses": 3, "share_read": 0.5, "spacing": None, "unit": None, "glimpse_spacings": []},
+    )
     told = [
         {"slide_id": one.id, "path": "p", "answer": "1", "file": name, **looked}
         | {"probabilities": dict(zip(columns, map(float, one.probabilities[-1]), strict=True))}

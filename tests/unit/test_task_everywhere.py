@@ -114,7 +114,8 @@ def test_pictures(name: str, tmp_path: Path) -> None:
     with Image.open(tmp_path / "reading.gif") as gif:
         assert gif.n_frames == 3
     measured = to_geojson(reading)["features"][0]["properties"]["measurements"]
-    assert set(measured) == {"order", "level", "gain", "locator_probability", *TASKS[name].columns}
+    seen = {"spacing_x_px", "spacing_y_px"}
+    assert set(measured) == {"order", "level", "gain", "locator_probability", *seen, *TASKS[name].columns}
 
 
 def test_targets_that_are_no_classes_need_a_task() -> None:

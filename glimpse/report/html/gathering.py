@@ -21,7 +21,7 @@ from glimpse.settings.building import build
 from glimpse.tasks import Task
 
 _PREDICTIONS, _METRICS, _FAILURES, _MANIFEST = "predictions.csv", "metrics.json", "failures.csv", "manifest.json"
-_OF_RUN = ("reader", "slide_id", "case_id", "target", "glimpses")  # columns without which nothing can be listed
+_OF_RUN = ("reader", "slide_id", "case_id", "glimpses")  # columns without which nothing can be listed
 _OF_PREDICTIONS = ("slide_id", "answer", "glimpses", "file")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from glimpse.sources.base import ImageSource, UnsupportedImageError, one_frame, whole_frame
 from glimpse.sources.slide.source import SlideSource, is_slide
-from glimpse.sources.tiff.kinds import is_microscopy
+from glimpse.sources.tiff.kinds import is_microscopy, is_plain_picture
 from glimpse.sources.tiff.source import TiffSource
 
 SUFFIXES = (
@@ -18,6 +18,11 @@ SUFFIXES = (
 def is_slide_or_tiff(path: Path) -> bool:
     """Tells whether OpenSlide knows the format of a file, or it is a TIFF that `TiffSource` reads."""
     return is_slide(path) or is_microscopy(path)
+
+
+def is_surely_slide(path: Path) -> bool:
+    """Tells the same of a file of which nobody has said that it is a slide: a plain picture is none."""
+    return is_slide(path) or (is_microscopy(path) and not is_plain_picture(path))
 
 
 def open_slide(

@@ -32,6 +32,25 @@ def is_microscopy(path: Path) -> bool:
         return False
 
 
+def is_plain_picture(path: Path) -> bool:
+    """Tells whether a TIFF is one plane in colours of 8 or 16 bits, in strips, of which nothing else is said."""
+    try:
+        return is_tiff(path) and _is_plain_picture(file_identity(path), path)
+    except UserError:
+        return False
+
+
+@lru_cache(1024)
+def _is_plain_picture(identity: Any, path: Path) -> bool:
+    if detected_format(path) is not None:
+        return False
+    with opened(path) as tiff:
+        page = tiff.pages.first
+        told = tiff.is_ome or tiff.is_imagej or page.is_qpi or page.subifds or page.is_tiled or len(tiff.pages) > 1
+        plain = page.planarconfig == 1 and str(page.dtype) in ("uint8", "uint16")
+        return not told and plain and page.imagelength * page.imagewidth <= _PIXELS_TO_LOOK_AT
+
+
 @lru_cache(1024)
 def _is_microscopy(identity: Any, path: Path) -> bool:
     known = detected_format(path)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy  # whose parts are imported where they are used first: `scipy.ndimage` takes long
 from jaxtyping import Float
-from scipy import ndimage
 
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, one_frame
 from glimpse.sources.volume.dicom_folder import REMEDY
@@ -115,7 +115,7 @@ class Canvas:
         rest = np.maximum(at - whole, 0)
         if (rest < 1e-6).all():
             return canvas
-        return ndimage.shift(canvas, rest, order=1, mode="grid-constant", cval=values.min())
+        return scipy.ndimage.shift(canvas, rest, order=1, mode="grid-constant", cval=values.min())
 
 
 def canvas_of(path: Path, ordered: Sequence[Slice]) -> Canvas:
