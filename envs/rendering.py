@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +17,7 @@ SIDE, GAP = 512, 8  # the overview and the glimpse are drawn into squares of thi
 VOLUME_HEIGHT, VOLUME_WIDTH = 320, 980  # of volumes, each is drawn as a row of three planes, below each other
 _WINDOWLESS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")  # backends of matplotlib that only write files
 _DPI = 100
+_LOG = logging.getLogger(__name__)
 
 
 def draw(
@@ -81,10 +82,11 @@ class Window:
         if backend in _WINDOWLESS:
             if not self._warned:
                 self._warned = True
-                warnings.warn(
-                    f"render_mode='human' needs a screen, but matplotlib only writes files here (backend {backend}). "
-                    "Nothing is shown. Use render_mode='rgb_array', and gymnasium.wrappers.RecordVideo for a film.",
-                    stacklevel=2,
+                # No warning of Python: Gymnasium's checker, which tries every mode, takes these for errors.
+                _LOG.warning(
+                    "render_mode='human' needs a screen, but matplotlib only writes files here (backend %s). Nothing "
+                    "is shown. Use render_mode='rgb_array', and gymnasium.wrappers.RecordVideo for a film.",
+                    backend,
                 )
             return
         if self._figure is None or not pyplot.fignum_exists(self._figure.number):  # it is new, or was closed

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
-_RINGS = 40  # distances that are tried around a box
+_RINGS = 12  # distances that are tried around a box
 _MICROMETRES = 1000  # per millimetre
 _LIGHT, _INK = (255, 255, 255), (20, 20, 20)
 _BAR_TEXT = 12
@@ -19,8 +19,8 @@ def place_tags(
     """Returns where to put tags beside boxes: the upper left corner (x, y) of each.
 
     Tags are placed in order, each at the first of some places around its box, from near to far, where it lies inside
-    the canvas and covers no tag that was placed before. Where there is no such place, it stays at the first one that
-    lies inside.
+    the canvas and covers no tag that was placed before; where there is none, at the nearest place of the canvas that is
+    free. Where none is, it stays at the first one that lies inside.
 
     Args:
         boxes: left, top, right and bottom of the boxes.
@@ -29,12 +29,22 @@ def place_tags(
     """
     placed: list[np.ndarray] = []
     for box, size in zip(boxes, sizes, strict=True):
-        places = np.clip(_around(box, size), 0, np.maximum(np.array(canvas) - size, 0))
+        room = np.maximum(np.array(canvas) - size, 0)
+        places = np.concatenate([np.clip(_around(box, size), 0, room), _everywhere(box, size, room)])
         taken = np.array([[*one, *(one + other)] for one, other in zip(placed, sizes, strict=False)]).reshape(-1, 4)
         low, high = places[:, None], places[:, None] + size
         free = ~((low < taken[:, 2:]) & (taken[:, :2] < high)).all(2).any(1)
         placed.append(places[int(free.argmax())])
     return np.array(placed).reshape(-1, 2)
+
+
+def _everywhere(
+    box: Float[np.ndarray, "4"], size: Float[np.ndarray, "2"], room: Float[np.ndarray, "2"]
+) -> Float[np.ndarray, "place 2"]:
+    """Returns places of a tag all over the canvas, half a tag apart, the nearest ones to a box first."""
+    along = [np.arange(0, most + 1, max(side / 2, 1.0)) for most, side in zip(room, size, strict=True)]
+    places = np.stack(np.meshgrid(*along, indexing="ij"), -1).reshape(-1, 2)
+    return places[np.square(places + size / 2 - (box[:2] + box[2:]) / 2).sum(1).argsort(kind="stable")]
 
 
 def _around(box: Float[np.ndarray, "4"], size: Float[np.ndarray, "2"]) -> Float[np.ndarray, "place 2"]:

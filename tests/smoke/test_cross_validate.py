@@ -111,7 +111,6 @@ def test_what_cannot_be_gone_on_with_is_refused(finished: Path, tiny_slides: Pat
         ([], {"folds": 1}, "folds of at least 2"),
         ([], {"folds": True}, "folds as a number or as the path"),
         ([], {"validation": 1.0}, "validation from 0 to 0.9"),
-        (["joint.updatez=1"], {}, "joint.updates"),
     ):
         with pytest.raises(SettingsError, match=said):
             cross_validate(settings(tiny_slides, *more), **{"folds": 2, "folder": finished, **options})

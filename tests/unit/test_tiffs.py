@@ -121,7 +121,7 @@ COLOURS: dict[str, Callable[[Path, np.ndarray], Any]] = {
 def test_bright_fields_are_shown_as_they_are_on_white(tmp_path: Path, how: str) -> None:
     image = pixels(3, "u1")
     COLOURS[how](tmp_path / "a.tiff", image)
-    source = open_source(tmp_path / "a.tiff")
+    source = open_source(tmp_path / "a.tiff", reader="slide")
     assert isinstance(source, TiffSource)
     np.testing.assert_array_equal(source.read((76, 100.5), source.shape, source.shape), image)
     corner = source.read((0, 0), 8, (8, 8))
