@@ -2,7 +2,7 @@
 
 python -m benchmarks.sparse_slides
 
-60 slides of 32,768 x 32,768 pixels of real H&E texture (`experiment=sparse_slides`). The agent takes 24 looks at each,
+60 slides of 32,768 x 32,768 pixels of real H&E texture (`experiment=sparse_slides`). The agent takes 20 looks at each,
 some of them wide; the full scan embeds every patch of tissue. Features are not kept on disk, so that both read and
 encode all that they see. Beside them stand the same network at random places, at random places with wide looks first,
 and on a grid.

@@ -6,7 +6,7 @@ focus in their place would have. In an overview the two are the same; a glimpse 
 knows shapes. Number, place, size and outline of the spots are drawn without the target. Stain and scanner vary from
 site to site, and less within one. Slides of less than 3,072 pixels a side have room for less: 2 or 3 smaller spots.
 
-Sparse slides are much larger, and mostly glass: 13 to 16 fragments lie far apart. Four or five of them are painted as
+Sparse slides are much larger, and mostly glass: 12 to 15 fragments lie far apart. Four or five of them are painted as
 a slide is, with its spots; on a positive slide, those of 2 or 3 fragments are foci. The others have no spots, and are
 copies of each other. At 32,768 pixels a side, an overview shows where the fragments are, wide glimpses of one of them
 show its dark spots, and only a fine one tells what they are.
@@ -36,7 +36,7 @@ from glimpse.synthetic.slides.texture import sheets, sides, texture
 VERSION = 4
 """Raised whenever the painting changes, so that cohorts of different painting never mix."""
 
-SPARSE_VERSION = 4
+SPARSE_VERSION = 3
 """The same of sparse slides; raised with `VERSION`, too."""
 
 MPP = 0.5

@@ -18,7 +18,7 @@ SMALLEST = 8192
 """Side of the smallest slide on which fragments surely find room, in pixels."""
 
 _SIDES = ((24_576, 3072), (16_384, 2048), (0, 1024))  # of slides at least, and of their fragments
-_SPOTTED, _HOLDING, _PLAIN = (4, 5), (2, 3), (9, 11)  # least and most: with spots, of which with foci, without spots
+_SPOTTED, _HOLDING, _PLAIN = (4, 5), (2, 3), (8, 10)  # least and most: with spots, of which with foci, without spots
 _REDRAWS = 10_000
 
 
@@ -45,7 +45,7 @@ def fragment_side(size: int) -> int:
 def scatter(
     rng: np.random.Generator, size: int, target: int, tissue_map: np.ndarray, islands: np.ndarray
 ) -> tuple[Fragment, ...]:
-    """Draws the plan of a slide: 4 or 5 fragments with spots, then 9 to 11 without, which have one layout.
+    """Draws the plan of a slide: 4 or 5 fragments with spots, then 8 to 10 without, which have one layout.
 
     On a positive slide, all spots of 2 or 3 fragments are foci.
 
