@@ -33,6 +33,11 @@ from glimpse.tasks import Task
 
 __all__ = ["Case", "Cohort", "CohortError"]
 
+_SKIP = (
+    "; on_error=skip (of glimpse train env.cohort.on_error=skip, also beside resume=) leaves unreadable images out, "
+    "and so does removing their lines"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -131,11 +136,7 @@ class Cohort(Sequence[Case]):
             if not problems and isinstance(one, Opened)
         ]
         if problems or (broken and (on_error == "raise" or not good)):
-            skip = (
-                "; on_error=skip (of glimpse train env.cohort.on_error=skip, also beside resume=) leaves unreadable "
-                "images out, and so does removing their lines"
-            )
-            remedy = skip if broken and on_error == "raise" else ""
+            remedy = _SKIP if broken and on_error == "raise" else ""
             unreadable = [] if problems and tolerant else broken  # those that will be skipped are no problem
             raise cohort_error(path, problems + unreadable, _naming(table, parsed, task) + remedy)
         for row, one in zip(table.rows, opened, strict=True):

@@ -1,6 +1,5 @@
 """Photographs: skin, fundus, endoscopy and colour ultrasound, in PNG, JPEG, WebP, TIFF and DICOM files."""
 
-import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,17 +50,7 @@ class PhotoSource(PlaneSource):
         mpp: micrometres per pixel, likewise; it counts more than ``spacing``, because it is said of this image alone.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        spacing: float | Sequence[float] | None = None,
-        frame: int | str | None = None,
-        name: str | None = None,
-        mpp: float | None = None,
-    ) -> None:
-        super().__init__(path, spacing=spacing, frame=frame, name=name, mpp=mpp)
-        self._grey: RadiographSource | None = None
+    _grey: RadiographSource | None = None
 
     @property
     def channels(self) -> int:
