@@ -14,7 +14,7 @@ from glimpse.settings.nearest import suggestion
 
 EXAMPLE = "glimpse train env=wsi agent=ppo"
 # Listed first, in this order; others follow by name.
-_FIRST = ("check", "train", "evaluate", "report", "cross-validate", "compare", "predict", "doctor")
+_FIRST = ("demo", "check", "train", "evaluate", "report", "cross-validate", "compare", "predict", "doctor")
 
 
 def commands(folder: Path | None = None) -> dict[str, str]:

@@ -44,6 +44,7 @@ EXTRAS = {
     "huggingface": ("network/encoder=huggingface", ("transformers",)),
     "timm": ("network/encoder=timm", ("timm",)),
     "pandas": ("CaseReading.to_dataframe", ("pandas",)),
+    "video": ("MP4 of an episode", ("imageio_ffmpeg",)),
 }
 """Extras of the distribution: what each is for, and the modules that it brings."""
 

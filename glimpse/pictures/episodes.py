@@ -10,11 +10,14 @@ Volumes are shown in three planes, in the layout that radiologists use (see `gli
 import math
 import os
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
+from glimpse.errors import MissingExtraError
 from glimpse.geometry import CellGrid
 from glimpse.pictures.drawing import (
     DARK,
@@ -33,15 +36,21 @@ from glimpse.reading.records import Reading
 
 __all__ = [
     "agreement_picture",
+    "check_can_write_video",
     "common_heat_map",
     "draw_scanpath",
+    "episode_frames",
     "glimpse_strip",
     "heat_map",
     "looked_at",
     "scanpath_picture",
     "to_gif",
+    "to_video",
     "zoom_tree",
 ]
+
+_RATE = 10  # frames per second of a video; players stumble over slower ones
+_LAST = 3  # for how many steps the last frame of an animation stays
 
 
 def scanpath_picture(reading: Reading) -> Picture:
@@ -158,8 +167,19 @@ def agreement_picture(readings: Sequence[Reading], height: int = 512) -> Picture
     return np.array(_under(title, common_heat_map(readings, height)))
 
 
-def to_gif(reading: Reading, path: str | os.PathLike[str], seconds: float = 0.8, height: int = 360) -> None:
-    """Writes an animation with one frame per step: the scanpath so far, where to look next, and the answer."""
+def episode_frames(reading: Reading, height: int = 360) -> list[Image.Image]:
+    """Draws one frame per step: the scanpath so far, where to look next, what was seen last, and the answer.
+
+    Args:
+        reading: a reading with a trace.
+        height: largest height of the scanpath in pixels.
+
+    Returns:
+        Pictures of one size: before the first glimpse, and after each one.
+
+    Raises:
+        ValueError: the reading has no trace.
+    """
     trace, captions = reading.traced, reading.captions
     frames = []
     for step, answer in enumerate(reading.probabilities):
@@ -176,6 +196,54 @@ def to_gif(reading: Reading, path: str | os.PathLike[str], seconds: float = 0.8,
         )
         frames.append(below([both, Image.fromarray(strip)]))
     size = (max(frame.width for frame in frames), max(frame.height for frame in frames))
-    padded = [on_canvas(frame, size).quantize(128, Image.Quantize.FASTOCTREE) for frame in frames]
-    durations = [round(1000 * seconds)] * (len(padded) - 1) + [round(3000 * seconds)]
-    padded[0].save(path, "GIF", save_all=True, append_images=padded[1:], duration=durations, loop=0)
+    return [on_canvas(frame, size) for frame in frames]
+
+
+def to_gif(reading: Reading, path: str | os.PathLike[str], seconds: float = 0.8, height: int = 360) -> None:
+    """Writes an animation of `episode_frames` as a GIF; each step stays for `seconds`, the last one three times as long."""
+    frames = [frame.quantize(128, Image.Quantize.FASTOCTREE) for frame in episode_frames(reading, height)]
+    durations = [round(1000 * seconds)] * (len(frames) - 1) + [round(1000 * _LAST * seconds)]
+    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def to_video(reading: Reading, path: str | os.PathLike[str], seconds: float = 0.8, height: int = 360) -> None:
+    """Writes the animation of `to_gif` as an MP4 (H.264, which browsers and slides of talks play).
+
+    Raises:
+        MissingExtraError: the extra `video` is not installed.
+    """
+    library = check_can_write_video()
+    frames = [_even(frame) for frame in episode_frames(reading, height)]
+    stays = max(1, round(_RATE * seconds))
+    quiet = ["-f", "mp4"]  # whatever the name of an unfinished file ends with
+    writer = library.write_frames(
+        os.fspath(path), frames[0].size, fps=_RATE, macro_block_size=2, output_params=quiet, ffmpeg_log_level="error"
+    )
+    writer.send(None)
+    try:
+        for index, frame in enumerate(frames):
+            content = np.ascontiguousarray(frame)
+            for _ in range(stays * (_LAST if index == len(frames) - 1 else 1)):
+                writer.send(content)
+    finally:
+        writer.close()
+
+
+def _even(frame: Image.Image) -> Image.Image:
+    """Adds a white row or column where a side is odd, which H.264 does not take."""
+    return on_canvas(frame, (frame.width + frame.width % 2, frame.height + frame.height % 2))
+
+
+def check_can_write_video() -> Any:
+    """Returns the library that writes videos.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return import_module("imageio_ffmpeg")
+    except ImportError as error:
+        raise MissingExtraError(
+            "Videos need imageio-ffmpeg, which is not installed: pip install 'glimpse-rl[video]'. "
+            "to_gif needs nothing else."
+        ) from error

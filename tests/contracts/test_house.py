@@ -26,7 +26,7 @@ FLOORS = (
     ("report", "predicting"),
     ("inspecting",),
     ("train", "evaluate", "predict", "check", "compare", "doctor"),
-    ("cross_validate", "__main__"),
+    ("cross_validate", "demo", "__main__"),
 )
 COMMANDS = {"train", "evaluate", "predict", "check", "cross_validate", "compare", "doctor", "__main__", "__init__"}
 VOCABULARY = {"geometry", "views", "spaces", "modalities", "plugins", "errors", "atomic"}
@@ -38,6 +38,7 @@ MAINS = {
     "glimpse/predict.py",
     "glimpse/check.py",
     "glimpse/report/__main__.py",
+    "glimpse/demo/__main__.py",
 }
 
 

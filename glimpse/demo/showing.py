@@ -1,0 +1,162 @@
+"""Paints one slide, reads it with the policy that comes with the package, and writes everything that shows how."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from glimpse.atomic import replacing, write_error
+from glimpse.errors import EvaluationError, SettingsError
+from glimpse.pictures.episodes import check_can_write_video, to_gif, to_video
+from glimpse.predict import predict
+from glimpse.predicting.agent import load
+from glimpse.predicting.readings import CaseReading
+from glimpse.report.html.writing import REPORT, write_report
+from glimpse.runs.file_names import file_names
+from glimpse.settings.kinds import check_kind
+from glimpse.settings.paths import folder_for
+from glimpse.settings.terminal import printable
+from glimpse.synthetic.making import CaseRecord
+from glimpse.synthetic.slides.recipe import make_slides, plan_cohort, regions
+
+POLICY = Path(__file__).parent / "policy"
+"""The run folder that comes with the package, without what only training needs; see `SOURCE.md` in it."""
+
+FOLDER = "glimpse-demo"
+_SLIDES, _SEED, _SIZE = 270, 0, 3072  # the embedded cohort by which the policy was trained; it saw no test slide
+_FOCUS = "tumour focus"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a demo has written.
+
+    Attributes:
+        slide: the slide.
+        spots: how many dark spots it has.
+        foci: how many of them are foci of tumour.
+        found: at how many of the foci the policy has looked.
+        reading: the reading.
+        overlay: the scanpath, where the policy wanted to look first, and what it saw.
+        animation: the episode as a GIF.
+        video: the episode as an MP4; None where none was asked for.
+        report: the page to click through.
+        predictions: what `glimpse predict` writes about a folder of images.
+        seconds: how long it took.
+    """
+
+    slide: Path
+    spots: int
+    foci: int
+    found: int
+    reading: CaseReading
+    overlay: Path
+    animation: Path
+    video: Path | None
+    report: Path
+    predictions: Path
+    seconds: float
+
+    @property
+    def told(self) -> str:
+        """Lines that say what was painted, what was seen, and where to look at it."""
+        reading = self.reading
+        spots = f"{self.spots} dark spots, {self.foci or 'none'} of them {_plural(self.foci, 'a focus', 'foci')} of tumour"
+        answer = f"{reading.traced.task.describe(reading.prediction)} after {reading.glimpses} glimpses"
+        found = f"; it looked at {self.found} of {self.foci} foci" if self.foci else ""
+        lines = [
+            ("Slide", f"{self.slide} ({spots})"),
+            ("Answer", f"{answer}, {100 * reading.share_read:.0f} % of the tissue{found}"),
+            ("Overlay", self.overlay),
+            ("Animation", self.animation),
+            *([("Video", self.video)] if self.video is not None else []),
+            ("Predictions", f"{self.predictions} (what glimpse predict writes)"),
+            ("Report", f"{self.report} (open it in a browser)"),
+        ]
+        return "\n".join(printable(f"{name + ':':<13}{text}") for name, text in lines) + f"\n{self.seconds:.0f} seconds."
+
+
+def demo(output: str | os.PathLike[str] = FOLDER, slide: int = 6, video: bool = False) -> Shown:
+    """Paints a test slide of the embedded cohort, reads it, and writes pictures, predictions and a report.
+
+    What is there already is not made again.
+
+    Args:
+        output: the folder for all of it.
+        slide: which of the 68 test slides, from 1 on; half of them have no tumour.
+        video: whether to write the animation as an MP4, too.
+
+    Raises:
+        SettingsError: an argument is impossible.
+        MissingExtraError: `video` needs the extra `video`, which is not installed.
+        ImageReadError: the slide in the folder is damaged.
+        WriteError: a file cannot be written.
+    """
+    began = time.monotonic()
+    check_kind("slide", slide, int)
+    check_kind("video", video, bool)
+    if video:
+        check_can_write_video()
+    folder, record = folder_for("output", output), _record(slide)
+    path = _painted(folder, record)
+    agent = load(POLICY)
+    reading = agent.read(path, name=record.id)
+    predicted = predict(POLICY, path, folder / "predictions")
+    if predicted.done.failed:
+        raise EvaluationError(f"{path}: cannot be read again. Remove {folder} and run the command once more.")
+    (name,) = file_names([record.id])
+    animation, film = folder / f"{record.id}.gif", folder / f"{record.id}.mp4" if video else None
+    with replacing(animation) as unfinished:
+        to_gif(reading, unfinished)
+    if film is not None:
+        with replacing(film) as unfinished:
+            to_video(reading, unfinished)
+    report = write_report(predicted.folder, folder / REPORT).file
+    overlay = predicted.folder / "overlays" / f"{name}.png"
+    spots = list(regions(record, _SEED, _SIZE))
+    foci = [row[2:4] for row in spots if row[1] == _FOCUS]
+    return Shown(
+        path,
+        len(spots),
+        len(foci),
+        found_of(reading, foci),
+        reading,
+        overlay,
+        animation,
+        film,
+        report,
+        predicted.folder,
+        time.monotonic() - began,
+    )
+
+
+def found_of(reading: CaseReading, places: Sequence[Sequence[float]]) -> int:
+    """Returns how many places (y, x), in level-0 pixels of the file, lie within a glimpse."""
+    boxes = [(look.low, look.high) for look in reading.looks]
+    return sum(
+        any(all(a <= at < b for a, at, b in zip(low, place, high, strict=True)) for low, high in boxes)
+        for place in places
+    )
+
+
+def _record(slide: int) -> CaseRecord:
+    records = [record for record in plan_cohort(_SLIDES, _SEED) if record.split == "test"]
+    if not 1 <= slide <= len(records):
+        raise SettingsError(f"slide={slide}: expected the number of a test slide, 1 to {len(records)}.")
+    return records[slide - 1]
+
+
+def _painted(folder: Path, record: CaseRecord) -> Path:
+    path = folder / record.path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path.parent, error) from error
+    for _ in make_slides(folder, [record], _SEED, _SIZE):
+        pass
+    return path
+
+
+def _plural(count: int, one: str, several: str) -> str:
+    return one if count == 1 else several
