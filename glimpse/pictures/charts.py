@@ -99,8 +99,9 @@ def calibration_chart(
     error = np.maximum([value - low, high - value], 0)
     axes.errorbar(answered, value, error, fmt="o-", color=COLOURS[0], capsize=3, label="answers (95 %)")
     for x, y, count in zip(answered, value, counts, strict=True):
-        beside = (6, 6 if y < 0.9 else -12)
-        axes.annotate(f"{count}", (x, y), xytext=beside, textcoords="offset points", fontsize=8, color=_INK)
+        left = y < 0.9  # a curve rises from the lower left: there is room on the other side of it
+        beside = {"xytext": (-5, 5) if left else (6, -12), "ha": "right" if left else "left"}
+        axes.annotate(f"{count}", (x, y), textcoords="offset points", fontsize=8, color=_INK, **beside)
     axes.set(xlim=(-0.03, 1.06), ylim=(-0.04, 1.06))
     _legend(figure)
     return figure

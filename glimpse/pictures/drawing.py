@@ -185,6 +185,8 @@ def glimpse_strip(
     captions: Sequence[tuple[str, float]] | None = None,
     sides: Sequence[float] | None = None,
     glimpse_sides: Sequence[float] | None = None,
+    before: int = 0,
+    count: int = 0,
 ) -> Picture:
     """Draws the glimpses in order, framed in the colours of the scanpath, each with the answer after it.
 
@@ -200,11 +202,14 @@ def glimpse_strip(
         captions: texts and lengths of bars to show in place of `probabilities` (see `Task.caption`).
         sides: physical lengths of the image's axes, as for `draw_scanpath`.
         glimpse_sides: physical lengths of a glimpse's axes, in any unit; its size in pixels when not given.
+        before: how many glimpses come before those that are drawn.
+        count: the number of all glimpses; 0 where none comes after those that are drawn.
     """
+    shades = order_colours(max(count, before + len(glimpses)))[before : before + len(glimpses)]
     images = [] if overview is None else [through_the_middle(overview, height, sides)]
     images += [through_the_middle(glimpse, height, glimpse_sides) for glimpse in glimpses]
-    frames = [DARK] * (len(images) - len(glimpses)) + order_colours(len(glimpses))
-    labels = [""] * (len(images) - len(glimpses)) + [str(i + 1) for i in range(len(glimpses))]
+    frames = [DARK] * (len(images) - len(glimpses)) + shades
+    labels = [""] * (len(images) - len(glimpses)) + [str(before + i + 1) for i in range(len(glimpses))]
     texts = captions or [probability_caption(answer, names) for answer in probabilities]
     tiles = [_tile(*parts) for parts in zip(images, frames, labels, texts[len(texts) - len(images) :], strict=True)]
     per_row = max(1, (width + _GAP) // (max((tile.width for tile in tiles), default=1) + _GAP))

@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 _RATE = 10  # frames per second of a video; players stumble over slower ones
+_RECENT = 6  # glimpses that a frame of an animation shows
 _LAST = 3  # for how many steps the last frame of an animation stays
 
 
@@ -98,7 +99,7 @@ def _scanpath_and_heat(reading: Reading, glimpses: int, height: int, at: np.ndar
     path, extents = reading.scanpath[:glimpses], trace.extents[:glimpses]
     step = 0 if glimpses == len(reading.scanpath) else glimpses
     unit, cells = trace.frame.unit, trace.cells[step]
-    drawn = draw_scanpath(trace.overview, path, extents, height, sides, at, unit=unit)
+    drawn = draw_scanpath(trace.overview, path, extents, height, sides, at, count=len(reading.scanpath), unit=unit)
     heat = heat_map(trace.overview, cells, height, sides, unit)
     title = f"Where it wanted to look {'next' if step else 'first'} (brightest: p = {cells.max():.2g})"
     pair = [_under("Where it looked", drawn), _under(title, heat)]
@@ -168,7 +169,7 @@ def agreement_picture(readings: Sequence[Reading], height: int = 512) -> Picture
 
 
 def episode_frames(reading: Reading, height: int = 360) -> list[Image.Image]:
-    """Draws one frame per step: the scanpath so far, where to look next, what was seen last, and the answer.
+    """Draws one frame per step: the scanpath so far, where to look next, the last glimpses, and the answers after them.
 
     Args:
         reading: a reading with a trace.
@@ -180,19 +181,23 @@ def episode_frames(reading: Reading, height: int = 360) -> list[Image.Image]:
     Raises:
         ValueError: the reading has no trace.
     """
-    trace, captions = reading.traced, reading.captions
+    trace, most = reading.traced, _RECENT if len(reading.traced.sides) < 3 else 1  # those of volumes are wide
     frames = []
-    for step, answer in enumerate(reading.probabilities):
+    for step in range(len(reading.probabilities)):
+        recent = slice(max(0, step - most), step)
+        answers = slice(recent.start + 1 if step else 0, step + 1)
         both = _scanpath_and_heat(reading, step, height)
         strip = glimpse_strip(
-            trace.glimpses[:step][-1:],
-            answer[None],
+            trace.glimpses[recent],
+            reading.probabilities[answers],
             trace.task.names,
             trace.overview if step == 0 else None,
             width=both.width,
-            captions=captions[step : step + 1],
+            captions=reading.captions[answers],
             sides=trace.sides,
             glimpse_sides=trace.glimpse_sides,
+            before=recent.start,
+            count=len(reading.scanpath),
         )
         frames.append(below([both, Image.fromarray(strip)]))
     size = (max(frame.width for frame in frames), max(frame.height for frame in frames))

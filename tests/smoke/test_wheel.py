@@ -74,6 +74,8 @@ def test_the_wheel_holds_every_module_and_config_and_nothing_beside_the_package(
     texture = ROOT / "glimpse" / "synthetic" / "slides" / "texture"
     files = {file.relative_to(ROOT).as_posix() for file in texture.iterdir()}
     assert files <= names and {file.name for file in texture.iterdir()} >= {"LICENSE", "stroma.jpg", "tissue.npz"}
+    policy = {f"glimpse/demo/policy/{file.name}" for file in (ROOT / "glimpse" / "demo" / "policy").iterdir()}
+    assert policy <= names and "glimpse/demo/policy/policy.safetensors" in policy
     assert any(name.startswith("glimpse/configs/") and name.endswith(".yaml") for name in names)
     top = {name.split("/")[0] for name in names}
     assert len(top) == 2 and "glimpse" in top, f"the wheel would install {sorted(top)}"
@@ -86,6 +88,12 @@ def test_the_packages_are_found_in_the_wheel_and_not_beside_the_user(installed: 
     )
     found = run("-c", code, cwd=decoys, PYTHONPATH=str(installed)).split()
     assert len(found) == 4 and all(Path(file).is_relative_to(installed) for file in found), found
+
+
+def test_the_wheel_shows_its_demo_beside_decoys(installed: Path, decoys: Path) -> None:
+    told = run("-m", "glimpse", "demo", "slide=1", cwd=decoys, PYTHONPATH=str(installed))
+    assert "none of them foci of tumour" in told and str(decoys / "glimpse-demo" / "report.html") in told
+    assert (decoys / "glimpse-demo" / "report.html").is_file() and (decoys / "glimpse-demo" / "slide-005.gif").is_file()
 
 
 def test_the_wheel_trains_beside_decoys(installed: Path, decoys: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,10 @@ def run(readings: list[Reading], tmp_path_factory: pytest.TempPathFactory) -> Pa
     return write_run(tmp_path_factory.mktemp("run") / "one", readings)
 
 
-def dumped(address: str) -> str:
+def dumped(address: str, *further: str) -> str:
     """The page as a browser has it in the end."""
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
-    done = subprocess.run([str(BROWSER), *options, address], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([str(BROWSER), *options, *further, address], capture_output=True, text=True, timeout=120)
     return done.stdout
 
 
@@ -134,6 +135,50 @@ def test_a_browser_sorts_filters_and_steps(run: Path, readings: list[Reading], t
     assert again == whole and said["tags"] == 3 and not said["covered"]
     following = said["falling"][said["falling"].index(HOSTILE) + 1 :]
     assert said["next"] == (following or [HOSTILE])[0] and said["back"]
+
+
+# ---------------------------------------------------------------------------------------------- accessibility
+AXE = "axe-core@4.14.1"  # MPL-2.0; nothing of it is kept
+RULES = """
+addEventListener("load", async () => {
+  const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+  const result = document.createElement("pre");
+  result.id = "said";
+  result.textContent = JSON.stringify(violations.map((one) => [one.impact, one.id, one.nodes.map((node) => node.html)]));
+  document.body.append(result);
+});
+"""
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The script of axe-core, from the npm registry."""
+    folder = tmp_path_factory.mktemp("axe")
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("axe-core cannot be had: npm is not installed")
+    try:
+        subprocess.run([npm, "pack", AXE], cwd=folder, check=True, capture_output=True, timeout=60)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"axe-core cannot be had from the npm registry ({error})")
+    (packed,) = folder.glob("axe-core-*.tgz")
+    with tarfile.open(packed) as archive:
+        script = archive.extractfile("package/axe.min.js")
+        assert script is not None
+        return script.read().decode()
+
+
+@in_a_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", ["", "#page-0"])
+def test_axe_finds_nothing_serious(run: Path, axe: str, page: str, scheme: str, tmp_path: Path) -> None:
+    text = re.sub(r"<meta http-equiv=[^>]*>", "", write_report(run, tmp_path / "report.html").file.read_text())
+    head, end = text.rsplit("</body>", 1)
+    (tmp_path / "judged.html").write_text(f"{head}<script>{axe}</script><script>{RULES}</script></body>{end}")
+    shown = dumped((tmp_path / "judged.html").as_uri() + page, f"--blink-settings=preferredColorScheme={scheme == 'light':d}")
+    found = re.search(r'<pre id="said">(.*?)</pre>', shown, re.DOTALL)
+    assert found is not None, shown[-2000:]
+    assert [one for one in json.loads(html.unescape(found[1])) if one[0] in ("serious", "critical")] == []
 
 
 @in_a_browser

@@ -269,7 +269,7 @@
       row.dataset.step = i;
       const button = element("button", i ? String(i) : "0");
       button.type = "button";
-      button.setAttribute("aria-label", i ? `Show look ${i}` : "Show the time before the first look");
+      button.setAttribute("aria-label", i ? `Show look ${i}` : "Show step 0, before the first look");
       button.addEventListener("click", () => show(i));
       row.insertCell().append(button);
       row.append(element("td", reading.captions[i][0]), element("td", look ? signed(look.gain) : "", "number"));
