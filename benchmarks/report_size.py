@@ -2,9 +2,9 @@
 
 python -m benchmarks.report_size
 
-The policy of `glimpse demo` reads slides of the embedded cohort, each one several times under another name, until there
-are as many cases as asked for. Then the report is written twice: with the pages of cases in files of their own, as it is
-by default when there are so many, and with all of them in one file.
+The policy of `glimpse demo` reads slides of the embedded cohort, each one several times under another name, until
+there are as many cases as asked for. Then the report is written twice: with the pages of cases in files of their own,
+as it is by default when there are so many, and with all of them in one file.
 """
 
 import argparse
@@ -79,7 +79,9 @@ def report(bench: Benchmark, asked: Row) -> None:
         assert row is not None, "both forms were measured"
         lines.append([form, row["megabytes"], row["beside_megabytes"], row["page_megabytes"], row["seconds"]])
         axes.barh(place, row["megabytes"], color="C0", label="report" if place == 0 else None)
-        axes.barh(place, row["beside_megabytes"], left=row["megabytes"], color="C1", label="pages" if place == 0 else None)
+        axes.barh(
+            place, row["beside_megabytes"], left=row["megabytes"], color="C1", label="pages" if place == 0 else None
+        )
     axes.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel=f"MB, {asked['cases']} cases")
     axes.legend()
     print(table(("form", "report, MB", "pages, MB", "largest page, MB", "seconds"), lines))

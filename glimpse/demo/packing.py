@@ -37,7 +37,9 @@ def pack(run: str | os.PathLike[str], folder: str | os.PathLike[str] = POLICY) -
     run, folder = Path(run), Path(folder)
     settings = read_settings(run)
     if settings is None:
-        raise CheckpointError(f"{run}: not a run folder (it has no {CONFIG_FILE}). Give the folder that training wrote.")
+        raise CheckpointError(
+            f"{run}: not a run folder (it has no {CONFIG_FILE}). Give the folder that training wrote."
+        )
     checkpoint = Checkpoint.load(run / POLICY_FILE)
     for name, tensor in checkpoint.tensors.items():
         if tensor.is_floating_point():

@@ -62,7 +62,9 @@ class Shown:
     def told(self) -> str:
         """Lines that say what was painted, what was seen, and where to look at it."""
         reading = self.reading
-        spots = f"{self.spots} dark spots, {self.foci or 'none'} of them {_plural(self.foci, 'a focus', 'foci')} of tumour"
+        spots = (
+            f"{self.spots} dark spots, {self.foci or 'none'} of them {_plural(self.foci, 'a focus', 'foci')} of tumour"
+        )
         answer = f"{reading.traced.task.describe(reading.prediction)} after {reading.glimpses} glimpses"
         found = f"; it looked at {self.found} of {self.foci} foci" if self.foci else ""
         lines = [
@@ -74,7 +76,9 @@ class Shown:
             ("Predictions", f"{self.predictions} (what glimpse predict writes)"),
             ("Report", f"{self.report} (open it in a browser)"),
         ]
-        return "\n".join(printable(f"{name + ':':<13}{text}") for name, text in lines) + f"\n{self.seconds:.0f} seconds."
+        return (
+            "\n".join(printable(f"{name + ':':<13}{text}") for name, text in lines) + f"\n{self.seconds:.0f} seconds."
+        )
 
 
 def demo(output: str | os.PathLike[str] = FOLDER, slide: int = 6, video: bool = False) -> Shown:

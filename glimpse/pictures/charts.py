@@ -100,7 +100,7 @@ def calibration_chart(
     axes.errorbar(answered, value, error, fmt="o-", color=COLOURS[0], capsize=3, label="answers (95 %)")
     for x, y, count in zip(answered, value, counts, strict=True):
         left = y < 0.9  # a curve rises from the lower left: there is room on the other side of it
-        beside = {"xytext": (-5, 5) if left else (6, -12), "ha": "right" if left else "left"}
+        beside: dict[str, Any] = {"xytext": (-5, 5) if left else (6, -12), "ha": "right" if left else "left"}
         axes.annotate(f"{count}", (x, y), textcoords="offset points", fontsize=8, color=_INK, **beside)
     axes.set(xlim=(-0.03, 1.06), ylim=(-0.04, 1.06))
     _legend(figure)

@@ -205,7 +205,7 @@ def episode_frames(reading: Reading, height: int = 360) -> list[Image.Image]:
 
 
 def to_gif(reading: Reading, path: str | os.PathLike[str], seconds: float = 0.8, height: int = 360) -> None:
-    """Writes an animation of `episode_frames` as a GIF; each step stays for `seconds`, the last one three times as long."""
+    """Writes `episode_frames` as a GIF; each step stays for `seconds`, the last one three times as long."""
     frames = [frame.quantize(128, Image.Quantize.FASTOCTREE) for frame in episode_frames(reading, height)]
     durations = [round(1000 * seconds)] * (len(frames) - 1) + [round(1000 * _LAST * seconds)]
     frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)

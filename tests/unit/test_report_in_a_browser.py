@@ -144,7 +144,7 @@ addEventListener("load", async () => {
   const { violations } = await axe.run(document, { resultTypes: ["violations"] });
   const result = document.createElement("pre");
   result.id = "said";
-  result.textContent = JSON.stringify(violations.map((one) => [one.impact, one.id, one.nodes.map((node) => node.html)]));
+  result.textContent = JSON.stringify(violations.map((one) => [one.impact, one.id, one.nodes.map((at) => at.html)]));
   document.body.append(result);
 });
 """
@@ -175,7 +175,9 @@ def test_axe_finds_nothing_serious(run: Path, axe: str, page: str, scheme: str, 
     text = re.sub(r"<meta http-equiv=[^>]*>", "", write_report(run, tmp_path / "report.html").file.read_text())
     head, end = text.rsplit("</body>", 1)
     (tmp_path / "judged.html").write_text(f"{head}<script>{axe}</script><script>{RULES}</script></body>{end}")
-    shown = dumped((tmp_path / "judged.html").as_uri() + page, f"--blink-settings=preferredColorScheme={scheme == 'light':d}")
+    shown = dumped(
+        (tmp_path / "judged.html").as_uri() + page, f"--blink-settings=preferredColorScheme={scheme == 'light':d}"
+    )
     found = re.search(r'<pre id="said">(.*?)</pre>', shown, re.DOTALL)
     assert found is not None, shown[-2000:]
     assert [one for one in json.loads(html.unescape(found[1])) if one[0] in ("serious", "critical")] == []

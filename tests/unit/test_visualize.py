@@ -14,7 +14,7 @@ from glimpse.envs import FlattenAction, array_cases, make_array
 from glimpse.geometry import Frame
 from glimpse.networks.locator import GaussianLocator
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.pictures import drawing
+from glimpse.pictures import drawing, episodes
 from glimpse.pictures.charts import contribution_chart
 from glimpse.pictures.curves import budget_curve
 from glimpse.pictures.drawing import order_colours
@@ -214,6 +214,31 @@ def test_whole_pictures_in_any_number_of_dimensions(reading: Reading, tmp_path: 
     to_gif(reading, tmp_path / "reading.gif", height=64)
     with Image.open(tmp_path / "reading.gif") as gif:
         assert gif.n_frames == len(reading.predictions) == 5
+
+
+def test_glimpses_keep_their_numbers_and_colours_in_a_part_of_the_strip() -> None:
+    glimpses = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), np.uint8)
+    answers = np.full((6, 2), 0.5)
+    whole = glimpse_strip(glimpses, answers, ["normal", "tumour"])
+    part = glimpse_strip(glimpses[2:4], answers[:2], ["normal", "tumour"], before=2, count=5)
+    step = (whole.shape[1] + 10) // 5  # a tile and the gap beside it
+    np.testing.assert_array_equal(part, whole[:, 2 * step : 4 * step - 10])
+
+
+def test_frames_of_an_animation_have_one_size_and_show_the_last_six_glimpses(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    strip = episodes.glimpse_strip
+
+    def noted(glimpses: np.ndarray, answers: np.ndarray, *rest: Any, **options: Any) -> np.ndarray:
+        shown.append((len(glimpses), len(answers), options["before"], options["count"]))
+        return strip(glimpses, answers, *rest, **options)
+
+    monkeypatch.setattr(episodes, "glimpse_strip", noted)
+    frames = episodes.episode_frames(by_hand([[0.1 * i - 0.4, 0.0] for i in range(8)], 0.1), height=96)
+    assert len(frames) == 9 and len({frame.size for frame in frames}) == 1
+    assert (
+        shown[0] == (0, 1, 0, 8) and shown[1] == (1, 1, 0, 8) and shown[6] == (6, 6, 0, 8) and shown[8] == (6, 6, 2, 8)
+    )
 
 
 def by_hand(scanpath: list[list[float]], extent: float, shape: tuple[int, ...] = (200, 400)) -> Reading:
