@@ -17,6 +17,7 @@ from glimpse.runs.file_names import file_names
 from glimpse.settings.kinds import check_kind
 from glimpse.settings.paths import folder_for
 from glimpse.settings.terminal import printable
+from glimpse.sources import ImageReadError, UnsupportedImageError
 from glimpse.synthetic.making import CaseRecord
 from glimpse.synthetic.slides.recipe import make_slides, plan_cohort, regions
 
@@ -94,7 +95,7 @@ def demo(output: str | os.PathLike[str] = FOLDER, slide: int = 6, video: bool = 
     Raises:
         SettingsError: an argument is impossible.
         MissingExtraError: `video` needs the extra `video`, which is not installed.
-        ImageReadError: the slide in the folder is damaged.
+        EvaluationError: the slide in the folder is damaged, or its predictions are of another policy.
         WriteError: a file cannot be written.
     """
     began = time.monotonic()
@@ -105,10 +106,13 @@ def demo(output: str | os.PathLike[str] = FOLDER, slide: int = 6, video: bool = 
     folder, record = folder_for("output", output), _record(slide)
     path = _painted(folder, record)
     agent = load(POLICY)
-    reading = agent.read(path, name=record.id)
+    try:
+        reading = agent.read(path, name=record.id)
+    except (ImageReadError, UnsupportedImageError) as error:
+        raise EvaluationError(f"{path}: this slide is damaged. Remove it: glimpse demo paints it anew.") from error
     predicted = predict(POLICY, path, folder / "predictions")
     if predicted.done.failed:
-        raise EvaluationError(f"{path}: cannot be read again. Remove {folder} and run the command once more.")
+        raise EvaluationError(f"{predicted.folder}: the slide failed; failures.csv there says why. Remove the folder.")
     (name,) = file_names([record.id])
     animation, film = folder / f"{record.id}.gif", folder / f"{record.id}.mp4" if video else None
     with replacing(animation) as unfinished:

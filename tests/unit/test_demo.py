@@ -11,7 +11,7 @@ from PIL import Image
 
 from glimpse.demo import packing
 from glimpse.demo.showing import POLICY, Shown, demo
-from glimpse.errors import MissingExtraError, SettingsError
+from glimpse.errors import EvaluationError, MissingExtraError, SettingsError
 from glimpse.pictures.episodes import to_video
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.runs.loading import POLICY_FILE
@@ -46,6 +46,14 @@ def test_what_is_there_is_not_made_again(shown: Shown) -> None:
     again = demo(shown.report.parent)
     assert [path.stat().st_mtime_ns for path in known] == before and again.video is None
     assert again.reading.answer == shown.reading.answer
+
+
+def test_a_damaged_slide_is_named_with_the_remedy(shown: Shown, tmp_path: Path) -> None:
+    broken = tmp_path / "slides" / shown.slide.name
+    broken.parent.mkdir()
+    broken.write_bytes(shown.slide.read_bytes()[:100_000])
+    with pytest.raises(EvaluationError, match=r"slide-021.svs: this slide is damaged. Remove it"):
+        demo(tmp_path)
 
 
 @pytest.mark.parametrize("slide", [0, 69, "six", True])
