@@ -5,6 +5,7 @@ time is put into the queue again, and goes on with the cases that are not writte
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,7 +93,7 @@ class Jobs:
     def stop(self) -> None:
         """Cancels jobs that have not ended."""
         for job in self._jobs:
-            if not job.done():
+            if not self._done(job):
                 job.cancel(check=False)
 
     def outcomes(
@@ -114,7 +115,7 @@ class Jobs:
             ended = False
             while missing and not ended and stopping.asked is None:
                 time.sleep(_POLL)
-                ended = all(job.done() for job in self._jobs)  # before the last look at what they have written
+                ended = all(map(self._done, self._jobs))  # before the last look at what they have written
                 for name, outcome in self._written(missing, moment):
                     yield missing.pop(name), name, outcome
             self._tell_failures()
@@ -122,6 +123,10 @@ class Jobs:
             for name, item in missing.items():
                 holder = self._claims.holder(name)
                 yield item, name, Outcome(ELSEWHERE, holder or f"jobs that have ended ({self._outputs.folder / LOGS})")
+
+    def _done(self, job: Any) -> bool:
+        """Tells whether a job has ended; Slurm is asked as often as submitit thinks fit, this machine each time."""
+        return bool(job.done(force_check=self._executor.cluster == "local"))
 
     def _submit(self, count: int, moment: float) -> None:
         """Starts jobs; where nothing is there to ask for them, the message says what submitit said."""
@@ -159,7 +164,20 @@ class Jobs:
 
     def _tell_failures(self) -> None:
         for job in self._jobs:
-            if job.done() and job.exception() is not None:
-                last = (str(job.exception()).strip().splitlines() or ["it says no more"])[-1]
-                text = f"glimpse: job {job.job_id} has ended too early: {last} Its log: {job.paths.stderr}"
-                tqdm.write(printable(text), file=sys.stderr)
+            if not self._done(job):
+                continue
+            if not job.paths.result_pickle.exists():  # asking submitit for it would take a quarter of a minute
+                reason = "it was killed, such as for its memory."
+            elif (error := job.exception()) is not None:
+                reason = _reason(str(error))
+            else:
+                continue
+            text = f"glimpse: job {job.job_id} has ended too early: {reason} Its log: {job.paths.stderr}"
+            tqdm.write(printable(text), file=sys.stderr)
+
+
+def _reason(text: str) -> str:
+    """Returns the line of submitit's message that says why a job has ended: the error in a traceback, or the first."""
+    lines = text.strip().splitlines() or ["it says no more"]
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Exit|Interrupt)\b", line)]
+    return errors[-1] if errors and "Traceback" in text else lines[0]
