@@ -44,6 +44,8 @@ EXTRAS = {
     "huggingface": ("network/encoder=huggingface", ("transformers",)),
     "timm": ("network/encoder=timm", ("timm",)),
     "pandas": ("CaseReading.to_dataframe", ("pandas",)),
+    "ray": ("glimpse predict engine=ray", ("ray",)),
+    "slurm": ("glimpse predict engine=submitit", ("submitit",)),
 }
 """Extras of the distribution: what each is for, and the modules that it brings."""
 

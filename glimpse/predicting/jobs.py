@@ -28,6 +28,7 @@ from glimpse.settings.terminal import printable
 
 LOGS = "jobs"  # the folder of their logs, in the output folder
 _POLL = 1.0  # seconds between two looks at what jobs have written
+_END = 20.0  # seconds that jobs have to end when all is read
 _MINUTES = 24 * 60  # submitit's own limit is 5
 _TIMES = 2  # so often jobs are started: a second time for what those that have died have left behind
 
@@ -118,6 +119,7 @@ class Jobs:
                 ended = all(map(self._done, self._jobs))  # before the last look at what they have written
                 for name, outcome in self._written(missing, moment):
                     yield missing.pop(name), name, outcome
+            self._await_end(stopping)
             self._tell_failures()
         if stopping.asked is None:
             for name, item in missing.items():
@@ -152,6 +154,12 @@ class Jobs:
                 return {one.name.removesuffix(".json") for one in files if one.name.endswith(".json")}
         except FileNotFoundError:
             return set()
+
+    def _await_end(self, stopping: Stopping) -> None:
+        """Waits a little for jobs that are about to end, since all is read, not for those that never began."""
+        until = time.monotonic() + _END
+        while stopping.asked is None and time.monotonic() < until and not all(map(self._done, self._jobs)):
+            time.sleep(_POLL / 5)
 
     def _await_claims(self, missing: Mapping[str, Item], stopping: Stopping) -> None:
         """Waits until nobody has claimed any of these cases, as processes that were killed on other machines have."""
