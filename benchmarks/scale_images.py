@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-import glimpse
 from glimpse.geometry import Frame
 from glimpse.sources import ArraySource, ImageSource
 from glimpse.sources.base import file_identity
@@ -50,11 +49,9 @@ class SeedSource(ImageSource):
     def identity(self) -> Any:
         return file_identity(self.path)
 
+    @property
+    def lasting_identity(self) -> Any:
+        return self.identity
+
     def read(self, center: Any, extent: Any, size: Sequence[int]) -> np.ndarray:
         return self._opened().read(center, extent, size)
-
-
-glimpse.register_modality(
-    "seeds", SeedSource, suffixes=(".seed",), background=0, overview_size=64, glimpse_size=32, glimpse_extents=(32,),
-    max_glimpses=4,
-)  # fmt: skip
