@@ -44,8 +44,9 @@ EXTRAS = {
     "huggingface": ("network/encoder=huggingface", ("transformers",)),
     "timm": ("network/encoder=timm", ("timm",)),
     "pandas": ("CaseReading.to_dataframe", ("pandas",)),
+    "parquet": ("cohorts in Parquet", ("pyarrow",)),
     "ray": ("glimpse predict engine=ray", ("ray",)),
-    "slurm": ("glimpse predict engine=submitit", ("submitit",)),
+    "slurm": ("glimpse predict engine=submitit, hydra/launcher=submitit_slurm", ("submitit",)),
 }
 """Extras of the distribution: what each is for, and the modules that it brings."""
 
