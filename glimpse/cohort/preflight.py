@@ -92,18 +92,19 @@ def check_sizes(
     """
     remembered = Remembered(("sizes", _first(cases), repr(views), repr(grid), repr(view_grid)), len(cases))
 
-    def asked(case: Case) -> list[str]:
-        key = remembered.key(case.source)
-        if remembered.found(key) is not None:
-            return []
+    keys = [remembered.key(case.source) for case in cases]
+    new = [(case, key) for case, key in zip(cases, keys, strict=True) if remembered.found(key) is None]
+
+    def asked(one: tuple[Case, str | None]) -> list[str]:
+        case, key = one
         wrong = views.problems(case.source, grid, view_grid)
         if not wrong:
             remembered.keep(key, "fits")
         return [f"{case.id}: {why}" for why in wrong]
 
     with ThreadPoolExecutor(4) as pool:
-        found = pool.map(asked, cases)
-        bar = tqdm(found, total=len(cases), desc="checking sizes", disable=silent(progress and len(cases) > 50))
+        found = pool.map(asked, new)
+        bar = tqdm(found, total=len(new), desc="checking sizes", disable=silent(progress and len(new) > 50))
         problems = [problem for several in bar for problem in several]
     remembered.save()
     if problems:
