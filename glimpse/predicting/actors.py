@@ -137,14 +137,14 @@ class Actors:
                 time.sleep(_POLL)
                 continue
             for call in self._ray.wait(list(flights.calls), num_returns=1, timeout=_POLL)[0]:
-                actor, case = flights.calls.pop(call)
-                outcome = self._outcome(call, actor, case)
-                if case is None:
+                actor, given = flights.calls.pop(call)
+                outcome = self._outcome(call, actor, given)
+                if given is None:
                     continue
-                item, name = case
+                item, name = given
                 lost = outcome is None or (outcome.state == ELSEWHERE and self._deaths[name] > 0)
                 if lost and self._deaths[name] < _DEATHS:
-                    claimed.append((case, time.monotonic() + STALE + 2 * BEAT))
+                    claimed.append((given, time.monotonic() + STALE + 2 * BEAT))
                 elif outcome is None:
                     yield item, name, self._failed(item, name)
                 else:
