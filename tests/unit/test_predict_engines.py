@@ -67,6 +67,7 @@ def test_an_engine_writes_what_one_process_does(
     assert written(tmp_path) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 def test_a_case_of_which_actors_die_fails_and_the_others_are_read(
     run: Path, slides: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -96,6 +97,7 @@ def test_a_case_of_which_actors_die_fails_and_the_others_are_read(
     assert b"2 workers have ended while they read it" in there["failures.csv"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
 def test_jobs_that_are_killed_or_preempted_lose_nothing(
     run: Path, slides: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
