@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cohort, broken = make_slides(bench.runs / "slides", given.slides)
     _put(bench, "make", {"slides": given.slides, "broken": len(broken)}, time.perf_counter() - began)
     _measure(bench, "check", lambda: _check(bench, cohort, broken))
-    _measure(bench, "train", lambda: _train(bench, cohort))
+    _measure(bench, "train", lambda: train(bench, cohort))
     model, slides = bench.runs / "run", cohort.parent / "slides"
     _measure(bench, "predict, one process", lambda: _predict(bench, model, slides))
     _measure(bench, "predict, two at once", lambda: _two(bench, model, slides))
@@ -143,26 +143,26 @@ RULES = {"cut short": "unreadable", "empty": "unreadable", "a text": "unreadable
 
 
 # ---------------------------------------------------------------------------------------------- commands
-def _command(*words: str) -> list[str]:
+def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "glimpse", *words]
 
 
-def _run(bench: Benchmark, words: Sequence[str], codes: Sequence[int]) -> str:
+def run(bench: Benchmark, words: Sequence[str], codes: Sequence[int]) -> str:
     """Runs a command to its end; another exit code than those that are expected ends the benchmark."""
-    done = subprocess.run(_command(*words), cwd=ROOT, capture_output=True, text=True, env=_environment(bench))
+    done = subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, env=environment(bench))
     if done.returncode not in codes:
         raise SystemExit(f"benchmarks: glimpse {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return done.stdout + done.stderr
 
 
-def _environment(bench: Benchmark) -> dict[str, str]:
+def environment(bench: Benchmark) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(bench.options.threads)}
 
 
 def _check(bench: Benchmark, cohort: Path, broken: dict[str, str]) -> Row:
     out = bench.runs / "check"
     words = ["check", setting("input", cohort), setting("output", out), "env=wsi", EXTENTS, "progress=false"]
-    _run(bench, [*words, "env.make.glimpse_size=64"], (1,))
+    run(bench, [*words, "env.make.glimpse_size=64"], (1,))
     with open(out / "findings.csv", newline="", encoding="utf-8") as file:
         found = [line for line in csv.DictReader(file) if line["kind"] == "wrong"]
     named = {line["slide_id"]: line for line in found}
@@ -171,7 +171,7 @@ def _check(bench: Benchmark, cohort: Path, broken: dict[str, str]) -> Row:
     return {"named": right, "others_named": len(set(named) - set(broken)), "why": why}
 
 
-def _train(bench: Benchmark, cohort: Path) -> Row:
+def train(bench: Benchmark, cohort: Path) -> Row:
     words = [
         "train",
         "env=wsi",
@@ -180,32 +180,32 @@ def _train(bench: Benchmark, cohort: Path) -> Row:
         setting("run", bench.runs / "run"),
     ]
     threads = [f"threads={bench.options.threads}", "progress=false", "report.readers=[]", "report.pictures=0"]
-    said = _run(bench, [*words, *threads, "env.cohort.on_error=skip", EXTENTS, "env.make.glimpse_size=64"], (0,))
+    said = run(bench, [*words, *threads, "env.cohort.on_error=skip", EXTENTS, "env.make.glimpse_size=64"], (0,))
     with open(bench.runs / "run" / "splits.csv", newline="", encoding="utf-8") as file:
         cases = len(list(csv.DictReader(file)))
     return {"cases": cases, "said": said.splitlines()[-1]}
 
 
-def _words(model: Path, slides: Path, out: Path) -> list[str]:
+def words(model: Path, slides: Path, out: Path) -> list[str]:
     return ["predict", setting("model", model), setting("input", slides), setting("output", out), "progress=false"]
 
 
 def _predict(bench: Benchmark, model: Path, slides: Path) -> Row:
-    _run(bench, _words(model, slides, bench.runs / "one"), (1,))
-    return _counts(bench.runs / "one") | {"same": True}
+    run(bench, words(model, slides, bench.runs / "one"), (1,))
+    return counts(bench.runs / "one") | {"same": True}
 
 
-def _counts(out: Path) -> Row:
+def counts(out: Path) -> Row:
     cases = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["cases"]
     return {"predicted": cases["predicted"], "failed": cases["failed"]}
 
 
 def _same(bench: Benchmark, out: Path) -> bool:
     """Whether a folder holds the same bytes as that of one process, the manifest aside."""
-    return _digests(out) == _digests(bench.runs / "one")
+    return digests(out) == digests(bench.runs / "one")
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def digests(folder: Path) -> dict[str, str]:
     files = (file for file in folder.rglob("*") if file.is_file() and file.name != "manifest.json")
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
@@ -213,13 +213,13 @@ def _digests(folder: Path) -> dict[str, str]:
 def _two(bench: Benchmark, model: Path, slides: Path) -> Row:
     out = bench.runs / "two"
     both = [
-        subprocess.Popen(_command(*_words(model, slides, out)), cwd=ROOT, env=_environment(bench),
+        subprocess.Popen(command(*words(model, slides, out)), cwd=ROOT, env=environment(bench),
                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(2)
     ]  # fmt: skip
     codes = [process.wait() for process in both]
     read = [one["read"] for one in json.loads((out / "manifest.json").read_text(encoding="utf-8"))["processes"]]
-    return _counts(out) | {"same": _same(bench, out), "codes": codes, "read_by_each": read}
+    return counts(out) | {"same": _same(bench, out), "codes": codes, "read_by_each": read}
 
 
 def _killed(bench: Benchmark, model: Path, slides: Path) -> Row:
@@ -229,7 +229,7 @@ def _killed(bench: Benchmark, model: Path, slides: Path) -> Row:
     left = []
     for _ in range(bench.options.kills):
         before = _records(out)
-        process = subprocess.Popen(_command(*_words(model, slides, out)), cwd=ROOT, env=_environment(bench),
+        process = subprocess.Popen(command(*words(model, slides, out)), cwd=ROOT, env=environment(bench),
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
         time.sleep(dice.uniform(0.1, 1.2) * whole / 2)
         process.send_signal(signal.SIGKILL)
@@ -238,9 +238,9 @@ def _killed(bench: Benchmark, model: Path, slides: Path) -> Row:
         again += sum(now.get(name) != then for name, then in before.items())
         left.append(len(now))
     before = _records(out)
-    _run(bench, _words(model, slides, out), (1,))
+    run(bench, words(model, slides, out), (1,))
     again += sum(_records(out).get(name) != then for name, then in before.items())
-    return _counts(out) | {"same": _same(bench, out), "read_again": again, "records_after_each_kill": left}
+    return counts(out) | {"same": _same(bench, out), "read_again": again, "records_after_each_kill": left}
 
 
 def _records(out: Path) -> dict[str, int]:

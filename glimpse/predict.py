@@ -6,8 +6,8 @@ glimpse predict model=runs/wsi-ppo-0 input=slides output=predictions
 import inspect
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,9 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from glimpse.errors import EvaluationError, SettingsError
-from glimpse.predicting.agent import Agent, load
-from glimpse.predicting.inputs import find_items
-from glimpse.predicting.manifest import Manifest, digest_of, model_facts
-from glimpse.predicting.outputs import Form, Outputs
+from glimpse.predicting.engines import hands_of
+from glimpse.predicting.order import Order
+from glimpse.predicting.outputs import Form
 from glimpse.predicting.work import FAILED, PREDICTIONS, Done, Work
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.kinds import check_kind
@@ -26,7 +25,7 @@ from glimpse.settings.options import at_least, check_device, refuse_unknown
 from glimpse.settings.paths import folder_for, listed_paths
 from glimpse.settings.terminal import printable
 
-FAILED_CODE = 1  # the exit code where some cases failed; 2 is a mistake in the command
+FAILED_CODE = 1  # the exit code where some cases failed or were left; 2 is a mistake in the command
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -39,11 +38,13 @@ class Predicted:
         folder: the output folder.
         cases: how many images there are, in this shard.
         done: what was done with them.
+        lost: whether workers of an engine have ended without reading all.
     """
 
     folder: Path
     cases: int
     done: Done
+    lost: bool = False
 
     @property
     def told(self) -> str:
@@ -56,6 +57,8 @@ class Predicted:
         if done.elsewhere:
             who = ", ".join(sorted(set(done.elsewhere.values())))
             text += f" {len(done.elsewhere)} are being read by {who}."
+            if self.lost:
+                text = text.replace("are being read by", "were not read by") + " The same command goes on from there."
         if done.others:
             cases = f"{done.others} case{'s' if done.others > 1 else ''}"
             text += f" The tables also hold {cases} of other inputs; give each input an output folder of its own."
@@ -74,6 +77,9 @@ def predict(
     gzip: bool = False,
     device: str = "cpu",
     progress: bool = False,
+    engine: str | None = None,
+    workers: int | None = None,
+    jobs: Mapping[str, Any] | None = None,
 ) -> Predicted:
     """Reads images with one or several runs, and writes answers and looks into a folder, case by case.
 
@@ -92,8 +98,12 @@ def predict(
         gzip: whether GeoJSON is compressed.
         device: the device on which networks compute.
         progress: whether to show a bar, on a terminal.
+        engine: who reads: "ray" (actors), "submitit" (jobs, of Slurm or of this machine), or this process if not given.
+        workers: how many actors or jobs.
+        jobs: options of submitit, such as `cluster` ("local" or "slurm"), `timeout_min` and `slurm_partition`.
 
     Raises:
+        MissingExtraError: what the engine needs is not installed; the message says how to install it.
         SettingsError, EvaluationError: an argument is impossible, there are no images, two of them are called the same,
             or the folder holds predictions that were made otherwise, or of other images under the same names.
         CheckpointError: there is no complete run.
@@ -108,19 +118,14 @@ def predict(
         at_least("max_glimpses", max_glimpses, 0, whole=True)
     check_device(device)
     folder, runs, images = folder_for("output", output), listed_paths("model", model), listed_paths("input", input)
-    agents = [load(run, device=device) for run in runs]
-    _check_together(agents)
-    items = find_items(images, agents[0].modality, without=folder)
-    budgets = [agent.budget if max_glimpses is None else int(max_glimpses) for agent in agents]
-    facts = [model_facts(agent.folder) for agent in agents]
-    checksums = [{name: value for name, value in one.items() if name != "run"} for one in facts]
-    made = {"models": checksums, "max_glimpses": budgets, **asdict(form)}
-    given = {"model": [one["run"] for one in facts], "input": [os.fspath(one) for one in images]}
-    manifest = Manifest(folder, made, {**given, "max_glimpses": max_glimpses, **asdict(form), "device": device}, shard)
-    manifest.check()
-    outputs = Outputs(folder, form, digest_of(made), _names(agents))
-    work = Work(agents, budgets, outputs, manifest, progress)
-    return Predicted(folder, len(items[part[0] - 1 :: part[1]]), work.run(items, part))
+    budget = None if max_glimpses is None else int(max_glimpses)
+    texts = [tuple(os.fspath(one) for one in paths) for paths in (runs, images)]
+    order = Order(texts[0], texts[1], os.fspath(folder), budget, form, device)
+    hands = hands_of(engine, workers, jobs, shard)
+    items, manifest, own = order.items, order.manifest(shard), order.hand()
+    work = Work(own, manifest, progress, None if hands is None else hands(order, own))
+    done = work.run(items, part)
+    return Predicted(folder, len(items[part[0] - 1 :: part[1]]), done, engine is not None and bool(done.elsewhere))
 
 
 def _shard(text: Any) -> tuple[int, int]:
@@ -133,25 +138,6 @@ def _shard(text: Any) -> tuple[int, int]:
     return int(number), int(of)
 
 
-def _check_together(agents: Sequence[Agent]) -> None:
-    """Finds out, before any image is read, whether all runs say how images are read, and predict the same."""
-    for one in agents:
-        one.modality, one.task, one.views, one.threads  # noqa: B018 - each says what is wrong with the run
-    first = agents[0]
-    for other in agents[1:]:
-        if other.task != first.task or other.modality.name != first.modality.name:
-            raise EvaluationError(
-                f"{first.folder} and {other.folder} cannot answer together: they predict other things, or read other "
-                "images. Give models of one task."
-            )
-
-
-def _names(agents: Sequence[Agent]) -> list[str]:
-    """Returns the names of the run folders, with a number where several are called the same."""
-    names = [agent.folder.resolve().name for agent in agents]
-    return [f"{name}-{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
-
-
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="predict")
 def _main(config: DictConfig) -> None:
     options: Any = OmegaConf.to_container(config, resolve=True)
@@ -162,7 +148,7 @@ def _main(config: DictConfig) -> None:
                 raise EvaluationError(f"Which {name}? glimpse predict model=<run> input=<folder> output=<folder>.")
         predicted = predict(**options)
         print(predicted.told)
-    if predicted.done.failed:
+    if predicted.done.failed or predicted.lost:
         sys.exit(FAILED_CODE)
 
 

@@ -239,11 +239,14 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
     return Training(run, policy, cases, lanes, viewable, seed, threads, settings["progress"])
 
 
-@hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="train")
-def _main(config: DictConfig) -> None:
+def _one(config: DictConfig) -> None:
+    """Trains once; launchers of Hydra find this function by its name, in whichever process they call it."""
     keep_freed_memory()
     with in_one_line(), unread.named_at_the_end():
         train(config, HydraConfig.get().overrides.task)
+
+
+_main = hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="train")(_one)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from glimpse.cohort.fingerprints import fingerprint, repeated_images
 from glimpse.cohort.marks import read_marks
+from glimpse.cohort.remembered import Remembered
 from glimpse.cohort.table import CohortError, Row
 from glimpse.errors import UserError
 from glimpse.settings.progress import silent
@@ -47,7 +48,7 @@ def open_images(
     tolerant: bool,
     progress: bool,
 ) -> list[Opened | str | None]:
-    """Opens, checks and closes the image of each row.
+    """Opens, checks and closes the image of each row; one that was checked before, and has not changed, is not opened.
 
     Args:
         path: the CSV.
@@ -64,6 +65,7 @@ def open_images(
         CohortError: the options are wrong.
     """
     found: list[Opened | str | None] = []
+    remembered = Remembered(("whole", str(path.absolute())), len(rows))
     for row, extra in tqdm(
         zip(rows, given, strict=True),
         desc=f"checking {path.name}",
@@ -71,7 +73,9 @@ def open_images(
         total=len(rows),
         disable=silent(progress and len(rows) > _MANY),
     ):
-        found.append(_open_checked(path, row, options, extra, tolerant) if row.cells.get("path") else None)
+        named = row.cells.get("path")
+        found.append(_open_checked(path, row, options, extra, tolerant, remembered) if named else None)
+    remembered.save()
     return found
 
 
@@ -91,20 +95,23 @@ def located(csv: Path, cell: str) -> Path:
 
 
 def _open_checked(
-    path: Path, row: Row, options: Mapping[str, Any], extra: Mapping[str, Any], tolerant: bool
+    path: Path, row: Row, options: Mapping[str, Any], extra: Mapping[str, Any], tolerant: bool, remembered: Remembered
 ) -> Opened | str:
     image = Path(row.cells["path"])
     damage: RegionReadError | None = None
     try:
         image = located(path, row.cells["path"])
         source = _opened(path, row, image, {**options, **extra})
+        mask = row.cells.get("mask")
+        known = remembered.key(source)
+        if not mask and (mark := remembered.found(known)) is not None:
+            return Opened(source, None, _key(mark, options, extra))
         try:
             source.check()
         except RegionReadError as error:
             if not tolerant:
                 raise
             damage = error  # the rest can be read
-        mask = row.cells.get("mask")
         marks = read_marks(located(path, mask), source) if mask else None
         source.close()
         mark = fingerprint(image)
@@ -118,6 +125,8 @@ def _open_checked(
         return f"{row.where}: {unopened(Path(error.filename or image), error)}"
     if damage is not None:  # only now, since what is left out is not shown
         unread.add(row.cells["slide_id"], damage)
+    else:
+        remembered.keep(known, mark)
     return Opened(source, marks, _key(mark, options, extra))
 
 

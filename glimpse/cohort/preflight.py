@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from glimpse.cohort import Case, Cohort
+from glimpse.cohort.remembered import Remembered
 from glimpse.errors import UserError
 from glimpse.geometry import CellGrid, Extent
 from glimpse.settings.progress import silent
@@ -37,7 +38,9 @@ def with_known_sizes(cohort: Cohort, make: Mapping[str, Any]) -> Cohort:
     listed = [given] if isinstance(given, str | int | float) else given
     if not isinstance(cohort, Cohort) or all(Extent.parse(one).unit == "px" for one in listed):
         return cohort
-    unknown = [case for case in cohort if case.source.spacing is None]
+    remembered = Remembered(("spacing", _first(cohort)), len(cohort))
+    unknown = [case for case in cohort if not _states_spacing(case, remembered)]
+    remembered.save()
     if not unknown or len(unknown) == len(cohort):  # where there is nothing left, `check_sizes` says what to do
         return cohort
     messages = []
@@ -48,8 +51,22 @@ def with_known_sizes(cohort: Cohort, make: Mapping[str, Any]) -> Cohort:
         )
         warnings.warn(f"skipped {messages[-1]}", UserWarning, stacklevel=2)
         unread.left_out(case.id, "the size of a pixel is not known")
-    left = [case for case in cohort if case.source.spacing is not None]
-    return Cohort(left, [*cohort.skipped, *messages], cohort.unsplit)
+    without = {case.id for case in unknown}
+    return Cohort([case for case in cohort if case.id not in without], [*cohort.skipped, *messages], cohort.unsplit)
+
+
+def _first(cases: Sequence[Case]) -> str:
+    """Returns the name of the first image, by which what is remembered of a cohort is told from that of others."""
+    return str(cases[0].source.name) if len(cases) else ""
+
+
+def _states_spacing(case: Case, remembered: Remembered) -> bool:
+    key = remembered.key(case.source)
+    if remembered.found(key) is None:
+        if case.source.spacing is None:
+            return False
+        remembered.keep(key, "stated")
+    return True
 
 
 def check_sizes(
@@ -73,12 +90,23 @@ def check_sizes(
     Raises:
         PreflightError: some cases do not fit; the message names the first of them and the reasons.
     """
+    remembered = Remembered(("sizes", _first(cases), repr(views), repr(grid), repr(view_grid)), len(cases))
+
+    keys = [remembered.key(case.source) for case in cases]
+    new = [(case, key) for case, key in zip(cases, keys, strict=True) if remembered.found(key) is None]
+
+    def asked(one: tuple[Case, str | None]) -> list[str]:
+        case, key = one
+        wrong = views.problems(case.source, grid, view_grid)
+        if not wrong:
+            remembered.keep(key, "fits")
+        return [f"{case.id}: {why}" for why in wrong]
+
     with ThreadPoolExecutor(4) as pool:
-        found = pool.map(
-            lambda case: [f"{case.id}: {why}" for why in views.problems(case.source, grid, view_grid)], cases
-        )
-        bar = tqdm(found, total=len(cases), desc="checking sizes", disable=silent(progress and len(cases) > 50))
+        found = pool.map(asked, new)
+        bar = tqdm(found, total=len(new), desc="checking sizes", disable=silent(progress and len(new) > 50))
         problems = [problem for several in bar for problem in several]
+    remembered.save()
     if problems:
         more = f" (And {len(problems) - _SHOWN} more.)" if len(problems) > _SHOWN else ""
         raise PreflightError(f"The sizes do not fit the images: {' '.join(problems[:_SHOWN])}{more} {remedy}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glimpse.cohort.parquet import SUFFIXES, ParquetError, parquet_rows
 from glimpse.cohort.splits import SPLITS
 from glimpse.errors import UserError
 from glimpse.tasks import Task
@@ -103,9 +104,14 @@ def _together(problems: Sequence[str]) -> list[tuple[str, int]]:
 def read_table(path: Path) -> Table:
     """Reads a CSV whose columns are separated by commas, semicolons, tabs or bars; the header decides which.
 
+    A Parquet file has the same columns.
+
     Raises:
         CohortError: the file cannot be read, is no CSV, or is empty.
+        MissingExtraError: it is a Parquet file, and pyarrow is not installed.
     """
+    if path.suffix.lower() in SUFFIXES:
+        return _of_parquet(path)
     lines = list(io.StringIO(_text(path), newline=""))
     skipped = 0
     while skipped < len(lines) and not lines[skipped].strip():
@@ -128,6 +134,19 @@ def read_table(path: Path) -> Table:
     if not rows and not [column for column in REQUIRED if column not in columns]:
         raise CohortError(f"{path}: the cohort has no cases. Add one line per case below the header.")
     return Table(rows, columns, separator)
+
+
+def _of_parquet(path: Path) -> Table:
+    """Reads a Parquet file; its rows have the numbers of the lines that they would have in a CSV."""
+    try:
+        names, texts = parquet_rows(path)
+    except ParquetError as error:
+        raise CohortError(str(error)) from error
+    columns = _named([name.strip() for name in names])
+    rows = [_row(i + 2, columns, cells) for i, cells in enumerate(texts) if any(map(str.strip, cells))]
+    if not rows:
+        raise CohortError(f"{path}: the cohort has no cases.")
+    return Table(rows, columns)
 
 
 def _text(path: Path) -> str:

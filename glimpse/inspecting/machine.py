@@ -45,6 +45,9 @@ EXTRAS = {
     "timm": ("network/encoder=timm", ("timm",)),
     "pandas": ("CaseReading.to_dataframe", ("pandas",)),
     "video": ("MP4 of an episode", ("imageio_ffmpeg",)),
+    "parquet": ("cohorts in Parquet", ("pyarrow",)),
+    "ray": ("glimpse predict engine=ray", ("ray",)),
+    "slurm": ("glimpse predict engine=submitit, hydra/launcher=submitit_slurm", ("submitit",)),
 }
 """Extras of the distribution: what each is for, and the modules that it brings."""
 

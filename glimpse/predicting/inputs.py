@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from glimpse.cohort.images import located
+from glimpse.cohort.parquet import SUFFIXES
 from glimpse.cohort.table import CohortError, Row, Table, cohort_error, parse_mpp, read_table
 from glimpse.errors import EvaluationError
 from glimpse.modalities import OPTION_COLUMNS, Modality
@@ -19,7 +20,7 @@ from glimpse.sources.base import begins_as_dicom, unopened
 from glimpse.sources.registry import Reader, knows_nothing, reader_named
 
 COLUMNS = ("path", "slide_id", "mpp", *OPTION_COLUMNS)
-_CSV = (".csv", ".tsv")
+_CSV = (".csv", ".tsv", *SUFFIXES)
 _DOUBLE = (".nii.gz", ".ome.tiff", ".ome.tif")  # suffixes of two parts
 _SHOWN = 5
 

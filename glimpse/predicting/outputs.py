@@ -89,6 +89,10 @@ class Outputs:
         """Returns the record of a case that was written with the same key; None if there is none."""
         return self._record(self.folder / RECORDS / f"{name}.json")
 
+    def failure(self, name: str) -> dict[str, Any] | None:
+        """Returns what is recorded of a case that failed with the same key; None if nothing is."""
+        return self._record(self.folder / FAILURES / f"{name}.json")
+
     def records(self) -> list[dict[str, Any]]:
         """Returns the records of all cases with this key, sorted by their ids."""
         return self._sorted(RECORDS)

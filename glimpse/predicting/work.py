@@ -1,37 +1,30 @@
 """One process's work in an output folder: it reads what is missing, case by case, and keeps the tables up to date."""
 
-import io
 import sys
 import time
-import warnings
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
 
-from glimpse.atomic import WriteError, write_atomically
-from glimpse.cohort.fingerprints import fingerprint
+from glimpse.atomic import write_atomically
 from glimpse.errors import EvaluationError
-from glimpse.pictures.drawing import through_the_middle
-from glimpse.predicting.agent import Agent
 from glimpse.predicting.cells import table_text, writable
-from glimpse.predicting.claims import Claims
+from glimpse.predicting.hand import ELSEWHERE, FAILED_BEFORE, KNOWN, READ, Hands, Named, Outcome, OwnHand
+from glimpse.predicting.hand import FAILED as FAILED_NOW
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.manifest import MANIFEST, Manifest
-from glimpse.predicting.outputs import Outputs
 from glimpse.reading.looks import spacing_text
 from glimpse.runs.file_names import file_names
 from glimpse.runs.stopping import Stopping
 from glimpse.settings.progress import silent
 from glimpse.settings.terminal import printable
-from glimpse.sources.tolerant import TolerantSource
 
 PREDICTIONS, FAILED = "predictions.csv", "failures.csv"
 _TABLES = "~tables"  # a claim that no case can have: names of files have no such sign
 _SECONDS = 5.0  # between two times that tables are written, at least
-_THUMBNAIL = 256
 
 
 @dataclass
@@ -42,7 +35,7 @@ class Done:
         read: how many cases it has read.
         failed: the ids of the cases that failed.
         known: how many cases had been read before.
-        elsewhere: who reads other cases now, by their ids.
+        elsewhere: who reads other cases now, by their ids; of workers that have ended, it is those who had them last.
         others: how many cases of other inputs the output folder holds.
     """
 
@@ -59,27 +52,19 @@ class Done:
 
 
 class Work:
-    """Reads the missing ones of some items with one or several agents.
+    """Reads the missing ones of some items.
 
     Args:
-        agents: those who read each item.
-        budgets: the budget of each of them.
-        outputs: where results are written.
+        own: what this process knows of the output folder, and reads with.
         manifest: the manifest of the output folder.
         progress: whether to show a bar, on a terminal.
+        hands: who reads cases; this process by default.
     """
 
-    def __init__(
-        self,
-        agents: Sequence[Agent],
-        budgets: Sequence[int],
-        outputs: Outputs,
-        manifest: Manifest,
-        progress: bool = False,
-    ) -> None:
-        self.agents, self.budgets, self.outputs, self.manifest = agents, budgets, outputs, manifest
-        self.progress, self.done = progress, Done()
-        self.claims = Claims(outputs.folder / ".claims")
+    def __init__(self, own: OwnHand, manifest: Manifest, progress: bool = False, hands: Hands | None = None) -> None:
+        self.hands: Hands = own if hands is None else hands
+        self.outputs, self.claims, self.columns = own.outputs, own.claims, own.agents[0].task.columns
+        self.manifest, self.progress, self.done = manifest, progress, Done()
         self._written = 0.0
         self._cost = 0.0  # seconds that writing the tables has taken last
 
@@ -95,18 +80,18 @@ class Work:
             WriteError: results cannot be written.
             KeyboardInterrupt, SystemExit: it was asked to stop; the tables hold all that was read.
         """
-        names = file_names([item.id for item in items])
-        self._check_same_images(items, names)
-        own = list(zip(items, names, strict=True))[shard[0] - 1 :: shard[1]]
+        own = self._named(items)[shard[0] - 1 :: shard[1]]
         stopping = Stopping()
         message = "glimpse: stopping after this case; the same command goes on from there. (Once more stops at once.)"
         self._tidy()
-        moment = (self.outputs.folder / MANIFEST).stat().st_mtime
+        moment = self.moment
         try:
+            self.hands.start()
             with stopping.deferred(message):
                 left = self._pass(own, moment, stopping)
                 self._pass(left, moment, stopping)  # perhaps others have left some behind
         finally:
+            self.hands.stop()
             self.manifest.end()
             self._tidy()
         ids = {writable(item.id) for item in items}
@@ -114,6 +99,39 @@ class Work:
         if stopping.asked is not None:
             stopping.stop()
         return self.done
+
+    def help(self, items: Sequence[Item], shard: tuple[int, int], moment: float) -> Done:
+        """Reads a shard, then what is missing of all others, as one of several jobs; signals are left to its caller.
+
+        Args:
+            items: all items, the same and in the same order in every process.
+            shard: which part is read first, and of how many.
+            moment: what has failed since then, by the clock of the file system, is not tried again.
+
+        Raises:
+            WriteError: results cannot be written.
+        """
+        named, waiting = self._named(items), Stopping()
+        own = named[shard[0] - 1 :: shard[1]]
+        try:
+            left = self._pass(own, moment, waiting)
+            mine = {name for _, name in own}
+            self._pass([*left, *(one for one in named if one[1] not in mine)], moment, waiting)
+        finally:
+            self.manifest.end()
+            self._tidy()
+        return self.done
+
+    @property
+    def moment(self) -> float:
+        """The time now, by the clock of the file system, once tables were written."""
+        return (self.outputs.folder / MANIFEST).stat().st_mtime
+
+    def _named(self, items: Sequence[Item]) -> list[Named]:
+        """Returns items with the names of their files."""
+        names = file_names([item.id for item in items])
+        self._check_same_images(items, names)
+        return list(zip(items, names, strict=True))
 
     def _check_same_images(self, items: Sequence[Item], names: Sequence[str]) -> None:
         """Refuses images that would take the place of others, which the folder calls by the same names."""
@@ -136,72 +154,34 @@ class Work:
         self.write_tables()
         self.claims.sweep()
 
-    def _pass(self, items: Sequence[tuple[Item, str]], moment: float, stopping: Stopping) -> list[tuple[Item, str]]:
+    def _pass(self, items: Sequence[Named], moment: float, stopping: Stopping) -> list[Named]:
         """Goes through items once; returns those that other processes have claimed."""
         left = []
         self.done.elsewhere.clear()
         with _Bar(len(items), self.progress) as bar:
-            for item, name in items:
-                if stopping.asked is not None:
-                    return []
-                if self._is_known(item, name, moment):
+            for item, name, outcome in self.hands.outcomes(items, moment, stopping):
+                self._count(item, outcome)
+                if outcome.state == ELSEWHERE:
+                    left.append((item, name))
+                elif outcome.state in (KNOWN, FAILED_BEFORE):
                     bar.skip()
-                    continue
-                with self.claims.taken(name) as mine:
-                    if not mine:
-                        self.done.elsewhere[item.id] = self.claims.holder(name) or "another process"
-                        left.append((item, name))
-                    elif self._is_known(item, name, moment):  # another process has just finished it
-                        bar.skip()
-                    else:
-                        self._read(item, name)
-                        bar.step()
+                else:
+                    bar.step()
                 if time.monotonic() - self._written > max(_SECONDS, 20 * self._cost):
                     self.write_tables()
-        return left
+        return left if stopping.asked is None else []
 
-    def _is_known(self, item: Item, name: str, moment: float) -> bool:
-        if self.outputs.is_done(item, name):
+    def _count(self, item: Item, outcome: Outcome) -> None:
+        if outcome.state == ELSEWHERE:
+            self.done.elsewhere[item.id] = outcome.told
+        elif outcome.state == KNOWN:
             self.done.known += 1
-            return True
-        if self.outputs.failed_since(name, moment):
-            self.done.failed.append(item.id)
-            return True
-        return False
-
-    def _read(self, item: Item, name: str) -> None:
-        """Reads an item and writes its files; whatever is wrong with it is recorded, and stops nobody."""
-        before = ""
-        with suppress(OSError):  # reading says better what is wrong
-            before = fingerprint(item.path)  # what is replaced while it is read is to be read again
-        try:
-            budgets = zip(self.agents, self.budgets, strict=True)
-            readings = [
-                agent.read(item.path, budget, name=writable(item.id), **item.options) for agent, budget in budgets
-            ]
-            self.outputs.write(item, name, readings, before)
-        except WriteError:
-            raise
-        except Exception as error:
-            record = self.outputs.write_failure(item, name, error, self._thumbnail(item))
-            self.done.failed.append(item.id)
-            tqdm.write(printable(f"glimpse: failed: {record['slide_id']}: {record['reason']}"), file=sys.stderr)
-        else:
+        elif outcome.state == READ:
             self.done.read += 1
-
-    def _thumbnail(self, item: Item) -> bytes | None:
-        """Returns a small picture of an image that cannot be read, as far as it can; None if nothing of it can."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with closing(self.agents[0].open(item.path, **item.options)) as source:
-                    overview = TolerantSource(source, item.id).overview(self.agents[0].views.overview_size)
-                    picture = through_the_middle(overview, _THUMBNAIL, source.frame.sides)
-        except Exception:
-            return None
-        content = io.BytesIO()
-        picture.save(content, "PNG")
-        return content.getvalue()
+        else:
+            self.done.failed.append(item.id)
+            if outcome.state == FAILED_NOW:
+                tqdm.write(printable(f"glimpse: failed: {outcome.told}"), file=sys.stderr)
 
     # ------------------------------------------------------------------------------------------ tables
     def write_tables(self) -> None:
@@ -218,7 +198,7 @@ class Work:
                     path.unlink(missing_ok=True)
             self.manifest.check()
             records, failures = outputs.records(), outputs.failures()
-            write_atomically(folder / PREDICTIONS, predictions_table(records, self.agents[0].task.columns))
+            write_atomically(folder / PREDICTIONS, predictions_table(records, self.columns))
             if failures:
                 write_atomically(folder / FAILED, failures_table(failures))
             else:

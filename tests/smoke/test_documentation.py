@@ -56,7 +56,10 @@ TRAININGS = {given for page, name, given in COMMANDS if name == "train" and page
 
 @pytest.mark.parametrize("settings", sorted(TRAININGS), ids=" ".join)
 def test_settings_of_trainings_exist(settings: tuple[str, ...]) -> None:
-    assert composed(*(one for one in settings if not one.startswith("--"))).env.name
+    own = [one for one in settings if not one.startswith(("--", "hydra"))]
+    if "--multirun" in settings:  # the first training of a sweep
+        own = [one.replace("${hydra:job.num}", "0").split(",")[0] for one in own]
+    assert composed(*own).env.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

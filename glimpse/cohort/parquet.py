@@ -1,0 +1,49 @@
+"""Reads the table of a cohort from a Parquet file, as the texts that a CSV of it would hold."""
+
+import math
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from glimpse.errors import MissingExtraError, UserError
+
+SUFFIXES = (".parquet", ".pq")
+
+
+class ParquetError(UserError, ValueError):
+    """A Parquet file cannot be read."""
+
+
+def parquet_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Returns the names of the columns of a Parquet file, and its rows as texts; what is null or NaN is empty.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed; the message says how to install it.
+        ParquetError: the file is missing or is no Parquet file.
+    """
+    try:
+        parquet = import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{path}: Parquet needs the extra `parquet`, which is not installed or broken ({error}). "
+            'Run: pip install "glimpse-rl[parquet]"; or give the cohort as a CSV.'
+        ) from error
+    try:
+        table = parquet.read_table(path)
+        columns = [str(name) for name in table.column_names]
+        cells = [[_text(value) for value in column.to_pylist()] for column in table.columns]
+    except FileNotFoundError as error:
+        raise ParquetError(f"{path}: no such file. Give the path of a Parquet file or CSV.") from error
+    except (OSError, ValueError) as error:  # what pyarrow raises is one of these
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ParquetError(f"{path}: cannot be read as Parquet ({reason}). Write the file again, or a CSV.") from error
+    return columns, [list(row) for row in zip(*cells, strict=True)]
+
+
+def _text(value: Any) -> str:
+    """Returns a value as a CSV would hold it: whole numbers have no point, even those of columns of floats."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -1,0 +1,80 @@
+"""Remembers from one command to the next which images are as they should be, so that large cohorts begin at once.
+
+An image is asked about again when its file has changed (its size or the time of its last change), when it is read with
+other options, or by another version of glimpse. Only good news is kept: what is wrong is said again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Hashable
+from contextlib import suppress
+from pathlib import Path
+
+import platformdirs
+
+import glimpse
+from glimpse.atomic import WriteError, write_atomically
+from glimpse.sources import ImageReadError, ImageSource
+
+LEAST = 200  # with fewer images nothing is kept: asking takes seconds
+
+
+def default_folder() -> Path:
+    """Returns where it is kept: `checked` in GLIMPSE_CACHE, else in the user's cache folder."""
+    return Path(os.environ.get("GLIMPSE_CACHE") or platformdirs.user_cache_dir("glimpse")) / "checked"
+
+
+class Remembered:
+    """What was found of images, by image; a file of the cache folder.
+
+    Several processes may use one: the last one that saves it is believed. A file that cannot be read or written is as
+    good as none.
+
+    Args:
+        question: what was asked of the images; each question has a file of its own.
+        count: how many images there are; with fewer than `LEAST` nothing is kept.
+    """
+
+    def __init__(self, question: Hashable, count: int) -> None:
+        self._keeps = count >= LEAST
+        self._file = default_folder() / f"{_digest(question)}.json"
+        self._before: dict[str, str] = {}
+        self._now: dict[str, str] = {}
+        if self._keeps:
+            with suppress(OSError, ValueError):
+                found = json.loads(self._file.read_text(encoding="utf-8"))
+                self._before = found if isinstance(found, dict) else {}
+
+    def key(self, source: ImageSource) -> str | None:
+        """Returns by what an image is remembered; None where it cannot be, such as a file that is not there."""
+        if not self._keeps:
+            return None
+        try:
+            lasting = source.lasting_identity
+        except (ImageReadError, OSError):
+            return None
+        return None if lasting is None else _digest((glimpse.__version__, type(source).__qualname__, lasting))
+
+    def found(self, key: str | None) -> str | None:
+        """Returns what was found of an image; None if nothing is known."""
+        if key is None or key not in self._before:
+            return None
+        self._now[key] = self._before[key]
+        return self._before[key]
+
+    def keep(self, key: str | None, found: str) -> None:
+        """Notes what was found of an image."""
+        if key is not None:
+            self._now[key] = found
+
+    def save(self) -> None:
+        """Writes what is known of the images that were asked about, unless the file holds it already."""
+        if self._keeps and self._now != self._before:
+            with suppress(OSError, WriteError):
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(self._file, json.dumps(self._now))
+
+
+def _digest(value: Hashable) -> str:
+    return hashlib.sha256(repr(value).encode("utf-8", "surrogateescape")).hexdigest()[:24]

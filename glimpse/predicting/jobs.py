@@ -1,0 +1,191 @@
+"""Jobs of submitit that read cases: an array on Slurm, or processes of this machine.
+
+Each job reads its share of the images and then what is missing of all others. A job that is preempted or runs out of
+time is put into the queue again, and goes on with the cases that are not written yet.
+"""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from glimpse.errors import SettingsError
+from glimpse.predicting.actors import library
+from glimpse.predicting.claims import BEAT, STALE, Claims
+from glimpse.predicting.hand import ELSEWHERE, FAILED, KNOWN, READ, Named, Outcome, OwnHand
+from glimpse.predicting.inputs import Item
+from glimpse.predicting.order import Order
+from glimpse.predicting.outputs import FAILURES, RECORDS
+from glimpse.predicting.work import Work
+from glimpse.runs.stopping import Stopping
+from glimpse.settings.terminal import printable
+
+LOGS = "jobs"  # the folder of their logs, in the output folder
+_POLL = 1.0  # seconds between two looks at what jobs have written
+_END = 20.0  # seconds that jobs have to end when all is read
+_MINUTES = 24 * 60  # submitit's own limit is 5
+_TIMES = 2  # so often jobs are started: a second time for what those that have died have left behind
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What a job does: a part of the images first, then what is missing of the others.
+
+    Attributes:
+        order: what it reads with.
+        part: which part, and of how many.
+        moment: what has failed since then is not tried again.
+    """
+
+    order: Order
+    part: tuple[int, int]
+    moment: float
+
+    def __call__(self) -> dict[str, int]:
+        """Returns how many cases it has read, and how many had been read before."""
+        work = Work(self.order.hand(), self.order.manifest("/".join(map(str, self.part))))
+        return work.help(self.order.items, self.part, self.moment).counts
+
+    def checkpoint(self) -> Any:
+        """Returns what the job is to do when it runs again: the same, since all that it has read is written."""
+        return library("submitit", "slurm", "submitit").helpers.DelayedSubmission(self)
+
+
+class Jobs:
+    """Reads cases with jobs of submitit.
+
+    Args:
+        order: what each job reads with.
+        own: this process's part of the output folder.
+        workers: how many jobs.
+        options: `cluster`, "slurm" or "local" (by default Slurm where it is installed); everything else is given to
+            submitit's `update_parameters`, such as `timeout_min`, `mem_gb` and `slurm_partition`.
+
+    Raises:
+        MissingExtraError: submitit is not installed.
+        SettingsError: submitit does not know an option, or there is no such cluster.
+    """
+
+    def __init__(self, order: Order, own: OwnHand, workers: int, options: Mapping[str, Any]) -> None:
+        submitit = library("submitit", "slurm", "submitit")
+        self._order, self._outputs, self._workers = order.absolute, own.outputs, workers
+        self._claims: Claims = own.claims
+        self._jobs: list[Any] = []
+        given = {"timeout_min": _MINUTES, "cpus_per_task": 2, "name": "glimpse-predict", **options}
+        if order.device.startswith("cuda"):
+            given = {"gpus_per_node": 1, **given}
+        cluster = given.pop("cluster", None)
+        folder = Path(self._order.folder) / LOGS
+        try:
+            self._executor = submitit.AutoExecutor(folder, cluster=cluster)
+            self._executor.update_parameters(**given)
+        except (NameError, ValueError, TypeError, AssertionError, RuntimeError) as error:
+            raise SettingsError(f"jobs={dict(options)}: submitit refuses this: {error}") from error
+
+    def start(self) -> None:
+        """Does nothing: jobs are started when it is known what is missing."""
+
+    def stop(self) -> None:
+        """Cancels jobs that have not ended."""
+        for job in self._jobs:
+            if not self._done(job):
+                job.cancel(check=False)
+
+    def outcomes(
+        self, items: Sequence[Named], moment: float, stopping: Stopping
+    ) -> Iterator[tuple[Item, str, Outcome]]:
+        """Yields what becomes of each item, as jobs write their files (see `Hands.outcomes`)."""
+        missing: dict[str, Item] = {}
+        for item, name in items:
+            if self._outputs.is_done(item, name):
+                yield item, name, Outcome(KNOWN)
+            else:
+                missing[name] = item
+        for attempt in range(_TIMES):
+            if not missing or stopping.asked is not None:
+                break
+            if attempt:
+                self._await_claims(missing, stopping)
+            self._submit(min(self._workers, len(missing)), moment)
+            ended = False
+            while missing and not ended and stopping.asked is None:
+                time.sleep(_POLL)
+                ended = all(map(self._done, self._jobs))  # before the last look at what they have written
+                for name, outcome in self._written(missing, moment):
+                    yield missing.pop(name), name, outcome
+            self._await_end(stopping)
+            self._tell_failures()
+        if stopping.asked is None:
+            for name, item in missing.items():
+                holder = self._claims.holder(name)
+                yield item, name, Outcome(ELSEWHERE, holder or f"jobs that have ended ({self._outputs.folder / LOGS})")
+
+    def _done(self, job: Any) -> bool:
+        """Tells whether a job has ended; Slurm is asked as often as submitit thinks fit, this machine each time."""
+        return bool(job.done(force_check=self._executor.cluster == "local"))
+
+    def _submit(self, count: int, moment: float) -> None:
+        """Starts jobs; where nothing is there to ask for them, the message says what submitit said."""
+        try:
+            with self._executor.batch():
+                self._jobs = [self._executor.submit(_Share(self._order, (i + 1, count), moment)) for i in range(count)]
+        except Exception as error:  # what comes of calling sbatch
+            raise SettingsError(f"The jobs could not be submitted: {' '.join(str(error).split())}") from error
+
+    def _written(self, missing: Mapping[str, Item], moment: float) -> Iterator[tuple[str, Outcome]]:
+        """Yields the missing cases that have been written since, and what became of them."""
+        for name in self._names(RECORDS) & missing.keys():
+            if self._outputs.record(name) is not None:
+                yield name, Outcome(READ)
+        for name in self._names(FAILURES) & missing.keys():
+            if self._outputs.failed_since(name, moment):
+                told = self._outputs.failure(name)
+                yield name, Outcome(FAILED, f"{told['slide_id']}: {told['reason']}" if told else name)
+
+    def _names(self, room: str) -> set[str]:
+        try:
+            with os.scandir(self._outputs.folder / room) as files:
+                return {one.name.removesuffix(".json") for one in files if one.name.endswith(".json")}
+        except FileNotFoundError:
+            return set()
+
+    def _await_end(self, stopping: Stopping) -> None:
+        """Waits a little for jobs that are about to end, since all is read, not for those that never began."""
+        until = time.monotonic() + _END
+        while stopping.asked is None and time.monotonic() < until and not all(map(self._done, self._jobs)):
+            time.sleep(_POLL / 5)
+
+    def _await_claims(self, missing: Mapping[str, Item], stopping: Stopping) -> None:
+        """Waits until nobody has claimed any of these cases, as processes that were killed on other machines have."""
+        until = time.monotonic() + STALE + 2 * BEAT
+        while stopping.asked is None and time.monotonic() < until:
+            self._claims.sweep()
+            if not any(self._claims.holder(name) for name in missing):
+                return
+            time.sleep(_POLL)
+
+    def _tell_failures(self) -> None:
+        for job in self._jobs:
+            if not self._done(job):
+                continue
+            if not job.paths.result_pickle.exists():  # asking submitit for it would take a quarter of a minute
+                reason = "it was killed, such as for its memory."
+            elif (error := job.exception()) is not None:
+                reason = _reason(str(error))
+            else:
+                continue
+            text = f"glimpse: job {job.job_id} has ended too early: {reason} Its log: {job.paths.stderr}"
+            tqdm.write(printable(text), file=sys.stderr)
+
+
+def _reason(text: str) -> str:
+    """Returns the line of submitit's message that says why a job has ended: the error in a traceback, or the first."""
+    lines = text.strip().splitlines() or ["it says no more"]
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Exit|Interrupt)\b", line)]
+    return errors[-1] if errors and "Traceback" in text else lines[0]

@@ -1,0 +1,118 @@
+"""What `glimpse predict` was asked for, in texts and numbers that can be sent to other processes."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from glimpse.errors import EvaluationError
+from glimpse.predicting.agent import Agent, load
+from glimpse.predicting.hand import OwnHand
+from glimpse.predicting.inputs import Item, find_items
+from glimpse.predicting.manifest import Manifest, digest_of, model_facts
+from glimpse.predicting.outputs import Form, Outputs
+
+
+@dataclass(frozen=True)
+class Order:
+    """Models, images, and how results are written.
+
+    Attributes:
+        models: run folders.
+        inputs: folders, CSVs and images.
+        folder: the output folder.
+        max_glimpses: budget of each case; None for each run's own.
+        form: how results are written.
+        device: the device on which networks compute.
+    """
+
+    models: tuple[str, ...]
+    inputs: tuple[str, ...]
+    folder: str
+    max_glimpses: int | None = None
+    form: Form = field(default_factory=Form)
+    device: str = "cpu"
+
+    @property
+    def absolute(self) -> "Order":
+        """The same with absolute paths, for processes that work elsewhere."""
+        models, inputs = (
+            tuple(os.path.abspath(os.path.expanduser(one)) for one in paths) for paths in (self.models, self.inputs)
+        )
+        return replace(self, models=models, inputs=inputs, folder=os.path.abspath(self.folder))
+
+    @cached_property
+    def agents(self) -> list[Agent]:
+        """The agents of the runs.
+
+        Raises:
+            CheckpointError: there is no complete run.
+            EvaluationError: they read other images, or predict something else, than the first one.
+        """
+        agents = [load(run, device=self.device) for run in self.models]
+        _check_together(agents)
+        return agents
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """The images (see `glimpse.predicting.inputs.find_items`)."""
+        return find_items(self.inputs, self.agents[0].modality, without=Path(self.folder))
+
+    @cached_property
+    def budgets(self) -> list[int]:
+        """The budget of each agent."""
+        return [agent.budget if self.max_glimpses is None else self.max_glimpses for agent in self.agents]
+
+    @cached_property
+    def _facts(self) -> list[dict[str, str]]:
+        return [model_facts(agent.folder) for agent in self.agents]
+
+    @cached_property
+    def _made(self) -> dict[str, Any]:
+        checksums = [{name: value for name, value in one.items() if name != "run"} for one in self._facts]
+        return {"models": checksums, "max_glimpses": self.budgets, **asdict(self.form)}
+
+    def manifest(self, shard: str | None) -> Manifest:
+        """Returns the manifest of the output folder.
+
+        Args:
+            shard: the part of the images that this process has, such as "1/4"; None for all.
+
+        Raises:
+            EvaluationError: the folder holds predictions that were made otherwise.
+        """
+        given = {"model": [one["run"] for one in self._facts], "input": list(self.inputs)}
+        asked = {**given, "max_glimpses": self.max_glimpses, **asdict(self.form), "device": self.device}
+        manifest = Manifest(Path(self.folder), self._made, asked, shard)
+        manifest.check()
+        return manifest
+
+    def hand(self) -> OwnHand:
+        """Returns who reads cases in this process.
+
+        Raises:
+            WriteError: the output folder cannot be made.
+        """
+        outputs = Outputs(Path(self.folder), self.form, digest_of(self._made), _names(self.agents))
+        return OwnHand(self.agents, self.budgets, outputs)
+
+
+def _check_together(agents: Sequence[Agent]) -> None:
+    """Finds out, before any image is read, whether all runs say how images are read, and predict the same."""
+    for one in agents:
+        one.modality, one.task, one.views, one.threads  # noqa: B018 - each says what is wrong with the run
+    first = agents[0]
+    for other in agents[1:]:
+        if other.task != first.task or other.modality.name != first.modality.name:
+            raise EvaluationError(
+                f"{first.folder} and {other.folder} cannot answer together: they predict other things, or read other "
+                "images. Give models of one task."
+            )
+
+
+def _names(agents: Sequence[Agent]) -> list[str]:
+    """Returns the names of the run folders, with a number where several are called the same."""
+    names = [agent.folder.resolve().name for agent in agents]
+    return [f"{name}-{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]

@@ -1,0 +1,170 @@
+"""Predictions by actors of Ray and jobs of submitit: the same files as one process writes, also when workers die."""
+
+import os
+import re
+import signal
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glimpse.errors import MissingExtraError, SettingsError
+from glimpse.predict import predict
+from glimpse.predicting.hand import Outcome
+from glimpse.predicting.inputs import Item
+from glimpse.predicting.order import Order
+from tests.predictions import command, contents, untrained_run, write_slide
+
+COUNT, BROKEN = 6, 2
+ENGINES = [
+    pytest.param(name, marks=pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed"))
+    for name in ("submitit", "ray")
+]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    own = ("experiment=smoke", "env.make.glimpse_size=64", "env.make.glimpse_extents=[64um]")
+    return untrained_run(tmp_path_factory.mktemp("runs") / "one", *own, f"env.cohort.path={tiny_slides}")
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("slides")
+    for i in range(COUNT):
+        path = write_slide(folder / f"site-{i % 2}" / f"slide-{i}.svs", i)
+        if i < BROKEN:
+            path.write_bytes(path.read_bytes()[: 40_000 if i else 10])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(run: Path, slides: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What one process writes."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert len(predict(run, slides, folder).done.failed) == BROKEN
+    return contents(folder)
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in contents(folder).items() if not name.startswith("jobs/")}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_writes_what_one_process_does(
+    engine: str, run: Path, slides: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    words = [f"model={run}", f"input={slides}", f"output={tmp_path}", f"engine={engine}", "workers=2"]
+    words += ["jobs={cluster: local}"] if engine == "submitit" else []
+    process = command(*words)
+    shown, said = process.communicate()
+    assert process.returncode == 1, said  # some cases have failed
+    assert f"{COUNT - BROKEN} of {COUNT} cases" in shown and f"Failed: {BROKEN}" in shown
+    assert said.count("glimpse: failed: ") == BROKEN
+    assert written(tmp_path) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+def test_a_case_of_which_actors_die_fails_and_the_others_are_read(
+    run: Path, slides: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from glimpse.predicting import actors
+
+    class Mortal:
+        def __init__(self, order: Order) -> None:
+            self._hand = order.hand()
+
+        def ready(self) -> None:
+            pass
+
+        def read(self, item: Item, name: str, moment: float) -> Outcome:
+            if item.id.endswith("slide-5") or (item.id.endswith("slide-4") and not (tmp_path / "died").exists()):
+                with self._hand.claims.taken(name):
+                    (tmp_path / "died").touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return self._hand.one(item, name, moment)
+
+    monkeypatch.setattr(actors, "_Reader", Mortal)
+    done = predict(run, slides, tmp_path / "out", engine="ray", workers=2).done
+    assert sorted(done.failed) == ["site-0/slide-0", "site-1/slide-1", "site-1/slide-5"]
+    kept = {name: content for name, content in whole.items() if "slide-5" not in name and "/" in name}
+    there = contents(tmp_path / "out")
+    assert kept == {name: content for name, content in there.items() if "slide-5" not in name and "/" in name}
+    assert b"2 workers have ended while they read it" in there["failures.csv"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
+def test_jobs_that_are_killed_or_preempted_lose_nothing(
+    run: Path, slides: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from submitit.local.local import LocalJob
+
+    from glimpse.predicting.jobs import Jobs
+
+    told, submit = list[str](), Jobs._submit
+
+    def disturbed(self: Jobs, count: int, moment: float) -> None:
+        submit(self, count, moment)
+        if told:  # the second time, for what is left
+            told.append(f"{count} more")
+            return
+        for job, number in zip(self._jobs, (signal.SIGKILL, signal.SIGUSR2), strict=True):
+            assert isinstance(job, LocalJob)
+            task = child_of(job._process.pid)
+            os.kill(task, number)
+            told.append(signal.Signals(number).name)
+
+    monkeypatch.setattr(Jobs, "_submit", disturbed)
+    predicted = predict(run, slides, tmp_path, engine="submitit", workers=2, jobs={"cluster": "local"})
+    assert told[:2] == ["SIGKILL", "SIGUSR2"] and not predicted.lost
+    assert (predicted.done.read, len(predicted.done.failed)) == (COUNT - BROKEN, BROKEN)
+    assert written(tmp_path) == whole
+    logs = "".join(path.read_text() for path in (tmp_path / "jobs").glob("*_log.out"))
+    assert "Requeued job" in logs
+
+
+def child_of(process: int) -> int:
+    """The child of a process that handles the signal of preemption already."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+            status = Path(f"/proc/{child}/status").read_text()
+            caught = int(status.split("SigCgt:")[1].split()[0], 16)
+            if caught >> (signal.SIGUSR2 - 1) & 1:
+                return int(child)
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"engine": "dask"}, "Expected engine as one of ray, submitit, got 'dask'"),
+        ({"workers": 2}, "workers is of an engine"),
+        ({"engine": "ray", "shard": "1/2"}, "leave out shard, or engine"),
+        ({"engine": "ray", "workers": 0}, "workers"),
+        ({"engine": "ray", "jobs": {"cluster": "local"}}, "jobs is of engine=submitit"),
+        ({"engine": "submitit", "jobs": {"cluster": "lokal"}}, "submitit refuses this"),
+        ({"engine": "submitit", "jobs": {"cluster": "local", "slurm_partitions": "gpu"}}, "slurm_partitions"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    run: Path, slides: Path, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        predict(run, slides, tmp_path, **options)
+    assert not list(tmp_path.glob("cases/*"))
+
+
+@pytest.mark.parametrize(("engine", "extra"), [("ray", "ray"), ("submitit", "slurm")])
+def test_an_engine_that_is_not_installed_names_its_extra(
+    run: Path, slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, engine, None)
+    with pytest.raises(MissingExtraError, match=re.escape(f'pip install "glimpse-rl[{extra}]"')):
+        predict(run, slides, tmp_path, engine=engine)
