@@ -25,7 +25,7 @@ from glimpse.learning.looking import Worth
 from glimpse.networks.blind import RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct, Episodes, Glimpses
-from glimpse.ranks.sharing import declared, follow_longest, of_all, share_of, total
+from glimpse.ranks.sharing import declared, of_all, share_of, total
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.settings.options import option_names, refuse_unknown, sorted_into
 from glimpse.spaces import ActionLayout
@@ -250,7 +250,6 @@ class GlimpseAlgorithm(SavedAgent):
         played = self._play(env, callback, lanes, grouped, budget)
         if played is None:
             return False
-        follow_longest(sum(wave.reward.shape[1] for wave in played))
         self.extra = self._look_elsewhere(env, lanes, grouped)
         self.num_timesteps = before + self.steps_per_update
         self.episodes, self.drawn = regrouped(join(played), each // grouped), torch.from_numpy(cases)

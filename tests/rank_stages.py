@@ -1,6 +1,6 @@
 """Every stage of a training on small images in float64: what several ranks, and one by itself, end with.
 
-    python -m tests.rank_stages <file>     in each of several processes, with what torchrun sets in the environment
+python -m tests.rank_stages <file>     in each of several processes, with what torchrun sets in the environment
 """
 
 import sys

@@ -162,23 +162,6 @@ def _own(order: Tensor, count: int) -> Tensor:
     return order[(order >= share.start) & (order < share.stop)] - share.start
 
 
-def follow_longest(drawn: int) -> None:
-    """Goes on with the global random generators of the rank that has drawn the most: so would one process by itself."""
-    if ranks().size == 1:
-        return
-    counts = gathered(torch.tensor([drawn])).tolist()
-    if len(set(counts)) == 1:
-        return
-    source = counts.index(max(counts))
-    state = torch.get_rng_state()
-    together(lambda: dist.broadcast(state, source))
-    torch.set_rng_state(state)
-    if torch.cuda.is_initialized():
-        state = torch.cuda.get_rng_state()
-        together(lambda: dist.broadcast(state, source))
-        torch.cuda.set_rng_state(state)
-
-
 class Dropout(nn.Dropout):
     """Dropout whose masks are drawn for the rows of all ranks."""
 
