@@ -2,8 +2,8 @@
 
 python -m benchmarks.ranks
 
-The three trainings make the same updates on the same cases, one training after another. Reading and encoding what a stage
-learns from belong to it; validation and report are left out.
+The three trainings make the same updates on the same cases, one training after another. Reading and encoding what a
+stage learns from belong to it; validation and report are left out. The encoder has to be one that is trained.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from benchmarks.common import QUICK, ROOT, Benchmark, Row, figure, parser, setting, table
+from benchmarks.common import QUICK, QUICK_CASES, ROOT, Benchmark, Row, figure, parser, setting, table
 
 NAME = "ranks"
 WAYS = ((1, 1), (1, 2), (2, 1))  # processes, and threads of each
@@ -23,7 +23,7 @@ _STEPS = ("pretrain.steps=60", "warm_up.steps=300", "joint.updates=20")
 
 def options() -> argparse.ArgumentParser:
     made = parser(NAME, __doc__)
-    made.add_argument("--env", default="wsi", help="environment (default: wsi)")
+    made.add_argument("--env", default="relations", help="environment (default: relations)")
     made.add_argument("--overrides", nargs="+", default=[], help="of the trainings, such as joint.updates=40")
     return made
 
@@ -44,8 +44,13 @@ def measure(bench: Benchmark, processes: int, threads: int) -> Row:
     many = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     fixed = [f"env={bench.options.env}", *_STEPS, "joint.validate_every=0", "features_cache=null", f"threads={threads}"]
     fixed += [f"device={bench.options.device}", "report.readers=[]", "report.pictures=0", "report.calibrate=false"]
-    overrides = [*fixed, *(QUICK if bench.options.quick else ()), *bench.options.overrides, setting("run", folder)]
-    print(f"\n{NAME}: {processes} processes with {threads} threads each", flush=True)
+    overrides = [
+        *fixed,
+        *((*QUICK, *QUICK_CASES) if bench.options.quick else ()),
+        *bench.options.overrides,
+        setting("run", folder),
+    ]
+    print(f"\n{NAME}: processes: {processes}, threads of each: {threads}", flush=True)
     told = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     ended = subprocess.run([sys.executable, *many, "-m", "glimpse.train", *overrides], cwd=ROOT, env=told)
     if ended.returncode:

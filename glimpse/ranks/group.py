@@ -82,7 +82,8 @@ def taking_part(device: Any = "cpu") -> Iterator[Group]:
         return
     import torch.distributed as dist
 
-    group = Group(*(int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    rank, size, local = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    group = Group(rank, size, local)
     on_gpu = str(device).startswith("cuda")
     if on_gpu:
         _take_gpu(str(device), group)

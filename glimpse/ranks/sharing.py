@@ -203,20 +203,20 @@ def totals(logs: Mapping[str, float]) -> dict[str, float]:
 
 def over_all(rows: Tensor) -> Tensor:
     """Returns the rows of all ranks in a shared step, in order, and passes gradients on to the own ones."""
-    return rows if _share() is None else _Gather.apply(rows)  # type: ignore[no-any-return, no-untyped-call]
+    return rows if _share() is None else _Gather.apply(rows)
 
 
 class _Gather(torch.autograd.Function):
     """Joins the rows of all ranks; the gradient of the own ones is the sum over all ranks."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
         parts = _parts(rows)
         ctx.start, ctx.count = sum(map(len, parts[: ranks().rank])), len(rows)
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         summed = gradient.contiguous().clone()
         together(lambda: dist.all_reduce(summed))
         return summed[ctx.start : ctx.start + ctx.count]

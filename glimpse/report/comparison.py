@@ -312,10 +312,10 @@ class _Kept:
         part = range(share.start, share.stop)
         read = zip(part, reader.each(cases, trace=True, part=part), strict=True)
         own = [self._seen(number, one, calibrated(one, temperature), cases[number]) for number, one in read]
-        readings, drawn, records = ([one[column] for one in everyones(own)] for column in range(3))
-        self._drawn = [one for one in drawn if one is not None]
-        self._records = [one for one in records if one is not None]
-        return readings
+        found = everyones(own)
+        self._drawn = [drawn for _, drawn, _ in found if drawn is not None]
+        self._records = [record for _, _, record in found if record is not None]
+        return [reading for reading, _, _ in found]
 
     def _seen(
         self, number: int, reading: Reading, shown: Reading, case: Case

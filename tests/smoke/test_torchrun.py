@@ -53,7 +53,7 @@ def test_a_killed_rank_ends_the_other_and_the_run_goes_on_with_one(tiny_slides: 
     assert "torchrun --nproc-per-node=2 -m glimpse.train resume=run" in said
     done = reached(tmp_path / "run")
     going_on = started(tmp_path, "-m", "glimpse.train", "resume=run", f"joint.updates={done + 2}", *SMALL)
-    output, said = going_on.communicate(timeout=120)
+    said = going_on.communicate(timeout=120)[1]
     assert going_on.returncode == 0, said
     assert reached(tmp_path / "run") == done + 2
     assert set(json.loads((tmp_path / "run" / "metrics.json").read_text())["readers"]) == {"ppo", "random"}
