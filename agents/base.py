@@ -25,6 +25,7 @@ from glimpse.learning.looking import Worth
 from glimpse.networks.blind import RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct, Episodes, Glimpses
+from glimpse.ranks.sharing import declared, of_all, share_of, total
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.settings.options import option_names, refuse_unknown, sorted_into
 from glimpse.spaces import ActionLayout
@@ -146,6 +147,12 @@ class GlimpseAlgorithm(SavedAgent):
         """Number of time steps per update; pass `updates * steps_per_update` to `learn` as `total_timesteps`."""
         return self.rollouts.episodes * (self.rollouts.budget + 1)
 
+    @property
+    def own_episodes(self) -> int:
+        """How many episodes of a rollout this process plays: all, or its share (see `glimpse.ranks.sharing`)."""
+        share = share_of(self.rollouts.cases_per_rollout)
+        return (share.stop - share.start) * self.rollouts.rollouts_per_case
+
     # ------------------------------------------------------------------------------------------ setting up
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
@@ -210,11 +217,10 @@ class GlimpseAlgorithm(SavedAgent):
             raise SettingsError(f"{type(self).__name__} needs an environment to learn: call set_env(), or pass env=.")
 
     def _check_lanes(self, lanes: int) -> None:
-        if self.rollouts.episodes % lanes:
+        if self.own_episodes % lanes:
             raise SettingsError(
                 f"A rollout of {self.rollouts.cases_per_rollout} cases x {self.rollouts.rollouts_per_case} rollouts = "
-                f"{self.rollouts.episodes} episodes does not divide among {lanes} environments; use a number of "
-                "environments that divides it."
+                f"{self.own_episodes} episodes does not divide among {lanes} environments; use a divisor."
             )
 
     def override(self) -> nn.Module | None:
@@ -231,8 +237,12 @@ class GlimpseAlgorithm(SavedAgent):
         """
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
+        with declared(share_of(self.rollouts.cases_per_rollout)):
+            return self._collect(env, callback)
+
+    def _collect(self, env: VecEnv, callback: BaseCallback) -> bool:
         each = self.rollouts.rollouts_per_case
-        cases = self._next_cases()
+        cases = self._next_cases()[share_of(self.rollouts.cases_per_rollout).own]
         lanes = np.repeat(cases, each).reshape(-1, env.num_envs)
         grouped = each if env.num_envs % each == 0 else 1
         budget, before = self._draw_budget(), self.num_timesteps
@@ -295,7 +305,7 @@ class GlimpseAlgorithm(SavedAgent):
         return most if least is None else int(self.random.integers(least, most + 1))
 
     def _next_cases(self) -> np.ndarray:
-        """Returns the next cases of a shuffled pass through the cohort; after one pass the next begins."""
+        """Returns the next cases of a shuffled pass through the cohort, and then of the next pass."""
         count = self.rollouts.cases_per_rollout
         while len(self.queue) < count:
             self.queue.extend(int(case) for case in self.random.permutation(self.n_cases))
@@ -308,14 +318,17 @@ class GlimpseAlgorithm(SavedAgent):
             raise RuntimeError("train() needs a rollout: call learn(), or collect_rollouts() first.")
         rate = self.lr_schedule(self._current_progress_remaining)
         worth = None if self.worth is None else self.worth.of_cases(self.drawn)
-        logs = self.learner.update(self.episodes, self.extra, rate, self.conduct, worth)
+        with declared(share_of(self.rollouts.cases_per_rollout)):
+            logs = self.learner.update(self.episodes, self.extra, rate, self.conduct, worth)
+            means = self.episodes.reward.sum(1).mean(), self.episodes.length.float().mean()
+            played = [total(of_all(one)).item() for one in means]
         self.updates += 1
         self.logger.record("train/learning_rate", rate)
         for name, value in logs.items():
             self.logger.record(f"train/{name}", value)
         self.logger.record("train/updates", self.updates, exclude="tensorboard")
-        self.logger.record("rollout/return", self.episodes.reward.sum(1).mean().item())
-        self.logger.record("rollout/glimpses", self.episodes.length.float().mean().item())
+        self.logger.record("rollout/return", played[0])
+        self.logger.record("rollout/glimpses", played[1])
         if self._log_due:
             self.write_logs()
 
@@ -379,15 +392,5 @@ class GlimpseAlgorithm(SavedAgent):
         self.random.bit_generator.state = meta["random"]
 
     def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            "_given",
-            "conduct",
-            "drawn",
-            "episodes",
-            "extra",
-            "learner",
-            "task",
-            "view",
-            "worth",
-        ]
+        own = ["_given", "conduct", "drawn", "episodes", "extra", "learner", "task", "view", "worth"]
+        return [*super()._excluded_save_params(), *own]

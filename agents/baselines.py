@@ -13,6 +13,7 @@ from glimpse.errors import SettingsError
 from glimpse.learning.averaging import Average
 from glimpse.networks.blind import GridLocator, RandomLocator
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.ranks.sharing import align, share_of
 from glimpse.settings.progress import silent
 
 _DECAY = 0.98  # of the running average of parameters, as in the joint stage
@@ -108,7 +109,9 @@ def train_overview(
             f"A policy that answers from the overview alone must see it: expected overview_dropout 0, got "
             f"{policy.overview_dropout}."
         )
-    env, device = lanes(cases_per_rollout), policy.device
+    align([policy])
+    share = share_of(cases_per_rollout)
+    env, device = lanes(share.stop - share.start), policy.device
     model = _UnplayedOverview(policy, env, learning_rate, seed=seed, device=device, cases_per_rollout=cases_per_rollout)
     model.set_logger(Logger(None, []))
     highest = validate(policy) if validate is not None else None

@@ -25,6 +25,8 @@ from glimpse.agents.tiles import blocks, foreground_tiles, read_tiles, tile_loca
 from glimpse.cohort import Case
 from glimpse.errors import SettingsError
 from glimpse.geometry import Extent
+from glimpse.ranks.group import everyones, once
+from glimpse.ranks.sharing import share_of
 from glimpse.reading.playing import compute_threads
 from glimpse.reading.readers import FULL_SCAN
 from glimpse.reading.records import Reading
@@ -176,7 +178,10 @@ class FullScan:
 
     # ------------------------------------------------------------------------------------------ embedding
     def bags(self, cases: Sequence[Case], progress: bool = False) -> list[Bag]:
-        """Returns the embedded patches of cases; if the folder has them already, they are loaded."""
+        """Returns the embedded patches of cases; if the folder has them already, they are loaded.
+
+        Processes that train together all call it; each embeds its share, and all have all patches.
+        """
         probe = self._probe(cases[0].source)
         meta = {"slides": [case.id for case in cases], "views": repr(self.views), "zoom": 0}
         path = self.folder / f"full_scan-{cases[0].split or 'cases'}.safetensors" if self.folder else None
@@ -188,10 +193,11 @@ class FullScan:
         workers = ThreadPoolExecutor(self.threads + encoders, thread_name_prefix="full-scan")
         with compute_threads(1), workers as pool:  # each worker encodes with one thread
             title, shown = f"full scan ({cases[0].split or 'cases'})", progress or self.progress
-            bar = tqdm(total=len(cases), desc=title, unit="case", disable=silent(shown))
-            made = halved(list(self._bags([case.source for case in cases], pool, bar.update)))
+            own = cases[share_of(len(cases)).own]
+            bar = tqdm(total=len(own), desc=title, unit="case", disable=silent(shown))
+            made = halved(everyones(list(self._bags([case.source for case in own], pool, bar.update))))
         if path is not None:
-            keep(path, meta, probe, made)
+            once(lambda: keep(path, meta, probe, made))
         return made
 
     def _bags(

@@ -22,6 +22,8 @@ from glimpse.agents.returns import (
 from glimpse.learning.looking import WideLooks, Worth
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses
+from glimpse.ranks.group import ranks
+from glimpse.ranks.sharing import add_gradients, declared, of_all, own_order, share_of_part, totals
 from glimpse.tasks import Task
 
 Record = TypeVar("Record", Episodes, Glimpses, Glimpses | None)
@@ -130,16 +132,18 @@ class Learner:
     ) -> Iterator[Minibatch]:
         """Yields the rollout in parts of whole cases, in a random order."""
         device = self.policy.device
-        order = torch.randperm(len(episodes.overview))
-        for cases in order.chunk(self.updates.minibatches):
-            if self.updates.minibatches == 1:  # avoids copying all glimpses
-                yield Minibatch(_to(episodes, device), _to(extra, device), credit, worth)
-                continue
+        order, count = own_order(len(episodes.overview)), self.updates.minibatches
+        if count == 1:  # avoids copying all glimpses
+            yield Minibatch(_to(episodes, device), _to(extra, device), credit, worth)
+            return
+        alone = ranks().size == 1
+        for number, cases in enumerate(order.chunk(count) if alone else order.tensor_split(count)):
             rows = (cases[:, None] * episodes.rollouts + torch.arange(episodes.rollouts)).flatten()
             more = None if extra is None else extra.of_rows(rows)
             part = None if credit is None else credit.of_rows(rows)
             looks = None if worth is None else worth.of_cases(cases)
-            yield Minibatch(_to(episodes.of_cases(cases), device), _to(more, device), part, looks)
+            with declared(share_of_part(self.rollouts.cases_per_rollout, count, number)):
+                yield Minibatch(_to(episodes.of_cases(cases), device), _to(more, device), part, looks)
 
     def _step(self, minibatch: Minibatch, conduct: Conduct) -> dict[str, float]:
         episodes, extra, credit, worth = minibatch
@@ -150,11 +154,12 @@ class Learner:
         loss = self.loss(episodes, evaluation, credit)
         first, wide = evaluation.first_logits, _wide_looks(episodes, evaluation)
         if worth is not None and first is not None:
-            look = worth.loss(first, wide)
+            look = of_all(worth.loss(first, wide))
             loss = loss + Loss(self.losses.look_coef * look, {"look": look.item()})
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         loss.value.backward()
+        add_gradients(optimizer)
         # The encoder's gradient can be a hundred times larger than the rest, so both are clipped separately.
         groups = [group["params"] for group in optimizer.param_groups]
         norm = torch.stack([nn.utils.clip_grad_norm_(group, self.updates.max_grad_norm) for group in groups]).norm()
@@ -163,7 +168,7 @@ class Learner:
             if worth is not None and first is not None and worth.inner:
                 locator: Any = self.policy.locator
                 locator.follow_levels(worth.moments(first, wide))
-        return {**loss.logs, "loss": loss.value.item(), "gradient_norm": norm.item()}
+        return {**totals({**loss.logs, "loss": loss.value.item()}), "gradient_norm": norm.item()}
 
     # ------------------------------------------------------------------------------------------ the losses
     def credit(self, episodes: Episodes) -> Credit | None:
@@ -178,7 +183,7 @@ class Learner:
         """Returns the task's loss of last answers, plus weighted losses of all answers and of single glimpses."""
         answered, read = episodes.answered, episodes.read
         every = self.task.loss(evaluation.prediction, _along(episodes.target, answered))
-        last = every.gather(1, episodes.length[:, None])[:, 0].mean()
+        last = of_all(every.gather(1, episodes.length[:, None])[:, 0].mean())
         prefixes = masked_mean(every, answered)
         single = self.task.loss(evaluation.glimpse_prediction, _along(episodes.target, read))
         glimpse = masked_mean(single, read)
@@ -188,7 +193,7 @@ class Learner:
         if evaluation.extra_prediction is None:
             return loss
         extra = evaluation.extra_prediction
-        more = self.task.loss(extra, _along(episodes.target, extra[..., 0])).mean()
+        more = of_all(self.task.loss(extra, _along(episodes.target, extra[..., 0])).mean())
         return loss + Loss(more, {"supervised_extra": more.item()})
 
 

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from glimpse.ranks.sharing import gathered, total
+
 
 def gains(score: Float[Tensor, "batch step"], answered: Bool[Tensor, "batch step"]) -> Float[Tensor, "batch step"]:
     """Returns the gain in score of each answer over the answer before (0 before the first); 0 after the end."""
@@ -72,10 +74,14 @@ def standardised(
     advantage: Float[Tensor, "batch step"], decided: Bool[Tensor, "batch step"]
 ) -> Float[Tensor, "batch step"]:
     """Returns advantages divided by their standard deviation over all decisions, so that their scale is always 1."""
-    spread = advantage[decided].std() if int(decided.sum()) > 1 else advantage.new_tensor(1.0)
+    every = gathered(advantage[decided])  # of all ranks
+    spread = every.std() if len(every) > 1 else advantage.new_tensor(1.0)
     return (advantage / (spread + 1e-6)).masked_fill(~decided, 0.0)
 
 
 def masked_mean(values: Float[Tensor, "batch step"], mask: Bool[Tensor, "batch step"]) -> Float[Tensor, ""]:
-    """Returns the mean over the entries where `mask` is True; 0 if there are none."""
-    return (values * mask).sum() / mask.sum().clamp_min(1)
+    """Returns the mean over the entries where `mask` is True; 0 if there are none.
+
+    With several ranks, it is this one's part of the mean over all of them (see `glimpse.ranks.sharing`).
+    """
+    return (values * mask).sum() / total(mask.sum()).clamp_min(1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import NEVER, OWN_CONDUCT, Conduct, Decision, Episodes, Glimpses, WideGlimpses
+from glimpse.ranks.group import largest
 
 OnStep = Callable[[list[dict[str, Any]]], bool]
 
@@ -80,7 +81,8 @@ class EpisodePlayer:
         seen: list[Tensor] = []
         views = Views(self.policy, len(cases))
         targets: list[Any] = [None] * len(cases)
-        while alive.any():
+        going = bool(alive.any())
+        while going:
             decision = self.policy.decide(scene, state, torch.from_numpy(exhausted).to(device), conduct=conduct)
             observation, reward, done, infos = self._step(decision)
             for lane in np.flatnonzero(alive & (done | (len(steps) == 0))):
@@ -90,7 +92,8 @@ class EpisodePlayer:
             if not on_step([infos[lane] for lane in np.flatnonzero(alive & done)]):
                 return None
             alive = alive & ~done
-            if alive.any():
+            going = bool(largest(int(alive.any())))  # as one process does, ranks play until all episodes have ended
+            if going:
                 chosen = (decision.location, decision.cell, decision.zoom)
                 unchanged = None if self.view is None else torch.from_numpy(observation["glimpse"]).to(device)
                 state = self.policy.observe(state, torch.from_numpy(glimpse).to(device), *chosen, conduct, unchanged)

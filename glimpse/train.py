@@ -27,6 +27,8 @@ from glimpse.errors import SettingsError, UserError
 from glimpse.learning.allocator import keep_freed_memory
 from glimpse.learning.stages import STAGES, Stage, Training, restore_policy, seed_everything
 from glimpse.networks.feature_store import using
+from glimpse.ranks.group import agreed, alike, first, machine_by_machine, once, taking_part
+from glimpse.ranks.sharing import check_shared
 from glimpse.report.comparison import Report
 from glimpse.report.validation import validator
 from glimpse.runs.folder import Run, check_continues, settings_of
@@ -73,11 +75,17 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         UserError: something is wrong with the settings, the cohort or the run folder; the message says what to change.
             Settings are checked before the cohort is loaded.
     """
-    plan = planned(config, overrides)
+    with alike():
+        plan = planned(config, overrides)
+        _check_shares(plan.settings)
+    plan = replace(plan, settings={**plan.settings, "run": agreed(plan.settings["run"])})  # it may have the time in it
     settings = plan.settings
     seed_everything(settings["seed"], settings["threads"])
-    cohort = _cohort(settings)
-    plan.report.check_split(cohort)
+    with machine_by_machine():
+        cohort = _cohort(settings)
+    with alike():
+        plan.report.check_split(cohort)
+        check_shared("The training split", len(cohort.split("train")))
     settings = {**settings, "env": with_settled_task(settings["env"], cohort)}
     plan = replace(plan, settings=_weighing(settings, cohort))
     training = _prepare(plan, cohort)
@@ -98,7 +106,7 @@ def _run(plan: Plan, training: Training, cohort: Cohort) -> dict[str, Any]:
     best = run.checkpoint("best")
     device = str(training.policy.device)
     final = load(run.folder, f"checkpoints/{best.name}", device=device) if best.exists() else training.policy
-    save_policy(final, run.folder / POLICY_FILE)
+    once(lambda: save_policy(final, run.folder / POLICY_FILE))
     return plan.report.write(training, final, cohort)
 
 
@@ -134,6 +142,16 @@ def planned(config: DictConfig, overrides: Sequence[str] = ()) -> Plan:
         encoder.func.check_installed()
     check_sizes_and_network(settings["env"]["make"], settings["network"])
     return Plan(settings, stages, report)
+
+
+def _check_shares(settings: Mapping[str, Any]) -> None:
+    """Refuses steps of fewer cases or glimpses than there are processes to share them."""
+    algorithm = settings["joint"].get("algorithm") or {}
+    parts = max(1, int(algorithm.get("minibatches") or 1))
+    check_shared("pretrain.batch", settings["pretrain"].get("batch") or 0)
+    check_shared("warm_up.batch", settings["warm_up"].get("batch") or 0)
+    check_shared("agent.algorithm.cases_per_rollout", (algorithm.get("cases_per_rollout") or 0) // parts)
+    check_shared("report.overview.cases_per_rollout", settings["report"]["overview"].get("cases_per_rollout") or 0)
 
 
 def _check_values(settings: Mapping[str, Any]) -> None:
@@ -233,7 +251,7 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
     resume = settings["resume"]
     kept = {**settings, "resume": None}
     run = Run(resume or settings["run"], kept, resume=bool(resume), save_seconds=settings["save_seconds"])
-    if not (run.folder / SPLITS_FILE).exists():  # what was learned from must not change
+    if first() and not (run.folder / SPLITS_FILE).exists():  # what was learned from must not change
         cohort.write_splits(run.folder / SPLITS_FILE)
     threads = 1 if cases.stepped else settings["read_threads"] or 1
     return Training(run, policy, cases, lanes, viewable, seed, threads, settings["progress"])
@@ -242,7 +260,7 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
 def _one(config: DictConfig) -> None:
     """Trains once; launchers of Hydra find this function by its name, in whichever process they call it."""
     keep_freed_memory()
-    with in_one_line(), unread.named_at_the_end():
+    with in_one_line(), unread.named_at_the_end(), taking_part(config.get("device")):
         train(config, HydraConfig.get().overrides.task)
 
 

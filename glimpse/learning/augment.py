@@ -1,5 +1,6 @@
 """Random views of images, in 1, 2 and 3 dimensions: how they lie, and what colours and noise they have."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from glimpse.errors import SettingsError
 from glimpse.learning.colours import Colours, recoloured
+from glimpse.ranks.sharing import own_rows
 from glimpse.settings.options import at_least, option_names, sorted_into
 
 Draw = Callable[..., Tensor]
@@ -127,12 +129,15 @@ class Augment:
     def __call__(self, images: Tensor, generator: torch.Generator) -> Float[Tensor, "batch channel *size"]:
         self.check_channels(images.shape[1])
 
+        draw = functools.partial(torch.rand, generator=generator)
+
         def uniform(*shape: int) -> Tensor:
-            return (torch.rand(shape, generator=generator) * 2 - 1).to(images.device)
+            return (own_rows(draw, *shape) * 2 - 1).to(images.device)
 
         view = self._moved(images, uniform) if self.exact else self._interpolated(images, uniform)
         view = recoloured(view, self.colours, self.background, uniform)
-        return view + torch.randn(view.shape, generator=generator).to(images.device) * self.colours.noise
+        noise = own_rows(functools.partial(torch.randn, generator=generator), *view.shape)
+        return view + noise.to(images.device) * self.colours.noise
 
     def whole_pixels(self, images: Tensor, generator: torch.Generator) -> UInt8[Tensor, "batch channel *size"]:
         """Makes a random view of each image, rounded to whole pixel values."""

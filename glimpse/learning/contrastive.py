@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from glimpse.learning.augment import Augment
 from glimpse.learning.pretrainer import Pretrainer
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.ranks.sharing import one_of, over_all
 
 
 def contrastive_loss(first: Float[Tensor, "batch d"], second: Float[Tensor, "batch d"], temperature: float) -> Tensor:
@@ -52,7 +53,8 @@ class ContrastivePretrainer(Pretrainer):
 
     def loss(self, rows: Int64[Tensor, " glimpse"], images: Tensor) -> Tensor:
         first, second = self.head(self.policy.embed(self._two_views(images))).chunk(2)
-        return contrastive_loss(first, second, self.temperature) + self._further_loss(rows, first)
+        loss = contrastive_loss(over_all(first), over_all(second), self.temperature)
+        return one_of(loss) + self._further_loss(rows, first)
 
     def _further_loss(self, rows: Int64[Tensor, " glimpse"], shown: Float[Tensor, "glimpse d"]) -> Tensor:
         """Returns what else is minimised, given the projections of the drawn glimpses; here nothing, 0."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from glimpse.learning.augment import Augment
 from glimpse.learning.pretrainer import CALIBRATION, Pretrainer, middles
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.ranks.sharing import of_all, over_all
 
 
 def distillation_loss(
@@ -138,8 +139,9 @@ class DistillationPretrainer(Pretrainer):
         views = self._two_views(images)
         taught = self._taught(views)
         loss = distillation_loss(self.head(self.policy.embed(views)), taught, self.teacher.centre, self.temperatures)
-        self.teacher.centre.lerp_(taught.mean(0), 1 - self.centre_decay)
-        return loss
+        first, second = (over_all(views) for views in taught.chunk(2))
+        self.teacher.centre.lerp_(torch.cat([first, second]).mean(0), 1 - self.centre_decay)
+        return of_all(loss)
 
     def _taught(self, images: Tensor) -> Tensor:
         """Returns the teacher's outputs."""

@@ -14,6 +14,8 @@ from glimpse.errors import SettingsError
 from glimpse.learning.averaging import Average
 from glimpse.learning.looking import Worth
 from glimpse.learning.stages import STAGES, Training
+from glimpse.ranks.group import once
+from glimpse.ranks.sharing import align, share_of
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.loading import save_policy
 from glimpse.settings.options import above_zero, at_least, check_later
@@ -92,7 +94,9 @@ class EpisodeLearning:
     def _agent(self, training: Training, name: str, average: Average) -> tuple[Any, ValidationHistory]:
         """Makes the agent and the validation history; both are restored if the run was interrupted in this stage."""
         run = training.run
-        lanes = training.lanes("train", self._options.rollouts.episodes)
+        align([training.policy])
+        share, rollouts = share_of(self._options.rollouts.cases_per_rollout), self._options.rollouts.rollouts_per_case
+        lanes = training.lanes("train", (share.stop - share.start) * rollouts)
         seed = training.seed + 1000 * STAGES.index(name)  # so that stages draw different random numbers
         agent = self.algorithm(
             training.policy, lanes, learning_rate=self.learning_rate, seed=seed, device=training.policy.device
@@ -197,10 +201,10 @@ class StageCallback(BaseCallback):
         )
         self.validation.history.append({"stage": self.stage, "updates": self.done, "seconds": seconds, **scores})
         if self.settings.keep:
-            save_policy(policy, run.checkpoint(f"{self.stage}-{self.done:05d}"))
+            once(lambda: save_policy(policy, run.checkpoint(f"{self.stage}-{self.done:05d}")))
         if "score" in scores and (self.validation.best is None or scores["score"] > self.validation.best):
             self.validation.best = scores["score"]
-            save_policy(policy, run.checkpoint("best"))
+            once(lambda: save_policy(policy, run.checkpoint("best")))
 
 
 def state_of(agent: Any, validation: ValidationHistory, average: Average) -> Checkpoint:

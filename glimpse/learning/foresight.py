@@ -20,6 +20,8 @@ from glimpse.cohort import Case
 from glimpse.learning.augment import Augment
 from glimpse.learning.contrastive import ContrastivePretrainer
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.ranks.group import ranks
+from glimpse.ranks.sharing import one_of, over_all
 from glimpse.views import Views
 
 
@@ -127,7 +129,8 @@ class ForesightPretrainer(ContrastivePretrainer):
         # The first glimpses of the pool set the statistics of tokens: they are of all cases.
         super().__init__(policy, foreseen.glimpses.reshape(each * count, *shape), augment, **options)
         self.per_case, self.weight = min(per_case, each), weight
-        self.at_once = max(1, min(count, self.batch // self.per_case))
+        self.side_by_side = self.per_case
+        self.at_once = max(ranks().size, min(count, self.batch // self.per_case))
         self.overviews = torch.from_numpy(foreseen.overviews)
         self.cells, self.zooms = (torch.from_numpy(part).flatten() for part in (foreseen.cells, foreseen.zooms))
         embed = policy.encoder.embed
@@ -147,10 +150,11 @@ class ForesightPretrainer(ContrastivePretrainer):
     def _further_loss(self, rows: Int64[Tensor, " glimpse"], shown: Float[Tensor, "glimpse d"]) -> Tensor:
         device, cases = self.policy.device, (rows % len(self.overviews))[:: self.per_case]
         maps = self.policy.features(self.overviews[cases].to(device)).flatten(2).transpose(1, 2)
-        cells, zooms = self.cells[rows].view(self.at_once, -1).to(device), self.zooms[rows].to(device)
+        cells, zooms = self.cells[rows].view(len(cases), -1).to(device), self.zooms[rows].to(device)
         features = maps.gather(1, cells[..., None].expand(-1, -1, maps.shape[-1])).flatten(0, 1)
         foreseen = self.foresee(features + self.zoom(zooms))
-        return self.weight * foresight_loss(foreseen, shown.detach(), self.temperature)
+        loss = foresight_loss(over_all(foreseen), over_all(shown.detach()), self.temperature)
+        return one_of(self.weight * loss)
 
     def modules(self) -> dict[str, nn.Module]:
         """The policy, the projection heads and the embedding of zooms."""

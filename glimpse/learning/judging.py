@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glimpse.networks.top_k import TopKHead
+from glimpse.ranks.sharing import add_gradients, of_all, sharing
 from glimpse.tasks import Task
 
 _STEPS, _RATE, _DECAY = 150, 1e-2, 1e-2
@@ -74,9 +75,11 @@ def _teach(
     for _ in range(_STEPS):
         some = torch.randperm(cases, generator=generator)[:chunk]
         order = torch.rand(len(some), glimpses, generator=generator).argsort(1)[:, :kept]
-        rows = some[:, None].to(features.device), order.to(features.device)
-        seen = (features[rows] - scale[0]) / scale[1]
-        loss = task.loss(judge(seen.flatten(0, 1), [kept] * len(some)), targets[rows[0][:, 0]]).mean()
+        with sharing(len(some)) as own:
+            rows = some[own, None].to(features.device), order[own].to(features.device)
+            seen = (features[rows] - scale[0]) / scale[1]
+            loss = of_all(task.loss(judge(seen.flatten(0, 1), [kept] * len(rows[0])), targets[rows[0][:, 0]]).mean())
         optimizer.zero_grad()
         loss.backward()
+        add_gradients(optimizer)
         optimizer.step()

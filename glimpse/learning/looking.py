@@ -14,6 +14,7 @@ from torch import Tensor
 
 from glimpse.networks.locator import moments_of
 from glimpse.networks.where import CLOSED
+from glimpse.ranks.sharing import gathered
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 
 _SAME_PLACE = 1e-5  # in units of [-1, 1]: wide glimpses that are nearer to each other show the same
@@ -196,13 +197,13 @@ class Worth:
 
         The arguments are those of `loss`.
         """
-        found = [moments_of(logits.flatten(), -self.losses.flatten())]
+        found = [moments_of(gathered(logits.flatten()), -gathered(self.losses.flatten()))]
         for zoom, one in enumerate(self.inner, 1):
             if wide is None:
                 found.append(torch.full_like(found[0], torch.nan))
                 continue
             known = one.known(wide, zoom)
-            found.append(moments_of(known.logits[known.there], -known.losses[known.there]))
+            found.append(moments_of(gathered(known.logits[known.there]), -gathered(known.losses[known.there])))
         return torch.stack(found)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -1,5 +1,6 @@
 """Masked prediction: from the rest of a glimpse, the encoder learns to tell how hidden parts of it are textured."""
 
+import functools
 import math
 from typing import Any
 
@@ -15,6 +16,7 @@ from glimpse.learning.augment import Augment
 from glimpse.learning.pretrainer import CALIBRATION, Pretrainer, middles
 from glimpse.networks.encoder import whole_cells
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.ranks.sharing import own_rows, total
 
 _POOL: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -72,7 +74,7 @@ def random_masks(
     patches = [math.ceil(cells / side) for cells, side in zip(grid.cells, sides, strict=True)]
     number = math.prod(patches)
     hidden = min(max(round(share * number), 1), max(number - 1, 1))
-    order = torch.rand(count, number, generator=generator).argsort(1)
+    order = own_rows(functools.partial(torch.rand, generator=generator), count, number).argsort(1)
     masks = (order < hidden).view(count, *patches)
     for axis, (side, cells) in enumerate(zip(sides, grid.cells, strict=True), start=1):
         masks = masks.repeat_interleave(side, axis).narrow(axis, 0, cells)
@@ -99,7 +101,8 @@ def masked_loss(
 ) -> Tensor:
     r"""The mean of (predicted - true)^2 over all hidden cells M: 1 / (|M| k) \sum_{i in M} |p_i - t_i|^2."""
     wrong = (predicted - true).square().mean(1)
-    return wrong[masks].mean()
+    hidden = wrong[masks]
+    return hidden.mean() * (hidden.numel() / total(torch.tensor(hidden.numel())).item())
 
 
 class Predictor(nn.Module):

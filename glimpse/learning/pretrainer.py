@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from glimpse.learning.augment import Augment
 from glimpse.learning.trainer import Trainer
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.ranks.sharing import add_gradients, align, sharing, total
 
 CALIBRATION = 2048
 """So many glimpses set the statistics of the policy's `TokenPool`."""
@@ -34,6 +35,8 @@ class Pretrainer(Trainer):
         done: How many steps have been made.
     """
 
+    side_by_side = 1  # so many of the drawn glimpses stay in one rank
+
     def __init__(
         self,
         policy: GlimpsePolicy,
@@ -57,20 +60,24 @@ class Pretrainer(Trainer):
     def calibrate(self, count: int = CALIBRATION) -> None:
         """Sets the statistics of the policy's `TokenPool` from the first `count` glimpses, without their margin."""
         self.policy.calibrate(middles(self.pool.numpy(), self.augment.size)[:count])
+        align([self.policy])
 
     def step(self) -> float:
         """Makes one update and returns its loss."""
-        rows = self._draw()
-        loss = self.loss(rows, self.pool[rows].to(self.policy.device))
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self._stepped()
-        self.done += 1
-        return loss.item()
+        drawn = self._draw().unflatten(0, (-1, self.side_by_side))
+        with sharing(len(drawn)) as own:
+            rows = drawn[own].flatten()
+            loss = self.loss(rows, self.pool[rows].to(self.policy.device))
+            self.optimizer.zero_grad()
+            loss.backward()
+            add_gradients(self.optimizer)
+            self.optimizer.step()
+            self._stepped()
+            self.done += 1
+            return total(loss).item()
 
     def loss(self, rows: Int64[Tensor, " glimpse"], images: Tensor) -> Tensor:
-        """Returns what is minimised.
+        """Returns what is minimised; with several ranks, this one's part of it (see `glimpse.ranks.sharing`).
 
         Args:
             rows: The indices of the drawn glimpses in the pool.

@@ -21,6 +21,8 @@ from glimpse.learning.sampling import sample_glimpses
 from glimpse.learning.stages import Training, state_of
 from glimpse.learning.vicreg import VICRegPretrainer, Weights
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.ranks.group import once
+from glimpse.ranks.sharing import align
 from glimpse.runs.loading import save_policy
 from glimpse.settings.options import above_zero, at_least
 from glimpse.settings.progress import silent
@@ -62,7 +64,7 @@ class Pretraining:
         with run.timed(name):
             if not begun or run.last.meta["done"] < self.steps:
                 self._learn(training, name)
-        save_policy(training.policy, run.checkpoint("pretrained"))
+        once(lambda: save_policy(training.policy, run.checkpoint("pretrained")))
 
     def check(self, policy: GlimpsePolicy) -> None:
         """Refuses a policy that cannot learn here.
@@ -116,6 +118,7 @@ class Pretraining:
             trainer.restore_state(run.last)
         elif self.steps:
             trainer.calibrate()
+        align(trainer.modules().values())
         bar = tqdm(total=self.steps, initial=trainer.done, desc=name, unit="step", disable=silent(training.progress))
         with bar, run.stoppable():
             while trainer.done < self.steps:

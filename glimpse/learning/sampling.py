@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from glimpse.cohort import Case
+from glimpse.ranks.sharing import gathered_array, share_of
 from glimpse.sources import ImageSource
 from glimpse.views import Views
 
@@ -46,8 +47,12 @@ def sample_glimpses(
         both = zip(locations, zooms.tolist(), strict=True)
         return [views.glimpse(source, location, zoom, margin) for location, zoom in both]
 
+    indices = np.flatnonzero(per_case)
+    own = indices[share_of(len(indices)).own].tolist()  # ranks read different cases, and have all glimpses in the end
     with ThreadPoolExecutor(threads) as pool:
-        return np.stack(list(itertools.chain.from_iterable(pool.map(read, np.flatnonzero(per_case).tolist()))))
+        found = list(itertools.chain.from_iterable(pool.map(read, own)))
+    shape = views.glimpse(cases[0].source, np.zeros(views.ndim, np.float32), 0, margin).shape if not found else ()
+    return gathered_array(np.stack(found) if found else np.zeros((0, *shape), np.uint8))
 
 
 def random_places(

@@ -22,6 +22,8 @@ from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.learning.zoom_warm_up import ZoomWarmUp
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.ranks.group import once
+from glimpse.ranks.sharing import align
 from glimpse.reading.records import Validated
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.folder import Run
@@ -112,7 +114,8 @@ class WarmUp:
                     trainer.restore_state(last)
                 self._learn(training, name, trainer)
                 if trainer.looks:
-                    trainer.worth().save(run.checkpoint("worth"))
+                    worth = trainer.worth()
+                    once(lambda: worth.save(run.checkpoint("worth")))
             unlearned, first = trainer.unlearned, trainer.steps
             if unlearned is not None:
                 kind = ZoomSecondLook if zooms else SecondLook
@@ -132,6 +135,7 @@ class WarmUp:
         """Reads and encodes the glimpses, and makes the steps that are left; `before` were made by another trainer."""
         with tqdm(total=len(trainer.cases), desc="encoding", unit="case", disable=silent(training.progress)) as bar:
             trainer.encode(bar.update)
+        align(trainer.modules().values())
         run = training.run
         bar = tqdm(total=trainer.steps, initial=trainer.done, desc="warm-up", disable=silent(training.progress))
         with bar, run.stoppable():

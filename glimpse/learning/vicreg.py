@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from glimpse.learning.augment import Augment
 from glimpse.learning.pretrainer import Pretrainer
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.ranks.sharing import one_of, over_all
 
 _LEAST = 1e-4  # added to variances, so that their root has a gradient at 0
 
@@ -75,5 +76,5 @@ class VICRegPretrainer(Pretrainer):
 
     def loss(self, rows: Int64[Tensor, " glimpse"], images: Tensor) -> Tensor:
         embedded = self.policy.embed(self._two_views(images))
-        first, second = (self.expander(views) for views in embedded.chunk(2))
-        return vicreg_loss(first, second, self.weights)
+        first, second = (self.expander(over_all(views)) for views in embedded.chunk(2))
+        return one_of(vicreg_loss(first, second, self.weights))

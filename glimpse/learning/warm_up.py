@@ -9,9 +9,8 @@ well each glimpse alone predicts the target, so the expected benefit of choosing
 Trying locations one by one, as in the joint stage, would take many episodes to find small things in a large image. The
 later glimpses of the sequences show how much it is worth to look at what was seen already.
 
-With few cases, answers from single glimpses are soon learned by heart: any glimpse of a slide then says what its label
-is, by the stain for instance, and what glimpses are worth is chance. So there are few steps, and the locator is as
-simple as can be (`unary_layers=1`, `look_by_state=False`).
+With few cases, answers from single glimpses are soon learned by heart: any glimpse of a slide says its label then, by
+the stain for instance. So there are few steps, and a simple locator (`unary_layers=1`, `look_by_state=False`).
 """
 
 import copy
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glimpse.cohort import Case
@@ -38,6 +37,7 @@ from glimpse.networks.overlap import NEAR, mutual
 from glimpse.networks.places import Glanced, KnownPlaces
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
+from glimpse.ranks.sharing import add_gradients, gathered, of_all, over_all, share_of, sharing, total
 from glimpse.settings.options import option_names, sorted_into
 from glimpse.tasks import Task
 from glimpse.views import Views
@@ -197,7 +197,7 @@ class TokenWarmUp(Trainer):
                         parts["overviews"].append(shown)
                         parts["at_cells"].append(pointed_at)
                 progress(len(chosen))
-        self.kept = {name: torch.cat(tensors).to(policy.device) for name, tensors in parts.items() if tensors}
+        self.kept = {name: gathered(torch.cat(tensors).to(policy.device)) for name, tensors in parts.items() if tensors}
         calibrates = self.looks and self.options.losses.look_calibrated and not self.done
         if calibrates and isinstance(policy.locator, PointerLocator):
             policy.locator.calibrate(policy.narrow(self.kept["at_cells"]))
@@ -216,9 +216,9 @@ class TokenWarmUp(Trainer):
     def _read_ahead(
         self, pool: ThreadPoolExecutor, at_once: int, read_case: Callable[[int], Any]
     ) -> Iterator[tuple[range, list[Any]]]:
-        """Yields the indices of some cases at a time, and what was read of them; meanwhile, the next are being read."""
-        starts = range(0, len(self.cases), at_once)
-        parts = [range(start, min(start + at_once, len(self.cases))) for start in starts]
+        """Yields the indices of some cases of this rank, and what was read of them; meanwhile, the next are read."""
+        own = range(len(self.cases))[share_of(len(self.cases)).own]
+        parts = [own[start : start + at_once] for start in range(0, len(own), at_once)]
         ahead = deque([pool.map(read_case, part) for part in parts[:2]])
         for number, part in enumerate(parts):
             read = list(ahead.popleft())
@@ -276,10 +276,16 @@ class TokenWarmUp(Trainer):
     # ------------------------------------------------------------------------------------------ learning
     def step(self) -> float:
         """Makes one update and returns its loss."""
-        policy, losses = self.policy, self.options.losses
         self._slow_down()
-        cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(policy.device)
+        cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(self.policy.device)
         order = torch.rand(len(cases), self.glimpses_per_case, generator=self.generator).argsort(1)
+        with sharing(len(cases)) as own:
+            loss = of_all(self._loss(cases[own], order[own]))
+            self._update(loss)
+            return total(loss).item()
+
+    def _loss(self, cases: Int[Tensor, " case"], order: Int[Tensor, "case glimpse"]) -> Tensor:
+        policy, losses = self.policy, self.options.losses
         rows = cases[:, None], order[:, : self.used].to(cases.device)
         tokens, first = self._tokens(rows)
         sequence = torch.cat([first[:, None], tokens[:, : self.max_sequence]], 1)
@@ -295,8 +301,7 @@ class TokenWarmUp(Trainer):
             later = self.seeing_loss((rows[0], rows[1][:, :time]), logits[:, :time], every.detach())
             first = looking_loss(logits, known, self.among, losses.look_entropy)
             loss = loss + losses.look_coef * (first + later)
-        self._update(loss)
-        return loss.item()
+        return loss
 
     def _slow_down(self) -> None:
         """Sets the learning rate of the next step, along half a cosine."""
@@ -307,6 +312,7 @@ class TokenWarmUp(Trainer):
     def _update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
         loss.backward()
+        add_gradients(self.optimizer)
         nn.utils.clip_grad_norm_(itertools.chain.from_iterable(g["params"] for g in self.optimizer.param_groups), 1.0)
         self.optimizer.step()
         self.done += 1
@@ -340,7 +346,7 @@ class TokenWarmUp(Trainer):
         return tokens, first
 
     def _look_logits(self, rows: tuple[Tensor, Tensor]) -> Float[Tensor, "batch time"]:
-        """Returns the locator's logits of some glimpses as the first choice; `rows` index cases and glimpses."""
+        """Returns the locator's logits of some glimpses as the first choice; `rows` index both."""
         policy = self.policy
         places = self.kept["cells"][rows]
         keys, unary = policy.describe(self.kept["at_cells"][rows], policy.cells[places])
@@ -386,7 +392,7 @@ class TokenWarmUp(Trainer):
         probs = penalised.masked_fill(used, -torch.inf).softmax(-1)
         chosen = probs.diagonal(1, 1, 2) * torch.arange(time - 1, 0, -1, device=probs.device)
         gain = (every[:, :-1] - every[:, 1:])[:, 1:]
-        return -(chosen * (gain - gain.mean(0))).mean() if time > 1 else chosen.sum()
+        return -(chosen * (gain - over_all(gain).mean(0))).mean() if time > 1 else chosen.sum()
 
     def _losses(self, predictions: Tensor, cases: Tensor) -> Tensor:
         """Returns the task's loss (batch, time) of predictions (batch, time, output)."""

@@ -28,6 +28,7 @@ from glimpse.networks.locator import PointerLocator, moments_of
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
 from glimpse.networks.where import CLOSED
+from glimpse.ranks.sharing import gathered, of_all, sharing, total
 from glimpse.tasks import Task
 from glimpse.views import Views
 
@@ -129,8 +130,8 @@ class ZoomWarmUp(TokenWarmUp):
                     for column, tensor in zip(columns[level], maps, strict=True):
                         column.append(tensor)
                 progress(len(indices))
-        self.levels = [Level(*(torch.cat(column) for column in level)) for level in columns]
-        self.kept = {"overviews": torch.cat(overviews)}
+        self.levels = [Level(*(gathered(torch.cat(column)) for column in level)) for level in columns]
+        self.kept = {"overviews": gathered(torch.cat(overviews))}
         if not self.done:
             self._calibrate()
         self.targets = torch.from_numpy(self.task.stack([case.target for case in self.cases])).to(policy.device)
@@ -212,11 +213,26 @@ class ZoomWarmUp(TokenWarmUp):
     # ------------------------------------------------------------------------------------------ learning
     def step(self) -> float:
         """Makes one update and returns its loss."""
-        policy, losses = self.policy, self.options.losses
         self._slow_down()
-        cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(policy.device)
+        cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(self.policy.device)
+        order = torch.rand(len(cases), self._of_each, generator=self.generator).argsort(1)
+        with sharing(len(cases)) as own:
+            loss = of_all(self._loss(cases[own], order[own]))
+            self._update(loss)
+            summed = total(loss).item()
+        if self.looks and self.done == self.steps:
+            self._value_levels()
+        return summed
+
+    @property
+    def _of_each(self) -> int:
+        """How many glimpses of a case there are."""
+        return sum(level.features.shape[1] for level in self.levels)
+
+    def _loss(self, cases: Int[Tensor, " case"], order: Int[Tensor, "case glimpse"]) -> Tensor:
+        policy, losses = self.policy, self.options.losses
         tokens = [self._tokens_of(zoom, cases) for zoom in range(len(self.levels))]
-        every = self._losses(policy.answer_head(policy.aggregator(self._sequence(tokens, cases))), cases)
+        every = self._losses(policy.answer_head(policy.aggregator(self._sequence(tokens, cases, order))), cases)
         single = [self._losses(policy.glimpse_head(level), cases) for level in self._judged(tokens)]
         loss = every[:, -1].mean() + losses.prefix_coef * every.mean()
         loss = loss + losses.glimpse_coef * sum(part.mean() for part in single)
@@ -227,21 +243,18 @@ class ZoomWarmUp(TokenWarmUp):
                 loss = loss + sum(F.mse_loss(*pair) for pair in zip(expected, known, strict=True))
                 known = [part.detach() for part in expected]
             loss = loss + losses.look_coef * self._looking(known, cases)
-        self._update(loss)
-        if self.looks and self.done == self.steps:
-            self._value_levels()
-        return loss.item()
+        return loss
 
     def _judged(self, levels: Sequence[Any]) -> Sequence[Any]:
         """Returns those of all levels whose glimpses are worth what they answer: the finest one."""
         return levels[-1:] if self.options.losses.look_inside else levels
 
-    def _sequence(self, tokens: Sequence[Tensor], cases: Tensor) -> Float[Tensor, "batch step embed"]:
-        """Returns overviews and random glimpses of all levels, in a random order."""
+    def _sequence(
+        self, tokens: Sequence[Tensor], cases: Tensor, order: Int[Tensor, "case glimpse"]
+    ) -> Float[Tensor, "batch step embed"]:
+        """Returns overviews and some glimpses of all levels, in an order."""
         policy, together = self.policy, torch.cat(list(tokens), 1)
-        order = torch.rand(together.shape[:2], generator=self.generator).argsort(1)[
-            :, : self.options.glimpses.max_sequence
-        ]
+        order = order[:, : self.options.glimpses.max_sequence]
         rows = torch.arange(len(together))[:, None]
         first = policy.scale.weight[0].expand(len(together), -1)
         if policy.overview_dropout < 1:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from glimpse.ranks.sharing import Dropout
+
 Cache = dict[str, Tensor]
 
 
@@ -39,7 +41,7 @@ class _Block(nn.Module):
 
     def __init__(self, embed: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, nn.Dropout(dropout)
+        self.heads, self.dropout = heads, Dropout(dropout)
         self.norm_attention, self.norm_perceptron = nn.LayerNorm(embed), nn.LayerNorm(embed)
         self.qkv, self.out = nn.Linear(embed, 3 * embed), nn.Linear(embed, embed)
         self.perceptron = nn.Sequential(nn.Linear(embed, 2 * embed), nn.ReLU(), nn.Linear(2 * embed, embed))

@@ -1,5 +1,6 @@
 """The network of a policy: encoder, memory, locator, aggregator and heads, and how it runs one step at a time."""
 
+import functools
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from glimpse.networks.overlap import NEAR, Coverage, overlaps, product
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Scene, State, WideGlimpses
 from glimpse.networks.seeing import Encoding, Part, SeeingNetwork
 from glimpse.networks.where import Candidates, Where, at_level, levels_of
+from glimpse.ranks.sharing import own_choices, own_rows
 from glimpse.settings.options import option_names, sorted_into
 from glimpse.spaces import ActionLayout
 
@@ -115,7 +117,8 @@ class GlimpseNetwork(SeeingNetwork):
         """Returns the overview's token as answers use it: with its content, or without (see `overview_dropout`)."""
         if self.overview_dropout == 0 or (not self.training and self.overview_dropout < 1):
             return token
-        kept = torch.rand(len(token), 1, device=token.device) >= self.overview_dropout
+        drawn = own_rows(functools.partial(torch.rand, device=token.device), len(token), 1)
+        kept = drawn >= self.overview_dropout
         return torch.where(kept, token, self.scale.weight[0])
 
     def scene(
@@ -232,8 +235,9 @@ class GlimpseNetwork(SeeingNetwork):
         if deterministic:
             zoom, stop = zoom_log_probs.argmax(-1), stop_logit > 0
         else:
-            zoom = torch.multinomial(zoom_log_probs.exp(), 1, generator=generator)[:, 0]
-            stop = torch.rand(stop_logit.shape, generator=generator, device=stop_logit.device) < stop_logit.sigmoid()
+            zoom = own_choices(zoom_log_probs.exp(), generator)
+            draw = functools.partial(torch.rand, generator=generator, device=stop_logit.device)
+            stop = own_rows(draw, len(stop_logit)) < stop_logit.sigmoid()
         where = at_level(where, zoom[:, None])
         choice = where.mode() if deterministic else where.sample(generator)
         stop = (stop & conduct.may_stop & (conduct.locator is None)) | exhausted

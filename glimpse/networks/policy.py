@@ -26,6 +26,7 @@ from glimpse.networks.records import (
     WideGlimpses,
 )
 from glimpse.networks.where import Candidates, Choice, at_level
+from glimpse.ranks.sharing import own_rows, own_some
 
 _CELLS_AT_ONCE = 1 << 20  # how many numbers (rows x steps x cells) the locator's distributions hold at once
 
@@ -66,8 +67,9 @@ class GlimpsePolicy(GlimpseNetwork):
         trained = self.trains_encoder(conduct)
         kept = episodes.features if not trained or encoder_share < 1 else None
         if kept is not None and trained and overview_share > 0:
-            again = torch.randperm(len(kept))[: math.ceil(overview_share * len(kept))].to(self.device)
-            kept = kept.index_copy(0, again, self.features(episodes.overview[again], conduct))
+            again = own_some(len(kept), overview_share).to(self.device)
+            if len(again):
+                kept = kept.index_copy(0, again, self.features(episodes.overview[again], conduct))
         scene = self.scene(episodes.overview, episodes.foreground, episodes.extents, kept, conduct)
         tokens = scene.token.new_zeros(batch, time, scene.token.shape[-1])
         seen, maps = self._seen(episodes, encoder_share, conduct)
@@ -143,7 +145,7 @@ class GlimpsePolicy(GlimpseNetwork):
         if not self.trains_encoder(conduct):
             return seen, maps
         if share < 1:
-            order = torch.rand(len(episodes.overview), episodes.rollouts).argsort(1).argsort(1)
+            order = own_rows(torch.rand, len(episodes.overview), episodes.rollouts).argsort(1).argsort(1)
             chosen = (order < math.ceil(share * episodes.rollouts)).flatten().to(self.device)
             anew = anew & chosen[:, None]
         if maps.shape[1]:

@@ -4,6 +4,7 @@ A choice is a location together with the index of the cell in which it lies. A l
 distribution over choices, a `Where`.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from glimpse.geometry import CellGrid
 from glimpse.networks.overlap import Coverage
+from glimpse.ranks.sharing import own_rows
 
 CLOSED = -1e9
 """The logit of places that cannot be chosen."""
@@ -110,8 +112,8 @@ class CellDistribution:
     def sample(self, generator: torch.Generator | None = None) -> Choice:
         """Samples by inverting the cumulative distribution, so that a cell of probability 0 is never drawn."""
         below = self.logits.softmax(-1).cumsum(-1, dtype=torch.float64)
-        shape = (*below.shape[:2], 1)
-        level = torch.rand(shape, generator=generator, dtype=below.dtype, device=below.device) * below[..., -1:]
+        draw = functools.partial(torch.rand, generator=generator, dtype=below.dtype, device=below.device)
+        level = own_rows(draw, *below.shape[:2], 1) * below[..., -1:]
         cell = torch.searchsorted(below, level, right=True)[..., 0].clamp_max(below.shape[-1] - 1)
         return self._choice(cell)
 
@@ -156,8 +158,8 @@ class GaussianDistribution:
 
     def sample(self, generator: torch.Generator | None = None) -> Choice:
         mean = self.normal.mean
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return self._choice(self.normal.mean + self.normal.stddev * noise)
+        draw = functools.partial(torch.randn, generator=generator, dtype=mean.dtype, device=mean.device)
+        return self._choice(self.normal.mean + self.normal.stddev * own_rows(draw, *mean.shape))
 
     def mode(self) -> Choice:
         return self._choice(self.normal.mean)

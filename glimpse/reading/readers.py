@@ -21,6 +21,8 @@ from glimpse.errors import EvaluationError
 from glimpse.networks.blind import GridLocator, ShuffledLocator, WideFirstLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
+from glimpse.ranks.group import everyones
+from glimpse.ranks.sharing import share_of
 from glimpse.reading.lanes import Access
 from glimpse.reading.playing import evaluating, play
 from glimpse.reading.records import Reading
@@ -113,18 +115,29 @@ class PolicyReader:
             raise EvaluationError(f"Expected max_glimpses of at least 0, got {self.max_glimpses}.")
 
     def read(self, cases: Sequence[Case], *, trace: bool = False, progress: bool = False) -> list[Reading]:
-        """Reads every case once, as `Reader.read` describes."""
-        return list(self.each(cases, trace=trace, progress=progress))
+        """Reads every case once, as `Reader.read` describes.
 
-    def each(self, cases: Sequence[Case], *, trace: bool = False, progress: bool = False) -> Iterator[Reading]:
-        """Yields the readings that `read` returns, as they are made: not all traces need to be kept at a time."""
-        if not len(cases):
+        Processes that train together all call it, with the same cases. Each reads its share, and all have all readings.
+        """
+        share = share_of(len(cases))
+        part = range(share.start, share.stop)
+        return everyones(list(self.each(cases, trace=trace, progress=progress, part=part)))
+
+    def each(
+        self, cases: Sequence[Case], *, trace: bool = False, progress: bool = False, part: range | None = None
+    ) -> Iterator[Reading]:
+        """Yields the readings that `read` returns, as they are made: not all traces need to be kept at a time.
+
+        `part` are the indices of the cases that are read; None reads all.
+        """
+        part = range(len(cases)) if part is None else part
+        if not len(part):
             return
         generator = torch.Generator(self.policy.device).manual_seed(self.seed) if self.drawn else None
-        bar = tqdm(total=len(cases), desc=f"reading ({self.name})", unit="case", disable=silent(progress))
-        with self.access.opened(len(cases)) as lanes, evaluating(self.policy), bar:
-            for start in range(0, len(cases), lanes.width):
-                chosen = range(start, min(start + lanes.width, len(cases)))
+        bar = tqdm(total=len(part), desc=f"reading ({self.name})", unit="case", disable=silent(progress))
+        with self.access.opened(len(part)) as lanes, evaluating(self.policy), bar:
+            for start in range(part.start, part.stop, lanes.width):
+                chosen = range(start, min(start + lanes.width, part.stop))
                 positions = [chosen[min(lane, len(chosen) - 1)] for lane in range(lanes.width)]
                 some = [cases[position] for position in chosen]
                 conduct = self._conduct(positions)

@@ -21,6 +21,8 @@ from glimpse.errors import EvaluationError
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.pictures.episodes import scanpath_picture
 from glimpse.pictures.pages import PAGES, page_record, page_text
+from glimpse.ranks.group import agreed, everyones, first, once
+from glimpse.ranks.sharing import share_of
 from glimpse.reading.calibration import CALIBRATION_FILE, Temperature, calibrated, fit, write_temperatures
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.readers import FULL_SCAN, READERS, PolicyReader, Reader, check_readers, manner_of, reader_named
@@ -175,12 +177,15 @@ class Report:
                     reader = reader_on(access)
                     scale = {name: one.temperature for name, one in found.items()}
                     raw[name] = kept.of(reader, looked.cases, scale.get(name)) if not raw else reader.read(looked.cases)
+                if not first():  # all processes have read; one of them writes
+                    return agreed({})
                 readings, rows = measured(raw, scale, task, self.seed)
                 run.tick("report")
                 metrics = self._write(run, readings, rows, found, task)
             draw_answers(rows, run.folder)  # pictures last: numbers must not be lost with them
             kept.write(run.folder)
         run.logger.close()
+        agreed(metrics)
         print(f"Report: {write_report(run.folder).file}")
         return metrics
 
@@ -220,7 +225,9 @@ class Report:
         names = [self.agent, *(name for name in self.readers if name != self.agent)]
         for name in tqdm(names, desc="report", unit="reader", disable=silent(trained.progress)):
             if name == FULL_SCAN and trained.cases.stepped:
-                print("full_scan is left out: this environment is read through its steps, which show no whole tiling.")
+                first() and print(
+                    "full_scan is left out: this environment is read through its steps, which show no whole tiling."
+                )
             elif name == FULL_SCAN:
                 scan = self._full_scan(trained, policy, cohort)
                 yield name, functools.partial(_on_any, scan)
@@ -255,14 +262,14 @@ class Report:
         start = _pretrained(trained, POLICY_FILE, overview_dropout=0.0)
         looked = trained.viewable("val") if len(cohort.split("val")) else None
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_own_random_numbers(start.device))
+            stack.enter_context(own_random_numbers(start.device))
             validate = None
             if looked is not None:
                 access = stack.enter_context(closing(self.access(trained, looked, "val")))
                 validate = functools.partial(_score_of_overviews, access, looked)
             lanes = functools.partial(trained.lanes, "train")
             found = self.overview(start, lanes, validate, seed=self.seed, progress=trained.progress)
-        save_policy(found, run.folder / OVERVIEW_FILE)
+        once(lambda: save_policy(found, run.folder / OVERVIEW_FILE))
         return found
 
     def _full_scan(self, trained: Trained, policy: GlimpsePolicy, cohort: Cohort) -> Reader:
@@ -277,7 +284,8 @@ class Report:
             progress=trained.progress,
         )
         scan.fit(cohort.split("train"), cohort.split("val"))
-        print(scan.choice)
+        if first():
+            print(scan.choice)
         return scan
 
 
@@ -300,15 +308,21 @@ class _Kept:
         if not isinstance(reader, PolicyReader):
             return reader.read(cases)
         self._names = file_names([case.id for case in cases])
-        read = zip(reader.each(cases, trace=True), cases, strict=True)
-        return [self._seen(reading, calibrated(reading, temperature), case) for reading, case in read]
+        share = share_of(len(cases))
+        part = range(share.start, share.stop)
+        read = zip(part, reader.each(cases, trace=True, part=part), strict=True)
+        own = [self._seen(number, one, calibrated(one, temperature), cases[number]) for number, one in read]
+        found = everyones(own)
+        self._drawn = [drawn for _, drawn, _ in found if drawn is not None]
+        self._records = [record for _, _, record in found if record is not None]
+        return [reading for reading, _, _ in found]
 
-    def _seen(self, reading: Reading, shown: Reading, case: Case) -> Reading:
-        if len(self._drawn) < self._pictures:
-            self._drawn.append(shown)
-        if len(self._records) < self._pages:
-            self._records.append(page_text(page_record([shown], tuple(case.source.offset))))
-        return replace(reading, trace=None)
+    def _seen(
+        self, number: int, reading: Reading, shown: Reading, case: Case
+    ) -> tuple[Reading, Reading | None, str | None]:
+        """Returns a reading without its trace, and what is kept of it for its picture and its page."""
+        record = page_text(page_record([shown], tuple(case.source.offset))) if number < self._pages else None
+        return replace(reading, trace=None), shown if number < self._pictures else None, record
 
     def write(self, folder: Path) -> None:
         """Writes pictures and records, each under the name of its case.
@@ -353,7 +367,7 @@ def _on_any(reader: Reader, access: Access) -> Reader:
 
 
 @contextlib.contextmanager
-def _own_random_numbers(device: torch.device) -> Iterator[None]:
+def own_random_numbers(device: torch.device) -> Iterator[None]:
     """Leaves PyTorch's global random generators as they were before, on the CPU and on the device."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield

@@ -7,9 +7,10 @@ import numpy as np
 
 from glimpse.cohort import Case, Cohort
 from glimpse.pictures.episodes import scanpath_picture
+from glimpse.ranks.group import first, ranks
 from glimpse.reading.readers import PolicyReader
 from glimpse.reading.records import Validated
-from glimpse.report.comparison import Report, Trained
+from glimpse.report.comparison import Report, Trained, own_random_numbers
 from glimpse.report.tables import summarise, value_of
 
 Validate = Callable[[], Validated]
@@ -36,14 +37,21 @@ def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
         return report.own_reader(trained.policy, report.access(trained, looked(), "val"))
 
     def validate() -> Validated:
+        if ranks().size == 1:
+            return validated()
+        with own_random_numbers(trained.policy.device):  # ranks have different shares
+            return validated()
+
+    def validated() -> Validated:
         cases = looked().cases
         readings = reader().read(cases)
         row = summarise(readings, trained.cases.task, bootstrap=0)
         found = {name: value_of(row, name) for name in ("score", *row)}
         scores = {name: value for name, value in found.items() if value is not None} | {"glimpses": row["glimpses"]}
-        watched = reader().read(
-            watched_of(cases, trained.cases.task.strata([case.target for case in cases])), trace=True
-        )
+        if not first():  # pictures and histograms are shown by the first process
+            return Validated(scores)
+        shown = watched_of(cases, trained.cases.task.strata([case.target for case in cases]))
+        watched = list(reader().each(shown, trace=True))
         gains = np.concatenate([reading.gains for reading in watched])
         spreads = {
             "glimpses_of_a_case": np.array([reading.glimpses for reading in readings], np.float64),

@@ -13,6 +13,7 @@ from stable_baselines3.common.logger import HParam, Logger, TensorBoardOutputFor
 
 from glimpse.atomic import write_atomically
 from glimpse.errors import UserError
+from glimpse.ranks.group import first, in_turn, largest, once, ranks
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.loading import CONFIG_FILE, read_settings
 from glimpse.runs.stopping import Stopping
@@ -55,7 +56,15 @@ class Run:
         save_seconds: float = 60.0,
     ) -> None:
         self.folder, self.save_seconds = Path(folder), save_seconds
-        if not resume and _holds_run(self.folder):
+        with in_turn(first()):
+            self._open(settings, resume)
+        self.seconds: dict[str, float] = dict(self.last.meta["seconds"])
+        self._stopping, self._saved = Stopping(), time.monotonic()
+        ranks().folder = str(self.folder)
+
+    def _open(self, settings: Mapping[str, Any], resume: bool) -> None:
+        """Makes the folder and its first files, in the first of several ranks, and reads the last checkpoint."""
+        if first() and not resume and _holds_run(self.folder):
             raise RunError(
                 f"{self.folder} holds a run already. Continue it with {typed('resume', self.folder)}, "
                 "or choose another folder with run=."
@@ -66,10 +75,14 @@ class Run:
             raise RunError(
                 f"{self.folder}: cannot be made a run folder ({error.strerror}). Choose another one with run=."
             ) from error
-        write_atomically(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
+        if first():
+            write_atomically(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
         last = self.checkpoint("last")
         nothing = Checkpoint(meta={"stage": None, "seconds": {}, "events": {}})
         self.last = Checkpoint.load(last) if last.exists() else nothing
+        self.logger = Logger(str(self.folder), [])
+        if not first():
+            return
         if resume:
             _cut_events(self.folder, self.last.meta.get("events"))
         self._events = TensorBoardOutputFormat(str(self.folder))
@@ -77,8 +90,6 @@ class Run:
         if self.last.meta["stage"] is None:  # what TensorBoard's tab HParams compares runs by
             self.logger.record("settings", HParam(compared(settings), {"validation/score": 0.0}))
             self.logger.dump(0)
-        self.seconds: dict[str, float] = dict(self.last.meta["seconds"])
-        self._stopping, self._saved = Stopping(), time.monotonic()
 
     def checkpoint(self, name: str) -> Path:
         """Returns the path of the checkpoint with this name."""
@@ -90,11 +101,12 @@ class Run:
         return reached is not None and stages.index(reached) > stages.index(stage)
 
     def save(self, checkpoint: Checkpoint, stage: str) -> None:
-        """Saves `checkpoint` as the point from which the run is resumed."""
-        self._events.writer.flush()
-        events = {file.name: file.stat().st_size for file in self.folder.glob(_EVENTS)}
-        checkpoint.meta |= {"stage": stage, "seconds": dict(self.seconds), "events": events}
-        checkpoint.save(self.checkpoint("last"))
+        """Saves `checkpoint` as the point from which the run is resumed; of several ranks, the first one does."""
+        checkpoint.meta |= {"stage": stage, "seconds": dict(self.seconds)}
+        if first():
+            self._events.writer.flush()
+            checkpoint.meta["events"] = {file.name: file.stat().st_size for file in self.folder.glob(_EVENTS)}
+            checkpoint.save(self.checkpoint("last"))
         self.last, self._saved = checkpoint, time.monotonic()
 
     def offer(self, stage: str, state: Callable[[], Checkpoint], now: bool = False) -> None:
@@ -111,11 +123,18 @@ class Run:
             KeyboardInterrupt, SystemExit: the run is to be stopped (see `stoppable`), and the checkpoint is saved.
         """
         self.tick(stage)
-        stop = self._stopping.asked is not None
-        if now or stop or time.monotonic() - self._saved >= self.save_seconds:
+        stop = self._stop_together()
+        if first() and (now or stop or time.monotonic() - self._saved >= self.save_seconds):
             self.save(state(), stage)
         if stop:
+            once(lambda: None)  # the last checkpoint is written before any process ends
             self._stopping.stop()
+
+    def _stop_together(self) -> bool:
+        """Returns whether any rank was asked to stop; all of them stop then after the same step."""
+        asked = largest(self._stopping.asked or 0)
+        self._stopping.asked = asked or None
+        return asked > 0
 
     def stop_if_asked(self) -> None:
         """Ends the program if it was asked to stop in `stoppable`; stages call it after they have saved their end.
@@ -123,7 +142,7 @@ class Run:
         Raises:
             KeyboardInterrupt, SystemExit: the run is to be stopped.
         """
-        if self._stopping.asked is not None:
+        if self._stop_together():
             self._stopping.stop()
 
     @contextmanager

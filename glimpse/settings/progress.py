@@ -2,6 +2,8 @@
 
 import sys
 
+from glimpse.ranks.group import first
+
 
 def silent(progress: bool) -> bool | None:
     """Returns what `tqdm` takes as `disable`: True hides a bar; None shows it on a terminal only, not in a log file.
@@ -9,7 +11,7 @@ def silent(progress: bool) -> bool | None:
     Args:
         progress: whether bars were asked for; commands do so, functions of the library do not by themselves.
     """
-    return None if progress else True
+    return None if progress and first() else True
 
 
 def say(line: str, progress: bool) -> None:
@@ -19,5 +21,5 @@ def say(line: str, progress: bool) -> None:
         line: what to say.
         progress: as of `silent`.
     """
-    if progress and not sys.stderr.isatty():
+    if progress and first() and not sys.stderr.isatty():
         print(f"glimpse: {line}", file=sys.stderr, flush=True)

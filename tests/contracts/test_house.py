@@ -13,6 +13,7 @@ FILES = sorted(file for room in ("glimpse", "envs", "agents") for file in (ROOT 
 FLOORS = (
     ("errors",),
     ("atomic",),
+    ("ranks",),
     ("geometry",),
     ("plugins",),
     ("settings",),
