@@ -15,6 +15,7 @@ from glimpse.networks.frontier import Described, Frontier, joined
 from glimpse.networks.history import History, WideCells
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.network import GlimpseNetwork, with_stop
+from glimpse.networks.overlap import of_rows
 from glimpse.networks.records import (
     OWN_CONDUCT,
     Conduct,
@@ -86,7 +87,7 @@ class GlimpsePolicy(GlimpseNetwork):
             prediction=prediction,
             glimpse_prediction=self.glimpse_head(tokens),
             extra_prediction=after_extra,
-            first_logits=self._first_logits(states[:: episodes.rollouts, :1], scene.candidates, places),
+            first_logits=self._first_logits(states[:: episodes.rollouts, :1], scene, places),
             view_scores=None if history.wide is None else self._scores_of_views(candidates, maps.shape[1]),
         )
 
@@ -97,13 +98,18 @@ class GlimpsePolicy(GlimpseNetwork):
     def _first_logits(
         self,
         states: Float[Tensor, "case 1 hidden"],
-        candidates: Candidates,
+        scene: Scene,
         places: Int[Tensor, "case place"] | None,
     ) -> Float[Tensor, "case place"] | None:
         """Returns the logits of cells when nothing was seen yet; no gradient is passed on to the states."""
         if places is None or not isinstance(self.locator, PointerLocator):
             return None
-        return self.locator.logits(states.detach(), candidates.keys, candidates.unary)[:, 0].gather(1, places)
+        maps = scene.features.flatten(2).transpose(1, 2)  # these places need not be open
+        keys, unary = self.locator.describe(
+            self.narrow(maps.gather(1, places[..., None].expand(-1, -1, maps.shape[-1]))),
+            self.position(self.cells)[places],
+        )
+        return self.locator.logits(states.detach(), keys, unary)[:, 0]
 
     def _answers(
         self, first: Tensor, tokens: Tensor, length: Tensor, extra: Glimpses | None
@@ -162,8 +168,9 @@ class GlimpsePolicy(GlimpseNetwork):
     ) -> tuple[Candidates, History]:
         """Returns all places at which glimpses of the episodes could lie, and what had been seen of them."""
         sides = 2 * episodes.extents.to(self.cells).repeat_interleave(episodes.rollouts, 0)
-        if self.layout.zooms == 1 or getattr(conduct.locator or self.locator, "roams", False):
-            return candidates, History(self.axes, episodes, sides, self.minds_near)
+        index = None if candidates.index is None else of_rows(candidates.index, len(sides))
+        if self.layout.zooms == 1 or self.roams(conduct):
+            return candidates, History(self.axes, episodes, sides, self.minds_near, index=index)
         batch, views = maps.shape[:2]
         rows = torch.arange(batch, device=self.device).repeat_interleave(views)
         step = episodes.view_step.flatten()
@@ -174,7 +181,7 @@ class GlimpsePolicy(GlimpseNetwork):
         places, level, since = (one.unflatten(0, (batch, views)) for one in (new.location, zoom + 1, step + 1))
         wide = WideCells(places, level, since, self.view_grid.cells)
         by_row = (one.unflatten(0, (batch, views)).flatten(1, 2) for one in vars(new).values())
-        history = History(self.axes, episodes, sides, self.minds_near, wide)
+        history = History(self.axes, episodes, sides, self.minds_near, wide, index)
         return joined(candidates, Described(*by_row), level.repeat_interleave(new.unary.shape[1], 1)), history
 
     def _log_prob(
@@ -207,8 +214,7 @@ class GlimpsePolicy(GlimpseNetwork):
         batch, steps = states.shape[:2]
 
         def part(states: Tensor, location: Tensor, cell: Tensor, zoom: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-            seen = history.before(step, zoom).at(candidates.index)
-            where = self.where(states, candidates, seen, conduct)
+            where = self.where(states, candidates, history.before(step, zoom), conduct)
             levels = self.levels(states, where, conduct).log_softmax(-1)
             where = at_level(where, zoom)
             zoomed = levels.gather(-1, zoom[..., None])[..., 0]
@@ -281,7 +287,7 @@ class GlimpsePolicy(GlimpseNetwork):
         carried = self.observe(carried, tensors["glimpse"], tensors["location"], cell, carried.zoom)
         if bool(anew.any()):
             fresh = self._scene_of(tensors, conduct)
-            carried, scene = _merge(carried, self.begin(fresh), anew), _merge(scene, fresh, anew)
+            carried, scene = _merge(carried, self.begin(fresh), anew), self._merged(scene, fresh, anew, conduct)
         return scene, carried
 
     def _chosen(self, scene: Scene, carried: State, location: Tensor) -> Int[Tensor, "batch"]:
@@ -298,18 +304,21 @@ class GlimpsePolicy(GlimpseNetwork):
     def _scene_of(self, tensors: dict[str, Tensor], conduct: Conduct) -> Scene:
         return self.scene(tensors["overview"], tensors["foreground"], tensors["extents"], conduct=conduct)
 
+    def _merged(self, old: Scene, new: Scene, rows: Tensor, conduct: Conduct) -> Scene:
+        token, features, inside = (
+            _merge(getattr(old, n), getattr(new, n), rows) for n in ("token", "features", "open")
+        )
+        sides = _merge(old.candidates.sides, new.candidates.sides, rows)
+        return Scene(token, self.candidates(features, inside, sides, conduct), features, inside)
+
 
 def _merge(old: Any, new: Any, rows: Tensor) -> Any:
     """Returns `old` with the rows where `rows` is True replaced by those of `new`, also in nested records."""
-    if isinstance(old, Candidates):
-        names = ("keys", "unary", "open", "sides")
-        keys, unary, inside, sides = (_merge(getattr(old, name), getattr(new, name), rows) for name in names)
-        return Candidates(keys, unary, inside, sides, old.locations, old.grid)
     if isinstance(old, Frontier):
         return old.merged(new, rows)
     if isinstance(old, WideGlimpses) or old is None:  # of the last glimpses only
         return None
-    if isinstance(old, Scene | State):
+    if isinstance(old, State):
         return type(old)(*(_merge(a, b, rows) for a, b in zip(vars(old).values(), vars(new).values(), strict=True)))
     if isinstance(old, dict):
         return {name: _merge(value, new[name], rows) for name, value in old.items()}
