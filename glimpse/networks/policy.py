@@ -16,6 +16,7 @@ from glimpse.networks.history import History, WideCells
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.network import GlimpseNetwork, with_stop
 from glimpse.networks.overlap import of_rows
+from glimpse.networks.pieces import along_time
 from glimpse.networks.records import (
     OWN_CONDUCT,
     Conduct,
@@ -28,7 +29,8 @@ from glimpse.networks.records import (
 )
 from glimpse.networks.where import Candidates, Choice, at_level
 
-_CELLS_AT_ONCE = 1 << 20  # how many numbers (rows x steps x cells) the locator's distributions hold at once
+_MANY_CELLS = 1 << 20  # of so many numbers (rows x steps x cells) the locator's distributions are computed in pieces
+_CELLS_AT_ONCE = 1 << 17  # how many numbers a piece has
 
 
 class GlimpsePolicy(GlimpseNetwork):
@@ -63,17 +65,15 @@ class GlimpsePolicy(GlimpseNetwork):
             overview_share: Share of the cases whose overviews are encoded again, with a gradient, if `encoder_share` is
                 below 1.
         """
-        read, (batch, time) = episodes.read, episodes.cell.shape
+        read = episodes.read
         trained = self.trains_encoder(conduct)
         kept = episodes.features if not trained or encoder_share < 1 else None
         if kept is not None and trained and overview_share > 0:
             again = torch.randperm(len(kept))[: math.ceil(overview_share * len(kept))].to(self.device)
             kept = kept.index_copy(0, again, self.features(episodes.overview[again], conduct))
         scene = self.scene(episodes.overview, episodes.foreground, episodes.extents, kept, conduct)
-        tokens = scene.token.new_zeros(batch, time, scene.token.shape[-1])
         seen, maps = self._seen(episodes, encoder_share, conduct)
-        made = self.glimpse_token(seen[read], episodes.location[read], episodes.zoom[read])
-        tokens = tokens.masked_scatter(read[..., None], made)
+        tokens = along_time(self._tokens, seen, episodes.location, episodes.zoom, read)
         overview = scene.token.repeat_interleave(episodes.rollouts, 0)
         first, sequence = self.overview_in_answers(overview), torch.cat([overview[:, None], tokens], 1)
         states = self.memory(sequence)
@@ -90,6 +90,11 @@ class GlimpsePolicy(GlimpseNetwork):
             first_logits=self._first_logits(states[:: episodes.rollouts, :1], scene, places),
             view_scores=None if history.wide is None else self._scores_of_views(candidates, maps.shape[1]),
         )
+
+    def _tokens(self, seen: Tensor, location: Tensor, zoom: Tensor, read: Tensor) -> Float[Tensor, "batch time embed"]:
+        """Returns the tokens of glimpses from their pooled features; zeros where none was read."""
+        made = self.glimpse_token(seen[read], location[read], zoom[read])
+        return made.new_zeros(*read.shape, made.shape[-1]).masked_scatter(read[..., None], made)
 
     def _scores_of_views(self, candidates: Candidates, views: int) -> Float[Tensor, "batch view cell"]:
         cells = len(self.view_cells)
@@ -161,6 +166,8 @@ class GlimpsePolicy(GlimpseNetwork):
             anew = anew.index_put((row, step), torch.zeros_like(row, dtype=torch.bool))
         rows = anew.flatten().nonzero()[:, 0]
         looked = self.look(episodes.glimpse.flatten(0, 1), rows, conduct)
+        if len(rows) == anew.numel():  # nothing is kept, so nothing is copied
+            return looked.unflatten(0, anew.shape), maps
         return seen.masked_scatter(anew[..., None], looked), maps
 
     def _places(
@@ -222,9 +229,10 @@ class GlimpsePolicy(GlimpseNetwork):
 
         rows = (states, choice.location, choice.cell, zoom)
         step = torch.arange(steps, device=states.device)
-        size = max(1, _CELLS_AT_ONCE // max(1, batch * candidates.unary.shape[1]))
-        if not self.encoding.chunk or steps <= size:
+        each = max(1, batch * candidates.unary.shape[1])
+        if not self.encoding.chunk or steps * each <= _MANY_CELLS:
             return part(*rows, step)
+        size = max(1, _CELLS_AT_ONCE // each)
         pieces = zip(*(tensor.split(size, 1) for tensor in rows), step.split(size), strict=True)
         parts = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
         log_probs, entropies = zip(*parts, strict=True)

@@ -364,3 +364,32 @@ def test_only_open_cells_are_described_and_decisions_are_those_of_all_cells(
             torch.testing.assert_close(one, two)
         glimpse = episodes.glimpse[:, step]
         state = policy.observe(state, glimpse, decision.location, decision.cell, decision.zoom)
+
+
+@pytest.mark.parametrize("aggregator", [CausalTransformer, scores_and_more])
+def test_long_episodes_are_computed_in_pieces_with_the_same_results(
+    aggregator: Callable[[int], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three pieces of at most 4 steps give the answers, decisions and gradients of all at once; memory's have 3."""
+    policy = make_policy(aggregator=aggregator, chunk=5).double()
+    episodes = play(policy, time=9)
+    found = []
+    for steps in (1000, 4):
+        monkeypatch.setattr("glimpse.networks.pieces.STEPS_AT_ONCE", steps)
+        monkeypatch.setattr("glimpse.networks.aggregator.STEPS_AT_ONCE", steps)
+        monkeypatch.setattr("glimpse.networks.memory._AT_ONCE", 3)
+        policy.zero_grad()
+        evaluation = policy.evaluate_episodes(episodes)
+        parts = (evaluation.prediction, evaluation.log_prob, evaluation.value, evaluation.glimpse_prediction)
+        sum(part.square().sum() for part in parts).backward()
+        found.append([*parts, *(p.grad for p in policy.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 40
+    for whole, in_pieces in zip(*found, strict=True):
+        torch.testing.assert_close(in_pieces, whole)
+
+
+def test_a_long_sequence_without_gradient_is_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glimpse.networks.pieces.STEPS_AT_ONCE", 4)
+    monkeypatch.setattr("glimpse.networks.pieces.checkpoint", None)
+    with torch.no_grad():
+        assert CausalTransformer(16)(torch.randn(2, 9, 16)).shape == (2, 9, 16)
