@@ -101,11 +101,10 @@ class SecondLook(_Again):
         extents = torch.from_numpy(views.relative_extents(source))[None].to(policy.device)
         scene = policy.scene(overview, foreground, extents, conduct=_FIXED)
         state = policy.begin(scene)
-        seen = state.coverage()
-        where = policy.where(state.memory[:, None], scene.candidates, seen)
+        where = policy.where(state.memory[:, None], *policy.choices(scene, state))
         assert isinstance(where, CellDistribution), "only a locator that points at cells is taught"
-        log_probs = where.log_probs[0, 0].cpu().numpy()
-        inside = scene.candidates.open[0].cpu().numpy()
+        inside, log_probs = scene.open[0].cpu().numpy(), np.full(len(policy.cells), -np.inf, np.float32)
+        log_probs[slice(None) if where.index is None else where.index[0].cpu().numpy()] = where.log_probs[0, 0].cpu()
         rng, count = np.random.default_rng([1, self.seeds[index]]), self.glimpses_per_case
         return _looked_at(log_probs, inside, self.options.again.second_look, count, rng)
 

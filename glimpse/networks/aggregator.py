@@ -6,6 +6,7 @@ dictionary of tensors whose first axis is the batch; `length` (batch,) counts th
 have different numbers of tokens.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from glimpse.networks.pieces import STEPS_AT_ONCE, is_long, recomputed
 from glimpse.ranks.sharing import Dropout
 
 Cache = dict[str, Tensor]
@@ -51,6 +53,25 @@ class _Block(nn.Module):
         qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         return query, key, value
+
+    def in_pieces(self, x: Float[Tensor, "batch time embed"]) -> Float[Tensor, "batch time embed"]:
+        """Returns the layer's result for a long sequence; only keys and values are there at once for all of it."""
+        pieces = x.split(STEPS_AT_ONCE, 1)
+        known = torch.cat([recomputed(self._known, piece) for piece in pieces], 2)
+        ends = itertools.accumulate(piece.shape[1] for piece in pieces)
+        return torch.cat(
+            [recomputed(self._piece, x, known[:, :, :end]) for x, end in zip(pieces, ends, strict=True)], 1
+        )
+
+    def _known(self, x: Tensor) -> Float[Tensor, "batch head time both"]:
+        """Returns keys and values."""
+        return torch.cat(self.project(x)[1:], -1)
+
+    def _piece(self, x: Tensor, known: Tensor) -> Tensor:
+        """Returns the layer's result for the last steps of a sequence, from its keys and values so far."""
+        (key, value), (last, steps) = known.chunk(2, -1), (x.shape[1], known.shape[2])
+        seen = torch.ones(last, steps, dtype=torch.bool, device=x.device).tril(steps - last)
+        return self.finish(x, F.scaled_dot_product_attention(self.project(x)[0], key, value, attn_mask=seen))
 
     def finish(self, x: Tensor, attended: Tensor) -> Float[Tensor, "batch time embed"]:
         """Adds the result of attention (batch, head, time, embed / head), and then that of the perceptron."""
@@ -90,6 +111,9 @@ class CausalTransformer(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "batch time embed"]) -> Float[Tensor, "batch time embed"]:
         for block in self._layers():
+            if is_long(tokens.shape[1]):
+                tokens = recomputed(block.in_pieces, tokens)
+                continue
             query, key, value = block.project(tokens)
             tokens = block.finish(tokens, F.scaled_dot_product_attention(query, key, value, is_causal=True))
         return self.norm(tokens)
@@ -220,14 +244,13 @@ class ScorePooling(nn.Module):
         batch, time, count = scores.shape
         best = scores.new_full((batch, self.highest, count), -torch.inf)
         rows = torch.full(best.shape, time, device=scores.device)
-        found = []
+        found = rows.new_empty(batch, time, *rows.shape[1:])
         for step in range(time):
             values = torch.cat([best, scores[:, step : step + 1]], 1)
             candidates = torch.cat([rows, torch.full_like(rows[:, :1], step)], 1)
             best, order = values.topk(self.highest, 1)
-            rows = candidates.gather(1, order)
-            found.append(rows)
-        return torch.stack(found, 1)
+            rows = found[:, step] = candidates.gather(1, order)
+        return found
 
     @staticmethod
     def _pooled(

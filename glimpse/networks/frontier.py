@@ -6,6 +6,7 @@ size of the image. A candidate is chosen and kept by its index: first come the c
 first wide glimpse, of the second, and so on.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glimpse.networks.overlap import NEAR, Coverage, covered_shares
-from glimpse.networks.where import Candidates
+from glimpse.networks.where import Candidates, open_ones
 
 _PADDED = ("keys", "unary", "open", "location", "level", "covered", "near", "visited")
 
@@ -230,15 +231,16 @@ def joined(candidates: Candidates, wide: Described, level: Int[Tensor, "batch n"
     """
     batch = len(wide.open)
     rollouts = batch // len(candidates.open)
-    index = _open_ones(candidates.open)
-    places = candidates.locations.expand(len(index), *candidates.locations.shape)
+    index = open_ones(candidates.open) if candidates.index is None else candidates.index
+    places = candidates.locations if candidates.index is not None else candidates.locations.expand(len(index), -1, -1)
 
     def both(own: Tensor, of_wide: Tensor) -> Tensor:
-        shape = (*index.shape, *own.shape[2:])
-        some = own.gather(1, index.view(*index.shape, *[1] * (own.ndim - 2)).expand(shape))
-        return torch.cat([some.repeat_interleave(rollouts, 0), of_wide.to(some)], 1)
+        if candidates.index is None:
+            shape = (*index.shape, *own.shape[2:])
+            own = own.gather(1, index.view(*index.shape, *[1] * (own.ndim - 2)).expand(shape))
+        return torch.cat([own.repeat_interleave(rollouts, 0), of_wide.to(own)], 1)
 
-    behind = candidates.open.shape[1] + torch.arange(level.shape[1], device=level.device).expand(batch, -1)
+    behind = math.prod(candidates.grid.cells) + torch.arange(level.shape[1], device=level.device).expand(batch, -1)
     return replace(
         candidates,
         keys=both(candidates.keys, wide.keys),
@@ -249,10 +251,3 @@ def joined(candidates: Candidates, wide: Described, level: Int[Tensor, "batch n"
         level=torch.cat([level.new_zeros(batch, index.shape[1]), level], 1),
         index=torch.cat([index.repeat_interleave(rollouts, 0), behind], 1),
     )
-
-
-def _open_ones(inside: Bool[Tensor, "case cell"]) -> Int[Tensor, "case some"]:
-    """Returns the indices of cells that are open, in order; rows with fewer of them have others, too."""
-    most = int(inside.sum(1).max())
-    first = (~inside).byte().sort(dim=1, stable=True).indices[:, :most]
-    return first.sort(1).values

@@ -46,10 +46,17 @@ class History:
         sides: The sides of glimpses of each extent (batch, zoom, d), in units of these coordinates.
         minds_near: Whether to say what was near to what was seen; if not, nothing was.
         wide: The cells of wide glimpses; None where locators choose among the cells of overviews only.
+        index: The indices of the cells of overviews that are asked for (batch, some), in order; None means all.
     """
 
     def __init__(
-        self, axes: list[Tensor], episodes: Episodes, sides: Tensor, minds_near: bool, wide: WideCells | None = None
+        self,
+        axes: list[Tensor],
+        episodes: Episodes,
+        sides: Tensor,
+        minds_near: bool,
+        wide: WideCells | None = None,
+        index: Int[Tensor, "batch some"] | None = None,
     ) -> None:
         self.axes, self.sides, self.read, self.cell = axes, sides, episodes.read, episodes.cell
         self.minds_near, self.wide, self.zoom = minds_near, wide, episodes.zoom
@@ -57,7 +64,12 @@ class History:
         rows = torch.arange(len(sides), device=sides.device)[:, None]
         self.own = sides[rows, episodes.zoom]
         cells = math.prod(map(len, axes))
-        self.first_read = self._first_read(cells + (0 if wide is None else wide.location[0, :, :, 0].numel()), cells)
+        count = cells + (0 if wide is None else wide.location[0, :, :, 0].numel())
+        first, self.index = self._first_read(count, cells), index
+        if index is not None:
+            first = torch.cat([first.gather(1, index), first[:, cells:]], 1)
+            self.along = torch.unravel_index(index, [len(axis) for axis in axes])
+        self.first_read = first
 
     def _first_read(self, count: int, of_overview: int) -> Int[Tensor, "batch cell"]:
         """Returns the step at which each candidate was first looked at; time + 1 where it never was."""
@@ -92,9 +104,16 @@ class History:
         first, last = int(step[0]), int(step[-1])
         covered = overlaps(self.axes, self.sides[:, 0], self.location[:, :last], enlarged * self.own[:, :last])
         covered[0] = covered[0] * self.read[:, :last, None]  # what was never read has shown nothing
-        earlier = summed([share[:, :first] for share in covered])[:, None]
-        since = product([share[:, first:] for share in covered]).cumsum(1)
-        return torch.cat([earlier, earlier + since], 1)
+        earlier, since = summed([share[:, :first] for share in covered]), [share[:, first:] for share in covered]
+        if self.index is None:
+            each = product(since)
+        else:
+            earlier = earlier.gather(1, self.index)
+            each = math.prod(
+                share.gather(2, at[:, None].expand(-1, share.shape[1], -1))
+                for share, at in zip(since, self.along, strict=True)
+            )
+        return torch.cat([earlier[:, None], earlier[:, None] + each.cumsum(1)], 1)
 
     def _of_wide(self, step: Int[Tensor, "some"], enlarged: float) -> Float[Tensor, "batch some n"]:
         """Returns the same of the cells of wide glimpses, by glimpses that are not wider than what they would show.

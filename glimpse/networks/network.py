@@ -18,7 +18,7 @@ from glimpse.networks.memory import GRUMemory
 from glimpse.networks.overlap import NEAR, Coverage, overlaps, product
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Scene, State, WideGlimpses
 from glimpse.networks.seeing import Encoding, Part, SeeingNetwork
-from glimpse.networks.where import Candidates, Where, at_level, levels_of
+from glimpse.networks.where import Candidates, Where, at_level, levels_of, open_ones
 from glimpse.ranks.sharing import own_choices, own_rows
 from glimpse.settings.options import option_names, sorted_into
 from glimpse.spaces import ActionLayout
@@ -148,9 +148,31 @@ class GlimpseNetwork(SeeingNetwork):
         else:
             features = self.features(overview, conduct) if features is None else features
             token = self.pool(features) + self.scale.weight[0]
-        keys, unary = self.describe(features.flatten(2).transpose(1, 2), self.cells)
         sides = 2 * extents.to(self.cells).reshape(len(extents), self.layout.zooms, -1)
-        return Scene(token, Candidates(keys, unary, inside, sides, self.cells, self.grid), features)
+        return Scene(token, self.candidates(features, inside, sides, conduct), features, inside)
+
+    def candidates(
+        self,
+        features: Float[Tensor, "case features *cells"],
+        inside: Bool[Tensor, "case cell"],
+        sides: Float[Tensor, "case zoom d"],
+        conduct: Conduct = OWN_CONDUCT,
+    ) -> Candidates:
+        """Returns the cells of overviews at which one may look: those that are open, or all for locators that roam.
+
+        Of a large image most cells may be background, and describing them would take longer than encoding.
+        """
+        index, maps = None if self.roams(conduct) else open_ones(inside), features.flatten(2).transpose(1, 2)
+        if index is None or index.shape[1] == len(self.cells):
+            keys, unary = self.describe(maps, self.cells)
+            return Candidates(keys, unary, inside, sides, self.cells, self.grid)
+        some = maps.gather(1, index[..., None].expand(-1, -1, maps.shape[-1]))
+        keys, unary = self.locator.describe(self.narrow(some), self.position(self.cells)[index])
+        return Candidates(keys, unary, inside.gather(1, index), sides, self.cells[index], self.grid, index=index)
+
+    def roams(self, conduct: Conduct = OWN_CONDUCT) -> bool:
+        """Returns whether the locator in use may look anywhere, and not at cells that are open only."""
+        return bool(getattr(conduct.locator or self.locator, "roams", False))
 
     def describe(
         self,
@@ -260,8 +282,8 @@ class GlimpseNetwork(SeeingNetwork):
     def choices(self, scene: Scene, state: State, conduct: Conduct = OWN_CONDUCT) -> tuple[Candidates, Coverage]:
         """Returns where the next glimpse may lie, at all levels, and what was seen."""
         seen = state.coverage()
-        if state.frontier is None or getattr(conduct.locator or self.locator, "roams", False):
-            return scene.candidates, seen
+        if state.frontier is None or self.roams(conduct):
+            return scene.candidates, seen.at(scene.candidates.index)
         candidates = with_frontier(scene.candidates, state.frontier)
         return candidates, state.frontier.coverage(seen).at(candidates.index)
 

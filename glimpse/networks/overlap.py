@@ -38,10 +38,15 @@ class Coverage:
             return self
 
         def some(values: Tensor) -> Tensor:
-            return values.gather(-1, index[:, None].expand(-1, values.shape[1], -1))
+            return values.gather(-1, of_rows(index, len(values))[:, None].expand(-1, values.shape[1], -1))
 
         absent = None if self.absent is None else some(self.absent)
         return Coverage(some(self.visited), some(self.share), some(self.near), self.zoom, absent)
+
+
+def of_rows(of_cases: Tensor, rows: int) -> Tensor:
+    """Returns what belongs to each of `rows` rows; those of one case follow each other."""
+    return of_cases if len(of_cases) == rows else of_cases.repeat_interleave(rows // len(of_cases), 0)
 
 
 def overlaps(

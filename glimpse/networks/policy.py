@@ -15,6 +15,8 @@ from glimpse.networks.frontier import Described, Frontier, joined
 from glimpse.networks.history import History, WideCells
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.network import GlimpseNetwork, with_stop
+from glimpse.networks.overlap import of_rows
+from glimpse.networks.pieces import along_time
 from glimpse.networks.records import (
     OWN_CONDUCT,
     Conduct,
@@ -28,7 +30,8 @@ from glimpse.networks.records import (
 from glimpse.networks.where import Candidates, Choice, at_level
 from glimpse.ranks.sharing import own_rows, own_some
 
-_CELLS_AT_ONCE = 1 << 20  # how many numbers (rows x steps x cells) the locator's distributions hold at once
+_MANY_CELLS = 1 << 20  # of so many numbers (rows x steps x cells) the locator's distributions are computed in pieces
+_CELLS_AT_ONCE = 1 << 17  # how many numbers a piece has
 
 
 class GlimpsePolicy(GlimpseNetwork):
@@ -63,7 +66,7 @@ class GlimpsePolicy(GlimpseNetwork):
             overview_share: Share of the cases whose overviews are encoded again, with a gradient, if `encoder_share` is
                 below 1.
         """
-        read, (batch, time) = episodes.read, episodes.cell.shape
+        read = episodes.read
         trained = self.trains_encoder(conduct)
         kept = episodes.features if not trained or encoder_share < 1 else None
         if kept is not None and trained and overview_share > 0:
@@ -71,10 +74,8 @@ class GlimpsePolicy(GlimpseNetwork):
             if len(again):
                 kept = kept.index_copy(0, again, self.features(episodes.overview[again], conduct))
         scene = self.scene(episodes.overview, episodes.foreground, episodes.extents, kept, conduct)
-        tokens = scene.token.new_zeros(batch, time, scene.token.shape[-1])
         seen, maps = self._seen(episodes, encoder_share, conduct)
-        made = self.glimpse_token(seen[read], episodes.location[read], episodes.zoom[read])
-        tokens = tokens.masked_scatter(read[..., None], made)
+        tokens = along_time(self._tokens, seen, episodes.location, episodes.zoom, read)
         overview = scene.token.repeat_interleave(episodes.rollouts, 0)
         first, sequence = self.overview_in_answers(overview), torch.cat([overview[:, None], tokens], 1)
         states = self.memory(sequence)
@@ -88,9 +89,14 @@ class GlimpsePolicy(GlimpseNetwork):
             prediction=prediction,
             glimpse_prediction=self.glimpse_head(tokens),
             extra_prediction=after_extra,
-            first_logits=self._first_logits(states[:: episodes.rollouts, :1], scene.candidates, places),
+            first_logits=self._first_logits(states[:: episodes.rollouts, :1], scene, places),
             view_scores=None if history.wide is None else self._scores_of_views(candidates, maps.shape[1]),
         )
+
+    def _tokens(self, seen: Tensor, location: Tensor, zoom: Tensor, read: Tensor) -> Float[Tensor, "batch time embed"]:
+        """Returns the tokens of glimpses from their pooled features; zeros where none was read."""
+        made = self.glimpse_token(seen[read], location[read], zoom[read])
+        return made.new_zeros(*read.shape, made.shape[-1]).masked_scatter(read[..., None], made)
 
     def _scores_of_views(self, candidates: Candidates, views: int) -> Float[Tensor, "batch view cell"]:
         cells = len(self.view_cells)
@@ -99,13 +105,18 @@ class GlimpsePolicy(GlimpseNetwork):
     def _first_logits(
         self,
         states: Float[Tensor, "case 1 hidden"],
-        candidates: Candidates,
+        scene: Scene,
         places: Int[Tensor, "case place"] | None,
     ) -> Float[Tensor, "case place"] | None:
         """Returns the logits of cells when nothing was seen yet; no gradient is passed on to the states."""
         if places is None or not isinstance(self.locator, PointerLocator):
             return None
-        return self.locator.logits(states.detach(), candidates.keys, candidates.unary)[:, 0].gather(1, places)
+        maps = scene.features.flatten(2).transpose(1, 2)  # these places need not be open
+        keys, unary = self.locator.describe(
+            self.narrow(maps.gather(1, places[..., None].expand(-1, -1, maps.shape[-1]))),
+            self.position(self.cells)[places],
+        )
+        return self.locator.logits(states.detach(), keys, unary)[:, 0]
 
     def _answers(
         self, first: Tensor, tokens: Tensor, length: Tensor, extra: Glimpses | None
@@ -157,6 +168,8 @@ class GlimpsePolicy(GlimpseNetwork):
             anew = anew.index_put((row, step), torch.zeros_like(row, dtype=torch.bool))
         rows = anew.flatten().nonzero()[:, 0]
         looked = self.look(episodes.glimpse.flatten(0, 1), rows, conduct)
+        if len(rows) == anew.numel():  # nothing is kept, so nothing is copied
+            return looked.unflatten(0, anew.shape), maps
         return seen.masked_scatter(anew[..., None], looked), maps
 
     def _places(
@@ -164,8 +177,9 @@ class GlimpsePolicy(GlimpseNetwork):
     ) -> tuple[Candidates, History]:
         """Returns all places at which glimpses of the episodes could lie, and what had been seen of them."""
         sides = 2 * episodes.extents.to(self.cells).repeat_interleave(episodes.rollouts, 0)
-        if self.layout.zooms == 1 or getattr(conduct.locator or self.locator, "roams", False):
-            return candidates, History(self.axes, episodes, sides, self.minds_near)
+        index = None if candidates.index is None else of_rows(candidates.index, len(sides))
+        if self.layout.zooms == 1 or self.roams(conduct):
+            return candidates, History(self.axes, episodes, sides, self.minds_near, index=index)
         batch, views = maps.shape[:2]
         rows = torch.arange(batch, device=self.device).repeat_interleave(views)
         step = episodes.view_step.flatten()
@@ -176,7 +190,7 @@ class GlimpsePolicy(GlimpseNetwork):
         places, level, since = (one.unflatten(0, (batch, views)) for one in (new.location, zoom + 1, step + 1))
         wide = WideCells(places, level, since, self.view_grid.cells)
         by_row = (one.unflatten(0, (batch, views)).flatten(1, 2) for one in vars(new).values())
-        history = History(self.axes, episodes, sides, self.minds_near, wide)
+        history = History(self.axes, episodes, sides, self.minds_near, wide, index)
         return joined(candidates, Described(*by_row), level.repeat_interleave(new.unary.shape[1], 1)), history
 
     def _log_prob(
@@ -209,8 +223,7 @@ class GlimpsePolicy(GlimpseNetwork):
         batch, steps = states.shape[:2]
 
         def part(states: Tensor, location: Tensor, cell: Tensor, zoom: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-            seen = history.before(step, zoom).at(candidates.index)
-            where = self.where(states, candidates, seen, conduct)
+            where = self.where(states, candidates, history.before(step, zoom), conduct)
             levels = self.levels(states, where, conduct).log_softmax(-1)
             where = at_level(where, zoom)
             zoomed = levels.gather(-1, zoom[..., None])[..., 0]
@@ -218,9 +231,10 @@ class GlimpsePolicy(GlimpseNetwork):
 
         rows = (states, choice.location, choice.cell, zoom)
         step = torch.arange(steps, device=states.device)
-        size = max(1, _CELLS_AT_ONCE // max(1, batch * candidates.unary.shape[1]))
-        if not self.encoding.chunk or steps <= size:
+        each = max(1, batch * candidates.unary.shape[1])
+        if not self.encoding.chunk or steps * each <= _MANY_CELLS:
             return part(*rows, step)
+        size = max(1, _CELLS_AT_ONCE // each)
         pieces = zip(*(tensor.split(size, 1) for tensor in rows), step.split(size), strict=True)
         parts = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
         log_probs, entropies = zip(*parts, strict=True)
@@ -283,7 +297,7 @@ class GlimpsePolicy(GlimpseNetwork):
         carried = self.observe(carried, tensors["glimpse"], tensors["location"], cell, carried.zoom)
         if bool(anew.any()):
             fresh = self._scene_of(tensors, conduct)
-            carried, scene = _merge(carried, self.begin(fresh), anew), _merge(scene, fresh, anew)
+            carried, scene = _merge(carried, self.begin(fresh), anew), self._merged(scene, fresh, anew, conduct)
         return scene, carried
 
     def _chosen(self, scene: Scene, carried: State, location: Tensor) -> Int[Tensor, "batch"]:
@@ -300,18 +314,21 @@ class GlimpsePolicy(GlimpseNetwork):
     def _scene_of(self, tensors: dict[str, Tensor], conduct: Conduct) -> Scene:
         return self.scene(tensors["overview"], tensors["foreground"], tensors["extents"], conduct=conduct)
 
+    def _merged(self, old: Scene, new: Scene, rows: Tensor, conduct: Conduct) -> Scene:
+        token, features, inside = (
+            _merge(getattr(old, n), getattr(new, n), rows) for n in ("token", "features", "open")
+        )
+        sides = _merge(old.candidates.sides, new.candidates.sides, rows)
+        return Scene(token, self.candidates(features, inside, sides, conduct), features, inside)
+
 
 def _merge(old: Any, new: Any, rows: Tensor) -> Any:
     """Returns `old` with the rows where `rows` is True replaced by those of `new`, also in nested records."""
-    if isinstance(old, Candidates):
-        names = ("keys", "unary", "open", "sides")
-        keys, unary, inside, sides = (_merge(getattr(old, name), getattr(new, name), rows) for name in names)
-        return Candidates(keys, unary, inside, sides, old.locations, old.grid)
     if isinstance(old, Frontier):
         return old.merged(new, rows)
     if isinstance(old, WideGlimpses) or old is None:  # of the last glimpses only
         return None
-    if isinstance(old, Scene | State):
+    if isinstance(old, State):
         return type(old)(*(_merge(a, b, rows) for a, b in zip(vars(old).values(), vars(new).values(), strict=True)))
     if isinstance(old, dict):
         return {name: _merge(value, new[name], rows) for name, value in old.items()}

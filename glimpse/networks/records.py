@@ -40,6 +40,7 @@ class Scene:
     token: Float[Tensor, "case embed"]
     candidates: Candidates
     features: Float[Tensor, "case features *cells"]  # the encoder's feature maps, from which both are computed
+    open: Bool[Tensor, "case cell"]  # which cells of the overview have any foreground
 
 
 @dataclass

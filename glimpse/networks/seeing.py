@@ -11,7 +11,6 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float, Int
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from glimpse.errors import SettingsError
 from glimpse.geometry import CellGrid
@@ -19,6 +18,7 @@ from glimpse.networks.adapters import learns
 from glimpse.networks.cells import Cell, ImageCells
 from glimpse.networks.encoder import LocationEmbedding, TokenPool, whole_cells
 from glimpse.networks.kept import KeptFeatures
+from glimpse.networks.pieces import recomputed
 from glimpse.networks.places import KnownPlaces
 from glimpse.networks.records import OWN_CONDUCT, Conduct
 
@@ -171,8 +171,13 @@ class SeeingNetwork(BasePolicy):
             return self.pool.summary(self.encode(glimpses, conduct)) if rows is None else shown(rows)
         parts = (torch.arange(len(glimpses), device=glimpses.device) if rows is None else rows).split(chunk)
         if torch.is_grad_enabled() and self.trains_encoder(conduct):
-            return torch.cat([checkpoint(shown, part, use_reentrant=False) for part in parts])
+            return torch.cat([recomputed(lambda rows, _: shown(rows), part, self._trained) for part in parts])
         return torch.cat([shown(part) for part in parts])
+
+    @property
+    def _trained(self) -> nn.Parameter:
+        """A parameter of the encoder that trains."""
+        return next(parameter for parameter in self.encoder.parameters() if parameter.requires_grad)
 
     def known_places(self) -> KnownPlaces:
         """Returns what finds pooled features of glimpses by their places, as far as they are kept on disk."""
@@ -224,7 +229,7 @@ class SeeingNetwork(BasePolicy):
         if len(parts) == 1:
             return encoded(images)
         if torch.is_grad_enabled():
-            return torch.cat([checkpoint(encoded, part, use_reentrant=False) for part in parts])
+            return torch.cat([recomputed(lambda images, _: encoded(images), part, self._trained) for part in parts])
         return torch.cat([encoded(part) for part in parts])
 
     def _at_once(self, images: Tensor, cells: ImageCells) -> int:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glimpse.geometry import CellGrid
-from glimpse.networks.overlap import Coverage
+from glimpse.networks.overlap import Coverage, of_rows
 from glimpse.ranks.sharing import own_rows
 
 CLOSED = -1e9
@@ -25,9 +25,9 @@ CLOSED = -1e9
 class Candidates:
     """The cells from which locators choose. There is one row per case, for all of its rollouts, or one per rollout.
 
-    They are the cells of overviews. Where there are several fields of view, only those of them are here that may be
-    looked at, and the cells of wide glimpses follow them; the rows then have locations of their own (see
-    `glimpse.networks.frontier`).
+    They are the cells of overviews. Only those are here that may be looked at, unless all of them may, or the locator
+    roams; the rows then have locations of their own. Where there are several fields of view, the cells of wide glimpses
+    follow them (see `glimpse.networks.frontier`).
 
     Attributes:
         keys: What `PointerLocator` compares with the state.
@@ -212,5 +212,14 @@ def closed_cells(candidates: Candidates, seen: Coverage) -> Bool[Tensor, "batch 
 
 def over_cells(logits: Float[Tensor, "batch time cell"], candidates: Candidates, seen: Coverage) -> CellDistribution:
     """Returns the distribution over the cells that may be chosen."""
-    open_ones = logits.masked_fill(closed_cells(candidates, seen), CLOSED)
-    return CellDistribution(open_ones, candidates.locations, candidates.level, candidates.index)
+    left = logits.masked_fill(closed_cells(candidates, seen), CLOSED)
+    index, locations = candidates.index, candidates.locations
+    locations = locations if locations.ndim == 2 else of_rows(locations, len(logits))
+    return CellDistribution(left, locations, candidates.level, None if index is None else of_rows(index, len(logits)))
+
+
+def open_ones(inside: Bool[Tensor, "case cell"]) -> Int[Tensor, "case some"]:
+    """Returns the indices of cells that are open, in order; rows with fewer of them have others, too."""
+    most = int(inside.sum(1).max())
+    first = (~inside).byte().sort(dim=1, stable=True).indices[:, :most]
+    return first.sort(1).values

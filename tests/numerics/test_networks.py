@@ -224,7 +224,7 @@ def test_no_cell_is_visited_twice_nor_outside_the_foreground() -> None:
     for row, (cells, length) in enumerate(zip(episodes.cell, episodes.length, strict=True)):
         visited = cells[:length]
         assert len(visited.unique()) == length
-        assert scene.candidates.open[row // episodes.rollouts][visited].all()
+        assert scene.open[row // episodes.rollouts][visited].all()
 
 
 def test_encoding_in_bfloat16_leaves_the_rest_as_it_is() -> None:
@@ -329,3 +329,67 @@ def test_predict_begins_anew_only_where_an_episode_starts() -> None:
     alone, _ = policy.predict({k: v[1:2] for k, v in second.items()}, None, None, deterministic=True)
     assert np.allclose(mixed[1], alone[0], atol=1e-6)
     assert state[1].cache["length"].tolist() == [2, 1, 2]
+
+
+@pytest.mark.parametrize("zooms", [1, 2])
+def test_only_open_cells_are_described_and_decisions_are_those_of_all_cells(
+    zooms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lower half of one overview is background, and three quarters of another."""
+    policy = make_policy(zooms=zooms).double()
+    episodes = play(policy)
+    episodes.foreground[0, :, 12:] = episodes.foreground[1, :, 6:] = 0
+    described: list[int] = []
+    describe = policy.locator.describe
+
+    def counted(features: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        described.append(features.shape[1])
+        return describe(features, *others)
+
+    monkeypatch.setattr(policy.locator, "describe", counted)
+    scene = policy.scene(episodes.overview, episodes.foreground, episodes.extents)
+    most, cells = int(scene.open.sum(1).max()), len(policy.cells)
+    assert described == [most] and most < cells
+    monkeypatch.setattr(policy, "roams", lambda conduct: True)  # now all of them are described
+    every = policy.scene(episodes.overview, episodes.foreground, episodes.extents)
+    assert described == [most, cells]
+    monkeypatch.undo()
+    state = policy.begin(scene, episodes.rollouts)
+    for step in range(4):
+        exhausted, draws = torch.zeros(len(state.memory), dtype=torch.bool), torch.Generator().manual_seed(step)
+        same = torch.Generator().manual_seed(step)
+        decision = policy.decide(scene, state, exhausted, generator=draws)
+        other = policy.decide(every, state, exhausted, generator=same)
+        for one, two in zip(decision, other, strict=True):
+            torch.testing.assert_close(one, two)
+        glimpse = episodes.glimpse[:, step]
+        state = policy.observe(state, glimpse, decision.location, decision.cell, decision.zoom)
+
+
+@pytest.mark.parametrize("aggregator", [CausalTransformer, scores_and_more])
+def test_long_episodes_are_computed_in_pieces_with_the_same_results(
+    aggregator: Callable[[int], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three pieces of at most 4 steps give the answers, decisions and gradients of all at once; memory's have 3."""
+    policy = make_policy(aggregator=aggregator, chunk=5).double()
+    episodes = play(policy, time=9)
+    found = []
+    for steps in (1000, 4):
+        monkeypatch.setattr("glimpse.networks.pieces.STEPS_AT_ONCE", steps)
+        monkeypatch.setattr("glimpse.networks.aggregator.STEPS_AT_ONCE", steps)
+        monkeypatch.setattr("glimpse.networks.memory._AT_ONCE", 3)
+        policy.zero_grad()
+        evaluation = policy.evaluate_episodes(episodes)
+        parts = (evaluation.prediction, evaluation.log_prob, evaluation.value, evaluation.glimpse_prediction)
+        sum(part.square().sum() for part in parts).backward()
+        found.append([*parts, *(p.grad for p in policy.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 40
+    for whole, in_pieces in zip(*found, strict=True):
+        torch.testing.assert_close(in_pieces, whole)
+
+
+def test_a_long_sequence_without_gradient_is_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glimpse.networks.pieces.STEPS_AT_ONCE", 4)
+    monkeypatch.setattr("glimpse.networks.pieces.checkpoint", None)
+    with torch.no_grad():
+        assert CausalTransformer(16)(torch.randn(2, 9, 16)).shape == (2, 9, 16)

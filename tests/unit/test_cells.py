@@ -130,7 +130,7 @@ def test_a_policy_learns_through_an_enlarged_overview() -> None:
     foreground = torch.zeros(2, 1, 40, 40, dtype=torch.uint8)
     foreground[:, :, 17, 23] = 255  # in the cell of row 4 and column 5
     scene = policy.scene(overview, foreground, torch.full((2, 2), 0.3))
-    assert scene.features.shape == (2, 64, 10, 10) and scene.candidates.open.nonzero()[:, 1].tolist() == [45, 45]
+    assert scene.features.shape == (2, 64, 10, 10) and scene.open.nonzero()[:, 1].tolist() == [45, 45]
     scene.token.sum().backward()
     assert policy.encoder.layers[0].weight.grad.abs().sum() > 0
 
