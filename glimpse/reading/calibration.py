@@ -65,15 +65,16 @@ def temperature_of(logits: Float[np.ndarray, "case classes"], targets: Int[np.nd
     """Returns the temperature T for which ``softmax(logits / T)`` has the lowest cross-entropy.
 
     Where answers are all right, any lower temperature would be better still. Hence the targets are those of Platt
-    (1999): with n_k cases of class k and K classes, a case of class k counts ``(n_k + 1) / (n_k + K)`` as one of it,
-    and ``1 / (n_k + K)`` as one of each other class. They differ from the true ones in small splits only.
+    (1999), for two classes and likewise for more: with n_k cases of class k and K classes, a case of class k counts
+    ``2 / (K (n_k + 2))`` as one of the other classes. This sums to about two cases of the split, however many
+    classes there are.
 
     The derivative of the cross-entropy by b = 1 / T is the mean of ``sum_k (p_k - t_k) z_k`` with logits z, targets t
     and ``p = softmax(b z)``. It grows with b, so that bisection finds where it is 0.
     """
     classes = logits.shape[1]
-    counts = np.bincount(targets, minlength=classes)[targets][:, None]
-    wanted = (1.0 + counts * np.eye(classes)[targets]) / (counts + classes)
+    other = 2.0 / (classes * (np.bincount(targets, minlength=classes)[targets][:, None] + 2))
+    wanted = np.where(np.eye(classes, dtype=bool)[targets], 1.0 - other, other / (classes - 1))
 
     def slope(scale: float) -> float:
         scaled = logits * scale

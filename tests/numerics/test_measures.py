@@ -138,8 +138,8 @@ def test_sensitivity_by_hand() -> None:
 def test_the_temperature_is_that_of_a_logistic_regression_without_intercept(classes: int) -> None:
     logits, targets = answers(classes, ties=False, count=300)
     found = temperature_of(4 * logits, targets)  # far too sure
-    counts = np.bincount(targets, minlength=classes)
-    wanted = (1 + np.eye(classes)[targets] * counts[targets][:, None]) / (counts[targets][:, None] + classes)
+    other = 2 / (classes * (np.bincount(targets, minlength=classes)[targets][:, None] + 2))
+    wanted = np.where(np.eye(classes, dtype=bool)[targets], 1 - other, other / (classes - 1))
     if classes == 2:  # each case counts as both of its classes, with the weights of its smoothed target
         margins = np.repeat(4 * (logits[:, 1] - logits[:, 0]), 2)[:, None]
         fitted = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10)
@@ -151,6 +151,13 @@ def test_the_temperature_is_that_of_a_logistic_regression_without_intercept(clas
         return float(-(wanted * np.log(shares)).sum(1).mean())
 
     assert loss(found) < min(loss(found * 1.01), loss(found / 1.01)) and 2 < found < 8
+
+
+def test_ten_classes_with_thirty_cases_of_each_are_not_made_unsure() -> None:
+    targets = np.arange(300) % 10
+    said = np.where(np.arange(300) // 10 % 10 > 0, targets, (targets + 1) % 10)
+    logits = math.log(81) * np.eye(10)[said]  # the class that is said has a probability of 0.9, and is right so often
+    assert temperature_of(logits, targets) == pytest.approx(1, abs=0.03)
 
 
 def test_a_temperature_is_finite_where_all_answers_are_right_or_wrong() -> None:
