@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -109,10 +110,11 @@ class History:
             each = product(since)
         else:
             earlier = earlier.gather(1, self.index)
-            each = math.prod(
+            first_axis, *others = (
                 share.gather(2, at[:, None].expand(-1, share.shape[1], -1))
                 for share, at in zip(since, self.along, strict=True)
             )
+            each = reduce(torch.mul, others, first_axis)
         return torch.cat([earlier[:, None], earlier[:, None] + each.cumsum(1)], 1)
 
     def _of_wide(self, step: Int[Tensor, "some"], enlarged: float) -> Float[Tensor, "batch some n"]:
