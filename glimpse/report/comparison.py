@@ -22,6 +22,7 @@ from glimpse.networks.policy import GlimpsePolicy
 from glimpse.pictures.episodes import scanpath_picture
 from glimpse.pictures.pages import PAGES, page_record, page_text
 from glimpse.reading.calibration import CALIBRATION_FILE, Temperature, calibrated, fit, write_temperatures
+from glimpse.reading.costs import Meter
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.readers import FULL_SCAN, READERS, PolicyReader, Reader, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
@@ -167,6 +168,7 @@ class Report:
         with run.timed("report"):
             looked = trained.viewable(self.split)
             raw: dict[str, list[Reading]] = {}
+            spent: dict[str, Meter] = {}
             found: dict[str, Temperature] = {}
             kept = _Kept(self.pictures, self.pages)
             with closing(self.access(trained, looked, self.split)) as access, self._fitting(trained, cohort) as fitted:
@@ -174,8 +176,10 @@ class Report:
                     found |= fitted(name, reader_on)
                     reader = reader_on(access)
                     scale = {name: one.temperature for name, one in found.items()}
-                    raw[name] = kept.of(reader, looked.cases, scale.get(name)) if not raw else reader.read(looked.cases)
-                readings, rows = measured(raw, scale, task, self.seed)
+                    with Meter(policy.device) as spent[name]:
+                        read = kept.of(reader, looked.cases, scale.get(name)) if not raw else reader.read(looked.cases)
+                    raw[name] = reader.counted(read) if isinstance(reader, PolicyReader) else read
+                readings, rows = measured(raw, scale, task, self.seed, spent)
                 run.tick("report")
                 metrics = self._write(run, readings, rows, found, task)
             draw_answers(rows, run.folder)  # pictures last: numbers must not be lost with them
