@@ -27,6 +27,7 @@ from glimpse.errors import SettingsError
 from glimpse.geometry import Extent
 from glimpse.ranks.group import everyones, once
 from glimpse.ranks.sharing import share_of
+from glimpse.reading.costs import multiply_adds
 from glimpse.reading.playing import compute_threads
 from glimpse.reading.readers import FULL_SCAN
 from glimpse.reading.records import Reading
@@ -144,6 +145,7 @@ class FullScan:
         self.seed, self.threads, self.progress = seed, max(1, threads), progress
         self.head: Ensemble | None = None
         self.choice = ""
+        self._counted, self._per_patch = dict[int, int](), 0  # multiply-adds, by the number of patches
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
@@ -303,7 +305,17 @@ class FullScan:
             pixels_read=self.views.pixels_read(case.source, locations, zooms),
             seconds=bag.seconds + time.perf_counter() - began,
             hits=None if case.marks is None else self.views.hits(case.source, locations, zooms, case.marks),
+            multiply_adds=self._multiply_adds(head, case.source, bag.embeddings),
         )
+
+    def _multiply_adds(self, head: Ensemble, source: ImageSource, embeddings: Tensor) -> int:
+        """Returns what embedding all patches of a case and answering takes, counted once per number of patches."""
+        count = len(embeddings)
+        if count not in self._counted:
+            if not self._counted:
+                self._per_patch = multiply_adds(lambda: self._probe(source))
+            self._counted[count] = count * self._per_patch + multiply_adds(lambda: head([embeddings]))
+        return self._counted[count]
 
 
 def _frozen(policy: nn.Module | Embed) -> tuple[Embed, torch.device]:

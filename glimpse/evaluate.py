@@ -29,6 +29,7 @@ from glimpse.errors import EvaluationError, UserError
 from glimpse.networks.feature_store import using
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.reading.calibration import read_temperatures
+from glimpse.reading.costs import Meter
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.playing import compute_threads
 from glimpse.reading.readers import DEFAULT_READERS, check_readers, manner_of, reader_named
@@ -136,7 +137,7 @@ def evaluate(
     budget = int(settings["max_glimpses"] if max_glimpses is None else max_glimpses)
     seed = int(settings["seed"] if seed is None else seed)
     found = _cases(policy, Path(run), cohort, split, lanes, progress)
-    readings: dict[str, list[Reading]] = {}
+    readings, spent = dict[str, list[Reading]](), dict[str, Meter]()
     store = feature_store(settings, found.cases)
     with compute_threads(int(settings["threads"])), closing(found.access) as access, using(store):
         # The policy reads as its agent does, and tables call it after that agent.
@@ -146,11 +147,13 @@ def evaluate(
                 print(_left_out(run, settings))
                 continue
             reader = reader_named(manner_of(name), network, access, budget, seed=seed, called=name)
-            readings[name] = reader.read(found.cases, progress=progress)
+            with Meter(policy.device) as spent[name]:
+                read = reader.read(found.cases, progress=progress)
+            readings[name] = reader.counted(read)
     if not readings:
         raise EvaluationError(_left_out(run, settings))
     task = found.access.task
-    readings, rows = measured(readings, read_temperatures(Path(run)) if task.calibrates else {}, task, seed)
+    readings, rows = measured(readings, read_temperatures(Path(run)) if task.calibrates else {}, task, seed, spent)
     record = {"split": split, "seed": seed, "max_glimpses": budget, "readers": rows}
     if cohort is not None:
         record["cohort"] = os.path.abspath(cohort)

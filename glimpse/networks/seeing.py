@@ -218,6 +218,19 @@ class SeeingNetwork(BasePolicy):
         """Returns the feature maps (glimpse, features, *cells) of wide glimpses, uint8 (glimpse, channel, *size)."""
         return self._maps(glimpses, self._views, conduct)
 
+    def overview_map(self, overview: Tensor) -> Tensor:
+        """Returns the feature maps of overviews without looking for them among those that are kept."""
+        return self.encode(self._overviews.enlarged(overview))
+
+    def view_map(self, glimpses: Tensor) -> Tensor:
+        """Returns the feature maps of wide glimpses without looking for them among those that are kept."""
+        return self.encode(self._views.enlarged(glimpses))
+
+    @property
+    def glimpse_shape(self) -> tuple[int, ...]:
+        """The shape of a glimpse, (channel, *size)."""
+        return self._glimpse_shape
+
     def _maps(self, images: Tensor, cells: ImageCells, conduct: Conduct) -> Tensor:
         def encoded(images: Tensor) -> Tensor:
             return self.encode(cells.enlarged(images.to(self.device)), conduct)

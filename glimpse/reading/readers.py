@@ -9,7 +9,7 @@ Readers that use a policy are listed in `MANNERS`; they differ only in what choo
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -23,6 +23,7 @@ from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
 from glimpse.ranks.group import everyones
 from glimpse.ranks.sharing import share_of
+from glimpse.reading.costs import PolicyCosts
 from glimpse.reading.lanes import Access
 from glimpse.reading.playing import evaluating, play
 from glimpse.reading.records import Reading
@@ -143,6 +144,12 @@ class PolicyReader:
                 conduct = self._conduct(positions)
                 yield from play(self.policy, self.access, lanes, some, self._budget, conduct, trace, generator)
                 bar.update(len(chosen))
+
+    def counted(self, readings: Sequence[Reading]) -> list[Reading]:
+        """Returns readings that this reader has made with their multiply-adds."""
+        costs = PolicyCosts(self.policy, lambda: self._conduct([0]))
+        with evaluating(self.policy):
+            return [replace(reading, multiply_adds=costs.of(reading.zooms.tolist())) for reading in readings]
 
     @property
     def _budget(self) -> int:

@@ -73,6 +73,7 @@ class Reading:
         seconds: Wall-clock time, reading of pixels included; of cases that were read together, their mean.
         hits: For each of the case's marks, whether any glimpse hit it; None where the case has no marks.
         trace: What was seen on the way; None unless it was asked for.
+        multiply_adds: Of the networks (see `glimpse.reading.costs`); None where nobody has counted them.
     """
 
     id: str
@@ -88,6 +89,7 @@ class Reading:
     seconds: float
     hits: Bool[np.ndarray, " mark"] | None = None
     trace: Trace | None = None
+    multiply_adds: int | None = None
 
     @property
     def hit_rate(self) -> float | None:

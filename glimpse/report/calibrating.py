@@ -7,6 +7,7 @@ from typing import Any
 from glimpse.atomic import replacing
 from glimpse.pictures.calibration import calibration_picture, confusion_picture
 from glimpse.reading.calibration import CALIBRATION_FILE, Temperature, calibrated
+from glimpse.reading.costs import Meter
 from glimpse.reading.records import Reading
 from glimpse.report.tables import Row, summarise
 from glimpse.tasks import Task
@@ -15,7 +16,11 @@ _COMPARED = ("brier", "ece", "score", "calibration")  # what calibration changes
 
 
 def measured(
-    readings: Mapping[str, Sequence[Reading]], temperatures: Mapping[str, float | None], task: Task, seed: int = 0
+    readings: Mapping[str, Sequence[Reading]],
+    temperatures: Mapping[str, float | None],
+    task: Task,
+    seed: int = 0,
+    spent: Mapping[str, Meter] | None = None,
 ) -> tuple[dict[str, list[Reading]], dict[str, Row]]:
     """Returns calibrated readings and their rows of `metrics.json`, by the name of the reader.
 
@@ -26,12 +31,15 @@ def measured(
         temperatures: the temperature of each reader; readers without one are not calibrated.
         task: what was predicted.
         seed: seed of the bootstrap.
+        spent: what was measured while each of them read; None where nothing was.
     """
     found, rows = {}, {}
     for name, raw in readings.items():
         temperature = temperatures.get(name)
         found[name] = [calibrated(reading, temperature) for reading in raw]
         rows[name] = summarise(found[name], task, seed)
+        if spent is not None:
+            rows[name] |= spent[name].record(len(raw))
         if task.calibrates:
             rows[name] |= {"temperature": temperature}
         if temperature is not None:

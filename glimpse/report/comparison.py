@@ -24,6 +24,7 @@ from glimpse.pictures.pages import PAGES, page_record, page_text
 from glimpse.ranks.group import agreed, everyones, first, once
 from glimpse.ranks.sharing import share_of
 from glimpse.reading.calibration import CALIBRATION_FILE, Temperature, calibrated, fit, write_temperatures
+from glimpse.reading.costs import Meter
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.readers import FULL_SCAN, READERS, PolicyReader, Reader, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
@@ -169,6 +170,7 @@ class Report:
         with run.timed("report"):
             looked = trained.viewable(self.split)
             raw: dict[str, list[Reading]] = {}
+            spent: dict[str, Meter] = {}
             found: dict[str, Temperature] = {}
             kept = _Kept(self.pictures, self.pages)
             with closing(self.access(trained, looked, self.split)) as access, self._fitting(trained, cohort) as fitted:
@@ -176,10 +178,12 @@ class Report:
                     found |= fitted(name, reader_on)
                     reader = reader_on(access)
                     scale = {name: one.temperature for name, one in found.items()}
-                    raw[name] = kept.of(reader, looked.cases, scale.get(name)) if not raw else reader.read(looked.cases)
+                    with Meter(policy.device) as spent[name]:
+                        read = kept.of(reader, looked.cases, scale.get(name)) if not raw else reader.read(looked.cases)
+                    raw[name] = reader.counted(read) if isinstance(reader, PolicyReader) else read
                 if not first():  # all processes have read; one of them writes
                     return agreed({})
-                readings, rows = measured(raw, scale, task, self.seed)
+                readings, rows = measured(raw, scale, task, self.seed, spent)
                 run.tick("report")
                 metrics = self._write(run, readings, rows, found, task)
             draw_answers(rows, run.folder)  # pictures last: numbers must not be lost with them

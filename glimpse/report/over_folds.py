@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from glimpse.report.answers import Answers
-from glimpse.report.tables import Row, aligned, interval_text, value_of, wrapped
+from glimpse.report.tables import SPENT, Row, aligned, interval_text, spent_cells, spent_names, value_of, wrapped
 from glimpse.tasks import Task, metric_title
 
 CAPTION = (
@@ -42,6 +42,8 @@ def summarised(
         names = [name for name, value in rows[0].items() if isinstance(value, Mapping) and "value" in value]
         found[reader] = {name: _over(rows, name) | {"together": pooled.get(name)} for name in names}
         found[reader] |= {name: float(np.mean([row[name] for row in rows])) for name in _COSTS}
+        known = [name for name in SPENT if all(row.get(name) is not None for row in rows)]
+        found[reader] |= {name: float(np.mean([row[name] for row in rows])) for name in known}
         found[reader] |= task.details(together.predictions, together.stacked(task))
     return found
 
@@ -75,12 +77,13 @@ def table_over_folds(rows: Mapping[str, Row], headline: Sequence[str], further: 
     first = metric_title(headline[0])
     means = [f"{metric_title(name)}: mean (sd)" for name in headline]
     header = ["reader", means[0], f"{first}: together (95 % interval)", *means[1:]]
-    cells = [[*header, "glimpses", "% of foreground read", "s/case"]]
+    spent = spent_names(rows)
+    cells = [[*header, "glimpses", "% of foreground read", "s/case", *(SPENT[name][0] for name in spent)]]
     for reader, row in rows.items():
         together = interval_text(row[headline[0]]["together"])
         costs = [f"{row['glimpses']:.1f}", f"{100 * row['share_read']:.1f}", f"{row['seconds_per_case']:.3f}"]
         others = [_mean(row.get(name)) for name in headline[1:]]
-        cells.append([reader, _mean(row[headline[0]]), together, *others, *costs])
+        cells.append([reader, _mean(row[headline[0]]), together, *others, *costs, *spent_cells(row, spent)])
     second = [["mean (sd)", *map(metric_title, further)]]
     second += [[reader, *(_mean(row.get(name)) for name in further)] for reader, row in rows.items()]
     count = len(next(iter(rows.values()))[headline[0]]["folds"])

@@ -29,6 +29,19 @@ HIT_RATE = (
     "cut it."
 )
 _COST = ("glimpses", "% of foreground read", "s/case")
+MEASURED = ("seconds_per_case", "peak_mib", "joules_per_case")
+"""What rows say of time, memory and energy: it differs each time."""
+SPENT = {
+    "megapixels_per_case": ("Mpixel", 1.0, 2),
+    "multiply_adds_per_case": ("GMAC", 1e-9, 2),
+    "peak_mib": ("MiB", 1.0, 0),
+    "joules_per_case": ("J", 1.0, 1),
+}
+"""What else a case costs: the title of the column, the factor to its unit, and the digits."""
+SPENT_CAPTION = (
+    "Mpixel: megapixels of all glimpses. GMAC: billions of multiply-adds of networks, if nothing is kept from before. "
+    "MiB: the highest memory while reading, of the process, or of PyTorch on a GPU. J: energy of the GPU."
+)
 
 
 def summarise(readings: Sequence[Reading], task: Task, seed: int = 0, bootstrap: int = 1000) -> Row:
@@ -60,6 +73,7 @@ def summarise(readings: Sequence[Reading], task: Task, seed: int = 0, bootstrap:
     rated = [reading for reading in readings if reading.hit_rate is not None]
     if rated:
         metrics["hit_rate"] = _mean_hit_rate(rated, seed)
+    counted: list[Any] = [reading.multiply_adds for reading in readings]
     row: Row = {name: found.record() for name, found in metrics.items()}
     return (
         row
@@ -68,6 +82,8 @@ def summarise(readings: Sequence[Reading], task: Task, seed: int = 0, bootstrap:
             "glimpses": float(np.mean([reading.glimpses for reading in readings])),
             "share_read": float(np.mean([reading.share_read for reading in readings])),
             "seconds_per_case": float(np.mean([reading.seconds for reading in readings])),
+            "megapixels_per_case": float(np.mean([reading.pixels_read for reading in readings])) / 1e6,
+            "multiply_adds_per_case": None if None in counted else float(np.mean(counted)),
         }
     )
 
@@ -89,11 +105,26 @@ def table(rows: Mapping[str, Row], caption: str = CAPTION, headline: Sequence[st
     marked = any("hit_rate" in row for row in rows.values())
     titles = [metric_title(name) for name in headline]
     titles[:1] = [f"{title} (95 % interval)" for title in titles[:1]]
-    header = ("reader", *titles, *(["% of marks hit"] if marked else []), *_COST)
-    cells = [header, *(_cells(reader, row, headline, marked) for reader, row in rows.items())]
+    spent = spent_names(rows)
+    cost = (_COST[0], "% read", _COST[2], *(SPENT[name][0] for name in spent)) if spent else _COST
+    header = ("reader", *titles, *(["% of marks hit"] if marked else []), *cost)
+    cells = [header]
+    cells += [(*_cells(reader, row, headline, marked), *spent_cells(row, spent)) for reader, row in rows.items()]
     lines = aligned(cells)
     text = " ".join([caption, *([FULL_SCAN_CAPTION] if FULL_SCAN in rows else []), *([HIT_RATE] if marked else [])])
+    text += " % read: of the foreground. " + SPENT_CAPTION if spent else ""
     return "\n".join([*wrapped(text, max(80, len(lines[1]))), "", *(line.rstrip() for line in lines)])
+
+
+def spent_names(rows: Mapping[str, Row]) -> list[str]:
+    """Returns which of `SPENT` any row has; rows of earlier versions have none."""
+    return [name for name in SPENT if any(row.get(name) is not None for row in rows.values())]
+
+
+def spent_cells(row: Row, names: Sequence[str]) -> tuple[str, ...]:
+    """Returns what a case costs as texts, "n/a" where it is not known."""
+    found = ((row.get(name), *SPENT[name][1:]) for name in names)
+    return tuple(number(_scaled(value, factor), digits) for value, factor, digits in found)
 
 
 def further_table(rows: Mapping[str, Row], names: Sequence[str]) -> str:
@@ -199,12 +230,13 @@ def write_predictions(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     marked = any(one.hit_rate is not None for answers in readings.values() for one in answers)
-    cost = ["glimpses", "share_read", "seconds", *(["hit_rate"] if marked else [])]
+    cost = ["glimpses", "share_read", "seconds", "pixels_read", "multiply_adds", *(["hit_rate"] if marked else [])]
     writer.writerow(["reader", "split", "slide_id", "case_id", *task.target_columns, *task.columns, *cost])
     for reader, answers in readings.items():
         for one in answers:
             values = (f"{value:.9g}" for value in np.ravel(task.probabilities(one.prediction[None])[0]))
-            spent = [one.glimpses, f"{one.share_read:.6f}", f"{one.seconds:.6f}"]
+            spent = [one.glimpses, f"{one.share_read:.6f}", f"{one.seconds:.6f}", one.pixels_read]
+            spent.append("" if one.multiply_adds is None else one.multiply_adds)
             spent += ["" if one.hit_rate is None else f"{one.hit_rate:.6f}"] if marked else []
             unknown = ("",) * len(task.target_columns)
             target = unknown if one.target is None else task.write_cells(one.target)

@@ -20,6 +20,7 @@ from glimpse.errors import EvaluationError, SettingsError
 from glimpse.evaluate import evaluate
 from glimpse.predicting.claims import Claims
 from glimpse.reading.calibration import CALIBRATION_FILE, calibrated
+from glimpse.report.tables import MEASURED
 from glimpse.runs.loading import read_settings
 from glimpse.settings.composing import composed
 from glimpse.tasks import Classification
@@ -133,8 +134,8 @@ def test_temperatures_change_how_sure_answers_are_and_nothing_else(finished: Pat
     row = json.loads((run / "metrics.json").read_text())["readers"]["ppo"]
     assert row["temperature"] == temperature and row["uncalibrated"]["brier"] != row["brier"]
     again = evaluate(run, readers=["policy"])
-    assert {key: again.rows["ppo"][key] for key in row if key != "seconds_per_case"} == {
-        key: value for key, value in row.items() if key != "seconds_per_case"
+    assert {key: again.rows["ppo"][key] for key in row if key not in MEASURED} == {
+        key: value for key, value in row.items() if key not in MEASURED
     }
     task = Classification(2)
     (run / CALIBRATION_FILE).rename(run / "aside.json")

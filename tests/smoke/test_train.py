@@ -15,6 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import glimpse
+from glimpse.report.tables import MEASURED
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +45,7 @@ def resume(folder: Path, run: str, *options: str) -> subprocess.CompletedProcess
 def timeless(metrics: dict) -> dict:
     """Metrics without the times."""
     readers = {
-        name: {key: value for key, value in row.items() if key != "seconds_per_case"}
+        name: {key: value for key, value in row.items() if key not in MEASURED}
         for name, row in metrics["readers"].items()
     }
     looks = [{key: value for key, value in look.items() if key != "seconds"} for look in metrics["validation"]]

@@ -19,9 +19,15 @@ from glimpse.pictures.charts import (
 from glimpse.report.html.gathering import Gathered
 from glimpse.report.html.learning import learning_curves
 from glimpse.report.html.measures import Outcome, calibration, mean_absolute_error, measured, operating
-from glimpse.report.tables import interval_text, number
+from glimpse.report.tables import interval_text, number, spent_cells, spent_names
 from glimpse.tasks import metric_title
 
+_COSTS = {
+    "megapixels_per_case": "megapixels",
+    "multiply_adds_per_case": "10⁹ multiply-adds",
+    "peak_mib": "highest MiB",
+    "joules_per_case": "J/case",
+}
 _OUTCOMES = 12  # classes or labels that have charts of their own
 _CLASSES = 20  # of a confusion matrix that can be read
 
@@ -79,12 +85,14 @@ def _results(record: Mapping[str, Any], what: str) -> Table:
     )
     names = list(dict.fromkeys(found))
     titles = ["% of marks hit" if name == "hit_rate" else metric_title(name) for name in names]
-    header = ("reader", *(f"{title} (95 % interval)" for title in titles), "glimpses", "% of foreground", "s/case")
+    spent = spent_names(readers)
+    costs = ("glimpses", "% of foreground", "s/case", *map(_COSTS.__getitem__, spent))
+    header = ("reader", *(f"{title} (95 % interval)" for title in titles), *costs)
     rows = []
     for reader, row in readers.items():
         metrics = (interval_text(row.get(name), scale=100 if name == "hit_rate" else 1) for name in names)
         share, seconds = number(100 * row["share_read"], 1), number(row["seconds_per_case"], 3)
-        rows.append((reader, *metrics, number(row["glimpses"], 1), share, seconds))
+        rows.append((reader, *metrics, number(row["glimpses"], 1), share, seconds, *spent_cells(row, spent)))
     caption = f"Split {record['split']}, {what}, at most {record['max_glimpses']} glimpses."
     return Table(caption, header, tuple(rows))
 
