@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,7 +50,7 @@ class PolicyCosts:
         if self._start is None:
             self._start = multiply_adds(self._begin)
         for zoom in {int(zoom) for zoom in zooms} - set(self._looks):
-            self._looks[zoom] = multiply_adds(lambda zoom=zoom: self._look(zoom)) - self._start
+            self._looks[zoom] = multiply_adds(partial(self._look, zoom)) - self._start
         return self._start + sum(self._looks[int(zoom)] for zoom in zooms)
 
     def _begin(self) -> Any:

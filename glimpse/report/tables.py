@@ -116,12 +116,12 @@ def table(rows: Mapping[str, Row], caption: str = CAPTION, headline: Sequence[st
     return "\n".join([*wrapped(text, max(80, len(lines[1]))), "", *(line.rstrip() for line in lines)])
 
 
-def spent_names(rows: Mapping[str, Row]) -> list[str]:
+def spent_names(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Returns which of `SPENT` any row has; rows of earlier versions have none."""
     return [name for name in SPENT if any(row.get(name) is not None for row in rows.values())]
 
 
-def spent_cells(row: Row, names: Sequence[str]) -> tuple[str, ...]:
+def spent_cells(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
     """Returns what a case costs as texts, "n/a" where it is not known."""
     found = ((row.get(name), *SPENT[name][1:]) for name in names)
     return tuple(number(_scaled(value, factor), digits) for value, factor, digits in found)
