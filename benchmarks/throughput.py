@@ -35,12 +35,18 @@ _CASES = 500
 
 
 def options() -> argparse.ArgumentParser:
-    made = parser(NAME, __doc__)
+    made = options_of_joint_stage(NAME, __doc__)
+    reference.add_option(made)
+    return made
+
+
+def options_of_joint_stage(name: str, text: str | None) -> argparse.ArgumentParser:
+    """Returns the options of what is measured of the joint stage."""
+    made = parser(name, text)
     made.add_argument("--root", type=Path, help="folder of MNIST's IDX files; without it, env=relations is measured")
     made.add_argument("--agent", nargs="+", default=["ppo", "reinforce"], help="default: ppo reinforce")
     made.add_argument("--updates", type=int, default=20, help="updates timed, after three that are not (default: 20)")
     made.add_argument("--overrides", nargs="+", default=[], help="of the training, such as network.autocast=true")
-    reference.add_option(made)
     return made
 
 
@@ -50,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench.error("--reference trains on megapixel MNIST: give --root, too.")
     rate = _reference(bench) if bench.options.reference else None
     for agent in bench.options.agent:
-        settings = {"env": _env(bench), "agent": agent, "overrides": " ".join(bench.options.overrides)}
+        settings = {"env": env_of(bench), "agent": agent, "overrides": " ".join(bench.options.overrides)}
         found = bench.results.find(**settings)
         measured = found or measure(bench, agent)
         if found is None or rate is not None:
@@ -59,13 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report(bench)
 
 
-def _env(bench: Benchmark) -> str:
+def env_of(bench: Benchmark) -> str:
     return "megapixel_mnist" if bench.options.root else "relations"
 
 
 def _reference(bench: Benchmark) -> float:
     """Glimpses per second that the reference trains on in its joint stage alone, from its first line after a minute."""
-    given, settings = bench.options, {"env": _env(bench), "agent": "reference"}
+    given, settings = bench.options, {"env": env_of(bench), "agent": "reference"}
     row = bench.results.find(**settings)
     if row is None:
         only = ["--seconds", "65", "--pretrain", "0", "--warm-up", "0", "--train", str(_CASES), "--test", "50"]
@@ -78,11 +84,11 @@ def _reference(bench: Benchmark) -> float:
 def measure(bench: Benchmark, agent: str) -> Row:
     """Times some updates of the joint stage, then the bare encoder on the last of their rollouts."""
     keep_freed_memory()  # as the command does; for the bare encoder, too
-    algorithm, policy, chunk = _joint_stage(bench, agent)
+    algorithm, policy, chunk = joint_stage(bench, agent)
     updates, steps = 2 if bench.options.quick else bench.options.updates, algorithm.steps_per_update
     algorithm.learn((1 if bench.options.quick else 3) * steps)
     watch = Stopwatch(bench.options.device)
-    with watch.watching(algorithm, policy):
+    with watch.watching(_parts(algorithm, policy)):
         started = watch.now()
         algorithm.learn(updates * steps, reset_num_timesteps=False)
         seconds = (watch.now() - started) / updates
@@ -103,10 +109,10 @@ def measure(bench: Benchmark, agent: str) -> Row:
     }
 
 
-def _joint_stage(bench: Benchmark, agent: str) -> tuple[Any, GlimpsePolicy, int]:
+def joint_stage(bench: Benchmark, agent: str) -> tuple[Any, GlimpsePolicy, int]:
     """The algorithm of the joint stage as `glimpse.train` builds it, on an untrained policy; it spends its budget."""
     given = bench.options
-    overrides = [f"env={_env(bench)}", f"agent={agent}", f"threads={given.threads}", f"device={given.device}"]
+    overrides = [f"env={env_of(bench)}", f"agent={agent}", f"threads={given.threads}", f"device={given.device}"]
     overrides += (
         [*QUICK, *QUICK_CASES]
         if given.quick
@@ -141,6 +147,19 @@ def bare(policy: GlimpsePolicy, episodes: Episodes, chunk: int, now: Callable[[]
     return statistics.median(times)
 
 
+def _parts(algorithm: Any, policy: GlimpsePolicy) -> list[tuple[Any, str, str]]:
+    return [
+        (algorithm, "collect_rollouts", "rollout: deciding"),
+        (algorithm.env, "step_wait", "rollout: reading"),
+        (algorithm.env, "reset", "rollout: reading"),
+        (policy, "encode", "rollout: encoding"),
+        (algorithm, "train", "update: the rest"),
+        (policy, "evaluate_episodes", "update: forward"),
+        (Tensor, "backward", "update: backward"),
+        (policy.optimizer, "step", "update: optimizer"),
+    ]
+
+
 class Stopwatch:
     """Wall time by parts of the work; time in a part inside another counts for the inner one only."""
 
@@ -155,18 +174,11 @@ class Stopwatch:
         return time.perf_counter()
 
     @contextmanager
-    def watching(self, algorithm: Any, policy: GlimpsePolicy) -> Iterator[None]:
-        """Times the parts of a training that runs inside."""
-        parts = [
-            (algorithm, "collect_rollouts", "rollout: deciding"),
-            (algorithm.env, "step_wait", "rollout: reading"),
-            (algorithm.env, "reset", "rollout: reading"),
-            (policy, "encode", "rollout: encoding"),
-            (algorithm, "train", "update: the rest"),
-            (policy, "evaluate_episodes", "update: forward"),
-            (Tensor, "backward", "update: backward"),
-            (policy.optimizer, "step", "update: optimizer"),
-        ]
+    def watching(self, parts: Sequence[tuple[Any, str, str]]) -> Iterator[None]:
+        """Times what runs inside, by parts: an object, its method, and the name of the part.
+
+        Where names have a prefix before a colon, what begins inside a part of another prefix belongs to that one.
+        """
         held = [(owner, method, vars(owner).get(method)) for owner, method, _ in parts]
         for owner, method, name in parts:
             setattr(owner, method, self._timed(getattr(owner, method), name))
@@ -181,8 +193,8 @@ class Stopwatch:
 
     def _timed(self, method: Callable[..., Any], name: str) -> Callable[..., Any]:
         def timed(*arguments: Any, **options: Any) -> Any:
-            # Encoding inside an update is part of its forward or backward pass.
-            stays = bool(self._open) and name.split(":")[0] != self._open[0].split(":")[0]
+            # Encoding inside an update is part of its forward or backward pass, and what is done again of the latter.
+            stays = bool(self._open) and (_prefix(name) != _prefix(self._open[0]) or self._open[-1] == "backward")
             self._switch(self._open[-1] if stays else name)
             try:
                 return method(*arguments, **options)
@@ -204,10 +216,14 @@ class Stopwatch:
             self._open.append(name)
 
 
+def _prefix(name: str) -> str:
+    return name.split(":")[0] if ":" in name else ""
+
+
 # ---------------------------------------------------------------------------------------------- what is shown
 def report(bench: Benchmark) -> None:
     """Prints the rates and where the time goes, and draws the latter."""
-    rows = [row for row in bench.results.rows if row["env"] == _env(bench)]
+    rows = [row for row in bench.results.rows if row["env"] == env_of(bench)]
     names = ("collected_per_second", "trained_per_second", "bare_per_second", "collected_of_bare", "trained_of_bare")
     header = ("joint stage", "collected/s", "trained/s", "bare/s", "collected of bare", "trained of bare")
     print(table((*header, "trained of reference"),
