@@ -31,10 +31,13 @@ Record = TypeVar("Record", Episodes, Glimpses, Glimpses | None)
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss, and the numbers to log about it; losses can be added."""
+    """A loss, and the numbers to log about it; losses can be added.
+
+    The numbers stay on the device: nobody waits for them before the end of an update.
+    """
 
     value: Tensor
-    logs: dict[str, float] = field(default_factory=dict)
+    logs: dict[str, Tensor] = field(default_factory=dict)
 
     def __add__(self, other: "Loss") -> "Loss":
         return Loss(self.value + other.value, {**self.logs, **other.logs})
@@ -116,11 +119,11 @@ class Learner:
         """
         self.policy.set_training_mode(True)
         self._apply_rate(learning_rate)
-        credit, logs = self.credit(episodes), {}
+        credit, logs = self.credit(episodes), dict[str, Tensor]()
         for _ in range(self.updates.n_epochs):
             for minibatch in self._minibatches(episodes, extra, credit, worth):
                 logs = self._step(minibatch, conduct)
-        return logs
+        return {name: float(value) for name, value in logs.items()}
 
     def _apply_rate(self, learning_rate: float) -> None:
         others, encoder = self.policy.optimizer.param_groups
@@ -145,7 +148,7 @@ class Learner:
             with declared(share_of_part(self.rollouts.cases_per_rollout, count, number)):
                 yield Minibatch(_to(episodes.of_cases(cases), device), _to(more, device), part, looks)
 
-    def _step(self, minibatch: Minibatch, conduct: Conduct) -> dict[str, float]:
+    def _step(self, minibatch: Minibatch, conduct: Conduct) -> dict[str, Tensor]:
         episodes, extra, credit, worth = minibatch
         worth = None if worth is None else worth.shuffled().to(self.policy.device)
         places = None if worth is None else worth.cells
@@ -155,7 +158,7 @@ class Learner:
         first, wide = evaluation.first_logits, _wide_looks(episodes, evaluation)
         if worth is not None and first is not None:
             look = of_all(worth.loss(first, wide))
-            loss = loss + Loss(self.losses.look_coef * look, {"look": look.item()})
+            loss = loss + Loss(self.losses.look_coef * look, {"look": look.detach()})
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         loss.value.backward()
@@ -168,7 +171,7 @@ class Learner:
             if worth is not None and first is not None and worth.inner:
                 locator: Any = self.policy.locator
                 locator.follow_levels(worth.moments(first, wide))
-        return {**totals({**loss.logs, "loss": loss.value.item()}), "gradient_norm": norm.item()}
+        return {**totals({**loss.logs, "loss": loss.value.detach()}), "gradient_norm": norm.detach()}
 
     # ------------------------------------------------------------------------------------------ the losses
     def credit(self, episodes: Episodes) -> Credit | None:
@@ -188,13 +191,13 @@ class Learner:
         single = self.task.loss(evaluation.glimpse_prediction, _along(episodes.target, read))
         glimpse = masked_mean(single, read)
         value = last + self.losses.prefix_coef * prefixes + self.losses.glimpse_coef * glimpse
-        logs = {"supervised_last": last.item(), "supervised_all": prefixes.item(), "glimpse": glimpse.item()}
+        logs = {"supervised_last": last.detach(), "supervised_all": prefixes.detach(), "glimpse": glimpse.detach()}
         loss = Loss(value, logs)
         if evaluation.extra_prediction is None:
             return loss
         extra = evaluation.extra_prediction
         more = of_all(self.task.loss(extra, _along(episodes.target, extra[..., 0])).mean())
-        return loss + Loss(more, {"supervised_extra": more.item()})
+        return loss + Loss(more, {"supervised_extra": more.detach()})
 
 
 class PolicyLearner(Learner):
@@ -236,11 +239,11 @@ class PolicyLearner(Learner):
     def _other_losses(self, episodes: Episodes, evaluation: Evaluation, credit: Credit) -> Loss:
         """Returns the entropy bonus and, with a critic, the loss of the value head."""
         entropy = masked_mean(evaluation.entropy, episodes.decided)
-        loss = Loss(-self.losses.ent_coef * entropy, {"entropy": entropy.item()})
+        loss = Loss(-self.losses.ent_coef * entropy, {"entropy": entropy.detach()})
         if self.losses.baseline != "critic":
             return loss
         value = masked_mean((evaluation.value - credit.returns) ** 2, episodes.decided)
-        return loss + Loss(self.losses.vf_coef * value, {"value_loss": value.item()})
+        return loss + Loss(self.losses.vf_coef * value, {"value_loss": value.detach()})
 
 
 def _wide_looks(episodes: Episodes, evaluation: Evaluation) -> WideLooks | None:

@@ -52,9 +52,9 @@ class PPOLearner(PolicyLearner):
         clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
         loss = -masked_mean(torch.minimum(ratio * advantage, clipped * advantage), episodes.decided)
         with torch.no_grad():
-            divergence = masked_mean(ratio - 1 - log_ratio, episodes.decided).item()
-            outside = masked_mean(((ratio - 1).abs() > epsilon).float(), episodes.decided).item()
-        return Loss(loss, {"policy_loss": loss.item(), "approx_kl": divergence, "clip_fraction": outside})
+            divergence = masked_mean(ratio - 1 - log_ratio, episodes.decided)
+            outside = masked_mean(((ratio - 1).abs() > epsilon).float(), episodes.decided)
+        return Loss(loss, {"policy_loss": loss.detach(), "approx_kl": divergence, "clip_fraction": outside})
 
 
 class PPO(GlimpseAlgorithm):

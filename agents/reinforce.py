@@ -14,7 +14,7 @@ class ReinforceLearner(PolicyLearner):
 
     def policy_loss(self, episodes: Episodes, evaluation: Evaluation, advantage: Float[Tensor, "batch step"]) -> Loss:
         loss = -masked_mean(advantage * evaluation.log_prob, episodes.decided)
-        return Loss(loss, {"policy_loss": loss.item()})
+        return Loss(loss, {"policy_loss": loss.detach()})
 
 
 class Reinforce(GlimpseAlgorithm):

@@ -127,12 +127,14 @@ class CausalTransformer(nn.Module):
 
     def step(self, token: Float[Tensor, "batch embed"], cache: Cache) -> tuple[Tensor, Cache]:
         length, rows = cache["length"], torch.arange(len(token), device=token.device)
+        full = "key0" in cache and int(length.max()) >= cache["key0"].shape[2]  # a device is asked once a step
         cache = {**cache, "length": length + 1}
         x = token[:, None]
         for i, block in enumerate(self._layers()):
             query, key, value = block.project(x)
             keys, values = (
-                self._append(cache[f"{name}{i}"], new, rows, length) for name, new in (("key", key), ("value", value))
+                self._append(cache[f"{name}{i}"], new, rows, length, full)
+                for name, new in (("key", key), ("value", value))
             )
             cache[f"key{i}"], cache[f"value{i}"] = keys, values
             seen = torch.arange(keys.shape[2], device=token.device) <= length[:, None]
@@ -141,9 +143,8 @@ class CausalTransformer(nn.Module):
         return self.norm(x[:, 0]), cache
 
     @staticmethod
-    def _append(stored: Tensor, new: Tensor, rows: Tensor, length: Tensor) -> Tensor:
-        """Returns `stored` with `new` written at each row's own length; its capacity is doubled when a row is full."""
-        full = int(length.max()) >= stored.shape[2]
+    def _append(stored: Tensor, new: Tensor, rows: Tensor, length: Tensor, full: bool) -> Tensor:
+        """Returns `stored` with `new` written at each row's own length; its capacity is doubled if a row is `full`."""
         stored = F.pad(stored, (0, 0, 0, stored.shape[2])) if full else stored.clone()
         stored[rows, :, length] = new[:, :, 0]
         return stored

@@ -195,10 +195,12 @@ def total(values: Tensor) -> Tensor:
     return found
 
 
-def totals(logs: Mapping[str, float]) -> dict[str, float]:
-    """Returns the sums of numbers over all ranks."""
-    summed = total(torch.tensor(list(logs.values()), dtype=torch.float64))
-    return dict(logs) if _share() is None else dict(zip(logs, summed.tolist(), strict=True))
+def totals(logs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the sums of numbers over all ranks; nobody waits for a device on which they are."""
+    if _share() is None:
+        return dict(logs)
+    summed = total(torch.stack([value.detach().double() for value in logs.values()]))
+    return dict(zip(logs, summed.unbind(), strict=True))
 
 
 def over_all(rows: Tensor) -> Tensor:
