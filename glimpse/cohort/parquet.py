@@ -29,12 +29,12 @@ def parquet_rows(path: Path) -> tuple[list[str], list[list[str]]]:
             'Run: pip install "glimpse-rl[parquet]"; or give the cohort as a CSV.'
         ) from error
     try:
-        table = parquet.read_table(path)
+        table = parquet.ParquetFile(path).read()
         columns = [str(name) for name in table.column_names]
         cells = [[_text(value) for value in column.to_pylist()] for column in table.columns]
     except FileNotFoundError as error:
         raise ParquetError(f"{path}: no such file. Give the path of a Parquet file or CSV.") from error
-    except (OSError, ValueError) as error:  # what pyarrow raises is one of these
+    except (OSError, ValueError, OverflowError, NotImplementedError, TypeError, KeyError, RecursionError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ParquetError(f"{path}: cannot be read as Parquet ({reason}). Write the file again, or a CSV.") from error
     return columns, [list(row) for row in zip(*cells, strict=True)]
@@ -44,6 +44,8 @@ def _text(value: Any) -> str:
     """Returns a value as a CSV would hold it: whole numbers have no point, even those of columns of floats."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
     if isinstance(value, bool):
         return str(int(value))
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Hashable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -42,9 +43,10 @@ class Remembered:
         self._before: dict[str, str] = {}
         self._now: dict[str, str] = {}
         if self._keeps:
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, RecursionError):
                 found = json.loads(self._file.read_text(encoding="utf-8"))
-                self._before = found if isinstance(found, dict) else {}
+                kept = found.items() if isinstance(found, dict) else ()
+                self._before = {key: what for key, what in kept if isinstance(what, str) and what}
 
     def key(self, source: ImageSource) -> str | None:
         """Returns by what an image is remembered; None where it cannot be, such as a file that is not there."""
@@ -54,7 +56,9 @@ class Remembered:
             lasting = source.lasting_identity
         except (ImageReadError, OSError):
             return None
-        return None if lasting is None else _digest((glimpse.__version__, type(source).__qualname__, lasting))
+        if lasting is None:
+            return None
+        return _digest((glimpse.__version__, type(source).__qualname__, lasting, _made_of(source)))
 
     def found(self, key: str | None) -> str | None:
         """Returns what was found of an image; None if nothing is known."""
@@ -74,6 +78,14 @@ class Remembered:
             with suppress(OSError, WriteError):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(self._file, json.dumps(self._now))
+
+
+def _made_of(source: ImageSource) -> str:
+    """Returns the options that a source was made with, such as ``mpp``; its pixels do not depend on all of them."""
+    while isinstance(inner := getattr(source, "source", None), ImageSource):  # it wraps another one
+        source = inner
+    made: Any = source.__reduce_ex__(4)  # what makes it again in another process
+    return repr(made[1])
 
 
 def _digest(value: Hashable) -> str:

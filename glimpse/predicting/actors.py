@@ -4,6 +4,7 @@ This process hands out cases one by one and writes the tables. A case whose acto
 that dies of it too, the case is recorded as failed, so that one image can stop nobody for good.
 """
 
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from glimpse.errors import EvaluationError, MissingExtraError, UserError
+from glimpse.errors import EvaluationError, MissingExtraError, SettingsError, UserError
 from glimpse.predicting.claims import BEAT, STALE, Claims
 from glimpse.predicting.hand import ELSEWHERE, FAILED, Named, Outcome, OwnHand
 from glimpse.predicting.inputs import Item
@@ -78,7 +79,7 @@ class Actors:
 
     def __init__(self, order: Order, own: OwnHand, workers: int) -> None:
         self._ray = library("ray", "ray", "ray")
-        self._order, self._outputs, self._workers = order.absolute, own.outputs, workers
+        self._order, self._outputs, self._workers = order.absolute, own.outputs, min(workers, max(1, len(order.items)))
         self._claims: Claims = own.claims
         self._flights, self._deaths = _Flights(), Counter[str]()
         self._made: list[Any] = []
@@ -90,9 +91,15 @@ class Actors:
         if not ray.is_initialized():
             quiet = {"include_dashboard": False, "logging_level": "warning"}
             try:
-                ray.init(num_cpus=self._workers, **quiet)
-            except ValueError:  # there is a cluster already, which knows its processors
-                ray.init(**quiet)
+                try:
+                    ray.init(num_cpus=self._workers, **quiet)
+                except ValueError:  # there is a cluster already, which knows its processors
+                    ray.init(**quiet)
+            except (ValueError, ConnectionError, RuntimeError) as error:
+                raise SettingsError(
+                    f"engine=ray: Ray does not start, or its cluster cannot be reached ({error}). Correct the variable "
+                    f"RAY_ADDRESS ({os.environ.get('RAY_ADDRESS', 'not set')}), or unset it."
+                ) from error
             self._own_cluster = True
         gpus = 0.0
         if self._order.device.startswith("cuda"):

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from glimpse.atomic import write_error
 from glimpse.errors import SettingsError
 from glimpse.predicting.actors import library
 from glimpse.predicting.claims import BEAT, STALE, Claims
@@ -81,12 +82,19 @@ class Jobs:
         if order.device.startswith("cuda"):
             given = {"gpus_per_node": 1, **given}
         cluster = given.pop("cluster", None)
+        if cluster not in (None, "slurm", "local"):
+            raise SettingsError(f"Expected cluster in jobs as slurm or local, got {cluster!r}.")
+        minutes = given["timeout_min"]
+        if isinstance(minutes, bool) or not isinstance(minutes, int | float) or minutes < 1:
+            raise SettingsError(f"Expected timeout_min in jobs as at least 1 minute, got {minutes!r}.")
         folder = Path(self._order.folder) / LOGS
         try:
             self._executor = submitit.AutoExecutor(folder, cluster=cluster)
             self._executor.update_parameters(**given)
         except (NameError, ValueError, TypeError, AssertionError, RuntimeError) as error:
             raise SettingsError(f"jobs={dict(options)}: submitit refuses this: {error}") from error
+        except OSError as error:
+            raise write_error(folder, error) from error
 
     def start(self) -> None:
         """Does nothing: jobs are started when it is known what is missing."""

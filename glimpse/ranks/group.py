@@ -18,6 +18,7 @@ from glimpse.ranks.watching import Watch
 Result = TypeVar("Result")
 
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
+_JOINING = timedelta(minutes=10)  # for others that begin
 _PATIENCE = timedelta(days=2)  # for others that read or write; those that have ended are noticed by `Watch`
 
 
@@ -75,20 +76,35 @@ def taking_part(device: Any = "cpu") -> Iterator[Group]:
         device: where is computed: "cpu" or "cuda".
 
     Raises:
-        SettingsError: there are fewer GPUs than processes, or the device is one GPU for all of them.
+        SettingsError: there are fewer GPUs than processes, the device is one GPU for all of them, the variables that
+            torchrun sets are impossible, or the others did not come.
     """
-    if any(name not in os.environ for name in _NEEDED) or int(os.environ["WORLD_SIZE"]) == 1:
+    if any(name not in os.environ for name in _NEEDED) or _numbers()[1] == 1:
         yield ranks()
         return
     import torch.distributed as dist
 
-    rank, size, local = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    group = Group(rank, size, local)
+    group = Group(*_numbers()[:3])
     on_gpu = str(device).startswith("cuda")
     if on_gpu:
         _take_gpu(str(device), group)
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    if "TORCHELASTIC_RUN_ID" not in os.environ and group.rank == 0:  # torchrun sets it
+        print(
+            f"glimpse: waiting for {group.size - 1} other processes, since RANK and WORLD_SIZE are set. To train with "
+            "one process, unset them.",
+            file=sys.stderr,
+            flush=True,
+        )
+    try:
+        joint, rank, size = next(dist.rendezvous("env://", timeout=_JOINING))
+    except (RuntimeError, ValueError) as error:  # of the address, or because somebody is missing
+        raise SettingsError(
+            f"RANK={group.rank} WORLD_SIZE={group.size} MASTER_ADDR={os.environ['MASTER_ADDR']}: the {group.size} "
+            f"processes did not find each other ({error}). Start torchrun, or unset RANK and WORLD_SIZE."
+        ) from error
+    joint.set_timeout(_PATIENCE)
+    dist.init_process_group(backend, store=joint, rank=rank, world_size=size, timeout=_PATIENCE)
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30))
     _joined.append(group)
@@ -99,6 +115,25 @@ def taking_part(device: Any = "cpu") -> Iterator[Group]:
         finally:
             _joined.pop()
     dist.destroy_process_group()
+
+
+def _numbers() -> tuple[int, int, int, int]:
+    """Returns the rank, how many there are, the number on this machine, and the port, from torchrun's variables."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+    given = [os.environ.get(name, "0") for name in names]
+    said = " ".join(f"{name}={value}" for name, value in zip(names, given, strict=True))
+    try:
+        rank, size, local, port = (int(value) for value in given)
+    except ValueError as error:
+        raise SettingsError(
+            f"{said}: expected whole numbers. Start torchrun, which sets them, or unset them."
+        ) from error
+    if size < 1 or not (0 <= rank < size and 0 <= local < size and 0 <= port < 1 << 16):
+        raise SettingsError(
+            f"{said}: expected RANK and LOCAL_RANK from 0 to WORLD_SIZE - 1, and a port below 65536. Start torchrun, "
+            "which sets them, or unset them."
+        )
+    return rank, size, local, port
 
 
 def _take_gpu(device: str, group: Group) -> None:

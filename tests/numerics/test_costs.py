@@ -102,10 +102,10 @@ def test_the_highest_memory_is_that_of_the_work_inside() -> None:
     with Meter(torch.device("cpu")) as little:
         pass
     with Meter(torch.device("cpu")) as much:
-        np.ones(16 << 20)  # 128 MiB
+        np.ones(64 << 20)  # 512 MiB; what other tests have left behind may be given back meanwhile
     if little.peak_mib is None or much.peak_mib is None:
         pytest.skip("only Linux says how much memory a process has had")
-    assert 100 < much.peak_mib - little.peak_mib < 160
+    assert 300 < much.peak_mib - little.peak_mib < 560
 
 
 def test_energy_is_shared_among_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:

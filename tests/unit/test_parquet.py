@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from glimpse.cohort import Cohort, CohortError
+from glimpse.cohort.parquet import ParquetError, parquet_rows
 from glimpse.errors import MissingExtraError
 from glimpse.tasks import Classification
 
@@ -38,6 +39,16 @@ def test_what_is_no_parquet_is_named(tmp_path: Path) -> None:
         Cohort.from_csv(tmp_path / "a.parquet", TASK)
     with pytest.raises(CohortError, match=r"b\.parquet: no such file"):
         Cohort.from_csv(tmp_path / "b.parquet", TASK)
+
+
+def test_cells_of_bytes_are_texts_and_a_date_beyond_the_calendar_is_named(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"case_id": ["a"], "path": [b"x.svs"]}), tmp_path / "a.parquet")
+    assert parquet_rows(tmp_path / "a.parquet") == (["case_id", "path"], [["a", "x.svs"]])
+    days = arrow.array([2**31 - 1], arrow.int32()).cast(arrow.date32())
+    parquet.write_table(arrow.table({"case_id": days}), tmp_path / "b.parquet")
+    with pytest.raises(ParquetError, match=r"b\.parquet: cannot be read as Parquet"):
+        parquet_rows(tmp_path / "b.parquet")
 
 
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,9 @@ def child_of(process: int) -> int:
         ({"engine": "ray", "shard": "1/2"}, "leave out shard, or engine"),
         ({"engine": "ray", "workers": 0}, "workers"),
         ({"engine": "ray", "jobs": {"cluster": "local"}}, "jobs is of engine=submitit"),
-        ({"engine": "submitit", "jobs": {"cluster": "lokal"}}, "submitit refuses this"),
+        ({"workers": 0}, "workers is of an engine"),
+        ({"engine": "submitit", "jobs": {"cluster": "debug"}}, "Expected cluster in jobs as slurm or local"),
+        ({"engine": "submitit", "jobs": {"cluster": "local", "timeout_min": 0}}, "timeout_min"),
         ({"engine": "submitit", "jobs": {"cluster": "local", "slurm_partitions": "gpu"}}, "slurm_partitions"),
     ],
 )

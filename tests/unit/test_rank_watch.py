@@ -1,11 +1,15 @@
 """Signs of life between processes: who is silent for too long has ended, and who says that it ends has not."""
 
 import os
+import socket
 import time
+from datetime import timedelta
 
 import pytest
 
-from glimpse.ranks import watching
+from glimpse.errors import SettingsError
+from glimpse.ranks import group, watching
+from glimpse.ranks.group import taking_part
 from glimpse.ranks.watching import Watch
 
 
@@ -48,3 +52,30 @@ def test_a_process_that_is_silent_ends_the_others(
     assert bool(ended) == ends and set(ended) <= {2}
     assert ("the other one has ended" in capsys.readouterr().err) == ends
     assert ends or store["glimpse/alive/0"] == b"ended"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"RANK": "a"}, {"WORLD_SIZE": "0"}, {"RANK": "2"}, {"LOCAL_RANK": "-1"}, {"MASTER_PORT": "99999"}]
+)
+def test_variables_that_torchrun_never_sets_are_named(wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in {**usual, **wrong}.items():
+        monkeypatch.setenv(name, value)
+    ((name, value),) = wrong.items()
+    with pytest.raises(SettingsError, match=rf"{name}={value}.*Start torchrun"), taking_part():
+        pass
+
+
+def test_processes_that_do_not_come_are_not_awaited_for_ever(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    usual = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in usual.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(group, "_JOINING", timedelta(seconds=1))
+    with pytest.raises(SettingsError, match="did not find each other"), taking_part():
+        pass
+    assert "waiting for 1 other process" in capsys.readouterr().err

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from benchmarks.scale_images import SeedSource
 from glimpse.cohort import Cohort, CohortError, remembered
 from glimpse.cohort.preflight import check_sizes
 from glimpse.geometry import CellGrid, Extent
-from glimpse.sources import ImageReadError, registry
+from glimpse.sources import ImageReadError, RadiographSource, registry
 from glimpse.tasks import Classification
 from glimpse.views import Views
 
@@ -104,3 +105,25 @@ def test_small_cohorts_leave_nothing_behind(cohort: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(remembered, "LEAST", COUNT + 1)
     load(cohort)
     assert not (cohort.parent / "cache" / "checked").exists()
+
+
+def test_what_was_found_with_another_size_of_pixel_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path))
+    Image.new("L", (64, 64)).save(tmp_path / "a.png")
+    known = remembered.Remembered("sizes", remembered.LEAST)
+    keys = {known.key(RadiographSource(tmp_path / "a.png", mpp=mpp)) for mpp in (None, 0.5, 5.0, 5.0)}
+    assert None not in keys and len(keys) == 3
+
+
+@pytest.mark.parametrize("content", ['{"a": 5, "b": ""}', "[" * 200_000, "[1]"])
+def test_a_file_of_something_else_is_as_good_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path))
+    known = remembered.Remembered("whole", remembered.LEAST)
+    known._file.parent.mkdir()
+    known._file.write_text(content)
+    again = remembered.Remembered("whole", remembered.LEAST)
+    assert again.found("a") is None and again.found("b") is None
