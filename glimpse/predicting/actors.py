@@ -89,7 +89,7 @@ class Actors:
         """Starts Ray, unless it runs already, and the actors."""
         ray = self._ray
         if not ray.is_initialized():
-            quiet = {"include_dashboard": False, "logging_level": "warning"}
+            quiet = {"include_dashboard": False, "logging_level": "error"}
             try:
                 try:
                     ray.init(num_cpus=self._workers, **quiet)
