@@ -11,6 +11,8 @@ from glimpse.agents import PPO
 from glimpse.envs import GlimpseVecEnv
 from glimpse.learning.looking import InnerPlaces, InnerWorth, WideLooks, Worth
 from glimpse.networks.locator import PointerLocator, moments_of
+from glimpse.networks.overlap import Coverage
+from glimpse.networks.where import CLOSED, CellDistribution
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from tests.unit.test_zoom import ENCODER, spotted, warmed
 
@@ -52,7 +54,8 @@ def test_choices_inside_wide_glimpses_that_are_known_are_learned() -> None:
     location[2, 0] = torch.tensor([0.1, 0.1])  # of another field of view
     zoom = torch.tensor([[0, 0], [0, -1], [1, 0], [0, 0]])
     scores = torch.arange(32.0).reshape(4, 2, 4).requires_grad_()
-    wide = WideLooks(location, zoom, scores)
+    none = torch.zeros(4, 3, dtype=torch.bool)
+    wide = WideLooks(location, zoom, scores, torch.full((4, 3), -1), none, torch.zeros(4, 3))
     found = known.known(wide, 1).loss(0.0)
     logits = torch.stack([scores[0, 1, 0], scores[0, 1, 3], scores[1, 0, 1]])
     benefit = torch.tensor([2.0 - 1.0, 2.0 - 2.0, 2.0 - 3.0])
@@ -64,6 +67,41 @@ def test_choices_inside_wide_glimpses_that_are_known_are_learned() -> None:
     torch.testing.assert_close(moments[0], torch.tensor([1.0, -1.875, 2.5, (-1.5 - 1.0) / 4]))
     expected = [logits.mean(), -2.0, logits.square().mean(), (logits * torch.tensor([-1.0, -2.0, -3.0])).mean()]
     torch.testing.assert_close(moments[1], torch.tensor(expected))
+
+
+def test_choices_of_fine_glimpses_that_were_read_are_learned() -> None:
+    """One case of two rollouts, each with a wide glimpse of four cells, and a glimpse at the overview's first cell."""
+    scores = torch.arange(8.0).reshape(2, 1, 4).requires_grad_()
+    cells = torch.tensor([[-5, 3, 1], [-5, 0, 2]])
+    fine = torch.tensor([[False, True, True], [False, True, False]])  # the last one is padding
+    losses = torch.tensor([[9.0, 1.0, 2.0], [9.0, 6.0, 9.0]])
+    zeros = torch.zeros(2, 1, dtype=torch.long)
+    wide = WideLooks(torch.zeros(2, 1, 2), zeros, scores, cells, fine, losses)
+    found = wide.read(2).loss(0.0)
+    logits = torch.stack([scores[0, 0, 3], scores[0, 0, 1], scores[1, 0, 0]])
+    expected = -(logits.softmax(0) * torch.tensor([3.0 - 1.0, 3.0 - 2.0, 3.0 - 6.0])).sum()
+    torch.testing.assert_close(found, expected)
+    worth = Worth(("a",), torch.zeros(1, 2).long(), torch.tensor([[0.5, 1.0]]), 2, 0.0)
+    first = torch.zeros(1, 2)
+    torch.testing.assert_close(worth.loss(first, wide), worth.loss(first) + expected)
+
+
+def test_what_was_seen_is_worth_less_the_more_of_it_was_seen() -> None:
+    locator = PointerLocator(8, 8, zooms=2)
+    some = torch.tensor([-1.0, 0.0, 1.0])
+    locator.value_levels(torch.stack([moments_of(some, 0 * some + 0.1), moments_of(some, 0.05 * some)]), torch.zeros(2))
+    # the first level is worth 0.1 anywhere, the second 0.05 per unit; a poor place is worth -0.05 sqrt(2 / 3)
+    nothing = -((2 / 3) ** 0.5)
+    logits = torch.tensor([[[3.0, 3.0, 3.0, 3.0, -4.0]]])
+    share = torch.tensor([[[0.0, 1.0, 0.0, 0.25, 0.5]]])
+    level = torch.tensor([[[0, 0, 1, 1, 1]]])
+    seen = Coverage(share > 2, share, 0 * share, level[..., 0])
+    found = locator.worth(logits, seen, level)
+    expected = [2.0, nothing, 3.0, 3.0 - 0.25 * (3.0 - nothing), -4.0]
+    torch.testing.assert_close(found[0, 0], torch.tensor(expected))
+    where = CellDistribution(torch.tensor([[[5.0, 6.0, CLOSED, 1.0, 2.0]]]), torch.zeros(5, 2), level[:, 0], worth=found)
+    torch.testing.assert_close(where.best(2)[0, 0], torch.tensor([2.0, expected[3]]))  # closed cells do not count
+    torch.testing.assert_close(locator.level_logits(torch.zeros(1, 1, 2), where.best(2)), where.best(2))
 
 
 def test_the_joint_stage_goes_on_learning_what_looking_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
