@@ -155,7 +155,7 @@ class Learner:
         shares = {"encoder_share": self.updates.encoder_share, "overview_share": self.updates.overview_share}
         evaluation = self.policy.evaluate_episodes(episodes, extra=extra, conduct=conduct, places=places, **shares)
         loss = self.loss(episodes, evaluation, credit)
-        first, wide = evaluation.first_logits, self._wide_looks(episodes, evaluation)
+        first, wide = evaluation.first_logits, _wide_looks(episodes, evaluation)
         if worth is not None and first is not None:
             look = of_all(worth.loss(first, wide))
             loss = loss + Loss(self.losses.look_coef * look, {"look": look.detach()})
@@ -198,24 +198,6 @@ class Learner:
         extra = evaluation.extra_prediction
         more = of_all(self.task.loss(extra, _along(episodes.target, extra[..., 0])).mean())
         return loss + Loss(more, {"supervised_extra": more.detach()})
-
-
-    @torch.no_grad()
-    def _single(self, episodes: Episodes, evaluation: Evaluation) -> Float[Tensor, "batch time"]:
-        """Returns the losses of the answers from each glimpse alone."""
-        return self.task.loss(evaluation.glimpse_prediction, _along(episodes.target, episodes.read))
-
-    def _wide_looks(self, episodes: Episodes, evaluation: Evaluation) -> WideLooks | None:
-        """Returns the wide glimpses of episodes with the locator's scores of their cells, where there are such."""
-        if evaluation.view_scores is None or not evaluation.view_scores.shape[1]:
-            return None
-        row = torch.arange(len(episodes.length), device=episodes.length.device)[:, None]
-        step = episodes.view_step.clamp_max(episodes.cell.shape[1] - 1)
-        zoom = episodes.zoom[row, step].masked_fill(~episodes.is_view, -1)
-        fine = episodes.read & (episodes.zoom == self.policy.layout.zooms - 1)
-        cells = episodes.cell - len(self.policy.cells)
-        losses = self._single(episodes, evaluation)
-        return WideLooks(episodes.location[row, step], zoom, evaluation.view_scores, cells, fine, losses)
 
 
 class PolicyLearner(Learner):
@@ -262,6 +244,16 @@ class PolicyLearner(Learner):
             return loss
         value = masked_mean((evaluation.value - credit.returns) ** 2, episodes.decided)
         return loss + Loss(self.losses.vf_coef * value, {"value_loss": value.detach()})
+
+
+def _wide_looks(episodes: Episodes, evaluation: Evaluation) -> WideLooks | None:
+    """Returns the wide glimpses of episodes with the locator's scores of their cells, where there are such."""
+    if evaluation.view_scores is None or not evaluation.view_scores.shape[1]:
+        return None
+    row = torch.arange(len(episodes.length), device=episodes.length.device)[:, None]
+    step = episodes.view_step.clamp_max(episodes.cell.shape[1] - 1)
+    zoom = episodes.zoom[row, step].masked_fill(~episodes.is_view, -1)
+    return WideLooks(episodes.location[row, step], zoom, evaluation.view_scores)
 
 
 def _to(record: Record, device: torch.device) -> Record:

@@ -62,34 +62,17 @@ def choice_loss(
 
 @dataclass(frozen=True)
 class WideLooks:
-    """Wide glimpses of some episodes, all rollouts of a case one after the other, and the fine glimpses inside them.
+    """Wide glimpses of some episodes, all rollouts of a case one after the other.
 
     Attributes:
         location: Their centres in [-1, 1]^d.
         zoom: The indices of their fields of view; -1 for padding.
         scores: The locator's unary scores of their cells.
-        cells: In which cells of them each glimpse lies, counted from the first cell of the first one; below 0 where it
-            lies in none.
-        fine: Which of the glimpses have the finest field of view; False for padding.
-        losses: The losses of the answers from each glimpse alone, without gradient.
     """
 
     location: Float[Tensor, "batch view d"]
     zoom: Int[Tensor, "batch view"]
     scores: Float[Tensor, "batch view cell"]
-    cells: Int[Tensor, "batch time"]
-    fine: Bool[Tensor, "batch time"]
-    losses: Float[Tensor, "batch time"]
-
-    def read(self, rollouts: int) -> "InnerPlaces":
-        """Returns the places of the fine glimpses that so many rollouts of each case have read themselves.
-
-        What was known before the episodes began is about places that were drawn at random. These are the places that
-        the locator took for the best, so among them are those about which it is wrong.
-        """
-        logits = self.scores.flatten(1).gather(1, self.cells.clamp_min(0))
-        parts = (logits, self.losses, self.fine & (self.cells >= 0))
-        return InnerPlaces(*(part.unflatten(0, (-1, rollouts)).flatten(1) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -140,7 +123,7 @@ class InnerWorth:
 
 @dataclass(frozen=True)
 class InnerPlaces:
-    """Places inside wide glimpses that the rollouts of a case have read, and of which it is known what they bring.
+    """Places inside wide glimpses that the rollouts of a case have read, and whose worth is known.
 
     Attributes:
         logits: The locator's scores.
@@ -201,14 +184,12 @@ class Worth:
 
         Args:
             logits: The locator's logits of the cells as the first choice.
-            wide: Wide glimpses of episodes of these cases; what is known of the glimpses inside them is learned, too,
-                and what the fine ones that were read have shown.
+            wide: Wide glimpses of episodes of these cases; what is known of the glimpses inside them is learned, too.
         """
         loss = looking_loss(logits, self.losses, self.among, self.entropy)
         if wide is None:
             return loss
-        read = wide.read(len(wide.location) // len(self.cases)).loss(self.entropy)
-        return loss + read + sum(one.known(wide, zoom).loss(self.entropy) for zoom, one in enumerate(self.inner, 1))
+        return loss + sum(one.known(wide, zoom).loss(self.entropy) for zoom, one in enumerate(self.inner, 1))
 
     @torch.no_grad()
     def moments(self, logits: Float[Tensor, "case glimpse"], wide: WideLooks | None) -> Float[Tensor, "zoom 4"]:

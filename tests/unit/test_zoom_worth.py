@@ -54,8 +54,7 @@ def test_choices_inside_wide_glimpses_that_are_known_are_learned() -> None:
     location[2, 0] = torch.tensor([0.1, 0.1])  # of another field of view
     zoom = torch.tensor([[0, 0], [0, -1], [1, 0], [0, 0]])
     scores = torch.arange(32.0).reshape(4, 2, 4).requires_grad_()
-    none = torch.zeros(4, 3, dtype=torch.bool)
-    wide = WideLooks(location, zoom, scores, torch.full((4, 3), -1), none, torch.zeros(4, 3))
+    wide = WideLooks(location, zoom, scores)
     found = known.known(wide, 1).loss(0.0)
     logits = torch.stack([scores[0, 1, 0], scores[0, 1, 3], scores[1, 0, 1]])
     benefit = torch.tensor([2.0 - 1.0, 2.0 - 2.0, 2.0 - 3.0])
@@ -67,23 +66,6 @@ def test_choices_inside_wide_glimpses_that_are_known_are_learned() -> None:
     torch.testing.assert_close(moments[0], torch.tensor([1.0, -1.875, 2.5, (-1.5 - 1.0) / 4]))
     expected = [logits.mean(), -2.0, logits.square().mean(), (logits * torch.tensor([-1.0, -2.0, -3.0])).mean()]
     torch.testing.assert_close(moments[1], torch.tensor(expected))
-
-
-def test_choices_of_fine_glimpses_that_were_read_are_learned() -> None:
-    """One case of two rollouts, each with a wide glimpse of four cells, and a glimpse at the overview's first cell."""
-    scores = torch.arange(8.0).reshape(2, 1, 4).requires_grad_()
-    cells = torch.tensor([[-5, 3, 1], [-5, 0, 2]])
-    fine = torch.tensor([[False, True, True], [False, True, False]])  # the last one is padding
-    losses = torch.tensor([[9.0, 1.0, 2.0], [9.0, 6.0, 9.0]])
-    zeros = torch.zeros(2, 1, dtype=torch.long)
-    wide = WideLooks(torch.zeros(2, 1, 2), zeros, scores, cells, fine, losses)
-    found = wide.read(2).loss(0.0)
-    logits = torch.stack([scores[0, 0, 3], scores[0, 0, 1], scores[1, 0, 0]])
-    expected = -(logits.softmax(0) * torch.tensor([3.0 - 1.0, 3.0 - 2.0, 3.0 - 6.0])).sum()
-    torch.testing.assert_close(found, expected)
-    worth = Worth(("a",), torch.zeros(1, 2).long(), torch.tensor([[0.5, 1.0]]), 2, 0.0)
-    first = torch.zeros(1, 2)
-    torch.testing.assert_close(worth.loss(first, wide), worth.loss(first) + expected)
 
 
 def test_what_was_seen_is_worth_less_the_more_of_it_was_seen() -> None:
