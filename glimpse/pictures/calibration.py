@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -29,6 +30,7 @@ def calibration_picture(
         path: where to save the figure; None does not save it.
     """
     figure, panels = _panels(list(curves))
+    labels: dict[str, Artist] = {}
     for name, axes in panels.items():
         axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
         for bins, colour, label in (
@@ -38,11 +40,12 @@ def calibration_picture(
             if not bins:
                 continue
             points = np.array([[one["probability"], one["share"], one["cases"]] for one in bins])
-            axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=1, label=label)
+            (line,) = axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=1, label=label)
+            labels |= {label: line} if label else {}
             axes.scatter(points[:, 0], points[:, 1], s=6 + 120 * points[:, 2] / points[:, 2].sum(), color=colour)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="probability", ylabel="share in which it happened")
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(loc="best", fontsize=7)
+    if labels:  # one for all panels, beside them: inside there is no place that is always free
+        figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return _saved(figure, path)
 
 

@@ -19,10 +19,10 @@ from glimpse.reading.records import Reading
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours that colour-blind readers can tell apart, on light and on dark ground (Okabe and Ito 2008)."""
-_LINES, _MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P")
+_LINES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P")
 _INK = "#010203"  # stands for the colour of the page's text
 _SIZE = (4.4, 3.3)  # inches
-_LABELLED = 12  # bars that have room for their numbers
+_LABELLED, _ACROSS = 24, 6  # bars that have room for their numbers, and for numbers written across
 
 
 def _figure(xlabel: str, ylabel: str, title: str) -> tuple[Figure, Axes]:
@@ -56,7 +56,7 @@ def line_chart(
     """
     figure, axes = _figure(xlabel, ylabel, title)
     for i, (name, (x, y)) in enumerate(curves.items()):
-        axes.plot(x, y, marker=_MARKERS[i % len(_MARKERS)] if len(x) <= 30 else "", markersize=4, **_style(i, name))
+        axes.plot(x, y, marker=MARKERS[i % len(MARKERS)] if len(x) <= 30 else "", markersize=4, **line_style(i, name))
     if len(curves) > 1:
         _legend(figure)
     return figure
@@ -122,7 +122,7 @@ def threshold_chart(
     return figure
 
 
-def _style(number: int, name: str) -> dict[str, Any]:
+def line_style(number: int, name: str) -> dict[str, Any]:
     """Returns how one of several lines is drawn; colour-blind readers tell them apart by their dashes."""
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": _LINES[number % len(_LINES)], "label": name}
 
@@ -131,7 +131,7 @@ def distribution_chart(values: Mapping[str, Sequence[float]], xlabel: str, title
     """Draws histograms of probabilities, one step line for each name."""
     figure, axes = _figure(xlabel, "number of cases", title)
     for i, (name, numbers) in enumerate(values.items()):
-        axes.hist(numbers, bins=20, range=(0, 1), histtype="step", linewidth=1.8, **_style(i, name))
+        axes.hist(numbers, bins=20, range=(0, 1), histtype="step", linewidth=1.8, **line_style(i, name))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if len(values) > 1:
         _legend(figure)
@@ -159,11 +159,12 @@ def contribution_chart(reading: Reading) -> Figure:
     axes.bar(orders, values, color=[COLOURS[0] if value >= 0 else COLOURS[1] for value in values])
     axes.axhline(0, color=_INK, linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    narrow = len(given) > _ACROSS
     for order, value in zip(orders if len(given) <= _LABELLED else (), values, strict=False):
-        beside = (0, 3 if value >= 0 else -10)
-        style: dict[str, Any] = {"ha": "center", "fontsize": 8, "color": _INK}
-        axes.annotate(f"{value:+.2g}", (order, value), xytext=beside, textcoords="offset points", **style)
-    axes.margins(y=0.15)
+        style: dict[str, Any] = {"ha": "center", "va": "bottom" if value >= 0 else "top", "fontsize": 8, "color": _INK}
+        at = {"xytext": (0, 3 if value >= 0 else -3), "textcoords": "offset points", "rotation": 90 if narrow else 0}
+        axes.annotate(f"{value:+.2g}".replace("-", "−"), (order, value), **at, **style)
+    axes.margins(y=0.25 if narrow else 0.15)
     return figure
 
 

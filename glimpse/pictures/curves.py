@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from glimpse.pictures.charts import MARKERS, line_style
 from glimpse.tasks import metric_title
 
 
@@ -31,12 +32,13 @@ def budget_curve(
         points = [(budget, entry) for budget, entry in points if entry["value"] is not None]
         values = [[entry[name] for _, entry in points] for name in ("value", "low", "high")]
         if len(points) == 1:
-            axes.axhline(values[0][0], color=f"C{i}", linestyle="--", label=reader)
+            axes.axhline(values[0][0], **line_style(i, reader))
         elif points:
             budgets = [budget for budget, _ in points]
-            axes.plot(budgets, values[0], color=f"C{i}", marker="o", label=reader)
-            axes.fill_between(budgets, values[1], values[2], color=f"C{i}", alpha=0.15, linewidth=0)
-    axes.set(xlabel="glimpses at most", ylabel=metric_title(metric))
+            style = line_style(i, reader)
+            axes.plot(budgets, values[0], marker=MARKERS[i % len(MARKERS)], **style)
+            axes.fill_between(budgets, values[1], values[2], color=style["color"], alpha=0.15, linewidth=0)
+    axes.set(xlabel="glimpses at most", ylabel=f"{metric_title(metric)} (bands: 95 % intervals)")
     axes.grid(alpha=0.3)
     axes.legend()
     if path is not None:

@@ -11,16 +11,18 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from matplotlib import colormaps
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from glimpse.pictures.labels import draw_scale_bar, place_tags, plate, tag_size
+from glimpse.pictures.labels import draw_scale_bar, letters, place_tags, plate, tag_size
 from glimpse.pictures.planes import Picture, Plane, coloured, planes
 from glimpse.tasks.base import probability_caption
 
 Colour = tuple[int, int, int]
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels."""
 
-DARK, WHITE = (40, 40, 40), (255, 255, 255)
-_GAP, _TEXT, _CAPTION = 10, 14, 12
+BLACK, DARK, WHITE = (0, 0, 0), (40, 40, 40), (255, 255, 255)
+_GAP, _TEXT, _CAPTION = 10, 13, 11
 _WIDEST = 4.0  # largest ratio of width to height of a picture
 _ORDER, _HEAT = "winter", "inferno"  # colour maps for the order of glimpses and for probabilities
 _SHADES = 32  # of layers
@@ -62,15 +64,18 @@ def draw_scanpath(
     marks = [(str(place + 1), shades[place]) for place in order]
     for plane, panel in panels:
         centres, boxes = plane.places(scanpath) * panel.size, plane.lengths(extents) * panel.size
-        _draw_path(panel, centres, np.maximum(boxes / 2, 3), plane.crosses(at, scanpath, extents), marks)
-        _name(plane, panel)
-        _scale(plane, panel, sides, unit)
+        halves, near = np.maximum(boxes / 2, 3), plane.crosses(at, scanpath, extents)
+        _draw_path(panel, centres, halves, near, [colour for _, colour in marks])
+        kept = [*_name(plane, panel), *_scale(plane, panel, sides, unit)]
+        _number(panel, np.concatenate([centres - halves, centres + halves], 1), near, marks, kept)
     return np.array(beside([panel for _, panel in panels]))
 
 
-def _scale(plane: Plane, panel: Image.Image, sides: Sequence[float] | None, unit: str | None) -> None:
-    if sides is not None and unit is not None and min(panel.size) >= _LEAST_SCALED:
-        draw_scale_bar(panel, plane.proportions(sides)[1], unit)
+def _scale(plane: Plane, panel: Image.Image, sides: Sequence[float] | None, unit: str | None) -> list[Box]:
+    """Draws a scale bar, where there is room, and returns what it covers."""
+    if sides is None or unit is None or min(panel.size) < _LEAST_SCALED:
+        return []
+    return [draw_scale_bar(panel, plane.proportions(sides)[1], unit)]
 
 
 def _draw_path(
@@ -78,37 +83,50 @@ def _draw_path(
     centres: Float[np.ndarray, "glimpse 2"],
     halves: Float[np.ndarray, "glimpse 2"],
     near: Bool[np.ndarray, " glimpse"],
-    marks: Sequence[tuple[str, Colour]],
+    colours: Sequence[Colour],
 ) -> None:
-    """Draws lines, boxes and numbers; positions are pixels (x, y) of the panel. Boxes that are not `near` are thin."""
-    pen, colours = ImageDraw.Draw(panel), [colour for _, colour in marks]
+    """Draws lines and boxes; positions are pixels (x, y) of the panel. Boxes that are not `near` are thin."""
+    pen = ImageDraw.Draw(panel)
     for i, (one, other) in enumerate(pairwise(centres)):
-        pen.line([*one, *other], fill=WHITE, width=3)
-        pen.line([*one, *other], fill=colours[i + 1], width=1)
+        pen.line([*one, *other], fill=WHITE, width=5)
+        pen.line([*one, *other], fill=colours[i + 1], width=3)  # a line of one pixel would look dashed
     for i in np.argsort(near, kind="stable"):  # thin boxes first, so that thick ones lie above them
         centre, half = centres[i], halves[i]
         for grown, width, outline in ((2, 5, WHITE), (1, 3, colours[i])) if near[i] else ((0, 1, colours[i]),):
             pen.rectangle([*(centre - half - grown), *(centre + half + grown)], outline=outline, width=width)
-    letters = [_TEXT if one else _TEXT - 4 for one in near]
-    sizes = np.array([tag_size(mark, size) for (mark, _), size in zip(marks, letters, strict=True)]).reshape(-1, 2)
-    places = place_tags(np.concatenate([centres - halves, centres + halves], 1), sizes, panel.size)
-    for place, size, (mark, colour), letter in zip(places, sizes, marks, letters, strict=True):
-        _tag(pen, place.tolist(), size.tolist(), mark, colour, letter)
+
+
+def _number(
+    panel: Image.Image,
+    boxes: Float[np.ndarray, "glimpse 4"],
+    near: Bool[np.ndarray, " glimpse"],
+    marks: Sequence[tuple[str, Colour]],
+    kept: Sequence[Box],
+) -> None:
+    """Draws a number beside each box (left, top, right, bottom), but not on what is to be `kept` free."""
+    pen, heights = ImageDraw.Draw(panel), [_TEXT if one else _TEXT - 3 for one in near]
+    sizes = np.array([tag_size(mark, size) for (mark, _), size in zip(marks, heights, strict=True)]).reshape(-1, 2)
+    places = place_tags(boxes, sizes, panel.size, np.array(kept, np.float64).reshape(-1, 4))
+    for place, size, (mark, colour), high in zip(places, sizes, marks, heights, strict=True):
+        _tag(pen, place.tolist(), size.tolist(), mark, colour, high)
 
 
 def _tag(
-    pen: ImageDraw.ImageDraw, place: Sequence[float], size: Sequence[float], text: str, colour: Colour, letters: int
+    pen: ImageDraw.ImageDraw, place: Sequence[float], size: Sequence[float], text: str, colour: Colour, high: int
 ) -> None:
     """Draws a number, dark on light ground, with an outline in the colour of its glimpse."""
     plate(pen, place, size, colour)
-    write(pen, (place[0] + 3.5, place[1] + 1), text, DARK, size=letters)
+    write(pen, (place[0] + 3.5, place[1] + 1), text, DARK, size=high)
 
 
-def _name(plane: Plane, panel: Image.Image) -> None:
-    """Writes the name of the cut on a panel, and which side of the body is on the left."""
-    pen = ImageDraw.Draw(panel)
-    write(pen, (4, 2), plane.name, DARK, size=12, halo=2)
-    write(pen, (4, panel.height / 2 - 7), plane.left, DARK, size=12, halo=2)
+def _name(plane: Plane, panel: Image.Image) -> list[Box]:
+    """Writes the name of the cut on a panel, and which side of the body is on the left; returns what they cover."""
+    pen, covered = ImageDraw.Draw(panel), []
+    for place, text in (((4, 2), plane.name), ((4, panel.height / 2 - 7), plane.left)):
+        if text:
+            write(pen, place, text, DARK, size=12, halo=2)
+            covered.append(pen.textbbox(place, text, letters(12), stroke_width=2))
+    return covered
 
 
 def heat_map(
@@ -220,7 +238,7 @@ def glimpse_strip(
 def _tile(image: Image.Image, frame: Colour, label: str, caption: tuple[str, float]) -> Image.Image:
     """Draws one glimpse in its frame, with its number, and the answer after it as a text and a bar."""
     text, share = caption
-    written = math.ceil(ImageFont.load_default(size=_CAPTION).getlength(text)) + 1
+    written = math.ceil(letters(_CAPTION).getlength(text)) + 1
     tile = Image.new("RGB", (max(image.width + 6, 90, written), image.height + 6 + 30), WHITE)
     pen = ImageDraw.Draw(tile)
     tile.paste(framed(image, frame, label), (0, 0))
@@ -243,10 +261,13 @@ def framed(image: Image.Image, colour: Colour, label: str = "", low: bool = Fals
 
 
 def through_the_middle(
-    image: UInt8[np.ndarray, "channel *size"], height: int, sides: Sequence[float] | None = None
+    image: UInt8[np.ndarray, "channel *size"],
+    height: int,
+    sides: Sequence[float] | None = None,
+    ground: Colour = WHITE,
 ) -> Image.Image:
-    """Draws an image with at most the given height; of a volume, the three cuts through its middle."""
-    return beside([panel for _, panel in _panels(image, np.zeros(image.ndim - 1), height, sides)], gap=2)
+    """Draws an image with at most the given height; of a volume, the three cuts through its middle on a ground."""
+    return beside([panel for _, panel in _panels(image, np.zeros(image.ndim - 1), height, sides)], 2, ground)
 
 
 def _panels(
@@ -274,7 +295,7 @@ def order_colours(count: int) -> list[Colour]:
 def write(
     pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: Colour, size: int = _TEXT, halo: int = 0
 ) -> None:
-    pen.text(place, text, fill=colour, font=ImageFont.load_default(size=size), stroke_width=halo, stroke_fill=WHITE)
+    pen.text(place, text, fill=colour, font=letters(size), stroke_width=halo, stroke_fill=WHITE)
 
 
 def on_canvas(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -283,9 +304,9 @@ def on_canvas(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return canvas
 
 
-def beside(images: Sequence[Image.Image], gap: int = _GAP) -> Image.Image:
+def beside(images: Sequence[Image.Image], gap: int = _GAP, ground: Colour = WHITE) -> Image.Image:
     width = sum(image.width for image in images) + gap * (len(images) - 1)
-    canvas, left = Image.new("RGB", (width, max(image.height for image in images)), WHITE), 0
+    canvas, left = Image.new("RGB", (width, max(image.height for image in images)), ground), 0
     for image in images:
         canvas.paste(image, (left, 0))
         left += image.width + gap

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from glimpse.errors import MissingExtraError
 from glimpse.geometry import CellGrid
@@ -30,6 +30,7 @@ from glimpse.pictures.drawing import (
     on_canvas,
     write,
 )
+from glimpse.pictures.labels import letters
 from glimpse.pictures.planes import Picture
 from glimpse.pictures.zooming import zoom_tree
 from glimpse.reading.records import Reading
@@ -50,24 +51,34 @@ __all__ = [
 ]
 
 _RATE = 10  # frames per second of a video; players stumble over slower ones
+_STRIP = {1: 96, 2: 96, 3: 82}  # height of glimpses in pixels, by the number of axes: three volumes stand in a row
 _RECENT = 6  # glimpses that a frame of an animation shows
+_TITLE, _SUBTITLE = 15, 12  # heights of letters in pixels
 _LAST = 3  # for how many steps the last frame of an animation stays
 
 
-def scanpath_picture(reading: Reading) -> Picture:
+def scanpath_picture(reading: Reading, height: int = 512) -> Picture:
     """Shows a reading in one picture: scanpath, where the policy wanted to look first, and glimpses with answers.
 
     Where it zoomed, there is the tree of its looks, too (see `glimpse.pictures.zooming`). A volume is cut through the
     glimpse that changed the answer most.
+
+    Args:
+        reading: a reading with a trace.
+        height: largest height of the scanpath in pixels. Letters keep their size.
+
+    Raises:
+        ValueError: the reading has no trace.
     """
     trace = reading.traced
     at = None if reading.decisive is None else reading.scanpath[reading.decisive]
-    both = _scanpath_and_heat(reading, len(reading.scanpath), 512, at)
+    both = _scanpath_and_heat(reading, len(reading.scanpath), height, at)
     strip = glimpse_strip(
         trace.glimpses,
         reading.probabilities,
         trace.task.names,
         trace.overview,
+        min(_STRIP[len(trace.sides)], max(48, height // 4)),
         width=both.width,
         captions=reading.captions,
         sides=trace.sides,
@@ -83,8 +94,8 @@ def _title(reading: Reading) -> Image.Image:
     text = f"{reading.id}: {target}answered {task.describe(reading.prediction)} after {reading.glimpses} glimpses"
     if len(reading.traced.sides) == 3 and reading.decisive is not None:
         text += f"; cut through glimpse {reading.decisive + 1}"
-    title = Image.new("RGB", (round(ImageFont.load_default(size=16).getlength(text)) + 4, 22), WHITE)
-    write(ImageDraw.Draw(title), (0, 0), text, DARK, size=16)
+    title = Image.new("RGB", (math.ceil(letters(_TITLE).getlength(text)) + 4, 22), WHITE)
+    write(ImageDraw.Draw(title), (0, 0), text, DARK, size=_TITLE)
     return title
 
 
@@ -108,9 +119,9 @@ def _scanpath_and_heat(reading: Reading, glimpses: int, height: int, at: np.ndar
 
 def _under(title: str, picture: Picture) -> Image.Image:
     """Puts a title above a picture."""
-    wide = math.ceil(ImageFont.load_default(size=13).getlength(title)) + 1
+    wide = math.ceil(letters(_SUBTITLE).getlength(title)) + 1
     line = Image.new("RGB", (max(wide, picture.shape[1]), 18), WHITE)
-    write(ImageDraw.Draw(line), (0, 0), title, DARK, size=13)
+    write(ImageDraw.Draw(line), (0, 0), title, DARK, size=_SUBTITLE)
     return below([line, Image.fromarray(picture)], gap=2)
 
 

@@ -1,41 +1,66 @@
 """Numbers and scale bars on pictures: dark on light tags, none of which covers another."""
 
+import functools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
+import matplotlib
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw, ImageFont
 
 _RINGS = 12  # distances that are tried around a box
 _MICROMETRES = 1000  # per millimetre
 _LIGHT, _INK = (255, 255, 255), (20, 20, 20)
-_BAR_TEXT = 12
+_BAR_TEXT = 11
+_FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+
+
+@functools.lru_cache
+def letters(size: int) -> ImageFont.FreeTypeFont:
+    """Returns the font of all pictures, in pixels; Pillow's own font has no letters but those of ASCII."""
+    return ImageFont.truetype(_FONT, size)
 
 
 def place_tags(
-    boxes: Float[np.ndarray, "tag 4"], sizes: Float[np.ndarray, "tag 2"], canvas: tuple[float, float]
+    boxes: Float[np.ndarray, "tag 4"],
+    sizes: Float[np.ndarray, "tag 2"],
+    canvas: tuple[float, float],
+    kept: Float[np.ndarray, "kept 4"] | None = None,
 ) -> Float[np.ndarray, "tag 2"]:
     """Returns where to put tags beside boxes: the upper left corner (x, y) of each.
 
     Tags are placed in order, each at the first of some places around its box, from near to far, where it lies inside
-    the canvas and covers no tag that was placed before; where there is none, at the nearest place of the canvas that is
-    free. Where none is, it stays at the first one that lies inside.
+    the canvas and covers neither its own box nor a tag that was placed before; where there is none, at the first one
+    that covers no other tag, and then at the nearest place of the canvas that covers none. Where every place does, it
+    stays at the first one that lies inside.
 
     Args:
         boxes: left, top, right and bottom of the boxes.
         sizes: width and height of the tags.
         canvas: width and height of the picture.
+        kept: left, top, right and bottom of what tags must not cover either, such as a scale bar.
     """
+    kept = np.zeros((0, 4)) if kept is None else kept
     placed: list[np.ndarray] = []
     for box, size in zip(boxes, sizes, strict=True):
         room = np.maximum(np.array(canvas) - size, 0)
-        places = np.concatenate([np.clip(_around(box, size), 0, room), _everywhere(box, size, room)])
+        around = np.clip(_around(box, size), 0, room)
+        places = np.concatenate([around, _everywhere(box, size, room)])
         taken = np.array([[*one, *(one + other)] for one, other in zip(placed, sizes, strict=False)]).reshape(-1, 4)
-        low, high = places[:, None], places[:, None] + size
-        free = ~((low < taken[:, 2:]) & (taken[:, :2] < high)).all(2).any(1)
-        placed.append(places[int(free.argmax())])
+        free = ~_covers(places, size, np.concatenate([taken, kept]))
+        beside = free[: len(around)] & ~_covers(around, size, box[None])
+        placed.append(places[int((beside if beside.any() else free).argmax())])
     return np.array(placed).reshape(-1, 2)
+
+
+def _covers(
+    places: Float[np.ndarray, "place 2"], size: Float[np.ndarray, "2"], boxes: Float[np.ndarray, "box 4"]
+) -> Bool[np.ndarray, " place"]:
+    """Returns at which places a tag would cover a part of any box."""
+    low, high = places[:, None], places[:, None] + size
+    return ((low < boxes[:, 2:]) & (boxes[:, :2] < high)).all(2).any(1)
 
 
 def _everywhere(
@@ -61,7 +86,7 @@ def _around(box: Float[np.ndarray, "4"], size: Float[np.ndarray, "2"]) -> Float[
 
 def tag_size(text: str, size: int) -> tuple[float, float]:
     """Returns the width and height of a tag with this text."""
-    return ImageFont.load_default(size=size).getlength(text) + 7, size + 5
+    return letters(size).getlength(text) + 7, size + 5
 
 
 def plate(
@@ -79,23 +104,28 @@ def nice_length(most: float) -> float:
 
 
 def length_text(length: float, unit: str) -> str:
-    """Returns a length as a text; from 1,000 um on it is in mm."""
-    return f"{length / _MICROMETRES:g} mm" if unit == "um" and length >= _MICROMETRES else f"{length:g} {unit}"
+    """Returns a length as a text; from 1,000 µm on it is in mm."""
+    large = unit == "um" and length >= _MICROMETRES
+    return f"{length / _MICROMETRES:g} mm" if large else f"{length:g} {unit.replace('um', 'µm')}"
 
 
-def draw_scale_bar(panel: Image.Image, width: float, unit: str) -> None:
+def draw_scale_bar(panel: Image.Image, width: float, unit: str) -> tuple[float, float, float, float]:
     """Draws a scale bar of about a fifth of the width into the lower left corner of a picture.
 
     Args:
         panel: the picture.
         width: physical length of its width.
         unit: of the width, "um" or "mm".
+
+    Returns:
+        Left, top, right and bottom of what it covers.
     """
     length = nice_length(width / 4)
     text, wide = length_text(length, unit), round(length / width * panel.width)
-    pen, font = ImageDraw.Draw(panel), ImageFont.load_default(size=_BAR_TEXT)
+    pen, font = ImageDraw.Draw(panel), letters(_BAR_TEXT)
     room = max(wide, font.getlength(text)) + 10
     top = panel.height - 28
     plate(pen, (4, top), (room, 24), _LIGHT)
     pen.text((9, top + 1), text, fill=_INK, font=font)
     pen.rectangle([9, top + 18, 9 + wide - 1, top + 20], fill=_INK)
+    return 4, top, 4 + room, top + 24

@@ -37,7 +37,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from glimpse.pictures.drawing import heat_layers, order_colours, through_the_middle
+from glimpse.pictures.drawing import BLACK, heat_layers, order_colours, through_the_middle
 from glimpse.pictures.planes import Plane, coloured, planes
 from glimpse.reading.looks import DIGITS, Look, looks_of
 from glimpse.reading.records import Reading
@@ -65,7 +65,7 @@ def page_record(
     """
     first = readings[0]
     trace = first.traced
-    small = through_the_middle(trace.overview, _THUMBNAIL, trace.sides)
+    small = through_the_middle(trace.overview, _THUMBNAIL, trace.sides, BLACK)  # pages are light or dark, volumes dark
     return {
         "form": FORM,
         "id": first.id,

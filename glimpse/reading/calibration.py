@@ -42,11 +42,17 @@ class Temperature:
 
 
 def calibrated(reading: AnyReading, temperature: float | None) -> AnyReading:
-    """Returns a reading whose predictions are divided by a temperature; the reading itself where there is none."""
+    """Returns a reading whose predictions are divided by a temperature; the reading itself where there is none.
+
+    Those without one of the glimpses, which a trace may hold, are among them.
+    """
     if temperature is None:
         return reading
     last, every = (np.asarray(part, np.float64) / temperature for part in (reading.prediction, reading.predictions))
-    return replace(reading, prediction=last, predictions=every)
+    trace = reading.trace
+    if trace is not None and trace.without is not None:
+        trace = replace(trace, without=np.asarray(trace.without, np.float64) / temperature)
+    return replace(reading, prediction=last, predictions=every, trace=trace)
 
 
 def fit(readings: Sequence[Reading], task: Task) -> Temperature:

@@ -77,6 +77,8 @@ addEventListener("load", async () => {
   const tags = [...svg.querySelectorAll("g rect")].map((one) => one.getBoundingClientRect());
   said.tags = tags.length;
   const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+  const plates = [...document.querySelectorAll(".scale, .panel figcaption")].map((one) => one.getBoundingClientRect());
+  said.hidden = tags.some((a) => plates.some((b) => b.width && !apart(a, b)));
   said.covered = tags.some((a, i) => tags.some((b, j) => i < j && !apart(a, b)));
   by("case-after").click();
   await wait();
@@ -132,7 +134,7 @@ def test_a_browser_sorts_filters_and_steps(run: Path, readings: list[Reading], t
     assert [one and float(one.split()[1]) for one in said["heat"]] == [0, rows, None]
     whole, near, moved, again = ([float(number) for number in view.split()] for view in said["views"])
     assert near[2] == pytest.approx(whole[2] / 1.5) and moved[0] == pytest.approx(near[0] + near[2] / 8)
-    assert again == whole and said["tags"] == 3 and not said["covered"]
+    assert again == whole and said["tags"] == 3 and not said["covered"] and not said["hidden"]
     following = said["falling"][said["falling"].index(HOSTILE) + 1 :]
     assert said["next"] == (following or [HOSTILE])[0] and said["back"]
 

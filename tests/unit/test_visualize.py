@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from glimpse.envs import FlattenAction, array_cases, make_array
 from glimpse.geometry import Frame
@@ -29,7 +29,9 @@ from glimpse.pictures.episodes import (
     to_gif,
 )
 from glimpse.pictures.geojson import to_geojson
+from glimpse.pictures.labels import letters
 from glimpse.pictures.planes import coloured
+from glimpse.reading.calibration import calibrated
 from glimpse.reading.lanes import Access
 from glimpse.reading.readers import PolicyReader, reader_named
 from glimpse.reading.records import Reading, Trace
@@ -143,7 +145,7 @@ def test_a_caption_wider_than_its_glimpse_is_written_whole() -> None:
     glimpse, caption = np.zeros((1, 1, 8, 4), np.uint8), "p(adenocarcinoma in situ) 0.93"
     strip = glimpse_strip(glimpse, np.full((1, 2), 0.5), ("a", "b"), captions=[(caption, 0.0)])
     dark = (strip[106:120] < 128).any((0, 2)).nonzero()[0]  # columns with letters, between the glimpse and the bar
-    wide = ImageFont.load_default(size=12).getlength(caption)
+    wide = letters(11).getlength(caption)
     assert wide - 3 <= dark.max() < strip.shape[1] <= wide + 3
 
 
@@ -172,6 +174,11 @@ def test_contributions_are_what_the_answer_lacks_without_a_look(reading: Reading
     given = reading.contributions
     assert given is not None
     np.testing.assert_allclose(given[-1], reading.probabilities[-1] - reading.probabilities[-2], atol=1e-6)
+    cooler = calibrated(reading, 2.5)  # all answers alike, also those without a look
+    given = np.asarray(cooler.contributions)
+    np.testing.assert_allclose(given[-1], cooler.probabilities[-1] - cooler.probabilities[-2], atol=1e-6)
+    assert calibrated(reading, None) is reading
+    given = np.asarray(reading.contributions)
     bars = [bar.get_height() for bar in contribution_chart(reading).axes[0].patches]
     np.testing.assert_allclose(bars, given[:, 1])
 
@@ -335,7 +342,7 @@ def test_numbers_of_glimpses_at_the_edge_lie_inside_the_picture(monkeypatch: pyt
     def noted(
         pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: Any, size: int, **rest: Any
     ) -> None:
-        written.append((*place, pen.textlength(text, font=ImageFont.load_default(size=size))))
+        written.append((*place, pen.textlength(text, font=letters(size))))
 
     monkeypatch.setattr(drawing, "write", noted)
     trace = by_hand([[-1.0, 1.0], [0.0, 0.98], [0.0, 0.0]], 0.2).traced

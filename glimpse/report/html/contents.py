@@ -152,7 +152,8 @@ def _distributed(found: Gathered) -> Iterator[Chart]:
 def learning_charts(found: Gathered) -> list[Chart]:
     """Returns the learning curves of a run."""
     charts = []
-    for title, across, up, curves in learning_curves(found.folder):
+    further = set() if found.task is None else set(found.task.further)
+    for title, across, up, curves in learning_curves(found.folder, further):
         last = ", ".join(f"{name} {values[-1]:.3g}" for name, (_, values) in curves.items())
         charts.append(_chart(line_chart(curves, across, up, title), f"In the end: {last}."))
     return charts

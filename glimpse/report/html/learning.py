@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from glimpse.tasks import metric_title
@@ -18,20 +18,25 @@ _SHOWN = (
     ("Joint stage", "environment steps", "nats", {"train/entropy": "entropy of where to look"}),
 )
 """Titles of charts, what their axes show, and the names of their curves' events."""
-_VALIDATION, _COUNT = "validation/", "validation/glimpses"
+_VALIDATION, _COUNT = "validation/", "glimpses"
 
 
-def learning_curves(folder: Path) -> Iterator[tuple[str, str, str, dict[str, Curve]]]:
-    """Yields title, title of the horizontal and the vertical axis, and curves by name, for each chart that there is."""
+def learning_curves(folder: Path, further: Collection[str] = ()) -> Iterator[tuple[str, str, str, dict[str, Curve]]]:
+    """Yields title, title of the horizontal and the vertical axis, and curves by name, for each chart that there is.
+
+    Metrics of the validation split that are in `further` have a chart of their own: all in one could not be told apart.
+    """
     events = _events(folder)
     for title, across, up, names in _SHOWN:
         curves = {name: events[tag] for tag, name in names.items() if tag in events}
         if curves:
             yield f"{title}: {next(iter(curves))}", across, up, curves
-    tags = [tag for tag in events if tag.startswith(_VALIDATION) and tag != _COUNT]
-    if tags:
-        curves = {metric_title(tag.removeprefix(_VALIDATION)): events[tag] for tag in tags}
-        yield "Validation", "environment steps", "value", curves
+    found = {tag.removeprefix(_VALIDATION): curve for tag, curve in events.items() if tag.startswith(_VALIDATION)}
+    found.pop(_COUNT, None)
+    parts = {"Validation": found.keys() - further, "Validation: further metrics": found.keys() & further}
+    for title, names in parts.items():
+        if names:
+            yield title, "environment steps", "value", {metric_title(name): found[name] for name in sorted(names)}
 
 
 def _events(folder: Path) -> dict[str, Curve]:

@@ -21,7 +21,11 @@
     if (className) node.className = className;
     return node;
   }
-  const signed = (value) => (value === null ? "n/a" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3));
+  const signed = (value) => {
+    if (value === null) return "n/a";
+    const text = Math.abs(value).toFixed(3);
+    return Number(text) ? (value < 0 ? "−" : "+") + text : text; // no sign before what is rounded to zero
+  };
   const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
   // ------------------------------------------------------------------------------------------ panels
@@ -161,7 +165,7 @@
       this.labels.replaceChildren();
       if (!by("boxes").checked) return;
       const px = this.view[2] / Math.max(this.svg.clientWidth, 1);
-      const taken = [];
+      const taken = [this.scale, this.caption].map((one) => this.covered(one));
       const clash = ([x, y, w, h]) => x < this.view[0] || y < this.view[1] || x + w > this.view[0] + this.view[2]
         || y + h > this.view[1] + this.view[3]
         || taken.some(([a, b, c, d]) => x < a + c && a < x + w && y < b + d && b < y + h);
@@ -187,6 +191,12 @@
         }, this.labels);
         text.textContent = look.order;
       }
+    }
+    covered(plate) { // what the scale or the caption covers of the drawing
+      const { left, top, right, bottom } = plate.getBoundingClientRect();
+      if (!this.svg.isConnected || right === left) return [0, 0, 0, 0];
+      const [[x, y], [beyond, below]] = [[left, top], [right, bottom]].map(([clientX, clientY]) => this.at({ clientX, clientY }));
+      return [x, y, beyond - x, below - y];
     }
     measure() {
       const matrix = this.svg.isConnected ? this.svg.getScreenCTM() : null;
