@@ -40,7 +40,8 @@ class PPOOptions(Options):
 class PPOLearner(PolicyLearner):
     r"""Policy loss: the mean of -min(w_t A_t, clip(w_t, 1 - \epsilon, 1 + \epsilon) A_t) over all decisions.
 
-    Here w_t = pi(a_t | s_t) / pi_old(a_t | s_t), which is 1 at the first minibatch, and A_t is the advantage.
+    Here w_t = pi(a_t | s_t) / pi_old(a_t | s_t), which is 1 at the first minibatch, and A_t is the advantage. Where the
+    first minibatch is the only one, the gradient is that of REINFORCE.
     """
 
     losses: PPOLosses

@@ -40,7 +40,7 @@ def budget_curve(
             axes.fill_between(budgets, values[1], values[2], color=style["color"], alpha=0.15, linewidth=0)
     axes.set(xlabel="glimpses at most", ylabel=f"{metric_title(metric)} (bands: 95 % intervals)")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)  # inside, there is no place that is always free
     if path is not None:
         figure.savefig(path)
     return figure

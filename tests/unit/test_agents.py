@@ -40,6 +40,18 @@ def test_every_agent_learns_and_predicts(agent: type) -> None:
     assert int(model.episodes.length.max()) == expected
 
 
+def test_ppo_with_one_epoch_and_one_minibatch_is_reinforce() -> None:
+    """Both begin with the same parameters and draw the same episodes; nothing has moved that could be clipped."""
+    once, learned = {**SMALL, "n_epochs": 1, "minibatches": 1, "seed": 0}, []
+    for agent in (PPO, Reinforce):
+        model = agent("GlimpsePolicy", lanes(), **once)
+        before = parameters(model)
+        learned.append(parameters(model.learn(model.steps_per_update)))
+    assert not torch.equal(before["locator.query.weight"], learned[0]["locator.query.weight"])
+    for name, value in learned[0].items():
+        torch.testing.assert_close(value, learned[1][name], rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_a_single_environment_and_stable_baselines_own_evaluation() -> None:
     model = PPO("GlimpsePolicy", environment(), **SMALL).learn(2 * 8 * 4)
     assert model.updates == 2

@@ -332,7 +332,7 @@ def test_budget_curve_draws_what_it_is_given(tmp_path: Path) -> None:
     line, across = figure.axes[0].get_lines()
     assert line.get_xydata().tolist() == [[0, 0.5], [4, 0.8], [8, 0.9]]  # in order; what is not known is left out
     assert set(across.get_ydata()) == {0.95}
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["ppo", "full_scan"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ppo", "full_scan"]
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
