@@ -3,9 +3,9 @@
 python -m benchmarks.sparse_slides
 
 60 slides of 32,768 x 32,768 pixels of real H&E texture (`experiment=sparse_slides`). The agent takes 20 looks at each,
-some of them wide, after it was trained with 24; the full scan embeds every patch of tissue. Features are not kept on disk, so that both read and
-encode all that they see. Beside them stand the same network at random places, at random places with wide looks first,
-and on a grid.
+some of them wide, after it was trained with 24; the full scan embeds every patch of tissue. Features are not kept on
+disk, so that both read and encode all that they see. Beside them stand the same network at random places, at random
+places with wide looks first, and on a grid.
 """
 
 import argparse
@@ -48,9 +48,7 @@ def _measure(bench: Benchmark, seed: int) -> Row:
     scan = run.metrics["readers"]["full_scan"]
     row: Row = {"seconds": run.seconds, "patches": scan["glimpses"], **facts_of("full_scan", scan)}
     looks = None if bench.options.quick else _LOOKS
-    found = evaluate(
-        run.folder, readers=list(READERS), max_glimpses=looks, device=bench.options.device, progress=True
-    )
+    found = evaluate(run.folder, readers=list(READERS), max_glimpses=looks, device=bench.options.device, progress=True)
     for reader, values in zip(("agent", *READERS[1:]), found.rows.values(), strict=True):
         row |= facts_of(reader, values)
         if reader == "agent":
