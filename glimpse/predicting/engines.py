@@ -7,6 +7,7 @@ from typing import Any
 from glimpse.errors import SettingsError
 from glimpse.predicting.hand import Hands, OwnHand
 from glimpse.predicting.order import Order
+from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import at_least
 
 ENGINES = ("ray", "submitit")
@@ -37,8 +38,7 @@ def hands_of(
         raise SettingsError("An engine shares the images out itself: leave out shard, or engine.")
     if workers is not None:
         at_least("workers", workers, 1, whole=True)
-    if jobs is not None and not isinstance(jobs, Mapping):
-        raise SettingsError(f"Expected jobs as options such as 'jobs={{cluster: local}}', got {jobs!r}.")
+    check_kind("jobs", jobs, Mapping | None)
     if jobs and engine != "submitit":
         raise SettingsError(f"jobs is of engine=submitit: leave it out beside engine={engine}.")
 

@@ -16,7 +16,7 @@ from glimpse.predict import predict
 from glimpse.predicting.hand import Outcome
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.order import Order
-from tests.predictions import command, contents, untrained_run, write_slide
+from tests.predictions import command, contents, slide_run, write_slide
 
 COUNT, BROKEN = 6, 2
 ENGINES = [
@@ -27,8 +27,7 @@ ENGINES = [
 
 @pytest.fixture(scope="module")
 def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    own = ("experiment=smoke", "env.make.glimpse_size=64", "env.make.glimpse_extents=[64um]")
-    return untrained_run(tmp_path_factory.mktemp("runs") / "one", *own, f"env.cohort.path={tiny_slides}")
+    return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +149,7 @@ def child_of(process: int) -> int:
         ({"engine": "ray", "workers": 0}, "workers"),
         ({"engine": "ray", "jobs": {"cluster": "local"}}, "jobs is of engine=submitit"),
         ({"workers": 0}, "workers is of an engine"),
+        ({"engine": "submitit", "jobs": "local"}, "jobs: expected a mapping or null, got 'local'"),
         ({"engine": "submitit", "jobs": {"cluster": "debug"}}, "Expected cluster in jobs as slurm or local"),
         ({"engine": "submitit", "jobs": {"cluster": "local", "timeout_min": 0}}, "timeout_min"),
         ({"engine": "submitit", "jobs": {"cluster": "local", "slurm_partitions": "gpu"}}, "slurm_partitions"),
