@@ -14,14 +14,14 @@ ENGINES = ("ray", "submitit")
 
 
 def hands_of(
-    engine: str | None, workers: int | None, jobs: Mapping[str, Any] | None, shard: str | None
+    engine: str | None, workers: int | None, jobs: Any, shard: str | None
 ) -> Callable[[Order, OwnHand], Hands] | None:
     """Returns what makes the workers of an engine; None where this process reads itself.
 
     Args:
         engine: "ray", "submitit" or None.
         workers: how many; by default one for each processor that this process may use.
-        jobs: options of submitit.
+        jobs: options of submitit, a mapping.
         shard: must be None beside an engine, which shares the images out itself.
 
     Raises:
