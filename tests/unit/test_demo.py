@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from glimpse.demo import packing
+from glimpse.demo import packing, showing
 from glimpse.demo.__main__ import main
 from glimpse.demo.folder import MARKER
-from glimpse.demo.showing import POLICY, Shown, ask, demo
+from glimpse.demo.showing import POLICY, Asked, Shown, ask, demo, show
 from glimpse.errors import EvaluationError, MissingExtraError, SettingsError
 from glimpse.pictures.episodes import to_video
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
@@ -64,18 +65,19 @@ def test_what_is_there_is_not_made_again(shown: Shown) -> None:
     assert again.reading.answer == shown.reading.answer
 
 
-def test_of_two_demos_at_once_one_waits_for_the_other(shown: Shown, tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    folder.mkdir()
-    (folder / MARKER).write_bytes((shown.report.parent / MARKER).read_bytes())
-    (folder / "slides").mkdir()
-    os.link(shown.slide, folder / "slides" / shown.slide.name)
+def test_of_two_demos_at_once_one_waits_for_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def shown(asked: Asked) -> None:
+        told.append("begins")
+        time.sleep(0.3)
+        told.append("ends")
+
+    monkeypatch.setattr(showing, "_shown", shown)
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda _: demo(folder), range(2)))
-    assert [one.reading.answer for one in both] == [shown.reading.answer] * 2
-    assert Image.open(both[0].animation).n_frames == 9  # type: ignore[attr-defined]
-    assert both[0].overlay.read_bytes() == shown.overlay.read_bytes()
-    assert not list(folder.rglob("*.unfinished")) and not (folder / ".claims").exists()
+        list(pool.map(show, [ask(tmp_path / "demo")] * 2))
+    assert told == ["begins", "ends"] * 2
+    assert os.listdir(tmp_path / "demo") == [MARKER]
 
 
 OTHERS = {
