@@ -128,8 +128,8 @@ def told_of(one: Estimate, width: int | None = None) -> str:
     facts = f"A glimpse was read in {milliseconds(one.read_seconds[0])} here; {one.threads} threads read in a training."
     if one.encode_seconds:
         facts += (
-            f" Encoding a glimpse took {milliseconds(one.encode_seconds[0])}. Left out is all that follows the encoder, and"
-            " that what was seen before is neither read nor encoded again."
+            f" Encoding a glimpse took {milliseconds(one.encode_seconds[0])}. Left out is all that follows the "
+            "encoder, and that what was seen before is neither read nor encoded again."
         )
     else:
         facts += f" Left out is all that the network computes, since it cannot be built ({printable(one.unknown)})."
