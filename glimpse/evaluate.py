@@ -120,12 +120,7 @@ def evaluate(
         CheckpointError: there is no complete run in the folder.
         CohortError, PreflightError: the cohort has problems, or does not fit the run's sizes.
     """
-    if isinstance(readers, str) or not isinstance(readers, Sequence):
-        raise EvaluationError(f"Expected readers as a list such as [policy,random], got {readers!r}.")
-    check_readers(readers)
-    for name, value in (("max_glimpses", max_glimpses), ("seed", seed), ("lanes", lanes)):
-        if value is not None:
-            at_least(name, value, 1 if name == "lanes" else 0, whole=True)
+    _check(readers, max_glimpses=max_glimpses, seed=seed, lanes=lanes)
     check_device(device)
     policy = load(run, device=device)
     if not os.access(run, os.W_OK):
@@ -137,27 +132,23 @@ def evaluate(
     budget = int(settings["max_glimpses"] if max_glimpses is None else max_glimpses)
     seed = int(settings["seed"] if seed is None else seed)
     found = _cases(policy, Path(run), cohort, split, lanes, progress)
-    readings, spent = dict[str, list[Reading]](), dict[str, Meter]()
-    store = feature_store(settings, found.cases)
-    with compute_threads(int(settings["threads"])), closing(found.access) as access, using(store):
-        # The policy reads as its agent does, and tables call it after that agent.
-        for name in dict.fromkeys(settings["agent"]["name"] if name == "policy" else name for name in readers):
-            network = overview_network(Path(run), policy) if name == "overview" else policy
-            if network is None:
-                print(_left_out(run, settings))
-                continue
-            reader = reader_named(manner_of(name), network, access, budget, seed=seed, called=name)
-            with Meter(policy.device) as spent[name]:
-                read = reader.read(found.cases, progress=progress)
-            readings[name] = reader.counted(read)
-    if not readings:
-        raise EvaluationError(_left_out(run, settings))
+    readings, spent = _read(policy, Path(run), readers, found, budget, seed, progress)
     task = found.access.task
     readings, rows = measured(readings, read_temperatures(Path(run)) if task.calibrates else {}, task, seed, spent)
     record = {"split": split, "seed": seed, "max_glimpses": budget, "readers": rows}
     if cohort is not None:
         record["cohort"] = os.path.abspath(cohort)
     return Result(record, readings, task.headline, _write(Path(run), record, readings, task), found.of, task.further)
+
+
+def _check(readers: Sequence[str], **numbers: int | None) -> None:
+    """Refuses readers that there are not, and numbers that are out of range; None stands for the run's own."""
+    if isinstance(readers, str) or not isinstance(readers, Sequence):
+        raise EvaluationError(f"Expected readers as a list such as [policy,random], got {readers!r}.")
+    check_readers(readers)
+    for name, value in numbers.items():
+        if value is not None:
+            at_least(name, value, 1 if name == "lanes" else 0, whole=True)
 
 
 def _left_out(run: str | Path, settings: Mapping[str, Any]) -> str:
@@ -227,6 +218,29 @@ def _cohort(env: Mapping[str, Any], run: Path, path: str | Path | None, progress
     if recorded is None or not isinstance(cohort, Cohort):
         return cohort
     return recorded.of_run(cohort) if path is None else recorded.of_another(cohort)
+
+
+def _read(
+    policy: GlimpsePolicy, run: Path, readers: Sequence[str], found: _Cases, budget: int, seed: int, progress: bool
+) -> tuple[dict[str, list[Reading]], dict[str, Meter]]:
+    """Reads the cases once for each reader; returns the readings and what they cost, by the name of the reader."""
+    settings = policy.settings
+    readings, spent = dict[str, list[Reading]](), dict[str, Meter]()
+    store = feature_store(settings, found.cases)
+    with compute_threads(int(settings["threads"])), closing(found.access) as access, using(store):
+        # The policy reads as its agent does, and tables call it after that agent.
+        for name in dict.fromkeys(settings["agent"]["name"] if name == "policy" else name for name in readers):
+            network = overview_network(run, policy) if name == "overview" else policy
+            if network is None:
+                print(_left_out(run, settings))
+                continue
+            reader = reader_named(manner_of(name), network, access, budget, seed=seed, called=name)
+            with Meter(policy.device) as spent[name]:
+                read = reader.read(found.cases, progress=progress)
+            readings[name] = reader.counted(read)
+    if not readings:
+        raise EvaluationError(_left_out(run, settings))
+    return readings, spent
 
 
 def _write(run: Path, record: dict[str, Any], readings: dict[str, list[Reading]], task: Task) -> tuple[Path, ...]:

@@ -120,7 +120,7 @@ def predict(
     folder, runs, images = folder_for("output", output), listed_paths("model", model), listed_paths("input", input)
     budget = None if max_glimpses is None else int(max_glimpses)
     texts = [tuple(os.fspath(one) for one in paths) for paths in (runs, images)]
-    order = Order(texts[0], texts[1], os.fspath(folder), budget, form, device)
+    order = Order(texts[0], texts[1], os.fspath(folder), budget, form, device, engine)
     hands = hands_of(engine, workers, jobs, shard)
     items, manifest, own = order.items, order.manifest(shard), order.hand()
     work = Work(own, manifest, progress, None if hands is None else hands(order, own))

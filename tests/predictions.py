@@ -38,6 +38,12 @@ def untrained_run(folder: Path, *overrides: str, seed: int = 0) -> Path:
     return folder
 
 
+def slide_run(folder: Path, cohort: Path, extents: str = "[64um]", seed: int = 0) -> Path:
+    """The folder of an untrained smoke run on the slides of a CSV, whose glimpses have 64 pixels a side."""
+    own = ("experiment=smoke", "env.make.glimpse_size=64", f"env.make.glimpse_extents={extents}")
+    return untrained_run(folder, *own, f"env.cohort.path={cohort}", seed=seed)
+
+
 def tissue_on_glass(seed: int = 0, side: int = 512, grain: int = 1) -> np.ndarray:
     """The pixels of a slide: coloured tissue in the middle of glass, in grains of one colour."""
     rng = np.random.default_rng(seed)

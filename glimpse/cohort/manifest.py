@@ -34,7 +34,7 @@ from glimpse.tasks import Task
 __all__ = ["Case", "Cohort", "CohortError"]
 
 _SKIP = (
-    "; on_error=skip (of glimpse train env.cohort.on_error=skip, also beside resume=) leaves unreadable images out, "
+    "; on_error=skip (glimpse train env.cohort.on_error=skip, also beside resume=) leaves unreadable images out, "
     "and so does removing their lines"
 )
 

@@ -5,9 +5,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from glimpse.errors import MissingExtraError, UserError
 
 SUFFIXES = (".parquet", ".pq")
+_NARROW: dict[str, Any] = {"float": np.float32, "halffloat": np.float16}  # as pyarrow calls them
 
 
 class ParquetError(UserError, ValueError):
@@ -31,7 +34,7 @@ def parquet_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
         table = parquet.ParquetFile(path).read()
         columns = [str(name) for name in table.column_names]
-        cells = [[_text(value) for value in column.to_pylist()] for column in table.columns]
+        cells = [_texts(column) for column in table.columns]
     except FileNotFoundError as error:
         raise ParquetError(f"{path}: no such file. Give the path of a Parquet file or CSV.") from error
     except (OSError, ValueError, OverflowError, NotImplementedError, TypeError, KeyError, RecursionError) as error:
@@ -40,12 +43,20 @@ def parquet_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     return columns, [list(row) for row in zip(*cells, strict=True)]
 
 
+def _texts(column: Any) -> list[str]:
+    """Returns the cells of a column; numbers of single or half precision have the digits that tell them apart there."""
+    kind = str(column.type).removeprefix("dictionary<values=").partition(",")[0]
+    narrow = _NARROW.get(kind)
+    values = column.to_pylist()
+    return [_text(value if narrow is None or value is None else narrow(value)) for value in values]
+
+
 def _text(value: Any) -> str:
     """Returns a value as a CSV would hold it: whole numbers have no point, even those of columns of floats."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return ""
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, bool):
         return str(int(value))
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    return str(value).removesuffix(".0") if isinstance(value, float | np.floating) else str(value)

@@ -26,6 +26,7 @@ _OF_SURVIVAL = ("time", "event")  # columns that hold the target of another task
 _IDS = ("case_id", "slide_id")  # paths stay as they are: file systems tell two spellings apart
 _LISTED = 50  # so many problems are listed; the rest are only counted
 _NUMBERS = 6  # so many lines with the same problem are named
+_NUL = "holds characters of code 0, as texts in UTF-16 that do not say so, or damaged files."
 _OF_A_LINE = re.compile(r"line (\d+): (.*)", re.DOTALL)
 _SYNONYMS = {"label": "target", "lable": "target", "labels": "target", "class": "target"}
 _SYNONYMS |= {"patient_id": "case_id", "slide": "slide_id", "file": "path", "filename": "path"}
@@ -131,9 +132,7 @@ def read_table(path: Path) -> Table:
             f"{path}: line {reader.line_num + skipped} cannot be read as a line of a CSV ({error}). Write a cell that "
             'holds a quotation mark as "a ""quoted"" word".'
         ) from error
-    if not rows and not [column for column in REQUIRED if column not in columns]:
-        raise CohortError(f"{path}: the cohort has no cases. Add one line per case below the header.")
-    return Table(rows, columns, separator)
+    return _with_cases(path, Table(rows, columns, separator))
 
 
 def _of_parquet(path: Path) -> Table:
@@ -143,10 +142,19 @@ def _of_parquet(path: Path) -> Table:
     except ParquetError as error:
         raise CohortError(str(error)) from error
     columns = _named([name.strip() for name in names])
+    for line, cells in enumerate([names, *texts], start=1):
+        for name, cell in zip(columns, cells, strict=True):
+            if "\0" in cell:
+                raise CohortError(f"{path}: line {line}, column {name!r} {_NUL} Correct it, and write the file again.")
     rows = [_row(i + 2, columns, cells) for i, cells in enumerate(texts) if any(map(str.strip, cells))]
-    if not rows:
-        raise CohortError(f"{path}: the cohort has no cases.")
-    return Table(rows, columns)
+    return _with_cases(path, Table(rows, columns))
+
+
+def _with_cases(path: Path, table: Table) -> Table:
+    """Refuses a table without cases, unless columns are missing, too, of which the caller tells."""
+    if not table.rows and all(column in table.columns for column in REQUIRED):
+        raise CohortError(f"{path}: the cohort has no cases. Add one line per case below the header.")
+    return table
 
 
 def _text(path: Path) -> str:
@@ -168,10 +176,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise CohortError(f"{path}: cannot be read as a CSV in UTF-8 ({error}). Save it as 'CSV UTF-8'.") from error
     if "\0" in text:
-        raise CohortError(
-            f"{path}: holds characters of code 0, as texts in UTF-16 that do not say so, or damaged files. Save it as "
-            "'CSV UTF-8'."
-        )
+        raise CohortError(f"{path}: {_NUL} Save it as 'CSV UTF-8'.")
     return text
 
 
@@ -227,7 +232,7 @@ def column_problems(columns: Sequence[str], target_columns: Sequence[str] = ("ta
                 suspects[column] = near
     problems += [f"line 1: column {column!r} looks like {near!r}; rename it" for column, near in suspects.items()]
     lacking = [name for name in missing if name in required and name not in suspects.values()]
-    if len(columns) == 1 and lacking:
+    if len(columns) == 1 and columns[0] not in required:
         problems.append(f"line 1: the only column is {columns[0]!r}; put commas, semicolons or tabs between columns")
     for name in lacking:
         hint = ""

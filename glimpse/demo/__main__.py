@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from glimpse.demo.showing import demo
+from glimpse.demo.showing import ask, show
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import refuse_unknown
 
@@ -18,9 +18,10 @@ from glimpse.settings.options import refuse_unknown
 def _main(config: DictConfig) -> None:
     options: Any = OmegaConf.to_container(config, resolve=True)
     with in_one_line():
-        refuse_unknown(options, inspect.signature(demo).parameters, "glimpse.demo")
-        print("Painting a slide, and reading it ...", flush=True)
-        print(demo(**options).told)
+        refuse_unknown(options, inspect.signature(ask).parameters, "glimpse.demo")
+        asked = ask(**options)
+        print(asked.beginning, flush=True)
+        print(show(asked).told)
 
 
 def main() -> None:

@@ -125,11 +125,11 @@ def told_of(one: Estimate, width: int | None = None) -> str:
         read, encode = one.seconds(part)
         computed = f", {duration(encode)} of encoding" if one.encode_seconds else ""
         lines.append(f"  {part.name}: {part.glimpses:,} glimpses, {duration(read)} of reading{computed}")
-    facts = f"A glimpse was read in {one.read_seconds[0] * 1e3:.2g} ms here; {one.threads} threads read in a training."
+    facts = f"A glimpse was read in {milliseconds(one.read_seconds[0])} here; {one.threads} threads read in a training."
     if one.encode_seconds:
         facts += (
-            f" Encoding a glimpse took {one.encode_seconds[0] * 1e3:.2g} ms. Left out is all that follows the encoder, "
-            "and that what was seen before is neither read nor encoded again."
+            f" Encoding a glimpse took {milliseconds(one.encode_seconds[0])}. Left out is all that follows the "
+            "encoder, and that what was seen before is neither read nor encoded again."
         )
     else:
         facts += f" Left out is all that the network computes, since it cannot be built ({printable(one.unknown)})."
@@ -149,6 +149,11 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}" if seconds < 10 * length else f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
+
+
+def milliseconds(seconds: float) -> str:
+    """Returns a short time in words, of two digits, such as "0.49 ms" or "680 ms"."""
+    return f"{float(f'{seconds * 1e3:.2g}'):g} ms"
 
 
 def size(count: float) -> str:

@@ -77,6 +77,8 @@ class Actors:
         MissingExtraError: Ray is not installed.
     """
 
+    counts = True
+
     def __init__(self, order: Order, own: OwnHand, workers: int) -> None:
         self._ray = library("ray", "ray", "ray")
         self._order, self._outputs, self._workers = order.absolute, own.outputs, min(workers, max(1, len(order.items)))

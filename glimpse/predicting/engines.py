@@ -7,20 +7,21 @@ from typing import Any
 from glimpse.errors import SettingsError
 from glimpse.predicting.hand import Hands, OwnHand
 from glimpse.predicting.order import Order
+from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import at_least
 
 ENGINES = ("ray", "submitit")
 
 
 def hands_of(
-    engine: str | None, workers: int | None, jobs: Mapping[str, Any] | None, shard: str | None
+    engine: str | None, workers: int | None, jobs: Any, shard: str | None
 ) -> Callable[[Order, OwnHand], Hands] | None:
     """Returns what makes the workers of an engine; None where this process reads itself.
 
     Args:
         engine: "ray", "submitit" or None.
         workers: how many; by default one for each processor that this process may use.
-        jobs: options of submitit.
+        jobs: options of submitit, a mapping.
         shard: must be None beside an engine, which shares the images out itself.
 
     Raises:
@@ -37,8 +38,7 @@ def hands_of(
         raise SettingsError("An engine shares the images out itself: leave out shard, or engine.")
     if workers is not None:
         at_least("workers", workers, 1, whole=True)
-    if jobs is not None and not isinstance(jobs, Mapping):
-        raise SettingsError(f"Expected jobs as options such as 'jobs={{cluster: local}}', got {jobs!r}.")
+    check_kind("jobs", jobs, Mapping | None)
     if jobs and engine != "submitit":
         raise SettingsError(f"jobs is of engine=submitit: leave it out beside engine={engine}.")
 

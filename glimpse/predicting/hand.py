@@ -41,7 +41,13 @@ class Outcome:
 
 @runtime_checkable
 class Hands(Protocol):
-    """Those who read cases: this process (`OwnHand`), or workers that an engine starts."""
+    """Those who read cases: this process (`OwnHand`), or workers that an engine starts.
+
+    Attributes:
+        counts: whether the manifest counts what they read as this process's; jobs write counts of their own.
+    """
+
+    counts: bool
 
     def start(self) -> None:
         """Starts workers, before signals are deferred."""
@@ -73,6 +79,8 @@ class OwnHand:
         budgets: the budget of each of them.
         outputs: where results are written.
     """
+
+    counts = True
 
     def __init__(self, agents: Sequence[Agent], budgets: Sequence[int], outputs: Outputs) -> None:
         self.agents, self.budgets, self.outputs = agents, budgets, outputs

@@ -4,18 +4,21 @@ Each job reads its share of the images and then what is missing of all others. A
 time is put into the queue again, and goes on with the cases that are not written yet.
 """
 
+import hashlib
+import json
 import os
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from glimpse.atomic import write_error
+from glimpse.atomic import write_atomically, write_error
 from glimpse.errors import SettingsError
 from glimpse.predicting.actors import library
 from glimpse.predicting.claims import BEAT, STALE, Claims
@@ -25,9 +28,12 @@ from glimpse.predicting.order import Order
 from glimpse.predicting.outputs import FAILURES, RECORDS
 from glimpse.predicting.work import Work
 from glimpse.runs.stopping import Stopping
+from glimpse.settings.nearest import suggestion
+from glimpse.settings.options import at_least
 from glimpse.settings.terminal import printable
 
 LOGS = "jobs"  # the folder of their logs, in the output folder
+_SHARED = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "tasks_per_node", "nodes", "name")
 _POLL = 1.0  # seconds between two looks at what jobs have written
 _END = 20.0  # seconds that jobs have to end when all is read
 _MINUTES = 24 * 60  # submitit's own limit is 5
@@ -40,18 +46,20 @@ class _Share:
 
     Attributes:
         order: what it reads with.
+        cases: the file that lists the images; they are found once, by the process that asks for jobs.
         part: which part, and of how many.
         moment: what has failed since then is not tried again.
     """
 
     order: Order
+    cases: Path
     part: tuple[int, int]
     moment: float
 
     def __call__(self) -> dict[str, int]:
         """Returns how many cases it has read, and how many had been read before."""
         work = Work(self.order.hand(), self.order.manifest("/".join(map(str, self.part))))
-        return work.help(self.order.items, self.part, self.moment).counts
+        return work.help(_listed(self.cases), self.part, self.moment).counts
 
     def checkpoint(self) -> Any:
         """Returns what the job is to do when it runs again: the same, since all that it has read is written."""
@@ -73,6 +81,8 @@ class Jobs:
         SettingsError: submitit does not know an option, or there is no such cluster.
     """
 
+    counts = False  # jobs count for themselves
+
     def __init__(self, order: Order, own: OwnHand, workers: int, options: Mapping[str, Any]) -> None:
         submitit = library("submitit", "slurm", "submitit")
         self._order, self._outputs, self._workers = order.absolute, own.outputs, workers
@@ -84,20 +94,26 @@ class Jobs:
         cluster = given.pop("cluster", None)
         if cluster not in (None, "slurm", "local"):
             raise SettingsError(f"Expected cluster in jobs as slurm or local, got {cluster!r}.")
-        minutes = given["timeout_min"]
-        if isinstance(minutes, bool) or not isinstance(minutes, int | float) or minutes < 1:
-            raise SettingsError(f"Expected timeout_min in jobs as at least 1 minute, got {minutes!r}.")
+        at_least("timeout_min in jobs", given["timeout_min"], 1, whole=True)
         folder = Path(self._order.folder) / LOGS
         try:
             self._executor = submitit.AutoExecutor(folder, cluster=cluster)
             self._executor.update_parameters(**given)
         except (NameError, ValueError, TypeError, AssertionError, RuntimeError) as error:
-            raise SettingsError(f"jobs={dict(options)}: submitit refuses this: {error}") from error
+            with suppress(OSError):
+                folder.rmdir()  # unless it holds logs
+            raise _refused(options, error) from error
         except OSError as error:
             raise write_error(folder, error) from error
+        self._chosen = cluster is not None
 
     def start(self) -> None:
-        """Does nothing: jobs are started when it is known what is missing."""
+        """Tells where jobs will run, if nobody has said so; they are started when it is known what is missing."""
+        if not self._chosen and self._executor.cluster == "local":
+            told = (
+                "glimpse: Slurm's commands were not found: the jobs run on this machine, as with jobs={cluster: local}."
+            )
+            tqdm.write(told, file=sys.stderr)
 
     def stop(self) -> None:
         """Cancels jobs that have not ended."""
@@ -120,7 +136,7 @@ class Jobs:
                 break
             if attempt:
                 self._await_claims(missing, stopping)
-            self._submit(min(self._workers, len(missing)), moment)
+            self._submit(missing, moment)
             ended = False
             while missing and not ended and stopping.asked is None:
                 time.sleep(_POLL)
@@ -138,11 +154,13 @@ class Jobs:
         """Tells whether a job has ended; Slurm is asked as often as submitit thinks fit, this machine each time."""
         return bool(job.done(force_check=self._executor.cluster == "local"))
 
-    def _submit(self, count: int, moment: float) -> None:
-        """Starts jobs; where nothing is there to ask for them, the message says what submitit said."""
+    def _submit(self, missing: Mapping[str, Item], moment: float) -> None:
+        """Starts jobs for what is missing; where that is impossible, the message says what submitit said."""
+        count, cases = min(self._workers, len(missing)), _listing(self._outputs.folder / LOGS, missing)
         try:
             with self._executor.batch():
-                self._jobs = [self._executor.submit(_Share(self._order, (i + 1, count), moment)) for i in range(count)]
+                shares = [_Share(self._order, cases, (i + 1, count), moment) for i in range(count)]
+                self._jobs = [self._executor.submit(share) for share in shares]
         except Exception as error:  # what comes of calling sbatch
             raise SettingsError(f"The jobs could not be submitted: {' '.join(str(error).split())}") from error
 
@@ -190,6 +208,34 @@ class Jobs:
                 continue
             text = f"glimpse: job {job.job_id} has ended too early: {reason} Its log: {job.paths.stderr}"
             tqdm.write(printable(text), file=sys.stderr)
+
+
+def _listing(folder: Path, cases: Mapping[str, Item]) -> Path:
+    """Writes a list of images for jobs, and returns its absolute path; other images have a list of another name.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    text = json.dumps([[name, item.id, str(item.path), item.options] for name, item in cases.items()])
+    path = Path(os.path.abspath(folder)) / f"cases-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    write_atomically(path, text)
+    return path
+
+
+def _listed(path: Path) -> list[Named]:
+    """Reads what `_listing` has written."""
+    return [(Item(id, Path(file), options), name) for name, id, file, options in json.loads(path.read_text("utf-8"))]
+
+
+def _refused(options: Mapping[str, Any], error: Exception) -> SettingsError:
+    """Returns the first line of what submitit says of options, with what was probably meant."""
+    said, _, known = (str(error).splitlines() or [type(error).__name__])[0].partition(" Valid arguments: ")
+    names = [*_SHARED, *(f"slurm_{name}" for name in known.split(", "))]
+    near = next((suggestion(name, names) for name in options if repr(name) in said), "")
+    return SettingsError(
+        f"jobs={dict(options)}: submitit refuses this: {said.rstrip('.')}{near}. Options are {', '.join(_SHARED)}, and "
+        "those of sbatch with slurm_ before them, such as slurm_partition."
+    )
 
 
 def _reason(text: str) -> str:

@@ -69,6 +69,7 @@ class Manifest:
             "process": os.getpid(),
             "shard": shard,
             "device": arguments.get("device"),
+            "engine": arguments.get("engine"),
             "versions": versions(),
             "started": _now(),
             "ended": None,

@@ -26,6 +26,7 @@ class Order:
         max_glimpses: budget of each case; None for each run's own.
         form: how results are written.
         device: the device on which networks compute.
+        engine: who reads, such as "ray"; None for the process that was asked.
     """
 
     models: tuple[str, ...]
@@ -34,6 +35,7 @@ class Order:
     max_glimpses: int | None = None
     form: Form = field(default_factory=Form)
     device: str = "cpu"
+    engine: str | None = None
 
     @property
     def absolute(self) -> "Order":
@@ -84,7 +86,8 @@ class Order:
             EvaluationError: the folder holds predictions that were made otherwise.
         """
         given = {"model": [one["run"] for one in self._facts], "input": list(self.inputs)}
-        asked = {**given, "max_glimpses": self.max_glimpses, **asdict(self.form), "device": self.device}
+        asked = {**given, "max_glimpses": self.max_glimpses, **asdict(self.form)}
+        asked |= {"device": self.device, "engine": self.engine}
         manifest = Manifest(Path(self.folder), self._made, asked, shard)
         manifest.check()
         return manifest

@@ -37,6 +37,7 @@ class Done:
         known: how many cases had been read before.
         elsewhere: who reads other cases now, by their ids; of workers that have ended, it is those who had them last.
         others: how many cases of other inputs the output folder holds.
+        failed_now: how many of those that failed did so just now, and not in another process or earlier.
     """
 
     read: int = 0
@@ -44,11 +45,12 @@ class Done:
     known: int = 0
     elsewhere: dict[str, str] = field(default_factory=dict)
     others: int = 0
+    failed_now: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
         """The numbers, for the manifest."""
-        return {"read": self.read, "failed": len(self.failed), "known": self.known, "elsewhere": len(self.elsewhere)}
+        return {"read": self.read, "failed": self.failed_now, "known": self.known, "elsewhere": len(self.elsewhere)}
 
 
 class Work:
@@ -100,18 +102,18 @@ class Work:
             stopping.stop()
         return self.done
 
-    def help(self, items: Sequence[Item], shard: tuple[int, int], moment: float) -> Done:
+    def help(self, named: Sequence[Named], shard: tuple[int, int], moment: float) -> Done:
         """Reads a shard, then what is missing of all others, as one of several jobs; signals are left to its caller.
 
         Args:
-            items: all items, the same and in the same order in every process.
+            named: all items with the names of their files, the same and in the same order in every job.
             shard: which part is read first, and of how many.
             moment: what has failed since then, by the clock of the file system, is not tried again.
 
         Raises:
             WriteError: results cannot be written.
         """
-        named, waiting = self._named(items), Stopping()
+        waiting = Stopping()
         own = named[shard[0] - 1 :: shard[1]]
         try:
             left = self._pass(own, moment, waiting)
@@ -181,6 +183,7 @@ class Work:
         else:
             self.done.failed.append(item.id)
             if outcome.state == FAILED_NOW:
+                self.done.failed_now += 1
                 tqdm.write(printable(f"glimpse: failed: {outcome.told}"), file=sys.stderr)
 
     # ------------------------------------------------------------------------------------------ tables
@@ -204,7 +207,8 @@ class Work:
             else:
                 with suppress(OSError):
                     (folder / FAILED).unlink(missing_ok=True)
-            self.manifest.write(records, len(failures), self.done.counts)
+            own = self.done.counts if self.hands.counts else {**self.done.counts, "read": 0, "failed": 0}
+            self.manifest.write(records, len(failures), own)
         self._written = time.monotonic()
         self._cost = self._written - began
 

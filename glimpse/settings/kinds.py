@@ -1,7 +1,7 @@
 """Checks that a setting is of a kind that its target takes, from the type hints in the target's signature.
 
-Hints of numbers, texts, true and false, null, lists and literals are checked. Everything else is left to the target, as
-are sections, from which other objects are built.
+Hints of numbers, texts, true and false, null, lists, mappings and literals are checked. Everything else is left to the
+target, as are sections, from which other objects are built.
 """
 
 import inspect
@@ -57,6 +57,8 @@ def fits(value: Any, hint: Any) -> bool:
     if _is_list(hint):
         listed = isinstance(value, Sequence) and not isinstance(value, str)  # also lists of OmegaConf
         return listed and all(fits(one, part) for one in value for part in _items(parts))
+    if _is_mapping(hint):
+        return isinstance(value, Mapping)  # also a section, from which a mapping may be built
     if value is None:  # hints that say nothing of None are those of objects, which must be there
         return hint in (Any, object) or not (hint is Callable or isinstance(hint, type) or origin is not None)
     return True
@@ -65,6 +67,11 @@ def fits(value: Any, hint: Any) -> bool:
 def _is_list(hint: Any) -> bool:
     kind = get_origin(hint) or hint
     return inspect.isclass(kind) and issubclass(kind, Sequence) and not issubclass(kind, str | bytes)
+
+
+def _is_mapping(hint: Any) -> bool:
+    kind = get_origin(hint) or hint
+    return inspect.isclass(kind) and issubclass(kind, Mapping)
 
 
 def _items(parts: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -86,4 +93,4 @@ def expected(hint: Any) -> str:
     if _is_list(hint):
         (item,) = _items(parts) or (Any,)
         return f"a list{_PLURALS.get(item, '')}"
-    return "a section" if origin is not Mapping else "a mapping"
+    return "a mapping" if _is_mapping(hint) else "a section"

@@ -118,7 +118,8 @@ def at_least(name: str, value: Any, least: float, whole: bool = False, most: flo
     number = not isinstance(value, bool) and isinstance(value, Integral if whole else Real)
     if not number or not least <= float(value) <= most or not math.isfinite(value):
         bound = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise SettingsError(f"Expected {name} {bound}, got {value!r}.")
+        kind = "as a whole number " if whole else ""
+        raise SettingsError(f"Expected {name} {kind}{bound}, got {value!r}.")
 
 
 def above_zero(name: str, value: Any) -> None:

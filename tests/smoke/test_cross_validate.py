@@ -109,7 +109,7 @@ def test_what_cannot_be_gone_on_with_is_refused(finished: Path, tiny_slides: Pat
         (["seed=1"], {}, "other folds than those"),
         (["run=x"], {}, "run: cannot be set in a cross-validation; .*folder="),
         (["report.split=val"], {}, "report.split: cannot be set"),
-        ([], {"folds": 1}, "folds of at least 2"),
+        ([], {"folds": 1}, "folds as a whole number of at least 2"),
         ([], {"folds": True}, "folds as a number or as the path"),
         ([], {"validation": 1.0}, "validation from 0 to 0.9"),
     ):

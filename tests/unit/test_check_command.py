@@ -19,7 +19,7 @@ from glimpse.errors import EvaluationError, SettingsError
 from glimpse.inspecting.findings import Finding
 from glimpse.inspecting.inputs import Candidate
 from glimpse.inspecting.looking import Seen, look
-from glimpse.inspecting.outputs import duration, size, table
+from glimpse.inspecting.outputs import duration, milliseconds, size, table
 from glimpse.inspecting.workers import fair_memory, looked_at
 from tests.checks import FAST, SIZES, listed, three_slides
 from tests.predictions import write_slide
@@ -159,4 +159,5 @@ def test_the_table_joins_what_is_alike_and_counts_the_rest() -> None:
 
 def test_durations_and_sizes_in_words() -> None:
     assert [duration(value) for value in (0.2, 5, 300, 9000, 4e5)] == ["under 1 s", "5 s", "5.0 min", "2.5 h", "4.6 d"]
+    assert [milliseconds(value) for value in (0.00049, 0.049, 0.676)] == ["0.49 ms", "49 ms", "680 ms"]
     assert [size(value) for value in (12, 3400, 5.6e9)] == ["12 bytes", "3.4 kB", "5.6 GB"]

@@ -22,7 +22,7 @@ from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.runs.loading import read_settings
 from glimpse.sources import ImageReadError, open_source
 from glimpse.sources.base import ImageMemoryError, UnsupportedImageError, understood
-from tests.predictions import untrained_run, write_slide
+from tests.predictions import slide_run, write_slide
 from tests.radiograph_files import dataset, save, values
 
 
@@ -86,8 +86,7 @@ def test_what_does_not_fit_into_memory_is_a_finding_of_its_own() -> None:
 # ---------------------------------------------------------------------------------------------- run folders
 @pytest.fixture(scope="module")
 def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    own = ("experiment=smoke", f"env.cohort.path={tiny_slides}")
-    return untrained_run(tmp_path_factory.mktemp("runs") / "one", *own)
+    return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
 
 
 @pytest.mark.parametrize("target", ["os.system", "builtins.eval", "subprocess.run", "torch.load", "hydra.utils.call"])

@@ -151,7 +151,7 @@ def test_what_cannot_be_evaluated_is_refused(run: Path, tmp_path: Path) -> None:
         evaluate(run, split="tests")
     with pytest.raises(EvaluationError, match="got 'ppo'"):
         evaluate(run, readers=["ppo"])
-    with pytest.raises(SettingsError, match="lanes of at least 1, got 0"):
+    with pytest.raises(SettingsError, match="lanes as a whole number of at least 1, got 0"):
         evaluate(run, lanes=0)
     with pytest.raises(CohortError, match=r"absent\.csv"):
         evaluate(run, cohort=tmp_path / "absent.csv")

@@ -201,9 +201,9 @@ def test_patches_that_cannot_be_read_are_refused_before_training() -> None:
         ({"size": [4, 4, 4]}, "size of the full scan as one number or 2"),
         ({"extent": [4, 4, 4]}, "extent of the full scan as one number or 2"),
         ({"extent": "64ums"}, "cannot read the extent"),
-        ({"size": 0}, "size of the full scan of at least 1"),
+        ({"size": 0}, "size of the full scan as a whole number of at least 1"),
         ({"head": "mean"}, "'auto' or 'attention' or 'top_k'"),
-        ({"k": 0}, "k of the full scan of at least 1"),
+        ({"k": 0}, "k of the full scan as a whole number of at least 1"),
     ):
         with pytest.raises(SettingsError, match=words):
             FullScan.check_patches(wrong, VIEWS, cases)

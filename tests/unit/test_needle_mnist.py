@@ -70,7 +70,7 @@ def test_how_many_images_and_digits_there_are() -> None:
     ("options", "message"),
     [
         ({"size": 40}, "size from 56 to 1000000 pixels"),
-        ({"clutter": -1}, "env.cohort.clutter of at least 0, got -1"),
+        ({"clutter": -1}, "env.cohort.clutter as a whole number of at least 0, got -1"),
         ({"size": 200}, "26 digits of 28 pixels do not find room in 200 x 200 pixels"),
         ({"clutter": 200, "grows": True}, "801 digits of 28 pixels do not find room"),
         ({"clutter": 2.5}, "env.cohort.clutter"),

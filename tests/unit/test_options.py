@@ -1,10 +1,15 @@
 """Flat options become records, and what is wrong with them is said before anything begins."""
 
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from glimpse.agents import PPO, Grid, Overview, Random, Reinforce
 from glimpse.agents.base import GlimpseAlgorithm
@@ -14,8 +19,9 @@ from glimpse.errors import SettingsError
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.learning.warm_up_options import WarmUpGlimpses, WarmUpLosses, WarmUpOptions, WarmUpSecondLook, WarmUpSteps
 from glimpse.settings.composing import composed
+from glimpse.settings.kinds import check_kind, fits
 from glimpse.settings.nearest import nearest, unknown_message
-from glimpse.settings.options import option_names, sorted_into
+from glimpse.settings.options import at_least, option_names, sorted_into
 from glimpse.settings.paths import folder_for, listed_paths
 
 
@@ -39,6 +45,41 @@ def test_options_are_sorted_into_the_records_that_have_them() -> None:
     made = sorted_into(Picture, {"height": 4, "title": "a head", "weight": 2}, "Picture")
     assert made == Picture(Size(3, 4), "a head", False, 2)
     assert sorted_into(Picture, {}, "Picture") == Picture(Size())
+
+
+KINDS = {  # a hint: its words, values that it has, values that it has not
+    "whole": (int, "a whole number", [0, np.int64(3)], [1.0, True, "1", None]),
+    "number": (float | None, "a number or null", [1, 0.5, None], [False, "1", [1.0]]),
+    "literal": (Literal["a", 2], "'a' or 2", ["a", 2], ["b", None]),
+    "list": (Sequence[int], "a list of whole numbers", [[], [1, 2], (3,)], ["12", [1.5], {"a": 1}, None]),
+    "mapping": (Mapping, "a mapping", [{}, {"a": 1}, OmegaConf.create({"a": 1})], [3, "a: 1", ["a"], None]),
+    "mapping of": (Mapping[str, int] | None, "a mapping or null", [{"a": 1}, None], [3, "a: 1", ["a"]]),
+    "dict": (dict[str, int], "a mapping", [{"a": 1}], [3, None]),
+    "section": (Size, "a section", [{"_target_": "Size"}], [None]),
+    "anything": (Any, "a section", [None, 3, {}], []),
+}
+
+
+@pytest.mark.parametrize(("hint", "words", "good", "bad"), KINDS.values(), ids=KINDS)
+def test_values_are_of_the_kind_that_a_hint_has(hint: Any, words: str, good: list[Any], bad: list[Any]) -> None:
+    assert [fits(value, hint) for value in [*good, *bad]] == [True] * len(good) + [False] * len(bad)
+    for value in good:
+        check_kind("key", value, hint)
+    for value in bad:
+        with pytest.raises(SettingsError, match=rf"^key: expected {re.escape(f'{words}, got {value!r}.')}$"):
+            check_kind("key", value, hint)
+
+
+@pytest.mark.parametrize(
+    ("value", "most", "said"),
+    [(2.5, math.inf, "Expected n as a whole number of at least 1, got 2.5."),
+     (True, math.inf, "Expected n as a whole number of at least 1, got True."),
+     (9, 8, "Expected n as a whole number from 1 to 8, got 9.")],
+)  # fmt: skip
+def test_a_number_that_must_be_whole_is_said_to_be(value: Any, most: float, said: str) -> None:
+    at_least("n", 1, 1, whole=True, most=most)
+    with pytest.raises(SettingsError, match=f"^{re.escape(said)}$"):
+        at_least("n", value, 1, whole=True, most=most)
 
 
 @pytest.mark.parametrize(

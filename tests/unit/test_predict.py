@@ -16,14 +16,12 @@ from glimpse.predict import predict
 from glimpse.predicting.agent import load
 from glimpse.report.html.writing import write_report
 from tests.geojson import valid
-from tests.predictions import contents, nested_slides, untrained_run, write_slide
-
-OWN = ("experiment=smoke", "env.make.glimpse_size=64", "env.make.glimpse_extents=[64um]")
+from tests.predictions import contents, nested_slides, slide_run, write_slide
 
 
 @pytest.fixture(scope="module")
 def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return untrained_run(tmp_path_factory.mktemp("runs") / "one", *OWN, f"env.cohort.path={tiny_slides}")
+    return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +154,7 @@ def test_shards_make_the_same_tables(run: Path, slides: Path, predicted: Path, t
 def test_several_models_answer_with_their_mean_and_spread(
     run: Path, slides: Path, predicted: Path, tiny_slides: Path, tmp_path: Path
 ) -> None:
-    other = untrained_run(tmp_path / "two", *OWN, f"env.cohort.path={tiny_slides}", seed=1)
+    other = slide_run(tmp_path / "two", tiny_slides, seed=1)
     predict([run, other], slides / "a", tmp_path / "both", objects="detection")
     predict(other, slides / "a", tmp_path / "alone")
     first = {line["path"]: line for line in rows(predicted / "predictions.csv")}

@@ -1,10 +1,12 @@
 """Predictions by actors of Ray and jobs of submitit: the same files as one process writes, also when workers die."""
 
+import json
 import os
 import re
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from glimpse.predict import predict
 from glimpse.predicting.hand import Outcome
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.order import Order
-from tests.predictions import command, contents, untrained_run, write_slide
+from tests.predictions import command, contents, slide_run, write_slide
 
 COUNT, BROKEN = 6, 2
 ENGINES = [
@@ -27,8 +29,7 @@ ENGINES = [
 
 @pytest.fixture(scope="module")
 def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    own = ("experiment=smoke", "env.make.glimpse_size=64", "env.make.glimpse_extents=[64um]")
-    return untrained_run(tmp_path_factory.mktemp("runs") / "one", *own, f"env.cohort.path={tiny_slides}")
+    return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +59,17 @@ def test_an_engine_writes_what_one_process_does(
     engine: str, run: Path, slides: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     words = [f"model={run}", f"input={slides}", f"output={tmp_path}", f"engine={engine}", "workers=2"]
-    words += ["jobs={cluster: local}"] if engine == "submitit" else []
     process = command(*words)
     shown, said = process.communicate()
     assert process.returncode == 1, said  # some cases have failed
     assert f"{COUNT - BROKEN} of {COUNT} cases" in shown and f"Failed: {BROKEN}" in shown
     assert said.count("glimpse: failed: ") == BROKEN
     assert written(tmp_path) == whole
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["arguments"]["engine"] == engine == manifest["processes"][0]["engine"]
+    assert sum(one["read"] for one in manifest["processes"]) == COUNT - BROKEN
+    assert sum(one["failed"] for one in manifest["processes"]) == BROKEN
+    assert said.count("Slurm's commands were not found") == (engine == "submitit")
 
 
 @pytest.mark.slow
@@ -107,11 +112,13 @@ def test_jobs_that_are_killed_or_preempted_lose_nothing(
     from glimpse.predicting.jobs import Jobs
 
     told, submit = list[str](), Jobs._submit
+    later = slides / "later.svs"
 
-    def disturbed(self: Jobs, count: int, moment: float) -> None:
-        submit(self, count, moment)
+    def disturbed(self: Jobs, missing: Mapping[str, Item], moment: float) -> None:
+        write_slide(later)  # jobs read what was there when they were asked for
+        submit(self, missing, moment)
         if told:  # the second time, for what is left
-            told.append(f"{count} more")
+            told.append(f"{len(missing)} more")
             return
         for job, number in zip(self._jobs, (signal.SIGKILL, signal.SIGUSR2), strict=True):
             assert isinstance(job, LocalJob)
@@ -120,7 +127,10 @@ def test_jobs_that_are_killed_or_preempted_lose_nothing(
             told.append(signal.Signals(number).name)
 
     monkeypatch.setattr(Jobs, "_submit", disturbed)
-    predicted = predict(run, slides, tmp_path, engine="submitit", workers=2, jobs={"cluster": "local"})
+    try:
+        predicted = predict(run, slides, tmp_path, engine="submitit", workers=2, jobs={"cluster": "local"})
+    finally:
+        later.unlink()
     assert told[:2] == ["SIGKILL", "SIGUSR2"] and not predicted.lost
     assert (predicted.done.read, len(predicted.done.failed)) == (COUNT - BROKEN, BROKEN)
     assert written(tmp_path) == whole
@@ -150,17 +160,23 @@ def child_of(process: int) -> int:
         ({"engine": "ray", "workers": 0}, "workers"),
         ({"engine": "ray", "jobs": {"cluster": "local"}}, "jobs is of engine=submitit"),
         ({"workers": 0}, "workers is of an engine"),
+        ({"engine": "submitit", "jobs": "local"}, "jobs: expected a mapping or null, got 'local'"),
         ({"engine": "submitit", "jobs": {"cluster": "debug"}}, "Expected cluster in jobs as slurm or local"),
-        ({"engine": "submitit", "jobs": {"cluster": "local", "timeout_min": 0}}, "timeout_min"),
-        ({"engine": "submitit", "jobs": {"cluster": "local", "slurm_partitions": "gpu"}}, "slurm_partitions"),
+        *[
+            ({"engine": "submitit", "jobs": {"timeout_min": minutes}}, "timeout_min in jobs as a whole number of at l")
+            for minutes in (0, -5, 1.5, "ten", True, None)
+        ],
+        ({"engine": "submitit", "jobs": {"cluster": "local", "slurm_partitions": "gpu"}}, "mean 'slurm_partition'"),
+        ({"engine": "submitit", "jobs": {"cluster": "local", "mem_g": 3}}, "mean 'mem_gb'"),
+        ({"engine": "submitit", "jobs": {"cluster": "local", "mem_gb": "many"}}, 'but value: "many"'),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
     run: Path, slides: Path, tmp_path: Path, options: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=said) as caught:
         predict(run, slides, tmp_path, **options)
-    assert not list(tmp_path.glob("cases/*"))
+    assert not list(tmp_path.iterdir()) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("engine", "extra"), [("ray", "ray"), ("submitit", "slurm")])

@@ -17,20 +17,15 @@ from PIL import Image
 from glimpse.predict import predict
 from glimpse.predicting.agent import load
 from tests.geojson import parsed, rfc7946, valid
-from tests.predictions import untrained_run, write_scn, write_slide
-
-SMOKE = ("experiment=smoke", "env.make.glimpse_size=64")
+from tests.predictions import slide_run, write_scn, write_slide
 
 
 @pytest.fixture(scope="module")
 def runs(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs whose glimpses span 64 micrometres, 64 pixels, and both 256 and 64 micrometres."""
-    folder, cohort = tmp_path_factory.mktemp("runs"), f"env.cohort.path={tiny_slides}"
+    """Runs whose glimpses span 64 micrometres, 64 pixels, and both 128 and 64 micrometres."""
+    folder = tmp_path_factory.mktemp("runs")
     extents = {"um": "[64um]", "px": "[64]", "both": "[128um,64um]"}
-    return {
-        name: untrained_run(folder / name, *SMOKE, cohort, f"env.make.glimpse_extents={text}")
-        for name, text in extents.items()
-    }
+    return {name: slide_run(folder / name, tiny_slides, text) for name, text in extents.items()}
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -18,15 +18,14 @@ from glimpse.predict import predict
 from glimpse.predicting.cells import table_text
 from glimpse.runs.checkpoints import CheckpointError
 from tests.geojson import valid
-from tests.predictions import command, contents, nested_slides, untrained_run, write_slide
+from tests.predictions import command, contents, nested_slides, slide_run, write_slide
 
 ROOT = Path(__file__).resolve().parents[2]
-OWN = ("experiment=smoke", "env.make.glimpse_size=64", "env.make.glimpse_extents=[64um]")
 
 
 @pytest.fixture(scope="module")
 def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return untrained_run(tmp_path_factory.mktemp("runs") / "one", *OWN, f"env.cohort.path={tiny_slides}")
+    return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
 
 
 @pytest.fixture(scope="module")

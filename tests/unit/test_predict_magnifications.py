@@ -16,7 +16,7 @@ from glimpse.synthetic.slides.svs import write_svs
 from glimpse.views import Views
 from tests.checks import without_mpp
 from tests.geojson import valid
-from tests.predictions import tissue_on_glass, untrained_run, write_slide
+from tests.predictions import slide_run, tissue_on_glass, write_slide
 
 # What 64 pixels of a glimpse span, and how many micrometres each of them.
 EXTENTS = {"um": ("[64um]", (1.0,)), "mpp": ("[4mpp,1mpp]", (4.0, 1.0))}
@@ -35,9 +35,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module", params=EXTENTS)
 def run(request: pytest.FixtureRequest, tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     text, spacings = EXTENTS[request.param]
-    own = ("experiment=smoke", "env.make.glimpse_size=64", f"env.make.glimpse_extents={text}")
-    folder = tmp_path_factory.mktemp("runs") / "one"
-    return Run(untrained_run(folder, *own, f"env.cohort.path={tiny_slides}"), spacings)
+    return Run(slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides, text), spacings)
 
 
 def reduced(image: np.ndarray, factor: int) -> np.ndarray:

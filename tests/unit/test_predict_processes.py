@@ -13,7 +13,7 @@ import pytest
 
 from glimpse.predict import predict
 from glimpse.predicting.claims import STALE, Claims
-from tests.predictions import command, contents, untrained_run, write_slide
+from tests.predictions import command, contents, slide_run, write_slide
 
 COUNT = 60
 BROKEN = 4
@@ -21,8 +21,7 @@ BROKEN = 4
 
 @pytest.fixture(scope="module")
 def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    own = ("experiment=smoke", "env.make.glimpse_size=64", "env.make.glimpse_extents=[64um]")
-    return untrained_run(tmp_path_factory.mktemp("runs") / "one", *own, f"env.cohort.path={tiny_slides}")
+    return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,9 @@ class _Writer:
     @property
     def _title(self) -> str:
         name = self.found.folder.resolve().name
-        return f"Run {name}" if self.found.kind == "run" else f"Predictions {name}"
+        if self.found.kind == "run":
+            return f"Run {name}"
+        return "Predictions" if name.lower() == "predictions" else f"Predictions {name}"
 
     def _list(self, cases: Sequence[dict[str, Any]]) -> str:
         found = self.found
