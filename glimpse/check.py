@@ -187,7 +187,7 @@ def _look(
 def _order(case: Candidate, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a process is told of an image: with which options it is opened, and at which sizes it is read."""
     modality, section, make = find_modality(case.env), settings["env"]["cohort"], settings["env"]["make"]
-    names = {*modality.cohort_options(), *modality.shared}
+    names = {*modality.cohort_options(), *modality.shared, *modality.staging}
     options = modality.source_options({name: value for name, value in section.items() if name in names})
     return {
         "path": str(case.path),

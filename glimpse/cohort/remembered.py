@@ -17,6 +17,7 @@ import platformdirs
 import glimpse
 from glimpse.atomic import WriteError, write_atomically
 from glimpse.sources import ImageReadError, ImageSource
+from glimpse.sources.staged.remote import RemoteSource
 
 LEAST = 200  # with fewer images nothing is kept: asking takes seconds
 
@@ -58,6 +59,7 @@ class Remembered:
             return None
         if lasting is None:
             return None
+        source = _innermost(source)
         return _digest((glimpse.__version__, type(source).__qualname__, lasting, _made_of(source)))
 
     def found(self, key: str | None) -> str | None:
@@ -80,10 +82,17 @@ class Remembered:
                 write_atomically(self._file, json.dumps(self._now))
 
 
+def _innermost(source: ImageSource) -> ImageSource:
+    """Returns the source that a source wraps, such as the original of one that is staged."""
+    while isinstance(inner := getattr(source, "source", None), ImageSource):
+        source = inner
+    return source
+
+
 def _made_of(source: ImageSource) -> str:
     """Returns the options that a source was made with, such as ``mpp``; its pixels do not depend on all of them."""
-    while isinstance(inner := getattr(source, "source", None), ImageSource):  # it wraps another one
-        source = inner
+    if isinstance(source, RemoteSource):
+        return source.made_of
     made: Any = source.__reduce_ex__(4)  # what makes it again in another process
     return repr(made[1])
 
