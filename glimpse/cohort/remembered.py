@@ -1,7 +1,8 @@
 """Remembers from one command to the next which images are as they should be, so that large cohorts begin at once.
 
-An image is asked about again when its file has changed (its size or the time of its last change), when it is read with
-other options, or by another version of glimpse. Only good news is kept: what is wrong is said again.
+`glimpse check` and every training keep what they find. An image is asked about again when its file has changed (its
+size or the time of its last change), when it is read with other options, or by another version of glimpse. Only good
+news is kept: what is wrong is said again.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import glimpse
 from glimpse.atomic import WriteError, write_atomically
 from glimpse.sources import ImageReadError, ImageSource
 from glimpse.sources.staged.remote import RemoteSource
+from glimpse.sources.tolerant import TolerantSource, unread
 
 LEAST = 200  # with fewer images nothing is kept: asking takes seconds
 
@@ -39,7 +41,7 @@ class Remembered:
     """
 
     def __init__(self, question: Hashable, count: int) -> None:
-        self._keeps = count >= LEAST
+        self._keeps = self.keeps(count)
         self._file = default_folder() / f"{_digest(question)}.json"
         self._before: dict[str, str] = {}
         self._now: dict[str, str] = {}
@@ -49,10 +51,19 @@ class Remembered:
                 kept = found.items() if isinstance(found, dict) else ()
                 self._before = {key: what for key, what in kept if isinstance(what, str) and what}
 
+    @staticmethod
+    def keeps(count: int) -> bool:
+        """Tells whether anything is kept of so many images."""
+        return count >= LEAST
+
     def key(self, source: ImageSource) -> str | None:
         """Returns by what an image is remembered; None where it cannot be, such as a file that is not there."""
         if not self._keeps:
             return None
+        if isinstance(source, TolerantSource):
+            if unread.failures(source.case):
+                return None
+            source = source.source
         try:
             lasting = source.lasting_identity
         except (ImageReadError, OSError):

@@ -21,7 +21,7 @@ from glimpse.errors import EvaluationError, SettingsError, UserError
 from glimpse.inspecting.findings import LEAK, TABLE, TARGET, Finding, of_error
 from glimpse.inspecting.kinds import check_env, images_below, most_common_env
 from glimpse.modalities import OPTION_COLUMNS, find_modality
-from glimpse.predicting.inputs import Found, find_items, normal, there, with_ids
+from glimpse.predicting.inputs import Found, find_items, there, with_ids
 from glimpse.settings.building import build
 from glimpse.sources import ImageReadError
 from glimpse.sources.registry import reader_named
@@ -185,7 +185,7 @@ def _candidate(csv: Path, row: Row, table: Table, reading: tuple[str, Task, str]
         cell = row.cells.get(column, "")
         places[column] = None
         try:
-            places[column] = normal(located(csv, cell)) if cell else None
+            places[column] = located(csv, cell) if cell else None
         except UserError as error:
             findings.append(of_error(error, cell))
     name = row.cells.get("slide_id") or (places["path"].stem if places["path"] else f"line {row.line}")
