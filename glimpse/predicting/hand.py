@@ -16,6 +16,7 @@ from glimpse.predicting.claims import Claims
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.outputs import Outputs
 from glimpse.runs.stopping import Stopping
+from glimpse.sources import UnsupportedImageError
 from glimpse.sources.tolerant import TolerantSource
 
 KNOWN, ELSEWHERE, READ, FAILED, FAILED_BEFORE = "known", "elsewhere", "read", "failed", "failed before"
@@ -119,7 +120,7 @@ class OwnHand:
     def _read(self, item: Item, name: str) -> Outcome:
         """Reads an item and writes its files; whatever is wrong with it is recorded, and stops nobody."""
         before = ""
-        with suppress(OSError):  # reading says better what is wrong
+        with suppress(OSError, UnsupportedImageError):  # reading says better what is wrong
             before = fingerprint(item.path)  # what is replaced while it is read is to be read again
         try:
             budgets = zip(self.agents, self.budgets, strict=True)

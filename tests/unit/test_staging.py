@@ -87,7 +87,10 @@ def test_a_copy_is_made_anew_when_it_or_the_original_has_changed(tmp_path: Path)
     os.truncate(copy, 1000)
     assert np.array_equal(a_view(open_source(path, stage=stage)), a_view(open_source(path)))
     assert copy.read_bytes() == content
+    before = open_source(path, stage=stage)
+    seen, known = a_view(before), before.identity
     write_slide(path, 1)
+    assert before.identity == known and np.array_equal(a_view(before), seen)  # caches show what it shows
     assert np.array_equal(a_view(open_source(path, stage=stage)), a_view(open_source(path)))
     assert len(copies(stage)) == 2
 

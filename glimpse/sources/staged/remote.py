@@ -85,8 +85,9 @@ class RemoteSource(CopiedSource):
         options = self._opening.keywords if isinstance(self._opening, partial) else {}
         return repr(sorted(options.items()))
 
-    @property
-    def identity(self) -> Hashable:
+    @cached_property
+    def identity(self) -> Hashable:  # type: ignore[override]
+        """Asked of the store once: it is the key of caches, for every glimpse."""
         return (str(self.path), stamp_of(self.path))
 
     @property

@@ -157,9 +157,7 @@ class CopiedSource(ImageSource):
         with self._lock:
             if self._place is None or self._whole(self._place):
                 return False
-            if self._copy is not None:
-                self._copy.close()
-            self._copy = self._place = None
+            self._copy = self._place = None  # not closed: another thread may still read what it has open
             return True
 
     def _named(self, text: str) -> str:
@@ -181,17 +179,18 @@ class StagedSource(CopiedSource):
         super().__init__(source.path, stage, opening)
         self.source, self.name = source, source.name
         self._stamps: Mapping[str, Stamp] = {}
+        self._identities: tuple[Hashable, Hashable | None] | None = None  # of what was copied
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StagedSource, (self.source, self._stage, self._opening)
 
     @property
     def identity(self) -> Hashable:
-        return self.source.identity
+        return self.source.identity if self._identities is None else self._identities[0]
 
     @property
     def lasting_identity(self) -> Hashable | None:
-        return self.source.lasting_identity
+        return self.source.lasting_identity if self._identities is None else self._identities[1]
 
     def _in_place(self) -> ImageSource:
         return self.source
@@ -210,8 +209,12 @@ class StagedSource(CopiedSource):
         key = (os.fspath(self.path.absolute()), sorted(stamps.items()))
         size = sum(one[0] for one in stamps.values())
         self._stamps = stamps
+        self._identities = None
+        identities = self.source.identity, self.source.lasting_identity
         try:
-            return self._stage.holding(key, size, self._whole, self._copy_into)
+            place = self._stage.holding(key, size, self._whole, self._copy_into)
+            self._identities = identities
+            return place
         except StageError as error:
             tell_once(self._stage.folder, "room", f"{error} {self.path} is read in place, and so are others.")
             return None
