@@ -200,7 +200,6 @@ class Learner:
         more = of_all(self.task.loss(extra, _along(episodes.target, extra[..., 0])).mean())
         return loss + Loss(more, {"supervised_extra": more.detach()})
 
-
     @torch.no_grad()
     def _single(self, episodes: Episodes, evaluation: Evaluation) -> Float[Tensor, "batch time"]:
         """Returns the losses of the answers from each glimpse alone."""

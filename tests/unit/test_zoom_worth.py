@@ -99,7 +99,9 @@ def test_what_was_seen_is_worth_less_the_more_of_it_was_seen() -> None:
     found = locator.worth(logits, seen, level)
     expected = [2.0, nothing, 3.0, 3.0 - 0.25 * (3.0 - nothing), -4.0]
     torch.testing.assert_close(found[0, 0], torch.tensor(expected))
-    where = CellDistribution(torch.tensor([[[5.0, 6.0, CLOSED, 1.0, 2.0]]]), torch.zeros(5, 2), level[:, 0], worth=found)
+    where = CellDistribution(
+        torch.tensor([[[5.0, 6.0, CLOSED, 1.0, 2.0]]]), torch.zeros(5, 2), level[:, 0], worth=found
+    )
     torch.testing.assert_close(where.best(2)[0, 0], torch.tensor([2.0, expected[3]]))  # closed cells do not count
     torch.testing.assert_close(locator.level_logits(torch.zeros(1, 1, 2), where.best(2)), where.best(2))
 

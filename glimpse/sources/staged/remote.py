@@ -73,11 +73,11 @@ class RemoteSource(CopiedSource):
 
     def __init__(self, path: RemotePath, stage: Stage, opening: Opening, reader: str | None = None) -> None:
         super().__init__(path, stage, opening)
-        self._reader = reader
+        self._address, self._reader = path, reader
         self._called = path.name.partition("?")[0] or path.name  # addresses may end in a query, such as a signature
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteSource, (self.path, self._stage, self._opening, self._reader)
+        return RemoteSource, (self._address, self._stage, self._opening, self._reader)
 
     @property
     def made_of(self) -> str:
@@ -86,9 +86,9 @@ class RemoteSource(CopiedSource):
         return repr(sorted(options.items()))
 
     @cached_property
-    def identity(self) -> Hashable:  # type: ignore[override]
+    def identity(self) -> Hashable:
         """Asked of the store once: it is the key of caches, for every glimpse."""
-        return (str(self.path), stamp_of(self.path))
+        return (str(self.path), stamp_of(self._address))
 
     @property
     def lasting_identity(self) -> Hashable | None:
@@ -97,8 +97,8 @@ class RemoteSource(CopiedSource):
     @cached_property
     def _listed(self) -> Mapping[str, int]:
         """The files of the image by their paths below the folder in which it lies, with their bytes; -1 if unknown."""
-        system, address = _system(self.path)
-        with _understood(self.path):
+        system, address = _system(self._address)
+        with _understood(self._address):
             info = system.info(address)
             if info["type"] != "directory":
                 found = {self._called: info}
@@ -120,11 +120,11 @@ class RemoteSource(CopiedSource):
             raise ImageReadError(f"{self.path}: cannot be fetched. {error}") from error
 
     def _fetch(self, folder: Path) -> None:
-        system, address = _system(self.path)
+        system, address = _system(self._address)
         for below in self._listed:
             copy = folder / below
             copy.parent.mkdir(parents=True, exist_ok=True)
-            with _understood(self.path):
+            with _understood(self._address):
                 system.get_file(self._address_of(below, address), os.fspath(copy))
             with open(copy, "rb") as file:
                 os.fsync(file.fileno())

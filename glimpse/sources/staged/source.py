@@ -75,7 +75,7 @@ class CopiedSource(ImageSource):
         return self._asked(lambda copy: copy.file) or self.path
 
     @property
-    def files(self) -> tuple[Path, ...] | None:
+    def files(self) -> Sequence[Path] | None:
         return self._opened().files
 
     @property
