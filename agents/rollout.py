@@ -74,7 +74,8 @@ class EpisodePlayer:
         names, device = ("overview", "foreground", "extents"), self.policy.device
         shown = tuple(torch.from_numpy(first[name][::rollouts].copy()) for name in names)
         features = None if self.encodes_overviews else self.policy.blank_features(len(shown[0]))
-        scene = self.policy.scene(*(to_device(one, device) for one in shown), features, conduct)
+        overview, foreground, extents = (to_device(one, device) for one in shown)
+        scene = self.policy.scene(overview, foreground, extents, features, conduct)
         state = self.policy.begin(scene, rollouts)
         exhausted, alive = first["remaining"][:, 0] <= 0, np.ones(len(cases), bool)
         steps: list[_Step] = []

@@ -141,7 +141,7 @@ def open_source(
     address = remote(path)
     if stage is None and address is None:
         return _opened(Path(path), reader, options)
-    opening = partial(open_source, reader=reader, **options)
+    opening: Callable[[Any], ImageSource] = partial(open_source, reader=reader, **options)
     copies = Stage.of(stage, stage_gigabytes)
     return RemoteSource(address, copies, opening, reader) if address else StagedSource(opening(path), copies, opening)
 
