@@ -19,7 +19,7 @@ from glimpse.agents.learner import Learner, PolicyLearner, give_optimizer
 from glimpse.agents.loading import SavedAgent
 from glimpse.agents.options import Options, Rollouts
 from glimpse.agents.random_views import random_view
-from glimpse.agents.rollout import EpisodePlayer, join, regrouped, shared_glimpses
+from glimpse.agents.rollout import EpisodePlayer, join, read_ahead, regrouped, shared_glimpses
 from glimpse.errors import SettingsError
 from glimpse.learning.looking import Worth
 from glimpse.networks.blind import RandomLocator
@@ -253,6 +253,7 @@ class GlimpseAlgorithm(SavedAgent):
         self.extra = self._look_elsewhere(env, lanes, grouped)
         self.num_timesteps = before + self.steps_per_update
         self.episodes, self.drawn = regrouped(join(played), each // grouped), torch.from_numpy(cases)
+        read_ahead(env, self.policy.device, self.queue, share_of(self.rollouts.cases_per_rollout).own)
         callback.on_rollout_end()
         return True
 

@@ -20,6 +20,7 @@ from glimpse.agents.returns import (
     standardised,
 )
 from glimpse.learning.looking import WideLooks, Worth
+from glimpse.networks.devices import to_device
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses
 from glimpse.ranks.group import ranks
@@ -259,7 +260,7 @@ def _wide_looks(episodes: Episodes, evaluation: Evaluation) -> WideLooks | None:
 def _to(record: Record, device: torch.device) -> Record:
     if record is None or device.type == "cpu":
         return record
-    return type(record)(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(record).items()})
+    return type(record)(**{name: to_device(tensor, device) for name, tensor in vars(record).items()})
 
 
 def _along(target: Tensor, mask: Tensor) -> Tensor:

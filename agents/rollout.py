@@ -1,6 +1,6 @@
 """Plays complete episodes in a vector of environments, and stores them in one `Episodes` record."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from glimpse.envs.vector import GlimpseVecEnv
+from glimpse.networks.devices import arrived, columns_on_host, leaving, on_host, to_device
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import NEVER, OWN_CONDUCT, Conduct, Decision, Episodes, Glimpses, WideGlimpses
 from glimpse.ranks.group import largest
@@ -70,11 +72,10 @@ class EpisodePlayer:
         self.env.set_options([{"case": int(case), "max_glimpses": self.max_glimpses} for case in cases])
         first: Any = self.env.reset()
         names, device = ("overview", "foreground", "extents"), self.policy.device
-        shown = overview, foreground, extents = tuple(
-            torch.from_numpy(first[name][::rollouts].copy()) for name in names
-        )
+        shown = tuple(torch.from_numpy(first[name][::rollouts].copy()) for name in names)
         features = None if self.encodes_overviews else self.policy.blank_features(len(shown[0]))
-        scene = self.policy.scene(overview.to(device), foreground.to(device), extents.to(device), features, conduct)
+        overview, foreground, extents = (to_device(one, device) for one in shown)
+        scene = self.policy.scene(overview, foreground, extents, features, conduct)
         state = self.policy.begin(scene, rollouts)
         exhausted, alive = first["remaining"][:, 0] <= 0, np.ones(len(cases), bool)
         steps: list[_Step] = []
@@ -83,11 +84,11 @@ class EpisodePlayer:
         targets: list[Any] = [None] * len(cases)
         going = bool(alive.any())
         while going:
-            decision = self.policy.decide(scene, state, torch.from_numpy(exhausted).to(device), conduct=conduct)
-            observation, reward, done, infos = self._step(decision)
+            decision = self.policy.decide(scene, state, to_device(torch.from_numpy(exhausted), device), conduct=conduct)
+            zoom, (observation, reward, done, infos) = self._step(decision)
             for lane in np.flatnonzero(alive & (done | (len(steps) == 0))):
                 targets[lane] = infos[lane]["target"]
-            glimpse = self._shown(observation["glimpse"], decision.zoom.cpu())
+            glimpse = self._shown(observation["glimpse"], zoom)
             steps.append(_Step(decision, alive, exhausted, np.where(alive, reward, 0.0), glimpse))
             if not on_step([infos[lane] for lane in np.flatnonzero(alive & done)]):
                 return None
@@ -95,29 +96,31 @@ class EpisodePlayer:
             going = bool(largest(int(alive.any())))  # as one process does, ranks play until all episodes have ended
             if going:
                 chosen = (decision.location, decision.cell, decision.zoom)
-                unchanged = None if self.view is None else torch.from_numpy(observation["glimpse"]).to(device)
-                state = self.policy.observe(state, torch.from_numpy(glimpse).to(device), *chosen, conduct, unchanged)
-                seen.append(state.seen.cpu())
+                unchanged = None if self.view is None else to_device(torch.from_numpy(observation["glimpse"]), device)
+                read = to_device(torch.from_numpy(glimpse), device)
+                state = self.policy.observe(state, read, *chosen, conduct, unchanged)
+                seen.append(leaving(state.seen))
                 views.add(state.wide, len(seen) - 1, alive)
                 exhausted = np.where(alive, observation["remaining"][:, 0] <= 0, True)
+        arrived(device)
         pooled = torch.stack(seen, 1) if seen else state.seen.cpu()[:, None][:, :0]
         return self._stack((*shown, scene.features.cpu()), pooled, steps, self.stack_targets(targets), views)
 
     def _shown(self, glimpse: np.ndarray, zoom: Tensor) -> np.ndarray:
         return glimpse if self.view is None else self.view(torch.from_numpy(glimpse), zoom).numpy()
 
-    def _step(self, decision: Decision) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        parts = (decision.location, decision.stop, decision.prediction, decision.zoom)
-        return self.env.step(self.policy.layout.pack(*(part.cpu().numpy() for part in parts)))
+    def _step(self, decision: Decision) -> tuple[Tensor, tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]]:
+        """Steps the lanes; also returns the fields of view on the host, whatever the device."""
+        parts = on_host(decision.location, decision.stop, decision.prediction, decision.zoom)
+        return parts[-1], self.env.step(self.policy.layout.pack(*(part.numpy() for part in parts)))
 
     def _stack(
         self, of_cases: tuple[Tensor, ...], seen: Tensor, steps: list[_Step], targets: np.ndarray, views: "Views"
     ) -> Episodes:
         overview, foreground, extents, features = of_cases
 
-        def column(name: str) -> Tensor:
-            return torch.stack([getattr(step.decision, name).cpu() for step in steps], 1)
-
+        decisions = [step.decision for step in steps]
+        columns = columns_on_host(decisions, "location", "cell", "zoom", "prediction", "log_prob", "value")
         alive = torch.from_numpy(np.stack([step.alive for step in steps], 1))
         length = alive.sum(1) - 1
         last = length[:, None]
@@ -130,18 +133,31 @@ class EpisodePlayer:
             features=features,
             glimpse=torch.from_numpy(glimpse),
             seen=seen,
-            location=column("location")[:, :-1],
-            cell=column("cell")[:, :-1],
-            zoom=column("zoom")[:, :-1],
+            location=columns["location"][:, :-1],
+            cell=columns["cell"][:, :-1],
+            zoom=columns["zoom"][:, :-1],
             length=length,
             forced=exhausted.gather(1, last)[:, 0],
-            prediction=column("prediction").clamp(-self.policy.layout.limit, self.policy.layout.limit),
-            log_prob=column("log_prob"),
-            value=column("value"),
+            prediction=columns["prediction"].clamp(-self.policy.layout.limit, self.policy.layout.limit),
+            log_prob=columns["log_prob"],
+            value=columns["value"],
             reward=torch.from_numpy(np.stack([step.reward for step in steps], 1)).float(),
             target=torch.from_numpy(targets),
             **views.stacked(),
         )
+
+
+def read_ahead(env: VecEnv, device: torch.device, queue: Iterable[int], own: slice) -> None:
+    """Begins to read the overviews of the next rollout, while a GPU computes the update from the last one.
+
+    Args:
+        env: vector of environments; one that cannot read ahead reads later.
+        device: where the update is computed; on the CPU, reading would take its cores.
+        queue: the cases that come next; those of the next pass through the cohort are not drawn yet.
+        own: which rows of a rollout are this process's.
+    """
+    if device.type == "cuda" and isinstance(env, GlimpseVecEnv):
+        env.read_ahead(list(queue)[own])
 
 
 class Views:
@@ -160,8 +176,8 @@ class Views:
         """Adds the wide glimpses of a step, in the rows whose episodes go on."""
         if wide is None:
             return
-        features, opened = wide.features.detach().cpu(), wide.opened.cpu()
-        for index, row in enumerate(wide.rows.tolist()):
+        features, opened, rows = on_host(wide.features, wide.opened, wide.rows)
+        for index, row in enumerate(rows.tolist()):
             if alive[row]:
                 self.kept[row].append((features[index], opened[index], step))
 

@@ -69,7 +69,8 @@ def make_modality(
         seed: seed of the split, if the CSV has none, and of drawn images.
         shuffle: whether cases come in a random order.
         render_mode: None, "rgb_array", or "human", which shows each step in a window.
-        **options: options of the cohort, such as `windows` or `spacing` (see `Modality.options`).
+        **options: options of the cohort, such as `windows` or `spacing` (see `Modality.options`), and `stage` and
+            `stage_gigabytes` of `glimpse.open_source`.
 
     Raises:
         CohortError: the CSV has problems (all are listed), or there is neither a CSV nor a synthetic cohort.
@@ -77,7 +78,10 @@ def make_modality(
     """
     known = find_modality(modality)
     refuse_unknown(
-        options, [*known.cohort_options(), *known.shared], f"the environment of {modality}", _OF_AN_ENVIRONMENT
+        options,
+        [*known.cohort_options(), *known.shared, *known.staging],
+        f"the environment of {modality}",
+        _OF_AN_ENVIRONMENT,
     )
     task = task or _task(known, options)
     if cohort is None or isinstance(cohort, (str, os.PathLike)):
@@ -124,7 +128,8 @@ def load_modality(
         seed: seed of the split, if the CSV has none, and of drawn images.
         synthetic: options of the function that makes the synthetic cohort, such as `n` and `size`.
         progress: whether to show bars, on a terminal.
-        **options: `Modality.options`; for drawn images, the keyword arguments of `Modality.draws`.
+        **options: `Modality.options`, and `stage` and `stage_gigabytes` of `glimpse.open_source`; for drawn images, the
+            keyword arguments of `Modality.draws`.
 
     Raises:
         ModalityError: there is no such modality.
@@ -134,7 +139,8 @@ def load_modality(
     known = find_modality(modality)
     if on_error not in ("raise", "skip"):
         raise SettingsError(f"Expected on_error 'raise' or 'skip', got {on_error!r}.")
-    refuse_unknown(options, [*known.cohort_options(), *known.shared, *_OF_ALL], f"env.cohort of {modality}")
+    names = [*known.cohort_options(), *known.shared, *known.staging, *_OF_ALL]
+    refuse_unknown(options, names, f"env.cohort of {modality}")
     options = {**known.cohort_options(), **known.shared, **options}
     if known.draws is not None:
         return _drawn(known, path, {**options, "seed": seed})

@@ -187,20 +187,33 @@ class GlimpseVecEnv(VecEnv):
         todo = lanes.tolist()
         if self.threads == 1 or len(todo) < 2:
             return _each(todo, work)
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="glimpse-read")
-        pieces = 2 * self.threads
-        futures = [self._pool.submit(_each, todo[i::pieces], work) for i in range(min(pieces, len(todo)))]
+        pieces, pool = 2 * self.threads, self._readers()
+        futures = [pool.submit(_each, todo[i::pieces], work) for i in range(min(pieces, len(todo)))]
         for future in futures:
             future.result()
         return None
+
+    def read_ahead(self, cases: Iterable[int]) -> None:
+        """Begins to read what episodes on these cases show first, and returns at once; the next `reset` is faster then.
+
+        What cannot be read says so when an episode begins on it. Lanes that are stepped one after another read nothing.
+        """
+        first = self.lanes[0]
+        if isinstance(first, GlimpseEnv) and not self.stepped:
+            for case in cases:
+                self._readers().submit(first.views.foreground, first.cases[case].source)  # with its overview
+
+    def _readers(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="glimpse-read")
+        return self._pool
 
     # --- The rest of SB3's interface -----------------------------------------------------------------------------
 
     def close(self) -> None:
         """Ends the threads and closes the environments."""
         if self._pool is not None:
-            self._pool.shutdown()
+            self._pool.shutdown(cancel_futures=True)
             self._pool = None
         for env in self.envs:
             env.close()

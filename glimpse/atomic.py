@@ -1,5 +1,7 @@
-"""Writes files atomically: after an interruption a file is complete, or not there."""
+"""Writes files atomically: after an interruption a file is complete, or not there. Locks between processes, too."""
 
+import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -60,3 +62,15 @@ def write_bytes_atomically(path: str | os.PathLike[str], content: bytes) -> None
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def alone(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Waits until no other process or thread is inside with the same path, which becomes an empty file."""
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # file systems without locks: the work may be done twice, its result is the same
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        yield

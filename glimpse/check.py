@@ -24,6 +24,7 @@ from glimpse.inspecting.fitting import Network, coarse_cells, network_for
 from glimpse.inspecting.inputs import Candidate, find_candidates
 from glimpse.inspecting.looking import Seen, seen_of
 from glimpse.inspecting.outputs import FINDINGS, Listed, table, told_of, write_all
+from glimpse.inspecting.remembering import remember
 from glimpse.inspecting.together import check_together
 from glimpse.inspecting.workers import fair_memory, fair_workers, looked_at
 from glimpse.modalities import find_modality
@@ -96,7 +97,8 @@ def check(
     """Looks at every image, in processes of its own, and writes what is wrong as tables, with thumbnails.
 
     An image that cannot be read, ends its process or takes too long is a finding, and stops no other. Nothing but the
-    output folder and glimpse's caches is written.
+    output folder and glimpse's caches is written. A training on a CSV that was checked with its settings does not open
+    the images again that were found to be as they should (from 200 images on, see `glimpse.cohort.remembered`).
 
     Args:
         input: a folder with images anywhere below it, a CSV, an image, or a list of these. A CSV with one of the
@@ -143,6 +145,7 @@ def check(
     cases = _with_findings(together, networks)
     estimates = _estimates(cases, networks, settings_of) if estimate else ()
     write_all(folder, cases, found.tables, estimates)
+    remember(cases, networks, lambda case: _order(case, settings_of(case.env))["options"])
     return Checked(folder, cases, tuple(found.tables), estimates, tuple(found.guessed))
 
 
@@ -187,7 +190,7 @@ def _look(
 def _order(case: Candidate, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a process is told of an image: with which options it is opened, and at which sizes it is read."""
     modality, section, make = find_modality(case.env), settings["env"]["cohort"], settings["env"]["make"]
-    names = {*modality.cohort_options(), *modality.shared}
+    names = {*modality.cohort_options(), *modality.shared, *modality.staging}
     options = modality.source_options({name: value for name, value in section.items() if name in names})
     return {
         "path": str(case.path),

@@ -40,7 +40,10 @@ from glimpse.tasks import Task
 from glimpse.train import planned, train
 
 SETTINGS_FILE, METRICS_FILE, PRINTED_FILE = "cross_validation.json", "metrics.json", "report.txt"
-CHANGEABLE = ("threads", "read_threads", "device", "progress", "save_seconds", "features_cache", "env.cohort.path")
+CHANGEABLE = (
+    "threads", "read_threads", "device", "progress", "save_seconds", "features_cache", "env.cohort.path",
+    "env.cohort.stage", "env.cohort.stage_gigabytes",
+)  # fmt: skip
 """Settings that may be others when a cross-validation goes on; a section stands for everything in it."""
 
 _FOLLOWING = ("vector.threads", "env.cohort.progress")  # settings that follow from some of these

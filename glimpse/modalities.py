@@ -14,6 +14,7 @@ from glimpse.plugins import BUILT_IN, MAKER, ModalityError, environment_id, is_l
 from glimpse.settings.nearest import suggestion
 from glimpse.sources.base import ImageSource
 from glimpse.sources.registry import knows_nothing, reader_names, register_reader
+from glimpse.sources.staged.stage import STAGING
 
 __all__ = ["Modality", "ModalityError", "find_modality", "register_modality"]
 
@@ -30,7 +31,7 @@ OPTION_COLUMNS = ("series", "frame")
 """Options of a source that may differ from case to case; a cohort may have a column for each of them."""
 
 _TWO_CLASSES = {"_target_": "glimpse.tasks.Classification", "classes": 2, "class_weights": None, "specificity": 0.9}
-_OF_A_COHORT = ("modality", "path", "task", "on_error", "seed", "synthetic", "progress")
+_OF_A_COHORT = ("modality", "path", "task", "on_error", "seed", "synthetic", "progress", *STAGING)
 _NOT_SET_BY_USERS = ("folder", "progress", "workers")  # arguments of functions that make synthetic cohorts
 
 
@@ -113,13 +114,18 @@ class Modality:
             options |= {name: value for name, value in self.synthetic_options.items() if name in missing}
         return {"reader": self.reader or self.name} | {k: v for k, v in options.items() if v is not None}
 
+    @property
+    def staging(self) -> tuple[str, ...]:
+        """The options of a cohort that say where copies of its images lie; none where images are drawn."""
+        return STAGING if self.draws is None else ()
+
     def config(self) -> dict[str, Any]:
         """Returns the section `env` of the configuration that `env=<name>` chooses, with all of its settings."""
         options = self.cohort_options() | {name: f"${{env.{name}}}" for name in self.shared}
         if self.draws is None:
             files = {"path": None, "task": "${env.task}", "on_error": "raise", "seed": "${seed}"}
             made = {} if self.synthetic is None else _defaults_of(self.maker())
-            options = {**files, **options, "synthetic": made, "progress": "${progress}"}
+            options = {**files, **options, **dict.fromkeys(STAGING), "synthetic": made, "progress": "${progress}"}
         sizes = {name: getattr(self, name) for name in ("overview_size", "glimpse_size", "glimpse_extents")}
         budget = {"max_glimpses": "${max_glimpses}", "glimpse_cost": self.glimpse_cost}
         maker = {"_target_": MAKER.replace(":", "."), "modality": self.name, "task": "${env.task}"}

@@ -24,6 +24,7 @@ from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import at_least, check_device, refuse_unknown
 from glimpse.settings.paths import folder_for, listed_paths
 from glimpse.settings.terminal import printable
+from glimpse.sources.staged.stage import Stage
 
 FAILED_CODE = 1  # the exit code where some cases failed or were left; 2 is a mistake in the command
 
@@ -80,6 +81,8 @@ def predict(
     engine: str | None = None,
     workers: int | None = None,
     jobs: Mapping[str, Any] | None = None,
+    stage: str | os.PathLike[str] | None = None,
+    stage_gigabytes: float | None = None,
 ) -> Predicted:
     """Reads images with one or several runs, and writes answers and looks into a folder, case by case.
 
@@ -89,7 +92,7 @@ def predict(
     Args:
         model: run folder, or a list of them.
         input: a folder with images anywhere below it, a CSV with the column `path` (and perhaps `slide_id` and `mpp`),
-            an image, or a list of these.
+            an image or its URL, or a list of these.
         output: the folder for results.
         max_glimpses: budget of each case, any number; each run's own if not given.
         shard: the part of the images to read, such as "1/4" for the first of four.
@@ -101,6 +104,9 @@ def predict(
         engine: who reads: "ray" (actors), "submitit" (jobs, of Slurm or of this machine), or this process if not given.
         workers: how many actors or jobs.
         jobs: options of submitit, such as `cluster` ("local" or "slurm"), `timeout_min` and `slurm_partition`.
+        stage: a folder on a local disk of each machine, to which images are copied before they are read; if not given,
+            they are read in place, and those with a URL fetched into glimpse's cache.
+        stage_gigabytes: how much copies may take there; those used longest ago are removed first.
 
     Raises:
         MissingExtraError: what the engine needs is not installed; the message says how to install it.
@@ -120,7 +126,9 @@ def predict(
     folder, runs, images = folder_for("output", output), listed_paths("model", model), listed_paths("input", input)
     budget = None if max_glimpses is None else int(max_glimpses)
     texts = [tuple(os.fspath(one) for one in paths) for paths in (runs, images)]
-    order = Order(texts[0], texts[1], os.fspath(folder), budget, form, device, engine)
+    Stage.of(stage, stage_gigabytes)  # says at once what is wrong with them
+    staging = None if stage is None else os.fspath(stage), None if stage_gigabytes is None else float(stage_gigabytes)
+    order = Order(texts[0], texts[1], os.fspath(folder), budget, form, device, engine, *staging)
     hands = hands_of(engine, workers, jobs, shard)
     items, manifest, own = order.items, order.manifest(shard), order.hand()
     work = Work(own, manifest, progress, None if hands is None else hands(order, own))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from glimpse.sources import ImageReadError, ImageSource
+from glimpse.sources.staged.remote import RemotePath, stamp_of
 from glimpse.sources.volume.dicom_folder import files_below
 
 _BLOCKS, _BLOCK = 16, 4096  # so many blocks of so many bytes are read of a file, the first and the last among them
@@ -23,11 +24,14 @@ def fingerprint(path: Path) -> str:
     Hidden files in a folder, which file managers leave there, do not count.
 
     Files with different contents nearly always have different fingerprints, but only a part of them is read: blocks
-    that are spread evenly over the file. `same_image` is certain.
+    that are spread evenly over the file. `same_image` is certain. Of an image on another machine it is the size and the
+    version, or time, that its store states; nothing is fetched.
 
     Raises:
         OSError: the file cannot be read.
     """
+    if isinstance(path, RemotePath):
+        return hashlib.sha256(repr(stamp_of(path)).encode()).hexdigest()[:16]
     digest = hashlib.sha256()
     files = _files(path)
     digest.update(repr([os.path.getsize(file) for file in files]).encode())
@@ -52,19 +56,23 @@ def _files(path: Path) -> list[Path]:
 def same_image(first: ImageSource, second: ImageSource) -> bool:
     """Returns whether two sources show the same image: one file, or copies of it.
 
-    The files are compared whole. Since some formats keep the pixels beside the file, small overviews are compared, too,
-    where both can be read. Both sources are closed in the end.
+    The files are compared whole, except for images on other machines. Since some formats keep the pixels beside the
+    file, small overviews are compared, too, where both can be read. Both sources are closed in the end.
 
     Raises:
         OSError: a file cannot be read.
     """
     if first.path is None or second.path is None:
         return first is second
-    if os.path.samefile(first.path, second.path):
-        return True
-    pairs = list(zip(_files(first.path), _files(second.path), strict=True))
-    if not all(filecmp.cmp(one, other, shallow=False) for one, other in pairs):
-        return False
+    if any(isinstance(one.path, RemotePath) for one in (first, second)):
+        if first.path == second.path:
+            return True
+    else:
+        if os.path.samefile(first.path, second.path):
+            return True
+        pairs = list(zip(_files(first.path), _files(second.path), strict=True))
+        if not all(filecmp.cmp(one, other, shallow=False) for one, other in pairs):
+            return False
     try:
         size = [min(side, _GLANCE) for side in first.shape]
         return first.shape == second.shape and np.array_equal(first.overview(size), second.overview(size))

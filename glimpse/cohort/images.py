@@ -16,6 +16,7 @@ from glimpse.errors import UserError
 from glimpse.settings.progress import silent
 from glimpse.sources import ImageReadError, ImageSource, RegionReadError, UnsupportedImageError, open_source
 from glimpse.sources.base import unopened
+from glimpse.sources.staged.remote import remote
 from glimpse.sources.tolerant import unread
 
 _MANY = 50  # with at most so many cases, no progress bar is shown
@@ -80,11 +81,14 @@ def open_images(
 
 
 def located(csv: Path, cell: str) -> Path:
-    """Returns the absolute path that a cell of a CSV names; a relative one begins in the folder of the CSV.
+    """Returns the absolute path, or the URL, that a cell of a CSV names; relative ones begin in the folder of the CSV.
 
     Raises:
         ImageReadError: it begins with the home folder of a user who does not exist.
     """
+    address = remote(cell)
+    if address is not None:
+        return address
     try:
         return csv.absolute().parent / Path(cell).expanduser()
     except RuntimeError as error:

@@ -15,6 +15,7 @@ from glimpse.settings.progress import silent
 from glimpse.sources.tolerant import unread
 from glimpse.views import Views
 
+SPACING, SIZES = "spacing", "sizes"  # what is asked of images, by which answers are remembered
 _SHOWN = 2
 _SETTINGS = (
     "Change env.make.overview_size, env.make.glimpse_size or env.make.glimpse_extents; network.cell for finer cells."
@@ -38,7 +39,7 @@ def with_known_sizes(cohort: Cohort, make: Mapping[str, Any]) -> Cohort:
     listed = [given] if isinstance(given, str | int | float) else given
     if not isinstance(cohort, Cohort) or all(Extent.parse(one).unit == "px" for one in listed):
         return cohort
-    remembered = Remembered(("spacing", _first(cohort)), len(cohort))
+    remembered = Remembered((SPACING, _first(cohort)), len(cohort))
     unknown = [case for case in cohort if not _states_spacing(case, remembered)]
     remembered.save()
     if not unknown or len(unknown) == len(cohort):  # where there is nothing left, `check_sizes` says what to do
@@ -56,8 +57,12 @@ def with_known_sizes(cohort: Cohort, make: Mapping[str, Any]) -> Cohort:
 
 
 def _first(cases: Sequence[Case]) -> str:
+    return first_of([case.source.name for case in cases[:1]])
+
+
+def first_of(names: Sequence[str]) -> str:
     """Returns the name of the first image, by which what is remembered of a cohort is told from that of others."""
-    return str(cases[0].source.name) if len(cases) else ""
+    return str(names[0]) if names else ""
 
 
 def _states_spacing(case: Case, remembered: Remembered) -> bool:
@@ -90,7 +95,7 @@ def check_sizes(
     Raises:
         PreflightError: some cases do not fit; the message names the first of them and the reasons.
     """
-    remembered = Remembered(("sizes", _first(cases), repr(views), repr(grid), repr(view_grid)), len(cases))
+    remembered = Remembered((SIZES, _first(cases), repr(views), repr(grid), repr(view_grid)), len(cases))
 
     keys = [remembered.key(case.source) for case in cases]
     new = [(case, key) for case, key in zip(cases, keys, strict=True) if remembered.found(key) is None]

@@ -1,7 +1,8 @@
 """Remembers from one command to the next which images are as they should be, so that large cohorts begin at once.
 
-An image is asked about again when its file has changed (its size or the time of its last change), when it is read with
-other options, or by another version of glimpse. Only good news is kept: what is wrong is said again.
+`glimpse check` and every training keep what they find. An image is asked about again when its file has changed (its
+size or the time of its last change), when it is read with other options, or by another version of glimpse. Only good
+news is kept: what is wrong is said again.
 """
 
 import hashlib
@@ -17,6 +18,8 @@ import platformdirs
 import glimpse
 from glimpse.atomic import WriteError, write_atomically
 from glimpse.sources import ImageReadError, ImageSource
+from glimpse.sources.staged.remote import RemoteSource
+from glimpse.sources.tolerant import TolerantSource, unread
 
 LEAST = 200  # with fewer images nothing is kept: asking takes seconds
 
@@ -38,7 +41,7 @@ class Remembered:
     """
 
     def __init__(self, question: Hashable, count: int) -> None:
-        self._keeps = count >= LEAST
+        self._keeps = self.keeps(count)
         self._file = default_folder() / f"{_digest(question)}.json"
         self._before: dict[str, str] = {}
         self._now: dict[str, str] = {}
@@ -48,16 +51,26 @@ class Remembered:
                 kept = found.items() if isinstance(found, dict) else ()
                 self._before = {key: what for key, what in kept if isinstance(what, str) and what}
 
+    @staticmethod
+    def keeps(count: int) -> bool:
+        """Tells whether anything is kept of so many images."""
+        return count >= LEAST
+
     def key(self, source: ImageSource) -> str | None:
         """Returns by what an image is remembered; None where it cannot be, such as a file that is not there."""
         if not self._keeps:
             return None
+        if isinstance(source, TolerantSource):
+            if unread.failures(source.case):
+                return None
+            source = source.source
         try:
             lasting = source.lasting_identity
         except (ImageReadError, OSError):
             return None
         if lasting is None:
             return None
+        source = _innermost(source)
         return _digest((glimpse.__version__, type(source).__qualname__, lasting, _made_of(source)))
 
     def found(self, key: str | None) -> str | None:
@@ -80,10 +93,17 @@ class Remembered:
                 write_atomically(self._file, json.dumps(self._now))
 
 
+def _innermost(source: ImageSource) -> ImageSource:
+    """Returns the source that a source wraps, such as the original of one that is staged."""
+    while isinstance(inner := getattr(source, "source", None), ImageSource):
+        source = inner
+    return source
+
+
 def _made_of(source: ImageSource) -> str:
     """Returns the options that a source was made with, such as ``mpp``; its pixels do not depend on all of them."""
-    while isinstance(inner := getattr(source, "source", None), ImageSource):  # it wraps another one
-        source = inner
+    if isinstance(source, RemoteSource):
+        return source.made_of
     made: Any = source.__reduce_ex__(4)  # what makes it again in another process
     return repr(made[1])
 

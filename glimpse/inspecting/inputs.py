@@ -185,7 +185,7 @@ def _candidate(csv: Path, row: Row, table: Table, reading: tuple[str, Task, str]
         cell = row.cells.get(column, "")
         places[column] = None
         try:
-            places[column] = Path(os.path.normpath(located(csv, cell))) if cell else None
+            places[column] = located(csv, cell) if cell else None
         except UserError as error:
             findings.append(of_error(error, cell))
     name = row.cells.get("slide_id") or (places["path"].stem if places["path"] else f"line {row.line}")

@@ -26,6 +26,7 @@ from glimpse.plugins import load_plugins
 from glimpse.sources import ImageReadError, ImageSource, RegionReadError, UnsupportedImageError, open_source
 from glimpse.sources.base import BACKGROUND_TOLERANCE, check_readable, missing_file
 from glimpse.sources.registry import reader_names
+from glimpse.sources.staged.remote import is_url
 from glimpse.sources.tolerant import TolerantSource
 from glimpse.views import Views
 
@@ -125,7 +126,8 @@ def _look(
     places: tuple[int, int],
     thumbnail: int,
 ) -> None:
-    _check_file(Path(path))
+    if not is_url(path):
+        _check_file(Path(path))
     if options.get("reader") is not None and options["reader"] not in reader_names():
         load_plugins()  # another package's
     with closing(open_source(path, **options)) as source:
@@ -133,10 +135,11 @@ def _look(
         damage.trying(source.check)
         seen.shape, seen.channels = list(source.shape), source.channels
         seen.opened = True
+        file = source.file or Path(path)  # a copy, where there is one
         views = _views(sizes, source.ndim)
         _check_spacing(seen, source, views, options, path)
         if options.get("reader") == _SLIDE:
-            damage.noted(damaged_tiles(Path(path)))
+            damage.noted(damaged_tiles(file))
         overview = _overview(seen, source, views, damage)
         _check_foreground(seen, source, views, overview)
         if thumbnail:
@@ -147,7 +150,7 @@ def _look(
         damage.add_to(seen)
         if overview.std() >= _UNIFORM and not damage.count:
             seen.pixels = _digest(source, overview, shown)
-        seen.unpacked = unpacked_bytes(Path(path))
+        seen.unpacked = unpacked_bytes(file)
         if mask is not None:
             _check_mask(seen, mask, source)
 
@@ -226,7 +229,7 @@ def _check_spacing(seen: Seen, source: ImageSource, views: Views, options: Mappi
         pixels = all(extent.unit == "px" for extent in views.glimpse_extents)
         more = "" if pixels else f", but glimpses are {', '.join(map(str, views.glimpse_extents))} wide"
         seen.add(Finding(SPACING, f"the file does not state the size of a pixel{more}", note=pixels))
-    for what in contradictions(Path(path), source.ndim, given="mpp" in options or "spacing" in options):
+    for what in contradictions(source.file or Path(path), source.ndim, given="mpp" in options or "spacing" in options):
         seen.add(Finding(SPACING, what))
     if source.ndim != views.ndim:
         raise UnsupportedImageError(views.problems(source)[0])

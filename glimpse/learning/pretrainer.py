@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from glimpse.learning.augment import Augment
 from glimpse.learning.trainer import Trainer
+from glimpse.networks.devices import to_device
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.ranks.sharing import add_gradients, align, sharing, total
 
@@ -67,7 +68,7 @@ class Pretrainer(Trainer):
         drawn = self._draw().unflatten(0, (-1, self.side_by_side))
         with sharing(len(drawn)) as own:
             rows = drawn[own].flatten()
-            loss = self.loss(rows, self.pool[rows].to(self.policy.device))
+            loss = self.loss(rows, to_device(self.pool[rows], self.policy.device))
             self.optimizer.zero_grad()
             loss.backward()
             add_gradients(self.optimizer)

@@ -2,10 +2,10 @@
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from glimpse.atomic import WriteError
 from glimpse.cohort.fingerprints import fingerprint
@@ -16,6 +16,7 @@ from glimpse.predicting.claims import Claims
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.outputs import Outputs
 from glimpse.runs.stopping import Stopping
+from glimpse.sources import UnsupportedImageError
 from glimpse.sources.tolerant import TolerantSource
 
 KNOWN, ELSEWHERE, READ, FAILED, FAILED_BEFORE = "known", "elsewhere", "read", "failed", "failed before"
@@ -78,12 +79,15 @@ class OwnHand:
         agents: those who read each item.
         budgets: the budget of each of them.
         outputs: where results are written.
+        staging: options of `glimpse.open_source` that say where copies of images lie.
     """
 
     counts = True
 
-    def __init__(self, agents: Sequence[Agent], budgets: Sequence[int], outputs: Outputs) -> None:
-        self.agents, self.budgets, self.outputs = agents, budgets, outputs
+    def __init__(
+        self, agents: Sequence[Agent], budgets: Sequence[int], outputs: Outputs, staging: Mapping[str, Any]
+    ) -> None:
+        self.agents, self.budgets, self.outputs, self._staging = agents, budgets, outputs, dict(staging)
         self.claims = Claims(outputs.folder / ".claims")
 
     def start(self) -> None:
@@ -124,13 +128,12 @@ class OwnHand:
     def _read(self, item: Item, name: str) -> Outcome:
         """Reads an item and writes its files; whatever is wrong with it is recorded, and stops nobody."""
         before = ""
-        with suppress(OSError):  # reading says better what is wrong
+        with suppress(OSError, UnsupportedImageError):  # reading says better what is wrong
             before = fingerprint(item.path)  # what is replaced while it is read is to be read again
         try:
             budgets = zip(self.agents, self.budgets, strict=True)
-            readings = [
-                agent.read(item.path, budget, name=writable(item.id), **item.options) for agent, budget in budgets
-            ]
+            options = item.options | self._staging
+            readings = [agent.read(item.path, budget, name=writable(item.id), **options) for agent, budget in budgets]
             self.outputs.write(item, name, readings, before)
         except WriteError:
             raise
@@ -144,7 +147,7 @@ class OwnHand:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with closing(self.agents[0].open(item.path, **item.options)) as source:
+                with closing(self.agents[0].open(item.path, **item.options, **self._staging)) as source:
                     overview = TolerantSource(source, item.id).overview(self.agents[0].views.overview_size)
                     picture = through_the_middle(overview, _THUMBNAIL, source.frame.sides)
         except Exception:

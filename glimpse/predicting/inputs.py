@@ -18,6 +18,7 @@ from glimpse.settings.nearest import suggestion
 from glimpse.sources import ImageReadError
 from glimpse.sources.base import begins_as_dicom, unopened
 from glimpse.sources.registry import Reader, knows_nothing, reader_named
+from glimpse.sources.staged.remote import RemotePath, remote
 
 COLUMNS = ("path", "slide_id", "mpp", *OPTION_COLUMNS)
 _CSV = (".csv", ".tsv", *SUFFIXES)
@@ -106,12 +107,17 @@ class Found:
 
 
 def there(given: str | os.PathLike[str]) -> Path:
-    """Returns the absolute path of what was given.
+    """Returns the absolute path of what was given, or the address of an image on another machine.
 
     Raises:
-        EvaluationError: there is nothing.
+        EvaluationError: there is nothing, or it is a list on another machine.
     """
     text = os.fspath(given)
+    address = remote(given)
+    if address is not None:
+        if address.suffix.lower() in _CSV:
+            raise EvaluationError(f"input={text}: a list of images is read from a disk only. Copy it there.")
+        return address
     path = Path(os.path.abspath(os.path.expanduser(text)))
     try:
         os.stat(path)
@@ -248,6 +254,11 @@ def _is_image(file: Path, reader: Reader) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------- CSVs
+def normal(path: Path) -> Path:
+    """Returns a path without "..", of which addresses on other machines have none."""
+    return path if isinstance(path, RemotePath) else Path(os.path.normpath(path))
+
+
 def _in_csv(path: Path, modality: Modality) -> list[Found]:
     table = _table(path)
     problems = _column_problems(table.columns)
@@ -292,7 +303,7 @@ def _row(path: Path, row: Row, table: Table, modality: Modality, problems: list[
         options["mpp"] = mpp
     options |= {name: row.cells[name] for name in OPTION_COLUMNS if name in modality.options and row.cells.get(name)}
     try:
-        whole = Path(os.path.normpath(located(path, cell)))
+        whole = normal(located(path, cell))
     except ImageReadError as error:
         problems.append(f"line {row.line}: {error}")
         whole = path

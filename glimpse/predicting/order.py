@@ -13,6 +13,8 @@ from glimpse.predicting.hand import OwnHand
 from glimpse.predicting.inputs import Item, find_items
 from glimpse.predicting.manifest import Manifest, digest_of, model_facts
 from glimpse.predicting.outputs import Form, Outputs
+from glimpse.sources.staged.remote import is_url
+from glimpse.sources.staged.stage import STAGING
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Order:
         form: how results are written.
         device: the device on which networks compute.
         engine: who reads, such as "ray"; None for the process that was asked.
+        stage: a folder on a local disk, to which images are copied before they are read; None reads them in place.
+        stage_gigabytes: how much copies may take there.
     """
 
     models: tuple[str, ...]
@@ -36,14 +40,15 @@ class Order:
     form: Form = field(default_factory=Form)
     device: str = "cpu"
     engine: str | None = None
+    stage: str | None = None
+    stage_gigabytes: float | None = None
 
     @property
     def absolute(self) -> "Order":
         """The same with absolute paths, for processes that work elsewhere."""
-        models, inputs = (
-            tuple(os.path.abspath(os.path.expanduser(one)) for one in paths) for paths in (self.models, self.inputs)
-        )
-        return replace(self, models=models, inputs=inputs, folder=os.path.abspath(self.folder))
+        models, inputs = (tuple(map(_absolute, paths)) for paths in (self.models, self.inputs))
+        stage = None if self.stage is None else _absolute(self.stage)
+        return replace(self, models=models, inputs=inputs, folder=os.path.abspath(self.folder), stage=stage)
 
     @cached_property
     def agents(self) -> list[Agent]:
@@ -99,7 +104,11 @@ class Order:
             WriteError: the output folder cannot be made.
         """
         outputs = Outputs(Path(self.folder), self.form, digest_of(self._made), _names(self.agents))
-        return OwnHand(self.agents, self.budgets, outputs)
+        return OwnHand(self.agents, self.budgets, outputs, {name: getattr(self, name) for name in STAGING})
+
+
+def _absolute(path: str) -> str:
+    return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def _check_together(agents: Sequence[Agent]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from glimpse.cohort import Case
 from glimpse.errors import EvaluationError
+from glimpse.networks.devices import on_host, to_device
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct, Decision, Scene, State
 from glimpse.networks.where import CellDistribution, Choice, GaussianDistribution, at_level
@@ -142,12 +143,12 @@ def _observed(policy: GlimpsePolicy, state: State, seen: Seen, decision: Decisio
 
 def _action(policy: GlimpsePolicy, decision: Decision) -> Action:
     """Returns the decision as an action: locations and predictions are clipped to the range of the action space."""
-    parts = (decision.location, decision.stop, decision.prediction, decision.zoom)
-    return policy.layout.unpack(policy.layout.pack(*(part.cpu().numpy() for part in parts)))
+    parts = on_host(decision.location, decision.stop, decision.prediction, decision.zoom)
+    return policy.layout.unpack(policy.layout.pack(*(part.numpy() for part in parts)))
 
 
 def _tensor(policy: GlimpsePolicy, array: np.ndarray) -> Tensor:
-    return torch.as_tensor(array, device=policy.device)
+    return to_device(torch.as_tensor(array), policy.device)
 
 
 def place_probabilities(

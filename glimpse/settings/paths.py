@@ -7,7 +7,7 @@ from typing import Any
 
 from glimpse.errors import SettingsError
 
-NAMES = ("path", "root", "folder", "checkpoint")
+NAMES = ("path", "root", "folder", "checkpoint", "stage")
 """Settings of an environment or a network that are paths of files or folders, wherever they stand in its section."""
 
 

@@ -9,7 +9,8 @@ from glimpse.settings.checking import typed_keys
 
 CHANGEABLE = (
     "joint.updates", "joint.validate_every", "joint.keep", "threads", "read_threads", "device", "progress",
-    "save_seconds", "report", "env.cohort.path", "env.cohort.on_error", "features_cache",
+    "save_seconds", "report", "env.cohort.path", "env.cohort.on_error", "env.cohort.stage",
+    "env.cohort.stage_gigabytes", "features_cache",
 )  # fmt: skip
 """Settings that may be changed when a run is resumed; a section stands for everything in it.
 

@@ -102,6 +102,10 @@ class ArraySource(ImageSource):
     def identity(self) -> Hashable:
         return self._identity if self.path is None else file_identity(self.path)
 
+    @property
+    def files(self) -> Sequence[Path] | None:
+        return None if self.path is None else (self.path,)
+
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         array = self._opened()
         start, width = region(center, extent, size, array.ndim - 1)

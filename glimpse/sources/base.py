@@ -157,6 +157,16 @@ class ImageSource(ABC):
         """
         return None
 
+    @property
+    def file(self) -> Path | None:
+        """Returns the file that is read: `path`, or a copy of it on a local disk; None for an image in memory."""
+        return self.path
+
+    @property
+    def files(self) -> Sequence[Path] | None:
+        """Returns all files from which pixels come, in the folder of `path` or below; None if it cannot be staged."""
+        return None
+
     def overview(self, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         """Reads the whole image at the given size."""
         shape = np.asarray(self.frame.shape, np.float64)

@@ -3,11 +3,15 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from glimpse.plugins import load_plugins
 from glimpse.sources.base import ImageSource, UnsupportedImageError, check_readable, describe_content
+from glimpse.sources.staged.remote import RemoteSource, remote
+from glimpse.sources.staged.source import StagedSource
+from glimpse.sources.staged.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -108,20 +112,41 @@ def register_reader(
     _READERS[name] = Reader(name, cls, endings, sniff, sniff_folder, kind or Kind(images, (name,)), may_read)
 
 
-def open_source(path: str | os.PathLike[str], *, reader: str | None = None, **options: Any) -> ImageSource:
+def open_source(
+    path: str | os.PathLike[str],
+    *,
+    reader: str | None = None,
+    stage: str | os.PathLike[str] | None = None,
+    stage_gigabytes: float | None = None,
+    **options: Any,
+) -> ImageSource:
     """Opens an image with the reader that its content, and then its suffix, calls for.
 
     Args:
-        path: the file, or a folder that is one image (a DICOM series).
+        path: the file, or a folder that is one image (a DICOM series); or the URL of one, such as
+            "s3://bucket/slide.svs", which is fetched when it is first read.
         reader: name of the only reader that may open it; by default any may.
+        stage: a folder on a local disk, to which the image is copied when it is first read (see
+            `glimpse.sources.staged`); by default files are read in place, and URLs have a folder in glimpse's cache.
+        stage_gigabytes: how much all copies may take there, those used longest ago are removed first; by default as
+            much as the disk has room for.
         **options: handed to the reader, e.g. ``mpp=0.5``.
 
     Raises:
         ImageReadError: the file is missing, or may not be read.
         UnsupportedImageError: no reader knows it, or it is of a kind that another reader reads; the message says what
             it is.
+        SettingsError: the stage is none.
     """
-    path = Path(path)
+    address = remote(path)
+    if stage is None and address is None:
+        return _opened(Path(path), reader, options)
+    opening: Callable[[Any], ImageSource] = partial(open_source, reader=reader, **options)
+    copies = Stage.of(stage, stage_gigabytes)
+    return RemoteSource(address, copies, opening, reader) if address else StagedSource(opening(path), copies, opening)
+
+
+def _opened(path: Path, reader: str | None, options: Mapping[str, Any]) -> ImageSource:
     check_readable(path)
     if reader is not None:
         asked = reader_named(reader)

@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,14 @@ class TolerantSource(ImageSource):
         except RegionReadError as error:
             shape = np.asarray(self.frame.shape, np.float64)
             return _Parts(self, tuple(-(-n // FINEST) for n in size)).around(shape / 2, shape, size, error)
+
+    @property
+    def file(self) -> Path | None:
+        return self.source.file
+
+    @property
+    def files(self) -> Sequence[Path] | None:
+        return self.source.files
 
     def foreground(self, overview: UInt8[np.ndarray, "channel *size"]) -> Bool[np.ndarray, "*size"]:
         return self.source.foreground(overview)

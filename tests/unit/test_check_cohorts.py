@@ -2,15 +2,24 @@
 
 import os
 import shutil
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from glimpse.check import check
+from glimpse.cohort import remembered
+from glimpse.cohort.preflight import check_sizes, with_known_sizes
+from glimpse.inspecting.fitting import network_for
+from glimpse.settings.building import build
+from glimpse.settings.composing import composed
 from glimpse.settings.terminal import printable
-from tests.checks import FAST, SIZES, listed, rows, rules, three_slides
+from glimpse.sources.slide import source as slide_source
+from tests.checks import FAST, SIZES, broken_tiles, listed, rows, rules, three_slides
 from tests.predictions import write_slide
 
 
@@ -126,3 +135,29 @@ def test_a_name_that_is_no_text_is_written_all_the_same(tmp_path: Path) -> None:
 
 def test_what_is_printed_has_no_control_characters() -> None:
     assert printable("a\tb\x1b[2Jc\nd é") == "a\\tb\\x1b[2Jc\\nd é"
+
+
+@pytest.mark.parametrize("tolerant", [False, True])
+def test_a_training_does_not_open_again_what_was_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tolerant: bool
+) -> None:
+    monkeypatch.setattr(remembered, "LEAST", 3)
+    monkeypatch.setenv("GLIMPSE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "lists").mkdir()
+    for i in range(4):
+        write_slide(tmp_path / f"s{i}.svs", i)
+    broken_tiles(tmp_path / "s3.svs")
+    lines = [f"p{i},s{i},../s{i}.svs,{i % 2},train" for i in range(4 if tolerant else 3)]
+    path = listed(tmp_path / "lists" / "cohort.csv", *lines)
+    check(path, tmp_path / "out", env="wsi", **FAST)
+    settings: Any = OmegaConf.to_container(composed("env=wsi", *SIZES, f"env.cohort.path={path}"), resolve=True)
+    network = network_for(settings, 3, 2)
+    opened: list[str] = []
+    inner = slide_source._open
+    monkeypatch.setattr(slide_source, "_open", lambda file: (opened.append(file.name), inner(file))[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cohort = build(settings["env"]["cohort"], **({"on_error": "skip"} if tolerant else {}))
+        with_known_sizes(cohort, settings["env"]["make"])
+        check_sizes(cohort, network.views, network.policy.grid, view_grid=network.policy.view_grid)
+    assert set(opened) == ({"s3.svs"} if tolerant else set())

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glimpse.sources import ImageReadError, UnsupportedImageError, VolumeSource, dicom, open_source
+from glimpse.sources import ImageReadError, SlideSource, UnsupportedImageError, VolumeSource, dicom, open_source
 from glimpse.sources.base import begins_as_dicom
+from glimpse.sources.slide.files import dicom_files
 from glimpse.sources.volume.unpacked import unpacked_folder
 
 pydicom = pytest.importorskip("pydicom")
@@ -353,3 +354,19 @@ def test_without_pydicom_the_message_says_how_to_install_it(tmp_path: Path, monk
     monkeypatch.setattr(dicom, "import_module", missing)
     with pytest.raises(dicom.MissingExtraError, match=r"glimpse-rl\[dicom\]"):
         open_source(folder).check()
+
+
+def test_a_series_is_staged_with_all_of_its_files(tmp_path: Path):
+    folder, stage = write_axial(tmp_path / "ct", stored_values(4, 6, 5)), tmp_path / "stage"
+    write_slice(folder / "other" / "x.dcm", stored_values(6, 5), (0, 0, 0), series="1.2.3.4.6")
+    original, staged = (open_source(folder, series=FEET_FIRST, **extra) for extra in ({}, {"stage": stage}))
+    assert np.array_equal(whole(original), whole(staged)) and staged.grid == original.grid
+    assert len(list(stage.glob("[!.]*/ct/*.dcm"))) == 4 and len(list(stage.glob("[!.]*/ct/other/x.dcm"))) == 1
+
+
+def test_the_files_of_a_slide_are_those_of_its_series(tmp_path: Path):
+    for i, series in enumerate("556"):
+        write_slice(tmp_path / f"{i}.dcm", stored_values(6, 5), (0, 0, i), series=f"1.2.3.4.{series}")
+    (tmp_path / "notes.txt").write_text("none")
+    assert dicom_files(tmp_path / "1.dcm") == [tmp_path / "0.dcm", tmp_path / "1.dcm"]
+    assert SlideSource(tmp_path / "2.dcm").files == [tmp_path / "2.dcm"] and dicom_files(tmp_path / "notes.txt") is None

@@ -115,6 +115,10 @@ class PlaneSource(ImageSource):
     def lasting_identity(self) -> Hashable:
         return self.identity
 
+    @property
+    def files(self) -> Sequence[Path]:
+        return (self.path,)
+
     def close(self) -> None:
         self._mapped = None
 

@@ -14,6 +14,7 @@ import openslide
 import tifffile
 
 from glimpse.sources.base import ImageReadError, UnsupportedImageError, describe_content
+from glimpse.sources.dicom import is_dicom, read_dataset
 from glimpse.sources.quiet import quiet
 from glimpse.sources.stated import given_instead
 
@@ -22,6 +23,7 @@ PLAUSIBLE_MPP = (0.01, 20.0)
 LARGEST_TILE = 1 << 29  # bytes of a tile that is unpacked
 _MICROMETRES = {"centimeter": 1e4, "inch": 25400.0}
 _MPP_TIMES_POWER = 10.0  # 20x scans at about 0.5 um/px, 40x at about 0.25
+_SERIES = "SeriesInstanceUID"
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _REMEDY = (
     "Copy the file again and compare its size with the original's, or leave the case out (env.cohort.on_error=skip)."
@@ -161,6 +163,26 @@ def detected_format(path: Path) -> str | None:
     try:
         return openslide.OpenSlide.detect_format(path)
     except openslide.OpenSlideError:
+        return None
+
+
+def dicom_files(path: Path) -> list[Path] | None:
+    """Returns the files of a slide in DICOM: those of its series in its folder.
+
+    It returns None for other files, and where pydicom is not installed or cannot read them.
+    """
+    try:
+        if not is_dicom(path):
+            return None
+        series = read_dataset(path, stop_before_pixels=True, specific_tags=[_SERIES]).get(_SERIES)
+        return [
+            file
+            for file in sorted(path.parent.iterdir())
+            if file.is_file()
+            and is_dicom(file)
+            and read_dataset(file, stop_before_pixels=True, specific_tags=[_SERIES]).get(_SERIES) == series
+        ]
+    except Exception:  # of many kinds; reading says what is wrong
         return None
 
 

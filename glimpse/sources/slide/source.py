@@ -26,9 +26,16 @@ from glimpse.sources.base import (
     understood,
 )
 from glimpse.sources.held import HeldOpen
-from glimpse.sources.slide.files import check_complete, check_tiles, detected_format, explain_unreadable, known_mpp
+from glimpse.sources.slide.files import (
+    check_complete,
+    check_tiles,
+    detected_format,
+    dicom_files,
+    explain_unreadable,
+    known_mpp,
+)
 from glimpse.sources.slide.foreground import tissue
-from glimpse.sources.volume.dicom_folder import folder_identity
+from glimpse.sources.volume.dicom_folder import files_below, folder_identity
 
 _SINGLE_FILES = (".svs", ".ndpi", ".scn", ".tif", ".tiff", ".bif", ".svslide")  # with all pixels in the one file
 LEVEL_TOLERANCE = 1.01  # a level counts as fine enough when it is at most 1 % too coarse
@@ -106,6 +113,14 @@ class SlideSource(ImageSource):
             beside = self.path.with_suffix("")
             return (self.identity, folder_identity(beside)) if beside.is_dir() else None
         return self.identity if suffix in _SINGLE_FILES else None
+
+    @property
+    def files(self) -> Sequence[Path] | None:
+        suffix = self.path.suffix.lower()
+        if suffix == ".mrxs":
+            beside = self.path.with_suffix("")
+            return (self.path, *files_below(beside)) if beside.is_dir() else None
+        return (self.path,) if suffix in _SINGLE_FILES else dicom_files(self.path)
 
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         levels = self._levels or self._known_levels()

@@ -154,6 +154,10 @@ class TiffSource(ImageSource):
     def lasting_identity(self) -> Hashable:
         return self.identity
 
+    @property
+    def files(self) -> Sequence[Path]:
+        return (self.path,)
+
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         opened, layout = self._opened(), self._known_layout()
         start, width = region(center, extent, size, 2)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,10 @@ class NeighbourSlices(ImageSource):
     def lasting_identity(self) -> Hashable | None:
         inner = self.source.lasting_identity
         return None if inner is None else (self.count, self.axis, type(self.source).__qualname__, inner)
+
+    @property
+    def files(self) -> Sequence[Path] | None:
+        return self.source.files
 
     @property
     def grid(self) -> VoxelGrid | None:

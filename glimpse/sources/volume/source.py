@@ -19,7 +19,7 @@ from glimpse.sources.resampling import Cut
 from glimpse.sources.stated import given_instead, spacing_per_axis
 from glimpse.sources.volume import nifti
 from glimpse.sources.volume.body import HOUNSFIELD_AIR, ValueRange, body_mask, lung_mask
-from glimpse.sources.volume.dicom_folder import folder_identity
+from glimpse.sources.volume.dicom_folder import files_below, folder_identity
 from glimpse.sources.volume.dicom_series import open_series
 from glimpse.sources.volume.grid import VoxelGrid
 from glimpse.sources.volume.nifti import NiftiLayout
@@ -203,6 +203,10 @@ class VolumeSource(ImageSource):
     @property
     def lasting_identity(self) -> Hashable:
         return self.identity
+
+    @property
+    def files(self) -> Sequence[Path]:
+        return tuple(files_below(self.path)) if self.path.is_dir() else (self.path,)
 
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         start, width = region(center, extent, size, 3)

@@ -1,17 +1,17 @@
 """Volumes unpacked into a folder of bounded size, from where they are memory-mapped."""
 
 import errno
-import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import platformdirs
 
+from glimpse.atomic import alone
 from glimpse.errors import UserError
 from glimpse.sources.caches import room
 
@@ -54,7 +54,7 @@ def open_unpacked(key: Hashable, write: Callable[[BinaryIO], None]) -> BinaryIO:
     if found is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _alone(folder / f".{digest[:2]}.lock"):
+            with alone(folder / f".{digest[:2]}.lock"):
                 found = _open_used(path) or _written(path, write)
         except OSError as error:
             if error.errno not in _NO_ROOM and not (error.filename and str(error.filename).startswith(str(folder))):
@@ -113,15 +113,3 @@ def _make_room(keep: Path) -> None:
         if path != keep:
             path.unlink(missing_ok=True)
             total -= size
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Waits until no other process or thread is inside with the same path."""
-    with open(path, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # file systems without locks: the work may be done twice, its result is the same
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-        yield

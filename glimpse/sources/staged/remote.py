@@ -1,0 +1,225 @@
+"""Images on other machines, such as s3://bucket/slide.svs: they are copied to the stage by fsspec, and read there."""
+
+import os
+import posixpath
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property, partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from glimpse.errors import MissingExtraError, UserError
+from glimpse.sources.base import ImageReadError, UnsupportedImageError, begins_as_dicom, missing_file
+from glimpse.sources.staged.source import CopiedSource, Opening
+from glimpse.sources.staged.stage import Stage, StageError
+
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+(?=[^/])")
+_SLIDE = "slide"  # the reader whose DICOM files are parts of an image
+_BESIDE = ".mrxs"  # the suffix of files whose pixels are in the folder beside them
+_VERSION = (
+    "ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "generation", "LastModified", "last_modified",
+    "Last-Modified", "updated", "mtime", "created",
+)  # fmt: skip
+"""What file systems call that which changes whenever a file is written."""
+
+
+class RemotePath(type(Path())):  # type: ignore[misc]  # the class of paths of this system
+    """The address of an image on another machine, where paths are handled: `str` gives the URL again.
+
+    The system knows no such file, so whatever does not fetch it first says that it is not there.
+    """
+
+    def __str__(self) -> str:
+        scheme, *parts = self.parts
+        return f"{scheme.removesuffix(':')}://{'/'.join(parts)}"
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+    def is_absolute(self) -> bool:
+        return True
+
+    def absolute(self) -> "RemotePath":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemotePath, (str(self),)
+
+
+def remote(given: Any) -> RemotePath | None:
+    """Returns the address that a text or path is; None for files of this machine."""
+    if isinstance(given, RemotePath):
+        return given
+    return RemotePath(given) if isinstance(given, str) and is_url(given) else None
+
+
+def is_url(text: str) -> bool:
+    """Tells whether a text begins as URLs do, such as "s3://"."""
+    found = _URL.match(text)
+    return found is not None and "://" in text[: found.end()]
+
+
+class RemoteSource(CopiedSource):
+    """An image on another machine. It is fetched when it is first read, with the files that belong to it.
+
+    Args:
+        path: the address of a file, or of a folder that is one image.
+        stage: where copies lie.
+        opening: opens the copy.
+        reader: the name of the reader that is asked for, or None.
+    """
+
+    def __init__(self, path: RemotePath, stage: Stage, opening: Opening, reader: str | None = None) -> None:
+        super().__init__(path, stage, opening)
+        self._address, self._reader = path, reader
+        self._called = path.name.partition("?")[0] or path.name  # addresses may end in a query, such as a signature
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteSource, (self._address, self._stage, self._opening, self._reader)
+
+    @property
+    def made_of(self) -> str:
+        """What the image was opened with, wherever copies lie."""
+        options = self._opening.keywords if isinstance(self._opening, partial) else {}
+        return repr(sorted(options.items()))
+
+    @cached_property
+    def identity(self) -> Hashable:
+        """Asked of the store once: it is the key of caches, for every glimpse."""
+        return (str(self.path), stamp_of(self._address))
+
+    @property
+    def lasting_identity(self) -> Hashable | None:
+        return self.identity
+
+    @cached_property
+    def _listed(self) -> Mapping[str, int]:
+        """The files of the image by their paths below the folder in which it lies, with their bytes; -1 if unknown."""
+        system, address = _system(self._address)
+        with _understood(self._address):
+            info = system.info(address)
+            if info["type"] != "directory":
+                found = {self._called: info}
+                beside = address.removesuffix(_BESIDE)
+                if address.endswith(_BESIDE) and system.isdir(beside):
+                    found |= _below(system, beside)
+            else:
+                found = _below(system, address)
+        if not found:
+            raise missing_file(self.path)
+        return {below: -1 if (size := one.get("size")) is None else int(size) for below, one in found.items()}
+
+    def _placed(self) -> Path | None:
+        listed = self._listed
+        size = sum(max(0, one) for one in listed.values())
+        try:
+            return self._stage.holding(self.identity, size, self._whole, self._fetch)
+        except StageError as error:
+            raise ImageReadError(f"{self.path}: cannot be fetched. {error}") from error
+
+    def _fetch(self, folder: Path) -> None:
+        system, address = _system(self._address)
+        for below in self._listed:
+            copy = folder / below
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with _understood(self._address):
+                system.get_file(self._address_of(below, address), os.fspath(copy))
+            with open(copy, "rb") as file:
+                os.fsync(file.fileno())
+        if not self._whole(folder):
+            raise ImageReadError(f"{self.path}: what was fetched is not as long as it should be. Start again.")
+        self._refuse_parts(folder / self._called)
+
+    def _address_of(self, below: str, address: str) -> str:
+        return address if below == self._called else posixpath.join(posixpath.dirname(address.rstrip("/")), below)
+
+    def _refuse_parts(self, file: Path) -> None:
+        if self._reader == _SLIDE and file.is_file():
+            with open(file, "rb") as opened:
+                if begins_as_dicom(opened.read(132)):
+                    raise UnsupportedImageError(
+                        f"{self.path}: a slide in DICOM is several files, and nobody here can tell which. Copy "
+                        "the folder to a disk, and give the path there."
+                    )
+
+    def _whole(self, place: Path) -> bool:
+        for below, size in self._listed.items():
+            try:
+                there = os.path.getsize(place / below)
+            except OSError:
+                return False
+            if size not in (-1, there):
+                return False
+        return True
+
+
+def stamp_of(path: RemotePath) -> Hashable:
+    """Returns what changes whenever an image on another machine is written: its size, and its version or time.
+
+    Raises:
+        ImageReadError: it is not there, or cannot be reached.
+        MissingExtraError: what its address needs is not installed.
+    """
+    system, address = _system(path)
+    with _understood(path):
+        info = system.info(address)
+        if info["type"] != "directory":
+            return _stamp(info)
+        return tuple((below, _stamp(one)) for below, one in sorted(_below(system, address).items()))
+
+
+def _stamp(info: Mapping[str, Any]) -> Hashable:
+    return (info.get("size"), *(f"{name}={info[name]}" for name in _VERSION if info.get(name) is not None))
+
+
+def _below(system: Any, folder: str) -> dict[str, Any]:
+    """Returns what is known of the files below a folder, by their paths below the one in which the folder lies."""
+    top = posixpath.dirname(folder.rstrip("/"))
+    found = system.find(folder, detail=True)
+    return {posixpath.relpath(name, top): info for name, info in found.items() if "/." not in name[len(folder) :]}
+
+
+def _system(path: RemotePath) -> tuple[Any, str]:
+    """Returns the file system of an address, and what the image is called there.
+
+    Raises:
+        MissingExtraError: fsspec, or what it needs for such addresses, is not installed.
+        UnsupportedImageError: there are no such addresses.
+    """
+    try:
+        fsspec = import_module("fsspec")
+        system, address = fsspec.core.url_to_fs(str(path))
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{path}: images on other machines need the extra `remote`, and some stores a package of their own "
+            f'({" ".join(str(error).split())}). Run: pip install "glimpse-rl[remote]", and s3fs for s3://, gcsfs for '
+            "gs://, adlfs for az://; or copy the image to a disk."
+        ) from error
+    except ValueError as error:
+        raise UnsupportedImageError(f"{path}: no address that can be read ({error}). Correct the path.") from error
+    return system, str(address)
+
+
+@contextmanager
+def _understood(path: RemotePath) -> Iterator[None]:
+    """Turns what a file system raises into errors that name the address and the remedy.
+
+    Raises:
+        ImageReadError: the image is not there, or cannot be reached.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise missing_file(path) from error
+    except Exception as error:  # libraries of stores raise errors of any kind
+        if isinstance(error, OSError) and isinstance(error.filename, str) and os.path.exists(error.filename):
+            raise  # of the copy, not of the original
+        said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(".")
+        raise ImageReadError(
+            f"{path}: cannot be fetched ({said}). Look at the address, the network and the rights to read it, or leave "
+            "the case out (env.cohort.on_error=skip)."
+        ) from error
