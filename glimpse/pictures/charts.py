@@ -162,8 +162,8 @@ def contribution_chart(reading: Reading) -> Figure:
     narrow = len(given) > _ACROSS
     for order, value in zip(orders if len(given) <= _LABELLED else (), values, strict=False):
         style: dict[str, Any] = {"ha": "center", "va": "bottom" if value >= 0 else "top", "fontsize": 8, "color": _INK}
-        at = {"xytext": (0, 3 if value >= 0 else -3), "textcoords": "offset points", "rotation": 90 if narrow else 0}
-        axes.annotate(f"{value:+.2g}".replace("-", "−"), (order, value), **at, **style)
+        style |= {"xytext": (0, 3 if value >= 0 else -3), "textcoords": "offset points", "rotation": 90 * narrow}
+        axes.annotate(f"{value:+.2g}".replace("-", "−"), (order, value), **style)
     axes.margins(y=0.25 if narrow else 0.15)
     return figure
 

@@ -34,9 +34,9 @@ def learning_curves(folder: Path, further: Collection[str] = ()) -> Iterator[tup
     found = {tag.removeprefix(_VALIDATION): curve for tag, curve in events.items() if tag.startswith(_VALIDATION)}
     found.pop(_COUNT, None)
     parts = {"Validation": found.keys() - further, "Validation: further metrics": found.keys() & further}
-    for title, names in parts.items():
-        if names:
-            yield title, "environment steps", "value", {metric_title(name): found[name] for name in sorted(names)}
+    for title, metrics in parts.items():
+        if metrics:
+            yield title, "environment steps", "value", {metric_title(name): found[name] for name in sorted(metrics)}
 
 
 def _events(folder: Path) -> dict[str, Curve]:
