@@ -167,11 +167,12 @@ class Extent:
                 f"{frame.name}: the extent {self} has {len(self.values)} axes, the image {frame.ndim}. "
                 "Give one value, or one per axis."
             )
-        values = np.broadcast_to(np.asarray(self.values, np.float64), (frame.ndim,))
+        values = self.values * frame.ndim if len(self.values) == 1 else self.values
         if self.unit == "px":
-            return values.copy()
-        spacing = frame._known_spacing(f"the extent {self}")
-        return values * (MILLIMETRES[self.unit] / MILLIMETRES[str(frame.unit)]) / spacing
+            return np.array(values, np.float64)
+        spacing = frame.spacing or frame._known_spacing(f"the extent {self}")
+        scale = MILLIMETRES[self.unit] / MILLIMETRES[str(frame.unit)]
+        return np.array([value * scale / size for value, size in zip(values, spacing, strict=True)], np.float64)
 
     def __str__(self) -> str:
         text = [f"{value:g}{'' if self.unit == 'px' else self.unit}" for value in self.values]

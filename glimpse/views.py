@@ -112,8 +112,8 @@ class Views:
 
     def kept_glimpse(self, source: ImageSource, location: Numbers, zoom: int = 0) -> UInt8[np.ndarray, "channel *size"]:
         """Returns what `glimpse` returns, read-only, from a cache if it was read before."""
-        place = np.asarray(location, np.float32).tobytes()
-        key = ("glimpse", _identity(source), self.glimpse_size, self.glimpse_extents[zoom], place)
+        place, extent = np.asarray(location, np.float32).tobytes(), self.glimpse_extents[zoom]
+        key = ("glimpse", _identity(source), self.glimpse_size, extent.values, extent.unit, place)
         return glimpses.get(key, lambda: self.glimpse(source, location, zoom))
 
     def pixels_read(self, source: ImageSource, locations: np.ndarray, zooms: Sequence[int] | np.ndarray) -> int:

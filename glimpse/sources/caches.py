@@ -61,9 +61,10 @@ class ByteCache:
         self._keep(key, array)
 
     def _touch(self, key: Hashable) -> np.ndarray | None:
-        if key in self._arrays:
+        found = self._arrays.get(key)
+        if found is not None:
             self._arrays.move_to_end(key)
-        return self._arrays.get(key)
+        return found
 
     def _keep(self, key: Hashable, array: np.ndarray) -> None:
         with self._lock:

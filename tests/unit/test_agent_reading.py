@@ -133,6 +133,7 @@ def test_what_is_wrong_is_said(agent: Agent, slide: Path, tmp_path: Path) -> Non
 
 def test_importing_the_agent_needs_no_pandas_and_few_packages() -> None:
     named = "('pandas', 'sklearn', 'nibabel', 'pydicom', 'IPython', 'scipy.ndimage')"
-    code = f"import sys, glimpse.predict; print([name for name in {named} if name in sys.modules])"
+    ready = "import sys, glimpse.predict; from glimpse.plugins import load_plugins; load_plugins()"
+    code = f"{ready}; print([name for name in {named} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr

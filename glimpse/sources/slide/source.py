@@ -35,13 +35,13 @@ from glimpse.sources.slide.files import (
     known_mpp,
 )
 from glimpse.sources.slide.foreground import tissue
+from glimpse.sources.slide.pixels import Kept, opaque_pixels
 from glimpse.sources.volume.dicom_folder import files_below, folder_identity
 
 _SINGLE_FILES = (".svs", ".ndpi", ".scn", ".tif", ".tiff", ".bif", ".svslide")  # with all pixels in the one file
 LEVEL_TOLERANCE = 1.01  # a level counts as fine enough when it is at most 1 % too coarse
 MAX_PIXELS = 1 << 24  # a wider read is made in parts
 MAX_OPEN = 256  # slides held open at once; each costs a file descriptor or two
-_OPAQUE = 0xFF000000
 
 
 def is_slide(path: Path) -> bool:
@@ -202,18 +202,15 @@ class SlideSource(ImageSource):
         return self._levels
 
     def _pixels(self, levels: _Levels, level: int, first: tuple[int, int], size: tuple[int, int]) -> Image.Image:
-        """Reads pixels of a level from ``first`` on, composited on white, as four bands with an unused last one."""
+        """Reads pixels of a level from ``first`` on, composited on white: blue, green, red and an unused band."""
         scale = levels.downsamples[level]
         corner = _level_0(first, scale)[::-1]
-        pixels = self._region(corner, level, (size[1], size[0]))
-        if levels.bounded:
-            pixels = _clear_outside(pixels, levels, scale, first)
-        if pixels.view("<u4").min() < _OPAQUE:
-            pixels = _on_white(pixels)
+        kept = _inside(levels, scale, first) if levels.bounded else None
+        pixels = self._region(corner, level, (size[1], size[0]), kept)
         return Image.frombuffer("RGBX", (size[1], size[0]), pixels, "raw", "RGBX", 0, 1)
 
-    def _region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Reads a region as RGBA (height, width, 4).
+    def _region(self, corner: tuple[int, int], level: int, size: tuple[int, int], kept: Kept | None) -> np.ndarray:
+        """Reads a region as `opaque_pixels` does.
 
         OpenSlide keeps a handle in its error state for ever, and every read of the handle then fails. So a read that
         fails is made again with a handle of its own: perhaps another thread's read has failed, not this one.
@@ -222,18 +219,19 @@ class SlideSource(ImageSource):
             corner: level-0 pixels (x, y) of the slide.
             level: which level to read.
             size: pixels of the level (width, height).
+            kept: what of them is shown.
 
         Raises:
             RegionReadError: the region is damaged; the message names slide, level and place.
         """
         slide = self._handle()
         try:
-            return np.asarray(slide.read_region(corner, level, size))
+            return opaque_pixels(slide, corner, level, size, kept)
         except openslide.OpenSlideError:
             self._drop(slide)
         fresh = _open(self.path)
         try:
-            return np.asarray(fresh.read_region(corner, level, size))
+            return opaque_pixels(fresh, corner, level, size, kept)
         except openslide.OpenSlideError as error:
             place = f"level {level}, {size[0]} x {size[1]} pixels from (x {corner[0]}, y {corner[1]}) at level 0"
             raise RegionReadError(
@@ -346,25 +344,16 @@ def _best_level(downsamples: Sequence[float], scale: float) -> int:
     return 0
 
 
-def _clear_outside(pixels: np.ndarray, levels: _Levels, scale: float, first: tuple[int, int]) -> np.ndarray:
-    """Makes transparent what lies outside the frame but still on the slide."""
+def _inside(levels: _Levels, scale: float, first: tuple[int, int]) -> Kept:
+    """Returns which pixels of a level, from ``first`` on, lie inside the frame and not only on the slide."""
     kept = []
     for axis in (0, 1):
         begin = round(levels.offset[axis] / scale) - first[axis]
         end = round((levels.offset[axis] + levels.frame.shape[axis]) / scale) - first[axis]
         kept.append(slice(max(begin, 0), max(end, 0)))
-    cleared = np.zeros_like(pixels)
-    cleared[tuple(kept)] = pixels[tuple(kept)]
-    return cleared
-
-
-def _on_white(pixels: np.ndarray) -> np.ndarray:
-    """Composites RGBA (height, width, 4) on white, ``alpha colour + (1 - alpha) 255``, rounded; alpha becomes 255."""
-    alpha = pixels[..., 3:].astype(np.uint16)
-    mixed = (pixels.astype(np.uint16) * alpha + 255 * (255 - alpha) + 127) // 255
-    mixed[..., 3] = 255
-    return mixed.astype(np.uint8)
+    return kept[0], kept[1]
 
 
 def _channels_first(image: Image.Image) -> UInt8[np.ndarray, "channel height width"]:
-    return np.ascontiguousarray(np.asarray(image)[..., :3].transpose(2, 0, 1))
+    """Returns red, green and blue of what `_pixels` has read."""
+    return np.ascontiguousarray(np.asarray(image)[..., 2::-1].transpose(2, 0, 1))

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 GRID = 768
 """Pixels per side that everything smooth is painted in; it is enlarged afterwards."""
@@ -153,7 +153,7 @@ def _mottle(rng: np.random.Generator, width: float) -> Field:
     """Smooth noise of unit deviation; ``width`` in pixels of the grid."""
     step = max(1, int(width // 2))
     coarse = rng.standard_normal((GRID // step + 1, GRID // step + 1), dtype=np.float32)
-    smooth = ndimage.gaussian_filter(coarse, width / step, mode="wrap")
+    smooth = scipy.ndimage.gaussian_filter(coarse, width / step, mode="wrap")
     return enlarge(smooth / smooth.std(), GRID)
 
 
@@ -171,7 +171,7 @@ def _vessels(rng: np.random.Generator, anatomy: Anatomy) -> Field:
     for _ in range(5):  # small ones towards the macula
         way = (np.pi if anatomy.side > 0 else 0.0) + rng.uniform(-0.8, 0.8)
         tree.wander(_at(anatomy.nerve), way, rng.uniform(5, 7.5), 130)
-    return ndimage.gaussian_filter(np.asarray(picture.reduce(scale), np.float32) / 255, 0.7)
+    return scipy.ndimage.gaussian_filter(np.asarray(picture.reduce(scale), np.float32) / 255, 0.7)
 
 
 def _at(place: tuple[float, float]) -> np.ndarray:
@@ -182,7 +182,7 @@ def _arcade(rng: np.random.Generator, anatomy: Anatomy, up: int) -> tuple[np.nda
     """Places (step, 2) along an arch from the optic disc around the macula, and what each heads for (step,)."""
     middle, start = _at(anatomy.macula), _at(anatomy.nerve)
     turn = np.linspace(0, rng.uniform(2.3, 2.7), 60)
-    sway = ndimage.gaussian_filter1d(np.cumsum(rng.normal(0, 0.008, len(turn))), 2.0)
+    sway = scipy.ndimage.gaussian_filter1d(np.cumsum(rng.normal(0, 0.008, len(turn))), 2.0)
     reach = (_TO_MACULA + (rng.uniform(-0.04, 0.10) + sway) * np.sin(np.minimum(turn, np.pi / 2))) * (1 + 0.07 * turn)
     places = middle + np.stack([up * reach * np.sin(turn), anatomy.side * reach * np.cos(turn)], 1)
     places += (start - places[0]) * (1 - np.linspace(0, 1, len(turn)))[:, None]

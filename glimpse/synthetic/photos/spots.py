@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import ndimage
 
 from glimpse.synthetic.equalising import equalised, without_block_means
 from glimpse.synthetic.photos.fundus import BLOOD, rise
@@ -115,7 +115,7 @@ def forms(
     middles = _scattered(rng, spot.radius)
     dots, pieces = _dots(y, x, middles, spot.radius), _pieces(rng, y, x, middles, spot.radius)
     pieces *= dots.sum() / pieces.sum()
-    common = ndimage.gaussian_filter((dots + pieces) / 2, _SMOOTH, mode="constant")
+    common = scipy.ndimage.gaussian_filter((dots + pieces) / 2, _SMOOTH, mode="constant")
     distance = np.hypot(y[:, None], x[None])
     window = np.clip((np.float32(REACH) - distance) / np.float32(12), 0, 1)
 
@@ -123,7 +123,7 @@ def forms(
         return _without_square_means(pattern * window)
 
     pair = [pattern - common for pattern in (dots, pieces)]
-    pair = [pattern - ndimage.gaussian_filter(pattern, _SMOOTH, mode="constant") for pattern in pair]
+    pair = [pattern - scipy.ndimage.gaussian_filter(pattern, _SMOOTH, mode="constant") for pattern in pair]
     scale = np.float32(np.sqrt(np.mean([keep(pattern) ** 2 for pattern in pair])))
     first, second = equalised(pair[0], pair[1], keep)
     return common, first * scale, second * scale
@@ -133,7 +133,7 @@ def _without_square_means(pattern: np.ndarray) -> np.ndarray:
     """Takes the mean off every square, most of it smoothly, so that no edges of squares are to be seen."""
     for _ in range(_SMOOTHLY):
         means = pattern - without_block_means(pattern, (SQUARE, SQUARE))
-        pattern = pattern - ndimage.gaussian_filter(means, SQUARE / 3, mode="constant", truncate=2.5)
+        pattern = pattern - scipy.ndimage.gaussian_filter(means, SQUARE / 3, mode="constant", truncate=2.5)
     return without_block_means(pattern, (SQUARE, SQUARE))
 
 
