@@ -98,7 +98,7 @@ def predict(
         shard: the part of the images to read, such as "1/4" for the first of four.
         objects: the kind of QuPath's objects in GeoJSON, "annotation" or "detection".
         subtract_bounds: whether GeoJSON begins at the bounds that a slide states, as QuPath shows it.
-        gzip: whether GeoJSON is compressed.
+        gzip: whether GeoJSON is compressed; QuPath reads it after `gunzip`.
         device: the device on which networks compute.
         progress: whether to show a bar, on a terminal.
         engine: who reads: "ray" (actors), "submitit" (jobs, of Slurm or of this machine), or this process if not given.

@@ -166,7 +166,7 @@ def _in_folder(top: Path, reader: Reader, without: Path | None) -> list[Found]:
         if _is_one_image(files, reader):
             below = folder.relative_to(top).as_posix()
             found.append(Found(folder, top.name if below == "." else below))
-            continue
+            files = [file for file in files if reader.has_suffix(file) and not is_dicom_file(file)]  # whole volumes
         for file in without_companions(files, reader):
             if _is_image(file, reader):
                 found.append(Found(file, file.relative_to(top).as_posix()))

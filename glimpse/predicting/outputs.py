@@ -49,7 +49,7 @@ class Form:
     Attributes:
         objects: the kind of QuPath's objects, "annotation" or "detection".
         subtract_bounds: whether positions in GeoJSON begin at the bounds that a slide states, as QuPath shows it.
-        gzip: whether GeoJSON is compressed.
+        gzip: whether GeoJSON is compressed; QuPath reads it after `gunzip`.
     """
 
     objects: str = "annotation"

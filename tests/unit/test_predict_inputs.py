@@ -14,8 +14,10 @@ from omegaconf import OmegaConf
 from glimpse.atomic import WriteError
 from glimpse.cohort import CohortError
 from glimpse.errors import EvaluationError, SettingsError
+from glimpse.modalities import find_modality
 from glimpse.predict import predict
 from glimpse.predicting.cells import table_text
+from glimpse.predicting.inputs import find_items
 from glimpse.runs.checkpoints import CheckpointError
 from tests.geojson import valid
 from tests.predictions import command, contents, nested_slides, slide_run, write_slide
@@ -160,6 +162,22 @@ def test_images_of_one_name_keep_apart(run: Path, tmp_path: Path) -> None:
     assert [line["slide_id"] for line in rows(tmp_path / "out" / "predictions.csv")] == [str(one), str(two)]
     predict(run, tmp_path / "1", tmp_path / "out2")
     assert [line["slide_id"] for line in rows(tmp_path / "out2" / "predictions.csv")] == ["s.svs", "s.tiff"]
+
+
+def test_a_stray_slice_hides_no_volumes(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "b.nii", "notes.txt"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    for name in ("in/stray.dcm", "in/series/1", "in/series/2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    items = find_items([tmp_path / "in"], find_modality("mri"))
+    assert [(item.id, item.path) for item in items] == [
+        ("a", tmp_path / "in" / "a.nii.gz"),
+        ("b", tmp_path / "in" / "b.nii"),
+        ("in", tmp_path / "in"),
+        ("series", tmp_path / "in" / "series"),
+    ]
 
 
 def test_two_images_with_one_name_are_refused(run: Path, slides: Path, tmp_path: Path) -> None:

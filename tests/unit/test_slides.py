@@ -11,6 +11,7 @@ import openslide
 import pytest
 import tifffile
 
+import glimpse.sources.slide.pixels as slide_pixels
 import glimpse.sources.slide.source as slide_module
 from glimpse.sources import (
     ArraySource,
@@ -21,7 +22,9 @@ from glimpse.sources import (
 )
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.slide.files import known_mpp
+from glimpse.sources.slide.pixels import Kept, opaque_pixels
 from glimpse.sources.thresholds import otsu_threshold
+from tests.predictions import write_scn
 
 APERIO = "Aperio Image Library v12\r\n{w}x{h} [0,0 {w}x{h}] (64x64) RAW"
 REAL_SLIDE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "real" / "cmu_small_region.svs"
@@ -80,13 +83,12 @@ def test_svs_reads_the_best_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     image = np.zeros((1024, 1024, 3), np.uint8)
     source = SlideSource(write_svs(tmp_path / "a.svs", image, factors=(4, 16)))
     levels = []
-    original = openslide.OpenSlide.read_region
 
-    def watched(self, location, level, size):
+    def watched(slide, corner, level, size, kept):
         levels.append(level)
-        return original(self, location, level, size)
+        return opaque_pixels(slide, corner, level, size, kept)
 
-    monkeypatch.setattr(openslide.OpenSlide, "read_region", watched)
+    monkeypatch.setattr(slide_module, "opaque_pixels", watched)
     source.read((512, 512), extent, (64, 64))
     assert levels == [level], "255 is within 1 % of level 1, 252 is not"
 
@@ -139,8 +141,36 @@ def test_transparent_pixels_are_white():
     rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 255, 51]]], np.uint8)
     # 51 / 255 = 0.2: 0.2 * (0, 100, 255) + 0.8 * 255 = (204, 224, 255)
     np.testing.assert_array_equal(
-        slide_module._on_white(rgba), [[[10, 20, 30, 255], [255, 255, 255, 255], [204, 224, 255, 255]]]
+        slide_pixels._on_white(rgba), [[[10, 20, 30, 255], [255, 255, 255, 255], [204, 224, 255, 255]]]
     )
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("kept", [None, (slice(5, 40), slice(0, 30))])
+@pytest.mark.parametrize("corner", [(10, 20), (-16, 470)])
+def test_opaque_pixels_are_those_of_read_region_on_white(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corner: tuple[int, int], kept: Kept | None, private: bool
+):
+    if not private:  # as a version of openslide-python without these functions
+        monkeypatch.setattr(slide_pixels, "_read", None)
+    with openslide.OpenSlide(write_scn(tmp_path / "a.scn")) as slide:
+        rgba = np.array(slide.read_region(corner, 0, (200, 90)))
+        found = opaque_pixels(slide, corner, 0, (200, 90), kept).copy()
+    shown = np.zeros((90, 200), bool)
+    shown[kept or ()] = True
+    alpha = np.where(shown, rgba[..., 3], 0)[..., None] / 255
+    assert {0, 1} <= set(np.unique(alpha)), "parts of it are transparent"
+    expected = np.floor(rgba[..., :3] * alpha + 255 * (1 - alpha) + 0.5)
+    np.testing.assert_array_equal(found[..., 2::-1], expected)
+
+
+def test_a_thread_keeps_little_memory_to_read_into():
+    small = slide_pixels._room(64, 64)
+    assert np.shares_memory(small, slide_pixels._room(32, 128))
+    large = slide_pixels._room(1024, 1024)
+    assert not np.shares_memory(small, large) and large.shape == (1024, 1024, 4)
+    with ThreadPoolExecutor(1) as pool:
+        assert not np.shares_memory(small, pool.submit(slide_pixels._room, 64, 64).result())
 
 
 class Bounded(openslide.OpenSlide):
@@ -293,11 +323,11 @@ def test_a_read_that_fails_names_the_file_and_the_next_one_works(tmp_path: Path,
     source = SlideSource(write_svs(tmp_path / "a.svs", image))
     source.overview((8, 8))
 
-    def fail(self, location, level, size):
+    def fail(slide, corner, level, size, kept):
         raise openslide.OpenSlideError("cannot decode tile")
 
     with monkeypatch.context() as patch:
-        patch.setattr(openslide.OpenSlide, "read_region", fail)
+        patch.setattr(slide_module, "opaque_pixels", fail)
         with pytest.raises(
             ImageReadError, match=r"a\.svs: cannot be read at level 0, 8 x 8 pixels .*cannot decode tile"
         ):

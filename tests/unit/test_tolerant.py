@@ -29,6 +29,7 @@ from glimpse.geometry import Frame
 from glimpse.sources import ArraySource, ImageReadError, ImageSource, SlideSource
 from glimpse.sources.base import RegionReadError
 from glimpse.sources.caches import ByteCache
+from glimpse.sources.slide.pixels import opaque_pixels
 from glimpse.sources.tolerant import TolerantSource, unread
 from glimpse.tasks import Classification
 from glimpse.views import Views
@@ -195,15 +196,14 @@ def test_a_failure_in_one_thread_is_none_of_another(tmp_path: Path, monkeypatch:
     source = SlideSource(tmp_path / "a.tiff")
     source.overview  # noqa: B018
     inside, failed = threading.Event(), threading.Event()
-    original = openslide.OpenSlide.read_region
 
-    def watched(self: openslide.OpenSlide, location: tuple[int, int], level: int, size: tuple[int, int]) -> object:
+    def watched(slide: openslide.OpenSlide, *asked: Any) -> np.ndarray:
         if threading.current_thread() is not threading.main_thread() and not inside.is_set():
             inside.set()
             failed.wait(10)  # holds the handle while the main thread spoils it
-        return original(self, location, level, size)
+        return opaque_pixels(slide, *asked)
 
-    monkeypatch.setattr(openslide.OpenSlide, "read_region", watched)
+    monkeypatch.setattr(slide_module, "opaque_pixels", watched)
     with ThreadPoolExecutor(1) as pool:
         good = pool.submit(source.read, (32, 32), 32, (32, 32))
         inside.wait(10)
