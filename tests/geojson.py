@@ -7,7 +7,7 @@ import re
 import uuid
 from typing import Any
 
-_CLASS = re.compile(r"[\w !-/;-@\[-`{-~]+")  # what a class of QuPath may be called: letters, digits, punctuation but ":"
+_CLASS = re.compile(r"[\w !-/;-@\[-`{-~]+")  # names of classes in QuPath: letters, digits, punctuation but ":"
 _FOREIGN = {"coordinates", "geometries", "geometry", "properties", "crs"}  # no member of a collection (7.1, 4)
 
 
@@ -69,7 +69,7 @@ def valid(collection: Any) -> list[dict[str, Any]]:
         assert str(uuid.UUID(feature["id"])) == feature["id"]
         told = feature["properties"]
         assert told["objectType"] in ("annotation", "detection") and told["isLocked"] is True
-        classes = [part.strip() for part in told["classification"]["name"].split(":")]  # each derived from the one before
+        classes = [part.strip() for part in told["classification"]["name"].split(":")]  # one derived from another
         assert all(map(_CLASS.fullmatch, classes)) and set(told["classification"]) == {"name", "color"}
         assert told["color"] == told["classification"]["color"] and told["name"]
         assert len(told["color"]) == 3 and all(type(one) is int and 0 <= one <= 255 for one in told["color"])
