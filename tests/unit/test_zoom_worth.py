@@ -101,7 +101,7 @@ def test_what_was_seen_is_worth_less_the_more_of_it_was_seen() -> None:
 
 def test_the_joint_stage_goes_on_learning_what_looking_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
     env = spotted()
-    policy, trainer = warmed(env, 2)
+    _, trainer = warmed(env, 2)
     trainer.step()
     worth = trainer.worth()
     known = 40  # places anywhere: some of them lie in what is read
