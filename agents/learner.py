@@ -156,7 +156,7 @@ class Learner:
         shares = {"encoder_share": self.updates.encoder_share, "overview_share": self.updates.overview_share}
         evaluation = self.policy.evaluate_episodes(episodes, extra=extra, conduct=conduct, places=places, **shares)
         loss = self.loss(episodes, evaluation, credit)
-        first, wide = evaluation.first_logits, self._wide_looks(episodes, evaluation)
+        first, wide = evaluation.first_logits, _wide_looks(episodes, evaluation)
         if worth is not None and first is not None:
             look = of_all(worth.loss(first, wide))
             loss = loss + Loss(self.losses.look_coef * look, {"look": look.detach()})
@@ -199,20 +199,6 @@ class Learner:
         extra = evaluation.extra_prediction
         more = of_all(self.task.loss(extra, _along(episodes.target, extra[..., 0])).mean())
         return loss + Loss(more, {"supervised_extra": more.detach()})
-
-    def _wide_looks(self, episodes: Episodes, evaluation: Evaluation) -> WideLooks | None:
-        """Returns the wide glimpses of episodes with the locator's scores of their cells, where there are such."""
-        if evaluation.view_scores is None or not evaluation.view_scores.shape[1]:
-            return None
-        policy = self.policy
-        row = torch.arange(len(episodes.length), device=episodes.length.device)[:, None]
-        step = episodes.view_step.clamp_max(episodes.cell.shape[1] - 1)
-        zoom = episodes.zoom[row, step]
-        sides = 2 * episodes.extents[row // episodes.rollouts, zoom]
-        cells, first = policy.view_cells.unflatten(0, policy.view_grid.cells), (0,) * policy.layout.ndim
-        axes = tuple(cells[(*first[:axis], slice(None), *first[axis + 1 :], axis)] for axis in range(len(first)))
-        shown = zoom.masked_fill(~episodes.is_view, -1)
-        return WideLooks(episodes.location[row, step], shown, evaluation.view_scores, sides, axes)
 
 
 class PolicyLearner(Learner):
@@ -259,6 +245,16 @@ class PolicyLearner(Learner):
             return loss
         value = masked_mean((evaluation.value - credit.returns) ** 2, episodes.decided)
         return loss + Loss(self.losses.vf_coef * value, {"value_loss": value.detach()})
+
+
+def _wide_looks(episodes: Episodes, evaluation: Evaluation) -> WideLooks | None:
+    """Returns the wide glimpses of episodes with the locator's scores of their cells, where there are such."""
+    if evaluation.view_scores is None or not evaluation.view_scores.shape[1]:
+        return None
+    row = torch.arange(len(episodes.length), device=episodes.length.device)[:, None]
+    step = episodes.view_step.clamp_max(episodes.cell.shape[1] - 1)
+    zoom = episodes.zoom[row, step].masked_fill(~episodes.is_view, -1)
+    return WideLooks(episodes.location[row, step], zoom, evaluation.view_scores)
 
 
 def _to(record: Record, device: torch.device) -> Record:

@@ -17,6 +17,8 @@ from glimpse.networks.where import CLOSED
 from glimpse.ranks.sharing import gathered
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 
+_SAME_PLACE = 1e-5  # in units of [-1, 1]: wide glimpses that are nearer to each other show the same
+
 
 def looking_loss(
     logits: Float[Tensor, "case glimpse"], single: Float[Tensor, "case glimpse"], among: int, entropy: float
@@ -65,29 +67,12 @@ class WideLooks:
     Attributes:
         location: Their centres in [-1, 1]^d.
         zoom: The indices of their fields of view; -1 for padding.
-        scores: The locator's unary scores of their cells, in C order.
-        sides: Their sides, in units of [-1, 1].
-        axes: The coordinates of their cells along each axis, in [-1, 1] of the glimpse, evenly spaced.
+        scores: The locator's unary scores of their cells.
     """
 
     location: Float[Tensor, "batch view d"]
     zoom: Int[Tensor, "batch view"]
     scores: Float[Tensor, "batch view cell"]
-    sides: Float[Tensor, "batch view d"]
-    axes: tuple[Float[Tensor, "_"], ...]
-
-    def cells_at(
-        self, places: Float[Tensor, "batch place d"]
-    ) -> tuple[Int[Tensor, "batch view place"], Bool[Tensor, "batch view place"]]:
-        """Returns in which cell of each glimpse each place lies, and whether it lies in any."""
-        own = 2 * (places[:, None] - self.location[:, :, None]) / self.sides[:, :, None]
-        index, inside = torch.zeros_like(own[..., 0], dtype=torch.long), torch.ones_like(own[..., 0], dtype=torch.bool)
-        for axis, centres in enumerate(self.axes):
-            pitch = centres[1] - centres[0] if len(centres) > 1 else 2.0
-            along = ((own[..., axis] - centres[0]) / pitch).round().long()
-            inside &= (along >= 0) & (along < len(centres))
-            index = index * len(centres) + along.clamp(0, len(centres) - 1)
-        return index, inside
 
 
 @dataclass(frozen=True)
@@ -95,14 +80,16 @@ class InnerWorth:
     """What is known of glimpses inside wider ones, of one field of view: the counterpart of `Worth` below.
 
     Attributes:
-        places: Their centres in [-1, 1]^d.
+        location: The centres of the wider glimpses in [-1, 1]^d.
+        cells: The cells of the wider glimpses in which the glimpses lie.
         losses: The lower, the better: minus what a glimpse is worth (see `glimpse.learning.zoom_warm_up`).
-        open: Whether the locator could have chosen them.
+        open: Whether the locator could have chosen these cells.
     """
 
-    places: Float[Tensor, "case glimpse d"]
-    losses: Float[Tensor, "case glimpse"]
-    open: Bool[Tensor, "case glimpse"]
+    location: Float[Tensor, "case view d"]
+    cells: Int[Tensor, "case view inner"]
+    losses: Float[Tensor, "case view inner"]
+    open: Bool[Tensor, "case view inner"]
 
     def of_cases(self, rows: Int[Tensor, "some"]) -> "InnerWorth":
         """Returns the worth of the glimpses of the cases with these indices."""
@@ -113,24 +100,25 @@ class InnerWorth:
         return InnerWorth(*(tensor.to(device) for tensor in vars(self).values()))
 
     def known(self, wide: WideLooks, zoom: int) -> "InnerPlaces":
-        """Returns the scores of those cells of some wide glimpses in which glimpses lie that are known here.
-
-        The wide glimpses need not be those in which these glimpses were read: what is in a cell shows in any of them.
+        """Returns the scores and the losses of places inside those wide glimpses of some episodes that are known here.
 
         Args:
             wide: The wide glimpses, and the locator's scores of their cells.
             zoom: The index of the field of view of the glimpses inside.
         """
-        rollouts = len(wide.location) // len(self.places)
-        places, losses, inside = (tensor.repeat_interleave(rollouts, 0) for tensor in vars(self).values())
-        cells, there = wide.cells_at(places)
-        there = there & inside[:, None] & (wide.zoom == zoom - 1)[..., None]
-        logits = wide.scores.gather(2, cells)
+        rollouts = len(wide.location) // len(self.location)
+        row = torch.arange(len(wide.location), device=wide.location.device)
+        case = (row // rollouts)[:, None]
+        apart = (wide.location[:, :, None] - self.location[case[:, 0]][:, None]).abs().amax(-1)  # (row, view, known)
+        nearest, known = apart.min(-1)
+        known_view = (nearest < _SAME_PLACE) & (wide.zoom == zoom - 1)
+        logits = wide.scores.gather(2, self.cells[case, known])
+        there = known_view[..., None] & self.open[case, known]
 
         def by_case(values: Tensor) -> Tensor:
             return values.unflatten(0, (-1, rollouts)).flatten(1)
 
-        return InnerPlaces(by_case(logits), by_case(losses[:, None].expand_as(logits)), by_case(there))
+        return InnerPlaces(by_case(logits), by_case(self.losses[case, known]), by_case(there))
 
 
 @dataclass(frozen=True)

@@ -312,9 +312,11 @@ class ZoomWarmUp(TokenWarmUp):
         """Returns what glimpses of all levels are worth now, as losses: the lower, the better."""
         found = self._all_worths()
         names, losses = tuple(case.id for case in self.cases), self.options.losses
-        inner = [
-            InnerWorth(level.location, -found[zoom][1], level.open) for zoom, level in enumerate(self.levels) if zoom
-        ]
+        inner = []
+        for zoom, count in enumerate(self.branches[1:], 1):
+            level = self.levels[zoom]
+            parts = (level.cells, -found[zoom][1], level.open)
+            inner.append(InnerWorth(self.levels[zoom - 1].location, *(one.unflatten(1, (-1, count)) for one in parts)))
         return Worth(names, self.levels[0].cells, -found[0][1], self.branches[0], losses.look_entropy, tuple(inner))
 
     @torch.no_grad()

@@ -76,7 +76,8 @@ def test_the_locator_learns_from_judges_instead_of_single_answers() -> None:
     _, zoomed = warmed(spotted(), 2, look_judges=[2, 3])
     (fine,) = zoomed.judged  # of the finest only
     zoomed.step()
-    torch.testing.assert_close(zoomed.worth().inner[0].losses, fine - fine.mean(1, keepdim=True))
+    gain = (fine.mean(1, keepdim=True) - fine).unflatten(1, (6, 5))
+    torch.testing.assert_close(zoomed.worth().inner[0].losses, -gain)
     _, control = warmed(spotted(), 2, look_judges=[2], look_inside=False)
     assert len(control.judged) == 2
     _, blind = make(look_judges=[2], look_coef=0.0)

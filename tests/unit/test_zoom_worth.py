@@ -25,14 +25,14 @@ def test_the_worth_of_glimpses_of_all_levels_is_kept(tmp_path: Path) -> None:
     (inner,) = worth.inner
     everyone = torch.arange(24)
     expected = trainer._losses(policy.glimpse_head(trainer._tokens_of(1, everyone)), everyone)
-    gain = expected.mean(1, keepdim=True) - expected
+    gain = (expected.mean(1, keepdim=True) - expected).unflatten(1, (6, 5))
     torch.testing.assert_close(inner.losses, -gain)
     scores = trainer._logits(1, everyone).unflatten(1, (6, 5))
-    torch.testing.assert_close(worth.losses, -(scores.softmax(-1) * gain.unflatten(1, (6, 5))).sum(-1))
-    assert torch.equal(inner.places, trainer.levels[1].location)
+    torch.testing.assert_close(worth.losses, -(scores.softmax(-1) * gain).sum(-1))
+    assert torch.equal(inner.location, policy.cells[worth.cells])
     worth.save(tmp_path / "worth.safetensors")
     some = Worth.load(tmp_path / "worth.safetensors", [worth.cases[5], worth.cases[2]])
-    for name in ("places", "losses", "open"):
+    for name in ("location", "cells", "losses", "open"):
         assert torch.equal(getattr(some.inner[0], name), getattr(inner, name)[[5, 2]])
     kept = Checkpoint.load(tmp_path / "worth.safetensors")
     del kept.tensors["open.1"]
@@ -41,31 +41,20 @@ def test_the_worth_of_glimpses_of_all_levels_is_kept(tmp_path: Path) -> None:
         Worth.load(tmp_path / "worth.safetensors", worth.cases)
 
 
-def test_places_are_found_in_the_cells_of_wide_glimpses() -> None:
-    """A glimpse of 0.4 x 0.8 around (0.2, 0), with 2 x 4 cells whose centres lie 0.2 apart along both axes."""
-    axes = (torch.tensor([-0.5, 0.5]), torch.tensor([-0.75, -0.25, 0.25, 0.75]))
-    sides, centre = torch.tensor([[[0.4, 0.8]]]), torch.tensor([[[0.2, 0.0]]])
-    wide = WideLooks(centre, torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, 8), sides, axes)
-    places = [(0.1, -0.3), (0.19, -0.21), (0.21, -0.19), (0.39, 0.39), (0.41, 0.3), (0.3, -0.41), (-0.01, 0.0)]
-    cells, inside = wide.cells_at(torch.tensor([places]))
-    assert inside[0, 0].tolist() == [True] * 4 + [False] * 3
-    assert cells[0, 0, :4].tolist() == [0, 0, 5, 7]
-
-
 def test_choices_inside_wide_glimpses_that_are_known_are_learned() -> None:
-    """Two cases of two rollouts: in the first, wide glimpses show known places; in the second, there is none."""
+    """Two cases of two rollouts: in the first, each rollout has a known wide glimpse; in the second, there is none."""
     known = InnerWorth(
-        places=torch.tensor([[[-0.05, 0.45], [0.05, 0.55], [0.45, 0.05], [0.55, -0.05]], [[0.9, 0.9]] * 4]),
-        losses=torch.tensor([[1.0, 2.0, 3.0, 4.0], [9.0, 9.0, 9.0, 9.0]]),
-        open=torch.tensor([[True, True, True, False], [True, True, True, True]]),
+        location=torch.tensor([[[0.0, 0.5], [0.5, 0.0]], [[0.1, 0.1], [0.2, 0.2]]]),
+        cells=torch.tensor([[[0, 3], [1, 2]], [[0, 1], [2, 3]]]),
+        losses=torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[9.0, 9.0], [9.0, 9.0]]]),
+        open=torch.tensor([[[True, True], [True, False]], [[True, True], [True, True]]]),
     )
     location = torch.zeros(4, 2, 2)
     location[0, 1], location[1, 0] = torch.tensor([0.0, 0.5]), torch.tensor([0.5, 0.0])
-    location[2, 0] = torch.tensor([0.9, 0.9])  # of another field of view
+    location[2, 0] = torch.tensor([0.1, 0.1])  # of another field of view
     zoom = torch.tensor([[0, 0], [0, -1], [1, 0], [0, 0]])
     scores = torch.arange(32.0).reshape(4, 2, 4).requires_grad_()
-    axes = (torch.tensor([-0.5, 0.5]),) * 2
-    wide = WideLooks(location, zoom, scores, torch.full((4, 2, 2), 0.2), axes)
+    wide = WideLooks(location, zoom, scores)
     found = known.known(wide, 1).loss(0.0)
     logits = torch.stack([scores[0, 1, 0], scores[0, 1, 3], scores[1, 0, 1]])
     benefit = torch.tensor([2.0 - 1.0, 2.0 - 2.0, 2.0 - 3.0])
@@ -104,8 +93,14 @@ def test_the_joint_stage_goes_on_learning_what_looking_is_worth(monkeypatch: pyt
     _, trainer = warmed(env, 2)
     trainer.step()
     worth = trainer.worth()
-    known = 40  # places anywhere: some of them lie in what is read
-    every = InnerWorth(2 * torch.rand(24, known, 2) - 1, torch.rand(24, known), torch.ones(24, known, dtype=torch.bool))
+    # all cells of the overview and all cells of every wide glimpse are known
+    cells, inner = len(policy.cells), len(policy.view_cells)
+    every = InnerWorth(
+        policy.cells.expand(24, -1, -1).contiguous(),
+        torch.arange(inner).expand(24, cells, -1),
+        torch.rand(24, cells, inner),
+        torch.ones(24, cells, inner, dtype=torch.bool),
+    )
     lanes = GlimpseVecEnv([spotted() for _ in range(4)], park=True)
     kwargs = {"encoder": ENCODER, "stop_bias": -20.0}
     agent = PPO(
