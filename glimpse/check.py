@@ -6,6 +6,7 @@ glimpse check input=cohort.csv env=wsi
 import inspect
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -139,13 +140,14 @@ def check(
     how = {"places": int(places), "seed": int(seed), "thumbnail": int(thumbnail)}
     workers = max(1, min(workers, len(found.cases)))
     limits = workers, float(timeout), gigabytes or fair_memory(workers)
+    began = time.time()
     looked = _look(found.cases, settings_of, how, limits, progress)
     together = list(zip(found.cases, looked, strict=True))
     networks = _networks(together, settings_of)
     cases = _with_findings(together, networks)
     estimates = _estimates(cases, networks, settings_of) if estimate else ()
     write_all(folder, cases, found.tables, estimates)
-    remember(cases, networks, lambda case: _order(case, settings_of(case.env))["options"])
+    remember(cases, networks, lambda case: _order(case, settings_of(case.env))["options"], began)
     return Checked(folder, cases, tuple(found.tables), estimates, tuple(found.guessed))
 
 

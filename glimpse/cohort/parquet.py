@@ -12,6 +12,8 @@ from glimpse.errors import MissingExtraError, UserError
 SUFFIXES = (".parquet", ".pq")
 _NARROW: dict[str, Any] = {"float": np.float32, "halffloat": np.float16}  # as pyarrow calls them
 
+_BROKEN = (OSError, ValueError, OverflowError, NotImplementedError, TypeError, KeyError, RecursionError)
+
 
 class ParquetError(UserError, ValueError):
     """A Parquet file cannot be read."""
@@ -34,13 +36,26 @@ def parquet_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
         table = parquet.ParquetFile(path).read()
         columns = [str(name) for name in table.column_names]
-        cells = [_texts(column) for column in table.columns]
     except FileNotFoundError as error:
         raise ParquetError(f"{path}: no such file. Give the path of a Parquet file or CSV.") from error
-    except (OSError, ValueError, OverflowError, NotImplementedError, TypeError, KeyError, RecursionError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ParquetError(f"{path}: cannot be read as Parquet ({reason}). Write the file again, or a CSV.") from error
+    except _BROKEN as error:
+        raise ParquetError(
+            f"{path}: cannot be read as Parquet ({_reason(error)}). Write the file again, or a CSV."
+        ) from error
+    cells = []
+    for name, column in zip(columns, table.columns, strict=True):
+        try:
+            cells.append(_texts(column))
+        except _BROKEN as error:
+            raise ParquetError(
+                f"{path}: column {name!r} cannot be read as text ({_reason(error)}). Write it as text or as numbers, or "
+                "leave it out."
+            ) from error
     return columns, [list(row) for row in zip(*cells, strict=True)]
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _texts(column: Any) -> list[str]:

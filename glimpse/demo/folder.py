@@ -36,7 +36,7 @@ def take(folder: Path, facts: Mapping[str, Any]) -> None:
     marked = _marked(folder / MARKER)
     if marked is None and others:
         raise EvaluationError(
-            f"{folder}: this folder is not empty ({others[0]}), and no demo has made it (it has no {MARKER}), so "
+            f"{folder}: this folder is not empty ({others[0]}), and no demo has made it (it has no whole {MARKER}), so "
             "nothing is written there. Give a new or empty folder: glimpse demo output=<folder>."
         )
     if marked is not None and marked != facts:

@@ -14,6 +14,7 @@ from glimpse.inspecting.fitting import Network
 from glimpse.inspecting.inputs import Candidate
 from glimpse.inspecting.outputs import Listed
 from glimpse.sources import ImageSource, open_source
+from glimpse.sources.staged.remote import RemotePath
 
 _OF_READING = (UNREADABLE, TILES, KILLED, SLOW, MEMORY)  # an image with one of these is opened again
 
@@ -21,13 +22,14 @@ Options = Callable[[Candidate], Mapping[str, Any]]
 """Returns the options with which `glimpse.open_source` opens an image in a training."""
 
 
-def remember(cases: Sequence[Listed], networks: Mapping[str, Network], options: Options) -> None:
+def remember(cases: Sequence[Listed], networks: Mapping[str, Network], options: Options, began: float) -> None:
     """Keeps what trainings would otherwise ask of the images of each CSV (see `glimpse.cohort.remembered`).
 
     Args:
         cases: all cases, each with what was seen of its image and what is wrong with it.
         networks: the network of each environment.
         options: with which options a training opens an image.
+        began: when the first image was looked at, as `time.time()` says it; what was changed since is not kept.
     """
     tables: dict[tuple[Path, str], list[Listed]] = {}
     for case in cases:
@@ -35,10 +37,10 @@ def remember(cases: Sequence[Listed], networks: Mapping[str, Network], options: 
             tables.setdefault((case[0].csv, case[0].env), []).append(case)
     for (csv, env), listed in tables.items():
         if Remembered.keeps(len(listed)) and env in networks:
-            _remember_table(csv, networks[env], listed, options)
+            _remember_table(csv, networks[env], listed, options, began)
 
 
-def _remember_table(csv: Path, network: Network, listed: Sequence[Listed], options: Options) -> None:
+def _remember_table(csv: Path, network: Network, listed: Sequence[Listed], options: Options, began: float) -> None:
     good = [one for one in listed if one[1].opened and not _has(one, *_OF_READING)]
     with ThreadPoolExecutor(4) as pool:
         opened = list(pool.map(lambda one: _source(one[0], options), good))
@@ -57,8 +59,11 @@ def _remember_table(csv: Path, network: Network, listed: Sequence[Listed], optio
         key = None if source is None else whole.key(source)
         if source is None or key is None:
             return
+        path = candidate.path or Path(source.name)
         try:
-            whole.keep(key, fingerprint(candidate.path or Path(source.name)))
+            if _changed_since(path, source, began):
+                return
+            whole.keep(key, fingerprint(path))
         except OSError:  # it is gone since
             return
         if seen.spacing is not None:
@@ -70,6 +75,12 @@ def _remember_table(csv: Path, network: Network, listed: Sequence[Listed], optio
         list(pool.map(asked, zip(good, opened, strict=True)))
     for kept in (whole, spacing, sizes):
         kept.save()
+
+
+def _changed_since(path: Path, source: ImageSource, moment: float) -> bool:
+    """Tells whether any file of an image of this machine was written after a moment."""
+    files = () if isinstance(path, RemotePath) else source.files or (path,)
+    return any(file.stat().st_mtime > moment for file in files)
 
 
 def _has(one: Listed, *rules: str) -> bool:

@@ -97,8 +97,11 @@ def test_cells_of_bytes_are_texts_and_a_date_beyond_the_calendar_is_named(tmp_pa
     assert parquet_rows(tmp_path / "a.parquet") == (["case_id", "path"], [["a", "x.svs"]])
     days = arrow.array([2**31 - 1], arrow.int32()).cast(arrow.date32())
     parquet.write_table(arrow.table({"case_id": days}), tmp_path / "b.parquet")
-    with pytest.raises(ParquetError, match=r"b\.parquet: cannot be read as Parquet"):
+    with pytest.raises(ParquetError, match=r"b\.parquet: column 'case_id' cannot be read as text"):
         parquet_rows(tmp_path / "b.parquet")
+    parquet.write_table(arrow.table({"path": ["a.png"], "thumb": [b"\xff\xd8"]}), tmp_path / "c.parquet")
+    with pytest.raises(ParquetError, match=r"c\.parquet: column 'thumb' cannot be read as text .* or leave it out"):
+        parquet_rows(tmp_path / "c.parquet")
 
 
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
