@@ -265,9 +265,16 @@ def through_the_middle(
     height: int,
     sides: Sequence[float] | None = None,
     ground: Colour = WHITE,
+    unit: str | None = None,
 ) -> Image.Image:
-    """Draws an image with at most the given height; of a volume, the three cuts through its middle on a ground."""
-    return beside([panel for _, panel in _panels(image, np.zeros(image.ndim - 1), height, sides)], 2, ground)
+    """Draws an image with at most the given height; of a volume, the three cuts through its middle on a ground.
+
+    With the `unit` of its sides, "um" or "mm", there are scale bars where there is room.
+    """
+    panels = _panels(image, np.zeros(image.ndim - 1), height, sides)
+    for plane, panel in panels:
+        _scale(plane, panel, sides, unit)
+    return beside([panel for _, panel in panels], 2, ground)
 
 
 def _panels(

@@ -19,6 +19,7 @@ from glimpse.cohort.splits import SPLITS
 from glimpse.contract.stepped_sources import ViewableCases
 from glimpse.errors import EvaluationError
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.pictures.cohort import BEST_AND_WORST, TELLING, best_and_worst, telling_glimpses
 from glimpse.pictures.episodes import scanpath_picture
 from glimpse.pictures.pages import PAGES, page_record, page_text
 from glimpse.ranks.group import agreed, everyones, first, once
@@ -28,6 +29,7 @@ from glimpse.reading.costs import Meter
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.readers import FULL_SCAN, READERS, PolicyReader, Reader, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
+from glimpse.reading.standing_out import TellingLook, candidates, outermost
 from glimpse.report.calibrating import draw_answers, measured, told
 from glimpse.report.html.writing import write_report
 from glimpse.report.tables import Row, further_table, summarise, table, value_of, write_predictions
@@ -80,7 +82,7 @@ class Report:
         split: "train", "val" or "test".
         readers: names of the readers to compare with the agent: any of `READERS`, and "full_scan".
         lanes: how many cases are read at once.
-        pictures: how many scanpaths are drawn into the run folder.
+        pictures: how many scanpaths are drawn into the run folder. With 0 there are no pictures of the cohort, either.
         calibrate: whether probabilities of classes are calibrated by a temperature for each reader, which is fitted on
             the validation split (see `glimpse.reading.calibration`).
         pages: of how many cases what the agent saw is recorded in the run folder, for their pages in `report.html`.
@@ -297,7 +299,8 @@ class _Kept:
     """Keeps what pictures and pages need of the agent's own readings, whose numbers are reported.
 
     Args:
-        pictures: of how many readings the traces are kept, to draw them in the end.
+        pictures: of how many readings the traces are kept, to draw them in the end. If it is above 0, those of the few
+            cases that were answered best and worst are kept, too, and the most and least telling glimpses.
         pages: of how many readings records are made, which are a hundredth as large as traces.
     """
 
@@ -306,6 +309,8 @@ class _Kept:
         self._names: list[str] = []
         self._drawn: list[Reading] = []
         self._records: list[str] = []
+        self._outermost: list[Reading] = []
+        self._looks: list[TellingLook] = []
 
     def of(self, reader: Reader, cases: Sequence[Case], temperature: float | None) -> list[Reading]:
         """Reads the cases; the readings have no traces any more, and are not calibrated as pictures are."""
@@ -319,6 +324,7 @@ class _Kept:
         found = everyones(own)
         self._drawn = [drawn for _, drawn, _ in found if drawn is not None]
         self._records = [record for _, _, record in found if record is not None]
+        self._outermost, self._looks = outermost(everyones(self._outermost)), candidates(everyones(self._looks))
         return [reading for reading, _, _ in found]
 
     def _seen(
@@ -326,6 +332,8 @@ class _Kept:
     ) -> tuple[Reading, Reading | None, str | None]:
         """Returns a reading without its trace, and what is kept of it for its picture and its page."""
         record = page_text(page_record([shown], tuple(case.source.offset))) if number < self._pages else None
+        if self._pictures:
+            self._outermost, self._looks = outermost([*self._outermost, shown]), candidates([*self._looks, shown])
         return replace(reading, trace=None), shown if number < self._pictures else None, record
 
     def write(self, folder: Path) -> None:
@@ -343,6 +351,14 @@ class _Kept:
             with replacing(folder / "scanpaths" / f"{name}.png") as unfinished:
                 unfinished.parent.mkdir(exist_ok=True)
                 Image.fromarray(scanpath_picture(reading)).save(unfinished, "PNG")
+        for name, shown, draw in (
+            (BEST_AND_WORST, self._outermost, best_and_worst),
+            (TELLING, self._looks, telling_glimpses),
+        ):
+            if shown:
+                draw(shown).save(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)  # of an earlier report
 
 
 def _pretrained(trained: Trained, otherwise: GlimpsePolicy | str, **changes: Any) -> GlimpsePolicy:

@@ -139,6 +139,11 @@ class Task(ABC):
         """Names of the columns of `probabilities` in tables."""
         return tuple(f"p_{name}" for name in self.names)
 
+    @property
+    def pictured(self) -> Sequence[int]:
+        """The columns of `probabilities` that pictures of contributions tell of; they have the same unit."""
+        return range(len(self.columns))
+
     @abstractmethod
     def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
         """Returns a prediction as a short text, for titles."""

@@ -101,6 +101,11 @@ class MultiTask(Task):
         """The columns of all tasks, each with its task's name in front."""
         return self._prefixed("columns")
 
+    @property
+    def pictured(self) -> Sequence[int]:
+        """Those of the first task, as in `caption`: others may have other units."""
+        return next(iter(self.tasks.values())).pictured
+
     def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
         """Returns each task's prediction, such as "majority 3 (0.98); max 7 (0.91)"."""
         parts = zip(self.tasks.items(), self._outputs, strict=True)

@@ -221,6 +221,11 @@ class Survival(Task):
         """The risk, and the probability of no event until each edge."""
         return ("risk", *(name.replace("until_", "s_") for name in self.names))
 
+    @property
+    def pictured(self) -> Sequence[int]:
+        """The risk."""
+        return range(1)
+
     def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
         """Returns risk and median, such as "risk 0.62, median 340 days"."""
         return self.answer(self.probabilities(prediction))

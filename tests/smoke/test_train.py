@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import glimpse
@@ -71,6 +72,10 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
         assert (finished / name).stat().st_size > 0, name
     assert list(finished.glob("events.out.tfevents.*"))
     assert list((finished / "scanpaths").glob("*.png"))
+    for name in ("best_and_worst.png", "telling_glimpses.png"):
+        with Image.open(finished / name) as picture:
+            told = picture.info["Description"]
+        assert f'alt="{told}"' in (finished / "report.html").read_text("utf-8"), name
     metrics = json.loads((finished / "metrics.json").read_text())
     assert set(metrics["readers"]) == {"ppo", "random", "grid", "overview", "full_scan"}
     assert metrics["max_glimpses"] == 3

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -12,9 +13,11 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
 import glimpse
 from glimpse.atomic import write_atomically, write_error
+from glimpse.pictures.cohort import BEST_AND_WORST, DESCRIPTION, TELLING
 from glimpse.report.html.contents import Table, answer_charts, learning_charts, result_tables
 from glimpse.report.html.gathering import Gathered, Listed, gathered, page_of
 from glimpse.report.tables import CAPTION, FULL_SCAN_CAPTION
@@ -24,6 +27,12 @@ REPORT = "report.html"
 _PARTS = Path(__file__).parent / "parts"
 _COLUMNS = 4  # of probabilities that a list has at most; with more there is the answer only
 _THUMBNAILS = 2_000_000  # bytes of pictures of failed cases
+_SHEETS = {
+    BEST_AND_WORST: "Cases that were answered best and worst.",
+    TELLING: "What the answers rest on most and least.",
+}
+_QUALITY = 80  # of JPEG
+_LARGEST = 20_000_000  # pixels of a picture of the cohort
 
 
 @dataclass(frozen=True)
@@ -172,6 +181,7 @@ class _Writer:
             tables=tables,
             explained=_explained(tables),
             answers=answer_charts(found),
+            sheets=list(_sheets(found)),
             learning=learning_charts(found) if found.kind == "run" else [],
             cases=cases,
             note=self._note(len(cases)),
@@ -211,6 +221,17 @@ def _page_file(case: Listed) -> str:
 def _explained(tables: Sequence[Table]) -> str:
     readers = {row[0] for table in tables[:1] for row in table.rows}
     return " ".join([CAPTION, *([FULL_SCAN_CAPTION] if "full_scan" in readers else [])])
+
+
+def _sheets(found: Gathered) -> Iterator[dict[str, Any]]:
+    """Yields the pictures of the cohort that a run has left, as JPEG; one that is damaged is left out."""
+    for name, caption in _SHEETS.items() if found.kind == "run" and found.metrics is not None else ():
+        with suppress(OSError, ValueError, SyntaxError), Image.open(found.folder / name, formats=["PNG"]) as picture:
+            if picture.width * picture.height <= _LARGEST:
+                told, content = str(picture.info.get(DESCRIPTION, caption)), io.BytesIO()
+                picture.convert("RGB").save(content, "JPEG", quality=_QUALITY, optimize=True)
+                data = base64.b64encode(content.getvalue()).decode()
+                yield {"data": data, "told": told, "caption": caption, "width": picture.width, "height": picture.height}
 
 
 def _failures(found: Gathered) -> Iterator[dict[str, Any]]:
