@@ -48,8 +48,8 @@ def parquet_rows(path: Path) -> tuple[list[str], list[list[str]]]:
             cells.append(_texts(column))
         except _BROKEN as error:
             raise ParquetError(
-                f"{path}: column {name!r} cannot be read as text ({_reason(error)}). Write it as text or as numbers, or "
-                "leave it out."
+                f"{path}: column {name!r} cannot be read as text ({_reason(error)}). Write it as text or as numbers, "
+                "or leave it out."
             ) from error
     return columns, [list(row) for row in zip(*cells, strict=True)]
 
