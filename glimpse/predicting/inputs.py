@@ -19,6 +19,7 @@ from glimpse.sources import ImageReadError
 from glimpse.sources.base import begins_as_dicom, unopened
 from glimpse.sources.registry import Reader, knows_nothing, reader_named
 from glimpse.sources.staged.remote import RemotePath, remote
+from glimpse.sources.staged.stage import ROOM
 
 COLUMNS = ("path", "slide_id", "mpp", *OPTION_COLUMNS)
 _CSV = (".csv", ".tsv", *SUFFIXES)
@@ -70,7 +71,7 @@ def find_items(given: Sequence[str | os.PathLike[str]], modality: Modality, with
         elif path.suffix.lower() in _CSV and not reader.has_suffix(path):
             found += _in_csv(path, modality)
         else:
-            found.append(Found(path, path.name))
+            found.append(Found(path, path.name.partition("?")[0] if isinstance(path, RemotePath) else path.name))
     items = sorted(with_ids(found), key=lambda item: item.id)
     for item, other in itertools.pairwise(items):
         if item.id == other.id:
@@ -182,7 +183,9 @@ def _in_folder(top: Path, reader: Reader, without: Path | None) -> list[Found]:
 
 
 def walked(top: Path, without: Path | None = None) -> Iterator[tuple[Path, list[Path]]]:
-    """Yields every folder from `top` on with its files in order, linked folders once; hidden ones are left out.
+    """Yields every folder from `top` on with its files in order, linked folders once.
+
+    Hidden ones are left out, and so are the copies in a stage.
 
     Args:
         top: the folder.
@@ -203,6 +206,9 @@ def walked(top: Path, without: Path | None = None) -> Iterator[tuple[Path, list[
             continue
         seen.add(real)
         inner[:] = sorted(name for name in inner if not name.startswith("."))
+        if ROOM in names and here != os.fspath(top):  # a stage
+            inner[:] = []
+            continue
         folder = Path(here)
         yield folder, [folder / name for name in sorted(names) if not name.startswith(".")]
 

@@ -20,7 +20,7 @@ from glimpse.errors import EvaluationError, MissingExtraError
 from glimpse.predict import predict
 from glimpse.sources import ImageReadError, UnsupportedImageError, open_source
 from glimpse.sources.staged import remote as module
-from glimpse.sources.staged.remote import RemotePath, RemoteSource, is_url
+from glimpse.sources.staged.remote import RemotePath, RemoteSource, is_url, remote
 from glimpse.sources.volume.unpacked import unpacked_folder
 from glimpse.tasks import Classification
 from tests.checks import FAST, listed
@@ -65,6 +65,9 @@ def test_an_address_stays_what_it_is(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(path)) == path and str(pickle.loads(pickle.dumps(path))) == str(path)
     assert path.absolute() is path and not path.exists() and not path.is_dir()
     assert str(located(tmp_path / "cohort.csv", "https://host:8000/b.svs")) == "https://host:8000/b.svs"
+    signed = remote("HTTPS://me:secret@host/a//b.svs?path=/q//c.svs&sig=a//b")
+    assert signed is not None and str(signed) == "https://me:secret@host/a//b.svs?path=/q//c.svs&sig=a//b"
+    assert signed.shown == "https://host/a//b.svs" and str(pickle.loads(pickle.dumps(signed))) == str(signed)
     assert not any(map(is_url, ("C:\\a.svs", "a/b.svs", "/a//b.svs", "x:/a.svs", "s3:/a.svs")))
 
 
@@ -104,9 +107,11 @@ def test_without_a_stage_images_lie_in_the_cache(store, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "kind", "said"),
     [
-        ("memory://none.svs", ImageReadError, "memory://none.svs: no such file"),
+        ("memory://none.svs", ImageReadError, "memory://none.svs: there is nothing at this address"),
         ("nothing://a.svs", UnsupportedImageError, "nothing://a.svs: no address that can be read"),
         ("s3://bucket/a.svs", MissingExtraError, r"glimpse-rl\[remote\]"),
+        ("zip://a.svs", UnsupportedImageError, "zip://a.svs: no address that can be read"),
+        ("file:///a.svs", UnsupportedImageError, "file:///a.svs: this is a file of this machine. Give its path"),
     ],
 )
 def test_what_cannot_be_fetched(store, address: str, kind: type[Exception], said: str, monkeypatch) -> None:
@@ -147,7 +152,7 @@ def test_a_cohort_lists_addresses(store, fetched: list[str], tmp_path: Path, mon
     with pytest.raises(CohortError) as told:
         Cohort.from_csv(listed(tmp_path / "wrong.csv", *lines), Classification((0, 1)), source_options=options)
     assert "'s0' (train) and 's1' (test) are the same image" in str(told.value)
-    assert "memory://none.svs: no such file" in str(told.value)
+    assert "memory://none.svs: there is nothing at this address" in str(told.value)
 
 
 def test_predictions_of_addresses(store, fetched: list[str], tmp_path: Path, tiny_slides: Path) -> None:
@@ -178,6 +183,40 @@ def test_a_web_server(tmp_path: Path) -> None:
         table = listed(tmp_path / "list.csv", address.partition("?")[0], "memory://none.svs", header="path")
         checked = check(table, tmp_path / "out", env="wsi", **FAST)
         assert [[one.rule for one in findings] for _, _, findings in checked.cases] == [[], ["unreadable"]]
-        with pytest.raises(ImageReadError, match=r"/none\.svs\?signed=1: no such file"):
+        with pytest.raises(ImageReadError, match=r"/none\.svs: there is nothing at this address"):
             open_source(address.replace("s.svs", "none.svs"), reader="slide").check()
         server.shutdown()
+
+
+def test_what_a_server_refuses_is_said_without_secrets(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(int(self.path.strip("/").split(".")[0]))
+
+        do_HEAD = do_GET
+
+        def log_message(self, *given: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_address[1]}"
+        for status, said in ((403, "cannot be fetched .*403"), (500, "cannot be fetched .*500"), (404, "nothing at")):
+            with pytest.raises(ImageReadError, match=said) as told:
+                open_source(
+                    f"http://{host}/{status}.svs?token=secret", reader="slide", stage=tmp_path / "stage"
+                ).check()
+            assert "secret" not in str(told.value)
+        server.shutdown()
+    with pytest.raises(ImageReadError, match="cannot be fetched"):  # nobody is there any more
+        open_source(f"http://{host}/a.svs", reader="slide", stage=tmp_path / "stage").check()
+
+
+def test_what_a_store_does_not_tell_the_size_of_must_fit_as_well(store, tmp_path: Path, monkeypatch) -> None:
+    put(store, write_slide(tmp_path / "s.svs"), "s.svs")
+    monkeypatch.setattr(module.RemoteSource, "_listed", {"s.svs": -1})
+    with pytest.raises(ImageReadError, match=r"memory://s\.svs: cannot be fetched\. .* Raise stage_gigabytes"):
+        open_source("memory://s.svs", reader="slide", stage=tmp_path / "stage", stage_gigabytes=1e-6).check()
+    assert not list((tmp_path / "stage").glob("[0-9a-f]*"))

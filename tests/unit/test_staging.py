@@ -15,6 +15,8 @@ import pytest
 from glimpse.check import check
 from glimpse.cohort import Cohort
 from glimpse.errors import SettingsError
+from glimpse.modalities import find_modality
+from glimpse.predicting.inputs import find_items
 from glimpse.sources import ImageReadError, ImageSource, SlideSource, open_source
 from glimpse.sources.staged import stage as staging
 from glimpse.sources.staged.source import StagedSource
@@ -104,6 +106,36 @@ def test_a_copy_that_was_removed_while_it_was_read_is_made_again(tmp_path: Path)
     assert np.array_equal(a_view(source), expected) and len(copies(stage.folder)) == 1
 
 
+@pytest.mark.parametrize(("times", "kept"), [(2, 1), (99, 0)])
+def test_where_others_remove_a_copy_before_it_is_opened(
+    times: int, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, stage, left = write_slide(tmp_path / "s.svs"), Stage.of(tmp_path / "stage", None), [times]
+    inner = StagedSource._placed
+
+    def removed(self: StagedSource) -> Path | None:
+        place = inner(self)
+        if place is not None and left[0]:
+            left[0] -= 1
+            stage._remove(place)
+        return place
+
+    monkeypatch.setattr(StagedSource, "_placed", removed)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert np.array_equal(a_view(open_source(path, stage=stage.folder)), a_view(open_source(path)))
+    assert len(copies(stage.folder)) == kept and [str(one.message)[-17:] for one in told] == ["stage_gigabytes=."] * (
+        1 - kept
+    )
+
+
+def test_a_stage_among_images_is_not_read_as_images(tmp_path: Path) -> None:
+    write_slide(tmp_path / "in" / "s.svs")
+    open_source(tmp_path / "in" / "s.svs", stage=tmp_path / "in" / "stage").check()
+    assert len(copies(tmp_path / "in" / "stage")) == 1
+    assert [item.id for item in find_items([tmp_path / "in"], find_modality("wsi"))] == ["s"]
+
+
 def test_an_interrupted_copy_is_not_used_and_is_removed(tmp_path: Path) -> None:
     path, stage = write_slide(tmp_path / "s.svs"), tmp_path / "stage"
     killed = (
@@ -191,7 +223,10 @@ def test_what_does_not_fit_is_read_in_place(tmp_path: Path, monkeypatch: pytest.
         assert np.array_equal(a_view(open_source(path, stage=tmp_path / "file")), a_view(open_source(path)))
 
 
-@pytest.mark.parametrize("options", [{"stage": ""}, {"stage": 3}, {"stage": "a", "stage_gigabytes": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"stage": ""}, {"stage": 3}, {"stage": "http://host/a"}, {"stage": "a\0"}, {"stage": "a", "stage_gigabytes": 0}],
+)
 def test_a_stage_that_makes_no_sense(options: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="Expected stage"):
         open_source(write_slide(tmp_path / "s.svs"), **options)  # type: ignore[arg-type]

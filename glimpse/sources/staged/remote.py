@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from glimpse.errors import MissingExtraError, UserError
-from glimpse.sources.base import ImageReadError, UnsupportedImageError, begins_as_dicom, missing_file
+from glimpse.sources.base import (
+    ImageReadError,
+    ImageSource,
+    UnsupportedImageError,
+    begins_as_dicom,
+)
 from glimpse.sources.staged.source import CopiedSource, Opening
 from glimpse.sources.staged.stage import Stage, StageError
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+(?=[^/])")
+_SECRET = re.compile(r"^([a-zA-Z0-9+.-]+://)[^/?]*@")
+_SILENT = 60.0  # seconds for which a server may say nothing
 _SLIDE = "slide"  # the reader whose DICOM files are parts of an image
 _BESIDE = ".mrxs"  # the suffix of files whose pixels are in the folder beside them
 _VERSION = (
@@ -31,7 +38,11 @@ class RemotePath(type(Path())):  # type: ignore[misc]  # the class of paths of t
     The system knows no such file, so whatever does not fetch it first says that it is not there.
     """
 
+    _given: str | None = None  # as it was typed: paths have no "//", which addresses may have
+
     def __str__(self) -> str:
+        if self._given is not None:
+            return self._given
         scheme, *parts = self.parts
         return f"{scheme.removesuffix(':')}://{'/'.join(parts)}"
 
@@ -45,14 +56,26 @@ class RemotePath(type(Path())):  # type: ignore[misc]  # the class of paths of t
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemotePath, (str(self),)
+        return _remote_path, (str(self),)
+
+    @property
+    def shown(self) -> str:
+        """The address without user, password and query, which may be secret."""
+        return _SECRET.sub(r"\1", str(self)).partition("?")[0]
 
 
 def remote(given: Any) -> RemotePath | None:
     """Returns the address that a text or path is; None for files of this machine."""
     if isinstance(given, RemotePath):
         return given
-    return RemotePath(given) if isinstance(given, str) and is_url(given) else None
+    return _remote_path(given) if isinstance(given, str) and is_url(given) else None
+
+
+def _remote_path(text: str) -> RemotePath:
+    scheme, rest = text.split(":", 1)
+    path = RemotePath(text)
+    path._given = f"{scheme.lower()}:{rest}" if rest.startswith("//") else None
+    return path
 
 
 def is_url(text: str) -> bool:
@@ -74,7 +97,8 @@ class RemoteSource(CopiedSource):
     def __init__(self, path: RemotePath, stage: Stage, opening: Opening, reader: str | None = None) -> None:
         super().__init__(path, stage, opening)
         self._address, self._reader = path, reader
-        self._called = path.name.partition("?")[0] or path.name  # addresses may end in a query, such as a signature
+        self.name = path.shown
+        self._called = posixpath.basename(path.shown) or path.name
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteSource, (self._address, self._stage, self._opening, self._reader)
@@ -108,8 +132,14 @@ class RemoteSource(CopiedSource):
             else:
                 found = _below(system, address)
         if not found:
-            raise missing_file(self.path)
+            raise _nothing_at(self._address)
         return {below: -1 if (size := one.get("size")) is None else int(size) for below, one in found.items()}
+
+    def _in_place(self) -> ImageSource:
+        raise ImageReadError(
+            f"{self.name}: its copy was removed again and again, because others needed the room. Give the stage more "
+            "of it, with stage_gigabytes=."
+        )
 
     def _placed(self) -> Path | None:
         listed = self._listed
@@ -117,7 +147,7 @@ class RemoteSource(CopiedSource):
         try:
             return self._stage.holding(self.identity, size, self._whole, self._fetch)
         except StageError as error:
-            raise ImageReadError(f"{self.path}: cannot be fetched. {error}") from error
+            raise ImageReadError(f"{self.name}: cannot be fetched. {error}") from error
 
     def _fetch(self, folder: Path) -> None:
         system, address = _system(self._address)
@@ -128,8 +158,14 @@ class RemoteSource(CopiedSource):
                 system.get_file(self._address_of(below, address), os.fspath(copy))
             with open(copy, "rb") as file:
                 os.fsync(file.fileno())
+        fetched = sum(os.path.getsize(folder / below) for below in self._listed)
+        limit = self._stage.gigabytes
+        if limit is not None and fetched > limit * 2**30:  # the store has not said how large it is
+            raise StageError(
+                f"Its {fetched / 2**30:.3g} GB do not fit into the {limit:g} GB of the stage. Raise stage_gigabytes."
+            )
         if not self._whole(folder):
-            raise ImageReadError(f"{self.path}: what was fetched is not as long as it should be. Start again.")
+            raise ImageReadError(f"{self.name}: what was fetched is not as long as it should be. Start again.")
         self._refuse_parts(folder / self._called)
 
     def _address_of(self, below: str, address: str) -> str:
@@ -140,7 +176,7 @@ class RemoteSource(CopiedSource):
             with open(file, "rb") as opened:
                 if begins_as_dicom(opened.read(132)):
                     raise UnsupportedImageError(
-                        f"{self.path}: a slide in DICOM is several files, and nobody here can tell which. Copy "
+                        f"{self.name}: a slide in DICOM is several files, and nobody here can tell which. Copy "
                         "the folder to a disk, and give the path there."
                     )
 
@@ -190,16 +226,33 @@ def _system(path: RemotePath) -> tuple[Any, str]:
     """
     try:
         fsspec = import_module("fsspec")
-        system, address = fsspec.core.url_to_fs(str(path))
+        system, address = fsspec.core.url_to_fs(str(path), **_options(str(path)))
     except ImportError as error:
         raise MissingExtraError(
-            f"{path}: images on other machines need the extra `remote`, and some stores a package of their own "
+            f"{path.shown}: images on other machines need the extra `remote`, and some stores a package of their own "
             f'({" ".join(str(error).split())}). Run: pip install "glimpse-rl[remote]", and s3fs for s3://, gcsfs for '
             "gs://, adlfs for az://; or copy the image to a disk."
         ) from error
-    except ValueError as error:
-        raise UnsupportedImageError(f"{path}: no address that can be read ({error}). Correct the path.") from error
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UnsupportedImageError(
+            f"{path.shown}: no address that can be read ({reason}). Correct the path."
+        ) from error
+    if _is_local(system):
+        raise UnsupportedImageError(f"{path.shown}: this is a file of this machine. Give its path, without the scheme.")
     return system, str(address)
+
+
+def _is_local(system: Any) -> bool:
+    return bool({"file", "local"} & set([system.protocol] if isinstance(system.protocol, str) else system.protocol))
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Returns options of a file system: by themselves, fetches over HTTP may take five minutes in all."""
+    if not url.startswith(("http://", "https://")):
+        return {}
+    times = import_module("aiohttp").ClientTimeout(total=None, sock_connect=_SILENT, sock_read=_SILENT)
+    return {"client_kwargs": {"timeout": times}}
 
 
 @contextmanager
@@ -213,13 +266,28 @@ def _understood(path: RemotePath) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except FileNotFoundError as error:
-        raise missing_file(path) from error
     except Exception as error:  # libraries of stores raise errors of any kind
         if isinstance(error, OSError) and isinstance(error.filename, str) and os.path.exists(error.filename):
             raise  # of the copy, not of the original
-        said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(".")
+        reason = _reason(error)
+        if isinstance(reason, FileNotFoundError) or getattr(reason, "status", None) == 404:
+            raise _nothing_at(path) from error
+        said = " ".join(f"{type(reason).__name__}: {reason}".split()).replace(str(path), path.shown).removesuffix(".")
         raise ImageReadError(
-            f"{path}: cannot be fetched ({said}). Look at the address, the network and the rights to read it, or leave "
-            "the case out (env.cohort.on_error=skip)."
+            f"{path.shown}: cannot be fetched ({said}). Look at the address, the network and the rights to read it, or "
+            "leave the case out (env.cohort.on_error=skip)."
         ) from error
+
+
+def _nothing_at(path: RemotePath) -> ImageReadError:
+    return ImageReadError(
+        f"{path.shown}: there is nothing at this address. Correct it, or leave the case out (env.cohort.on_error=skip)."
+    )
+
+
+def _reason(error: BaseException) -> BaseException:
+    """Returns why something failed: file systems of fsspec say "not found" of whatever a server has refused."""
+    found: BaseException | None = error
+    while found is not None and isinstance(found, FileNotFoundError):
+        found = found.__cause__
+    return error if found is None else found

@@ -52,7 +52,7 @@ class CopiedSource(ImageSource):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "source":  # not there yet while a copy is unpickled
             raise AttributeError(name)
-        return getattr(self._opened(), name)
+        return self._asked(lambda copy: getattr(copy, name))
 
     @abstractmethod
     def _placed(self) -> Path | None:
@@ -66,9 +66,13 @@ class CopiedSource(ImageSource):
     def _whole(self, place: Path) -> bool:
         """Tells whether a folder holds the whole copy, by the sizes and times of its files."""
 
+    @abstractmethod
     def _in_place(self) -> ImageSource:
-        """Returns the source that reads the original."""
-        raise NotImplementedError
+        """Returns the source that reads the original.
+
+        Raises:
+            ImageReadError: it can be read from a copy only.
+        """
 
     @property
     def file(self) -> Path:
@@ -76,7 +80,7 @@ class CopiedSource(ImageSource):
 
     @property
     def files(self) -> Sequence[Path] | None:
-        return self._opened().files
+        return self._asked(lambda copy: copy.files)
 
     @property
     def frame(self) -> Frame:
@@ -114,19 +118,30 @@ class CopiedSource(ImageSource):
             self._copy.close()
 
     def _asked(self, ask: Callable[[ImageSource], Answer]) -> Answer:
-        """Asks the copy; once more where it fails because the copy has been removed."""
-        for left in reversed(range(_TRIES)):
-            copy = self._opened()
+        """Asks the copy; again where it fails because the copy has been removed, and at last without a copy.
+
+        Raises:
+            ImageReadError: the image cannot be read; or others need the room of its copy, and it cannot do without.
+        """
+        for _ in range(_TRIES):
             try:
-                return ask(copy)
-            except (ImageReadError, UnsupportedImageError) as error:
-                if left and self._lost():
+                return ask(self._opened())
+            except (ImageReadError, UnsupportedImageError, FileNotFoundError) as error:
+                if self._lost():
                     continue
                 text = self._named(str(error))
-                if text == str(error):
+                if isinstance(error, FileNotFoundError) or text == str(error):
                     raise
                 raise type(error)(text) from error
-        raise AssertionError("the last try returns or raises")
+        with self._lock:
+            self._place, self._copy = None, self._in_place()
+        tell_once(
+            self._stage.folder,
+            "removed",
+            f"{self.name} is read in place, and so are others: copies were removed again and again, because others "
+            "needed the room. Give the stage more of it, with stage_gigabytes=.",
+        )
+        return ask(self._copy)
 
     def _opened(self) -> ImageSource:
         copy = self._copy

@@ -30,6 +30,9 @@ DEFAULT_GB = 50.0  # of remote images for which no folder is given
 _BYTES = ".bytes"  # of a copy: how many bytes it has; locked as long as it is being written
 _UNFINISHED, _REMOVED = ".unfinished", ".removed"
 _NAME = re.compile(r"[0-9a-f]{32}")
+_LEFT = re.compile(r"\.[0-9a-f]{32}(\.[0-9]+){1,2}(\.unfinished|\.removed)")  # the stage may hold files of others
+ROOM = ".room.lock"
+"""The file in a stage by which one is told from other folders."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SPARE = 1 << 26  # bytes that are left to others on the disk
 _WAIT = 0.2  # seconds
@@ -72,6 +75,10 @@ class Stage:
         """
         if stage is not None and (not isinstance(stage, str | os.PathLike) or not os.fspath(stage)):
             raise SettingsError(f"Expected stage as the path of a folder on a local disk, got {stage!r}.")
+        if stage is not None and (bad := [one for one in ("://", "\0") if one in os.fspath(stage)]):
+            raise SettingsError(
+                f"Expected stage as the path of a folder on a local disk, got {stage!r} with {bad[0]!r}."
+            )
         if gigabytes is not None and (not fits(gigabytes, float) or not 0 < gigabytes < math.inf):
             raise SettingsError(f"Expected stage_gigabytes as a number above 0, or null, got {gigabytes!r}.")
         if stage is None:
@@ -140,7 +147,7 @@ class Stage:
                 "stage_gigabytes."
             )
         while True:
-            with alone(self.folder / ".room.lock"):
+            with alone(self.folder / ROOM):
                 if self._has_room(size):
                     unfinished.mkdir()
                     reserved = open(unfinished / _BYTES, "wb")  # noqa: SIM115 - it is closed below
@@ -179,13 +186,14 @@ class Stage:
             with suppress(OSError):  # another process is making room, too
                 if _NAME.fullmatch(entry.name):
                     held.append((entry.stat().st_mtime_ns, _stated(path), path))
-                elif entry.name.endswith(_REMOVED) and entry.name.startswith("."):
+                elif not _LEFT.fullmatch(entry.name):
+                    continue
+                elif entry.name.endswith(_REMOVED):
                     shutil.rmtree(path, ignore_errors=True)
-                elif entry.name.endswith(_UNFINISHED) and entry.name.startswith("."):
-                    if _being_written(path):
-                        reserved += _stated(path)
-                    else:
-                        shutil.rmtree(path, ignore_errors=True)
+                elif _being_written(path):
+                    reserved += _stated(path)
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
         return held, reserved
 
     def _remove(self, place: Path) -> None:
