@@ -324,7 +324,8 @@ class _Kept:
         found = everyones(own)
         self._drawn = [drawn for _, drawn, _ in found if drawn is not None]
         self._records = [record for _, _, record in found if record is not None]
-        self._outermost, self._looks = outermost(everyones(self._outermost)), candidates(everyones(self._looks))
+        looks: list[TellingLook] = everyones(self._looks)
+        self._outermost, self._looks = outermost(everyones(self._outermost)), candidates(looks)
         return [reading for reading, _, _ in found]
 
     def _seen(
@@ -351,14 +352,15 @@ class _Kept:
             with replacing(folder / "scanpaths" / f"{name}.png") as unfinished:
                 unfinished.parent.mkdir(exist_ok=True)
                 Image.fromarray(scanpath_picture(reading)).save(unfinished, "PNG")
-        for name, shown, draw in (
-            (BEST_AND_WORST, self._outermost, best_and_worst),
-            (TELLING, self._looks, telling_glimpses),
-        ):
-            if shown:
-                draw(shown).save(folder / name)
-            else:
+        sheets = {
+            BEST_AND_WORST: best_and_worst(self._outermost) if self._outermost else None,
+            TELLING: telling_glimpses(self._looks) if self._looks else None,
+        }
+        for name, sheet in sheets.items():
+            if sheet is None:
                 (folder / name).unlink(missing_ok=True)  # of an earlier report
+            else:
+                sheet.save(folder / name)
 
 
 def _pretrained(trained: Trained, otherwise: GlimpsePolicy | str, **changes: Any) -> GlimpsePolicy:
