@@ -142,35 +142,9 @@ class PointerLocator(nn.Module):
         by_case = states.reshape(keys.shape[0], -1, states.shape[-1])
         logits = self.logits(by_case, keys, candidates.unary).view(seen.visited.shape)
         level = candidates.level
-        if level is None:
-            return over_cells(logits - self.penalty(seen.share, seen.near, seen.zoom[..., None]), candidates, seen)
-        zoom = level.repeat_interleave(len(states) // len(level), 0)[:, None]
-        left = logits - self.penalty(seen.share, seen.near, zoom)
-        return over_cells(left, candidates, seen, self.worth(logits - self.near_penalty[zoom] * seen.near, seen, zoom))
-
-    def worth(
-        self,
-        logits: Float[Tensor, "batch time cell"],
-        seen: Coverage,
-        zoom: Int[Tensor, "batch 1 cell"],
-    ) -> Float[Tensor, "batch time cell"]:
-        r"""Returns what looking at each cell is worth, v - s \max(v - n, 0).
-
-        v is the worth by the line through the logits of its level (see `value_levels`), s the share of its view that
-        was seen, and n the worth of a poor place of the finest level, one standard deviation below the mean. So what is
-        worth more than nothing is worth less, the more of it was seen. The penalty on the logits does not say that:
-        it only orders the places of one level, and where all of these are worth much the same, the line is flat.
-
-        Args:
-            logits: The logits, without the penalty on what was seen.
-            seen: What was seen.
-            zoom: The levels of the cells.
-        """
-        value = self.worth_slope[zoom] * logits.clamp_min(-_BOUND) + self.worth_offset[zoom]
-        mean, square = self.worth_moments[-1, 0], self.worth_moments[-1, 2]
-        poor = mean - (square - mean * mean).clamp_min(0).sqrt()
-        nothing = self.worth_slope[-1] * poor + self.worth_offset[-1]
-        return value - seen.share * (value - nothing).clamp_min(0)
+        zoom = seen.zoom[..., None] if level is None else level.repeat_interleave(len(states) // len(level), 0)[:, None]
+        logits = logits - self.penalty(seen.share, seen.near, zoom)
+        return over_cells(logits, candidates, seen)
 
     def level_logits(
         self, logits: Float[Tensor, "batch time zoom"], best: Float[Tensor, "batch time zoom"]
@@ -180,7 +154,8 @@ class PointerLocator(nn.Module):
         A fine glimpse is worth what it shows, and a wide one what the choice inside it will bring. So it looks more
         closely where something promising was seen from afar, and elsewhere when nothing is left there.
         """
-        return masked(self.level_gain * logits + best, available(best))
+        own = self.level_gain * logits + self.worth_slope * best.clamp_min(-_BOUND) + self.worth_offset
+        return masked(own, available(best))
 
     @torch.no_grad()
     def value_levels(self, moments: Float[Tensor, "zoom 4"], lead: Float[Tensor, " zoom"]) -> None:

@@ -37,7 +37,7 @@ def reading(
     trace = Trace(
         task=task,
         frame=Frame((100,) * axes, (0.5,) * axes, "mm"),
-        overview=grey(128, axes)[:1] if axes == 3 else grey(128, axes),
+        overview=grey(128, axes),
         foreground=np.ones((1, *[8] * axes), np.uint8),
         glimpses=np.stack([grey(level, axes) for level in levels])
         if count
@@ -79,7 +79,7 @@ def test_which_glimpses_are_chosen_and_in_which_order() -> None:
     np.testing.assert_allclose([one.added for one in most], [0.5, -0.3, -0.25], atol=1e-6)
     assert [(one.id, one.order) for one in least] == [("a", 2), ("b", 2), ("d", 2)]
     assert {one.column for one in (*most, *least)} == {"p_tumour"} and most[0].sides == (5.0, 5.0)
-    assert [one.id for one in telling(cohort(), count=3, per_case=1)[0]] == ["a", "b"]
+    assert [one.id for one in telling(cohort(), count=3, per_case=1)[0]] == ["a", "b", "d"]
 
 
 def test_looks_at_one_place_count_as_one() -> None:

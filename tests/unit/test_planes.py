@@ -95,13 +95,13 @@ def test_a_box_is_drawn_in_every_plane_and_thick_where_the_cut_goes_through_it()
 def test_the_heat_map_of_a_volume_is_hot_in_every_plane() -> None:
     cells = np.zeros((4, 4, 4), np.float32)
     cells[3, 0, 0] = 1.0  # superior, posterior, left
-    drawn = heat_map(np.full((1, 8, 8, 8), 200, np.uint8), cells, height=64).astype(int)
+    drawn = heat_map(np.full((1, 8, 8, 8), 200, np.uint8), cells, height=128).astype(int)
     hot = np.abs(drawn - drawn.mean(-1, keepdims=True)).sum(-1) > 50
-    for left, rows, columns in ((0, slice(48, 64), slice(48, 64)), (74, slice(0, 16), slice(48, 64))):
-        panel = hot[:, left : left + 64]
+    for left, rows, columns in ((0, slice(96, 128), slice(96, 128)), (138, slice(0, 32), slice(96, 128))):
+        panel = hot[:, left : left + 128]
         assert panel[rows, columns].all()
-        assert panel.sum() == 256
-    assert hot[:, 148:212][:16, 48:].all()
+        assert panel.sum() == 1024
+    assert hot[:, 276:404][:32, 96:].all()
 
 
 def volume(shape: tuple[int, int, int] = (12, 24, 24)) -> np.ndarray:

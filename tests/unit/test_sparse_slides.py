@@ -219,7 +219,7 @@ def test_the_experiment_zooms_on_sparse_slides() -> None:
     config = composed("env=wsi", "experiment=sparse_slides")
     assert config.env.cohort.synthetic == {"n": 60, "seed": 0, "size": 32_768, "sparse": True}
     assert config.env.make.glimpse_extents == ["1024um", "64um"]
-    assert config.env.make.max_glimpses == 20 and len(config.warm_up.branches) == 2
+    assert config.env.make.max_glimpses == 24 and len(config.warm_up.branches) == 2
 
 
 def test_the_command_makes_sparse_slides_and_no_other_kind(

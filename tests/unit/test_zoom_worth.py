@@ -11,8 +11,6 @@ from glimpse.agents import PPO
 from glimpse.envs import GlimpseVecEnv
 from glimpse.learning.looking import InnerPlaces, InnerWorth, WideLooks, Worth
 from glimpse.networks.locator import PointerLocator, moments_of
-from glimpse.networks.overlap import Coverage
-from glimpse.networks.where import CLOSED, CellDistribution
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from tests.unit.test_zoom import ENCODER, spotted, warmed
 
@@ -68,29 +66,9 @@ def test_choices_inside_wide_glimpses_that_are_known_are_learned() -> None:
     torch.testing.assert_close(moments[1], torch.tensor(expected))
 
 
-def test_what_was_seen_is_worth_less_the_more_of_it_was_seen() -> None:
-    locator = PointerLocator(8, 8, zooms=2)
-    some = torch.tensor([-1.0, 0.0, 1.0])
-    locator.value_levels(torch.stack([moments_of(some, 0 * some + 0.1), moments_of(some, 0.05 * some)]), torch.zeros(2))
-    # the first level is worth 0.1 anywhere, the second 0.05 per unit; a poor place is worth -0.05 sqrt(2 / 3)
-    nothing = -((2 / 3) ** 0.5)
-    logits = torch.tensor([[[3.0, 3.0, 3.0, 3.0, -4.0]]])
-    share = torch.tensor([[[0.0, 1.0, 0.0, 0.25, 0.5]]])
-    level = torch.tensor([[[0, 0, 1, 1, 1]]])
-    seen = Coverage(share > 2, share, 0 * share, level[..., 0])
-    found = locator.worth(logits, seen, level)
-    expected = [2.0, nothing, 3.0, 3.0 - 0.25 * (3.0 - nothing), -4.0]
-    torch.testing.assert_close(found[0, 0], torch.tensor(expected))
-    where = CellDistribution(
-        torch.tensor([[[5.0, 6.0, CLOSED, 1.0, 2.0]]]), torch.zeros(5, 2), level[:, 0], worth=found
-    )
-    torch.testing.assert_close(where.best(2)[0, 0], torch.tensor([2.0, expected[3]]))  # closed cells do not count
-    torch.testing.assert_close(locator.level_logits(torch.zeros(1, 1, 2), where.best(2)), where.best(2))
-
-
 def test_the_joint_stage_goes_on_learning_what_looking_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
     env = spotted()
-    _, trainer = warmed(env, 2)
+    policy, trainer = warmed(env, 2)
     trainer.step()
     worth = trainer.worth()
     # all cells of the overview and all cells of every wide glimpse are known
