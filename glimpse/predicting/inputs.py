@@ -71,7 +71,7 @@ def find_items(given: Sequence[str | os.PathLike[str]], modality: Modality, with
         elif path.suffix.lower() in _CSV and not reader.has_suffix(path):
             found += _in_csv(path, modality)
         else:
-            found.append(Found(path, path.name.partition("?")[0] if isinstance(path, RemotePath) else path.name))
+            found.append(Found(path, path.name))
     items = sorted(with_ids(found), key=lambda item: item.id)
     for item, other in itertools.pairwise(items):
         if item.id == other.id:
