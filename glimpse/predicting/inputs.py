@@ -18,7 +18,7 @@ from glimpse.settings.nearest import suggestion
 from glimpse.sources import ImageReadError
 from glimpse.sources.base import begins_as_dicom, unopened
 from glimpse.sources.registry import Reader, knows_nothing, reader_named
-from glimpse.sources.staged.remote import RemotePath, remote
+from glimpse.sources.staged.remote import RemotePath, local, remote
 from glimpse.sources.staged.stage import ROOM
 
 COLUMNS = ("path", "slide_id", "mpp", *OPTION_COLUMNS)
@@ -113,8 +113,8 @@ def there(given: str | os.PathLike[str]) -> Path:
     Raises:
         EvaluationError: there is nothing, or it is a list on another machine.
     """
-    text = os.fspath(given)
-    address = remote(given)
+    text = local(os.fspath(given))
+    address = remote(text)
     if address is not None:
         if address.suffix.lower() in _CSV:
             raise EvaluationError(f"input={text}: a list of images is read from a disk only. Copy it there.")

@@ -72,7 +72,15 @@ def test_an_address_stays_what_it_is(tmp_path: Path) -> None:
     signed = remote("HTTPS://me:secret@host/a//b.svs?path=/q//c.svs&sig=a//b")
     assert signed is not None and str(signed) == "https://me:secret@host/a//b.svs?path=/q//c.svs&sig=a//b"
     assert signed.shown == "https://host/a//b.svs" and str(pickle.loads(pickle.dumps(signed))) == str(signed)
+    assert f"{signed}" == signed.shown  # in messages
     assert not any(map(is_url, ("C:\\a.svs", "a/b.svs", "/a//b.svs", "x:/a.svs", "s3:/a.svs")))
+
+
+def test_an_address_of_a_file_here_is_its_path(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "an image.svs")
+    for address in (path.as_uri(), path.as_uri().replace("file:", "FILE:"), f"file://localhost{path}"):
+        assert open_source(address).path == located(tmp_path / "cohort.csv", address) == path
+        assert [item.path for item in find_items([address], find_modality("wsi"))] == [path]
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -115,7 +123,8 @@ def test_without_a_stage_images_lie_in_the_cache(store, tmp_path: Path) -> None:
         ("nothing://a.svs", UnsupportedImageError, "nothing://a.svs: no address that can be read"),
         ("s3://bucket/a.svs", MissingExtraError, r"glimpse-rl\[remote\]"),
         ("zip://a.svs", UnsupportedImageError, "zip://a.svs: no address that can be read"),
-        ("file:///a.svs", UnsupportedImageError, "file:///a.svs: this is a file of this machine. Give its path"),
+        ("file://a.svs", UnsupportedImageError, "file://a.svs: this is a file of this machine. Give its path"),
+        ("file:///a.svs", ImageReadError, "^/a.svs: "),
     ],
 )
 def test_what_cannot_be_fetched(store, address: str, kind: type[Exception], said: str, monkeypatch) -> None:

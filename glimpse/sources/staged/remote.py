@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from glimpse.errors import MissingExtraError, UserError
 from glimpse.sources.base import (
@@ -23,6 +24,7 @@ from glimpse.sources.staged.stage import Stage, StageError
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+(?=[^/])")
 _SECRETS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)(?:[^/?#\s'\"]*@)?([^?#\s'\"]*)(?:[?#][^\s'\"]*)?")
 _QUOTED = re.compile(r"(?:[!-$&-~]|%[0-9a-fA-F]{2})+")  # what can be asked of a server as it stands
+_FILE = re.compile(r"file://(localhost)?(?=/)", re.IGNORECASE)
 _SILENT = 60.0  # seconds for which a server may say nothing
 _SLIDE = "slide"  # the reader whose DICOM files are parts of an image
 _BESIDE = ".mrxs"  # the suffix of files whose pixels are in the folder beside them
@@ -49,6 +51,9 @@ class RemotePath(type(Path())):  # type: ignore[misc]  # the class of paths of t
 
     def __fspath__(self) -> str:
         return str(self)
+
+    def __format__(self, form: str) -> str:
+        return format(self.shown, form)  # in messages
 
     def __eq__(self, other: object) -> bool:
         return str(self) == str(other) if isinstance(other, RemotePath) else NotImplemented
@@ -82,6 +87,12 @@ def remote(given: Any) -> RemotePath | None:
     if isinstance(given, RemotePath):
         return given
     return _remote_path(given) if isinstance(given, str) and is_url(given) else None
+
+
+def local(text: str) -> str:
+    """Returns the path that "file:///folder/a.svs" names; other texts as they are."""
+    found = _FILE.match(text)
+    return unquote(text[found.end() :]) if found else text
 
 
 def _remote_path(text: str) -> RemotePath:
