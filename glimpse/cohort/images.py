@@ -16,7 +16,7 @@ from glimpse.errors import UserError
 from glimpse.settings.progress import silent
 from glimpse.sources import ImageReadError, ImageSource, RegionReadError, UnsupportedImageError, open_source
 from glimpse.sources.base import unopened
-from glimpse.sources.staged.remote import remote
+from glimpse.sources.staged.remote import local, remote
 from glimpse.sources.tolerant import unread
 
 _MANY = 50  # with at most so many cases, no progress bar is shown
@@ -86,6 +86,7 @@ def located(csv: Path, cell: str) -> Path:
     Raises:
         ImageReadError: it begins with the home folder of a user who does not exist.
     """
+    cell = local(cell)
     address = remote(cell)
     if address is not None:
         return address

@@ -18,7 +18,7 @@ from glimpse.settings.nearest import suggestion
 from glimpse.sources import ImageReadError
 from glimpse.sources.base import begins_as_dicom, unopened
 from glimpse.sources.registry import Reader, knows_nothing, reader_named
-from glimpse.sources.staged.remote import RemotePath, remote
+from glimpse.sources.staged.remote import RemotePath, local, remote
 from glimpse.sources.staged.stage import ROOM
 
 COLUMNS = ("path", "slide_id", "mpp", *OPTION_COLUMNS)
@@ -71,7 +71,7 @@ def find_items(given: Sequence[str | os.PathLike[str]], modality: Modality, with
         elif path.suffix.lower() in _CSV and not reader.has_suffix(path):
             found += _in_csv(path, modality)
         else:
-            found.append(Found(path, path.name.partition("?")[0] if isinstance(path, RemotePath) else path.name))
+            found.append(Found(path, path.name))
     items = sorted(with_ids(found), key=lambda item: item.id)
     for item, other in itertools.pairwise(items):
         if item.id == other.id:
@@ -113,8 +113,8 @@ def there(given: str | os.PathLike[str]) -> Path:
     Raises:
         EvaluationError: there is nothing, or it is a list on another machine.
     """
-    text = os.fspath(given)
-    address = remote(given)
+    text = local(os.fspath(given))
+    address = remote(text)
     if address is not None:
         if address.suffix.lower() in _CSV:
             raise EvaluationError(f"input={text}: a list of images is read from a disk only. Copy it there.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from glimpse.plugins import load_plugins
 from glimpse.sources.base import ImageSource, UnsupportedImageError, check_readable, describe_content
-from glimpse.sources.staged.remote import RemoteSource, remote
+from glimpse.sources.staged.remote import RemoteSource, local, remote
 from glimpse.sources.staged.source import StagedSource
 from glimpse.sources.staged.stage import Stage
 
@@ -138,6 +138,7 @@ def open_source(
             it is.
         SettingsError: the stage is none.
     """
+    path = local(path) if isinstance(path, str) else path
     address = remote(path)
     if stage is None and address is None:
         return _opened(Path(path), reader, options)

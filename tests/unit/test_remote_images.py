@@ -5,7 +5,9 @@ import http.server
 import os
 import pickle
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from glimpse.check import check
 from glimpse.cohort import Cohort, CohortError, remembered
 from glimpse.cohort.images import located
 from glimpse.errors import EvaluationError, MissingExtraError
+from glimpse.modalities import find_modality
 from glimpse.predict import predict
+from glimpse.predicting.inputs import find_items
 from glimpse.sources import ImageReadError, UnsupportedImageError, open_source
 from glimpse.sources.staged import remote as module
 from glimpse.sources.staged.remote import RemotePath, RemoteSource, is_url, remote
@@ -68,7 +72,15 @@ def test_an_address_stays_what_it_is(tmp_path: Path) -> None:
     signed = remote("HTTPS://me:secret@host/a//b.svs?path=/q//c.svs&sig=a//b")
     assert signed is not None and str(signed) == "https://me:secret@host/a//b.svs?path=/q//c.svs&sig=a//b"
     assert signed.shown == "https://host/a//b.svs" and str(pickle.loads(pickle.dumps(signed))) == str(signed)
+    assert f"{signed}" == signed.shown  # in messages
     assert not any(map(is_url, ("C:\\a.svs", "a/b.svs", "/a//b.svs", "x:/a.svs", "s3:/a.svs")))
+
+
+def test_an_address_of_a_file_here_is_its_path(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "an image.svs")
+    for address in (path.as_uri(), path.as_uri().replace("file:", "FILE:"), f"file://localhost{path}"):
+        assert open_source(address).path == located(tmp_path / "cohort.csv", address) == path
+        assert [item.path for item in find_items([address], find_modality("wsi"))] == [path]
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -111,7 +123,8 @@ def test_without_a_stage_images_lie_in_the_cache(store, tmp_path: Path) -> None:
         ("nothing://a.svs", UnsupportedImageError, "nothing://a.svs: no address that can be read"),
         ("s3://bucket/a.svs", MissingExtraError, r"glimpse-rl\[remote\]"),
         ("zip://a.svs", UnsupportedImageError, "zip://a.svs: no address that can be read"),
-        ("file:///a.svs", UnsupportedImageError, "file:///a.svs: this is a file of this machine. Give its path"),
+        ("file://a.svs", UnsupportedImageError, "file://a.svs: this is a file of this machine. Give its path"),
+        ("file:///a.svs", ImageReadError, "^/a.svs: "),
     ],
 )
 def test_what_cannot_be_fetched(store, address: str, kind: type[Exception], said: str, monkeypatch) -> None:
@@ -188,30 +201,126 @@ def test_a_web_server(tmp_path: Path) -> None:
         server.shutdown()
 
 
-def test_what_a_server_refuses_is_said_without_secrets(tmp_path: Path) -> None:
-    pytest.importorskip("aiohttp")
+@contextmanager
+def serving(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """A web server that answers as told; yields its host and port."""
 
-    class Refusing(http.server.BaseHTTPRequestHandler):
+    class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_error(int(self.path.strip("/").split(".")[0]))
+            answer(self)
 
         do_HEAD = do_GET
 
         def log_message(self, *given: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        host = f"127.0.0.1:{server.server_address[1]}"
-        for status, said in ((403, "cannot be fetched .*403"), (500, "cannot be fetched .*500"), (404, "nothing at")):
-            with pytest.raises(ImageReadError, match=said) as told:
-                open_source(
-                    f"http://{host}/{status}.svs?token=secret", reader="slide", stage=tmp_path / "stage"
-                ).check()
-            assert "secret" not in str(told.value)
+    pytest.importorskip("aiohttp")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
         server.shutdown()
-    with pytest.raises(ImageReadError, match="cannot be fetched"):  # nobody is there any more
-        open_source(f"http://{host}/a.svs", reader="slide", stage=tmp_path / "stage").check()
+
+
+def send(request: http.server.BaseHTTPRequestHandler, body: bytes, size: int | None) -> None:
+    request.send_response(200)
+    if size is not None:
+        request.send_header("Content-Length", str(size))
+    request.end_headers()
+    if request.command == "GET":
+        request.wfile.write(body)
+
+
+def test_what_a_server_refuses_is_said_without_secrets(tmp_path: Path) -> None:
+    def refuses(request: http.server.BaseHTTPRequestHandler) -> None:
+        kind = request.path.strip("/").split(".")[0]
+        if kind == "moved":
+            request.send_response(302)
+            request.send_header("Location", "/403.svs?signed=secret")
+            request.end_headers()
+        elif kind == "text":
+            send(request, b"no slide", 8)
+        else:
+            request.send_error(int(kind))
+
+    def opened(address: str) -> None:
+        open_source(f"{address}?token=secret#secret", reader="slide", stage=tmp_path / "stage").check()
+
+    with serving(refuses) as host:
+        for kind, said in {
+            "403": "cannot be fetched .*403.*not allowed",
+            "401": "cannot be fetched .*401.*not allowed",
+            "500": "cannot be fetched .*500.*try again later",
+            "404": "there is nothing at this address",
+            "moved": "cannot be fetched .*403.*not allowed",
+            "text": "not a slide",
+        }.items():
+            with pytest.raises((ImageReadError, UnsupportedImageError), match=said) as told:
+                opened(f"http://me:secret@{host}/{kind}.svs")
+            assert str(told.value).startswith(f"http://{host}/{kind}.svs: ") and "secret" not in str(told.value)
+    with pytest.raises(ImageReadError, match=r"cannot be fetched .*not reachable"):  # nobody is there any more
+        opened(f"http://{host}/a.svs")
+
+
+def test_a_server_that_says_nothing_more_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SILENT", 0.2)
+    done = threading.Event()
+
+    def stalls(request: http.server.BaseHTTPRequestHandler) -> None:
+        send(request, b"begins", 1000)
+        if request.command == "GET":
+            done.wait(10)
+
+    with serving(stalls) as host:
+        with pytest.raises(ImageReadError, match=r"the server did not answer for 0\.2 s\). .*try again later"):
+            open_source(f"http://{host}/s.svs", reader="slide", stage=tmp_path / "stage").check()
+        done.set()
+
+
+def test_a_slow_server_may_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SILENT", 0.5)
+    content = write_slide(tmp_path / "s.svs").read_bytes()
+
+    def slow(request: http.server.BaseHTTPRequestHandler) -> None:
+        part = len(content) // 4 + 1
+        send(request, b"", len(content))
+        for begin in range(0, len(content) if request.command == "GET" else 0, part):
+            time.sleep(0.2)
+            request.wfile.write(content[begin : begin + part])
+            request.wfile.flush()
+
+    with serving(slow) as host:
+        open_source(f"http://{host}/s.svs", reader="slide", stage=tmp_path / "stage").check()
+
+
+def test_a_server_is_asked_for_the_address_as_it_was_given(tmp_path: Path) -> None:
+    content, asked = write_slide(tmp_path / "s.svs").read_bytes(), set()
+
+    def noting(request: http.server.BaseHTTPRequestHandler) -> None:
+        asked.add(request.path)
+        send(request, content, len(content))
+
+    below = "/d//a%2Fb.svs?path=/q/b.csv&sig=a//b%2Fc%3D&x=%7Ey+z::k"
+    with serving(noting) as host:
+        source = open_source(f"HTTP://{host}{below}", reader="slide", stage=tmp_path / "stage")
+        source.check()
+        assert asked == {below} and source.file.name == "a%2Fb.svs"
+        assert [one.id for one in find_items([f"http://{host}{below}"], find_modality("wsi"))] == ["a%2Fb"]
+    assert len({remote("http://h/d/a.svs"), remote("http://h/d//a.svs"), remote("HTTP://h/d/a.svs")}) == 2
+
+
+def test_a_copy_that_was_cut_short_unnoticed_is_fetched_again(tmp_path: Path) -> None:
+    path, cut = write_slide(tmp_path / "s.svs"), [True]
+    content = path.read_bytes()
+
+    def breaks(request: http.server.BaseHTTPRequestHandler) -> None:
+        send(request, content[: len(content) // 2] if cut[0] else content, None)
+
+    with serving(breaks) as host:
+        address, options = f"http://{host}/s.svs", {"reader": "slide", "stage": tmp_path / "stage"}
+        with pytest.raises(ImageReadError, match="truncated"):
+            open_source(address, **options).check()
+        cut[0] = False
+        assert np.array_equal(open_source(address, **options).overview((32, 32)), open_source(path).overview((32, 32)))
 
 
 def test_what_a_store_does_not_tell_the_size_of_must_fit_as_well(store, tmp_path: Path, monkeypatch) -> None:
@@ -220,3 +329,13 @@ def test_what_a_store_does_not_tell_the_size_of_must_fit_as_well(store, tmp_path
     with pytest.raises(ImageReadError, match=r"memory://s\.svs: cannot be fetched\. .* Raise stage_gigabytes"):
         open_source("memory://s.svs", reader="slide", stage=tmp_path / "stage", stage_gigabytes=1e-6).check()
     assert not list((tmp_path / "stage").glob("[0-9a-f]*"))
+
+
+def test_copies_of_unknown_size_take_no_more_than_the_stage_has(store, tmp_path: Path, monkeypatch) -> None:
+    path = put(store, write_slide(tmp_path / "s.svs"), "s.svs")
+    put(store, path, "t.svs")
+    room = 1.5 * path.stat().st_size / 2**30
+    for name in ("s.svs", "t.svs"):
+        monkeypatch.setattr(module.RemoteSource, "_listed", {name: -1})
+        open_source(f"memory://{name}", reader="slide", stage=tmp_path / "stage", stage_gigabytes=room).check()
+    assert [one.name for one in (tmp_path / "stage").glob("[0-9a-f]*/*.svs")] == ["t.svs"]

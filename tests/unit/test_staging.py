@@ -101,7 +101,7 @@ def test_a_copy_that_was_removed_while_it_was_read_is_made_again(tmp_path: Path)
     path, stage = write_slide(tmp_path / "s.svs"), Stage.of(tmp_path / "stage", None)
     source = open_source(path, stage=stage.folder)
     expected = a_view(source)
-    stage._remove(copies(stage.folder)[0].parent)
+    stage.remove(copies(stage.folder)[0].parent)
     source.close()  # as when others are held open
     assert np.array_equal(a_view(source), expected) and len(copies(stage.folder)) == 1
 
@@ -117,7 +117,7 @@ def test_where_others_remove_a_copy_before_it_is_opened(
         place = inner(self)
         if place is not None and left[0]:
             left[0] -= 1
-            stage._remove(place)
+            stage.remove(place)
         return place
 
     monkeypatch.setattr(StagedSource, "_placed", removed)
@@ -149,6 +149,15 @@ def test_an_interrupted_copy_is_not_used_and_is_removed(tmp_path: Path) -> None:
     assert len(list(stage.glob(".*.unfinished"))) == 1 and not copies(stage)
     assert np.array_equal(a_view(open_source(path, stage=stage)), a_view(open_source(path)))
     assert not list(stage.glob(".*.unfinished")) and copies(stage)[0].read_bytes() == path.read_bytes()
+
+
+def test_folders_of_others_in_a_stage_are_kept(tmp_path: Path) -> None:
+    path, hashed = write_slide(tmp_path / "s.svs"), "0" * 32
+    kept, left = (".x.removed", ".keep.unfinished", f".{hashed}.removed", hashed[1:]), f".{hashed}.17.unfinished"
+    for name in (*kept, left):
+        (tmp_path / "stage" / name).mkdir(parents=True)
+    open_source(path, stage=tmp_path / "stage", stage_gigabytes=1.2 * path.stat().st_size / 2**30).check()
+    assert all((tmp_path / "stage" / name).is_dir() for name in kept) and not (tmp_path / "stage" / left).exists()
 
 
 def test_an_original_that_is_being_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +234,14 @@ def test_what_does_not_fit_is_read_in_place(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     "options",
-    [{"stage": ""}, {"stage": 3}, {"stage": "http://host/a"}, {"stage": "a\0"}, {"stage": "a", "stage_gigabytes": 0}],
+    [
+        {"stage": ""},
+        {"stage": 3},
+        {"stage": "http://host/a"},
+        {"stage": Path("http://host/a")},
+        {"stage": "a\0"},
+        {"stage": "a", "stage_gigabytes": 0},
+    ],
 )
 def test_a_stage_that_makes_no_sense(options: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="Expected stage"):

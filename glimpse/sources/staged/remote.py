@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from glimpse.errors import MissingExtraError, UserError
 from glimpse.sources.base import (
@@ -21,7 +22,9 @@ from glimpse.sources.staged.source import CopiedSource, Opening
 from glimpse.sources.staged.stage import Stage, StageError
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+(?=[^/])")
-_SECRET = re.compile(r"^([a-zA-Z0-9+.-]+://)[^/?]*@")
+_SECRETS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)(?:[^/?#\s'\"]*@)?([^?#\s'\"]*)(?:[?#][^\s'\"]*)?")
+_QUOTED = re.compile(r"(?:[!-$&-~]|%[0-9a-fA-F]{2})+")  # what can be asked of a server as it stands
+_FILE = re.compile(r"file://(localhost)?(?=/)", re.IGNORECASE)
 _SILENT = 60.0  # seconds for which a server may say nothing
 _SLIDE = "slide"  # the reader whose DICOM files are parts of an image
 _BESIDE = ".mrxs"  # the suffix of files whose pixels are in the folder beside them
@@ -49,6 +52,19 @@ class RemotePath(type(Path())):  # type: ignore[misc]  # the class of paths of t
     def __fspath__(self) -> str:
         return str(self)
 
+    def __format__(self, form: str) -> str:
+        return format(self.shown, form)  # in messages
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == str(other) if isinstance(other, RemotePath) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    @property
+    def name(self) -> str:
+        return posixpath.basename(self.shown.rstrip("/"))
+
     def is_absolute(self) -> bool:
         return True
 
@@ -61,7 +77,9 @@ class RemotePath(type(Path())):  # type: ignore[misc]  # the class of paths of t
     @property
     def shown(self) -> str:
         """The address without user, password and query, which may be secret."""
-        return _SECRET.sub(r"\1", str(self)).partition("?")[0]
+        scheme, rest = str(self).split("://", 1)
+        host, slash, below = rest.partition("?")[0].partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{below}"
 
 
 def remote(given: Any) -> RemotePath | None:
@@ -69,6 +87,12 @@ def remote(given: Any) -> RemotePath | None:
     if isinstance(given, RemotePath):
         return given
     return _remote_path(given) if isinstance(given, str) and is_url(given) else None
+
+
+def local(text: str) -> str:
+    """Returns the path that "file:///folder/a.svs" names; other texts as they are."""
+    found = _FILE.match(text)
+    return unquote(text[found.end() :]) if found else text
 
 
 def _remote_path(text: str) -> RemotePath:
@@ -97,8 +121,9 @@ class RemoteSource(CopiedSource):
     def __init__(self, path: RemotePath, stage: Stage, opening: Opening, reader: str | None = None) -> None:
         super().__init__(path, stage, opening)
         self._address, self._reader = path, reader
-        self.name = path.shown
-        self._called = posixpath.basename(path.shown) or path.name
+        self.name = self._original = path.shown
+        self._called = "image" if path.name in ("", ".", "..") else path.name
+        self._doubted = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteSource, (self._address, self._stage, self._opening, self._reader)
@@ -158,15 +183,18 @@ class RemoteSource(CopiedSource):
                 system.get_file(self._address_of(below, address), os.fspath(copy))
             with open(copy, "rb") as file:
                 os.fsync(file.fileno())
-        fetched = sum(os.path.getsize(folder / below) for below in self._listed)
-        limit = self._stage.gigabytes
-        if limit is not None and fetched > limit * 2**30:  # the store has not said how large it is
-            raise StageError(
-                f"Its {fetched / 2**30:.3g} GB do not fit into the {limit:g} GB of the stage. Raise stage_gigabytes."
-            )
         if not self._whole(folder):
             raise ImageReadError(f"{self.name}: what was fetched is not as long as it should be. Start again.")
         self._refuse_parts(folder / self._called)
+
+    def _perhaps_cut(self) -> bool:
+        with self._lock:
+            if self._doubted or self._place is None or -1 not in self._listed.values():
+                return False
+            self._doubted = True
+            self._stage.remove(self._place)
+            self._copy = self._place = None
+            return True
 
     def _address_of(self, below: str, address: str) -> str:
         return address if below == self._called else posixpath.join(posixpath.dirname(address.rstrip("/")), below)
@@ -226,7 +254,10 @@ def _system(path: RemotePath) -> tuple[Any, str]:
     """
     try:
         fsspec = import_module("fsspec")
-        system, address = fsspec.core.url_to_fs(str(path), **_options(str(path)))
+        if (url := str(path)).startswith(("http://", "https://")):  # whose "::" has no meaning
+            system, address = fsspec.filesystem(url.partition(":")[0], **_options(url)), url
+        else:
+            system, address = fsspec.core.url_to_fs(url)
     except ImportError as error:
         raise MissingExtraError(
             f"{path.shown}: images on other machines need the extra `remote`, and some stores a package of their own "
@@ -234,7 +265,7 @@ def _system(path: RemotePath) -> tuple[Any, str]:
             "gs://, adlfs for az://; or copy the image to a disk."
         ) from error
     except (ValueError, OSError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = _without_secrets(str(error)).rstrip(".")
         raise UnsupportedImageError(
             f"{path.shown}: no address that can be read ({reason}). Correct the path."
         ) from error
@@ -248,11 +279,9 @@ def _is_local(system: Any) -> bool:
 
 
 def _options(url: str) -> dict[str, Any]:
-    """Returns options of a file system: by themselves, fetches over HTTP may take five minutes in all."""
-    if not url.startswith(("http://", "https://")):
-        return {}
+    """Returns options for HTTP: by default, fetches may take five minutes in all, and addresses are written anew."""
     times = import_module("aiohttp").ClientTimeout(total=None, sock_connect=_SILENT, sock_read=_SILENT)
-    return {"client_kwargs": {"timeout": times}}
+    return {"client_kwargs": {"timeout": times}, "encoded": _QUOTED.fullmatch(url) is not None}
 
 
 @contextmanager
@@ -272,11 +301,31 @@ def _understood(path: RemotePath) -> Iterator[None]:
         reason = _reason(error)
         if isinstance(reason, FileNotFoundError) or getattr(reason, "status", None) == 404:
             raise _nothing_at(path) from error
-        said = " ".join(f"{type(reason).__name__}: {reason}".split()).replace(str(path), path.shown).removesuffix(".")
+        said, remedy = _said(reason, path)
         raise ImageReadError(
-            f"{path.shown}: cannot be fetched ({said}). Look at the address, the network and the rights to read it, or "
-            "leave the case out (env.cohort.on_error=skip)."
+            f"{path.shown}: cannot be fetched ({said}). {remedy}, or leave the case out (env.cohort.on_error=skip)."
         ) from error
+
+
+def _said(reason: BaseException, path: RemotePath) -> tuple[str, str]:
+    """Returns what a store says, or that it says nothing, and what to do about it."""
+    said = _without_secrets(f"{type(reason).__name__}: {reason}").removesuffix(".")
+    status = getattr(reason, "status", None)
+    if isinstance(reason, TimeoutError):
+        long = f"for {_SILENT:g} s" if str(path).startswith("http") else "in time"
+        return f"the server did not answer {long}", "Look at the network, and try again later"
+    if status in (401, 403) or isinstance(reason, PermissionError):
+        return said, "Reading it is not allowed: get the right to, or an address that is still valid"
+    if isinstance(status, int):
+        return said, "That is what the server says: look at the address, and try again later"
+    if isinstance(reason, ConnectionError) or hasattr(reason, "os_error"):  # the latter is aiohttp's
+        return said, "The server is not reachable: look at the address and the network, and try again later"
+    return said, "Look at the address, the network and the rights to read it"
+
+
+def _without_secrets(text: str) -> str:
+    """Returns a text on one line, whose addresses have neither users and passwords nor queries."""
+    return _SECRETS.sub(r"\1\2", " ".join(text.split()))
 
 
 def _nothing_at(path: RemotePath) -> ImageReadError:

@@ -41,7 +41,7 @@ class CopiedSource(ImageSource):
 
     def __init__(self, path: Path, stage: Stage, opening: Opening) -> None:
         self.path: Path = path
-        self.name = str(path)
+        self.name = self._original = str(path)  # the latter is what messages call the copy
         self._stage, self._opening = stage, opening
         self._lock = threading.RLock()
         self._called = path.name  # in the folder of the copy
@@ -127,7 +127,7 @@ class CopiedSource(ImageSource):
             try:
                 return ask(self._opened())
             except (ImageReadError, UnsupportedImageError, FileNotFoundError) as error:
-                if self._lost():
+                if self._lost() or self._perhaps_cut():
                     continue
                 text = self._named(str(error))
                 if isinstance(error, FileNotFoundError) or text == str(error):
@@ -163,7 +163,7 @@ class CopiedSource(ImageSource):
         try:
             copy = self._opening(place / self._called)
         except (ImageReadError, UnsupportedImageError) as error:
-            raise type(error)(str(error).replace(str(place / self._called), str(self.path))) from error
+            raise type(error)(self._named(str(error))) from error
         copy.name = self.name
         return copy
 
@@ -175,9 +175,16 @@ class CopiedSource(ImageSource):
             self._copy = self._place = None  # not closed: another thread may still read what it has open
             return True
 
+    def _perhaps_cut(self) -> bool:
+        """Removes a copy of which nobody knows how long it should be, once, to make it again; tells whether it did."""
+        return False
+
     def _named(self, text: str) -> str:
         """Returns a message in which the copy is called by the name of the original."""
-        return text if self._place is None else text.replace(str(self._place), str(self.path.parent))
+        if self._place is None:
+            return text
+        text = text.replace(str(self._place / self._called), self._original)
+        return text.replace(str(self._place), os.path.dirname(self._original) or ".")
 
 
 class StagedSource(CopiedSource):

@@ -31,6 +31,7 @@ _BYTES = ".bytes"  # of a copy: how many bytes it has; locked as long as it is b
 _UNFINISHED, _REMOVED = ".unfinished", ".removed"
 _NAME = re.compile(r"[0-9a-f]{32}")
 _LEFT = re.compile(r"\.[0-9a-f]{32}(\.[0-9]+){1,2}(\.unfinished|\.removed)")  # the stage may hold files of others
+_NO_FOLDER = re.compile(r"\0|://|^[a-zA-Z][a-zA-Z0-9+.-]+:/")  # the last as paths have it, which merge slashes
 ROOM = ".room.lock"
 """The file in a stage by which one is told from other folders."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -75,7 +76,7 @@ class Stage:
         """
         if stage is not None and (not isinstance(stage, str | os.PathLike) or not os.fspath(stage)):
             raise SettingsError(f"Expected stage as the path of a folder on a local disk, got {stage!r}.")
-        if stage is not None and (bad := [one for one in ("://", "\0") if one in os.fspath(stage)]):
+        if stage is not None and (bad := _NO_FOLDER.search(os.fspath(stage))):
             raise SettingsError(
                 f"Expected stage as the path of a folder on a local disk, got {stage!r} with {bad[0]!r}."
             )
@@ -110,7 +111,7 @@ class Stage:
             self.folder.mkdir(parents=True, exist_ok=True)
             with alone(self.folder / f".{place.name[:2]}.lock"):
                 if not whole(place):  # otherwise another process has just made it
-                    self._remove(place)
+                    self.remove(place)
                     self._made(place, size, copy)
         except UserError:
             raise
@@ -124,7 +125,12 @@ class Stage:
             try:
                 with self._reserved(unfinished, size) as reserved:
                     copy(unfinished)
-                    _state(reserved, _bytes_below(unfinished))
+                    taken = _bytes_below(unfinished)
+                    _state(reserved, taken)
+                    if taken > size:  # which was not known
+                        self._check_fits(taken)
+                        with alone(self.folder / ROOM):
+                            self._has_room(0)
                 os.replace(unfinished, place)
                 used(place)
                 return
@@ -141,11 +147,7 @@ class Stage:
         Raises:
             StageError: it would not fit even alone.
         """
-        if self.gigabytes is not None and size > self.gigabytes * 2**30:
-            raise StageError(
-                f"{self.folder}: {size / 2**30:.3g} GB do not fit into the {self.gigabytes:g} GB of the stage. Raise "
-                "stage_gigabytes."
-            )
+        self._check_fits(size)
         while True:
             with alone(self.folder / ROOM):
                 if self._has_room(size):
@@ -159,6 +161,13 @@ class Stage:
         with reserved:
             yield reserved
 
+    def _check_fits(self, size: int) -> None:
+        if self.gigabytes is not None and size > self.gigabytes * 2**30:
+            raise StageError(
+                f"{self.folder}: {size / 2**30:.3g} GB do not fit into the {self.gigabytes:g} GB of the stage. Raise "
+                "stage_gigabytes."
+            )
+
     def _has_room(self, size: int) -> bool:
         """Removes the copies used longest ago until another one of `size` bytes fits; False if that is not enough.
 
@@ -170,7 +179,7 @@ class Stage:
         for _, bytes_, place in sorted(held):
             if total + size <= limit and size + _SPARE <= shutil.disk_usage(self.folder).free:
                 break
-            self._remove(place)
+            self.remove(place)
             total -= bytes_
         return total + size <= limit
 
@@ -196,7 +205,7 @@ class Stage:
                     shutil.rmtree(path, ignore_errors=True)
         return held, reserved
 
-    def _remove(self, place: Path) -> None:
+    def remove(self, place: Path) -> None:
         """Removes a copy at once; whoever has its files open keeps what is in them."""
         removed = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}{_REMOVED}")
         with suppress(FileNotFoundError):
