@@ -175,7 +175,7 @@ def telling_glimpses(
 
 
 def _of_look(look: TellingLook) -> tuple[str, str]:
-    added = f"{look.added:+.2g}" if look.size >= 5e-5 else "±0"
+    added = f"{look.added:+.0f}" if look.size >= 10 else f"{look.added:+.2g}" if look.size >= 5e-5 else "±0"
     return f"look {look.order} of {look.count}", f"{look.column} {added}".replace("-", "−")
 
 
