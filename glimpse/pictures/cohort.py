@@ -43,7 +43,7 @@ from glimpse.reading.standing_out import (
 BEST_AND_WORST, TELLING = "best_and_worst.png", "telling_glimpses.png"
 """The files of both pictures in a run folder."""
 DESCRIPTION = "Description"  # the name that PNG has for the text that tells what a picture shows
-_HEADING, _TEXT, _LINE = 17, 15, 19  # heights of letters and of a line in pixels
+_HEADING, _TEXT, _LEADING = 17, 15, 4  # heights of letters, and what a line is higher, in pixels
 _CASE = {1: 320, 2: 320, 3: 460}  # width of a case in pixels, by the number of axes: volumes have three planes
 _LOOK = {1: 150, 2: 150, 3: 324}  # of a look
 _SHEET = 670  # width in pixels of a sheet of looks
@@ -113,7 +113,8 @@ def _told(reading: Reading) -> list[str]:
     """Returns name, target and score, and answer of a case as texts."""
     task, scored = reading.traced.task, score_of(reading)
     assert scored is not None
-    target = f"target {task.describe_target(reading.target)}, score {scored[0]:.2f}"
+    score = f"{scored[0]:.2f}".replace("-", "−")
+    target = f"target {task.describe_target(reading.target)}, score {score}"
     return [reading.id, target, f"answered {task.describe(reading.prediction)}"]
 
 
@@ -174,7 +175,7 @@ def telling_glimpses(
 
 
 def _of_look(look: TellingLook) -> tuple[str, str]:
-    added = f"{look.added:+.2g}" if look.size >= 5e-5 else "±0"
+    added = f"{look.added:+.0f}" if look.size >= 10 else f"{look.added:+.2g}" if look.size >= 5e-5 else "±0"
     return f"look {look.order} of {look.count}", f"{look.column} {added}".replace("-", "−")
 
 
@@ -197,9 +198,10 @@ def _look(look: TellingLook, width: int) -> Image.Image:
 # ---------------------------------------------------------------------------------------------- texts
 def _lines(texts: Sequence[str], width: int, size: int = _TEXT) -> Image.Image:
     """Writes lines on a canvas of a width."""
-    canvas = Image.new("RGB", (width, max(1, _LINE * len(texts))), WHITE)
+    line = size + _LEADING
+    canvas = Image.new("RGB", (width, max(1, line * len(texts))), WHITE)
     for row, text in enumerate(texts):
-        write(ImageDraw.Draw(canvas), (0, _LINE * row), text, DARK, size=size)
+        write(ImageDraw.Draw(canvas), (0, line * row), text, DARK, size=size)
     return canvas
 
 

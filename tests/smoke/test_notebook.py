@@ -54,7 +54,7 @@ def _new_modality(ran: Ran) -> None:
 
 
 def _what_it_learned(ran: Ran) -> None:
-    assert len(ran.pictures) == 4
+    assert len(ran.pictures) == 5
     ran.intervals(2 * 3)  # of two readers with three budgets
     (apart,) = re.findall(r"differs from the agent's by (\S+)", ran.text)
     assert float(apart) < 1e-4

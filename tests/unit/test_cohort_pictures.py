@@ -14,10 +14,6 @@ from glimpse.reading.standing_out import candidates, outermost, telling
 from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Survival, Task
 
 
-def grey(level: int, axes: int = 2) -> np.ndarray:
-    return np.full((3, *[8] * axes), level, np.uint8)
-
-
 def reading(
     name: str,
     added: list[float],
@@ -29,7 +25,8 @@ def reading(
 ) -> Reading:
     """A case whose answer is p(second class) = p, to which each look has added so much; glimpses have one grey each."""
     task = task or Classification(["normal", "tumour"])
-    count, rest = len(added), p - np.array(added)
+    count, rest = len(added), np.clip(p - np.array(added), 1e-9, 1 - 1e-9)
+    shape = (1 if axes == 3 else 3, *[8] * axes)
     without = np.log(np.stack([1 - rest, rest], -1)) if count else np.zeros((0, 2))
     last = np.log([1 - p, p])
     if task.outputs != 2:
@@ -37,11 +34,9 @@ def reading(
     trace = Trace(
         task=task,
         frame=Frame((100,) * axes, (0.5,) * axes, "mm"),
-        overview=grey(128, axes),
+        overview=np.full(shape, 128, np.uint8),
         foreground=np.ones((1, *[8] * axes), np.uint8),
-        glimpses=np.stack([grey(level, axes) for level in levels])
-        if count
-        else np.zeros((0, 3, *[8] * axes), np.uint8),
+        glimpses=np.array([np.full(shape, level) for level in levels], np.uint8).reshape(count, *shape),
         extents=np.full((count, axes), 0.1),
         cells=np.full((count + 1, *[4] * axes), 4.0**-axes, np.float32),
         parents=np.full(count, -1),
@@ -124,7 +119,7 @@ def test_best_on_the_left_and_worst_on_the_right(tmp_path: Path) -> None:
     names = ["case 1, target tumour, score 0.85, answered tumour (0.90)", "case 2", "worst: case 4", "case 3"]
     places = [told.index(name) for name in names]  # 3 and 4 have the same score, -1
     assert places == sorted(places) and "case 0" not in told and "unknown" not in told
-    assert "score -1.00" in told[places[2] :] and "score -1.00" in told[places[3] :]
+    assert "score −1.00" in told[places[2] :] and "score −1.00" in told[places[3] :]
     sheet.save(tmp_path / "s.png")
     with Image.open(tmp_path / "s.png") as picture:
         assert picture.info[DESCRIPTION] == told and picture.size == sheet.image.size

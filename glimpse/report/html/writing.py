@@ -29,7 +29,7 @@ _COLUMNS = 4  # of probabilities that a list has at most; with more there is the
 _THUMBNAILS = 2_000_000  # bytes of pictures of failed cases
 _SHEETS = {
     BEST_AND_WORST: "Cases that were answered best and worst.",
-    TELLING: "What the answers rest on most and least.",
+    TELLING: "Glimpses on which answers rest most and least.",
 }
 _QUALITY = 80  # of JPEG
 _LARGEST = 20_000_000  # pixels of a picture of the cohort
