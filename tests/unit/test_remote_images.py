@@ -7,7 +7,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -329,6 +329,21 @@ def test_what_a_store_does_not_tell_the_size_of_must_fit_as_well(store, tmp_path
     with pytest.raises(ImageReadError, match=r"memory://s\.svs: cannot be fetched\. .* Raise stage_gigabytes"):
         open_source("memory://s.svs", reader="slide", stage=tmp_path / "stage", stage_gigabytes=1e-6).check()
     assert not list((tmp_path / "stage").glob("[0-9a-f]*"))
+
+
+def test_a_fetch_of_unknown_size_ends_where_the_stage_does(tmp_path: Path) -> None:
+    sent = []
+
+    def endless(request: http.server.BaseHTTPRequestHandler) -> None:
+        send(request, b"", None)
+        with suppress(OSError):  # nobody listens any more
+            for part in range(200 if request.command == "GET" else 0):
+                request.wfile.write(bytes(1 << 20))
+                sent.append(part)
+
+    with serving(endless) as host, pytest.raises(ImageReadError, match=r"cannot be fetched\. .* Raise stage_gigabytes"):
+        open_source(f"http://{host}/s.svs", reader="slide", stage=tmp_path / "stage", stage_gigabytes=2**-10).check()
+    assert max(sent) < 100 and not list((tmp_path / "stage").glob("*/s.svs"))
 
 
 def test_copies_of_unknown_size_take_no_more_than_the_stage_has(store, tmp_path: Path, monkeypatch) -> None:

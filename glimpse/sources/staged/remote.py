@@ -176,16 +176,22 @@ class RemoteSource(CopiedSource):
 
     def _fetch(self, folder: Path) -> None:
         system, address = _system(self._address)
-        for below in self._listed:
+        for below, size in self._listed.items():
             copy = folder / below
             copy.parent.mkdir(parents=True, exist_ok=True)
+            options = {"callback": self._bound()} if size == -1 else {}
             with _understood(self._address):
-                system.get_file(self._address_of(below, address), os.fspath(copy))
+                system.get_file(self._address_of(below, address), os.fspath(copy), **options)
             with open(copy, "rb") as file:
                 os.fsync(file.fileno())
         if not self._whole(folder):
             raise ImageReadError(f"{self.name}: what was fetched is not as long as it should be. Start again.")
         self._refuse_parts(folder / self._called)
+
+    def _bound(self) -> Any:
+        """Returns what ends a fetch as soon as a file is longer than the stage."""
+        callbacks = import_module("fsspec.callbacks")
+        return callbacks.Callback(hooks={"bound": lambda size, fetched, **_: self._stage.check_fits(fetched)})
 
     def _perhaps_cut(self) -> bool:
         with self._lock:

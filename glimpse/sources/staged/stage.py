@@ -128,7 +128,7 @@ class Stage:
                     taken = _bytes_below(unfinished)
                     _state(reserved, taken)
                     if taken > size:  # which was not known
-                        self._check_fits(taken)
+                        self.check_fits(taken)
                         with alone(self.folder / ROOM):
                             self._has_room(0)
                 os.replace(unfinished, place)
@@ -147,7 +147,7 @@ class Stage:
         Raises:
             StageError: it would not fit even alone.
         """
-        self._check_fits(size)
+        self.check_fits(size)
         while True:
             with alone(self.folder / ROOM):
                 if self._has_room(size):
@@ -161,7 +161,12 @@ class Stage:
         with reserved:
             yield reserved
 
-    def _check_fits(self, size: int) -> None:
+    def check_fits(self, size: int) -> None:
+        """Refuses what is larger than the stage.
+
+        Raises:
+            StageError: it is.
+        """
         if self.gigabytes is not None and size > self.gigabytes * 2**30:
             raise StageError(
                 f"{self.folder}: {size / 2**30:.3g} GB do not fit into the {self.gigabytes:g} GB of the stage. Raise "
@@ -206,7 +211,7 @@ class Stage:
         return held, reserved
 
     def remove(self, place: Path) -> None:
-        """Removes a copy at once; whoever has its files open keeps what is in them."""
+        """Removes a copy at once, if it is there; whoever has its files open keeps what is in them."""
         removed = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}{_REMOVED}")
         with suppress(FileNotFoundError):
             os.replace(place, removed)
