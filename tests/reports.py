@@ -14,7 +14,7 @@ from glimpse.networks.policy import GlimpsePolicy
 from glimpse.pictures.pages import PAGES, page_record, page_text
 from glimpse.reading.lanes import Access
 from glimpse.reading.readers import reader_named
-from glimpse.reading.records import Reading
+from glimpse.reading.records import Reading, Trace
 from glimpse.report.tables import summarise, write_predictions
 from glimpse.runs.file_names import file_names
 from glimpse.settings.composing import composed
@@ -37,6 +37,24 @@ def readings_of(names: Sequence[str] = NAMES, axes: int = 2, seed: int = 0) -> l
     inner = env.unwrapped
     found = reader_named("policy", policy, Access(inner.views, inner.task), GLIMPSES).read(inner.cases, trace=True)
     return [replace(one, id=name, patient=f"patient of {name}") for one, name in zip(found, names, strict=True)]
+
+
+def reading_by_hand(name: str, target: object, predictions: np.ndarray, scanpath: np.ndarray, trace: Trace) -> Reading:
+    """A reading with one field of view, of which the rest does not matter."""
+    return Reading(
+        id=name,
+        patient=name,
+        target=target,
+        prediction=predictions[-1],
+        predictions=predictions,
+        scanpath=scanpath,
+        zooms=np.zeros(len(scanpath), np.int64),
+        glimpses=len(scanpath),
+        share_read=0.1,
+        pixels_read=100,
+        seconds=0.1,
+        trace=trace,
+    )
 
 
 def write_pages(folder: Path, readings: Sequence[Reading]) -> list[str]:

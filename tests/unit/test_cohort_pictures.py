@@ -12,6 +12,7 @@ from glimpse.pictures.cohort import _AGAINST, _FOR, DESCRIPTION, best_and_worst,
 from glimpse.reading.records import Reading, Trace
 from glimpse.reading.standing_out import candidates, outermost, telling
 from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Survival, Task
+from tests.reports import reading_by_hand
 
 
 def reading(
@@ -42,20 +43,8 @@ def reading(
         parents=np.full(count, -1),
         without=without,
     )
-    return Reading(
-        id=name,
-        patient=name,
-        target=target,
-        prediction=last,
-        predictions=np.tile(last, (count + 1, 1)),
-        scanpath=np.linspace(-0.8, 0.8, count * axes).reshape(count, axes).astype(np.float32),
-        zooms=np.zeros(count, np.int64),
-        glimpses=count,
-        share_read=0.1,
-        pixels_read=100,
-        seconds=0.1,
-        trace=trace,
-    )
+    scanpath = np.linspace(-0.8, 0.8, count * axes).reshape(count, axes).astype(np.float32)
+    return reading_by_hand(name, target, np.tile(last, (count + 1, 1)), scanpath, trace)
 
 
 def cohort() -> list[Reading]:

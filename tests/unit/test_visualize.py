@@ -36,6 +36,7 @@ from glimpse.reading.lanes import Access
 from glimpse.reading.readers import PolicyReader, reader_named
 from glimpse.reading.records import Reading, Trace
 from glimpse.tasks import Classification
+from tests.reports import reading_by_hand
 
 
 def environment(ndim: int) -> FlattenAction:
@@ -262,20 +263,7 @@ def by_hand(scanpath: list[list[float]], extent: float, shape: tuple[int, ...] =
         cells=np.full((count + 1, *[4] * ndim), 4.0**-ndim, np.float32),
         parents=np.full(count, -1),
     )
-    return Reading(
-        id="s",
-        patient="p",
-        target=1,
-        prediction=predictions[-1],
-        predictions=predictions,
-        scanpath=np.array(scanpath, np.float32),
-        zooms=np.zeros(count, np.int64),
-        glimpses=count,
-        share_read=0.1,
-        pixels_read=100,
-        seconds=0.1,
-        trace=trace,
-    )
+    return reading_by_hand("s", 1, predictions, np.array(scanpath, np.float32), trace)
 
 
 @pytest.mark.parametrize("extent", [0.5, 0.1, 0.01])

@@ -174,7 +174,7 @@ class _Writer:
         tables = result_tables(found)
         return _rendered(
             "report.html",
-            ("list.js", "viewer.js"),
+            ("list.js", "viewer.js") if self.kept else ("list.js",),
             title=self._title,
             facts=found.facts,
             unfinished=self._unfinished(),
