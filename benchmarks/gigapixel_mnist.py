@@ -30,6 +30,9 @@ WAYS = {
         "warm_up.branches=[8,4,3]",
         "warm_up.max_total_glimpses=600000",
         "warm_up.max_sequence=40",
+        "network.locator.discount_seen=true",
+        "agent.algorithm.n_epochs=2",
+        "joint.updates=500",
     ],
     "flat": [
         "env.make.overview_size=768",

@@ -47,6 +47,8 @@ class PointerLocator(nn.Module):
         near_penalty: The weight, before training, of another penalty: times the share of a view that lies within an
             earlier glimpse of twice its sides. Where things are wider than a glimpse, it leads on to the next one.
             With 0, there is none.
+        discount_seen: Whether what a place is worth, by which levels are chosen, is the less, the more of its view was
+            seen. If not, the best place of each level is worth what its logit, less the penalty, says.
         unary_layers: Layers of the unary score. Features of a pretrained encoder need no more than 1, and with few
             cases a second layer learns what is chance.
     """
@@ -68,8 +70,10 @@ class PointerLocator(nn.Module):
         learn_seen_penalty: bool = True,
         near_penalty: float = 0.0,
         unary_layers: int = 2,
+        discount_seen: bool = False,
     ) -> None:
         super().__init__()
+        self.discount_seen = discount_seen
         for name, weight in (("seen_penalty", seen_penalty), ("near_penalty", near_penalty)):
             at_least(name, weight, 0)
         at_least("unary_layers", unary_layers, 1, whole=True)
@@ -143,8 +147,32 @@ class PointerLocator(nn.Module):
         logits = self.logits(by_case, keys, candidates.unary).view(seen.visited.shape)
         level = candidates.level
         zoom = seen.zoom[..., None] if level is None else level.repeat_interleave(len(states) // len(level), 0)[:, None]
-        logits = logits - self.penalty(seen.share, seen.near, zoom)
-        return over_cells(logits, candidates, seen)
+        left = logits - self.penalty(seen.share, seen.near, zoom)
+        if level is None or not self.discount_seen:
+            return over_cells(left, candidates, seen)
+        worth = self.worth(logits - self.near_penalty[zoom] * seen.near, seen, zoom)
+        return over_cells(left, candidates, seen, worth)
+
+    def worth(
+        self, logits: Float[Tensor, "batch time cell"], seen: Coverage, zoom: Int[Tensor, "batch 1 cell"]
+    ) -> Float[Tensor, "batch time cell"]:
+        r"""Returns what looking at each cell is worth, v - s \max(v - n, 0).
+
+        v is the worth by the line through the logits of its level (see `value_levels`), s the share of its view that
+        was seen, and n the worth of a poor place of the finest level, one standard deviation below the mean. So what is
+        worth more than nothing is worth the less, the more of it was seen. The penalty on the logits does not say that:
+        it orders the places of one level, and where all of these are worth much the same, the line is flat.
+
+        Args:
+            logits: The logits, without the penalty on what was seen.
+            seen: What was seen.
+            zoom: The levels of the cells.
+        """
+        value = self.worth_slope[zoom] * logits.clamp_min(-_BOUND) + self.worth_offset[zoom]
+        mean, square = self.worth_moments[-1, 0], self.worth_moments[-1, 2]
+        poor = mean - (square - mean * mean).clamp_min(0).sqrt()
+        nothing = self.worth_slope[-1] * poor + self.worth_offset[-1]
+        return value - seen.share * (value - nothing).clamp_min(0)
 
     def level_logits(
         self, logits: Float[Tensor, "batch time zoom"], best: Float[Tensor, "batch time zoom"]
@@ -153,9 +181,13 @@ class PointerLocator(nn.Module):
 
         A fine glimpse is worth what it shows, and a wide one what the choice inside it will bring. So it looks more
         closely where something promising was seen from afar, and elsewhere when nothing is left there.
+
+        Args:
+            logits: Those of the state.
+            best: What the best place of each level is worth with `discount_seen`, else its logit.
         """
-        own = self.level_gain * logits + self.worth_slope * best.clamp_min(-_BOUND) + self.worth_offset
-        return masked(own, available(best))
+        worth = best if self.discount_seen else self.worth_slope * best.clamp_min(-_BOUND) + self.worth_offset
+        return masked(self.level_gain * logits + worth, available(best))
 
     @torch.no_grad()
     def value_levels(self, moments: Float[Tensor, "zoom 4"], lead: Float[Tensor, " zoom"]) -> None:

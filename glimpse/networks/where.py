@@ -82,7 +82,8 @@ class CellDistribution:
     """A categorical distribution over cells, from logits (batch, time, cell) that are very low for closed cells.
 
     Probabilities are computed as softmax of the logits and not as `exp` of the log-probabilities, which is slow for the
-    very low values of closed cells.
+    very low values of closed cells. `worth` is that by which a level is chosen; without it, these are the logits, by which
+    a cell of this level is chosen.
     """
 
     def __init__(
@@ -91,15 +92,17 @@ class CellDistribution:
         locations: Float[Tensor, "cell d"] | Float[Tensor, "batch cell d"],
         level: Int[Tensor, "case cell"] | None = None,
         index: Int[Tensor, "batch cell"] | None = None,
+        worth: Float[Tensor, "batch time cell"] | None = None,
     ) -> None:
         self.logits, self.log_probs, self.locations = logits, F.log_softmax(logits, -1), locations
+        self.worth = logits if worth is None else worth.masked_fill(logits <= CLOSED / 2, CLOSED)
         self.level = None if level is None else level.repeat_interleave(len(logits) // len(level), 0)[:, None]
         self.index = index
 
     def best(self, levels: int) -> Float[Tensor, "batch time zoom"]:
-        """Returns the highest logit of each level; it is very low where there is no place left."""
+        """Returns the highest worth of each level; it is very low where there is no place left."""
         assert self.level is not None
-        parts = (self.logits.masked_fill(self.level != level, CLOSED) for level in range(levels))
+        parts = (self.worth.masked_fill(self.level != level, CLOSED) for level in range(levels))
         return torch.stack([part.amax(-1) for part in parts], -1)
 
     def at(self, zoom: Int[Tensor, "batch time"]) -> "CellDistribution":
@@ -174,7 +177,8 @@ class GaussianDistribution:
 def levels_of(locator: Any, logits: Float[Tensor, "batch time zoom"], where: Where) -> Float[Tensor, "batch time zoom"]:
     """Returns the logits of fields of view as a locator has them, from the policy's own and from where it could look.
 
-    A locator may say what it makes of them with a method `level_logits`, which gets the highest logit of each level.
+    A locator may say what it makes of them with a method `level_logits`, which gets what the best place of each level is
+    worth (see `CellDistribution.best`).
     Without one, it chooses among the levels that have places left. A locator that `roams` may look anywhere with any
     field of view.
     """
@@ -210,12 +214,18 @@ def closed_cells(candidates: Candidates, seen: Coverage) -> Bool[Tensor, "batch 
     return torch.where((closed | ~first).all(-1, keepdim=True) & first, outside.expand_as(closed), closed)
 
 
-def over_cells(logits: Float[Tensor, "batch time cell"], candidates: Candidates, seen: Coverage) -> CellDistribution:
-    """Returns the distribution over the cells that may be chosen."""
+def over_cells(
+    logits: Float[Tensor, "batch time cell"],
+    candidates: Candidates,
+    seen: Coverage,
+    worth: Float[Tensor, "batch time cell"] | None = None,
+) -> CellDistribution:
+    """Returns the distribution over the cells that may be chosen; `worth` is as of `CellDistribution`."""
     left = logits.masked_fill(closed_cells(candidates, seen), CLOSED)
     index, locations = candidates.index, candidates.locations
     locations = locations if locations.ndim == 2 else of_rows(locations, len(logits))
-    return CellDistribution(left, locations, candidates.level, None if index is None else of_rows(index, len(logits)))
+    index = None if index is None else of_rows(index, len(logits))
+    return CellDistribution(left, locations, candidates.level, index, worth)
 
 
 def open_ones(inside: Bool[Tensor, "case cell"]) -> Int[Tensor, "case some"]:
