@@ -82,8 +82,8 @@ class CellDistribution:
     """A categorical distribution over cells, from logits (batch, time, cell) that are very low for closed cells.
 
     Probabilities are computed as softmax of the logits and not as `exp` of the log-probabilities, which is slow for the
-    very low values of closed cells. `worth` is that by which a level is chosen; without it, these are the logits, by which
-    a cell of this level is chosen.
+    very low values of closed cells. A level is chosen by `worth`, or without it by the logits, as a cell of this level
+    is in any case.
     """
 
     def __init__(
@@ -177,10 +177,9 @@ class GaussianDistribution:
 def levels_of(locator: Any, logits: Float[Tensor, "batch time zoom"], where: Where) -> Float[Tensor, "batch time zoom"]:
     """Returns the logits of fields of view as a locator has them, from the policy's own and from where it could look.
 
-    A locator may say what it makes of them with a method `level_logits`, which gets what the best place of each level is
-    worth (see `CellDistribution.best`).
-    Without one, it chooses among the levels that have places left. A locator that `roams` may look anywhere with any
-    field of view.
+    A locator may say what it makes of them with a method `level_logits`, which gets what the best place of each level
+    is worth (see `CellDistribution.best`). Without one, it chooses among the levels that have places left. A locator
+    that `roams` may look anywhere with any field of view.
     """
     own = getattr(locator, "level_logits", None)
     best = where.best(logits.shape[-1]) if isinstance(where, CellDistribution) and where.level is not None else None

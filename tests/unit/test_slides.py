@@ -10,6 +10,7 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from PIL import Image
 
 import glimpse.sources.slide.pixels as slide_pixels
 import glimpse.sources.slide.source as slide_module
@@ -162,6 +163,16 @@ def test_opaque_pixels_are_those_of_read_region_on_white(
     assert {0, 1} <= set(np.unique(alpha)), "parts of it are transparent"
     expected = np.floor(rgba[..., :3] * alpha + 255 * (1 - alpha) + 0.5)
     np.testing.assert_array_equal(found[..., 2::-1], expected)
+
+
+@pytest.mark.parametrize("down", [1, 2, 3, 4, 16, 32])
+@pytest.mark.parametrize("across", [1, 2, 5, 8, 16])
+def test_planes_are_means_rounded_as_pillow_rounds_them(down: int, across: int):
+    read = np.random.default_rng(down).integers(0, 256, (down * 6, across * 5, 4), np.uint8)
+    for made in (read, read | np.uint8(250)):  # the largest sums, too
+        picture = Image.frombuffer("RGBX", (across * 5, down * 6), made.tobytes(), "raw", "RGBX", 0, 1)
+        expected = np.asarray(picture.reduce((across, down)))[..., 2::-1].transpose(2, 0, 1)
+        np.testing.assert_array_equal(slide_pixels.planes(made, down, across), expected)
 
 
 def test_a_thread_keeps_little_memory_to_read_into():

@@ -11,6 +11,8 @@ from glimpse.agents import PPO
 from glimpse.envs import GlimpseVecEnv
 from glimpse.learning.looking import InnerPlaces, InnerWorth, WideLooks, Worth
 from glimpse.networks.locator import PointerLocator, moments_of
+from glimpse.networks.overlap import Coverage
+from glimpse.networks.where import CLOSED, CellDistribution
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from tests.unit.test_zoom import ENCODER, spotted, warmed
 
@@ -128,3 +130,49 @@ def test_a_level_without_places_is_worth_nothing_until_some_are_known() -> None:
     assert locator.worth_slope[0] > 0 and locator.worth_slope[1] == locator.worth_offset[1] == 0
     locator.follow_levels(torch.stack([moments_of(some, some)] * 2))
     assert locator.worth_slope[1].item() == pytest.approx(locator.worth_slope[0].item())
+
+
+def test_what_was_seen_is_worth_less_the_more_of_it_was_seen() -> None:
+    locator = PointerLocator(8, 8, zooms=2, discount_seen=True)
+    some = torch.tensor([-1.0, 0.0, 1.0])
+    locator.value_levels(torch.stack([moments_of(some, 0 * some + 0.1), moments_of(some, 0.05 * some)]), torch.zeros(2))
+    # the first level is worth 0.1 anywhere, the second 0.05 per unit; a poor place is worth -0.05 sqrt(2 / 3)
+    nothing = -((2 / 3) ** 0.5)
+    logits = torch.tensor([[[3.0, 3.0, 3.0, 3.0, -4.0]]])
+    share = torch.tensor([[[0.0, 1.0, 0.0, 0.25, 0.5]]])
+    level = torch.tensor([[[0, 0, 1, 1, 1]]])
+    seen = Coverage(share > 2, share, 0 * share, level[..., 0])
+    found = locator.worth(logits, seen, level)
+    expected = [2.0, nothing, 3.0, 3.0 - 0.25 * (3.0 - nothing), -4.0]
+    torch.testing.assert_close(found[0, 0], torch.tensor(expected))
+    where = CellDistribution(
+        torch.tensor([[[5.0, 6.0, CLOSED, 1.0, 2.0]]]), torch.zeros(5, 2), level[:, 0], worth=found
+    )
+    torch.testing.assert_close(where.best(2)[0, 0], torch.tensor([2.0, expected[3]]))  # closed cells do not count
+    torch.testing.assert_close(locator.level_logits(torch.zeros(1, 1, 2), where.best(2)), where.best(2))
+
+
+def test_levels_are_chosen_by_what_is_left_of_places() -> None:
+    """Of two wide cells the better one was seen: by its logit, even without a penalty, it would be looked at again."""
+    env = spotted()
+    policy, trainer = warmed(env, 2)
+    trainer.step()
+    plain: Any = policy.locator
+    discounting = PointerLocator(plain.key.in_features, plain.query.in_features, zooms=2, discount_seen=True)
+    discounting.load_state_dict(plain.state_dict())
+    scene = policy.scene(
+        *(torch.from_numpy(env.reset(seed=0)[0][name])[None] for name in ("overview", "foreground", "extents"))
+    )
+    state = policy.begin(scene)
+    candidates, seen = policy.choices(scene, state)
+    share = torch.ones_like(seen.share)
+    for locator, least in ((plain, None), (discounting, 0.0)):
+        before = locator(state.memory[:, None], candidates, seen)
+        after = locator(state.memory[:, None], candidates, replace(seen, share=share))
+        torch.testing.assert_close(
+            after.logits, before.logits - locator.penalty(share, seen.near, torch.zeros(1, 1, 1).long())
+        )
+        if least is None:
+            torch.testing.assert_close(after.worth, after.logits)
+        else:
+            assert (after.worth <= before.worth).all()

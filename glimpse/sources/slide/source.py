@@ -35,7 +35,7 @@ from glimpse.sources.slide.files import (
     known_mpp,
 )
 from glimpse.sources.slide.foreground import tissue
-from glimpse.sources.slide.pixels import Kept, opaque_pixels
+from glimpse.sources.slide.pixels import Kept, opaque_pixels, planes
 from glimpse.sources.volume.dicom_folder import files_below, folder_identity
 
 _SINGLE_FILES = (".svs", ".ndpi", ".scn", ".tif", ".tiff", ".bif", ".svslide")  # with all pixels in the one file
@@ -129,10 +129,10 @@ class SlideSource(ImageSource):
         if cut.high * cut.wide > MAX_PIXELS and max(size) > 1:
             return read_in_parts(self, start, width, size)
         if cut.factors is None:
-            return _channels_first(self._resample(levels, cut, (size[0], size[1])))
+            return planes(np.asarray(self._resample(levels, cut, (size[0], size[1]))))
         down, across = cut.factors
         pixels = self._pixels(levels, cut.level, cut.first, (down * size[0], across * size[1]))
-        return _channels_first(pixels.reduce((across, down)) if down > 1 or across > 1 else pixels)
+        return planes(pixels, down, across)
 
     def shown(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> Float[np.ndarray, "2 d"]:
         levels = self._known_levels()
@@ -201,13 +201,14 @@ class SlideSource(ImageSource):
                         self._levels = _describe(slide, self.name, self._mpp)
         return self._levels
 
-    def _pixels(self, levels: _Levels, level: int, first: tuple[int, int], size: tuple[int, int]) -> Image.Image:
-        """Reads pixels of a level from ``first`` on, composited on white: blue, green, red and an unused band."""
+    def _pixels(
+        self, levels: _Levels, level: int, first: tuple[int, int], size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "height width 4"]:
+        """Reads pixels of a level from ``first`` on, as `opaque_pixels` does."""
         scale = levels.downsamples[level]
         corner = _level_0(first, scale)[::-1]
         kept = _inside(levels, scale, first) if levels.bounded else None
-        pixels = self._region(corner, level, (size[1], size[0]), kept)
-        return Image.frombuffer("RGBX", (size[1], size[0]), pixels, "raw", "RGBX", 0, 1)
+        return self._region(corner, level, (size[1], size[0]), kept)
 
     def _region(self, corner: tuple[int, int], level: int, size: tuple[int, int], kept: Kept | None) -> np.ndarray:
         """Reads a region as `opaque_pixels` does.
@@ -251,8 +252,9 @@ class SlideSource(ImageSource):
         top, left = math.floor(box[0]), math.floor(box[1])
         bottom, right = max(math.ceil(box[2]), top + 1), max(math.ceil(box[3]), left + 1)
         pixels = self._pixels(levels, cut.level, (top, left), (bottom - top, right - left))
+        picture = Image.frombuffer("RGBX", (right - left, bottom - top), pixels, "raw", "RGBX", 0, 1)
         inner = (box[1] - left, box[0] - top, box[3] - left, box[2] - top)
-        return pixels.resize((size[1], size[0]), Image.Resampling.BOX, box=inner)
+        return picture.resize((size[1], size[0]), Image.Resampling.BOX, box=inner)
 
 
 @dataclass(frozen=True)
@@ -352,8 +354,3 @@ def _inside(levels: _Levels, scale: float, first: tuple[int, int]) -> Kept:
         end = round((levels.offset[axis] + levels.frame.shape[axis]) / scale) - first[axis]
         kept.append(slice(max(begin, 0), max(end, 0)))
     return kept[0], kept[1]
-
-
-def _channels_first(image: Image.Image) -> UInt8[np.ndarray, "channel height width"]:
-    """Returns red, green and blue of what `_pixels` has read."""
-    return np.ascontiguousarray(np.asarray(image)[..., 2::-1].transpose(2, 0, 1))
