@@ -21,15 +21,15 @@ _EACH = 2  # judges for each number, which differ by the glimpses that they saw
 _SMALL = 1e-6
 
 
-def judged_losses(
+def judged_answers(
     features: Float[Tensor, "case glimpse pooled"],
     targets: Tensor,
     task: Task,
     highest: Sequence[int],
     seed: int,
     chunk: int = 64,
-) -> Float[Tensor, "case glimpse"]:
-    """Returns the loss of the answer from each glimpse alone, by the mean answer of some judges.
+) -> Float[Tensor, "case glimpse output"]:
+    """Returns the answer from each glimpse alone, the mean answer of some judges.
 
     A judge is linear, and learns to answer from the mean of the `highest` scores of half the glimpses of each case.
 
@@ -52,7 +52,13 @@ def judged_losses(
                 answers = torch.cat([judge.alone((part - mean) / spread) for part in features.split(chunk)])
             total = answers if total is None else total + answers
     assert total is not None, "there is one number at least"
-    answers = total / (_EACH * len(highest))
+    return total / (_EACH * len(highest))
+
+
+def losses_of(
+    answers: Float[Tensor, "case glimpse output"], targets: Tensor, task: Task
+) -> Float[Tensor, "case glimpse"]:
+    """Returns the losses of answers from single glimpses; the target of a case is that of all its glimpses."""
     return task.loss(answers, targets[:, None].expand(-1, answers.shape[1], *targets.shape[1:]))
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.learning.augment import Augment, glimpse_augment
-from glimpse.learning.judging import judged_losses
+from glimpse.learning.judging import judged_answers, losses_of
 from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up_options import WarmUpOptions
@@ -96,6 +96,7 @@ class TokenWarmUp(Trainer):
         self.policy, self.cases, self.views, self.task, self.threads = policy, cases, views, task, threads
         self.done, self.places, self.seed = 0, KnownPlaces(None), seed
         self.judged: list[Tensor] = []  # losses (case, glimpse) of answers from single glimpses, by level
+        self.answers: Tensor | None = None  # of judges (case, glimpse, output), from glimpses of the finest level
         glimpses = self.options.glimpses
         affordable = glimpses.max_total_glimpses // max(1, len(cases))
         self.glimpses_per_case = max(1, min(self._wanted(), affordable))
@@ -207,11 +208,20 @@ class TokenWarmUp(Trainer):
         self._judge([self.kept["features"]])
 
     def _judge(self, features: Sequence[Tensor]) -> None:
-        """Lets judges say what the loss of the answer from each glimpse is, if they are wanted, by level."""
-        highest = self.options.losses.look_judges
-        if self.looks and highest is not None:
-            given = (self.targets, self.task, highest, self.seed)
-            self.judged = [judged_losses(level, *given) for level in features]
+        """Lets judges answer from each glimpse, if they are wanted, by level."""
+        losses = self.options.losses
+        if self.looks and losses.look_judges is not None:
+            given = (self.targets, self.task, losses.look_judges, self.seed)
+            self.judged = [losses_of(judged_answers(level, *given), self.targets, self.task) for level in features]
+        if losses.answer_judges is not None:
+            self.answers = judged_answers(features[-1], self.targets, self.task, losses.answer_judges, self.seed)
+
+    def _unlike(self, tokens: Float[Tensor, "batch glimpse embed"], rows: Any) -> Tensor:
+        """Returns how much answers from single glimpses alone differ from those of judges; 0 without judges."""
+        if self.answers is None:
+            return tokens.new_zeros(())
+        own = self.policy.answer_head(self.policy.aggregator(tokens.flatten(0, 1)[:, None]))[:, 0]
+        return F.smooth_l1_loss(own.unflatten(0, tokens.shape[:2]), self.answers[rows])
 
     def _read_ahead(
         self, pool: ThreadPoolExecutor, at_once: int, read_case: Callable[[int], Any]
@@ -292,6 +302,7 @@ class TokenWarmUp(Trainer):
         every = self._losses(policy.answer_head(policy.aggregator(sequence)), cases)
         single = self._losses(policy.glimpse_head(tokens), cases)
         loss = every[:, -1].mean() + losses.prefix_coef * every.mean() + losses.glimpse_coef * single.mean()
+        loss = loss + self._unlike(tokens, rows)
         if self.looks:
             logits, time = self._look_logits(rows), self.max_sequence
             known = self.judged[0][rows] if self.judged else single.detach()

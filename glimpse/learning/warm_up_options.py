@@ -81,6 +81,9 @@ class WarmUpLosses:
         look_judges: Numbers such as [4, 8, 16]. For each of them there are two judges that say what a glimpse is worth,
             in place of the policy's own answers from single glimpses (see `glimpse.learning.judging`). Where few of the
             glimpses of a case show what makes its target, those are chance. None: there are no judges.
+        answer_judges: Such numbers of judges, whose answers from single glimpses the policy's own answers from them are
+            to equal, in the second look, too. With few cases, answers learn these by heart, by where glimpses lie for
+            instance, which a judge does not know. With several fields of view, judges see the finest glimpses.
         look_by_state: Whether the memory's state has a say in the choice, or only the look of each cell. The memory is
             not trained here. With few cases, what the locator learns from its state is chance. With several fields of
             view it never has.
@@ -97,18 +100,22 @@ class WarmUpLosses:
     look_entropy: float = 0.01
     look_expected: bool = False
     look_judges: Sequence[int] | None = None
+    answer_judges: Sequence[int] | None = None
     look_by_state: bool = True
     look_calibrated: bool = True
     look_inside: bool = True
 
     def __post_init__(self) -> None:
-        if self.look_judges is not None:
-            if isinstance(self.look_judges, str) or not isinstance(self.look_judges, Sequence) or not self.look_judges:
+        for name in ("look_judges", "answer_judges"):
+            judges = getattr(self, name)
+            if judges is None:
+                continue
+            if isinstance(judges, str) or not isinstance(judges, Sequence) or not judges:
                 raise SettingsError(
-                    f"Expected look_judges of the warm-up as a list such as [4,8,16], or null, got {self.look_judges}."
+                    f"Expected {name} of the warm-up as a list such as [4,8,16], or null, got {judges}."
                 )
-            for count in self.look_judges:
-                at_least("look_judges of the warm-up", count, 1, whole=True)
+            for count in judges:
+                at_least(f"{name} of the warm-up", count, 1, whole=True)
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ class ZoomWarmUp(TokenWarmUp):
         every = self._losses(policy.answer_head(policy.aggregator(self._sequence(tokens, cases, order))), cases)
         single = [self._losses(policy.glimpse_head(level), cases) for level in self._judged(tokens)]
         loss = every[:, -1].mean() + losses.prefix_coef * every.mean()
-        loss = loss + losses.glimpse_coef * sum(part.mean() for part in single)
+        loss = loss + losses.glimpse_coef * sum(part.mean() for part in single) + self._unlike(tokens[-1], cases)
         if self.looks:
             known = [part[cases] for part in self.judged] or [part.detach() for part in single]
             if self.expect is not None:

@@ -1,13 +1,15 @@
 """Judges find which few glimpses of a case make its target."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from glimpse.errors import SettingsError
-from glimpse.learning.judging import judged_losses
+from glimpse.learning.judging import judged_answers, losses_of
 from glimpse.learning.warm_up import TokenWarmUp
-from glimpse.tasks import Classification, MultiLabel, Regression
+from glimpse.tasks import Classification, MultiLabel, Regression, Task
 from tests.unit.test_zoom import spotted, warmed
 from tests.warm_ups import make
 
@@ -25,6 +27,12 @@ def cases(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     targets = torch.arange(CASES) % 2
     features[targets == 1, :TELLING, 0] += 6
     return 3 * features + 100, targets
+
+
+def judged_losses(
+    features: torch.Tensor, targets: torch.Tensor, task: Task, highest: list[int], seed: int
+) -> torch.Tensor:
+    return losses_of(judged_answers(features, targets, task, highest, seed), targets, task)
 
 
 def test_telling_glimpses_of_positive_cases_have_the_lowest_losses() -> None:
@@ -61,9 +69,10 @@ def test_judges_answer_all_kinds_of_tasks(task: object, targets: np.ndarray) -> 
 
 
 @pytest.mark.parametrize("given", [[], [0], "4", 4, [2.5]])
-def test_impossible_numbers_are_refused(given: object) -> None:
-    with pytest.raises(SettingsError, match="look_judges"):
-        TokenWarmUp.parse_options({"look_judges": given})
+@pytest.mark.parametrize("name", ["look_judges", "answer_judges"])
+def test_impossible_numbers_are_refused(name: str, given: object) -> None:
+    with pytest.raises(SettingsError, match=name):
+        TokenWarmUp.parse_options({name: given})
 
 
 def test_the_locator_learns_from_judges_instead_of_single_answers() -> None:
@@ -83,3 +92,28 @@ def test_the_locator_learns_from_judges_instead_of_single_answers() -> None:
     _, blind = make(look_judges=[2], look_coef=0.0)
     blind.encode()
     assert not blind.judged and blind.step() > 0
+
+
+@pytest.mark.parametrize("zooms", [1, 2])
+def test_answers_from_single_glimpses_come_to_equal_those_of_judges(zooms: int) -> None:
+    given: dict[str, Any] = {"answer_judges": [2], "look_coef": 0.0}
+    policy, trainer = make(**given) if zooms == 1 else warmed(spotted(), 2, **given)
+    if zooms == 1:
+        trainer.encode()
+    asked = trainer.answers
+    assert asked is not None and not trainer.judged
+    everyone = torch.arange(len(trainer.cases))
+    glimpses = torch.arange(asked.shape[1]).expand(len(everyone), -1)
+
+    def apart() -> float:
+        with torch.no_grad():
+            tokens = (
+                trainer._tokens((everyone[:, None], glimpses))[0] if zooms == 1 else trainer._tokens_of(1, everyone)
+            )
+            own = policy.answer_head(policy.aggregator(tokens.flatten(0, 1)[:, None]))[:, 0]
+        return float((own.view(asked.shape) - asked).abs().mean())
+
+    before = apart()
+    for _ in range(60):
+        trainer.step()
+    assert apart() < 0.5 * before
