@@ -20,6 +20,7 @@ from glimpse.tasks import Task
 REQUIRED = ("case_id", "slide_id", "path", "target")
 OPTIONAL = ("split", "mpp", "mask")
 OTHER_NAMES = {"patient": "case_id", "case": "slide_id"}  # columns: other name, usual name
+_NO_CASES = "the cohort has no cases; add one line per case below the header"
 SEPARATORS = (",", ";", "\t", "|")
 _STATED = re.compile(r"""(?i)"?sep=(?P<separator>.)"?[\s,;|]*""")  # a first line that spreadsheets write
 _OF_SURVIVAL = ("time", "event")  # columns that hold the target of another task, and its options that rename them
@@ -108,7 +109,7 @@ def read_table(path: Path) -> Table:
     A Parquet file has the same columns.
 
     Raises:
-        CohortError: the file cannot be read, is no CSV, or is empty.
+        CohortError: the file cannot be read, is no CSV, or has not even a header.
         MissingExtraError: it is a Parquet file, and pyarrow is not installed.
     """
     if path.suffix.lower() in SUFFIXES:
@@ -132,7 +133,7 @@ def read_table(path: Path) -> Table:
             f"{path}: line {reader.line_num + skipped} cannot be read as a line of a CSV ({error}). Write a cell that "
             'holds a quotation mark as "a ""quoted"" word".'
         ) from error
-    return _with_cases(path, Table(rows, columns, separator))
+    return Table(rows, columns, separator)
 
 
 def _of_parquet(path: Path) -> Table:
@@ -147,14 +148,7 @@ def _of_parquet(path: Path) -> Table:
             if "\0" in cell:
                 raise CohortError(f"{path}: line {line}, column {name!r} {_NUL} Correct it, and write the file again.")
     rows = [_row(i + 2, columns, cells) for i, cells in enumerate(texts) if any(map(str.strip, cells))]
-    return _with_cases(path, Table(rows, columns))
-
-
-def _with_cases(path: Path, table: Table) -> Table:
-    """Refuses a table without cases, unless columns are missing, too, of which the caller tells."""
-    if not table.rows and all(column in table.columns for column in REQUIRED):
-        raise CohortError(f"{path}: the cohort has no cases. Add one line per case below the header.")
-    return table
+    return Table(rows, columns)
 
 
 def _text(path: Path) -> str:
@@ -320,10 +314,10 @@ def _pointed(text: str, separator: str) -> str:
 
 
 def table_problems(table: Table) -> list[str]:
-    """Returns messages about repeated slides, patients in two splits, and rows in which the split is empty."""
+    """Returns messages about a table without rows, repeated slides, patients in two splits, and empty splits."""
     slides: dict[str, list[int]] = defaultdict(list)
     splits: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    problems = []
+    problems = [] if table.rows else [_NO_CASES]
     for row in table.rows:
         slides[row.cells.get("slide_id", "")].append(row.line)
         if row.cells.get("split") in SPLITS:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from glimpse.cohort import Cohort, CohortError
 from glimpse.cohort.splits import stratified_splits
-from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Task
+from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Survival, Task
 
 TASK = Classification(2)
 REAL_SLIDE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "real" / "cmu_small_region.svs"
@@ -174,6 +174,8 @@ def test_empty_and_absent_cohorts(folder: Path):
         Cohort.from_csv(folder / "cohort.csv", TASK)
     with pytest.raises(CohortError, match="no cases"):
         Cohort.from_csv(write(folder, "case_id,slide_id,path,target"), TASK)
+    with pytest.raises(CohortError, match="no cases"):
+        Cohort.from_csv(write(folder, "case_id,slide_id,path,time,event"), Survival())
     (folder / "cohort.csv").write_bytes(b"case_id,slide_id,path,target\n\xff\xfe,1,2,3\n")
     with pytest.raises(CohortError, match="UTF-8"):
         Cohort.from_csv(folder / "cohort.csv", TASK)

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,13 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path: Path, monkey
         f"{tmp_path / 'a.txt'}: cannot be written (No space left on device). Free some space on the disk."
     )
     assert (tmp_path / "a.txt").read_text() == "before" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_threads_that_write_the_same_file_do_not_write_into_each_other(tmp_path: Path):
+    path, texts = tmp_path / "a.txt", ["short", "long " * 50_000]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda index: write_atomically(path, texts[index % 2]), range(40)))
+    assert path.read_text() in texts and [one.name for one in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_folder_that_has_gone_is_said_to_be_missing(tmp_path: Path) -> None:
