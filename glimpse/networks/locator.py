@@ -16,7 +16,7 @@ from glimpse.networks.where import (
     masked,
     over_cells,
 )
-from glimpse.settings.options import at_least
+from glimpse.settings.options import above_zero, at_least
 
 _BOUND = 50.0  # lower logits are those of places that are closed, or as good as closed
 _UNIT = 0.05  # of the loss: where levels differ by so much in worth, one is e times as probable as the other
@@ -49,6 +49,9 @@ class PointerLocator(nn.Module):
             With 0, there is none.
         discount_seen: Whether what a place is worth, by which levels are chosen, is the less, the more of its view was
             seen. If not, the best place of each level is worth what its logit, less the penalty, says.
+        wide_worth: With `discount_seen`: a wide look is worth so many times the choice inside it, once for each level
+            above the finest. With 0.5 and two levels, a place is worth what it brings per look, as it takes two looks
+            to see what is inside a wide one; more, where one wide glimpse leads to several fine ones.
         unary_layers: Layers of the unary score. Features of a pretrained encoder need no more than 1, and with few
             cases a second layer learns what is chance.
     """
@@ -71,9 +74,11 @@ class PointerLocator(nn.Module):
         near_penalty: float = 0.0,
         unary_layers: int = 2,
         discount_seen: bool = False,
+        wide_worth: float = 1.0,
     ) -> None:
         super().__init__()
-        self.discount_seen = discount_seen
+        above_zero("wide_worth", wide_worth)
+        self.discount_seen, self.wide_worth = discount_seen, float(wide_worth)
         for name, weight in (("seen_penalty", seen_penalty), ("near_penalty", near_penalty)):
             at_least(name, weight, 0)
         at_least("unary_layers", unary_layers, 1, whole=True)
@@ -156,12 +161,13 @@ class PointerLocator(nn.Module):
     def worth(
         self, logits: Float[Tensor, "batch time cell"], seen: Coverage, zoom: Int[Tensor, "batch 1 cell"]
     ) -> Float[Tensor, "batch time cell"]:
-        r"""Returns what looking at each cell is worth, v - s \max(v - n, 0).
+        r"""Returns what looking at each cell is worth, n + (1 - s) w^l (v - n) where v > n, else v.
 
         v is the worth by the line through the logits of its level (see `value_levels`), s the share of its view that
         was seen, and n the worth of a poor place of the finest level, one standard deviation below the mean. So what is
         worth more than nothing is worth the less, the more of it was seen. The penalty on the logits does not say that:
-        it orders the places of one level, and where all of these are worth much the same, the line is flat.
+        it orders the places of one level, and where all of these are worth much the same, the line is flat. w is
+        `wide_worth`, and l says how many levels above the finest the cell's is.
 
         Args:
             logits: The logits, without the penalty on what was seen.
@@ -172,7 +178,8 @@ class PointerLocator(nn.Module):
         mean, square = self.worth_moments[-1, 0], self.worth_moments[-1, 2]
         poor = mean - (square - mean * mean).clamp_min(0).sqrt()
         nothing = self.worth_slope[-1] * poor + self.worth_offset[-1]
-        return value - seen.share * (value - nothing).clamp_min(0)
+        left = (1 - seen.share) * self.wide_worth ** (len(self.worth_slope) - 1 - zoom)
+        return torch.where(value > nothing, nothing + left * (value - nothing), value)
 
     def level_logits(
         self, logits: Float[Tensor, "batch time zoom"], best: Float[Tensor, "batch time zoom"]

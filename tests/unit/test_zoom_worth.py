@@ -150,6 +150,9 @@ def test_what_was_seen_is_worth_less_the_more_of_it_was_seen() -> None:
     )
     torch.testing.assert_close(where.best(2)[0, 0], torch.tensor([2.0, expected[3]]))  # closed cells do not count
     torch.testing.assert_close(locator.level_logits(torch.zeros(1, 1, 2), where.best(2)), where.best(2))
+    locator.wide_worth = 0.5  # of a wide look, half of what is worth more than nothing is left
+    wide = [nothing + 0.5 * (2.0 - nothing), nothing]
+    torch.testing.assert_close(locator.worth(logits, seen, level)[0, 0], torch.tensor([*wide, *expected[2:]]))
 
 
 def test_levels_are_chosen_by_what_is_left_of_places() -> None:
