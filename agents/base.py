@@ -377,6 +377,7 @@ class GlimpseAlgorithm(SavedAgent):
         checkpoint.add_module("policy", self.policy)
         checkpoint.add_optimizer("optimizer", self.policy.optimizer)
         checkpoint.add_global_generators()
+        self.learner.replay.save(checkpoint)
 
     def restore_state(self, checkpoint: Checkpoint) -> None:
         """Restores what `save_state` stored, including the states of all global random generators.
@@ -388,6 +389,7 @@ class GlimpseAlgorithm(SavedAgent):
         checkpoint.restore_module("policy", self.policy)
         checkpoint.restore_optimizer("optimizer", self.policy.optimizer)
         checkpoint.restore_global_generators()
+        self.learner.replay.restore(checkpoint)
         self.num_timesteps, self.start_timesteps = meta["timesteps"], meta["start"]
         self.updates, self.queue = meta["updates"], deque(meta["queue"])
         self.random.bit_generator.state = meta["random"]

@@ -1,5 +1,6 @@
 """Updates a policy from the episodes of a rollout: computes advantages and losses, and steps the optimizer."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glimpse.agents.options import Options
+from glimpse.agents.replay import Replay, answers_from
 from glimpse.agents.returns import (
     all_at_the_end,
     consequences,
@@ -24,7 +26,7 @@ from glimpse.networks.devices import to_device
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses
 from glimpse.ranks.group import ranks
-from glimpse.ranks.sharing import add_gradients, declared, of_all, own_order, share_of_part, totals
+from glimpse.ranks.sharing import add_gradients, declared, of_all, own_order, share_of_part, sharing, totals
 from glimpse.tasks import Task
 
 Record = TypeVar("Record", Episodes, Glimpses, Glimpses | None)
@@ -96,6 +98,7 @@ class Learner:
     def __init__(self, policy: GlimpsePolicy, task: Task, options: Options, learning_rate: float) -> None:
         self.policy, self.task = policy, task
         self.rollouts, self.losses, self.updates = options.rollouts, options.losses, options.updates
+        self.replay = Replay(options.updates.replay_rollouts)
         give_optimizer(policy, learning_rate)
         for group in policy.optimizer.param_groups:
             group["weight_decay"] = self.updates.weight_decay
@@ -124,7 +127,25 @@ class Learner:
         for _ in range(self.updates.n_epochs):
             for minibatch in self._minibatches(episodes, extra, credit, worth):
                 logs = self._step(minibatch, conduct)
+        if self.updates.replay_steps:
+            logs |= self._learn_again(episodes)
         return {name: float(value) for name, value in logs.items()}
+
+    def _learn_again(self, episodes: Episodes) -> dict[str, Tensor]:
+        """Lets answers learn from the kept features of the last rollouts; returns the losses of the last step."""
+        self.replay.add(episodes)
+        logs: dict[str, Tensor] = {}
+        share = len(self.replay.kept) / self.updates.replay_rollouts  # few rollouts would be learned by heart
+        for _ in range(math.ceil(share * self.updates.replay_steps)):
+            drawn = self.replay.draw()
+            with sharing(len(drawn.read)) as own:
+                seen = drawn.each(lambda part: to_device(part[own], self.policy.device)).shuffled()
+                every, single = answers_from(self.policy, seen)
+                answered = torch.cat([torch.ones_like(seen.read[:, :1]), seen.read], 1)
+                loss = self._losses_of(every, single, seen.target, seen.read.sum(1), answered, seen.read)
+                self._descend(loss.value)
+                logs = totals({f"{name}_again": value for name, value in loss.logs.items()})
+        return logs
 
     def _apply_rate(self, learning_rate: float) -> None:
         others, encoder = self.policy.optimizer.param_groups
@@ -160,19 +181,25 @@ class Learner:
         if worth is not None and first is not None:
             look = of_all(worth.loss(first, wide))
             loss = loss + Loss(self.losses.look_coef * look, {"look": look.detach()})
+        stepped, norm = self._descend(loss.value)
+        if stepped and worth is not None and first is not None and worth.inner:
+            locator: Any = self.policy.locator
+            locator.follow_levels(worth.moments(first, wide))
+        return {**totals({**loss.logs, "loss": loss.value.detach()}), "gradient_norm": norm.detach()}
+
+    def _descend(self, loss: Tensor) -> tuple[bool, Tensor]:
+        """Makes a step of the optimizer; returns whether it did, and the norm of the gradient."""
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
-        loss.value.backward()
+        loss.backward()
         add_gradients(optimizer)
         # The encoder's gradient can be a hundred times larger than the rest, so both are clipped separately.
         groups = [group["params"] for group in optimizer.param_groups]
         norm = torch.stack([nn.utils.clip_grad_norm_(group, self.updates.max_grad_norm) for group in groups]).norm()
-        if torch.isfinite(norm):  # a single bad batch must not make the parameters NaN
+        finite = bool(torch.isfinite(norm))
+        if finite:  # a single bad batch must not make the parameters NaN
             optimizer.step()
-            if worth is not None and first is not None and worth.inner:
-                locator: Any = self.policy.locator
-                locator.follow_levels(worth.moments(first, wide))
-        return {**totals({**loss.logs, "loss": loss.value.detach()}), "gradient_norm": norm.detach()}
+        return finite, norm
 
     # ------------------------------------------------------------------------------------------ the losses
     def credit(self, episodes: Episodes) -> Credit | None:
@@ -185,20 +212,24 @@ class Learner:
 
     def answer_loss(self, episodes: Episodes, evaluation: Evaluation) -> Loss:
         """Returns the task's loss of last answers, plus weighted losses of all answers and of single glimpses."""
-        answered, read = episodes.answered, episodes.read
-        every = self.task.loss(evaluation.prediction, _along(episodes.target, answered))
-        last = of_all(every.gather(1, episodes.length[:, None])[:, 0].mean())
-        prefixes = masked_mean(every, answered)
-        single = self.task.loss(evaluation.glimpse_prediction, _along(episodes.target, read))
-        glimpse = masked_mean(single, read)
-        value = last + self.losses.prefix_coef * prefixes + self.losses.glimpse_coef * glimpse
-        logs = {"supervised_last": last.detach(), "supervised_all": prefixes.detach(), "glimpse": glimpse.detach()}
-        loss = Loss(value, logs)
+        answers = evaluation.prediction, evaluation.glimpse_prediction
+        loss = self._losses_of(*answers, episodes.target, episodes.length, episodes.answered, episodes.read)
         if evaluation.extra_prediction is None:
             return loss
         extra = evaluation.extra_prediction
         more = of_all(self.task.loss(extra, _along(episodes.target, extra[..., 0])).mean())
         return loss + Loss(more, {"supervised_extra": more.detach()})
+
+    def _losses_of(
+        self, prediction: Tensor, alone: Tensor, target: Tensor, length: Tensor, answered: Tensor, read: Tensor
+    ) -> Loss:
+        """Returns the weighted losses of the last answer, of all answers, and of those from single glimpses."""
+        every = self.task.loss(prediction, _along(target, answered))
+        last = of_all(every.gather(1, length[:, None])[:, 0].mean())
+        prefixes, glimpse = masked_mean(every, answered), masked_mean(self.task.loss(alone, _along(target, read)), read)
+        value = last + self.losses.prefix_coef * prefixes + self.losses.glimpse_coef * glimpse
+        logs = {"supervised_last": last.detach(), "supervised_all": prefixes.detach(), "glimpse": glimpse.detach()}
+        return Loss(value, logs)
 
 
 class PolicyLearner(Learner):

@@ -141,6 +141,10 @@ class Updates:
         overview_share: Share of the cases whose overviews are encoded again in an update, with a gradient, if
             `encoder_share` is below 1. Without any, an encoder that learns from glimpses loses sight of what the
             locator has to see in overviews.
+        replay_steps: After each update, in so many more steps answers learn again from the kept features of one of the
+            last rollouts each (see `glimpse.agents.replay`); fewer, until there are so many rollouts. They cost little,
+            since nothing is read or encoded. It is for policies whose answers do not see the overview.
+        replay_rollouts: How many rollouts are kept for that.
     """
 
     n_epochs: int = 1
@@ -150,11 +154,15 @@ class Updates:
     encoder_rate: float = 1.0
     encoder_share: float = 1.0
     overview_share: float = 0.0
+    replay_steps: int = 0
+    replay_rollouts: int = 40
 
     def __post_init__(self) -> None:
         at_least("n_epochs", self.n_epochs, 1)
         at_least("minibatches", self.minibatches, 1)
         at_least("weight_decay", self.weight_decay, 0)
+        at_least("replay_steps", self.replay_steps, 0, whole=True)
+        at_least("replay_rollouts", self.replay_rollouts, 1, whole=True)
         at_least("encoder_rate", self.encoder_rate, 0)
         above_zero("max_grad_norm", self.max_grad_norm)
         if not 0 < self.encoder_share <= 1:

@@ -75,7 +75,7 @@ class GlimpsePolicy(GlimpseNetwork):
                 kept = kept.index_copy(0, again, self.features(episodes.overview[again], conduct))
         scene = self.scene(episodes.overview, episodes.foreground, episodes.extents, kept, conduct)
         seen, maps = self._seen(episodes, encoder_share, conduct)
-        tokens = along_time(self._tokens, seen, episodes.location, episodes.zoom, read)
+        tokens = along_time(self.tokens, seen, episodes.location, episodes.zoom, read)
         overview = scene.token.repeat_interleave(episodes.rollouts, 0)
         first, sequence = self.overview_in_answers(overview), torch.cat([overview[:, None], tokens], 1)
         states = self.memory(sequence)
@@ -93,7 +93,7 @@ class GlimpsePolicy(GlimpseNetwork):
             view_scores=None if history.wide is None else self._scores_of_views(candidates, maps.shape[1]),
         )
 
-    def _tokens(self, seen: Tensor, location: Tensor, zoom: Tensor, read: Tensor) -> Float[Tensor, "batch time embed"]:
+    def tokens(self, seen: Tensor, location: Tensor, zoom: Tensor, read: Tensor) -> Float[Tensor, "batch time embed"]:
         """Returns the tokens of glimpses from their pooled features; zeros where none was read."""
         made = self.glimpse_token(seen[read], location[read], zoom[read])
         return made.new_zeros(*read.shape, made.shape[-1]).masked_scatter(read[..., None], made)

@@ -52,11 +52,12 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 AGENTS: list[tuple[type[GlimpseAlgorithm], dict[str, Any]]] = [
     (PPO, {"rollouts_per_case": 2, "min_glimpses": 1, "minibatches": 2, "encoder_share": 0.5}),
     (Reinforce, {"rollouts_per_case": 2, "baseline": "critic"}),
+    (PPO, {"rollouts_per_case": 2, "replay_steps": 3, "replay_rollouts": 2}),
     (Random, {}),
 ]
 
 
-@pytest.mark.parametrize(("agent", "options"), AGENTS, ids=["ppo", "reinforce", "random"])
+@pytest.mark.parametrize(("agent", "options"), AGENTS, ids=["ppo", "reinforce", "replay", "random"])
 def test_an_agent_goes_on_as_if_it_had_not_stopped(
     agent: type[GlimpseAlgorithm], options: dict[str, Any], tmp_path: Path
 ) -> None:
