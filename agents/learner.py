@@ -21,6 +21,7 @@ from glimpse.agents.returns import (
     returns_to_go,
     standardised,
 )
+from glimpse.errors import SettingsError
 from glimpse.learning.looking import WideLooks, Worth
 from glimpse.networks.devices import to_device
 from glimpse.networks.policy import GlimpsePolicy
@@ -98,6 +99,11 @@ class Learner:
     def __init__(self, policy: GlimpsePolicy, task: Task, options: Options, learning_rate: float) -> None:
         self.policy, self.task = policy, task
         self.rollouts, self.losses, self.updates = options.rollouts, options.losses, options.updates
+        if self.updates.replay_steps and not policy.overview_dropout:
+            raise SettingsError(
+                "Answers that always see the overview cannot learn from kept glimpses alone: leave out replay_steps, or "
+                "set network.overview_dropout above 0."
+            )
         self.replay = Replay(options.updates.replay_rollouts)
         give_optimizer(policy, learning_rate)
         for group in policy.optimizer.param_groups:

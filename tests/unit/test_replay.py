@@ -91,3 +91,8 @@ def test_there_are_fewer_steps_until_enough_is_kept() -> None:
 def test_impossible_numbers_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=next(iter(options))):
         PPO.parse_options(options)
+
+
+def test_answers_that_always_see_the_overview_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"network\.overview_dropout above 0"):
+        agent(replay_steps=1, policy_kwargs={"overview_dropout": 0.0})
