@@ -101,8 +101,8 @@ class Learner:
         self.rollouts, self.losses, self.updates = options.rollouts, options.losses, options.updates
         if self.updates.replay_steps and not policy.overview_dropout:
             raise SettingsError(
-                "Answers that always see the overview cannot learn from kept glimpses alone: leave out replay_steps, or "
-                "set network.overview_dropout above 0."
+                "Answers that always see the overview cannot learn from kept glimpses alone: leave out replay_steps, "
+                "or set network.overview_dropout above 0."
             )
         self.replay = Replay(options.updates.replay_rollouts)
         give_optimizer(policy, learning_rate)
