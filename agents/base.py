@@ -389,7 +389,7 @@ class GlimpseAlgorithm(SavedAgent):
         checkpoint.restore_module("policy", self.policy)
         checkpoint.restore_optimizer("optimizer", self.policy.optimizer)
         checkpoint.restore_global_generators()
-        self.learner.replay.restore(checkpoint)
+        self.learner.restore_replay(checkpoint)
         self.num_timesteps, self.start_timesteps = meta["timesteps"], meta["start"]
         self.updates, self.queue = meta["updates"], deque(meta["queue"])
         self.random.bit_generator.state = meta["random"]

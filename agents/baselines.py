@@ -35,6 +35,8 @@ class _Baseline(GlimpseAlgorithm):
         "min_glimpses",
         "minibatches",
         "overview_share",
+        "replay_rollouts",
+        "replay_steps",
         "stop_from",
         "vf_coef",
     })  # fmt: skip

@@ -21,13 +21,13 @@ from glimpse.agents.returns import (
     returns_to_go,
     standardised,
 )
-from glimpse.errors import SettingsError
 from glimpse.learning.looking import WideLooks, Worth
 from glimpse.networks.devices import to_device
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses
 from glimpse.ranks.group import ranks
 from glimpse.ranks.sharing import add_gradients, declared, of_all, own_order, share_of_part, sharing, totals
+from glimpse.runs.checkpoints import Checkpoint
 from glimpse.tasks import Task
 
 Record = TypeVar("Record", Episodes, Glimpses, Glimpses | None)
@@ -99,11 +99,7 @@ class Learner:
     def __init__(self, policy: GlimpsePolicy, task: Task, options: Options, learning_rate: float) -> None:
         self.policy, self.task = policy, task
         self.rollouts, self.losses, self.updates = options.rollouts, options.losses, options.updates
-        if self.updates.replay_steps and not policy.overview_dropout:
-            raise SettingsError(
-                "Answers that always see the overview cannot learn from kept glimpses alone: leave out replay_steps, "
-                "or set network.overview_dropout above 0."
-            )
+        options.check_replay(policy.overview_dropout)
         self.replay = Replay(options.updates.replay_rollouts)
         give_optimizer(policy, learning_rate)
         for group in policy.optimizer.param_groups:
@@ -141,8 +137,8 @@ class Learner:
         """Lets answers learn from the kept features of the last rollouts; returns the losses of the last step."""
         self.replay.add(episodes)
         logs: dict[str, Tensor] = {}
-        share = len(self.replay.kept) / self.updates.replay_rollouts  # few rollouts would be learned by heart
-        for _ in range(math.ceil(share * self.updates.replay_steps)):
+        wanted = self.updates.replay_steps * len(self.replay.kept)  # few rollouts would be learned by heart
+        for _ in range(math.ceil(wanted / self.updates.replay_rollouts)):
             drawn = self.replay.draw()
             with sharing(len(drawn.read)) as own:
                 seen = drawn.each(lambda part: to_device(part[own], self.policy.device)).shuffled()
@@ -152,6 +148,11 @@ class Learner:
                 self._descend(loss.value)
                 logs = totals({f"{name}_again": value for name, value in loss.logs.items()})
         return logs
+
+    def restore_replay(self, checkpoint: Checkpoint) -> None:
+        """Takes the rollouts that a checkpoint has kept, if answers are to learn from them."""
+        if self.updates.replay_steps:
+            self.replay.restore(checkpoint)
 
     def _apply_rate(self, learning_rate: float) -> None:
         others, encoder = self.policy.optimizer.param_groups
@@ -201,7 +202,8 @@ class Learner:
         add_gradients(optimizer)
         # The encoder's gradient can be a hundred times larger than the rest, so both are clipped separately.
         groups = [group["params"] for group in optimizer.param_groups]
-        norm = torch.stack([nn.utils.clip_grad_norm_(group, self.updates.max_grad_norm) for group in groups]).norm()
+        norms = (nn.utils.clip_grad_norm_(group, self.updates.max_grad_norm) for group in groups)
+        norm = torch.stack([one.to(loss.device) for one in norms]).norm()  # a group without gradients says 0 on the CPU
         finite = bool(torch.isfinite(norm))
         if finite:  # a single bad batch must not make the parameters NaN
             optimizer.step()

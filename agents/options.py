@@ -141,10 +141,13 @@ class Updates:
         overview_share: Share of the cases whose overviews are encoded again in an update, with a gradient, if
             `encoder_share` is below 1. Without any, an encoder that learns from glimpses loses sight of what the
             locator has to see in overviews.
-        replay_steps: After each update, in so many more steps answers learn again from the kept features of one of the
-            last rollouts each (see `glimpse.agents.replay`); fewer, until there are so many rollouts. They cost little,
-            since nothing is read or encoded. It is for policies whose answers do not see the overview.
-        replay_rollouts: How many rollouts are kept for that.
+        replay_steps: Number of extra steps of the optimizer after each update. Each trains the answers on one of the
+            last rollouts, drawn at random, from the features that were computed when it was played (see
+            `glimpse.agents.replay`). Until `replay_rollouts` are kept, proportionally fewer steps are made. They take
+            little time, since nothing is read or encoded. Only for policies whose answers never see the overview
+            (`network.overview_dropout=1`).
+        replay_rollouts: How many rollouts are kept for that, in memory and in each checkpoint: episodes x glimpses x
+            pooled features x 4 bytes each. Where the encoder learns, fewer of them are nearer to what it is now.
     """
 
     n_epochs: int = 1
@@ -178,6 +181,18 @@ class Options:
     rollouts: Rollouts
     losses: Losses
     updates: Updates
+
+    def check_replay(self, overview_dropout: float) -> None:
+        """Refuses to learn from kept glimpses alone if answers see the overview, too.
+
+        Raises:
+            SettingsError: `overview_dropout` of the network is below 1.
+        """
+        if self.updates.replay_steps and overview_dropout < 1:
+            raise SettingsError(
+                "Answers that see the overview cannot learn from kept glimpses alone: leave out replay_steps, or set "
+                f"network.overview_dropout=1, not {overview_dropout}."
+            )
 
     def check_comparable(self) -> None:
         """Refuses a leave-one-out baseline if there is only one rollout per case.

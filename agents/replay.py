@@ -3,7 +3,7 @@
 Playing an episode and encoding its glimpses takes a hundred times as long as answering from their features, and a
 target that many glimpses make together is learned slowly: from a few episodes per update, answers stay far behind what
 the encoder sees. So the features of the last rollouts are kept, and answers learn from them, too. They are as old as
-their rollout, since when the encoder has moved on; hence few rollouts are kept. Decisions are never learned from them.
+their rollout, and the encoder has moved on since; hence only some are kept. Decisions are never learned from them.
 """
 
 from collections import deque

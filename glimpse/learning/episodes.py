@@ -14,6 +14,7 @@ from glimpse.errors import SettingsError
 from glimpse.learning.averaging import Average
 from glimpse.learning.looking import Worth
 from glimpse.learning.stages import STAGES, Training
+from glimpse.networks.policy import GlimpsePolicy
 from glimpse.ranks.group import once
 from glimpse.ranks.sharing import align, share_of
 from glimpse.runs.checkpoints import Checkpoint
@@ -74,6 +75,16 @@ class EpisodeLearning:
     @property
     def _options(self) -> Any:
         return self.algorithm.func.parse_options(self.algorithm.keywords)
+
+    def check(self, policy: GlimpsePolicy) -> None:
+        """Refuses options that do not suit a policy.
+
+        Raises:
+            SettingsError: Answers are to learn from kept glimpses alone, but see the overview, too.
+        """
+        check = getattr(self._options, "check_replay", None)  # algorithms of others may not have it
+        if check is not None:
+            check(policy.overview_dropout)
 
     def run(self, training: Training, name: str) -> None:
         run = training.run

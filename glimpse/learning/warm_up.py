@@ -217,7 +217,10 @@ class TokenWarmUp(Trainer):
             self.answers = judged_answers(features[-1], self.targets, self.task, losses.answer_judges, self.seed)
 
     def _unlike(self, tokens: Float[Tensor, "batch glimpse embed"], rows: Any) -> Tensor:
-        """Returns how much answers from single glimpses alone differ from those of judges; 0 without judges."""
+        """Returns how much the aggregator's answers from one glimpse, and no overview, differ from those of judges.
+
+        It is 0 without judges. `glimpse_head`, which also answers from single glimpses, learns from labels alone.
+        """
         if self.answers is None:
             return tokens.new_zeros(())
         own = self.policy.answer_head(self.policy.aggregator(tokens.flatten(0, 1)[:, None]))[:, 0]

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from glimpse.errors import SettingsError
 from glimpse.networks.overlap import Coverage
 from glimpse.networks.where import (
     Candidates,
@@ -47,11 +48,12 @@ class PointerLocator(nn.Module):
         near_penalty: The weight, before training, of another penalty: times the share of a view that lies within an
             earlier glimpse of twice its sides. Where things are wider than a glimpse, it leads on to the next one.
             With 0, there is none.
-        discount_seen: Whether what a place is worth, by which levels are chosen, is the less, the more of its view was
-            seen. If not, the best place of each level is worth what its logit, less the penalty, says.
-        wide_worth: With `discount_seen`: a wide look is worth so many times the choice inside it, once for each level
-            above the finest. With 0.5 and two levels, a place is worth what it brings per look, as it takes two looks
-            to see what is inside a wide one; more, where one wide glimpse leads to several fine ones.
+        discount_seen: With several fields of view: whether what a place is worth, by which levels are chosen, is the
+            less, the more of its view was seen. If not, the best place of each level is worth what its logit, less the
+            penalty, says.
+        wide_worth: With `discount_seen`: a factor, for each level above the finest, on how much more a place is worth
+            than a poor one of the finest level. With 0.5 and two levels it is what a wide glimpse brings per look, if
+            it takes another look to see what is inside; it is more where a wide glimpse leads to several fine ones.
         unary_layers: Layers of the unary score. Features of a pretrained encoder need no more than 1, and with few
             cases a second layer learns what is chance.
     """
@@ -78,6 +80,10 @@ class PointerLocator(nn.Module):
     ) -> None:
         super().__init__()
         above_zero("wide_worth", wide_worth)
+        if wide_worth != 1 and not discount_seen:
+            raise SettingsError(
+                f"wide_worth={wide_worth} is of network.locator.discount_seen=true: set both, or neither."
+            )
         self.discount_seen, self.wide_worth = discount_seen, float(wide_worth)
         for name, weight in (("seen_penalty", seen_penalty), ("near_penalty", near_penalty)):
             at_least(name, weight, 0)

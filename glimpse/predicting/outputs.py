@@ -39,7 +39,7 @@ _OF_TRAINING = re.compile(  # remedies that only training has; here the case is 
     r",? or leave the case out \(env\.cohort\.on_error=skip\)"
     r"|; env\.cohort\.on_error=skip shows such parts as background"
 )
-_UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?:csv|png|geojson|geojson\.gz|nii\.gz|json)\.\d+\.unfinished")
+_UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?:csv|png|geojson|geojson\.gz|nii\.gz|json)\.\d+(?:-\d+)?\.unfinished")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from glimpse.atomic import replacing
 from glimpse.predict import predict
 from glimpse.predicting.claims import STALE, Claims
+from glimpse.predicting.outputs import Form, Outputs
 from tests.predictions import command, contents, slide_run, write_slide
 
 COUNT = 60
@@ -170,3 +172,17 @@ def test_claims_of_other_machines_are_taken_over_when_they_are_silent(tmp_path: 
     os.utime(half / "b", (time.time() - STALE - 5,) * 2)
     claims.sweep()
     assert not half.exists()
+
+
+def test_what_killed_processes_have_left_unfinished_is_removed(tmp_path: Path) -> None:
+    outputs, claims = Outputs(tmp_path, Form(), "key", ()), Claims(tmp_path / "claims")
+    (tmp_path / "looks").mkdir()
+    with replacing(tmp_path / "looks" / "a.csv") as named:
+        named.touch()  # which then becomes a.csv
+    left = [tmp_path / "looks" / name for name in (named.name, ".a.csv.123.unfinished", ".b.csv.7-8.unfinished")]
+    other = tmp_path / "looks" / ".notes.unfinished"
+    for path in (*left, other):
+        path.touch()
+    with claims.taken("b"):
+        outputs.sweep(claims)
+        assert [path.exists() for path in (*left, other)] == [False, False, True, True], "b is being read"

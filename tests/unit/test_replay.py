@@ -94,5 +94,5 @@ def test_impossible_numbers_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_answers_that_always_see_the_overview_are_refused() -> None:
-    with pytest.raises(SettingsError, match=r"network\.overview_dropout above 0"):
-        agent(replay_steps=1, policy_kwargs={"overview_dropout": 0.0})
+    with pytest.raises(SettingsError, match=r"network\.overview_dropout=1, not 0\.5"):
+        agent(replay_steps=1, policy_kwargs={"overview_dropout": 0.5})

@@ -52,7 +52,10 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 AGENTS: list[tuple[type[GlimpseAlgorithm], dict[str, Any]]] = [
     (PPO, {"rollouts_per_case": 2, "min_glimpses": 1, "minibatches": 2, "encoder_share": 0.5}),
     (Reinforce, {"rollouts_per_case": 2, "baseline": "critic"}),
-    (PPO, {"rollouts_per_case": 2, "replay_steps": 3, "replay_rollouts": 2}),
+    (
+        PPO,
+        {"rollouts_per_case": 2, "replay_steps": 3, "replay_rollouts": 2, "policy_kwargs": {"overview_dropout": 1.0}},
+    ),
     (Random, {}),
 ]
 

@@ -9,10 +9,12 @@ import torch
 
 from glimpse.agents import PPO
 from glimpse.envs import GlimpseVecEnv
+from glimpse.errors import SettingsError
+from glimpse.geometry import CellGrid
 from glimpse.learning.looking import InnerPlaces, InnerWorth, WideLooks, Worth
 from glimpse.networks.locator import PointerLocator, moments_of
 from glimpse.networks.overlap import Coverage
-from glimpse.networks.where import CLOSED, CellDistribution
+from glimpse.networks.where import CLOSED, Candidates, CellDistribution, levels_of
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from tests.unit.test_zoom import ENCODER, spotted, warmed
 
@@ -156,26 +158,34 @@ def test_what_was_seen_is_worth_less_the_more_of_it_was_seen() -> None:
 
 
 def test_levels_are_chosen_by_what_is_left_of_places() -> None:
-    """Of two wide cells the better one was seen: by its logit, even without a penalty, it would be looked at again."""
-    env = spotted()
-    policy, trainer = warmed(env, 2)
-    trainer.step()
-    plain: Any = policy.locator
-    discounting = PointerLocator(plain.key.in_features, plain.query.in_features, zooms=2, discount_seen=True)
-    discounting.load_state_dict(plain.state_dict())
-    scene = policy.scene(
-        *(torch.from_numpy(env.reset(seed=0)[0][name])[None] for name in ("overview", "foreground", "extents"))
+    """The first level is worth more, until all of it was seen; where its scores are flat, a penalty does not help."""
+    plain, discounting = (
+        PointerLocator(8, 8, zooms=2, discount_seen=given, seen_penalty=0.0) for given in (False, True)
     )
-    state = policy.begin(scene)
-    candidates, seen = policy.choices(scene, state)
-    share = torch.ones_like(seen.share)
-    for locator, least in ((plain, None), (discounting, 0.0)):
-        before = locator(state.memory[:, None], candidates, seen)
-        after = locator(state.memory[:, None], candidates, replace(seen, share=share))
-        torch.testing.assert_close(
-            after.logits, before.logits - locator.penalty(share, seen.near, torch.zeros(1, 1, 1).long())
-        )
-        if least is None:
-            torch.testing.assert_close(after.worth, after.logits)
-        else:
-            assert (after.worth <= before.worth).all()
+    some = torch.tensor([-1.0, 0.0, 1.0])
+    moments = torch.stack([moments_of(some, 0 * some + 0.1), moments_of(some, 0.05 * some)])
+    level, nothing_seen = torch.tensor([[0, 0, 1, 1]]), torch.zeros(1, 1, 4)
+    candidates = Candidates(
+        keys=torch.zeros(1, 4, 8),
+        unary=torch.tensor([[0.5, 0.0, 1.0, 0.0]]),
+        open=torch.ones(1, 4, dtype=torch.bool),
+        sides=torch.ones(1, 2, 2),
+        grid=CellGrid((2, 1), (1, 1)),
+        locations=torch.zeros(1, 4, 2),
+        level=level,
+        index=torch.arange(4)[None],
+    )
+    chosen = {}
+    for locator in (plain, discounting):
+        locator.value_levels(moments, torch.zeros(2))
+        for share in (0.0, 1.0):
+            shares = torch.where(level[:, None] == 0, share, nothing_seen)
+            seen = Coverage(nothing_seen > 0, shares, nothing_seen, torch.zeros(1, 1, dtype=torch.long))
+            where = locator(torch.zeros(1, 1, 8), candidates, seen)
+            chosen[locator.discount_seen, share] = int(levels_of(locator, torch.zeros(1, 1, 2), where).argmax())
+    assert chosen == {(False, 0.0): 0, (False, 1.0): 0, (True, 0.0): 0, (True, 1.0): 1}
+
+
+def test_the_worth_of_wide_looks_is_refused_where_it_would_do_nothing() -> None:
+    with pytest.raises(SettingsError, match="discount_seen"):
+        PointerLocator(8, 8, zooms=2, wide_worth=0.5)

@@ -72,8 +72,8 @@ def planes(
 ) -> UInt8[np.ndarray, "3 rows columns"]:
     """Returns red, green and blue of what `opaque_pixels` has read, each of them the mean of down x across pixels.
 
-    Means are rounded as `PIL.Image.Image.reduce` does it, half of the time of which this takes where down x across is a
-    power of two up to 256, as between most levels: rows are added as 16 bits per colour, and columns as whole pixels.
+    It rounds as `PIL.Image.Image.reduce` does, and takes half its time where down x across is a power of two up to 256,
+    as between most levels: rows are added as 16 bits per colour, and columns as whole pixels of 64 bits.
 
     Args:
         pixels: blue, green, red, and a byte that means nothing.
