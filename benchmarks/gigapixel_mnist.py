@@ -30,9 +30,10 @@ WAYS = {
         "warm_up.branches=[8,4,3]",
         "warm_up.max_total_glimpses=600000",
         "warm_up.max_sequence=40",
+        "warm_up.second_look=0.8",
+        "warm_up.second_steps=1500",
         "network.locator.discount_seen=true",
-        "agent.algorithm.n_epochs=2",
-        "joint.updates=500",
+        "agent.algorithm.replay_steps=16",
     ],
     "flat": [
         "env.make.overview_size=768",

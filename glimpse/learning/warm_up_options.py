@@ -83,8 +83,8 @@ class WarmUpLosses:
             glimpses of a case show what makes its target, those are chance. None: there are no judges.
         answer_judges: Numbers as of `look_judges`. What the aggregator answers from one glimpse is trained, in the
             second look, too, to equal what such judges answer from it (smooth L1 loss, weight 1). With few cases,
-            answers learn these by heart, by where glimpses lie for instance, which a judge does not know. With several fields
-            of view, judges see the finest glimpses. None: there are no such judges.
+            answers learn these by heart, by where glimpses lie for instance, which a judge does not know. With several
+            fields of view, judges see the finest glimpses. None: there are no such judges.
         look_by_state: Whether the memory's state has a say in the choice, or only the look of each cell. The memory is
             not trained here. With few cases, what the locator learns from its state is chance. With several fields of
             view it never has.
