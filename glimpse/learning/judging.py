@@ -6,11 +6,14 @@ multiple-instance learning does, has to find what few of the glimpses show, and 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.top_k import TopKHead
 from glimpse.ranks.sharing import add_gradients, of_all, sharing
 from glimpse.tasks import Task
@@ -60,6 +63,25 @@ def losses_of(
 ) -> Float[Tensor, "case glimpse"]:
     """Returns the losses of answers from single glimpses; the target of a case is that of all its glimpses."""
     return task.loss(answers, targets[:, None].expand(-1, answers.shape[1], *targets.shape[1:]))
+
+
+def unlike(
+    policy: GlimpsePolicy, tokens: Float[Tensor, "batch glimpse embed"], answers: Tensor | None, rows: Any
+) -> Tensor:
+    """Returns how much the aggregator's answers from one glimpse, and no overview, differ from those of judges.
+
+    The policy's `glimpse_head`, which also answers from single glimpses, learns from labels alone.
+
+    Args:
+        policy: The policy.
+        tokens: The tokens of glimpses.
+        answers: The answers of judges from all glimpses (case, glimpse, output); with None, the result is 0.
+        rows: Which of these glimpses the tokens are of.
+    """
+    if answers is None:
+        return tokens.new_zeros(())
+    own = policy.answer_head(policy.aggregator(tokens.flatten(0, 1)[:, None]))[:, 0]
+    return F.smooth_l1_loss(own.unflatten(0, tokens.shape[:2]), answers[rows])
 
 
 @torch.enable_grad()  # glimpses are encoded without

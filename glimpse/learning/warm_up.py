@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.learning.augment import Augment, glimpse_augment
-from glimpse.learning.judging import judged_answers, losses_of
+from glimpse.learning.judging import judged_answers, losses_of, unlike
 from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up_options import WarmUpOptions
@@ -209,22 +209,12 @@ class TokenWarmUp(Trainer):
 
     def _judge(self, features: Sequence[Tensor]) -> None:
         """Lets judges answer from each glimpse, if they are wanted, by level."""
-        losses = self.options.losses
+        losses, known = self.options.losses, (self.targets, self.task)
         if self.looks and losses.look_judges is not None:
-            given = (self.targets, self.task, losses.look_judges, self.seed)
-            self.judged = [losses_of(judged_answers(level, *given), self.targets, self.task) for level in features]
+            answers = [judged_answers(level, *known, losses.look_judges, self.seed) for level in features]
+            self.judged = [losses_of(level, *known) for level in answers]
         if losses.answer_judges is not None:
-            self.answers = judged_answers(features[-1], self.targets, self.task, losses.answer_judges, self.seed)
-
-    def _unlike(self, tokens: Float[Tensor, "batch glimpse embed"], rows: Any) -> Tensor:
-        """Returns how much the aggregator's answers from one glimpse, and no overview, differ from those of judges.
-
-        It is 0 without judges. `glimpse_head`, which also answers from single glimpses, learns from labels alone.
-        """
-        if self.answers is None:
-            return tokens.new_zeros(())
-        own = self.policy.answer_head(self.policy.aggregator(tokens.flatten(0, 1)[:, None]))[:, 0]
-        return F.smooth_l1_loss(own.unflatten(0, tokens.shape[:2]), self.answers[rows])
+            self.answers = judged_answers(features[-1], *known, losses.answer_judges, self.seed)
 
     def _read_ahead(
         self, pool: ThreadPoolExecutor, at_once: int, read_case: Callable[[int], Any]
@@ -289,7 +279,6 @@ class TokenWarmUp(Trainer):
     # ------------------------------------------------------------------------------------------ learning
     def step(self) -> float:
         """Makes one update and returns its loss."""
-        self._slow_down()
         cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(self.policy.device)
         order = torch.rand(len(cases), self.glimpses_per_case, generator=self.generator).argsort(1)
         with sharing(len(cases)) as own:
@@ -305,7 +294,7 @@ class TokenWarmUp(Trainer):
         every = self._losses(policy.answer_head(policy.aggregator(sequence)), cases)
         single = self._losses(policy.glimpse_head(tokens), cases)
         loss = every[:, -1].mean() + losses.prefix_coef * every.mean() + losses.glimpse_coef * single.mean()
-        loss = loss + self._unlike(tokens, rows)
+        loss = loss + unlike(policy, tokens, self.answers, rows)
         if self.looks:
             logits, time = self._look_logits(rows), self.max_sequence
             known = self.judged[0][rows] if self.judged else single.detach()
@@ -317,13 +306,10 @@ class TokenWarmUp(Trainer):
             loss = loss + losses.look_coef * (first + later)
         return loss
 
-    def _slow_down(self) -> None:
-        """Sets the learning rate of the next step, along half a cosine."""
+    def _update(self, loss: Tensor) -> None:
         rate = self.options.steps.learning_rate * 0.5 * (1 + np.cos(np.pi * self.done / self.steps))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-
-    def _update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
         loss.backward()
         add_gradients(self.optimizer)

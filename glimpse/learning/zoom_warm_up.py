@@ -22,6 +22,7 @@ from torch import Tensor
 
 from glimpse.cohort import Case
 from glimpse.learning.augment import Augment, still_augment
+from glimpse.learning.judging import unlike
 from glimpse.learning.looking import InnerWorth, Worth, choice_loss
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.locator import PointerLocator, moments_of
@@ -213,7 +214,6 @@ class ZoomWarmUp(TokenWarmUp):
     # ------------------------------------------------------------------------------------------ learning
     def step(self) -> float:
         """Makes one update and returns its loss."""
-        self._slow_down()
         cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(self.policy.device)
         order = torch.rand(len(cases), self._of_each, generator=self.generator).argsort(1)
         with sharing(len(cases)) as own:
@@ -235,7 +235,8 @@ class ZoomWarmUp(TokenWarmUp):
         every = self._losses(policy.answer_head(policy.aggregator(self._sequence(tokens, cases, order))), cases)
         single = [self._losses(policy.glimpse_head(level), cases) for level in self._judged(tokens)]
         loss = every[:, -1].mean() + losses.prefix_coef * every.mean()
-        loss = loss + losses.glimpse_coef * sum(part.mean() for part in single) + self._unlike(tokens[-1], cases)
+        loss = loss + losses.glimpse_coef * sum(part.mean() for part in single)
+        loss = loss + unlike(policy, tokens[-1], self.answers, cases)
         if self.looks:
             known = [part[cases] for part in self.judged] or [part.detach() for part in single]
             if self.expect is not None:
