@@ -99,6 +99,8 @@ def warmed(kind: type[TokenWarmUp], second: bool = False, **options: Any) -> dic
 
 def played(kind: Any, extents: list[int], **options: Any) -> dict[str, nn.Module]:
     _, policy = made(extents)
+    if "replay_steps" in options:
+        policy.overview_dropout = 1.0
     given: dict[str, Any] = {"cases_per_rollout": 5, "rollouts_per_case": 2, "stop_from": 0.2, "seed": 3, **options}
     share = share_of(given["cases_per_rollout"])
     lanes = GlimpseVecEnv([environment(extents) for _ in range(2 * (share.stop - share.start))], park=True)
