@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from hypothesis import strategies as st
 
 import glimpse
@@ -144,6 +145,7 @@ def _in_child(work: Callable[[], Any], folders: list[Path], reads: list[Path], p
         resource.setrlimit(resource.RLIMIT_AS, (size + GROWTH,) * 2)
         resource.setrlimit(resource.RLIMIT_CPU, (spent + SECONDS,) * 2)
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+        torch.set_num_threads(1)  # a fork has none of OpenMP's threads, and would wait for them
         outcome = _done(work, folders, reads)
         os.write(pipe, json.dumps(vars(outcome)).encode())
         code = 0
