@@ -1,5 +1,6 @@
 """Answers learn again from the glimpses of earlier episodes."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from glimpse.agents import PPO
 from glimpse.agents.replay import Replay, Seen, answers_from
 from glimpse.envs import GlimpseVecEnv
 from glimpse.errors import SettingsError
+from glimpse.learning.episodes import EpisodeLearning
 from glimpse.networks.policy import GlimpsePolicy
 from tests.unit.test_saved_state import environment
 
@@ -96,3 +98,12 @@ def test_impossible_numbers_are_refused(options: dict[str, Any]) -> None:
 def test_answers_that_always_see_the_overview_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"network\.overview_dropout=1, not 0\.5"):
         agent(replay_steps=1, policy_kwargs={"overview_dropout": 0.5})
+
+
+def test_the_stage_refuses_them_before_anything_is_learned() -> None:
+    policy = agent().policy
+    stage = EpisodeLearning(partial(PPO, replay_steps=1), 1e-3, 2, 0, 0.9, False)
+    stage.check(policy)
+    policy.overview_dropout = 0.9
+    with pytest.raises(SettingsError, match=r"network\.overview_dropout=1, not 0\.9"):
+        stage.check(policy)
