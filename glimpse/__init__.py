@@ -11,6 +11,7 @@ locations that it chooses itself, and predicts the target from what it has seen.
 Importing this package is quick: PyTorch and the image readers are imported by the first name that needs them.
 """
 
+import gc
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,13 @@ def __getattr__(name: str) -> Any:
     name = _FORMER_NAMES.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module 'glimpse' has no attribute {name!r}; its public names are {', '.join(__all__)}.")
-    value = getattr(import_module(_HOMES[name]), name)
+    collects = gc.isenabled()
+    gc.disable()  # what is imported stays, and looking through all of it again and again takes a tenth of a second
+    try:
+        value = getattr(import_module(_HOMES[name]), name)
+    finally:
+        if collects:
+            gc.enable()
     globals()[name] = value
     return value
 

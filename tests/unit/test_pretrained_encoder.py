@@ -246,8 +246,12 @@ def test_a_policy_reads_with_it(tiny_slides: Path) -> None:
     assert not torch.allclose(tokens[0], tokens[1])
 
 
-def test_adapters_are_saved_with_the_policy(tiny_slides: Path, tmp_path: Path) -> None:
-    config = config_of(tiny_slides, "network.encoder.lora_rank=2", "network.encoder.stride=8")
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_saved_policy_brings_all_weights(
+    tiny_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    """Also those of adapters; the published weights are not read a second time."""
+    config = config_of(tiny_slides, f"network.encoder.lora_rank={rank}", "network.encoder.stride=8")
     policy, _ = policy_with(tiny_slides, config=config)
     for part in policy.encoder.modules():
         if isinstance(part, LowRank):
@@ -257,4 +261,9 @@ def test_adapters_are_saved_with_the_policy(tiny_slides: Path, tmp_path: Path) -
     )
     save_policy(policy, tmp_path / POLICY_FILE)
     images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    assert torch.equal(load(tmp_path).encoder(images), policy.encoder(images))
+    expected, read = policy.encoder(images), torch.load
+    reads: list[object] = []
+    monkeypatch.setattr(torch, "load", lambda *given, **options: reads.append(given) or read(*given, **options))
+    assert torch.equal(load(tmp_path).encoder(images), expected) and not reads
+    EfficientNetLite0(3)
+    assert len(reads) == 1
