@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from glimpse.reading.records import Reading
+from glimpse.tasks import Classification
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours that colour-blind readers can tell apart, on light and on dark ground (Okabe and Ito 2008)."""
@@ -141,7 +142,8 @@ def distribution_chart(values: Mapping[str, Sequence[float]], xlabel: str, title
 def contribution_chart(reading: Reading) -> Figure:
     """Plots what each look has added to the last answer, as bars (see `Reading.contributions`).
 
-    Bars are of the second of two outputs, or of the one with the highest value in the last answer.
+    Bars are of the second of two classes, or of the one that the last answer names; for other tasks, of that column of
+    `probabilities` which looks have changed most (see `Task.pictured`).
 
     Args:
         reading: a reading with a trace, by a policy.
@@ -152,7 +154,12 @@ def contribution_chart(reading: Reading) -> Figure:
     given, task = reading.contributions, reading.traced.task
     if given is None:
         raise ValueError(f"{reading.id}: what each look has added is not known of this reading. Read the case again.")
-    output = 1 if task.outputs == 2 else int(reading.probabilities[-1].argmax())
+    pictured = list(task.pictured)
+    if isinstance(task, Classification):
+        output = 1 if task.outputs == 2 else int(reading.probabilities[-1].argmax())
+    else:
+        sizes = np.abs(given[:, pictured]).sum(0)
+        output = pictured[int(np.flatnonzero(sizes >= 0.999 * sizes.max())[-1])]  # of two that differ alike, the second
     column, orders = task.columns[output], np.arange(1, len(given) + 1)
     figure, axes = _figure("look", f"added to {column}", f"What each look added: {reading.id}")
     values = given[:, output]

@@ -48,8 +48,9 @@ _CASE = {1: 320, 2: 320, 3: 460}  # width of a case in pixels, by the number of 
 _LOOK = {1: 150, 2: 150, 3: 324}  # of a look
 _SHEET = 670  # width in pixels of a sheet of looks
 _LINES = 3  # that the text of a case has at most for target and answer
-_FOR, _AGAINST = ImageColor.getrgb(COLOURS[0]), ImageColor.getrgb(COLOURS[1])
+_FOR, _AGAINST, _NOTHING = (ImageColor.getrgb(colour) for colour in (COLOURS[0], COLOURS[1], "#767676"))
 _GAP = 12
+_ZERO = 5e-5  # what a look has added, below which it has added nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +142,9 @@ def telling_glimpses(
     """Shows the most and the least telling glimpses of a cohort, as the agent saw them.
 
     A glimpse tells as much as the answer would differ without it (see `Reading.contributions`), up or down: blue
-    frames have added to the probability or quantity that is named, orange ones have taken from it. It is the one that
-    changes most, of those that pictures tell of (see `Task.pictured`). Near duplicates are left out.
+    frames have added to the probability or quantity that is named, orange ones have taken from it, grey ones have not
+    changed it. It is the one that changes most, of those that pictures tell of (see `Task.pictured`). Near duplicates
+    are left out.
 
     Args:
         seen: readings with traces, also from an iterator, or looks that `candidates` has chosen from them.
@@ -169,13 +171,16 @@ def telling_glimpses(
             rows = [beside(tiles[i : i + across], _GAP) for i in range(0, len(tiles), across)]
             parts += [_lines([name], width, _HEADING), *rows]
             told.append(f"{name}: {'; '.join(', '.join((one.id, *_of_look(one))) for one in chosen)}.")
-    note = "Ranked by how much the answer would differ without them: blue has added to it, orange has taken from it."
+    note = (
+        "Ranked by how much the answer would differ without them: blue has added to it, orange has taken from it, grey "
+        "has not changed it."
+    )
     image = below([parts[0], _wrapped(note, width), *parts[1:]], _GAP)
     return Sheet(image, f"Glimpses, with what each has added to the answer. {' '.join(told)}")
 
 
 def _of_look(look: TellingLook) -> tuple[str, str]:
-    added = f"{look.added:+.0f}" if look.size >= 10 else f"{look.added:+.2g}" if look.size >= 5e-5 else "±0"
+    added = f"{look.added:+.0f}" if look.size >= 10 else f"{look.added:+.2g}" if look.size >= _ZERO else "±0"
     return f"look {look.order} of {look.count}", f"{look.column} {added}".replace("-", "−")
 
 
@@ -191,7 +196,7 @@ def _look(look: TellingLook, width: int) -> Image.Image:
     column, _, number = added.rpartition(" ")
     room = width - letters(_TEXT).getlength(f" {number}")
     texts = [_shortened(look.id, width), place, f"{_shortened(column, room)} {number}"]
-    colour: Colour = (_FOR if look.added >= 0 else _AGAINST)[:3]
+    colour: Colour = (_NOTHING if look.size < _ZERO else _FOR if look.added > 0 else _AGAINST)[:3]
     return below([framed(drawn, colour), _lines(texts, width)], 4)
 
 

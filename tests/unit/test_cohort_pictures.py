@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from glimpse.geometry import Frame
-from glimpse.pictures.cohort import _AGAINST, _FOR, DESCRIPTION, best_and_worst, telling_glimpses
+from glimpse.pictures.charts import contribution_chart
+from glimpse.pictures.cohort import _AGAINST, _FOR, _NOTHING, DESCRIPTION, best_and_worst, telling_glimpses
 from glimpse.reading.records import Reading, Trace
 from glimpse.reading.standing_out import candidates, outermost, telling
 from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Survival, Task
@@ -101,6 +102,13 @@ def test_at_which_place_of_the_sheet_they_are() -> None:
     assert (pixels[rows[second + 1] + 50, 75] == 40).all()
 
 
+def test_a_glimpse_that_changes_nothing_has_a_frame_of_its_own() -> None:
+    sheet = telling_glimpses([reading("a", [0.3, -1e-6], [10, 200])], count=1)
+    pixels = np.asarray(sheet.image)
+    assert "±0" in sheet.description and (pixels == _NOTHING).all(-1).any() and (pixels == _FOR).all(-1).any()
+    assert not (pixels == _AGAINST).all(-1).any()
+
+
 def test_best_on_the_left_and_worst_on_the_right(tmp_path: Path) -> None:
     right = [reading(f"case {i}", [0.1], [10], p=p) for i, p in enumerate((0.3, 0.9, 0.6, 0.01, 0.001))]
     sheet = best_and_worst(iter([*right, reading("unknown", [0.1], [10], target=None)]), count=2)
@@ -139,6 +147,12 @@ def test_every_task(task: Task, target: object) -> None:
     columns = {look.column for look in telling(some)[0]}
     assert columns <= {task.columns[i] for i in task.pictured} and len(columns) == 1
     assert "score" in best_and_worst(some).description and telling_glimpses(some).image.width == 670
+    axes = contribution_chart(some[0]).axes[0]
+    given = some[0].contributions
+    shown = task.columns.index(axes.get_ylabel().removeprefix("added to "))
+    assert shown in task.pictured and given is not None
+    np.testing.assert_allclose([bar.get_height() for bar in axes.patches], given[:, shown])
+    assert np.abs(given[:, shown]).sum() >= 0.99 * np.abs(given[:, list(task.pictured)]).sum(0).max()
 
 
 def test_what_cannot_be_shown_is_refused() -> None:
