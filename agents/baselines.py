@@ -31,6 +31,7 @@ class _Baseline(GlimpseAlgorithm):
         "ent_coef",
         "extra_glimpses",
         "gae_lambda",
+        "greedy_rollouts",
         "look_coef",
         "min_glimpses",
         "minibatches",
