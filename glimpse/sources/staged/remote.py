@@ -3,6 +3,7 @@
 import os
 import posixpath
 import re
+import time
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -26,6 +27,8 @@ _SECRETS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)(?:[^/?#\s'\"]*@)?([^?#\s'\"
 _QUOTED = re.compile(r"(?:[!-$&-~]|%[0-9a-fA-F]{2})+")  # what can be asked of a server as it stands
 _FILE = re.compile(r"file://(localhost)?(?=/)", re.IGNORECASE)
 _SILENT = 60.0  # seconds for which a server may say nothing
+_PART = 16 << 20  # bytes that are asked for at once after a fetch broke
+_BREAKS, _PAUSE = 3, 2.0  # how often it may break after that, and seconds until it is asked again
 _SLIDE = "slide"  # the reader whose DICOM files are parts of an image
 _BESIDE = ".mrxs"  # the suffix of files whose pixels are in the folder beside them
 _VERSION = (
@@ -181,12 +184,40 @@ class RemoteSource(CopiedSource):
             copy.parent.mkdir(parents=True, exist_ok=True)
             options = {"callback": self._bound()} if size == -1 else {}
             with _understood(self._address):
-                system.get_file(self._address_of(below, address), os.fspath(copy), **options)
+                try:
+                    system.get_file(self._address_of(below, address), os.fspath(copy), **options)
+                except Exception:
+                    if not copy.is_file() or not 0 < copy.stat().st_size < size:
+                        raise
+                    self._go_on(system, self._address_of(below, address), copy, size)
             with open(copy, "rb") as file:
                 os.fsync(file.fileno())
         if not self._whole(folder):
             raise ImageReadError(f"{self.name}: what was fetched is not as long as it should be. Start again.")
         self._refuse_parts(folder / self._called)
+
+    def _go_on(self, system: Any, address: str, copy: Path, size: int) -> None:
+        """Fetches what is missing of a file, part by part, after a fetch broke: what has come already is kept."""
+        breaks, broken = 0, True
+        with open(copy, "ab") as file:
+            while (begin := file.tell()) < size:
+                end = min(size, begin + _PART)
+                try:
+                    if broken and stamp_of(self._address) != self.identity[1]:  # type: ignore[index]
+                        raise ImageReadError(f"{self.name}: it was replaced while it was fetched. Start again.")
+                    part = system.cat_file(address, start=begin, end=end)
+                    if len(part) != end - begin:
+                        raise OSError(f"{len(part)} bytes came where {end - begin} were asked for")
+                except UserError:
+                    raise
+                except Exception:
+                    breaks, broken = breaks + 1, True
+                    if breaks == _BREAKS:
+                        raise
+                    time.sleep(_PAUSE * breaks)
+                else:
+                    file.write(part)
+                    broken = False
 
     def _bound(self) -> Any:
         """Returns what ends a fetch as soon as a file is longer than the stage."""
