@@ -245,9 +245,9 @@ class GlimpseAlgorithm(SavedAgent):
         cases = self._next_cases()[share_of(self.rollouts.cases_per_rollout).own]
         lanes = np.repeat(cases, each).reshape(-1, env.num_envs)
         grouped = each if env.num_envs % each == 0 else 1
-        budget, before, greedy = self._draw_budget(), self.num_timesteps, self.rollouts.greedy_rows(lanes.shape)
+        budget, before = self._draw_budget(), self.num_timesteps
         self.conduct = self._conduct()
-        played = self._play(env, callback, lanes, grouped, budget, greedy)
+        played = self._play(env, callback, lanes, grouped, budget)
         if played is None:
             return False
         self.extra = self._look_elsewhere(env, lanes, grouped)
@@ -258,9 +258,9 @@ class GlimpseAlgorithm(SavedAgent):
         return True
 
     def _play(
-        self, env: VecEnv, callback: BaseCallback, lanes: np.ndarray, grouped: int, budget: int, greedy: np.ndarray
+        self, env: VecEnv, callback: BaseCallback, lanes: np.ndarray, grouped: int, budget: int
     ) -> list[Episodes] | None:
-        """Plays the cases in `lanes` (wave, lane), some of them greedily; None if a callback asked to stop."""
+        """Plays the cases in `lanes` (wave, lane), one wave after another; None if a callback asked to stop."""
 
         def on_step(ended: list[dict[str, Any]]) -> bool:
             self.num_timesteps += env.num_envs
@@ -271,8 +271,8 @@ class GlimpseAlgorithm(SavedAgent):
         encodes = self.encodes_overviews or not self.conduct.train_encoder  # updates need the features then
         player = EpisodePlayer(env, self.policy, budget, self.task.stack, encodes, self._shown())
         waves = []
-        for wave, surely in zip(lanes, greedy, strict=True):
-            episodes = player.play(wave.tolist(), grouped, on_step, self.conduct, surely)
+        for wave in lanes:
+            episodes = player.play(wave.tolist(), grouped, on_step, self.conduct)
             if episodes is None:
                 return None
             waves.append(episodes)

@@ -31,7 +31,6 @@ class _Baseline(GlimpseAlgorithm):
         "ent_coef",
         "extra_glimpses",
         "gae_lambda",
-        "greedy_rollouts",
         "look_coef",
         "min_glimpses",
         "minibatches",

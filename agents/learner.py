@@ -259,7 +259,7 @@ class PolicyLearner(Learner):
             advantage = generalised_advantage(caused, episodes.value, episodes.decided, self.losses.gae_lambda)
             returns = (advantage + episodes.value).masked_fill(~episodes.decided, 0.0)
         device = self.policy.device
-        return Credit(standardised(advantage, episodes.drawn).to(device), returns.to(device))
+        return Credit(standardised(advantage, episodes.decided).to(device), returns.to(device))
 
     def _consequences(self, episodes: Episodes) -> Tensor:
         """Returns rewards (batch, step), each at the decision that caused it (see `returns.consequences`)."""

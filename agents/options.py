@@ -1,11 +1,8 @@
 """The options of all agents, in three small records; their defaults are written here only."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from glimpse.errors import SettingsError
 from glimpse.learning.augment import check_augment
@@ -19,11 +16,6 @@ class Rollouts:
     Attributes:
         cases_per_rollout: Cases that are played between two updates.
         rollouts_per_case: Episodes of each of these cases. They share the encoded overview of the case.
-        greedy_rollouts: So many of these episodes take what is most probable at each step, as in a test. Their looks
-            meet more of what tells the answer than looks that are drawn at random. So answers learn more from them, and
-            so does the encoder, which learns from them first where `encoder_share` is below 1. Where to look is learned
-            from the others, which the leave-one-out baseline compares with them, too (self-critical training, Rennie et
-            al. 2017).
         max_glimpses: Budget of an episode in training; None takes the environment's own.
         min_glimpses: If given, the budget of each rollout is drawn at random from this number to `max_glimpses`, so
             that the policy learns to use any budget. With None the budget is always `max_glimpses`.
@@ -40,7 +32,6 @@ class Rollouts:
 
     cases_per_rollout: int = 16
     rollouts_per_case: int = 4
-    greedy_rollouts: int = 0
     max_glimpses: int | None = None
     min_glimpses: int | None = None
     extra_glimpses: int | None = None
@@ -50,12 +41,6 @@ class Rollouts:
     def __post_init__(self) -> None:
         at_least("cases_per_rollout", self.cases_per_rollout, 1)
         at_least("rollouts_per_case", self.rollouts_per_case, 1)
-        at_least("greedy_rollouts", self.greedy_rollouts, 0, whole=True)
-        if self.greedy_rollouts >= self.rollouts_per_case and self.greedy_rollouts:
-            raise SettingsError(
-                f"Expected greedy_rollouts below rollouts_per_case ({self.rollouts_per_case}), since where to look is "
-                f"learned from the others; got {self.greedy_rollouts}."
-            )
         at_least("stop_from", self.stop_from, 0)
         for name in ("max_glimpses", "extra_glimpses"):
             if getattr(self, name) is not None:
@@ -77,10 +62,6 @@ class Rollouts:
     def episodes(self) -> int:
         """Number of episodes in a rollout."""
         return self.cases_per_rollout * self.rollouts_per_case
-
-    def greedy_rows(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns which episodes of a rollout are greedy, bool of this shape, in the order in which they are played."""
-        return np.arange(math.prod(shape)).reshape(shape) % self.rollouts_per_case < self.greedy_rollouts
 
     @property
     def budget(self) -> int:

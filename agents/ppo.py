@@ -48,13 +48,13 @@ class PPOLearner(PolicyLearner):
 
     def policy_loss(self, episodes: Episodes, evaluation: Evaluation, advantage: Float[Tensor, "batch step"]) -> Loss:
         epsilon = self.losses.clip_range
-        log_ratio = (evaluation.log_prob - episodes.log_prob).masked_fill(~episodes.drawn, 0.0)
+        log_ratio = (evaluation.log_prob - episodes.log_prob).masked_fill(~episodes.decided, 0.0)
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
-        loss = -masked_mean(torch.minimum(ratio * advantage, clipped * advantage), episodes.drawn)
+        loss = -masked_mean(torch.minimum(ratio * advantage, clipped * advantage), episodes.decided)
         with torch.no_grad():
-            divergence = masked_mean(ratio - 1 - log_ratio, episodes.drawn)
-            outside = masked_mean(((ratio - 1).abs() > epsilon).float(), episodes.drawn)
+            divergence = masked_mean(ratio - 1 - log_ratio, episodes.decided)
+            outside = masked_mean(((ratio - 1).abs() > epsilon).float(), episodes.decided)
         return Loss(loss, {"policy_loss": loss.detach(), "approx_kl": divergence, "clip_fraction": outside})
 
 

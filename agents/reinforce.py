@@ -13,7 +13,7 @@ class ReinforceLearner(PolicyLearner):
     """Policy loss: the mean of -A_t log pi(a_t | s_t) over all decisions, with the advantage A_t."""
 
     def policy_loss(self, episodes: Episodes, evaluation: Evaluation, advantage: Float[Tensor, "batch step"]) -> Loss:
-        loss = -masked_mean(advantage * evaluation.log_prob, episodes.drawn)
+        loss = -masked_mean(advantage * evaluation.log_prob, episodes.decided)
         return Loss(loss, {"policy_loss": loss.detach()})
 
 

@@ -56,12 +56,7 @@ class EpisodePlayer:
 
     @torch.no_grad()
     def play(
-        self,
-        cases: Sequence[int],
-        rollouts: int,
-        on_step: OnStep,
-        conduct: Conduct = OWN_CONDUCT,
-        greedy: np.ndarray | None = None,
+        self, cases: Sequence[int], rollouts: int, on_step: OnStep, conduct: Conduct = OWN_CONDUCT
     ) -> Episodes | None:
         """Plays one complete episode in every lane.
 
@@ -70,7 +65,6 @@ class EpisodePlayer:
             rollouts: Number of lanes per case.
             on_step: Called after each step with the infos of episodes that have just ended; False stops playing.
             conduct: How the policy acts.
-            greedy: bool (lane,), which lanes take the most probable choices; None: all choices are drawn at random.
 
         Returns:
             The episodes, or None if `on_step` has returned False.
@@ -89,11 +83,8 @@ class EpisodePlayer:
         views = Views(self.policy, len(cases))
         targets: list[Any] = [None] * len(cases)
         going = bool(alive.any())
-        surely = torch.zeros(len(cases), dtype=torch.bool) if greedy is None else torch.from_numpy(greedy)
-        sure = bool(surely.any()) and to_device(surely, device)
         while going:
-            over = to_device(torch.from_numpy(exhausted), device)
-            decision = self.policy.decide(scene, state, over, sure, conduct=conduct)
+            decision = self.policy.decide(scene, state, to_device(torch.from_numpy(exhausted), device), conduct=conduct)
             zoom, (observation, reward, done, infos) = self._step(decision)
             for lane in np.flatnonzero(alive & (done | (len(steps) == 0))):
                 targets[lane] = infos[lane]["target"]
@@ -113,8 +104,7 @@ class EpisodePlayer:
                 exhausted = np.where(alive, observation["remaining"][:, 0] <= 0, True)
         arrived(device)
         pooled = torch.stack(seen, 1) if seen else state.seen.cpu()[:, None][:, :0]
-        of_cases = (*shown, scene.features.cpu())
-        return self._stack(of_cases, pooled, steps, self.stack_targets(targets), views, surely)
+        return self._stack((*shown, scene.features.cpu()), pooled, steps, self.stack_targets(targets), views)
 
     def _shown(self, glimpse: np.ndarray, zoom: Tensor) -> np.ndarray:
         return glimpse if self.view is None else self.view(torch.from_numpy(glimpse), zoom).numpy()
@@ -125,13 +115,7 @@ class EpisodePlayer:
         return parts[-1], self.env.step(self.policy.layout.pack(*(part.numpy() for part in parts)))
 
     def _stack(
-        self,
-        of_cases: tuple[Tensor, ...],
-        seen: Tensor,
-        steps: list[_Step],
-        targets: np.ndarray,
-        views: "Views",
-        greedy: Tensor,
+        self, of_cases: tuple[Tensor, ...], seen: Tensor, steps: list[_Step], targets: np.ndarray, views: "Views"
     ) -> Episodes:
         overview, foreground, extents, features = of_cases
 
@@ -154,7 +138,6 @@ class EpisodePlayer:
             zoom=columns["zoom"][:, :-1],
             length=length,
             forced=exhausted.gather(1, last)[:, 0],
-            greedy=greedy,
             prediction=columns["prediction"].clamp(-self.policy.layout.limit, self.policy.layout.limit),
             log_prob=columns["log_prob"],
             value=columns["value"],

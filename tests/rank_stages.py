@@ -102,8 +102,8 @@ def played(kind: Any, extents: list[int], **options: Any) -> dict[str, nn.Module
     if "replay_steps" in options:
         policy.overview_dropout = 1.0
     given: dict[str, Any] = {"cases_per_rollout": 5, "rollouts_per_case": 2, "stop_from": 0.2, "seed": 3, **options}
-    share, each = share_of(given["cases_per_rollout"]), given["rollouts_per_case"]
-    lanes = GlimpseVecEnv([environment(extents) for _ in range(each * (share.stop - share.start))], park=True)
+    share = share_of(given["cases_per_rollout"])
+    lanes = GlimpseVecEnv([environment(extents) for _ in range(2 * (share.stop - share.start))], park=True)
     agent = kind(policy, lanes, device="cpu", **given)
     with torch.no_grad():
         policy.stop_head.bias.fill_(-0.5)  # episodes of different lengths
@@ -123,7 +123,6 @@ STAGES: dict[str, Callable[[], dict[str, nn.Module]]] = {
     "zoom warm_up": lambda: warmed(ZoomWarmUp, branches=[3, 2]),
     "reinforce": lambda: played(Reinforce, [8], encoder_share=0.5, overview_share=0.5, min_glimpses=1),
     "ppo": lambda: played(PPO, [8, 16], baseline="critic"),
-    "greedy": lambda: played(PPO, [8, 16], rollouts_per_case=3, greedy_rollouts=1, encoder_share=0.3),
     "replay": lambda: played(Reinforce, [8], min_glimpses=1, replay_steps=3, replay_rollouts=2),
 }
 

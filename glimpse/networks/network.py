@@ -18,7 +18,7 @@ from glimpse.networks.memory import GRUMemory
 from glimpse.networks.overlap import NEAR, Coverage, overlaps, product
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Scene, State, WideGlimpses
 from glimpse.networks.seeing import Encoding, Part, SeeingNetwork
-from glimpse.networks.where import Candidates, Where, at_level, chosen, levels_of, open_ones
+from glimpse.networks.where import Candidates, Where, at_level, levels_of, open_ones
 from glimpse.ranks.sharing import own_choices, own_rows
 from glimpse.settings.options import option_names, sorted_into
 from glimpse.spaces import ActionLayout
@@ -237,7 +237,7 @@ class GlimpseNetwork(SeeingNetwork):
         scene: Scene,
         state: State,
         exhausted: Tensor,
-        deterministic: bool | Bool[Tensor, " batch"] = False,
+        deterministic: bool = False,
         generator: torch.Generator | None = None,
         conduct: Conduct = OWN_CONDUCT,
     ) -> Decision:
@@ -247,24 +247,21 @@ class GlimpseNetwork(SeeingNetwork):
             scene: The encoded overviews of the cases.
             state: The states of their episodes.
             exhausted: bool (batch,), True where the budget is spent; these episodes stop.
-            deterministic: Whether to take the most probable choice instead of a random one, for all rows or for each.
+            deterministic: Whether to take the most probable choice instead of a random one.
             generator: Random generator; PyTorch's global one by default.
             conduct: Says which locator is used, and whether the policy may stop.
         """
         states, stop_logit = state.memory[:, None], self.stop_head(state.memory)[:, 0]
         where = self.where(states, *self.choices(scene, state, conduct), conduct)
         zoom_log_probs = self.levels(states, where, conduct)[:, 0].log_softmax(-1)
-        if deterministic is True:
+        if deterministic:
             zoom, stop = zoom_log_probs.argmax(-1), stop_logit > 0
         else:
             zoom = own_choices(zoom_log_probs.exp(), generator)
             draw = functools.partial(torch.rand, generator=generator, device=stop_logit.device)
             stop = own_rows(draw, len(stop_logit)) < stop_logit.sigmoid()
-        if isinstance(deterministic, Tensor):
-            zoom = torch.where(deterministic, zoom_log_probs.argmax(-1), zoom)
-            stop = torch.where(deterministic, stop_logit > 0, stop)
         where = at_level(where, zoom[:, None])
-        choice = chosen(where, deterministic, generator)
+        choice = where.mode() if deterministic else where.sample(generator)
         stop = (stop & conduct.may_stop & (conduct.locator is None)) | exhausted
         looked = where.log_prob(choice)[:, 0] + zoom_log_probs.gather(1, zoom[:, None])[:, 0]
         log_prob = with_stop(stop, stop_logit, looked, conduct)

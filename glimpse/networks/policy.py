@@ -156,8 +156,7 @@ class GlimpsePolicy(GlimpseNetwork):
         if not self.trains_encoder(conduct):
             return seen, maps
         if share < 1:
-            order = own_rows(torch.rand, len(episodes.overview), episodes.rollouts)
-            order = (order - episodes.greedy.to(order).view_as(order)).argsort(1).argsort(1)  # greedy ones come first
+            order = own_rows(torch.rand, len(episodes.overview), episodes.rollouts).argsort(1).argsort(1)
             chosen = (order < math.ceil(share * episodes.rollouts)).flatten().to(self.device)
             anew = anew & chosen[:, None]
         if maps.shape[1]:

@@ -111,7 +111,6 @@ class Episodes:
     zoom: Int[Tensor, "batch time"]
     length: Int[Tensor, "batch"]
     forced: Bool[Tensor, "batch"]  # True where the spent budget, not the policy, ended the episode
-    greedy: Bool[Tensor, "batch"]  # True where the most probable choices were taken, and none was drawn
     prediction: Float[Tensor, "batch step output"]  # step = time + 1
     log_prob: Float[Tensor, "batch step"]
     value: Float[Tensor, "batch step"]
@@ -148,11 +147,6 @@ class Episodes:
         """True at steps where the policy had a choice: all but the last step of episodes that the budget ended."""
         last = torch.arange(self.cell.shape[1] + 1, device=self.length.device) == self.length[:, None]
         return self.answered & ~(last & self.forced[:, None])
-
-    @property
-    def drawn(self) -> Bool[Tensor, "batch step"]:
-        """True at steps where the policy drew its choice at random: a policy gradient learns from these."""
-        return self.decided & ~self.greedy[:, None]
 
     def of_cases(self, cases: Int[Tensor, "some"]) -> "Episodes":
         """Returns the episodes of the cases with these indices."""

@@ -174,21 +174,6 @@ class GaussianDistribution:
         return self.normal.entropy().sum(-1)
 
 
-def chosen(
-    where: Where, deterministic: bool | Bool[Tensor, " batch"], generator: torch.Generator | None = None
-) -> Choice:
-    """Returns the most probable choices, or draws them at random; a tensor says of which rows the first is wanted."""
-    if deterministic is True:
-        return where.mode()
-    drawn = where.sample(generator)
-    if deterministic is False:
-        return drawn
-    best, surely = where.mode(), deterministic[:, None]
-    return Choice(
-        torch.where(surely[..., None], best.location, drawn.location), torch.where(surely, best.cell, drawn.cell)
-    )
-
-
 def levels_of(locator: Any, logits: Float[Tensor, "batch time zoom"], where: Where) -> Float[Tensor, "batch time zoom"]:
     """Returns the logits of fields of view as a locator has them, from the policy's own and from where it could look.
 
