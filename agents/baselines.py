@@ -35,6 +35,7 @@ class _Baseline(GlimpseAlgorithm):
         "min_glimpses",
         "minibatches",
         "overview_share",
+        "replay_first",
         "replay_rollouts",
         "replay_steps",
         "stop_from",

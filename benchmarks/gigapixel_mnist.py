@@ -21,6 +21,7 @@ NAME = "gigapixel_mnist"
 TARGET = 0.90  # of accuracy and of digits hit, on 12,288 pixels
 _MINUTES = 40
 _TRAIN, _TEST, _GLIMPSES = 4000, 1000, 24
+_AUGMENT = "{turn:0.3,tilt:0,zoom:0.15,shift:0.1,flips:false,strength:0.3,noise:6}"  # or cases are learned by heart
 WAYS = {
     "zoom": [],
     "large": [
@@ -34,6 +35,8 @@ WAYS = {
         "warm_up.second_steps=1500",
         "network.locator.discount_seen=true",
         "agent.algorithm.replay_steps=16",
+        "agent.algorithm.replay_rollouts=125",
+        f"agent.algorithm.augment={_AUGMENT}",
     ],
     "flat": [
         "env.make.overview_size=768",

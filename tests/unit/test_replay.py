@@ -69,16 +69,32 @@ def test_answers_from_kept_features_are_those_of_the_episodes() -> None:
 def test_answers_learn_and_nothing_else_does() -> None:
     model = agent(replay_steps=8, replay_rollouts=1, encoder_rate=0.0)
     model.learn(model.steps_per_update)
-    episodes = model.episodes
-    assert episodes is not None
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
-    losses = [float(model.learner._learn_again(episodes)["supervised_last_again"]) for _ in range(8)]
+    losses = [float(model.learner._learn_again(8)["supervised_last_again"]) for _ in range(8)]
     assert losses[-1] < losses[0]
-    moved = {
-        name.split(".")[0] for name, value in model.policy.state_dict().items() if not torch.equal(value, before[name])
-    }
+    moved = changed(model, before)
     assert {"aggregator", "answer_head"} <= moved
     assert not moved & {"encoder", "locator", "memory", "stop_head", "value_head", "zoom_head"}
+
+
+def changed(model: PPO, before: dict[str, torch.Tensor]) -> set[str]:
+    """The parts of the policy that differ from `before`."""
+    return {
+        name.split(".")[0] for name, value in model.policy.state_dict().items() if not torch.equal(value, before[name])
+    }
+
+
+def test_the_first_updates_only_play_and_then_answers_learn_from_all_of_them() -> None:
+    model, drawn = agent(replay_steps=2, replay_rollouts=4, replay_first=3), []
+    draw = model.learner.replay.draw
+    model.learner.replay.draw = lambda: drawn.append(len(model.learner.replay.kept)) or draw()  # type: ignore[method-assign,func-returns-value]
+    before, moved = {name: value.clone() for name, value in model.policy.state_dict().items()}, []
+    for _ in range(4):
+        model.learn(model.steps_per_update, reset_num_timesteps=False)
+        moved.append(changed(model, before))
+    assert moved[:2] == [set(), set()] and drawn == [3] * 6 + [4] * 2
+    assert "aggregator" in moved[2] and not moved[2] & {"encoder", "locator", "memory", "zoom_head"}
+    assert {"encoder", "locator", "memory"} <= moved[3]
 
 
 def test_there_are_fewer_steps_until_enough_is_kept() -> None:
@@ -89,10 +105,19 @@ def test_there_are_fewer_steps_until_enough_is_kept() -> None:
     assert [drawn.count(number) for number in (1, 2, 3)] == [2, 4, 12]
 
 
-@pytest.mark.parametrize("options", [{"replay_steps": -1}, {"replay_steps": 1.5}, {"replay_rollouts": 0}])
+@pytest.mark.parametrize(
+    "options", [{"replay_steps": -1}, {"replay_steps": 1.5}, {"replay_rollouts": 0}, {"replay_first": 2}]
+)
 def test_impossible_numbers_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=next(iter(options))):
         PPO.parse_options(options)
+
+
+def test_more_first_rollouts_than_are_kept_are_refused() -> None:
+    with pytest.raises(
+        SettingsError, match=r"replay_first up to replay_rollouts \(2\).*replay_first=3, replay_steps=1"
+    ):
+        PPO.parse_options({"replay_first": 3, "replay_rollouts": 2, "replay_steps": 1})
 
 
 def test_answers_that_always_see_the_overview_are_refused() -> None:
