@@ -1,7 +1,9 @@
 """`python -m glimpse`, and what importing the package costs and offers."""
 
+import gc
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -143,3 +145,20 @@ def test_modules_in_the_working_folder_are_found(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(main=lambda: sys.path[-1] != str(tmp_path)))
     assert cli.main(["train"]) == 0
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_a_public_name_leaves_the_collection_of_garbage_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, collects: bool
+) -> None:
+    """Importing pauses it, also where the module of the name cannot be imported."""
+    try:
+        (gc.enable if collects else gc.disable)()
+        for home, refused in (("glimpse.cohort", None), ("glimpse.nowhere", ImportError)):
+            monkeypatch.setitem(glimpse._HOMES, "Cohort", home)
+            monkeypatch.delitem(vars(glimpse), "Cohort", raising=False)
+            with pytest.raises(refused) if refused else nullcontext():
+                assert glimpse.Cohort.__module__.startswith(home)
+            assert gc.isenabled() == collects
+    finally:
+        gc.enable()
