@@ -148,9 +148,10 @@ class Updates:
             (`network.overview_dropout=1`).
         replay_rollouts: How many rollouts are kept for that, in memory and in each checkpoint: episodes x glimpses x
             pooled features x 4 bytes each. Where the encoder learns, fewer of them are nearer to what it is now.
-        replay_first: The first so many updates change nothing: they only play, and keep what was seen. The last of them
-            makes all their steps of `replay_steps` at once. So answers know what the policy looks at before anything
-            else is learned, in a fraction of the time, since nothing is encoded twice.
+        replay_first: So many updates at the beginning only play, and keep what was seen; nothing learns in them. At the
+            end of the last one, answers make all their steps, `replay_first * replay_steps`. So they know what the
+            policy looks at before anything else is learned, and sooner, since nothing is encoded with a gradient. With
+            another environment it begins again, as nothing is kept of its cases.
     """
 
     n_epochs: int = 1

@@ -21,7 +21,7 @@ NAME = "gigapixel_mnist"
 TARGET = 0.90  # of accuracy and of digits hit, on 12,288 pixels
 _MINUTES = 40
 _TRAIN, _TEST, _GLIMPSES = 4000, 1000, 24
-_AUGMENT = "{turn:0.3,tilt:0,zoom:0.15,shift:0.1,flips:false,strength:0.3,noise:6}"  # or cases are learned by heart
+_AUGMENT = "{turn:0.3,tilt:0,zoom:0.15,shift:0.1,flips:false,strength:0.3,noise:6}"  # against learning by heart
 WAYS = {
     "zoom": [],
     "large": [

@@ -105,7 +105,7 @@ def _timed(command: Sequence[str]) -> tuple[float, float, str]:
     """Runs a command; returns the seconds it has taken, by the clock and of the processor, and what it has printed."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a module is compiled once, at its first use
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled modules are kept, as for users
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"benchmarks: {' '.join(command[:3])} ended with {done.returncode}; see above.")

@@ -23,7 +23,7 @@ _replaced: ContextVar[bool] = ContextVar("_replaced", default=False)
 
 @contextmanager
 def weights_replaced() -> Iterator[None]:
-    """Within it, pretrained networks are built without reading their weights, since those of a run replace them all."""
+    """Inside, pretrained encoders begin with random weights, because those of a run are loaded next."""
     token = _replaced.set(True)
     try:
         yield

@@ -142,8 +142,8 @@ def distribution_chart(values: Mapping[str, Sequence[float]], xlabel: str, title
 def contribution_chart(reading: Reading) -> Figure:
     """Plots what each look has added to the last answer, as bars (see `Reading.contributions`).
 
-    Bars are of the second of two classes, or of the one that the last answer names; for other tasks, of that column of
-    `probabilities` which looks have changed most (see `Task.pictured`).
+    Bars are of the second of two classes, or of the one that the last answer names; for other tasks (a
+    `MultiTask` among them), of that column of `probabilities` which looks have changed most (see `Task.pictured`).
 
     Args:
         reading: a reading with a trace, by a policy.
@@ -158,7 +158,7 @@ def contribution_chart(reading: Reading) -> Figure:
     if isinstance(task, Classification):
         output = 1 if task.outputs == 2 else int(reading.probabilities[-1].argmax())
     else:
-        sizes = np.abs(given[:, pictured]).sum(0)
+        sizes = np.nan_to_num(np.abs(given[:, pictured])).sum(0)
         output = pictured[int(np.flatnonzero(sizes >= 0.999 * sizes.max())[-1])]  # of two that differ alike, the second
     column, orders = task.columns[output], np.arange(1, len(given) + 1)
     figure, axes = _figure("look", f"added to {column}", f"What each look added: {reading.id}")

@@ -152,6 +152,8 @@ def test_a_public_name_leaves_the_collection_of_garbage_as_it_was(
     monkeypatch: pytest.MonkeyPatch, collects: bool
 ) -> None:
     """Importing pauses it, also where the module of the name cannot be imported."""
+    paused, imported = list[bool](), glimpse.import_module
+    monkeypatch.setattr(glimpse, "import_module", lambda name: paused.append(not gc.isenabled()) or imported(name))
     try:
         (gc.enable if collects else gc.disable)()
         for home, refused in (("glimpse.cohort", None), ("glimpse.nowhere", ImportError)):
@@ -159,6 +161,6 @@ def test_a_public_name_leaves_the_collection_of_garbage_as_it_was(
             monkeypatch.delitem(vars(glimpse), "Cohort", raising=False)
             with pytest.raises(refused) if refused else nullcontext():
                 assert glimpse.Cohort.__module__.startswith(home)
-            assert gc.isenabled() == collects
+            assert gc.isenabled() == collects and paused.pop()
     finally:
         gc.enable()

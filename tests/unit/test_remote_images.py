@@ -292,46 +292,48 @@ def test_a_slow_server_may_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyP
         open_source(f"http://{host}/s.svs", reader="slide", stage=tmp_path / "stage").check()
 
 
-@pytest.mark.parametrize("fault", [None, "replaced", "always", "short"])
+@pytest.mark.parametrize("fault", [None, "replaced", "always", "short", "whole", "gone"])
 def test_a_fetch_that_breaks_goes_on_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str | None
 ) -> None:
-    """A connection that is lost costs only what had not come yet."""
+    """A connection that is lost costs only what had not come yet; what comes afterwards must be the same file's."""
     monkeypatch.setattr(module, "_PAUSE", 0.0)
     monkeypatch.setattr(module, "_PART", 20_000)
-    content, asked = write_slide(tmp_path / "s.svs").read_bytes(), list[str]()
+    content = write_slide(tmp_path / "s.svs").read_bytes()
+    parts, doubts = list[int](), list[str]()  # where the parts that are fetched begin; what it is asked besides
 
     def breaking(request: http.server.BaseHTTPRequestHandler) -> None:
-        wanted, version = request.headers.get("Range", ""), "one"
-        begin, end = (int(one) for one in (wanted.removeprefix("bytes=") or f"0-{len(content) - 1}").split("-"))
-        if fault == "replaced" and any(asked):
-            version = "two"
-        body = content[begin : end + 1]
-        if request.command == "GET":
-            asked.append(wanted)
-            if not wanted or fault == "always" or len(asked) == 3:  # the first, and then the second part
-                body = body[: 3 * len(body) // 4]
-        request.send_response(206 if wanted else 200)
-        request.send_header("ETag", version)
-        short = fault == "short" and wanted
-        request.send_header("Content-Length", str(len(body) if short else end + 1 - begin))
+        wanted, sent = request.headers.get("Range", ""), content
+        if wanted:
+            begin, end = (int(one) for one in wanted.removeprefix("bytes=").split("-"))
+            parts.append(begin)
+            sent = {"whole": content, "short": content[begin:end]}.get(fault or "", content[begin : end + 1])
+        elif request.command == "GET" and not parts:
+            parts.append(0)  # the first fetch, which breaks
+        elif parts:
+            doubts.append(request.command)
+            if len(doubts) <= 2 or fault == "gone":  # it does not answer for a while
+                return request.send_error(503)
+        broken = len(parts) in (1, 3) or fault == "always"
+        request.send_response(206 if wanted and fault != "whole" else 200)
+        request.send_header("ETag", "two" if fault == "replaced" and len(parts) > 1 else "one")
+        request.send_header("Content-Length", str(len(sent)))
         request.end_headers()
         if request.command == "GET":
-            request.wfile.write(body[: len(body) // 2] if short else body)
+            request.wfile.write(sent[: 3 * len(sent) // 4] if broken else sent)
 
     with serving(breaking) as host:
         source = open_source(f"http://{host}/s.svs", reader="slide", stage=tmp_path / "stage")
         if fault is None:
             assert np.array_equal(source.overview((32, 32)), open_source(tmp_path / "s.svs").overview((32, 32)))
             assert source.file.read_bytes() == content
-            begins = [int(one.removeprefix("bytes=").split("-")[0]) for one in asked[1:]]
-            assert not asked[0] and begins[0] > len(content) // 2 and begins == sorted(begins)
-            assert len(begins) == len(set(begins)) + 1, "one part was asked for twice"
-        else:
-            said = {"replaced": "replaced while", "always": "cannot be fetched", "short": "cannot be fetched"}[fault]
-            with pytest.raises(ImageReadError, match=said):
-                source.check()
-            assert len(asked) <= 5
+            assert parts[0] == 0 and parts[1] > len(content) // 2 and parts == sorted(parts)
+            assert len(parts) == len(set(parts)) + 1, "one part was asked for twice"
+            return
+        said = {"replaced": "replaced while", "short": "bytes came where", "gone": "503"}
+        with pytest.raises(ImageReadError, match=said.get(fault, "cannot be fetched")):
+            source.check()
+        assert len(parts) == {"gone": 1, "whole": 2}.get(fault, 4)
 
 
 def test_a_server_is_asked_for_the_address_as_it_was_given(tmp_path: Path) -> None:

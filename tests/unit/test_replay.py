@@ -125,6 +125,13 @@ def test_answers_that_always_see_the_overview_are_refused() -> None:
         agent(replay_steps=1, policy_kwargs={"overview_dropout": 0.5})
 
 
+def test_a_stage_that_would_only_play_is_refused() -> None:
+    options = {"replay_steps": 1, "replay_rollouts": 5, "replay_first": 2}
+    EpisodeLearning(partial(PPO, **options), 1e-3, 3, 0, 0.9, False).check(agent().policy)
+    with pytest.raises(SettingsError, match=r"replay_first=2 leaves none of the 2 updates"):
+        EpisodeLearning(partial(PPO, **options), 1e-3, 2, 0, 0.9, False).check(agent().policy)
+
+
 def test_the_stage_refuses_them_before_anything_is_learned() -> None:
     policy = agent().policy
     stage = EpisodeLearning(partial(PPO, replay_steps=1), 1e-3, 2, 0, 0.9, False)

@@ -28,7 +28,7 @@ _QUOTED = re.compile(r"(?:[!-$&-~]|%[0-9a-fA-F]{2})+")  # what can be asked of a
 _FILE = re.compile(r"file://(localhost)?(?=/)", re.IGNORECASE)
 _SILENT = 60.0  # seconds for which a server may say nothing
 _PART = 16 << 20  # bytes that are asked for at once after a fetch broke
-_BREAKS, _PAUSE = 3, 2.0  # how often it may break after that, and seconds until it is asked again
+_BREAKS, _PAUSE = 3, 2.0  # how often each part may fail, and seconds until it is asked for again
 _SLIDE = "slide"  # the reader whose DICOM files are parts of an image
 _BESIDE = ".mrxs"  # the suffix of files whose pixels are in the folder beside them
 _VERSION = (
@@ -187,37 +187,45 @@ class RemoteSource(CopiedSource):
                 try:
                     system.get_file(self._address_of(below, address), os.fspath(copy), **options)
                 except Exception:
-                    if not copy.is_file() or not 0 < copy.stat().st_size < size:
+                    if not self._begun(below, copy, size) or not self._gone_on(system, address, copy, size):
                         raise
-                    self._go_on(system, self._address_of(below, address), copy, size)
             with open(copy, "rb") as file:
                 os.fsync(file.fileno())
         if not self._whole(folder):
             raise ImageReadError(f"{self.name}: what was fetched is not as long as it should be. Start again.")
         self._refuse_parts(folder / self._called)
 
-    def _go_on(self, system: Any, address: str, copy: Path, size: int) -> None:
-        """Fetches what is missing of a file, part by part, after a fetch broke: what has come already is kept."""
-        breaks, broken = 0, True
+    def _begun(self, below: str, copy: Path, size: int) -> bool:
+        """Tells whether a fetch that broke can go on: stores other than web servers may write a file in any order."""
+        web = str(self._address).startswith(("http://", "https://")) and below == self._called
+        return web and copy.is_file() and 0 < copy.stat().st_size < size
+
+    def _gone_on(self, system: Any, address: str, copy: Path, size: int) -> bool:
+        """Fetches what is missing of a file, part by part, after a break; tells whether the server gives parts."""
+        breaks = 0
         with open(copy, "ab") as file:
             while (begin := file.tell()) < size:
                 end = min(size, begin + _PART)
                 try:
-                    if broken and stamp_of(self._address) != self.identity[1]:  # type: ignore[index]
-                        raise ImageReadError(f"{self.name}: it was replaced while it was fetched. Start again.")
-                    part = system.cat_file(address, start=begin, end=end)
+                    now = _stamp(system.info(address))
+                    with system.open(address, size=size, block_size=_PART, cache_type="none") as original:
+                        original.seek(begin)
+                        part = original.read(end - begin)
                     if len(part) != end - begin:
                         raise OSError(f"{len(part)} bytes came where {end - begin} were asked for")
-                except UserError:
-                    raise
+                except ValueError:  # it gives whole files only
+                    return False
                 except Exception:
-                    breaks, broken = breaks + 1, True
-                    if breaks == _BREAKS:
+                    breaks += 1
+                    if breaks > _BREAKS:
                         raise
                     time.sleep(_PAUSE * breaks)
-                else:
-                    file.write(part)
-                    broken = False
+                    continue
+                if now != self.identity[1]:  # type: ignore[index]
+                    raise ImageReadError(f"{self.name}: it was replaced while it was fetched. Start again.")
+                file.write(part)
+                breaks = 0
+        return True
 
     def _bound(self) -> Any:
         """Returns what ends a fetch as soon as a file is longer than the stage."""
