@@ -35,7 +35,6 @@ class _Baseline(GlimpseAlgorithm):
         "min_glimpses",
         "minibatches",
         "overview_share",
-        "replay_first",
         "replay_rollouts",
         "replay_steps",
         "stop_from",

@@ -125,29 +125,20 @@ class Learner:
         """
         self.policy.set_training_mode(True)
         self._apply_rate(learning_rate)
-        logs: dict[str, Tensor] = {}
-        first = len(self.replay.kept) < self.updates.replay_first
-        if not first:
-            credit = self.credit(episodes)
-            for _ in range(self.updates.n_epochs):
-                for minibatch in self._minibatches(episodes, extra, credit, worth):
-                    logs = self._step(minibatch, conduct)
+        credit, logs = self.credit(episodes), dict[str, Tensor]()
+        for _ in range(self.updates.n_epochs):
+            for minibatch in self._minibatches(episodes, extra, credit, worth):
+                logs = self._step(minibatch, conduct)
         if self.updates.replay_steps:
-            self.replay.add(episodes)
-            logs |= self._learn_again(self._steps_again(first))
+            logs |= self._learn_again(episodes)
         return {name: float(value) for name, value in logs.items()}
 
-    def _steps_again(self, first: bool) -> int:
-        """Returns how many steps follow an update; `first` says whether it is one of those that only play."""
-        kept, each = len(self.replay.kept), self.updates.replay_steps
-        if first:
-            return each * kept if kept == self.updates.replay_first else 0
-        return math.ceil(each * kept / self.updates.replay_rollouts)  # few rollouts would be learned by heart
-
-    def _learn_again(self, steps: int) -> dict[str, Tensor]:
+    def _learn_again(self, episodes: Episodes) -> dict[str, Tensor]:
         """Lets answers learn from the kept features of the last rollouts; returns the losses of the last step."""
+        self.replay.add(episodes)
         logs: dict[str, Tensor] = {}
-        for _ in range(steps):
+        wanted = self.updates.replay_steps * len(self.replay.kept)  # few rollouts would be learned by heart
+        for _ in range(math.ceil(wanted / self.updates.replay_rollouts)):
             drawn = self.replay.draw()
             with sharing(len(drawn.read)) as own:
                 seen = drawn.each(lambda part: to_device(part[own], self.policy.device)).shuffled()

@@ -148,10 +148,6 @@ class Updates:
             (`network.overview_dropout=1`).
         replay_rollouts: How many rollouts are kept for that, in memory and in each checkpoint: episodes x glimpses x
             pooled features x 4 bytes each. Where the encoder learns, fewer of them are nearer to what it is now.
-        replay_first: So many updates at the beginning only play, and keep what was seen; nothing learns in them. At the
-            end of the last one, answers make all their steps, `replay_first * replay_steps`. So they know what the
-            policy looks at before anything else is learned, and sooner, since nothing is encoded with a gradient. With
-            another environment it begins again, as nothing is kept of its cases.
     """
 
     n_epochs: int = 1
@@ -163,7 +159,6 @@ class Updates:
     overview_share: float = 0.0
     replay_steps: int = 0
     replay_rollouts: int = 40
-    replay_first: int = 0
 
     def __post_init__(self) -> None:
         at_least("n_epochs", self.n_epochs, 1)
@@ -171,12 +166,6 @@ class Updates:
         at_least("weight_decay", self.weight_decay, 0)
         at_least("replay_steps", self.replay_steps, 0, whole=True)
         at_least("replay_rollouts", self.replay_rollouts, 1, whole=True)
-        at_least("replay_first", self.replay_first, 0, whole=True)
-        if self.replay_first and not (self.replay_steps and self.replay_first <= self.replay_rollouts):
-            raise SettingsError(
-                f"Expected replay_first up to replay_rollouts ({self.replay_rollouts}), since so many are kept, and "
-                f"replay_steps above 0; got replay_first={self.replay_first}, replay_steps={self.replay_steps}."
-            )
         at_least("encoder_rate", self.encoder_rate, 0)
         above_zero("max_grad_norm", self.max_grad_norm)
         if not 0 < self.encoder_share <= 1:

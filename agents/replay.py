@@ -94,10 +94,8 @@ class Replay:
 def answers_from(policy: GlimpsePolicy, seen: Seen) -> tuple[Tensor, Tensor]:
     """Returns answers after each glimpse (batch, time + 1, output), and those from each alone (batch, time, output).
 
-    The overview's token is that of a policy whose answers do not see overviews (`overview_dropout` of 1). Tokens get no
-    gradient: the memory reads them, too, and would no longer know where to look.
+    The overview's token is that of a policy whose answers do not see overviews (`overview_dropout` of 1).
     """
-    with torch.no_grad():
-        tokens = policy.tokens(seen.seen, seen.location, seen.zoom, seen.read)
-        first = policy.scale.weight[0].expand(len(tokens), 1, -1)
+    tokens = policy.tokens(seen.seen, seen.location, seen.zoom, seen.read)
+    first = policy.scale.weight[0].expand(len(tokens), 1, -1)
     return policy.answer_head(policy.aggregator(torch.cat([first, tokens], 1))), policy.glimpse_head(tokens)

@@ -123,7 +123,7 @@ STAGES: dict[str, Callable[[], dict[str, nn.Module]]] = {
     "zoom warm_up": lambda: warmed(ZoomWarmUp, branches=[3, 2]),
     "reinforce": lambda: played(Reinforce, [8], encoder_share=0.5, overview_share=0.5, min_glimpses=1),
     "ppo": lambda: played(PPO, [8, 16], baseline="critic"),
-    "replay": lambda: played(Reinforce, [8], min_glimpses=1, replay_steps=3, replay_rollouts=2, replay_first=2),
+    "replay": lambda: played(Reinforce, [8], min_glimpses=1, replay_steps=3, replay_rollouts=2),
 }
 
 

@@ -41,10 +41,6 @@ class Average:
             else:
                 self.state[name].copy_(value)
 
-    def restart(self) -> None:
-        """Forgets all but the module's current state."""
-        self.updates, self.state = 0, self._current()
-
     def apply(self) -> None:
         """Loads the averaged state into the module."""
         self.module.load_state_dict(self.state)

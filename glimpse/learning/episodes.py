@@ -76,23 +76,12 @@ class EpisodeLearning:
     def _options(self) -> Any:
         return self.algorithm.func.parse_options(self.algorithm.keywords)
 
-    @property
-    def plays_first(self) -> int:
-        """How many updates only play, at the beginning."""
-        return getattr(getattr(self._options, "updates", None), "replay_first", 0)  # not all algorithms have it
-
     def check(self, policy: GlimpsePolicy) -> None:
         """Refuses options that do not suit a policy.
 
         Raises:
-            SettingsError: Answers are to learn from kept glimpses alone, but see the overview, too; or all updates
-                only play.
+            SettingsError: Answers are to learn from kept glimpses alone, but see the overview, too.
         """
-        if 0 < self.updates <= self.plays_first:
-            raise SettingsError(
-                f"replay_first={self.plays_first} leaves none of the {self.updates} updates to learn in: make more "
-                "(joint.updates), or let fewer only play."
-            )
         check = getattr(self._options, "check_replay", None)  # algorithms of others may not have it
         if check is not None:
             check(policy.overview_dropout)
@@ -190,10 +179,7 @@ class StageCallback(BaseCallback):
         if self.agent.updates == self.done:
             return
         self.done = self.agent.updates
-        if self.done <= self.settings.plays_first:  # answers may have learned a lot in one update
-            self.average.restart()
-        else:
-            self.average.update()
+        self.average.update()
         every = self.settings.validate_every
         validated = every > 0 and (self.done % every == 0 or self.done == self.settings.updates)
         if validated:

@@ -65,19 +65,6 @@ def test_it_goes_on_from_a_checkpoint() -> None:
     assert again.updates == 2
 
 
-def test_a_restart_forgets_what_was_before() -> None:
-    line = module(0.0)
-    average = Average(line, 0.9)
-    for value in (1.0, 2.0):
-        nn.init.constant_(line.weight, value)
-        average.update()
-    average.restart()
-    assert average.state["weight"].item() == 2.0
-    nn.init.constant_(line.weight, 3.0)
-    average.update()
-    assert average.state["weight"].item() == pytest.approx(0.1 * 2 + 0.9 * 3)  # as the first update of all
-
-
 def test_numbers_that_are_not_floating_are_taken_as_they_are() -> None:
     norm = nn.BatchNorm1d(1)
     average = Average(norm, 0.9)
