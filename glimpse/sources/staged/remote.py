@@ -221,11 +221,15 @@ class RemoteSource(CopiedSource):
                         raise
                     time.sleep(_PAUSE * breaks)
                     continue
-                if now != self.identity[1]:  # type: ignore[index]
-                    raise ImageReadError(f"{self.name}: it was replaced while it was fetched. Start again.")
+                self._refuse_another(now)
                 file.write(part)
                 breaks = 0
+        self._refuse_another(_stamp(system.info(address)))  # the last part, too, is of the same file
         return True
+
+    def _refuse_another(self, stamp: Hashable) -> None:
+        if stamp != self.identity[1]:  # type: ignore[index]
+            raise ImageReadError(f"{self.name}: it was replaced while it was fetched. Start again.")
 
     def _bound(self) -> Any:
         """Returns what ends a fetch as soon as a file is longer than the stage."""
