@@ -32,7 +32,17 @@ from glimpse.ranks.sharing import check_shared
 from glimpse.report.comparison import Report
 from glimpse.report.validation import validator
 from glimpse.runs.folder import Run, check_continues, settings_of
-from glimpse.runs.loading import POLICY_FILE, build_policy, check_sizes_and_network, feature_store, load, save_policy
+from glimpse.runs.loading import (
+    POLICY_FILE,
+    build_policy,
+    check_sizes_and_network,
+    feature_store,
+    load,
+    run_of,
+    save_policy,
+    take_weights,
+    weights_file,
+)
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import checked, typed_keys
 from glimpse.settings.command import in_one_line, run_command
@@ -125,8 +135,12 @@ def planned(config: DictConfig, overrides: Sequence[str] = ()) -> Plan:
         given["splits"] = os.path.abspath(os.path.expanduser(given["splits"]))
     given |= {"env": with_whole_paths(given.get("env"))}
     given |= {"network": with_whole_paths(given.get("network"), folders=("name",))}  # of a Hugging Face model
+    if isinstance(given.get("initial_weights"), str):
+        given["initial_weights"] = os.path.abspath(os.path.expanduser(given["initial_weights"]))
     settings = checked(given, overrides)
     _check_values(settings)
+    if settings.get("initial_weights") and not resume:
+        weights_file(settings["initial_weights"])
     if resume:
         check_continues(resume, settings["joint"].get("updates"), typed_keys(overrides))
     stages = {name: _stage(name, settings[name]) for name in STAGES[:-1]}
@@ -167,6 +181,8 @@ def _check_values(settings: Mapping[str, Any]) -> None:
         raise _no_path("run", settings["run"])
     if not isinstance(settings.get("splits"), str | None):
         raise _no_path("splits", settings["splits"], "CSV")
+    if not isinstance(settings.get("initial_weights"), str | None):
+        raise _no_path("initial_weights", settings["initial_weights"], "run folder")
     check_kind("progress", settings["progress"], bool)
     check_device(settings["device"])
 
@@ -198,7 +214,12 @@ def _cohort(settings: Mapping[str, Any]) -> Cohort:
         cohort = with_known_sizes(cohort, settings["env"]["make"])
     given = settings.get("splits")
     recorded = read_splits(resume) if resume else read_given_splits(given) if given else None
-    return cohort if recorded is None else recorded.of_run(cohort)
+    cohort = cohort if recorded is None else recorded.of_run(cohort)
+    initial = settings.get("initial_weights")
+    learned = read_splits(run_of(initial)) if initial and not resume else None
+    if learned is not None and given:
+        learned.check_not_learned(cohort)
+    return cohort if learned is None or given else learned.of_another(cohort)
 
 
 def _weighing(settings: Mapping[str, Any], cohort: Cohort) -> dict[str, Any]:
@@ -244,11 +265,13 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
     if not cases.stepped:
         check_sizes(cohort, cases.views, policy.grid, progress=settings["progress"], view_grid=policy.view_grid)
         plan.report.check_patches(cohort, cases.views)
+    resume, initial = settings["resume"], settings.get("initial_weights")
+    if initial and not resume:
+        say(take_weights(policy, initial, settings["network"]), settings["progress"])
     for stage in plan.stages.values():
         if hasattr(stage, "check"):
             stage.check(policy)
     policy = policy.to(torch.device(settings["device"]))
-    resume = settings["resume"]
     kept = {**settings, "resume": None}
     run = Run(resume or settings["run"], kept, resume=bool(resume), save_seconds=settings["save_seconds"])
     if first() and not (run.folder / SPLITS_FILE).exists():  # what was learned from must not change

@@ -81,13 +81,7 @@ class RecordedSplits:
         Other images of files that the run knows, and other cases of the patients who have such images, get that split,
         too; of several splits, the one that was learned from. So no case is a test case that the run has learned from.
         """
-        found = [self._by_name_and_image(case) or self._by_image(case) or self._by_file(case) for case in cohort]
-        known = [(case.patient, record) for case, record in zip(cohort, found, strict=True) if record]
-        patients = {patient: record.split for patient, record in sorted(known, key=lambda one: -_learned(one[1]))}
-        moved = [
-            _moved(case, record.split if record else patients.get(case.patient, case.split))
-            for case, record in zip(cohort, found, strict=True)
-        ]
+        moved = self._as_known(cohort)
         if changed := [one.id for one, was in zip(moved, cohort, strict=True) if one.split != was.split]:
             warnings.warn(
                 f"The run knows the images or patients of {_named(changed)}: they are in the split that they have in "
@@ -96,6 +90,30 @@ class RecordedSplits:
                 stacklevel=2,
             )
         return Cohort(moved, cohort.skipped, cohort.unsplit if any(case.split is None for case in moved) else "")
+
+    def check_not_learned(self, cohort: Cohort) -> None:
+        """Refuses a cohort that validates or tests on images or patients that the run has trained on.
+
+        Raises:
+            CohortError: the message names the cases.
+        """
+        pairs = zip(self._as_known(cohort), cohort, strict=True)
+        if learned := [one.id for one, was in pairs if one.split == "train" and was.split in ("val", "test")]:
+            raise CohortError(
+                f"The run whose weights are taken was trained on the images or patients of {_named(learned)} "
+                f"({self.path}), which are to be validated or tested on here. Leave out initial_weights, or give a run "
+                "that was trained on other images."
+            )
+
+    def _as_known(self, cohort: Cohort) -> list[Case]:
+        """Returns the cases in the splits that their images, files or patients have in the run, or in their own."""
+        found = [self._by_name_and_image(case) or self._by_image(case) or self._by_file(case) for case in cohort]
+        known = [(case.patient, record) for case, record in zip(cohort, found, strict=True) if record]
+        patients = {patient: record.split for patient, record in sorted(known, key=lambda one: -_learned(one[1]))}
+        return [
+            _moved(case, record.split if record else patients.get(case.patient, case.split))
+            for case, record in zip(cohort, found, strict=True)
+        ]
 
     @cached_property
     def _images(self) -> dict[str, Record]:

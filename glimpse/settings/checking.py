@@ -24,8 +24,8 @@ _OF_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 _SECTIONS: dict[Path, tuple[str, ...]] = {
     (): (
         "env", "network", "agent", "pretrain", "warm_up", "joint", "seed", "max_glimpses", "threads", "read_threads",
-        "device", "progress", "features_cache", "run", "resume", "splits", "save_seconds", "vector",
-        "report",
+        "device", "progress", "features_cache", "run", "resume", "initial_weights", "splits", "save_seconds",
+        "vector", "report",
     ),
     ("agent",): ("name", "algorithm"),
     ("report",): ("split", "readers", "lanes", "pictures", "calibrate", "pages", "overview", "full_scan"),
