@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,7 +23,6 @@ from glimpse.agents.returns import (
 )
 from glimpse.learning.looking import WideLooks, Worth
 from glimpse.networks.devices import to_device
-from glimpse.networks.locator import PointerLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses
 from glimpse.ranks.group import ranks
@@ -184,19 +182,15 @@ class Learner:
         worth = None if worth is None else worth.shuffled().to(self.policy.device)
         places = None if worth is None else worth.cells
         shares = {"encoder_share": self.updates.encoder_share, "overview_share": self.updates.overview_share}
-        locator: Any = self.policy.locator
-        follows = isinstance(locator, PointerLocator) and locator.follow_features
-        with locator.noting() if follows else nullcontext():
-            evaluation = self.policy.evaluate_episodes(episodes, extra=extra, conduct=conduct, places=places, **shares)
+        evaluation = self.policy.evaluate_episodes(episodes, extra=extra, conduct=conduct, places=places, **shares)
         loss = self.loss(episodes, evaluation, credit)
         first, wide = evaluation.first_logits, _wide_looks(episodes, evaluation)
         if worth is not None and first is not None:
             look = of_all(worth.loss(first, wide))
             loss = loss + Loss(self.losses.look_coef * look, {"look": look.detach()})
         stepped, norm = self._descend(loss.value)
-        if follows:
-            locator.follow()
         if stepped and worth is not None and first is not None and worth.inner:
+            locator: Any = self.policy.locator
             locator.follow_levels(worth.moments(first, wide))
         return {**totals({**loss.logs, "loss": loss.value.detach()}), "gradient_norm": norm.detach()}
 

@@ -97,9 +97,8 @@ def warmed(kind: type[TokenWarmUp], second: bool = False, **options: Any) -> dic
     return dict(trainer.modules())
 
 
-def played(kind: Any, extents: list[int], follow_features: bool = False, **options: Any) -> dict[str, nn.Module]:
+def played(kind: Any, extents: list[int], **options: Any) -> dict[str, nn.Module]:
     _, policy = made(extents)
-    policy.locator.follow_features = follow_features
     if "replay_steps" in options:
         policy.overview_dropout = 1.0
     given: dict[str, Any] = {"cases_per_rollout": 5, "rollouts_per_case": 2, "stop_from": 0.2, "seed": 3, **options}
@@ -124,7 +123,6 @@ STAGES: dict[str, Callable[[], dict[str, nn.Module]]] = {
     "zoom warm_up": lambda: warmed(ZoomWarmUp, branches=[3, 2]),
     "reinforce": lambda: played(Reinforce, [8], encoder_share=0.5, overview_share=0.5, min_glimpses=1),
     "ppo": lambda: played(PPO, [8, 16], baseline="critic"),
-    "ppo, followed": lambda: played(PPO, [8, 16], follow_features=True, encoder_share=0.5),
     "replay": lambda: played(Reinforce, [8], min_glimpses=1, replay_steps=3, replay_rollouts=2),
 }
 

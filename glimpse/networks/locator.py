@@ -1,12 +1,10 @@
 """Locators that learn where to look next: among cells (`PointerLocator`), or anywhere (`GaussianLocator`)."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glimpse.errors import SettingsError
@@ -19,13 +17,11 @@ from glimpse.networks.where import (
     masked,
     over_cells,
 )
-from glimpse.ranks.sharing import total
 from glimpse.settings.options import above_zero, at_least
 
-_LEAST_SPREAD = 1e-3  # added to standard deviations of features
 _BOUND = 50.0  # lower logits are those of places that are closed, or as good as closed
 _UNIT = 0.05  # of the loss: where levels differ by so much in worth, one is e times as probable as the other
-_NEWEST = 0.05  # share of the newest scores in running means of what scores are worth, and of features in theirs
+_NEWEST = 0.05  # share of the newest scores in running means of what scores are worth
 SEEN_PENALTY = 10.0
 """Taken off the logit of a cell whose view was seen completely; for learned locators, the weight before training."""
 
@@ -58,9 +54,6 @@ class PointerLocator(nn.Module):
         wide_worth: With `discount_seen`: a factor, for each level above the finest, on how much more a place is worth
             than a poor one of the finest level. With 0.5 and two levels it is what a wide glimpse brings per look, if
             it takes another look to see what is inside; it is more where a wide glimpse leads to several fine ones.
-        follow_features: Whether the statistics of `calibrate` follow the features while the encoder learns, and the
-            gradient that is passed on to the encoder is not enlarged by them. Where the cells of overviews differ by
-            little, since the image is large, a small change of the encoder is many standard deviations otherwise.
         unary_layers: Layers of the unary score. Features of a pretrained encoder need no more than 1, and with few
             cases a second layer learns what is chance.
     """
@@ -84,10 +77,8 @@ class PointerLocator(nn.Module):
         unary_layers: int = 2,
         discount_seen: bool = False,
         wide_worth: float = 1.0,
-        follow_features: bool = False,
     ) -> None:
         super().__init__()
-        self.follow_features, self._noting = follow_features, False
         above_zero("wide_worth", wide_worth)
         if wide_worth != 1 and not discount_seen:
             raise SettingsError(
@@ -107,7 +98,6 @@ class PointerLocator(nn.Module):
         self.unary = _unary(embed, unary_layers)
         self.register_buffer("shift", torch.zeros(embed))
         self.register_buffer("spread", torch.ones(embed))
-        self.noted: list[Tensor] = []  # sums of features of cells that are to be followed
         self.finer = nn.ModuleList(_Reader(embed, unary_layers) for _ in range(zooms - 1))
         if zooms > 1:  # what the best place of each level is worth, by its logit
             self.worth_slope, self.worth_offset = nn.Parameter(torch.zeros(zooms)), nn.Parameter(torch.zeros(zooms))
@@ -137,64 +127,21 @@ class PointerLocator(nn.Module):
         keys, unary = torch.zeros_like(features), torch.zeros_like(features[..., 0])
         for index in level.unique().tolist():
             rows = (level == index).nonzero()[:, 0]
-            part = self._readers[index]
+            part: Any = self if index == 0 else self.finer[index - 1]
             key, score = self._described(part, features[rows], where[rows])
             keys, unary = keys.index_copy(0, rows, key), unary.index_copy(0, rows, score)
         return keys, unary
 
     def _described(self, part: Any, features: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        if self.follow_features and features.requires_grad:
-            passed = part.spread.clamp_max(1.0)
-            features = features * passed + (features * (1 - passed)).detach()
         features = (features - part.shift) / part.spread
         return part.key(features) + where, part.unary(features)[..., 0] * self.unary_gain
 
     def calibrate(self, features: Float[Tensor, "*batch embed"], level: int = 0) -> None:
         """Takes the statistics of features of a sample of cells of a level; they are not trained."""
-        part = self._readers[level]
+        part: Any = self if level == 0 else self.finer[level - 1]
         flat = features.flatten(0, -2)
         part.shift.copy_(flat.mean(0))
-        part.spread.copy_((flat.std(0) if len(flat) > 1 else torch.zeros_like(flat[0])) + _LEAST_SPREAD)
-
-    @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Inside, `note` keeps what it is given for `follow`, if features are to be followed."""
-        self._noting = self.follow_features
-        try:
-            yield
-        finally:
-            self._noting = False
-
-    @torch.no_grad()
-    def note(
-        self,
-        features: Float[Tensor, "case cell embed"],
-        opened: Bool[Tensor, "case cell"],
-        level: Int[Tensor, "case"] | None = None,
-    ) -> None:
-        """Notes the features of cells that may be chosen; `level` is as in `describe`."""
-        if self._noting:
-            level = torch.zeros_like(opened[:, 0], dtype=torch.long) if level is None else level
-            for index in level.unique().tolist():
-                rows = level == index
-                self._readers[index].noted.append(_sums_of(features[rows][opened[rows]]))
-
-    @torch.no_grad()
-    def follow(self) -> None:
-        """Takes what was noted into the statistics of features, with a small weight."""
-        for part in self._readers:
-            none = torch.zeros(3, len(part.shift), dtype=torch.double, device=part.shift.device)
-            count, first, second = total(sum(part.noted, none))
-            part.noted.clear()
-            if count[0] > 0:
-                mean = first / count
-                deviation = (second / count - mean * mean).clamp_min(0).sqrt() + _LEAST_SPREAD
-                part.shift.lerp_(mean.to(part.shift), _NEWEST)
-                part.spread.lerp_(deviation.to(part.spread), _NEWEST)
-
-    @property
-    def _readers(self) -> list[Any]:
-        return [self, *self.finer]
+        part.spread.copy_((flat.std(0) if len(flat) > 1 else torch.zeros_like(flat[0])) + 1e-3)
 
     def forward(
         self,
@@ -314,12 +261,6 @@ def moments_of(logits: Float[Tensor, " place"], worth: Float[Tensor, " place"]) 
     return torch.stack([logits, worth, logits * logits, logits * worth]).mean(1)
 
 
-def _sums_of(features: Float[Tensor, "cell embed"]) -> Float[Tensor, "3 embed"]:
-    """Returns the number of cells, and the sums of their features and of these squared."""
-    exact = features.double()
-    return torch.stack([exact.new_full(exact.shape[1:], len(exact)), exact.sum(0), exact.square().sum(0)])
-
-
 class _Reader(nn.Module):
     """What `PointerLocator` says of the cells of wide glimpses of one field of view."""
 
@@ -329,7 +270,6 @@ class _Reader(nn.Module):
     def __init__(self, embed: int, unary_layers: int) -> None:
         super().__init__()
         self.key, self.unary = nn.Linear(embed, embed), _unary(embed, unary_layers)
-        self.noted: list[Tensor] = []
         self.register_buffer("shift", torch.zeros(embed))
         self.register_buffer("spread", torch.ones(embed))
 

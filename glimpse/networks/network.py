@@ -164,18 +164,11 @@ class GlimpseNetwork(SeeingNetwork):
         """
         index, maps = None if self.roams(conduct) else open_ones(inside), features.flatten(2).transpose(1, 2)
         if index is None or index.shape[1] == len(self.cells):
-            self._note(maps, inside)
             keys, unary = self.describe(maps, self.cells)
             return Candidates(keys, unary, inside, sides, self.cells, self.grid)
         some = maps.gather(1, index[..., None].expand(-1, -1, maps.shape[-1]))
-        self._note(some, inside.gather(1, index))
         keys, unary = self.locator.describe(self.narrow(some), self.position(self.cells)[index])
         return Candidates(keys, unary, inside.gather(1, index), sides, self.cells[index], self.grid, index=index)
-
-    def _note(self, features: Tensor, opened: Tensor, level: Tensor | None = None) -> None:
-        """Lets a locator know which cells may be chosen, if it follows their features while the encoder learns."""
-        if isinstance(self.locator, PointerLocator) and self.locator.follow_features:
-            self.locator.note(self.narrow(features), opened, level)
 
     def roams(self, conduct: Conduct = OWN_CONDUCT) -> bool:
         """Returns whether the locator in use may look anywhere, and not at cells that are open only."""
@@ -211,9 +204,8 @@ class GlimpseNetwork(SeeingNetwork):
             sides: The sides of all fields of view, in units of [-1, 1].
             opened: Which cells may be chosen (see `open_view_cells`).
         """
-        places, maps = self.view_places(location, zoom, sides), features.flatten(2).transpose(1, 2)
-        self._note(maps, opened, zoom + 1)
-        keys, unary = self.describe(maps, places, zoom + 1)
+        places = self.view_places(location, zoom, sides)
+        keys, unary = self.describe(features.flatten(2).transpose(1, 2), places, zoom + 1)
         return Described(keys, unary, opened, places)
 
     def view_places(
