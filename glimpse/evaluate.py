@@ -42,6 +42,7 @@ from glimpse.settings.building import build
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import at_least, check_device, refuse_unknown
 from glimpse.settings.quoting import typed
+from glimpse.sources.staged.stage import Stage
 from glimpse.sources.tolerant import unread
 from glimpse.tasks import Task
 
@@ -93,6 +94,8 @@ def evaluate(
     seed: int | None = None,
     device: str = "cpu",
     progress: bool = False,
+    stage: str | Path | None = None,
+    stage_gigabytes: float | None = None,
 ) -> Result:
     """Reads a split with the policy of a run and with its baselines, and writes the result into the run folder.
 
@@ -113,15 +116,19 @@ def evaluate(
         seed: seed of the random reader and the bootstrap; the run's own if not given.
         device: the device on which all networks compute.
         progress: whether to show progress bars, on a terminal.
+        stage: a folder on a local disk, to which images are copied before they are read; by default as in the run.
+        stage_gigabytes: how much copies may take there; those used longest ago are removed first.
 
     Raises:
-        SettingsError: A number is out of range.
+        SettingsError: A number is out of range, or the stage is none.
         EvaluationError: readers, split or budget cannot be used.
         CheckpointError: there is no complete run in the folder.
         CohortError, PreflightError: the cohort has problems, or does not fit the run's sizes.
     """
     _check(readers, max_glimpses=max_glimpses, seed=seed, lanes=lanes)
     check_device(device)
+    Stage.of(stage, stage_gigabytes)  # says at once what is wrong with them
+    staging = {"stage": stage, "stage_gigabytes": stage_gigabytes}
     policy = load(run, device=device)
     if not os.access(run, os.W_OK):
         raise EvaluationError(
@@ -131,7 +138,8 @@ def evaluate(
     settings = policy.settings
     budget = int(settings["max_glimpses"] if max_glimpses is None else max_glimpses)
     seed = int(settings["seed"] if seed is None else seed)
-    found = _cases(policy, Path(run), cohort, split, lanes, progress)
+    changes = {name: value for name, value in staging.items() if value is not None} | {"progress": progress}
+    found = _cases(policy, Path(run), cohort, split, lanes, changes)
     readings, spent = _read(policy, Path(run), readers, found, budget, seed, progress)
     task = found.access.task
     readings, rows = measured(readings, read_temperatures(Path(run)) if task.calibrates else {}, task, seed, spent)
@@ -166,13 +174,18 @@ class _Cases:
     of: int
 
 
-def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str, lanes: int, progress: bool) -> _Cases:
-    """Returns a split of the run's cohort, or of another one, seen through the run's environment."""
+def _cases(
+    policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str, lanes: int, changes: dict[str, Any]
+) -> _Cases:
+    """Returns a split of the run's cohort, or of another one, seen through the run's environment.
+
+    `changes` are options of the cohort that differ from the run's own.
+    """
     settings = policy.settings
     env = settings["env"]
     if split not in (*SPLITS, "all"):
         raise EvaluationError(f"Expected a split of {', '.join(SPLITS)} or all, got {split!r}.")
-    cohort = _cohort(env, run, path, progress)
+    cohort = _cohort(env, run, path, changes)
     if split != "all" and cohort.unsplit:
         raise EvaluationError(f"{cohort.unsplit} Without splits, split=all reads all cases.")
     part = cohort if split == "all" else cohort.split(split)
@@ -190,7 +203,7 @@ def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str
             raise
         raise PreflightError(f"{error} {_SIZES_STAY}") from error
     if path is not None and not looked.stepped:
-        check_sizes(part, looked.views, policy.grid, progress, _SIZES_STAY, policy.view_grid)
+        check_sizes(part, looked.views, policy.grid, changes["progress"], _SIZES_STAY, policy.view_grid)
 
     def vector(count: int) -> VecEnv:
         return build(settings["vector"])([make() for _ in range(count)])
@@ -200,7 +213,7 @@ def _cases(policy: GlimpsePolicy, run: Path, path: str | Path | None, split: str
     )
 
 
-def _cohort(env: Mapping[str, Any], run: Path, path: str | Path | None, progress: bool) -> Cohort:
+def _cohort(env: Mapping[str, Any], run: Path, path: str | Path | None, changes: dict[str, Any]) -> Cohort:
     """Loads the run's cohort, or another one. What the run knows stays in the split that it had in training."""
     settings = env["cohort"]
     own = settings.get("path")
@@ -208,9 +221,12 @@ def _cohort(env: Mapping[str, Any], run: Path, path: str | Path | None, progress
         raise EvaluationError(
             f"{own}: the cohort of this run is not there any more. Say where it is now: cohort=<path of its CSV>."
         )
-    changes: dict[str, Any] = {} if path is None else {"path": os.path.expanduser(path)}
-    if "progress" in settings:  # images that are drawn have none
-        changes["progress"] = progress
+    if "progress" not in settings:  # images that are drawn: nothing is opened, and nothing copied
+        if "stage" in changes or "stage_gigabytes" in changes:
+            raise EvaluationError("stage: the images of this run are drawn, so no files can be copied. Leave it out.")
+        changes = {}
+    if path is not None:
+        changes = changes | {"path": os.path.expanduser(path)}
     cohort: Cohort = build(settings, **changes)
     if settings.get("on_error") == "skip":
         cohort = with_known_sizes(cohort, env["make"])

@@ -15,6 +15,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+import glimpse.evaluate
 from glimpse.atomic import write_atomically
 from glimpse.cohort import CohortError
 from glimpse.cohort.preflight import PreflightError
@@ -142,6 +143,23 @@ def _write_csv(path: Path, rows: list[dict[str, str]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def test_images_are_read_from_a_stage(run: Path, tiny_slides: Path, tmp_path: Path) -> None:
+    plain = evaluate(run, readers=["grid"], max_glimpses=2)
+    staged = evaluate(run, readers=["grid"], max_glimpses=2, stage=tmp_path / "stage", stage_gigabytes=1)
+    for one, two in zip(plain.readings["grid"], staged.readings["grid"], strict=True):
+        np.testing.assert_array_equal(one.prediction, two.prediction)
+    sizes = {path.stat().st_size for path in tiny_slides.parent.rglob("*") if path.is_file()}
+    copies = [path for path in (tmp_path / "stage").rglob("*") if path.is_file() and path.stat().st_size in sizes]
+    assert len(copies) >= len(staged.readings["grid"])
+    with pytest.raises(SettingsError, match="stage_gigabytes"):
+        evaluate(run, stage=tmp_path / "stage", stage_gigabytes=0)
+    with pytest.raises(SettingsError, match="stage as the path"):
+        evaluate(run, stage="")
+    drawn = {"cohort": OmegaConf.to_container(composed("env=relations").env.cohort)}
+    with pytest.raises(EvaluationError, match="are drawn, so no files can be copied"):
+        glimpse.evaluate._cohort(drawn, run, None, {"stage": "x", "progress": False})
 
 
 def test_what_cannot_be_evaluated_is_refused(run: Path, tmp_path: Path) -> None:
