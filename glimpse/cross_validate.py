@@ -20,13 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 from glimpse.atomic import write_atomically, write_error
 from glimpse.cohort import Cohort
 from glimpse.cohort.folds import FOLDS_FILE, Folds, make_folds, read_folds
-from glimpse.cohort.recorded import SPLITS_FILE
+from glimpse.cohort.recorded import SPLITS_FILE, read_learned
 from glimpse.errors import EvaluationError, SettingsError
 from glimpse.learning.allocator import keep_freed_memory
 from glimpse.predicting.claims import Claims
 from glimpse.report.answers import PREDICTIONS_FILE, read_answers, read_rows, task_of
 from glimpse.report.calibrating import draw_answers
 from glimpse.report.over_folds import predictions_of_folds, summarised, table_over_folds
+from glimpse.runs.initial import run_of
 from glimpse.runs.loading import CONFIG_FILE
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import typed_keys
@@ -116,6 +117,9 @@ def cross_validate(
             f"env={plan['env'].get('name')}: its cases come from an environment of its own, whose splits cannot be set "
             "from outside. Take an environment with a cohort."
         )
+    initial = plan.get("initial_weights")
+    if initial and (learned := read_learned(run_of(initial))) is not None:
+        learned.check_not_learned(cohort, ("train", "val", "test"))  # each is tested on in one of the folds
     task: Task = build(plan["env"]["make"].get("task") or plan["env"]["task"])
     with Claims(path / "claims").awaited("folds"):
         found = _folds(path, cohort, task, folds, validation, int(plan["seed"]))

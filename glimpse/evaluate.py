@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from glimpse.atomic import write_atomically
 from glimpse.cohort import Case, Cohort
 from glimpse.cohort.preflight import PreflightError, check_sizes, with_known_sizes
-from glimpse.cohort.recorded import read_splits
+from glimpse.cohort.recorded import read_learned, read_splits
 from glimpse.cohort.splits import SPLITS
 from glimpse.contract.protocol import ProtocolError
 from glimpse.contract.stepped_sources import viewable_cases
@@ -233,7 +233,9 @@ def _cohort(env: Mapping[str, Any], run: Path, path: str | Path | None, changes:
     recorded = read_splits(run)
     if recorded is None or not isinstance(cohort, Cohort):
         return cohort
-    return recorded.of_run(cohort) if path is None else recorded.of_another(cohort)
+    if path is None:
+        return recorded.of_run(cohort)
+    return (read_learned(run) or recorded).of_another(cohort)
 
 
 def _read(

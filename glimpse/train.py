@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from glimpse.cohort import Cohort
 from glimpse.cohort.preflight import PreflightError, check_sizes, with_known_sizes
-from glimpse.cohort.recorded import SPLITS_FILE, read_given_splits, read_splits
+from glimpse.cohort.recorded import SPLITS_FILE, read_given_splits, read_learned, read_splits, write_learned
 from glimpse.cohort.settling import with_settled_task
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
@@ -32,16 +32,14 @@ from glimpse.ranks.sharing import check_shared
 from glimpse.report.comparison import Report
 from glimpse.report.validation import validator
 from glimpse.runs.folder import Run, check_continues, settings_of
+from glimpse.runs.initial import run_of, take_weights, weights_file
 from glimpse.runs.loading import (
     POLICY_FILE,
     build_policy,
     check_sizes_and_network,
     feature_store,
     load,
-    run_of,
     save_policy,
-    take_weights,
-    weights_file,
 )
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import checked, typed_keys
@@ -216,10 +214,12 @@ def _cohort(settings: Mapping[str, Any]) -> Cohort:
     recorded = read_splits(resume) if resume else read_given_splits(given) if given else None
     cohort = cohort if recorded is None else recorded.of_run(cohort)
     initial = settings.get("initial_weights")
-    learned = read_splits(run_of(initial)) if initial and not resume else None
-    if learned is not None and given:
+    learned = read_learned(run_of(initial)) if initial and not resume else None
+    if learned is None:
+        return cohort
+    if given:
         learned.check_not_learned(cohort)
-    return cohort if learned is None or given else learned.of_another(cohort)
+    return learned.kept_apart(cohort)
 
 
 def _weighing(settings: Mapping[str, Any], cohort: Cohort) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
         plan.report.check_patches(cohort, cases.views)
     resume, initial = settings["resume"], settings.get("initial_weights")
     if initial and not resume:
-        say(take_weights(policy, initial, settings["network"]), settings["progress"])
+        take_weights(policy, initial, settings)
     for stage in plan.stages.values():
         if hasattr(stage, "check"):
             stage.check(policy)
@@ -276,6 +276,8 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
     run = Run(resume or settings["run"], kept, resume=bool(resume), save_seconds=settings["save_seconds"])
     if first() and not (run.folder / SPLITS_FILE).exists():  # what was learned from must not change
         cohort.write_splits(run.folder / SPLITS_FILE)
+        if initial and not resume:
+            write_learned(run.folder, run_of(initial))
     threads = 1 if cases.stepped else settings["read_threads"] or 1
     return Training(run, policy, cases, lanes, viewable, seed, threads, settings["progress"])
 

@@ -6,15 +6,18 @@ import io
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from glimpse.atomic import write_atomically
 from glimpse.cohort.manifest import Case, Cohort, CohortError
 from glimpse.cohort.splits import SPLITS
 
 SPLITS_FILE = "splits.csv"
+LEARNED_FILE = "learned_before.csv"  # what the weights were learned from that a run began with
+_LEARNED = ("train", "val")
 _COLUMNS = ("case_id", "slide_id", "split")
 _NAMED = 5  # so many cases are named in a message
 
@@ -91,19 +94,48 @@ class RecordedSplits:
             )
         return Cohort(moved, cohort.skipped, cohort.unsplit if any(case.split is None for case in moved) else "")
 
-    def check_not_learned(self, cohort: Cohort) -> None:
-        """Refuses a cohort that validates or tests on images or patients that the run has trained on.
+    def kept_apart(self, cohort: Cohort) -> Cohort:
+        """Returns a cohort for a training that begins with the weights of this run.
+
+        Patients of whom the run has learned from an image are in the training split with all their cases; a warning
+        names those that were in another one, and those that have only their names in common with what was learned from.
+        """
+        patients = {case.patient for case in cohort if self._has_learned(case)}
+        cases = [_moved(case, "train") if case.patient in patients else case for case in cohort]
+        if moved := [one.id for one, was in zip(cases, cohort, strict=True) if one.split != was.split]:
+            warnings.warn(
+                f"The weights were learned from images of the patients of {_named(moved)} ({self.path}): they are in "
+                "the training split.",
+                UserWarning,
+                stacklevel=2,
+            )
+        names = {name for name, one in self.cases.items() if one.split in _LEARNED}
+        names |= {one.patient for one in self.cases.values() if one.split in _LEARNED}
+        if alike := [one.id for one in cases if one.split in ("val", "test") and names & {one.id, one.patient}]:
+            warnings.warn(
+                f"The weights were learned from cases or patients with the names of {_named(alike)} ({self.path}), but "
+                "from other images. If they are the same patients, put them into the training split.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return Cohort(cases, cohort.skipped, cohort.unsplit)
+
+    def check_not_learned(self, cohort: Cohort, splits: Sequence[str] = ("val", "test")) -> None:
+        """Refuses a cohort whose given splits have images or patients that the run has learned from.
 
         Raises:
             CohortError: the message names the cases.
         """
-        pairs = zip(self._as_known(cohort), cohort, strict=True)
-        if learned := [one.id for one, was in pairs if one.split == "train" and was.split in ("val", "test")]:
+        patients = {case.patient for case in cohort if self._has_learned(case)}
+        if learned := [case.id for case in cohort if case.patient in patients and case.split in splits]:
             raise CohortError(
-                f"The run whose weights are taken was trained on the images or patients of {_named(learned)} "
-                f"({self.path}), which are to be validated or tested on here. Leave out initial_weights, or give a run "
-                "that was trained on other images."
+                f"The weights were learned from images of the patients of {_named(learned)} ({self.path}), which are "
+                "to be validated or tested on. Leave out initial_weights, or give a run that was trained on others."
             )
+
+    def _has_learned(self, case: Case) -> bool:
+        record = self._images.get(_mark(case)) or self._files.get(_file(_mark(case)))
+        return record is not None and record.split in _LEARNED
 
     def _as_known(self, cohort: Cohort) -> list[Case]:
         """Returns the cases in the splits that their images, files or patients have in the run, or in their own."""
@@ -187,6 +219,50 @@ def read_given_splits(path: str | os.PathLike[str]) -> RecordedSplits:
                 "patient into one split."
             )
     return replace(found, given=True)
+
+
+def read_learned(run: Path) -> RecordedSplits | None:
+    """Reads what a run has learned from: its own splits, and those of runs whose weights it began with.
+
+    None, with a warning, if the folder has no such file.
+
+    Raises:
+        CohortError: a file cannot be read.
+    """
+    mend, allow = "Restore the file from a copy of the run.", "Allow this user to read the run folder."
+    files = [file for file in (run / SPLITS_FILE, run / LEARNED_FILE) if file.exists()]
+    if not (run / SPLITS_FILE).exists():
+        warnings.warn(
+            f"{run / SPLITS_FILE} is missing, so nobody knows whether cases are validated or tested on here that the "
+            "weights were learned from.",
+            UserWarning,
+            stacklevel=2,
+        )
+    if not files:
+        return None
+    cases: dict[str, Record] = {}
+    for file in files:
+        for name, record in _read(file, mend, allow).cases.items():
+            cases[name if name not in cases else f"{name} ({len(cases)})"] = record
+    return RecordedSplits(run / SPLITS_FILE, cases)
+
+
+def write_learned(run: Path, initial: Path) -> None:
+    """Writes into a run folder what the weights that it begins with were learned from, in the form of `splits.csv`.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they were said before
+        found = read_learned(initial)
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow([*_COLUMNS, "fingerprint"])
+    for name, one in ({} if found is None else found.cases).items():
+        if one.split in _LEARNED:
+            rows.writerow([one.patient, name, one.split, one.fingerprint])
+    write_atomically(run / LEARNED_FILE, text.getvalue())
 
 
 def _read(path: Path, mend: str, allow: str) -> RecordedSplits:

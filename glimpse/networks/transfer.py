@@ -23,8 +23,9 @@ _OF_CELLS = ("key.", "unary.", "shift", "spread")  # what a locator has for each
 def take_over(policy: GlimpsePolicy, state: Mapping[str, Tensor], levels: int) -> list[str]:
     """Copies into a policy all weights of another one that have the same names and shapes.
 
-    Fields of view correspond from the finest one on. If the other policy has fewer of them, the wider ones here begin
-    like its widest; if it has more, its widest are left out.
+    Fields of view correspond from the finest one on. If the other policy has fewer of them, places of the wider ones
+    here begin like those of its widest, and what they show is taken in like its overviews, which resemble them more;
+    if it has more, its widest are left out.
 
     Args:
         policy: what is changed, in place.

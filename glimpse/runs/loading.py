@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,6 @@ from glimpse.geometry import Extent
 from glimpse.networks.feature_store import FeatureStore
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.pretrained import weights_replaced
-from glimpse.networks.transfer import take_over
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.options import at_least
@@ -162,76 +160,6 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
     policy.settings = settings
     policy.set_training_mode(False)
     return policy.to(device)
-
-
-def take_weights(policy: GlimpsePolicy, run: str | os.PathLike[str], network: Mapping[str, Any]) -> str:
-    """Copies the weights of a run that has ended into a policy, where both networks are alike.
-
-    Fields of view correspond from the finest one on (see `glimpse.networks.transfer`).
-
-    Args:
-        policy: what is changed, in place.
-        run: the run folder, or a file of weights, such as its `checkpoints/best.safetensors`.
-        network: the section `network` of which the policy was built. A warning names what the encoder of the run has
-            otherwise.
-
-    Returns:
-        A sentence that says what was taken, and what was not.
-
-    Raises:
-        CheckpointError: there are no such weights, or they are of another encoder.
-    """
-    checkpoint = Checkpoint.load(weights_file(run))
-    prefix = "policy/"
-    state = {key.removeprefix(prefix): part for key, part in checkpoint.tensors.items() if key.startswith(prefix)}
-    layout = checkpoint.meta.get("layout")
-    levels = layout.get("zooms") if isinstance(layout, Mapping) else None
-    if not isinstance(levels, int):
-        raise CheckpointError(f"{run}: these are no weights of a policy. Give the folder of a run that has ended.")
-    kept = take_over(policy, state, levels)
-    if foreign := [name for name in kept if name.startswith("encoder.")]:
-        raise CheckpointError(
-            f"{run}: it has another encoder than the network here, where {len(foreign)} parts have other names or "
-            f"shapes ({foreign[0]} is the first). Choose network.encoder as its {CONFIG_FILE} says, or leave out "
-            "initial_weights."
-        )
-    theirs = ((read_settings(run_of(run)) or {}).get("network") or {}).get("encoder")
-    if isinstance(theirs, Mapping) and (changed := _differing(network["encoder"], theirs)):
-        warnings.warn(f"{run}: network.encoder has there {', '.join(changed)}.", UserWarning, stacklevel=2)
-    parts = sorted({name.rpartition(".")[0] for name in kept})
-    own = f"; {', '.join(parts)}: begin anew, since they have other names or shapes there" if parts else ""
-    return f"weights of {run}: {len(policy.state_dict()) - len(kept)} parts taken{own}"
-
-
-def _differing(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Returns the options of another encoder that are not one's own; files of weights are left aside."""
-    names = (name for name in theirs if name != "checkpoint")
-    return [f"{name}={theirs[name]}" for name in names if own.get(name) != theirs[name]]
-
-
-def run_of(weights: str | os.PathLike[str]) -> Path:
-    """Returns the folder of the run that has the given weights: the folder itself, or that of one of its files."""
-    path = Path(weights)
-    if path.is_dir():
-        return path
-    return next((folder for folder in path.parents[:2] if (folder / CONFIG_FILE).exists()), path.parent)
-
-
-def weights_file(run: str | os.PathLike[str]) -> Path:
-    """Returns the file with the weights of a run, which may be given itself.
-
-    Raises:
-        CheckpointError: there is no such file, or an earlier version of glimpse trained the run.
-    """
-    path = Path(run)
-    if path.is_dir() and read_settings(path) is None:
-        raise CheckpointError(f"{path}: not a run folder (it has no {CONFIG_FILE}). Give the folder of a run.")
-    file = path / POLICY_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise CheckpointError(
-            f"{file}: there is no such file. Give the folder of a run that has ended, or a file of weights."
-        )
-    return file
 
 
 def _with_own_weights(section: Any) -> Any:

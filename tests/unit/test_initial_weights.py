@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from glimpse.cohort import CohortError
+from glimpse.cohort import Case, Cohort, CohortError
+from glimpse.cohort.recorded import read_learned
+from glimpse.cross_validate import cross_validate
 from glimpse.errors import SettingsError
 from glimpse.geometry import Extent
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.transfer import take_over
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
-from glimpse.runs.loading import build_policy, load, save_policy, take_weights
+from glimpse.runs.initial import take_weights
+from glimpse.runs.loading import build_policy, load, save_policy
 from glimpse.settings.composing import composed
+from glimpse.sources import open_source
 from glimpse.spaces import ActionLayout, observation_space
 from glimpse.train import train
 from glimpse.views import Views
@@ -81,23 +85,36 @@ def test_between_one_field_of_view_and_several() -> None:
     assert torch.equal(flat.locator.key.weight, deep.locator.finer[0].key.weight)
 
 
+SETTINGS = {"network": {"encoder": {}}, "env": {"make": {}}, "progress": False}
+
+
 def test_other_classes_begin_anew_and_nothing_else(tmp_path: Path) -> None:
     other, own = network(outputs=2), network(outputs=5)
     save_policy(other, tmp_path / "policy.safetensors")
     before = own.answer_head.weight.clone()
-    said = take_weights(own, tmp_path / "policy.safetensors", {"encoder": {}})
-    assert "answer_head, glimpse_head: begin anew" in said
+    with pytest.warns(UserWarning, match="begin anew: answer_head, glimpse_head "):
+        take_weights(own, tmp_path / "policy.safetensors", SETTINGS)
     assert torch.equal(own.answer_head.weight, before)
     assert torch.equal(own.locator.key.weight, other.locator.key.weight)
+    own = network(levels=2, outputs=2)
+    with pytest.warns(UserWarning, match="begin anew: locator.worth_moments, locator.worth_offset, locator"):
+        take_weights(own, tmp_path / "policy.safetensors", SETTINGS)
+
+
+def test_what_is_seen_by_wider_fields_of_view_is_taken_in_like_overviews() -> None:
+    other, own = network(2), network(4)
+    take_over(own, other.state_dict(), 2)
+    for part in ("pool.shift", "pool.spread", "scale.weight"):
+        assert torch.equal(own.state_dict()[part], other.state_dict()[part][[0, 0, 0, 1, 2]])
 
 
 def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     save_policy(network(ndim=2), tmp_path / "policy.safetensors")
-    with pytest.raises(CheckpointError, match=r"has another encoder than the network here, where .* parts have"):
-        take_weights(network(ndim=3), tmp_path / "policy.safetensors", {"encoder": {}})
+    with pytest.raises(CheckpointError, match="its encoder is made otherwise than"):
+        take_weights(network(ndim=3), tmp_path / "policy.safetensors", SETTINGS)
     Checkpoint({"a": torch.ones(1)}).save(tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="these are no weights of a policy"):
-        take_weights(network(), tmp_path / "other.safetensors", {"encoder": {}})
+        take_weights(network(), tmp_path / "other.safetensors", SETTINGS)
 
 
 # ---------------------------------------------------------------------------------------------- trainings
@@ -145,38 +162,81 @@ def test_a_training_begins_with_the_weights_of_a_run(
 
 
 def test_no_case_is_tested_that_the_weights_were_learned_from(first: Path, slides: list[Path], tmp_path: Path) -> None:
-    cohort = write(tmp_path / "mixed.csv", slides[3:9], "evttve")  # the first was trained on, the third was tested on
-    with pytest.warns(UserWarning, match="The run knows the images or patients of cases"):
+    cohort = write(tmp_path / "mixed.csv", slides[3:9], "evttev")  # trained on, validated on, tested on, and three more
+    learned, splits = slides[3].stem, {}
+    with pytest.warns(UserWarning, match=f"learned from images of the patients of cases {learned}, {slides[4].stem} "):
         again(first, cohort, tmp_path / "moved", "pretrain=none", "warm_up=none")
-    splits = {row["slide_id"]: row["split"] for row in csv.DictReader((tmp_path / "moved" / "splits.csv").open())}
-    assert [splits[one.stem] for one in slides[3:9]] == ["train", "val", "test", "train", "val", "test"]
+    for row in csv.DictReader((tmp_path / "moved" / "splits.csv").open()):
+        splits[row["slide_id"]] = row["split"]
+    assert [splits[one.stem] for one in slides[3:9]] == ["train", "train", "train", "train", "test", "val"]
     given = tmp_path / "given.csv"
-    given.write_text(
-        (tmp_path / "moved" / "splits.csv").read_text().replace(f"{slides[3].stem},train", f"{slides[3].stem},val")
-    )
-    with pytest.raises(CohortError, match=f"was trained on the images or patients of case {slides[3].stem} "):
+    text = (tmp_path / "moved" / "splits.csv").read_text()
+    given.write_text(text.replace(f"{learned},train", f"{learned},val"))
+    with pytest.raises(CohortError, match=f"learned from images of the patients of case {learned} "):
         again(first, cohort, tmp_path / "refused", f"splits={given}")
     assert not (tmp_path / "refused").exists()
+    typed = [f"initial_weights={first}", f"env.cohort.path={cohort}", *SHORT]
+    with pytest.raises(CohortError, match="learned from images"):
+        cross_validate(typed, folds=2, folder=tmp_path / "folds")
+    assert not (tmp_path / "folds").exists()
+    # whoever goes on from there knows what its weights were learned from in the first run
+    other = write(tmp_path / "other.csv", [slides[0], *slides[9:12]], "etve")
+    with pytest.warns(UserWarning, match=f"patients of case {slides[0].stem} "):
+        again(tmp_path / "moved", other, tmp_path / "third", "pretrain=none", "warm_up=none")
+    before = {row["slide_id"] for row in csv.DictReader((tmp_path / "third" / "learned_before.csv").open())}
+    assert {one.stem for one in slides[:5]} <= before
+
+
+def test_a_patient_whose_image_was_learned_from_is_not_tested_with_others(first: Path, slides: list[Path]) -> None:
+    learned = read_learned(first)
+    assert learned is not None
+
+    def case(name: str, patient: str, slide: Path) -> Case:
+        known = learned.cases.get(slide.stem)
+        return Case(name, patient, open_source(slide), 0, "test", fingerprint=known.fingerprint if known else "other")
+
+    cohort = [case(str(at), "one", slide) for at, slide in enumerate(slides[5:8])]
+    assert [one.split for one in learned.kept_apart(Cohort(cohort))] == ["test"] * 3  # it was tested on
+    cohort += [case("9", "one", slides[0])]
+    with pytest.warns(UserWarning, match="learned from images of the patients of cases 0, 1, 2, 9 "):
+        assert [one.split for one in learned.kept_apart(Cohort(cohort))] == ["train"] * 4
+    renamed = [case(slides[0].stem, "p", slides[9])]
+    with pytest.warns(UserWarning, match=f"with the names of case {slides[0].stem} .*, but from other images"):
+        assert [one.split for one in learned.kept_apart(Cohort(renamed))] == ["test"]
+
+
+def test_answers_to_another_task_begin_anew(first: Path, slides: list[Path], tmp_path: Path) -> None:
+    cohort = write(tmp_path / "other.csv", slides[6:12], "ttttve")
+    own = ("pretrain=none", "warm_up=none", "joint.learning_rate.rate=1e-12", "env.task.classes=[no,yes]")
+    with pytest.warns(UserWarning, match=r"begin anew: answer_head, glimpse_head, value_head \(their task"):
+        again(first, cohort, tmp_path / "named", *own)
+    old, new = load(first).state_dict(), load(tmp_path / "named").state_dict()
+    assert not torch.allclose(new["answer_head.weight"], old["answer_head.weight"])
+    torch.testing.assert_close(new["locator.key.weight"], old["locator.key.weight"])
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
         ("/nowhere", "/nowhere: there is no such file. Give the folder of a run that has ended"),
+        ("{first}/checkpoints/overview.safetensors", "overview.safetensors: there is no such file. Give .*best.safet"),
         ("{tmp_path}", "not a run folder"),
         ("3", "initial_weights: expected the path of a run folder, got 3"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_read(value: str, message: str, tmp_path: Path) -> None:
-    typed = (*SHORT, f"initial_weights={value.format(tmp_path=tmp_path)}", "env.cohort.path=/nowhere.csv")
+def test_mistakes_are_found_before_anything_is_read(value: str, message: str, first: Path, tmp_path: Path) -> None:
+    typed = (*SHORT, f"initial_weights={value.format(tmp_path=tmp_path, first=first)}", "env.cohort.path=/nowhere.csv")
     with pytest.raises((SettingsError, CheckpointError), match=message):
         train(composed(*typed), typed)
 
 
-def test_what_the_encoder_of_the_run_has_otherwise_is_named(first: Path) -> None:
-    section = composed(*SHORT, "network.encoder.background=7")["network"]
-    with pytest.warns(UserWarning, match="network.encoder has there background=255"):
-        take_weights(network(), first, section)
+def test_settings_that_differ_from_those_of_the_run_are_named(first: Path) -> None:
+    with pytest.warns(UserWarning, match="network.encoder has background=255 there, 7 here"):
+        take_weights(network(), first, composed(*SHORT, "network.encoder.background=7"))
+    with pytest.warns(UserWarning, match=r"No effect beside .*: network.stop_bias, network.locator.seen_penalty"):
+        take_weights(network(), first, composed(*SHORT, "network.stop_bias=0", "network.locator.seen_penalty=3"))
+    with pytest.raises(CheckpointError, match=r"made otherwise than network.encoder here .kernels=None there"):
+        take_weights(network(), first, composed(*SHORT, "network.encoder.kernels=[4,4,4,3]"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        take_weights(network(), first, composed(*SHORT)["network"])
+        take_weights(network(), first, composed(*SHORT))
