@@ -111,7 +111,8 @@ class RecordedSplits:
             )
         names = {name for name, one in self.cases.items() if one.split in _LEARNED}
         names |= {one.patient for one in self.cases.values() if one.split in _LEARNED}
-        if alike := [one.id for one in cases if one.split in ("val", "test") and names & {one.id, one.patient}]:
+        tested = [one for one in cases if one.split in ("val", "test") and _mark(one)]  # drawn images have no marks
+        if alike := [one.id for one in tested if names & {one.id, one.patient}]:
             warnings.warn(
                 f"The weights were learned from cases or patients with the names of {_named(alike)} ({self.path}), but "
                 "from other images. If they are the same patients, put them into the training split.",

@@ -1,18 +1,18 @@
 """Temperature scaling: makes answers as sure as they are right, by one number for each reader of a run.
 
 Predictions are divided by the temperature (Guo et al. 2017), which is fitted on the validation split. The answers stay
-what they are, and so does their order between two classes.
+what they are, and so does their order between two classes, and for each label.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from glimpse.atomic import write_atomically
 from glimpse.errors import EvaluationError
@@ -56,15 +56,17 @@ def calibrated(reading: AnyReading, temperature: float | None) -> AnyReading:
 
 
 def fit(readings: Sequence[Reading], task: Task) -> Temperature:
-    """Finds the temperature of a reader from its readings of validation cases, whose targets are classes."""
+    """Finds the temperature of a reader from its readings of validation cases, whose targets are classes or labels."""
     known = [reading for reading in readings if reading.target is not None]
-    if len({int(reading.target) for reading in known}) < 2:
+    if not known:
+        return Temperature(None, 0, "the validation split has no cases with a target")
+    logits = np.stack([reading.prediction for reading in known]).astype(np.float64)
+    targets = task.stack([reading.target for reading in known])
+    if targets.ndim == 1 and len(np.unique(targets)) < 2:
         return Temperature(None, len(known), "the validation split has cases of one class only")
-    found = temperature_of(
-        np.stack([reading.prediction for reading in known]).astype(np.float64),
-        task.stack([reading.target for reading in known]),
-    )
-    return Temperature(found, len(known))
+    if targets.ndim == 2 and (targets == targets[0]).all():
+        return Temperature(None, len(known), "all cases of the validation split have the same labels")
+    return Temperature((temperature_of if targets.ndim == 1 else temperature_of_labels)(logits, targets), len(known))
 
 
 def temperature_of(logits: Float[np.ndarray, "case classes"], targets: Int[np.ndarray, " case"]) -> float:
@@ -90,6 +92,30 @@ def temperature_of(logits: Float[np.ndarray, "case classes"], targets: Int[np.nd
 
     if not np.ptp(logits, axis=1).any():  # the same probability for all classes, whatever the temperature
         return 1.0
+    return _inverse_root(slope)
+
+
+def temperature_of_labels(logits: Float[np.ndarray, "case label"], targets: Num[np.ndarray, "case label"]) -> float:
+    """Returns the temperature T, one for all labels, for which ``sigmoid(logits / T)`` has the lowest cross-entropy.
+
+    Targets are those of Platt (1999), for each label: ``(n + 1) / (n + 2)`` of the n cases that have it, and
+    ``1 / (m + 2)`` of the m that do not. The derivative by b = 1 / T is the mean of ``(p - t) z``, as in
+    `temperature_of`.
+    """
+    with_it = (targets == 1).sum(axis=0)
+    without = len(targets) - with_it
+    wanted = np.where(targets == 1, (with_it + 1) / (with_it + 2), 1 / (without + 2))
+
+    def slope(scale: float) -> float:
+        return float(((np.exp(-np.logaddexp(0.0, -logits * scale)) - wanted) * logits).mean())
+
+    if not logits.any():  # one half, whatever the temperature
+        return 1.0
+    return _inverse_root(slope)
+
+
+def _inverse_root(slope: Callable[[float], float]) -> float:
+    """Returns 1 / b where a function that grows with b is 0, between 1 / 100 and 100."""
     low, high = -_WIDEST, _WIDEST
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -44,7 +44,7 @@ def measured(
             rows[name] |= {"temperature": temperature}
         if temperature is not None:
             before = summarise(raw, task, seed)
-            rows[name] |= {"uncalibrated": {key: before[key] for key in _COMPARED}}
+            rows[name] |= {"uncalibrated": {key: before[key] for key in _COMPARED if key in before}}
     return found, rows
 
 

@@ -35,6 +35,7 @@ class MultiLabel(Task):
     metric_names = ("auc", "accuracy", "f1", "brier", "ece", "score")
     headline = ("auc", "accuracy")
     further = ("f1", "brier", "ece")
+    calibrates = True
 
     def __init__(self, labels: int | Sequence[str | float]) -> None:
         names = names_of("labels", labels)

@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve as sk_calibration_curve
 from sklearn.linear_model import LogisticRegression
 
-from glimpse.reading.calibration import temperature_of
+from glimpse.reading.calibration import temperature_of, temperature_of_labels
 from glimpse.tasks import Classification, MultiLabel
 from glimpse.tasks.base import ranked
 from glimpse.tasks.measures import BINS, calibration_curve, sensitivity_at
@@ -151,6 +151,27 @@ def test_the_temperature_is_that_of_a_logistic_regression_without_intercept(clas
         return float(-(wanted * np.log(shares)).sum(1).mean())
 
     assert loss(found) < min(loss(found * 1.01), loss(found / 1.01)) and 2 < found < 8
+
+
+def test_the_temperature_of_labels_is_that_of_a_logistic_regression_without_intercept() -> None:
+    rng = np.random.default_rng(4)
+    logits = rng.normal(size=(300, 3)) * [1, 2, 0.5] + [0, -1, 1]
+    targets = (rng.random((300, 3)) < 1 / (1 + np.exp(-logits))).astype(int)
+    found = temperature_of_labels(4 * logits, targets)  # far too sure
+    there = targets.sum(0)
+    wanted = np.where(targets == 1, (there + 1) / (there + 2), 1 / (300 - there + 2))
+    fitted = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10)
+    weights = np.stack([1 - wanted.ravel(), wanted.ravel()], 1).ravel()
+    fitted.fit(np.repeat(4 * logits.ravel(), 2)[:, None], np.tile([0, 1], 900), sample_weight=weights)
+    assert 1 / found == pytest.approx(fitted.coef_.item(), rel=1e-4) and 3 < found < 5
+
+
+def test_a_temperature_of_labels_is_finite_where_all_answers_are_right_or_wrong() -> None:
+    targets = np.repeat([[0, 1], [1, 0]], 10, axis=0)
+    right = 20.0 * (2 * targets - 1)
+    assert 1 / (1 + np.exp(-20 / temperature_of_labels(right, targets))) == pytest.approx(11 / 12)
+    assert temperature_of_labels(-right, targets) == pytest.approx(100)
+    assert temperature_of_labels(np.zeros((20, 2)), targets) == 1
 
 
 def test_ten_classes_with_thirty_cases_of_each_are_not_made_unsure() -> None:

@@ -19,9 +19,11 @@ from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.pictures.episodes import scanpath_picture, to_gif
 from glimpse.pictures.geojson import to_geojson
+from glimpse.reading.calibration import fit
 from glimpse.reading.lanes import Access
 from glimpse.reading.readers import reader_named
 from glimpse.reading.records import Reading
+from glimpse.report.calibrating import draw_answers, measured
 from glimpse.report.tables import summarise, table, write_predictions
 from glimpse.sources import ArraySource
 from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Survival, Task
@@ -97,6 +99,16 @@ def test_learning_reading_and_reporting(name: str, tmp_path: Path) -> None:
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     assert {*task.metric_names, "glimpses", "share_read", "seconds_per_case"} <= set(rows["ppo"])
     assert "n/a" not in table({"ppo": rows["ppo"]}, headline=task.headline).split("\n\n")[1]
+    if task.calibrates:
+        temperatures = {reader: fit(answers, task).temperature for reader, answers in readings.items()}
+        again, calibrated = measured(readings, temperatures, task)
+        assert all(value is not None and value > 0 for value in temperatures.values())
+        for reader, row in calibrated.items():
+            assert row["accuracy"] == rows[reader]["accuracy"]  # the answers stay
+            assert row["uncalibrated"]["brier"] == rows[reader]["brier"]
+            divided = readings[reader][0].prediction / temperatures[reader]
+            np.testing.assert_allclose(again[reader][0].prediction, divided)
+        assert bool(draw_answers(calibrated, tmp_path)) == isinstance(task, Classification)
     write_predictions(tmp_path / "predictions.csv", readings, task, "test")
     with open(tmp_path / "predictions.csv", newline="") as file:
         line = next(csv.DictReader(file))
