@@ -89,6 +89,7 @@ def learn(bench: Benchmark, way: str, seed: int) -> None:
 
 
 def _trained(bench: Benchmark, way: str, seed: int) -> Trained:
+    """One training; that of `large` follows that of `zoom`, which is taken as it is if it has ended."""
     given = bench.options
     cases = QUICK_CASES if given.quick else (f"env.cohort.n.train={_TRAIN}", f"env.cohort.n.test={_TEST}")
     more = [f"max_glimpses={_GLIMPSES}", *WAYS[way]]

@@ -33,14 +33,7 @@ from glimpse.report.comparison import Report
 from glimpse.report.validation import validator
 from glimpse.runs.folder import Run, check_continues, settings_of
 from glimpse.runs.initial import run_of, take_weights, weights_file
-from glimpse.runs.loading import (
-    POLICY_FILE,
-    build_policy,
-    check_sizes_and_network,
-    feature_store,
-    load,
-    save_policy,
-)
+from glimpse.runs.loading import POLICY_FILE, build_policy, check_sizes_and_network, feature_store, load, save_policy
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import checked, typed_keys
 from glimpse.settings.command import in_one_line, run_command
@@ -276,8 +269,8 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
     run = Run(resume or settings["run"], kept, resume=bool(resume), save_seconds=settings["save_seconds"])
     if first() and not (run.folder / SPLITS_FILE).exists():  # what was learned from must not change
         cohort.write_splits(run.folder / SPLITS_FILE)
-        if initial and not resume:
-            write_learned(run.folder, run_of(initial))
+    if first() and initial and not resume:
+        write_learned(run.folder, run_of(initial))
     threads = 1 if cases.stepped else settings["read_threads"] or 1
     return Training(run, policy, cases, lanes, viewable, seed, threads, settings["progress"])
 

@@ -97,11 +97,15 @@ class RecordedSplits:
     def kept_apart(self, cohort: Cohort) -> Cohort:
         """Returns a cohort for a training that begins with the weights of this run.
 
-        Patients of whom the run has learned from an image are in the training split with all their cases; a warning
-        names those that were in another one, and those that have only their names in common with what was learned from.
+        Of patients of whom the run has learned from an image, no case is validated or tested on: those that were to be
+        are in the training split. A warning names them; another one names cases that have only their names in common
+        with what was learned from.
         """
         patients = {case.patient for case in cohort if self._has_learned(case)}
-        cases = [_moved(case, "train") if case.patient in patients else case for case in cohort]
+        tested = ("val", "test")
+        cases = [
+            _moved(case, "train") if case.patient in patients and case.split in tested else case for case in cohort
+        ]
         if moved := [one.id for one, was in zip(cases, cohort, strict=True) if one.split != was.split]:
             warnings.warn(
                 f"The weights were learned from images of the patients of {_named(moved)} ({self.path}): they are in "
@@ -111,8 +115,8 @@ class RecordedSplits:
             )
         names = {name for name, one in self.cases.items() if one.split in _LEARNED}
         names |= {one.patient for one in self.cases.values() if one.split in _LEARNED}
-        tested = [one for one in cases if one.split in ("val", "test") and _mark(one)]  # drawn images have no marks
-        if alike := [one.id for one in tested if names & {one.id, one.patient}]:
+        files = [one for one in cases if one.split in tested and _mark(one)]  # drawn images have no marks
+        if alike := [one.id for one in files if names & {one.id, one.patient}]:
             warnings.warn(
                 f"The weights were learned from cases or patients with the names of {_named(alike)} ({self.path}), but "
                 "from other images. If they are the same patients, put them into the training split.",

@@ -3,6 +3,7 @@
 import csv
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,8 @@ def test_a_patient_whose_image_was_learned_from_is_not_tested_with_others(first:
     cohort += [case("9", "one", slides[0])]
     with pytest.warns(UserWarning, match="learned from images of the patients of cases 0, 1, 2, 9 "):
         assert [one.split for one in learned.kept_apart(Cohort(cohort))] == ["train"] * 4
+    left_out = [replace(case("9", "one", slides[0]), split=None)]  # in none of the splits that were given
+    assert [one.split for one in learned.kept_apart(Cohort(left_out))] == [None]
     renamed = [case(slides[0].stem, "p", slides[9])]
     with pytest.warns(UserWarning, match=f"with the names of case {slides[0].stem} .*, but from other images"):
         assert [one.split for one in learned.kept_apart(Cohort(renamed))] == ["test"]
