@@ -22,6 +22,7 @@ from glimpse.runs.loading import build_policy, load, save_policy
 from glimpse.settings.composing import composed
 from glimpse.sources import open_source
 from glimpse.spaces import ActionLayout, observation_space
+from glimpse.tasks import Classification
 from glimpse.train import train
 from glimpse.views import Views
 
@@ -186,6 +187,18 @@ def test_no_case_is_tested_that_the_weights_were_learned_from(first: Path, slide
         again(tmp_path / "moved", other, tmp_path / "third", "pretrain=none", "warm_up=none")
     before = {row["slide_id"] for row in csv.DictReader((tmp_path / "third" / "learned_before.csv").open())}
     assert {one.stem for one in slides[:5]} <= before
+
+
+def test_what_was_learned_from_is_kept_where_splits_were_written_before(
+    first: Path, slides: list[Path], tmp_path: Path
+) -> None:
+    """As in the folds of a cross-validation."""
+    cohort, run = write(tmp_path / "other.csv", slides[6:12], "ttttve"), tmp_path / "fold-1"
+    run.mkdir()
+    Cohort.from_csv(cohort, Classification(2), source_options={"reader": "slide"}).write_splits(run / "splits.csv")
+    again(first, cohort, run, "pretrain=none", "warm_up=none", f"splits={run / 'splits.csv'}")
+    before = {row["slide_id"] for row in csv.DictReader((run / "learned_before.csv").open())}
+    assert before == {one.stem for one in slides[:5]}
 
 
 def test_a_patient_whose_image_was_learned_from_is_not_tested_with_others(first: Path, slides: list[Path]) -> None:
