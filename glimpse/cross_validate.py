@@ -27,7 +27,7 @@ from glimpse.predicting.claims import Claims
 from glimpse.report.answers import PREDICTIONS_FILE, read_answers, read_rows, task_of
 from glimpse.report.calibrating import draw_answers
 from glimpse.report.over_folds import predictions_of_folds, summarised, table_over_folds
-from glimpse.runs.initial import run_of
+from glimpse.runs.initial import run_of, weights_checksum
 from glimpse.runs.loading import CONFIG_FILE
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import typed_keys
@@ -176,6 +176,8 @@ def _folds(path: Path, cohort: Cohort, task: Task, given: Any, validation: float
 def _check_same(path: Path, plan: Mapping[str, Any]) -> None:
     """Writes the settings of all folds into the folder, or refuses those that differ from what is there."""
     file, now = path / SETTINGS_FILE, _flat({key: value for key, value in plan.items() if key not in _OWN})
+    if now.get("initial_weights"):  # wherever they lie by now
+        now["initial_weights"] = f"weights with the checksum {weights_checksum(now['initial_weights'])}"
     free = tuple(f"{one}." for one in (*CHANGEABLE, *_FOLLOWING))
     now = {key: value for key, value in now.items() if not f"{key}.".startswith(free)}
     now = json.loads(json.dumps(now, default=str))

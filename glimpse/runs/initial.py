@@ -1,5 +1,6 @@
 """The weights of another run, with which a training may begin."""
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -84,6 +85,15 @@ def weights_file(run: str | os.PathLike[str]) -> Path:
     if file.name == Path(OVERVIEW_FILE).name:
         raise CheckpointError(f"{file}: this network answers from overviews alone. {_instead(run_of(path))}")
     return file
+
+
+def weights_checksum(run: str | os.PathLike[str]) -> str:
+    """Returns what tells the weights of a run from others: the first 16 digits of the SHA-256 of their file.
+
+    Raises:
+        CheckpointError: as `weights_file`.
+    """
+    return hashlib.sha256(weights_file(run).read_bytes()).hexdigest()[:16]
 
 
 def _instead(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +200,26 @@ def test_what_was_learned_from_is_kept_where_splits_were_written_before(
     again(first, cohort, run, "pretrain=none", "warm_up=none", f"splits={run / 'splits.csv'}")
     before = {row["slide_id"] for row in csv.DictReader((run / "learned_before.csv").open())}
     assert before == {one.stem for one in slides[:5]}
+
+
+def test_a_cross_validation_goes_on_where_the_run_with_its_weights_was_moved(
+    first: Path, slides: list[Path], tmp_path: Path
+) -> None:
+    cohort = write(tmp_path / "other.csv", slides[6:12], "ttttve")
+    common = [*SHORT, f"env.cohort.path={cohort}", "pretrain=none", "warm_up=none"]
+    folds = tmp_path / "folds"
+    kept, moved = tmp_path / "kept", tmp_path / "moved"
+    shutil.copytree(first, kept)
+    cross_validate([*common, f"initial_weights={kept}"], folds=2, validation=0, folder=folds)
+    (folds / "fold-2" / "metrics.json").unlink()
+    kept.rename(moved)
+    again = cross_validate([*common, f"initial_weights={moved}"], folds=2, validation=0, folder=folds)
+    assert again.record["folds"] == 2
+    other = Checkpoint.load(moved / "policy.safetensors")
+    name = next(iter(other.tensors))
+    Checkpoint(other.tensors | {name: other.tensors[name] + 1}, other.meta).save(moved / "policy.safetensors")
+    with pytest.raises(SettingsError, match="initial_weights=weights with the checksum"):
+        cross_validate([*common, f"initial_weights={moved}"], folds=2, validation=0, folder=folds)
 
 
 def test_a_patient_whose_image_was_learned_from_is_not_tested_with_others(first: Path, slides: list[Path]) -> None:
