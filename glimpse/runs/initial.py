@@ -111,7 +111,7 @@ def _check_encoder(
     changed = [
         f"{name}={two.get(name)} there, {one.get(name)} here"
         for name in sorted(one.keys() | two.keys())
-        if theirs and one.get(name) != two.get(name) and not name.endswith("checkpoint")
+        if theirs and _unmoved(one.get(name)) != _unmoved(two.get(name)) and not name.endswith("checkpoint")
     ]
     shapes = [name for name in names & there if policy.state_dict()[name].shape != state[name].shape]
     formed = [one for one in changed if one.partition("=")[0].rpartition(".")[2] in _FORMS]
@@ -123,6 +123,11 @@ def _check_encoder(
         )
     if changed:
         warnings.warn(f"{run}: network.encoder has {'; '.join(changed)}.", stacklevel=3)
+
+
+def _unmoved(value: Any) -> Any:
+    """Returns the last part of a whole path, as of the folder of a Hugging Face model, and other values as they are."""
+    return os.path.basename(value) if isinstance(value, str) and os.path.isabs(value) else value
 
 
 def _task_of(settings: Mapping[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.cohort.recorded import read_learned
@@ -265,6 +266,22 @@ def test_mistakes_are_found_before_anything_is_read(value: str, message: str, fi
     typed = (*SHORT, f"initial_weights={value.format(tmp_path=tmp_path, first=first)}", "env.cohort.path=/nowhere.csv")
     with pytest.raises((SettingsError, CheckpointError), match=message):
         train(composed(*typed), typed)
+
+
+def test_an_encoder_in_a_folder_that_was_moved_is_the_same(first: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(first, run)
+
+    def named(settings: DictConfig, name: str) -> DictConfig:
+        OmegaConf.update(settings, "network.encoder.name", name, force_add=True)
+        return settings
+
+    theirs = OmegaConf.load(run / "config.yaml")
+    assert isinstance(theirs, DictConfig)
+    OmegaConf.save(named(theirs, "/before/model"), run / "config.yaml")
+    take_weights(network(), run, named(composed(*SHORT), "/now/model"))
+    with pytest.raises(CheckpointError, match=r"made otherwise than network.encoder here .name=/before/model there"):
+        take_weights(network(), run, named(composed(*SHORT), "/now/another"))
 
 
 def test_settings_that_differ_from_those_of_the_run_are_named(first: Path) -> None:
