@@ -21,6 +21,7 @@ from glimpse.agents.returns import (
     returns_to_go,
     standardised,
 )
+from glimpse.errors import DivergedError
 from glimpse.learning.looking import WideLooks, Worth
 from glimpse.networks.devices import to_device
 from glimpse.networks.policy import GlimpsePolicy
@@ -29,6 +30,8 @@ from glimpse.ranks.group import ranks
 from glimpse.ranks.sharing import add_gradients, declared, of_all, own_order, share_of_part, sharing, totals
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.tasks import Task
+
+_MOST_SKIPPED = 10  # steps one after the other whose gradients are not finite; the parameters will not recover
 
 Record = TypeVar("Record", Episodes, Glimpses, Glimpses | None)
 
@@ -102,6 +105,7 @@ class Learner:
         options.check_replay(policy.overview_dropout)
         self.replay = Replay(options.updates.replay_rollouts)
         give_optimizer(policy, learning_rate)
+        self.skipped = 0  # steps one after the other whose gradients were not finite
         for group in policy.optimizer.param_groups:
             group["weight_decay"] = self.updates.weight_decay
 
@@ -207,6 +211,13 @@ class Learner:
         finite = bool(torch.isfinite(norm))
         if finite:  # a single bad batch must not make the parameters NaN
             optimizer.step()
+        self.skipped = 0 if finite else self.skipped + 1
+        if self.skipped == _MOST_SKIPPED:
+            raise DivergedError(
+                f"joint: the gradients of {self.skipped} steps one after the other were not finite, so nothing is "
+                "learned. Begin anew with a lower joint.learning_rate.rate, and with network.autocast=false if it was "
+                "on."
+            )
         return finite, norm
 
     # ------------------------------------------------------------------------------------------ the losses

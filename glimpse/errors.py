@@ -26,6 +26,10 @@ class SettingsError(UserError, ValueError):
     """A setting does not exist, or has an impossible value."""
 
 
+class DivergedError(UserError, ValueError):
+    """A training computes with numbers that are not finite any more, so that it cannot learn."""
+
+
 class MissingExtraError(UserError, ImportError):
     """An optional dependency is not installed; the message says how to install it."""
 

@@ -20,6 +20,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from glimpse.errors import DivergedError
+
 if TYPE_CHECKING:
     from glimpse.views import Views
 
@@ -179,8 +181,12 @@ class ActionLayout:
 
 
 def _check_finite(name: str, values: ArrayLike) -> None:
-    if not np.isfinite(values).all():
-        raise ValueError(f"Expected finite numbers in {name}, got {values!r}; has the policy diverged?")
+    wrong = np.asarray(values)[~np.isfinite(values)]
+    if wrong.size:
+        raise DivergedError(
+            f"Expected finite numbers in {name}, got {wrong[0]}. If a policy made it, that has diverged: train it anew "
+            "with a lower learning rate (joint.learning_rate.rate of glimpse train)."
+        )
 
 
 def observation_space(channels: int, views: Views) -> spaces.Dict:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from glimpse.learning.augment import Augment
@@ -63,8 +63,8 @@ class Pretrainer(Trainer):
         self.policy.calibrate(middles(self.pool.numpy(), self.augment.size)[:count])
         align([self.policy])
 
-    def step(self) -> float:
-        """Makes one update and returns its loss."""
+    def step(self) -> Float[Tensor, ""]:
+        """Makes one update and returns its loss, for which nobody waits as long as it stays on its device."""
         drawn = self._draw().unflatten(0, (-1, self.side_by_side))
         with sharing(len(drawn)) as own:
             rows = drawn[own].flatten()
@@ -75,7 +75,7 @@ class Pretrainer(Trainer):
             self.optimizer.step()
             self._stepped()
             self.done += 1
-            return total(loss).item()
+            return total(loss).detach()
 
     def loss(self, rows: Int64[Tensor, " glimpse"], images: Tensor) -> Tensor:
         """Returns what is minimised; with several ranks, this one's part of it (see `glimpse.ranks.sharing`).

@@ -18,7 +18,7 @@ from glimpse.learning.foresight import ForesightPretrainer, sample_foreseen
 from glimpse.learning.masked import MaskedPretrainer
 from glimpse.learning.pretrainer import CALIBRATION, Pretrainer
 from glimpse.learning.sampling import sample_glimpses
-from glimpse.learning.stages import Training, state_of
+from glimpse.learning.stages import Training, finite, state_of
 from glimpse.learning.vicreg import VICRegPretrainer, Weights
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.ranks.group import once
@@ -26,6 +26,8 @@ from glimpse.ranks.sharing import align
 from glimpse.runs.loading import save_policy
 from glimpse.settings.options import above_zero, at_least
 from glimpse.settings.progress import silent
+
+_MOST_STEPS_PER_LOG = 10  # whoever shows a loss waits for the device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,18 +121,21 @@ class Pretraining:
         elif self.steps:
             trainer.calibrate()
         align(trainer.modules().values())
+        every = min(max(self.steps // 20, 1), _MOST_STEPS_PER_LOG)
         bar = tqdm(total=self.steps, initial=trainer.done, desc=name, unit="step", disable=silent(training.progress))
         with bar, run.stoppable():
             while trainer.done < self.steps:
                 loss = trainer.step()
                 bar.update()
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                run.logger.record("pretrain/loss", loss)
-                run.logger.dump(trainer.done)
+                if trainer.done == self.steps or trainer.done % every == 0:
+                    shown = finite(loss, name, trainer.done)
+                    bar.set_postfix(loss=f"{shown:.3f}", refresh=False)
+                    run.logger.record("pretrain/loss", shown)
+                    run.logger.dump(trainer.done)
                 if trainer.done < self.steps:  # the last step counts once the tokens are calibrated, too
-                    run.offer(name, lambda: state_of(trainer))
+                    run.offer(name, lambda: state_of(trainer, name))
         trainer.calibrate()
-        run.save(state_of(trainer), name)
+        run.save(state_of(trainer, name), name)
         run.stop_if_asked()
 
 

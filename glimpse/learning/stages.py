@@ -6,6 +6,7 @@ A stage is built from its section of the configuration before training begins, s
 Its method `run` then does the work; a stage that was interrupted continues from the run's last checkpoint.
 """
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 from tqdm import tqdm
 
 from glimpse.contract.stepped_sources import ViewableCases
+from glimpse.errors import DivergedError
 from glimpse.learning.second_look import SecondLook, ZoomSecondLook
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up import TokenWarmUp
@@ -144,14 +148,46 @@ class WarmUp:
                 ended = trainer.done == trainer.steps
                 bar.update()
                 if ended or trainer.done % _STEPS_PER_LOG == 0:
-                    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                    run.logger.record("warm_up/loss", loss)
+                    shown = finite(loss, name, trainer.done)
+                    bar.set_postfix(loss=f"{shown:.3f}", refresh=False)
+                    run.logger.record("warm_up/loss", shown)
                     run.logger.dump(before + trainer.done)
-                run.offer(name, lambda: state_of(trainer), now=ended)
+                run.offer(name, lambda: state_of(trainer, name), now=ended)
 
 
-def state_of(trainer: Trainer) -> Checkpoint:
-    """Returns a checkpoint with the state of a trainer."""
+def finite(loss: Float[Tensor, ""], name: str, done: int) -> float:
+    """Returns the loss of a step as a number.
+
+    Args:
+        loss: the loss.
+        name: the stage, which is one of `STAGES`.
+        done: how many steps have been made.
+
+    Raises:
+        DivergedError: it is not finite.
+    """
+    value = loss.item()
+    if not math.isfinite(value):
+        raise _diverged(name, f"the loss of step {done} is {value}")
+    return value
+
+
+def _diverged(name: str, what: str) -> DivergedError:
+    return DivergedError(
+        f"{name}: {what}, so nothing more can be learned. Begin anew with a lower {name}.learning_rate, and with "
+        "network.autocast=false if it was on."
+    )
+
+
+def state_of(trainer: Trainer, name: str) -> Checkpoint:
+    """Returns a checkpoint with the state of a trainer in a stage.
+
+    Raises:
+        DivergedError: parameters are not finite, so that nobody could go on with them.
+    """
+    parameters = [one for module in trainer.modules().values() for one in module.parameters()]
+    if not torch.stack([one.isfinite().all() for one in parameters]).all():
+        raise _diverged(name, f"parameters are not finite after step {trainer.done}")
     checkpoint = Checkpoint()
     trainer.save_state(checkpoint)
     return checkpoint

@@ -277,14 +277,14 @@ class TokenWarmUp(Trainer):
         return rng.choice(cells, self.glimpses_per_case, replace=len(cells) < self.glimpses_per_case)
 
     # ------------------------------------------------------------------------------------------ learning
-    def step(self) -> float:
-        """Makes one update and returns its loss."""
+    def step(self) -> Float[Tensor, ""]:
+        """Makes one update and returns its loss, for which nobody waits as long as it stays on its device."""
         cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(self.policy.device)
         order = torch.rand(len(cases), self.glimpses_per_case, generator=self.generator).argsort(1)
         with sharing(len(cases)) as own:
             loss = of_all(self._loss(cases[own], order[own]))
             self._update(loss)
-            return total(loss).item()
+            return total(loss).detach()
 
     def _loss(self, cases: Int[Tensor, " case"], order: Int[Tensor, "case glimpse"]) -> Tensor:
         policy, losses = self.policy, self.options.losses

@@ -212,14 +212,14 @@ class ZoomWarmUp(TokenWarmUp):
                 policy.locator.calibrate(policy.narrow(level.at_cells), zoom)
 
     # ------------------------------------------------------------------------------------------ learning
-    def step(self) -> float:
-        """Makes one update and returns its loss."""
+    def step(self) -> Float[Tensor, ""]:
+        """Makes one update and returns its loss, for which nobody waits as long as it stays on its device."""
         cases = torch.randperm(len(self.cases), generator=self.generator)[: self.batch].to(self.policy.device)
         order = torch.rand(len(cases), self._of_each, generator=self.generator).argsort(1)
         with sharing(len(cases)) as own:
             loss = of_all(self._loss(cases[own], order[own]))
             self._update(loss)
-            summed = total(loss).item()
+            summed = total(loss).detach()
         if self.looks and self.done == self.steps:
             self._value_levels()
         return summed

@@ -77,12 +77,12 @@ def test_a_second_look_goes_on_where_it_was_interrupted() -> None:
     checkpoint = Checkpoint(meta={})
     trainer.save_state(checkpoint)
     assert SecondLook.holds(checkpoint)
-    expected = [trainer.step() for _ in range(5)]
+    expected = [trainer.step().item() for _ in range(5)]
     other, first = make(second_look=0.5)  # with other weights, whose locator would look elsewhere
     resumed = second(other, first, second_look=0.5, second_steps=10)
     resumed.restore_state(checkpoint)
     resumed.encode()
-    assert [resumed.step() for _ in range(5)] == pytest.approx(expected)
+    assert [resumed.step().item() for _ in range(5)] == pytest.approx(expected)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), other.parameters(), strict=True))
 
 
@@ -129,11 +129,11 @@ def test_with_zoom_a_second_look_lies_at_every_level_where_the_locator_looks() -
     checkpoint = Checkpoint(meta={})
     trainer.save_state(checkpoint)
     assert ZoomSecondLook.holds(checkpoint)
-    expected = [trainer.step() for _ in range(3)]
+    expected = [trainer.step().item() for _ in range(3)]
     assert all(torch.equal(a, b) for a, b in zip(before, policy.locator.parameters(), strict=True))
     other, _ = warmed(env, 1)
     resumed = again(other)
     resumed.restore_state(checkpoint)
     resumed.encode()
-    assert [resumed.step() for _ in range(3)] == pytest.approx(expected)
+    assert [resumed.step().item() for _ in range(3)] == pytest.approx(expected)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), other.parameters(), strict=True))

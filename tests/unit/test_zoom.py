@@ -277,7 +277,7 @@ def test_images_that_are_plain_teach_nothing_and_break_nothing() -> None:
 
 def test_a_warm_up_goes_on_where_it_stopped() -> None:
     whole, stopped = warmed(spotted(), 6)[1], warmed(spotted(), 6)[1]
-    losses = [whole.step() for _ in range(6)]
+    losses = [whole.step().item() for _ in range(6)]
     for _ in range(3):
         stopped.step()
     checkpoint = Checkpoint()
@@ -288,7 +288,7 @@ def test_a_warm_up_goes_on_where_it_stopped() -> None:
     again = ZoomWarmUp(policy, inner.cases, inner.views, inner.task, **given)
     again.restore_state(checkpoint)
     again.encode()
-    assert [again.step() for _ in range(3)] == pytest.approx(losses[3:], rel=1e-5)
+    assert [again.step().item() for _ in range(3)] == pytest.approx(losses[3:], rel=1e-5)
     for name, value in whole.policy.state_dict().items():
         torch.testing.assert_close(policy.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
