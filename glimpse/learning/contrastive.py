@@ -1,5 +1,6 @@
 """Contrastive pretraining: the encoder learns, without labels, to tell glimpses of the training split apart."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from glimpse.learning.augment import Augment
 from glimpse.learning.pretrainer import Pretrainer
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.ranks.sharing import one_of, over_all
+
+_HARDLY = 0.98  # of the loss of an encoder to which all glimpses are alike
+_ENOUGH = 100  # steps after which a loss as high as that is a bad sign
 
 
 def contrastive_loss(first: Float[Tensor, "batch d"], second: Float[Tensor, "batch d"], temperature: float) -> Tensor:
@@ -50,11 +54,25 @@ class ContrastivePretrainer(Pretrainer):
         self.head = nn.Sequential(nn.Linear(embed, 128), nn.ReLU(), nn.Linear(128, embed))
         super().__init__(policy, pool, augment, {"head": self.head}, **options)
         self.temperature = temperature
+        self.share: Float[Tensor, ""] | None = None  # of the loss of such an encoder; a moving average
 
     def loss(self, rows: Int64[Tensor, " glimpse"], images: Tensor) -> Tensor:
         first, second = self.head(self.policy.embed(self._two_views(images))).chunk(2)
-        loss = contrastive_loss(over_all(first), over_all(second), self.temperature)
+        first_of_all, second_of_all = over_all(first), over_all(second)
+        loss = contrastive_loss(first_of_all, second_of_all, self.temperature)
+        share = loss.detach() / math.log(max(2 * len(first_of_all) - 1, 2))
+        self.share = share if self.share is None else 0.9 * self.share + 0.1 * share
         return one_of(loss) + self._further_loss(rows, first)
+
+    def doubt(self) -> str | None:
+        """What speaks against the encoder: glimpses look alike to it, as after too high a learning rate."""
+        if self.done < _ENOUGH or self.share is None or not self.share.item() > _HARDLY:
+            return None
+        return (
+            f"After {self.done} steps the encoder hardly tells glimpses apart: its contrastive loss is "
+            f"{self.share.item():.1%} of what it is where all look alike. Lower pretrain.learning_rate; if that does "
+            "not help, most glimpses of these images may show the same (see glimpse check)."
+        )
 
     def _further_loss(self, rows: Int64[Tensor, " glimpse"], shown: Float[Tensor, "glimpse d"]) -> Tensor:
         """Returns what else is minimised, given the projections of the drawn glimpses; here nothing, 0."""

@@ -86,6 +86,10 @@ class Pretrainer(Trainer):
         """
         raise NotImplementedError
 
+    def doubt(self) -> str | None:
+        """Returns what speaks against using what was learned, for a warning; here nothing."""
+        return None
+
     def modules(self) -> dict[str, nn.Module]:
         """The policy and the heads."""
         return {"policy": self.policy, **self.heads}

@@ -3,6 +3,7 @@
 Every objective reads glimpses of the training split once, and trains the encoder as it is: random or pretrained.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -134,6 +135,9 @@ class Pretraining:
                     run.logger.dump(trainer.done)
                 if trainer.done < self.steps:  # the last step counts once the tokens are calibrated, too
                     run.offer(name, lambda: state_of(trainer, name))
+        doubt = trainer.doubt()
+        if doubt is not None:
+            warnings.warn(doubt, stacklevel=2)
         trainer.calibrate()
         run.save(state_of(trainer, name), name)
         run.stop_if_asked()

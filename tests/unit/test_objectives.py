@@ -57,6 +57,16 @@ def trainer_of(objective: Callable[..., Pretrainer], ndim: int = 2, count: int =
     return objective(policy, textures(count, 20, ndim), augment, **{"batch": 32, "learning_rate": rate, **options})
 
 
+@pytest.mark.parametrize(("rate", "alike"), [(1e-3, False), (0.1, True)])
+def test_an_encoder_to_which_all_glimpses_look_alike_is_called_so(rate: float, alike: bool) -> None:
+    trainer = trainer_of(ContrastivePretrainer, learning_rate=rate)
+    for _ in range(100):
+        assert trainer.doubt() is None  # it is too early to tell
+        trainer.step()
+    said = trainer.doubt()
+    assert said is None if not alike else said and "hardly tells glimpses apart" in said
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_loss_falls_and_glimpses_stay_apart(objective: Callable[..., Pretrainer]) -> None:
     trainer = trainer_of(objective)
