@@ -240,7 +240,8 @@ class Views:
     ) -> str | None:
         """Returns fields of view, from wide to fine, whose cells lie half of the next finer one apart, or less.
 
-        None where there are none in whole pixels, or glimpses have too few cells to zoom.
+        In micrometres if the finest one was given as a length, and in pixels otherwise. None where there are none in
+        whole pixels, or glimpses have too few cells to zoom.
         """
         pitch, chain = np.multiply(source.shape, grid.pitch), [float(finest.min())]
         while chain[0] < pitch.max():
@@ -248,7 +249,13 @@ class Views:
             if wider <= chain[0]:
                 return None
             chain.insert(0, wider)
-        return None if chain[-1] < 1 else ", ".join(str(math.floor(extent)) for extent in chain)
+        if chain[-1] < 1:
+            return None
+        last = self.glimpse_extents[-1].at(self.glimpse_size)
+        if last.unit == "px":
+            return ", ".join(str(math.floor(extent)) for extent in chain)
+        scale = min(last.values) * (1000 if last.unit == "mm" else 1) / finest.min()  # micrometres of a pixel
+        return ", ".join(f"{math.floor(extent * scale + 1e-9)}um" for extent in chain)
 
 
 def _identity(source: ImageSource) -> Hashable:

@@ -21,6 +21,8 @@ _SETTINGS = (
     "Change env.make.overview_size, env.make.glimpse_size or env.make.glimpse_extents; network.cell for finer cells."
 )
 
+_WHOLE_SLIDES = "Whole slides up to 32 mm wide: experiment=whole_slides."
+
 
 class PreflightError(UserError, ValueError):
     """The sizes that were asked for are impossible on these images."""
@@ -113,5 +115,7 @@ def check_sizes(
         problems = [problem for several in bar for problem in several]
     remembered.save()
     if problems:
+        slides = views.ndim == 2 and cases[0].source.frame.unit == "um" and remedy == _SETTINGS
+        hint = f" {_WHOLE_SLIDES}" if slides and "coarser than glimpses" in problems[0] else ""
         more = f" (And {len(problems) - _SHOWN} more.)" if len(problems) > _SHOWN else ""
-        raise PreflightError(f"The sizes do not fit the images: {' '.join(problems[:_SHOWN])}{more} {remedy}")
+        raise PreflightError(f"The sizes do not fit the images: {' '.join(problems[:_SHOWN])}{more} {remedy}{hint}")

@@ -157,6 +157,10 @@ def test_fields_of_view_that_do_not_reach_each_other_are_a_problem(source: Array
     (problem,) = Views((10, 10), (8, 8), (4,)).problems(big, cells(10, 15), grid)
     assert "Zoom: glimpse_extents=[64, 32, 16, 8, 4] would do" in problem  # cells of 40 pixels; each twice the next
     assert Views((10, 10), (8, 8), (64, 32, 16, 8, 4)).problems(big, cells(10, 15), grid) == []
+    for finest, chain in (("2um", "32um, 16um, 8um, 4um, 2um"), ("0.002mm", "32um, 16um, 8um, 4um, 2um")):
+        fine = ArraySource(np.zeros((1, 400, 600), np.uint8), spacing=(0.5, 0.5), unit="um", name="fine.npy")
+        (problem,) = Views((10, 10), (8, 8), (finest,)).problems(fine, cells(10, 15), grid)
+        assert f"Zoom: glimpse_extents=[{chain}] would do" in problem
 
 
 def test_where_glimpses_have_too_few_cells_no_fields_of_view_are_proposed() -> None:
