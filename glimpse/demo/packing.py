@@ -15,7 +15,7 @@ from glimpse.demo.showing import POLICY
 from glimpse.errors import UserError
 from glimpse.reading.calibration import CALIBRATION_FILE
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
-from glimpse.runs.loading import CONFIG_FILE, POLICY_FILE, read_settings
+from glimpse.runs.loading import CONFIG_FILE, POLICY_FILE, no_run, read_settings
 
 
 def pack(run: str | os.PathLike[str], folder: str | os.PathLike[str] = POLICY) -> int:
@@ -37,9 +37,7 @@ def pack(run: str | os.PathLike[str], folder: str | os.PathLike[str] = POLICY) -
     run, folder = Path(run), Path(folder)
     settings = read_settings(run)
     if settings is None:
-        raise CheckpointError(
-            f"{run}: not a run folder (it has no {CONFIG_FILE}). Give the folder that training wrote."
-        )
+        raise CheckpointError(no_run(run))
     checkpoint = Checkpoint.load(run / POLICY_FILE)
     for name, tensor in checkpoint.tensors.items():
         if tensor.is_floating_point():

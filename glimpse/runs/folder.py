@@ -15,7 +15,7 @@ from glimpse.atomic import write_atomically
 from glimpse.errors import UserError
 from glimpse.ranks.group import first, in_turn, largest, once, ranks
 from glimpse.runs.checkpoints import Checkpoint
-from glimpse.runs.loading import CONFIG_FILE, read_settings
+from glimpse.runs.loading import CONFIG_FILE, no_run, read_settings
 from glimpse.runs.stopping import Stopping
 from glimpse.settings.quoting import typed
 
@@ -206,7 +206,7 @@ def settings_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     settings = read_settings(folder)
     if settings is None:
-        raise RunError(f"{folder}: there is no run to resume here (no {CONFIG_FILE}).")
+        raise RunError(no_run(Path(folder), "there is no run to resume here (no {file})."))
     return settings
 
 

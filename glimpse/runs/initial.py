@@ -10,7 +10,7 @@ from typing import Any
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.transfer import take_over
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
-from glimpse.runs.loading import CONFIG_FILE, OVERVIEW_FILE, POLICY_FILE, read_settings
+from glimpse.runs.loading import CONFIG_FILE, OVERVIEW_FILE, POLICY_FILE, no_run, read_settings
 from glimpse.settings.progress import say
 
 _BEST = "checkpoints/best.safetensors"
@@ -78,7 +78,7 @@ def weights_file(run: str | os.PathLike[str]) -> Path:
     path = Path(run)
     found = read_settings(run_of(path))
     if path.is_dir() and found is None:
-        raise CheckpointError(f"{path}: not a run folder (it has no {CONFIG_FILE}). Give the folder of a run.")
+        raise CheckpointError(no_run(path))
     file = path / POLICY_FILE if path.is_dir() else path
     if not file.is_file():
         raise CheckpointError(f"{file}: there is no such file. {_instead(run_of(path))}")

@@ -141,9 +141,7 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
     folder = Path(run)
     settings = read_settings(folder)
     if settings is None:
-        raise CheckpointError(
-            f"{folder}: not a run folder (it has no {CONFIG_FILE}). Give the folder that training wrote."
-        )
+        raise CheckpointError(no_run(folder))
     checkpoint = Checkpoint.load(folder / file)
     with restored(folder):
         layout = ActionLayout(**checkpoint.meta["layout"])
@@ -170,6 +168,18 @@ def _with_own_weights(section: Any) -> Any:
         name: None if name == "checkpoint" and isinstance(part, str) else _with_own_weights(part)
         for name, part in section.items()
     }
+
+
+def no_run(
+    folder: Path, what: str = "not a run folder (it has no {file}). Give the folder that training wrote."
+) -> str:
+    """Returns why a folder without a `config.yaml` cannot be used as a run, and what to give in its place."""
+    folds = sorted(file.parent for file in folder.glob(f"fold-*/{CONFIG_FILE}"))
+    if folds:
+        return (
+            f"{folder}: the folder of a cross-validation, which has a run for each fold. Give one, such as {folds[0]}."
+        )
+    return f"{folder}: {what.format(file=CONFIG_FILE)}"
 
 
 def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -14,10 +14,12 @@ import glimpse
 from glimpse import atomic
 from glimpse.atomic import WriteError, write_atomically
 from glimpse.errors import UserError
+from glimpse.report.html.writing import write_report
 from glimpse.runs import checkpoints
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.runs.file_names import file_names
 from glimpse.runs.folder import Run, RunError, settings_of
+from glimpse.runs.initial import weights_file
 from glimpse.settings.command import run_command
 from glimpse.settings.paths import with_whole_paths
 
@@ -120,6 +122,15 @@ def test_a_file_in_place_of_a_run_folder(tmp_path: Path) -> None:
             settings_of(folder)
         with pytest.raises(CheckpointError, match="not a run folder"):
             glimpse.load(folder)
+
+
+def test_the_folder_of_a_cross_validation_is_told_from_a_run(tmp_path: Path) -> None:
+    (tmp_path / "fold-1").mkdir()
+    (tmp_path / "fold-1" / "config.yaml").write_text("")
+    said = f"{tmp_path}: the folder of a cross-validation, .* Give one, such as {tmp_path / 'fold-1'}"
+    for use in (settings_of, glimpse.load, weights_file, write_report):
+        with pytest.raises(UserError, match=said):
+            use(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "a: [", "- 1", "seed: 3", "env: {}", "env: ${nothing}"])

@@ -16,7 +16,7 @@ from glimpse.errors import EvaluationError
 from glimpse.pictures.pages import FORM, PAGES
 from glimpse.report.html.measures import is_right
 from glimpse.runs.file_names import file_names
-from glimpse.runs.loading import CONFIG_FILE, read_settings
+from glimpse.runs.loading import CONFIG_FILE, no_run, read_settings
 from glimpse.settings.building import build
 from glimpse.tasks import Task
 
@@ -107,10 +107,11 @@ def gathered(folder: str | os.PathLike[str]) -> Gathered:
         return _run(path)
     if (path / _MANIFEST).is_file() and (path / _PREDICTIONS).is_file():
         return _predicted(path)
-    raise EvaluationError(
-        f"{path}: there is no run here (no {CONFIG_FILE}) and there are no predictions (no {_MANIFEST} beside "
-        f"{_PREDICTIONS}). Give the folder of a training (run=) or of glimpse predict (output=)."
+    what = (
+        f"there is no run here (no {{file}}) and there are no predictions (no {_MANIFEST} beside {_PREDICTIONS}). Give "
+        "the folder of a training (run=) or of glimpse predict (output=)."
     )
+    raise EvaluationError(no_run(path, what))
 
 
 # ---------------------------------------------------------------------------------------------- runs
