@@ -214,9 +214,7 @@ class Learner:
         self.skipped = 0 if finite else self.skipped + 1
         if self.skipped == _MOST_SKIPPED:
             raise DivergedError(
-                f"joint: the gradients of {self.skipped} steps one after the other were not finite, so nothing is "
-                "learned. Begin anew with a lower joint.learning_rate.rate, and with network.autocast=false if it was "
-                "on."
+                f"The gradients of {self.skipped} steps one after the other were not finite, so nothing is learned."
             )
         return finite, norm
 

@@ -184,8 +184,7 @@ def _check_finite(name: str, values: ArrayLike) -> None:
     wrong = np.asarray(values)[~np.isfinite(values)]
     if wrong.size:
         raise DivergedError(
-            f"Expected finite numbers in {name}, got {wrong[0]}. If a policy made it, that has diverged: train it anew "
-            "with a lower learning rate (joint.learning_rate.rate of glimpse train)."
+            f"Expected finite numbers in {name}, got {wrong[0]}. If a policy made it, that has diverged."
         )
 
 

@@ -23,7 +23,7 @@ from glimpse.cohort.recorded import SPLITS_FILE, read_given_splits, read_learned
 from glimpse.cohort.settling import with_settled_task
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
-from glimpse.errors import SettingsError, UserError
+from glimpse.errors import DivergedError, SettingsError, UserError
 from glimpse.learning.allocator import keep_freed_memory
 from glimpse.learning.stages import STAGES, Stage, Training, restore_policy, seed_everything
 from glimpse.networks.feature_store import using
@@ -101,7 +101,7 @@ def _run(plan: Plan, training: Training, cohort: Cohort) -> dict[str, Any]:
     restore_policy(training)
     for name, stage in plan.stages.items():
         if not run.finished(name, STAGES):
-            stage.run(training, name)
+            _learn(stage, training, name)
             if run.seconds.get(name, 0) >= 1:
                 say(f"{name}: done in {run.seconds[name]:.0f} s", training.progress)
     best = run.checkpoint("best")
@@ -130,7 +130,7 @@ def planned(config: DictConfig, overrides: Sequence[str] = ()) -> Plan:
         given["initial_weights"] = os.path.abspath(os.path.expanduser(given["initial_weights"]))
     settings = checked(given, overrides)
     _check_values(settings)
-    if settings.get("initial_weights") and not resume:
+    if settings.get("initial_weights") and _begins(settings):
         weights_file(settings["initial_weights"])
     if resume:
         check_continues(resume, settings["joint"].get("updates"), typed_keys(overrides))
@@ -192,6 +192,17 @@ def _stage(name: str, section: Mapping[str, Any]) -> Stage:
     return stage
 
 
+def _learn(stage: Stage, training: Training, name: str) -> None:
+    try:
+        stage.run(training, name)
+    except DivergedError as error:
+        rate = "joint.learning_rate.rate" if name == "joint" else f"{name}.learning_rate"
+        raise DivergedError(
+            f"{name}: {error} Begin anew in another folder (run=), with a lower {rate}, and with "
+            "network.autocast=false if it was on."
+        ) from error
+
+
 def _cohort(settings: Mapping[str, Any]) -> Cohort:
     """Loads the cohort. In a run that is resumed, cases are in the splits that they had when it began."""
     section, resume = settings["env"]["cohort"], settings["resume"]
@@ -203,16 +214,22 @@ def _cohort(settings: Mapping[str, Any]) -> Cohort:
     cohort: Cohort = build_setting("env.cohort", section)
     if section.get("on_error") == "skip":
         cohort = with_known_sizes(cohort, settings["env"]["make"])
-    given = settings.get("splits")
-    recorded = read_splits(resume) if resume else read_given_splits(given) if given else None
+    given, begins = settings.get("splits"), _begins(settings)
+    written = resume and (not begins or (Path(resume) / SPLITS_FILE).exists())
+    recorded = read_splits(resume) if written else read_given_splits(given) if given else None
     cohort = cohort if recorded is None else recorded.of_run(cohort)
     initial = settings.get("initial_weights")
-    learned = read_learned(run_of(initial)) if initial and not resume else None
+    learned = read_learned(run_of(initial)) if initial and begins else None
     if learned is None:
         return cohort
     if given:
         learned.check_not_learned(cohort)
     return learned.kept_apart(cohort)
+
+
+def _begins(settings: Mapping[str, Any]) -> bool:
+    """Whether nothing was learned yet: in a new run, and in one that was stopped before its first checkpoint."""
+    return not settings["resume"] or not Run.has_learned(settings["resume"])
 
 
 def _weighing(settings: Mapping[str, Any], cohort: Cohort) -> dict[str, Any]:
@@ -259,7 +276,8 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
         check_sizes(cohort, cases.views, policy.grid, progress=settings["progress"], view_grid=policy.view_grid)
         plan.report.check_patches(cohort, cases.views)
     resume, initial = settings["resume"], settings.get("initial_weights")
-    if initial and not resume:
+    begins = _begins(settings)
+    if initial and begins:
         take_weights(policy, initial, settings)
     for stage in plan.stages.values():
         if hasattr(stage, "check"):
@@ -269,7 +287,7 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
     run = Run(resume or settings["run"], kept, resume=bool(resume), save_seconds=settings["save_seconds"])
     if first() and not (run.folder / SPLITS_FILE).exists():  # what was learned from must not change
         cohort.write_splits(run.folder / SPLITS_FILE)
-    if first() and initial and not resume:
+    if first() and initial and begins:
         write_learned(run.folder, run_of(initial))
     threads = 1 if cases.stepped else settings["read_threads"] or 1
     return Training(run, policy, cases, lanes, viewable, seed, threads, settings["progress"])

@@ -125,7 +125,7 @@ class RecordedSplits:
             )
         return Cohort(cases, cohort.skipped, cohort.unsplit)
 
-    def check_not_learned(self, cohort: Cohort, splits: Sequence[str] = ("val", "test")) -> None:
+    def check_not_learned(self, cohort: Cohort, splits: Sequence[str | None] = ("val", "test")) -> None:
         """Refuses a cohort whose given splits have images or patients that the run has learned from.
 
         Raises:
@@ -275,9 +275,14 @@ def _read(path: Path, mend: str, allow: str) -> RecordedSplits:
         lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
         if not set(_COLUMNS) <= set(lines.fieldnames or ()):
             raise CohortError(f"{path}: expected the columns {','.join(_COLUMNS)}. {mend}")
+        rows = list(lines)
+        if broken := [at for at, line in enumerate(rows, 2) if not line["slide_id"] or None in line.values()]:
+            raise CohortError(
+                f"{path}: line {broken[0]} has not as many cells as the first line, or no slide_id. {mend}"
+            )
         cases = {
             line["slide_id"]: Record(line["case_id"], line["split"] or None, line.get("fingerprint") or "")
-            for line in lines
+            for line in rows
         }
     except OSError as error:
         raise CohortError(f"{path}: cannot be read ({error.strerror}). {allow}") from error

@@ -8,14 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from glimpse.atomic import write_atomically
 from glimpse.demo.showing import POLICY
 from glimpse.errors import UserError
 from glimpse.reading.calibration import CALIBRATION_FILE
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
-from glimpse.runs.loading import CONFIG_FILE, POLICY_FILE, no_run, read_settings
+from glimpse.runs.loading import CONFIG_FILE, POLICY_FILE, no_run, read_settings, settings_text
 
 
 def pack(run: str | os.PathLike[str], folder: str | os.PathLike[str] = POLICY) -> int:
@@ -46,7 +44,7 @@ def pack(run: str | os.PathLike[str], folder: str | os.PathLike[str] = POLICY) -
                 raise CheckpointError(f"{run / POLICY_FILE}: {name} is too large for half precision. Take another run.")
     checkpoint.save(folder / POLICY_FILE)
     settings["run"] = "runs/demo"  # not a path of the machine that trained it
-    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(settings)))
+    write_atomically(folder / CONFIG_FILE, settings_text(settings))
     if (run / CALIBRATION_FILE).is_file():
         write_atomically(folder / CALIBRATION_FILE, (run / CALIBRATION_FILE).read_text("utf-8"))
     return (folder / POLICY_FILE).stat().st_size

@@ -129,17 +129,17 @@ class Pretraining:
                 loss = trainer.step()
                 bar.update()
                 if trainer.done == self.steps or trainer.done % every == 0:
-                    shown = finite(loss, name, trainer.done)
+                    shown = finite(loss, trainer.done)
                     bar.set_postfix(loss=f"{shown:.3f}", refresh=False)
                     run.logger.record("pretrain/loss", shown)
                     run.logger.dump(trainer.done)
                 if trainer.done < self.steps:  # the last step counts once the tokens are calibrated, too
-                    run.offer(name, lambda: state_of(trainer, name))
+                    run.offer(name, lambda: state_of(trainer))
         doubt = trainer.doubt()
         if doubt is not None:
             warnings.warn(doubt, stacklevel=2)
         trainer.calibrate()
-        run.save(state_of(trainer, name), name)
+        run.save(state_of(trainer), name)
         run.stop_if_asked()
 
 

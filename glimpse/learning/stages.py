@@ -148,19 +148,18 @@ class WarmUp:
                 ended = trainer.done == trainer.steps
                 bar.update()
                 if ended or trainer.done % _STEPS_PER_LOG == 0:
-                    shown = finite(loss, name, trainer.done)
+                    shown = finite(loss, trainer.done)
                     bar.set_postfix(loss=f"{shown:.3f}", refresh=False)
                     run.logger.record("warm_up/loss", shown)
                     run.logger.dump(before + trainer.done)
-                run.offer(name, lambda: state_of(trainer, name), now=ended)
+                run.offer(name, lambda: state_of(trainer), now=ended)
 
 
-def finite(loss: Float[Tensor, ""], name: str, done: int) -> float:
+def finite(loss: Float[Tensor, ""], done: int) -> float:
     """Returns the loss of a step as a number.
 
     Args:
         loss: the loss.
-        name: the stage, which is one of `STAGES`.
         done: how many steps have been made.
 
     Raises:
@@ -168,26 +167,19 @@ def finite(loss: Float[Tensor, ""], name: str, done: int) -> float:
     """
     value = loss.item()
     if not math.isfinite(value):
-        raise _diverged(name, f"the loss of step {done} is {value}")
+        raise DivergedError(f"The loss of step {done} is {value}, so nothing more can be learned.")
     return value
 
 
-def _diverged(name: str, what: str) -> DivergedError:
-    return DivergedError(
-        f"{name}: {what}, so nothing more can be learned. Begin anew with a lower {name}.learning_rate, and with "
-        "network.autocast=false if it was on."
-    )
-
-
-def state_of(trainer: Trainer, name: str) -> Checkpoint:
-    """Returns a checkpoint with the state of a trainer in a stage.
+def state_of(trainer: Trainer) -> Checkpoint:
+    """Returns a checkpoint with the state of a trainer.
 
     Raises:
         DivergedError: parameters are not finite, so that nobody could go on with them.
     """
     parameters = [one for module in trainer.modules().values() for one in module.parameters()]
     if not torch.stack([one.isfinite().all() for one in parameters]).all():
-        raise _diverged(name, f"parameters are not finite after step {trainer.done}")
+        raise DivergedError(f"Parameters are not finite after step {trainer.done}, so nothing more can be learned.")
     checkpoint = Checkpoint()
     trainer.save_state(checkpoint)
     return checkpoint

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from glimpse.pictures.drawing import one_line
 from glimpse.reading.records import Reading
 from glimpse.tasks import Classification
 
@@ -161,7 +162,7 @@ def contribution_chart(reading: Reading) -> Figure:
         sizes = np.nan_to_num(np.abs(given[:, pictured])).sum(0)
         output = pictured[int(np.flatnonzero(sizes >= 0.999 * sizes.max())[-1])]  # of two that differ alike, the second
     column, orders = task.columns[output], np.arange(1, len(given) + 1)
-    figure, axes = _figure("look", f"added to {column}", f"What each look added: {reading.id}")
+    figure, axes = _figure("look", f"added to {column}", f"What each look added: {one_line(reading.id)}")
     values = given[:, output]
     axes.bar(orders, values, color=[COLOURS[0] if value >= 0 else COLOURS[1] for value in values])
     axes.axhline(0, color=_INK, linewidth=0.8)

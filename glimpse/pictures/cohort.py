@@ -24,6 +24,7 @@ from glimpse.pictures.drawing import (
     draw_scanpath,
     framed,
     on_canvas,
+    one_line,
     through_the_middle,
     write,
 )
@@ -116,7 +117,7 @@ def _told(reading: Reading) -> list[str]:
     assert scored is not None
     score = f"{scored[0]:.2f}".replace("-", "−")
     target = f"target {task.describe_target(reading.target)}, score {score}"
-    return [reading.id, target, f"answered {task.describe(reading.prediction)}"]
+    return [one_line(reading.id), target, f"answered {task.describe(reading.prediction)}"]
 
 
 def _case(reading: Reading, width: int, height: int) -> Image.Image:
@@ -195,7 +196,7 @@ def _look(look: TellingLook, width: int) -> Image.Image:
     place, added = _of_look(look)
     column, _, number = added.rpartition(" ")
     room = width - letters(_TEXT).getlength(f" {number}")
-    texts = [_shortened(look.id, width), place, f"{_shortened(column, room)} {number}"]
+    texts = [_shortened(one_line(look.id), width), place, f"{_shortened(column, room)} {number}"]
     colour: Colour = (_NOTHING if look.size < _ZERO else _FOR if look.added > 0 else _AGAINST)[:3]
     return below([framed(drawn, colour), _lines(texts, width)], 4)
 

@@ -299,6 +299,11 @@ def order_colours(count: int) -> list[Colour]:
     return [(int(red), int(green), int(blue)) for red, green, blue in shades]
 
 
+def one_line(text: str) -> str:
+    """Returns a text as it can be drawn: with spaces in place of line breaks and characters that show nothing."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def write(
     pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: Colour, size: int = _TEXT, halo: int = 0
 ) -> None:

@@ -28,6 +28,7 @@ from glimpse.pictures.drawing import (
     glimpse_strip,
     heat_map,
     on_canvas,
+    one_line,
     write,
 )
 from glimpse.pictures.labels import letters
@@ -91,7 +92,8 @@ def scanpath_picture(reading: Reading, height: int = 512) -> Picture:
 def _title(reading: Reading) -> Image.Image:
     task = reading.traced.task
     target = "" if reading.target is None else f"target {task.describe_target(reading.target)}, "
-    text = f"{reading.id}: {target}answered {task.describe(reading.prediction)} after {reading.glimpses} glimpses"
+    answer = f"{target}answered {task.describe(reading.prediction)}"
+    text = f"{one_line(reading.id)}: {answer} after {reading.glimpses} glimpses"
     if len(reading.traced.sides) == 3 and reading.decisive is not None:
         text += f"; cut through glimpse {reading.decisive + 1}"
     title = Image.new("RGB", (math.ceil(letters(_TITLE).getlength(text)) + 4, 22), WHITE)
@@ -175,7 +177,7 @@ def agreement_picture(readings: Sequence[Reading], height: int = 512) -> Picture
     if not readings:
         raise ValueError("expected at least one rollout, got none.")
     most = 100 * looked_at(readings).max()
-    title = f"{readings[0].id}: where {len(readings)} rollouts looked (brightest: {most:.0f} % of them)"
+    title = f"{one_line(readings[0].id)}: where {len(readings)} rollouts looked (brightest: {most:.0f} % of them)"
     return np.array(_under(title, common_heat_map(readings, height)))
 
 

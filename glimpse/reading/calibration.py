@@ -61,6 +61,8 @@ def fit(readings: Sequence[Reading], task: Task) -> Temperature:
     if not known:
         return Temperature(None, 0, "the validation split has no cases with a target")
     logits = np.stack([reading.prediction for reading in known]).astype(np.float64)
+    if not np.isfinite(logits).all():
+        return Temperature(None, len(known), "some predictions are not finite")
     targets = task.stack([reading.target for reading in known])
     if targets.ndim == 1 and len(np.unique(targets)) < 2:
         return Temperature(None, len(known), "the validation split has cases of one class only")

@@ -133,7 +133,10 @@ class Checkpoint:
                 f"{path}: cannot be read ({error.strerror}). Allow this user to read the run folder."
             ) from error
         try:
-            return cls(load(content), json.loads(_header(content).get(_KEY, "{}")))
+            meta = json.loads(_header(content).get(_KEY, "{}"))
+            if not isinstance(meta, dict):
+                raise ValueError(f"{_KEY!r} in its header is no dictionary")
+            return cls(load(content), meta)
         except (SafetensorError, ValueError) as error:
             raise CheckpointError(f"{path}: not a complete safetensors file ({error}).") from error
 

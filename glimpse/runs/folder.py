@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from stable_baselines3.common.logger import HParam, Logger, TensorBoardOutputFormat
 
 from glimpse.atomic import write_atomically
 from glimpse.errors import UserError
 from glimpse.ranks.group import first, in_turn, largest, once, ranks
 from glimpse.runs.checkpoints import Checkpoint
-from glimpse.runs.loading import CONFIG_FILE, no_run, read_settings
+from glimpse.runs.loading import CONFIG_FILE, no_run, read_settings, settings_text
 from glimpse.runs.stopping import Stopping
 from glimpse.settings.quoting import typed
 
@@ -76,7 +75,7 @@ class Run:
                 f"{self.folder}: cannot be made a run folder ({error.strerror}). Choose another one with run=."
             ) from error
         if first():
-            write_atomically(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
+            write_atomically(self.folder / CONFIG_FILE, settings_text(settings))
         last = self.checkpoint("last")
         nothing = Checkpoint(meta={"stage": None, "seconds": {}, "events": {}})
         self.last = Checkpoint.load(last) if last.exists() else nothing
@@ -90,6 +89,11 @@ class Run:
         if self.last.meta["stage"] is None:  # what TensorBoard's tab HParams compares runs by
             self.logger.record("settings", HParam(compared(settings), {"validation/score": 0.0}))
             self.logger.dump(0)
+
+    @staticmethod
+    def has_learned(folder: str | os.PathLike[str]) -> bool:
+        """Returns whether the run in a folder has a checkpoint to go on from."""
+        return (Path(folder) / "checkpoints" / "last.safetensors").exists()
 
     def checkpoint(self, name: str) -> Path:
         """Returns the path of the checkpoint with this name."""

@@ -40,8 +40,14 @@ def take_weights(policy: GlimpsePolicy, run: str | os.PathLike[str], settings: M
     state = {key.removeprefix(prefix): part for key, part in checkpoint.tensors.items() if key.startswith(prefix)}
     layout = checkpoint.meta.get("layout")
     levels = layout.get("zooms") if isinstance(layout, Mapping) else None
-    if not isinstance(levels, int) or not state:
+    if not isinstance(levels, int) or levels < 1 or not state:
         raise CheckpointError(f"{file}: these are no weights of a policy. {_instead(run_of(run))}")
+    own_parts = policy.state_dict()
+    for name, part in state.items():
+        if not part.isfinite().all():
+            raise CheckpointError(f"{file}: {name} has values that are not finite. {_instead(run_of(run))}")
+        if name in own_parts and part.is_floating_point() != own_parts[name].is_floating_point():
+            raise CheckpointError(f"{file}: {name} has numbers of another kind ({part.dtype}). {_instead(run_of(run))}")
     theirs = read_settings(run_of(run)) or {}
     others: Any = theirs.get("network")
     others = others if isinstance(others, Mapping) else {}
@@ -113,13 +119,18 @@ def _check_encoder(
         for name in sorted(one.keys() | two.keys())
         if theirs and _unmoved(one.get(name)) != _unmoved(two.get(name)) and not name.endswith("checkpoint")
     ]
-    shapes = [name for name in names & there if policy.state_dict()[name].shape != state[name].shape]
+    parts = {name: (tuple(state[name].shape), tuple(policy.state_dict()[name].shape)) for name in names & there}
+    shapes = {name: both for name, both in parts.items() if both[0] != both[1]}
+    if shapes and names == there:
+        name = next(name for name in policy.state_dict() if name in shapes)
+        changed.append(f"{name} has the shape {shapes[name][0]} there, {shapes[name][1]} here")
     formed = [one for one in changed if one.partition("=")[0].rpartition(".")[2] in _FORMS]
     if names != there or shapes or formed:
         said = f" ({'; '.join(changed)})" if changed else ""
         raise CheckpointError(
             f"{run}: its encoder is made otherwise than network.encoder here{said}. Choose network.encoder as its "
-            f"{CONFIG_FILE} says, adapters and what is trained among it, or leave out initial_weights."
+            f"{CONFIG_FILE} says, adapters and what is trained among it, for images of as many channels, or leave out "
+            "initial_weights."
         )
     if changed:
         warnings.warn(f"{run}: network.encoder has {'; '.join(changed)}.", stacklevel=3)

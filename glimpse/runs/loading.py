@@ -182,6 +182,20 @@ def no_run(
     return f"{folder}: {what.format(file=CONFIG_FILE)}"
 
 
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Returns the content of `config.yaml`, from which `read_settings` reads these settings, whatever they hold."""
+    return OmegaConf.to_yaml(OmegaConf.create(_literal(dict(settings))))
+
+
+def _literal(value: Any) -> Any:
+    """Returns settings whose texts are no interpolations, even those with a dollar sign and a brace."""
+    if isinstance(value, Mapping):
+        return {key: _literal(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_literal(one) for one in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
 def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Reads the settings of the run in a folder as they were written; None if it holds no run.
 

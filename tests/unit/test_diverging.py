@@ -26,7 +26,7 @@ JOINT = ("joint.learning_rate.rate=1e30", "joint.updates=20", "pretrain=none", "
             r"^warm_up: .* lower warm_up\.learning_rate",
             ("warm_up.learning_rate=1e30", "warm_up.steps=4", "pretrain=none"),
         ),
-        (r"^Expected finite numbers in a flat action, got nan\. .* \(joint\.learning_rate\.rate", JOINT),
+        (r"^joint: Expected finite numbers in a flat action, got nan\. .* lower joint\.learning_rate\.rate", JOINT),
     ],
 )
 def test_the_stage_and_what_to_lower_are_named(
@@ -51,6 +51,6 @@ def test_steps_that_are_left_out_one_after_the_other_end_a_training(
     monkeypatch.setattr(Learner, "answer_loss", answer_loss)
     typed = (*SHORT, "pretrain=none", "warm_up=none", "joint.updates=40", "joint.validate_every=0")
     typed = (*typed, f"env.cohort.path={tiny_slides}", f"run={tmp_path / 'run'}")
-    with pytest.raises(DivergedError, match=r"^joint: the gradients of 10 steps .* lower joint\.learning_rate\.rate"):
+    with pytest.raises(DivergedError, match=r"^joint: The gradients of 10 steps .* lower joint\.learning_rate\.rate"):
         train(composed(*typed), typed)
     assert steps == [0, 0, *range(10)]

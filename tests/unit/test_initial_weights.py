@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import save_file
 
 from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.cohort.recorded import read_learned
@@ -31,10 +33,10 @@ from glimpse.views import Views
 SHORT = ("experiment=smoke", "env=wsi", "threads=1", "progress=false", "joint.updates=1", "report.readers=[]")
 
 
-def network(levels: int = 1, outputs: int = 2, ndim: int = 2, **options: str) -> GlimpsePolicy:
+def network(levels: int = 1, outputs: int = 2, ndim: int = 2, channels: int = 3, **options: str) -> GlimpsePolicy:
     views = Views((32,) * ndim, (8,) * ndim, tuple(Extent.parse(8 * 2**level) for level in reversed(range(levels))))
     section = composed("env=wsi", "network/encoder=small", *(f"{key}={value}" for key, value in options.items()))
-    policy = build_policy(section["network"], observation_space(3, views), ActionLayout(ndim, outputs, levels))
+    policy = build_policy(section["network"], observation_space(channels, views), ActionLayout(ndim, outputs, levels))
     with torch.no_grad():
         for part in policy.state_dict().values():  # buffers too, which are alike in new policies
             part.copy_(torch.rand_like(part) + 0.5 if part.is_floating_point() else part)
@@ -201,6 +203,63 @@ def test_what_was_learned_from_is_kept_where_splits_were_written_before(
     again(first, cohort, run, "pretrain=none", "warm_up=none", f"splits={run / 'splits.csv'}")
     before = {row["slide_id"] for row in csv.DictReader((run / "learned_before.csv").open())}
     assert before == {one.stem for one in slides[:5]}
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_with_these_weights_again(
+    first: Path, slides: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = write(tmp_path / "mixed.csv", slides[3:9], "evttev")
+    run = tmp_path / "run"
+    with monkeypatch.context() as stopped, pytest.warns(UserWarning, match="learned from"), pytest.raises(SystemExit):
+        stopped.setattr("glimpse.train.restore_policy", sys.exit)  # as if it were killed there
+        again(first, cohort, run, "pretrain=none", "warm_up=none", "joint.learning_rate.rate=1e-12", "seed=5")
+    assert not list((run / "checkpoints").iterdir())
+    (run / "learned_before.csv").unlink()  # or a little earlier
+    (run / "splits.csv").unlink()
+    with pytest.warns(UserWarning, match="learned from"):
+        train(composed(f"resume={run}"), [f"resume={run}"])
+    old, new = load(first).state_dict(), load(run).state_dict()
+    for name, part in new.items():
+        torch.testing.assert_close(part, old[name], msg=name)
+    splits = {row["slide_id"]: row["split"] for row in csv.DictReader((run / "splits.csv").open())}
+    assert splits[slides[3].stem] == "train" and (run / "learned_before.csv").exists()
+
+
+def test_weights_that_are_none_are_refused(first: Path, tmp_path: Path) -> None:
+    """Broken files, and what a training that diverged may leave."""
+    good = Checkpoint.load(first / "policy.safetensors")
+    name = next(one for one, part in good.tensors.items() if part.is_floating_point())
+    broken = {
+        f"{name.removeprefix('policy/')} has values that are not finite": {name: good.tensors[name] * torch.nan},
+        "has numbers of another kind": {name: good.tensors[name].long()},
+    }
+    file = tmp_path / "weights.safetensors"
+    for said, change in broken.items():
+        Checkpoint(good.tensors | change, good.meta).save(file)
+        with pytest.raises(CheckpointError, match=said):
+            take_weights(network(), file, SETTINGS)
+    for meta in ({**good.meta, "layout": {"zooms": -3}}, {**good.meta, "layout": [1]}):
+        Checkpoint(good.tensors, meta).save(file)
+        with pytest.raises(CheckpointError, match="these are no weights of a policy"):
+            take_weights(network(), file, SETTINGS)
+    save_file(good.tensors, file, {"glimpse": "[1]"})
+    with pytest.raises(CheckpointError, match=r"not a complete safetensors file .* is no dictionary"):
+        take_weights(network(), file, SETTINGS)
+
+
+def test_weights_for_images_of_other_channels_are_refused_as_such(tmp_path: Path) -> None:
+    save_policy(network(), tmp_path / "policy.safetensors")
+    grey = network(channels=1)
+    said = r"has the shape \(\d+, 3, .* there, \(\d+, 1, .* for images of as many channels"
+    with pytest.raises(CheckpointError, match=said):
+        take_weights(grey, tmp_path / "policy.safetensors", SETTINGS)
+
+
+def test_a_damaged_list_of_what_was_learned_from_is_refused(first: Path, tmp_path: Path) -> None:
+    for line in ("patient,slide", "patient,,train,print"):
+        (tmp_path / "splits.csv").write_text(f"{(first / 'splits.csv').read_text()}{line}\n")
+        with pytest.raises(CohortError, match=r"splits.csv: line 8 has not as many cells .* Restore the file"):
+            read_learned(tmp_path)
 
 
 def test_a_cross_validation_goes_on_where_the_run_with_its_weights_was_moved(

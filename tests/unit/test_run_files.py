@@ -20,6 +20,7 @@ from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.runs.file_names import file_names
 from glimpse.runs.folder import Run, RunError, settings_of
 from glimpse.runs.initial import weights_file
+from glimpse.runs.loading import read_settings, settings_text
 from glimpse.settings.command import run_command
 from glimpse.settings.paths import with_whole_paths
 
@@ -131,6 +132,20 @@ def test_the_folder_of_a_cross_validation_is_told_from_a_run(tmp_path: Path) -> 
     for use in (settings_of, glimpse.load, weights_file, write_report):
         with pytest.raises(UserError, match=said):
             use(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a${x}", r"\${x}", r"\\${x}", "$", "${", "${oc.env:HOME}", r"a\b", "it's", "", " ", "null", "1", "a: b", "\n"],
+)
+def test_settings_are_read_as_they_were_written(text: str, tmp_path: Path) -> None:
+    settings = {
+        "env": {"make": {"path": text, "several": [text, 1.5]}, "cohort": {}},
+        "run": text,
+        "read_threads": None,
+    }
+    (tmp_path / "config.yaml").write_text(settings_text(settings), "utf-8")
+    assert read_settings(tmp_path) == settings
 
 
 @pytest.mark.parametrize("content", ["", "a: [", "- 1", "seed: 3", "env: {}", "env: ${nothing}"])
