@@ -124,14 +124,16 @@ def cross_validate(
     with Claims(path / "claims").awaited("folds"):
         found = _folds(path, cohort, task, folds, validation, int(plan["seed"]))
         _check_same(path, plan)
-    elsewhere: dict[int, str] = {}
-    for number in range(1, len(found) + 1):
-        claims = Claims(path / "claims")
-        with claims.taken(f"fold-{number}") as mine:
-            if mine:
-                _train(path / f"fold-{number}", number, found, cohort, settings)
-            else:
-                elsewhere[number] = claims.holder(f"fold-{number}") or "another process"
+    elsewhere = dict.fromkeys(range(1, len(found) + 1), "")
+    for _ in range(2):  # others may have ended by the end of the first pass, in one way or another
+        for number in list(elsewhere):
+            claims = Claims(path / "claims")
+            with claims.taken(f"fold-{number}") as mine:
+                if mine:
+                    _train(path / f"fold-{number}", number, found, cohort, settings)
+                    del elsewhere[number]
+                else:
+                    elsewhere[number] = claims.holder(f"fold-{number}") or "another process"
     if elsewhere:
         return CrossValidated(path, {}, "", elsewhere)
     return _together(path, len(found), plan)

@@ -18,7 +18,7 @@ import glimpse
 from glimpse.errors import REMEDIES, UserError
 from glimpse.plugins import load_plugins
 from glimpse.settings.nearest import no_such_setting, suggestion
-from glimpse.settings.quoting import typed
+from glimpse.settings.quoting import typed, typed_list
 from glimpse.settings.terminal import printable, printable_lines
 
 EXIT_CODE = 2
@@ -125,6 +125,9 @@ def _of_grammar(override: str, reason: str) -> str:
     key, equals, value = override.partition("=")
     if not equals or not value:
         return f"{override}: expected key=value ({reason})."
+    names = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else []
+    if names and not any(set(name) & set("[]{}'\"") for name in names):  # texts that lack their quotes
+        return f"{override}: cannot be read ({reason}). Type {typed_list(key, map(str.strip, names))} instead."
     return f"{override}: cannot be read ({reason}). If the value is a text, type {typed(key, value)} instead."
 
 

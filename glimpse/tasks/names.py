@@ -1,7 +1,6 @@
 """Names of classes and labels: how they are given, how cells of a CSV are read as one of them, and what to type."""
 
 import re
-import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
@@ -9,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from glimpse.settings.quoting import plain
+from glimpse.settings.quoting import typed_list
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?")
 _QUANTITY = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
-_WHOLE = re.compile(r"[0-9]+")  # which is a name, too, when Hydra reads it as a number
 _LONGEST = 100  # a text that is longer than this is no name
 _SUGGESTED = 20  # with more different texts than this, they are hardly names
 
@@ -102,12 +100,7 @@ def naming_option(setting: str, texts: Iterable[str], least: int = 1) -> str:
     ordered = sorted(found, key=int) if numbers else sorted(found)
     if numbers and int(ordered[-1]) < _SUGGESTED and "0" in found:
         return f"{setting}={int(ordered[-1]) + 1}"
-    quoted = (name if plain(name) or _WHOLE.fullmatch(name) else _quoted(name) for name in ordered)
-    return shlex.quote(f"{setting}=[{','.join(quoted)}]")
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return typed_list(setting, ordered)
 
 
 def _whole(text: str) -> str:

@@ -1,5 +1,6 @@
 """Cross-validation from the command line: killed, gone on with, and measured; and the calibration of its runs."""
 
+import contextlib
 import csv
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +125,22 @@ def test_a_fold_that_another_process_trains_is_left_to_it(finished: Path, tiny_s
         result = cross_validate(settings(tiny_slides), folds=2, folder=finished)
     assert list(result.elsewhere) == [2] and not result.record
     assert f"Not finished: fold 2: process {os.getpid()}" in result.told
+
+
+def test_the_last_of_several_processes_prints_the_table(
+    finished: Path, tiny_slides: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, module = contextlib.ExitStack(), sys.modules[cross_validate.__module__]
+    assert other.enter_context(Claims(finished / "claims").taken("fold-1"))
+    began = module._train  # type: ignore[attr-defined]
+
+    def train(*given: Any) -> None:
+        other.close()  # whoever had the first fold ends while the second one is trained
+        began(*given)
+
+    monkeypatch.setattr(module, "_train", train)
+    result = cross_validate(settings(tiny_slides), folds=2, folder=finished)
+    assert not result.elsewhere and "mean (sd)" in result.told
 
 
 # ---------------------------------------------------------------------------------------------- calibration

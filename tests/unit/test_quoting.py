@@ -6,7 +6,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from glimpse.settings.quoting import plain, typed
+from glimpse.settings.command import in_one_line
+from glimpse.settings.composing import composed
+from glimpse.settings.quoting import plain, typed, typed_list
 
 NAMES = [
     "runs/wsi-ppo-2026-01-01_10-00-00-seed0",
@@ -48,6 +50,21 @@ def test_a_name_comes_back_from_the_shell_and_from_hydra(name: str) -> None:
     override = OverridesParser.create().parse_override(word)
     config = OmegaConf.create({"run": override.value(), "seed": 7})
     assert config.run == name and override.key_or_group == "run"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_in_a_list_come_back_from_the_shell_and_from_hydra(name: str) -> None:
+    (word,) = shlex.split(typed_list("classes", ["benign", name, "3"]))
+    override = OverridesParser.create().parse_override(word)
+    config = OmegaConf.to_container(OmegaConf.create({"classes": override.value(), "seed": 7}), resolve=True)
+    assert isinstance(config, dict) and config["classes"] == ["benign", 3 if name == "3" else name, 3]
+
+
+def test_a_list_whose_texts_lack_their_quotes_is_typed_with_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), in_one_line():
+        composed("env=wsi", "+env.task.labels=[Nekrose,Entz\u00fcndung]")
+    said = capsys.readouterr().err
+    assert "cannot be read" in said and "Type '+env.task.labels=[Nekrose,\"Entz\u00fcndung\"]' instead." in said
 
 
 def test_nothing_is_quoted_without_need() -> None:
