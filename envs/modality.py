@@ -25,6 +25,7 @@ from glimpse.tasks import Task
 _OF_AN_ENVIRONMENT = (
     "cohort",
     "split",
+    "task",
     "overview_size",
     "glimpse_size",
     "glimpse_extents",

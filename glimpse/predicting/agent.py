@@ -16,6 +16,7 @@ from glimpse.errors import EvaluationError
 from glimpse.geometry import Extent
 from glimpse.modalities import Modality, find_modality
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.predicting.inputs import Found
 from glimpse.predicting.readings import CaseReading
 from glimpse.reading.calibration import calibrated, read_temperatures
 from glimpse.reading.lanes import Access
@@ -171,7 +172,7 @@ class Agent:
         Args:
             image: A file, or a folder that is one image; a source; or a case.
             max_glimpses: The budget, any number; the run's own if not given.
-            name: The name of the case; by default that of the file.
+            name: The name of the case; by default that of the file without its suffix, as in `glimpse predict`.
             **options: Options of the source, as for `open`.
 
         Raises:
@@ -220,7 +221,8 @@ class Agent:
         if isinstance(image, Case):
             yield image
             return
-        known = name or Path(image.name if isinstance(image, ImageSource) else image).name
+        path = Path(image.name if isinstance(image, ImageSource) else image)
+        known = name or Found(path, path.name).short or path.name
         if isinstance(image, ImageSource):
             yield Case(known, known, image, None)
             return
