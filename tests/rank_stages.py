@@ -120,7 +120,7 @@ STAGES: dict[str, Callable[[], dict[str, nn.Module]]] = {
     "warm_up": lambda: warmed(TokenWarmUp, look_expected=True),
     "warm_up, judged": lambda: warmed(TokenWarmUp, look_judges=[2], answer_judges=[2]),
     "second look": lambda: warmed(TokenWarmUp, True, second_look=0.5, second_steps=STEPS),
-    # The gradient of a number that is added to all scores is nothing but rounding; AdamW makes steps of it, by its rate.
+    # A number that is added to all scores has a gradient of rounding only; AdamW makes steps of it, by its rate.
     "zoom warm_up": lambda: warmed(ZoomWarmUp, branches=[3, 2], learning_rate=1e-3),
     "reinforce": lambda: played(Reinforce, [8], encoder_share=0.5, overview_share=0.5, min_glimpses=1),
     "ppo": lambda: played(PPO, [8, 16], baseline="critic"),
