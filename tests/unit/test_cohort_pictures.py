@@ -102,6 +102,13 @@ def test_at_which_place_of_the_sheet_they_are() -> None:
     assert (pixels[rows[second + 1] + 50, 75] == 40).all()
 
 
+def test_names_with_line_breaks_are_drawn_like_those_with_spaces() -> None:
+    broken, plain = (reading(name, [0.3, -0.1], [10, 200]) for name in ("a\nb\tc", "a b c"))
+    for picture in (lambda one: telling_glimpses([one], count=1), lambda one: best_and_worst([one], count=1)):
+        assert np.array_equal(np.asarray(picture(broken).image), np.asarray(picture(plain).image))
+    assert contribution_chart(broken).axes[0].get_title() == contribution_chart(plain).axes[0].get_title()
+
+
 def test_a_glimpse_that_changes_nothing_has_a_frame_of_its_own() -> None:
     sheet = telling_glimpses([reading("a", [0.3, -1e-6], [10, 200])], count=1)
     pixels = np.asarray(sheet.image)

@@ -185,6 +185,13 @@ def test_no_case_is_tested_that_the_weights_were_learned_from(first: Path, slide
     with pytest.raises(CohortError, match="learned from images"):
         cross_validate(typed, folds=2, folder=tmp_path / "folds")
     assert not (tmp_path / "folds").exists()
+    unsplit = tmp_path / "unsplit.csv"  # two patients are too few to be split
+    lines = [f"p{one.stem},{one.stem},{one},{at}" for at, one in enumerate(slides[3:5])]
+    unsplit.write_text("\n".join(["case_id,slide_id,path,target", *lines]) + "\n")
+    with pytest.raises(CohortError, match="learned from images"):
+        cross_validate(
+            [*typed[:1], f"env.cohort.path={unsplit}", *SHORT], folds=2, validation=0, folder=tmp_path / "two"
+        )
     # whoever goes on from there knows what its weights were learned from in the first run
     other = write(tmp_path / "other.csv", [slides[0], *slides[9:12]], "etve")
     with pytest.warns(UserWarning, match=f"patients of case {slides[0].stem} "):

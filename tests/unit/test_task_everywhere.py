@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,8 @@ def test_learning_reading_and_reporting(name: str, tmp_path: Path) -> None:
     assert "n/a" not in table({"ppo": rows["ppo"]}, headline=task.headline).split("\n\n")[1]
     if task.calibrates:
         temperatures = {reader: fit(answers, task).temperature for reader, answers in readings.items()}
+        broken = replace(readings["ppo"][0], prediction=readings["ppo"][0].prediction * np.nan)
+        assert fit([broken, *readings["ppo"][1:]], task).reason == "some predictions are not finite"
         again, calibrated = measured(readings, temperatures, task)
         assert all(value is not None and value > 0 for value in temperatures.values())
         for reader, row in calibrated.items():

@@ -96,6 +96,12 @@ def test_a_policy_that_stops_at_once() -> None:
     assert to_geojson(seen)["features"] == []
 
 
+def test_names_with_line_breaks_are_drawn_like_those_with_spaces(reading: Reading) -> None:
+    broken, plain = (replace(reading, id=name) for name in ("a\nb\tc\x00d", "a b c d"))
+    assert np.array_equal(scanpath_picture(broken), scanpath_picture(plain))
+    assert np.array_equal(agreement_picture([broken, broken]), agreement_picture([plain, plain]))
+
+
 def test_boxes_lie_where_the_glimpses_were() -> None:
     overview = np.full((3, 50, 100), 128, np.uint8)  # twice as wide as high
     scanpath, extents = np.array([[-0.5, 0.5]], np.float32), np.array([[0.2, 0.1]])
