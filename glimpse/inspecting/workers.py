@@ -22,6 +22,8 @@ from typing import IO, Any, TextIO
 from glimpse.inspecting.findings import KILLED, SLOW, Finding
 
 _SETTINGS = {"OMP_NUM_THREADS": "1", "GLIMPSE_OPENSLIDE_CACHE_MB": "64", "GLIMPSE_IMAGE_CACHE_MB": "64"}
+_READY = "ready\n"  # what a process writes once it can look at images
+_START = 120.0  # seconds that a process may take until then, which are no time of reading
 _SAID = 300  # characters of what a process wrote last before it died
 _GB = 2**30
 
@@ -93,37 +95,29 @@ class _Worker:
         self._arguments = [str(gigabytes), *filter(None, [name])]
         self._child: subprocess.Popen[str] | None = None
         self._said: IO[str] | None = None
-        self._stopped, self._lock = False, threading.Lock()
+        self._stopped, self._ready, self._lock = False, False, threading.Lock()
 
     def call(self, order: Order, timeout: float) -> dict[str, Any] | Finding:
         """Returns what the process answers to an order; a finding where it dies or takes too long."""
         if self._child is not None and self._child.poll() is not None:  # it has died since its last answer
             self._end()
-        child, late = self._started(), threading.Event()
-        if child is None or child.stdin is None or child.stdout is None:
+        child = self._started()
+        if child is None:
             return Finding(KILLED, "the check was stopped")
-
-        def end() -> None:
-            late.set()
-            child.kill()
-
-        timer = threading.Timer(timeout, end)
-        timer.start()
-        try:
-            child.stdin.write(json.dumps(order) + "\n")
-            child.stdin.flush()
-            line = child.stdout.readline()
-        except (OSError, ValueError):  # it has died; or it was stopped, and its pipes are closed
-            line = ""
-        finally:
-            timer.cancel()
-        if line.endswith("\n"):
-            if late.is_set():  # it has answered in the last moment, and was ended all the same
-                self._end()
-            return dict(json.loads(line))
+        what, seconds, late, line = "starting to read", _START, False, ""
+        if not self._ready:
+            line, late = _answer(child, None, _START)
+            self._ready = line == _READY
+        if self._ready and not late:
+            what, seconds = "reading", timeout
+            line, late = _answer(child, order, timeout)
+            if line.endswith("\n"):
+                if late:  # it has answered in the last moment, and was ended all the same
+                    self._end()
+                return dict(json.loads(line))
         code, said = self._end()
-        if late.is_set():
-            return Finding(SLOW, f"reading took longer than {timeout:g} seconds, and was ended")
+        if late:
+            return Finding(SLOW, f"{what} took longer than {seconds:g} seconds, and was ended")
         return Finding(KILLED, _how_it_ended(code, said))
 
     def _started(self) -> "subprocess.Popen[str] | None":
@@ -146,6 +140,7 @@ class _Worker:
         """Ends the process; returns its exit code, and the last line that it wrote as an error."""
         with self._lock:
             child, self._child, said, self._said = self._child, None, self._said, None
+            self._ready = False
         if child is None or said is None:
             return 0, ""
         if child.poll() is None and child.stdout is not None:
@@ -165,6 +160,32 @@ class _Worker:
             if self._child is not None:
                 self._child.kill()
         self._end()
+
+
+def _answer(child: "subprocess.Popen[str]", order: Order | None, seconds: float) -> tuple[str, bool]:
+    """Returns the next line that a process writes, after an order if there is one, and whether it took too long.
+
+    The line is empty where the process has died, or was stopped.
+    """
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        child.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        assert child.stdin is not None and child.stdout is not None, "both are pipes"
+        if order is not None:
+            child.stdin.write(json.dumps(order) + "\n")
+            child.stdin.flush()
+        line = child.stdout.readline()
+    except (OSError, ValueError):  # it has died; or it was stopped, and its pipes are closed
+        line = ""
+    finally:
+        timer.cancel()
+    return line, late.is_set()
 
 
 def _how_it_ended(code: int, said: str) -> str:
@@ -190,6 +211,8 @@ def limit_memory(gigabytes: float) -> None:
 
 
 def _serve(function: Callable[..., dict[str, Any]], orders: TextIO, results: TextIO) -> None:
+    results.write(_READY)
+    results.flush()
     for order in orders:
         results.write(json.dumps(function(**json.loads(order))) + "\n")
         results.flush()

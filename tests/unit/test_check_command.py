@@ -63,6 +63,17 @@ def test_a_reader_that_dies_or_hangs_takes_no_other_along() -> None:
     assert results[4].rule == "slow" and "8 seconds" in results[4].what
 
 
+def test_the_start_of_a_process_is_no_time_of_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_start.py").write_text(
+        "import time\ntime.sleep(3)\n\ndef seen(path):\n    return {'path': path}\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert list(looked_at([{"path": "a"}], 1, 2.0, 1.5, "slow_start:seen")) == [(0, {"path": "a"})]
+    monkeypatch.setattr("glimpse.inspecting.workers._START", 1.0)
+    ((_, found),) = looked_at([{"path": "a"}], 1, 60.0, 1.5, "slow_start:seen")
+    assert isinstance(found, Finding) and found.rule == "slow" and "starting to read took longer than 1 " in found.what
+
+
 def test_looking_imports_no_pytorch() -> None:
     code = "import sys, glimpse.inspecting.looking; print([n for n in ('torch', 'matplotlib') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
