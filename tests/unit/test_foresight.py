@@ -95,17 +95,18 @@ def test_each_glimpse_is_paired_with_the_features_of_its_own_cell(monkeypatch: p
 
 def test_cells_learn_to_foresee_and_glimpses_are_left_to_their_own_loss() -> None:
     policy, env = make()
-    trainer = trainer_of(policy, sample_foreseen(policy, env.cases, env.views, 240, 20, seed=1, threads=1))
+    foreseen = sample_foreseen(policy, env.cases, env.views, 240, 20, seed=1, threads=1)
+    trainer = trainer_of(policy, foreseen, learning_rate=3e-4)  # at 2e-3 a quarter of the seeds begin late or never
     trainer.calibrate()
     rows = trainer._draw()
     shown = torch.randn(32, policy.encoder.embed, requires_grad=True)
     first = trainer._further_loss(rows, shown)
     first.backward()
     assert shown.grad is None and policy.encoder.layers[0].weight.grad.abs().sum() > 0
-    for _ in range(300):  # half of them pass before it begins
+    for _ in range(300):
         trainer.step()
     shown = trainer.head(policy.embed(trainer.pool[rows]))
-    assert float(trainer._further_loss(rows, shown)) < np.log(32) - 0.4  # log(32) is a blind guess
+    assert float(trainer._further_loss(rows, shown)) < np.log(32) - 0.8  # log(32) is a blind guess
 
 
 def test_an_interrupted_training_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
