@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from glimpse.reading.records import Reading
@@ -48,6 +49,7 @@ addEventListener("load", async () => {
   said.heading = by("case-title").textContent;
   said.focused = document.activeElement.id;
   said.steps = [by("slider").value];
+  said.bars = [...document.querySelectorAll("#looks-table .bar i")].map((one) => parseFloat(one.style.width));
   press("ArrowLeft");
   said.told = by("told").textContent;
   said.steps.push(by("slider").value);
@@ -127,6 +129,9 @@ def test_a_browser_sorts_filters_and_steps(run: Path, readings: list[Reading], t
     assert set(said["wrong"]) == wrong and 0 < len(wrong) < 6
     assert said["listHidden"] and said["heading"] == HOSTILE and said["focused"] == "case-title"
     assert said["steps"] == ["3", "2", "0", "1"] and said["disabled"]
+    assert readings[0].contributions is not None
+    adds = np.abs(np.asarray(readings[0].contributions)[:, 1])
+    assert said["bars"] == pytest.approx(50 * adds / max(adds.max(), 0.01), rel=0.02, abs=0.05)  # 0.000 has no bar
     before, after = readings[0].captions[1][0], readings[0].captions[2][0]
     assert said["told"].startswith("Look 2 of 3: x ") and f"After it {after}, before it {before}." in said["told"]
     assert said["before"] == f"Before the first look: {readings[0].captions[0][0]}."

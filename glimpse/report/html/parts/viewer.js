@@ -261,7 +261,7 @@
   function bar(value, most) {
     const node = element("span", "", "bar");
     const part = element("i", "", value < 0 ? "less" : "");
-    const share = (50 * Math.abs(value)) / Math.max(most, 1e-9);
+    const share = (50 * Math.abs(value)) / most;
     part.style.left = `${value < 0 ? 50 - share : 50}%`;
     part.style.width = `${share}%`;
     node.append(part);
@@ -272,7 +272,7 @@
     const body = by("looks-table").tBodies[0];
     body.replaceChildren();
     const given = reading.looks.map((look) => look.contribution?.[shownOutput] ?? 0);
-    const most = Math.max(...given.map(Math.abs), 0);
+    const most = Math.max(...given.map(Math.abs), 0.01); // what reads 0.000 has no bar
     for (let i = 0; i <= reading.looks.length; i += 1) {
       const look = reading.looks[i - 1];
       const row = body.insertRow();
