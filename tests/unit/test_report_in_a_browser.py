@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,11 @@ addEventListener("load", async () => {
 
 @pytest.fixture(scope="module")
 def readings() -> list[Reading]:
-    return readings_of()
+    """Readings, the first of which would hardly answer otherwise without one of its looks."""
+    first, *others = readings_of()
+    assert first.traced.without is not None
+    without = first.predictions[-1] + (first.traced.without - first.predictions[-1]) / 10
+    return [replace(first, trace=replace(first.traced, without=without)), *others]
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +136,7 @@ def test_a_browser_sorts_filters_and_steps(run: Path, readings: list[Reading], t
     assert said["steps"] == ["3", "2", "0", "1"] and said["disabled"]
     assert readings[0].contributions is not None
     adds = np.abs(np.asarray(readings[0].contributions)[:, 1])
-    assert said["bars"] == pytest.approx(50 * adds / max(adds.max(), 0.01), rel=0.02, abs=0.05)  # 0.000 has no bar
+    assert adds.max() < 0.005 and said["bars"] == pytest.approx(50 * adds / 0.01, abs=0.1)  # 0.000 has no bar
     before, after = readings[0].captions[1][0], readings[0].captions[2][0]
     assert said["told"].startswith("Look 2 of 3: x ") and f"After it {after}, before it {before}." in said["told"]
     assert said["before"] == f"Before the first look: {readings[0].captions[0][0]}."
