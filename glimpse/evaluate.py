@@ -35,7 +35,7 @@ from glimpse.reading.playing import compute_threads
 from glimpse.reading.readers import DEFAULT_READERS, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
 from glimpse.report.calibrating import draw_answers, measured
-from glimpse.report.tables import Row, further_table, table, write_predictions
+from glimpse.report.tables import Row, counted, further_table, table, write_predictions
 from glimpse.runs.file_names import file_names
 from glimpse.runs.loading import feature_store, load, overview_network
 from glimpse.settings.building import build
@@ -77,10 +77,12 @@ class Result:
     @property
     def counted(self) -> str:
         """A sentence that says how many cases were read, and how to read the others."""
-        count, split = len(next(iter(self.readings.values()))), self.record["split"]
-        if count == self.of:
-            return f"Read: all {count} cases of the cohort (split={split})."
-        return f"Read: {count} of the {self.of} cases of the cohort (split={split}); split=all reads them all."
+        read, split = next(iter(self.readings.values())), self.record["split"]
+        patients = [reading.patient for reading in read if reading.target is not None]
+        of = f"Measured on {counted(len(patients), len(set(patients)))}"
+        if len(read) == self.of:
+            return f"Read: all {len(read)} cases of the cohort (split={split}). {of}"
+        return f"Read: {len(read)} of the {self.of} cases of the cohort (split={split}); split=all reads them all. {of}"
 
 
 def evaluate(

@@ -256,7 +256,8 @@ def _check_foreground(seen: Seen, source: ImageSource, views: Views, overview: n
     seen.foreground = float(mask.mean())
     if overview.std() < _UNIFORM or (mask.all() and _is_ground(source, overview)):
         seen.add(Finding(FOREGROUND, "there is nothing to look at: the overview shows background only"))
-    pixels = seen.foreground * math.prod(source.shape)
+        seen.foreground = 0.0
+    pixels = float(mask.mean()) * math.prod(source.shape)
     with suppress(MissingSpacingError, ValueError):
         seen.patches = [pixels / float(extent.prod()) for extent in views.extents(source)]
 

@@ -32,7 +32,7 @@ from glimpse.reading.records import Reading
 from glimpse.reading.standing_out import TellingLook, candidates, outermost
 from glimpse.report.calibrating import draw_answers, measured, told
 from glimpse.report.html.writing import write_report
-from glimpse.report.tables import Row, further_table, summarise, table, value_of, write_predictions
+from glimpse.report.tables import Row, counted, further_table, summarise, table, value_of, write_predictions
 from glimpse.runs.file_names import file_names
 from glimpse.runs.folder import Run
 from glimpse.runs.loading import OVERVIEW_FILE, POLICY_FILE, load, save_policy
@@ -211,7 +211,9 @@ class Report:
             (run.folder / CALIBRATION_FILE).unlink(missing_ok=True)  # of an earlier report
         metrics = self._metrics(run, rows)
         run.write_json("metrics.json", metrics)
-        texts = (table(rows, headline=task.headline), further_table(rows, task.further), told(found))
+        patients = [reading.patient for reading in next(iter(readings.values())) if reading.target is not None]
+        of = f"Split {self.split}: {counted(len(patients), len(set(patients)))}"
+        texts = (of, table(rows, headline=task.headline), further_table(rows, task.further), told(found))
         print("\n" + "\n\n".join([*filter(None, texts), f"Run folder: {run.folder}"]))
         return metrics
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from glimpse.errors import EvaluationError
 from glimpse.report.answers import Answers
-from glimpse.report.tables import aligned, interval_text, wrapped
+from glimpse.report.tables import aligned, counted, interval_text, wrapped
 from glimpse.tasks import Task, interval, metric_title, resampled_weights
 
 _NAMED = 20  # so many cases are named in a table; JSON has all of them
@@ -61,7 +61,7 @@ class Comparison:
             "",
             *table,
             "",
-            f"Compared: {self.cases} cases of {self.patients} patients.",
+            f"Compared: {counted(self.cases, self.patients)}",
         ]
         for name, cases in zip(self.names, self.only, strict=True):
             if cases:

@@ -28,6 +28,7 @@ HIT_RATE = (
     "A mark (an annotated region) is hit where a glimpse shows it whole or lies in it; the patches of a full scan may "
     "cut it."
 )
+_FEW, _FEW_PATIENTS = "Bootstrapped intervals of so few patients are too narrow.", 20
 _COST = ("glimpses", "% of foreground read", "s/case")
 MEASURED = ("seconds_per_case", "peak_mib", "joules_per_case")
 """What rows say of time, memory and energy: it differs each time."""
@@ -86,6 +87,12 @@ def summarise(readings: Sequence[Reading], task: Task, seed: int = 0, bootstrap:
             "multiply_adds_per_case": None if None in counted else float(np.mean(counted)),
         }
     )
+
+
+def counted(cases: int, patients: int) -> str:
+    """Returns how many cases and patients numbers were measured on, and a warning where these are few."""
+    text = f"{cases} case{'s'[: cases != 1]} of {patients} patient{'s'[: patients != 1]}."
+    return f"{text} {_FEW}" if patients < _FEW_PATIENTS else text
 
 
 def _mean_hit_rate(readings: Sequence[Reading], seed: int) -> Interval:

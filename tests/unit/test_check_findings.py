@@ -118,6 +118,8 @@ def test_a_slide_without_tissue_has_nothing_to_look_at(tmp_path: Path) -> None:
         options: dict[str, Any] = {"tile": (64, 64), "compression": "zlib", "photometric": "rgb", "metadata": None}
         tiff.write(np.full((512, 512, 3), 245, np.uint8), description=text, software=False, **options)
     assert [one.rule for one in found_in(path)] == ["foreground"]
+    (line,) = rows(tmp_path / "out-glass.svs" / "cases.csv")
+    assert float(line["foreground"]) == 0
 
 
 @pytest.mark.parametrize(("mpp", "power", "said"), [(0.5, 80, "power is 80"), (0.25, 20, "power is 20")])

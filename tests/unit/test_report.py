@@ -17,7 +17,7 @@ from glimpse.networks.policy import GlimpsePolicy
 from glimpse.reading.records import Reading
 from glimpse.report import comparison
 from glimpse.report.comparison import Report
-from glimpse.report.tables import MEASURED
+from glimpse.report.tables import MEASURED, counted
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.loading import OVERVIEW_FILE, load
 from glimpse.settings.composing import composed
@@ -41,11 +41,27 @@ def without_validation(cohort: Path, to: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("cases", "patients", "said"),
+    [
+        (68, 58, "68 cases of 58 patients."),
+        (20, 20, "20 cases of 20 patients."),
+        (21, 19, "21 cases of 19 patients. Bootstrapped intervals of so few patients are too narrow."),
+        (1, 1, "1 case of 1 patient. Bootstrapped intervals of so few patients are too narrow."),
+    ],
+)
+def test_tables_say_on_how_many_cases_they_were_measured(cases: int, patients: int, said: str) -> None:
+    assert counted(cases, patients) == said
+
+
 def test_without_validation_cases_the_overview_network_is_trained_kept_and_evaluated_again(
-    tiny_slides: Path, tmp_path: Path
+    tiny_slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     metrics = run(without_validation(tiny_slides, tmp_path), folder, "agent=random", "report.readers=[overview]")
+    lines = list(csv.DictReader((folder / "predictions.csv").open()))
+    measured_on = len([line for line in lines if line["reader"] == "overview"])
+    assert f"\nSplit test: {measured_on} cases of " in capsys.readouterr().out
     kept, start = (
         Checkpoint.load(folder / file).tensors for file in (OVERVIEW_FILE, "checkpoints/pretrained.safetensors")
     )

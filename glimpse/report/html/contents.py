@@ -19,7 +19,7 @@ from glimpse.pictures.charts import (
 from glimpse.report.html.gathering import Gathered
 from glimpse.report.html.learning import learning_curves
 from glimpse.report.html.measures import Outcome, calibration, mean_absolute_error, measured, operating
-from glimpse.report.tables import interval_text, number, spent_cells, spent_names
+from glimpse.report.tables import counted, interval_text, number, spent_cells, spent_names
 from glimpse.tasks import metric_title
 
 _COSTS = {
@@ -63,7 +63,7 @@ def result_tables(found: Gathered) -> list[Table]:
         try:
             record = json.loads(path.read_text("utf-8"))
             of = f", cohort {record['cohort']}" if "cohort" in record else ""
-            tables.append(_results(record, f"later evaluation{of}"))
+            tables.append(_results(record, f"a later evaluation{of}."))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no evaluation of ours
             continue
     return tables
@@ -71,8 +71,7 @@ def result_tables(found: Gathered) -> list[Table]:
 
 def _counted(found: Gathered) -> str:
     cases, _ = found.known
-    patients = len({case.patient for case in cases})
-    return f"n = {len(cases)} cases of {patients} patients"
+    return counted(len(cases), len({case.patient for case in cases}))
 
 
 def _results(record: Mapping[str, Any], what: str) -> Table:
@@ -93,7 +92,7 @@ def _results(record: Mapping[str, Any], what: str) -> Table:
         metrics = (interval_text(row.get(name), scale=100 if name == "hit_rate" else 1) for name in names)
         share, seconds = number(100 * row["share_read"], 1), number(row["seconds_per_case"], 3)
         rows.append((reader, *metrics, number(row["glimpses"], 1), share, seconds, *spent_cells(row, spent)))
-    caption = f"Split {record['split']}, {what}, at most {record['max_glimpses']} glimpses."
+    caption = f"Split {record['split']}, at most {record['max_glimpses']} glimpses: {what}"
     return Table(caption, header, tuple(rows))
 
 
