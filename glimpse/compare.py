@@ -21,7 +21,7 @@ from glimpse.report.paired import Comparison, compared
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.nearest import suggestion
 from glimpse.settings.options import at_least, refuse_unknown
-from glimpse.tasks import Task
+from glimpse.tasks import Survival, Task
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -59,9 +59,10 @@ def compare(
     pair = given * 2 if len(given) == 1 else given
     tasks = [_task(path) for path in pair]
     if tasks[0].columns != tasks[1].columns:
+        of_time = " and of the same intervals of time (env.task.edges)" if isinstance(tasks[0], Survival) else ""
         raise EvaluationError(
             f"{pair[0]} and {pair[1]} answer other questions ({', '.join(tasks[0].columns)}; "
-            f"{', '.join(tasks[1].columns)}). Compare runs of one task."
+            f"{', '.join(tasks[1].columns)}). Compare runs of one task{of_time}."
         )
     wanted = [None, None] if not names else names * 2 if len(names) == 1 else names
     found = [_reader(path, tasks[0], name) for path, name in zip(pair, wanted, strict=True)]

@@ -21,6 +21,7 @@ from glimpse.atomic import write_atomically, write_error
 from glimpse.cohort import Cohort
 from glimpse.cohort.folds import FOLDS_FILE, Folds, make_folds, read_folds
 from glimpse.cohort.recorded import SPLITS_FILE, read_learned
+from glimpse.cohort.table import CohortError
 from glimpse.errors import EvaluationError, SettingsError
 from glimpse.learning.allocator import keep_freed_memory
 from glimpse.predicting.claims import Claims
@@ -124,6 +125,7 @@ def cross_validate(
     with Claims(path / "claims").awaited("folds"):
         found = _folds(path, cohort, task, folds, validation, int(plan["seed"]))
         _check_same(path, plan)
+    settings = [*settings, *_common(plan, task, cohort)]
     elsewhere = dict.fromkeys(range(1, len(found) + 1), "")
     for _ in range(2):  # others may have ended by the end of the first pass, in one way or another
         for number in list(elsewhere):
@@ -137,6 +139,21 @@ def cross_validate(
     if elsewhere:
         return CrossValidated(path, {}, "", elsewhere)
     return _together(path, len(found), plan)
+
+
+def _common(plan: Mapping[str, Any], task: Task, cohort: Cohort) -> list[str]:
+    """Returns what is typed for each fold so that the answers of all can be measured together.
+
+    Raises:
+        CohortError: the targets of the cohort do not say it.
+    """
+    env = plan["env"]
+    section = "env.task" if env["make"].get("task") in (None, env.get("task")) else "env.make.task"
+    try:
+        options = task.common_options([case.target for case in cohort if case.target is not None])
+    except ValueError as error:
+        raise CohortError(f"env.cohort: {error}") from error
+    return [f"++{section}.{key}={json.dumps(value)}" for key, value in _flat(options).items()] if options else []
 
 
 def _check_settings(settings: Sequence[str]) -> None:
@@ -264,7 +281,8 @@ def _together(path: Path, count: int, plan: Mapping[str, Any]) -> CrossValidated
         "seconds": sum(sum(one["seconds"].values()) for one in metrics),
         "readers": rows,
     }
-    write_atomically(path / PREDICTIONS_FILE, predictions_of_folds([read_rows(run / PREDICTIONS_FILE) for run in runs]))
+    tables = [read_rows(run / PREDICTIONS_FILE, task.target_columns) for run in runs]
+    write_atomically(path / PREDICTIONS_FILE, predictions_of_folds(tables))
     write_atomically(path / METRICS_FILE, json.dumps(record, indent=2) + "\n")
     draw_answers(rows, path)
     table = table_over_folds(rows, task.headline, task.further)

@@ -16,7 +16,7 @@ from glimpse.settings.building import build
 from glimpse.tasks import Classification, Task
 
 PREDICTIONS_FILE = "predictions.csv"
-_COLUMNS = ("reader", "slide_id", "case_id", "target")
+_COLUMNS = ("reader", "slide_id", "case_id")
 _SUM = 1e-4  # by which probabilities of classes may miss 1 in a table
 
 
@@ -28,7 +28,7 @@ class Answers:
         reader: its name.
         cases: the names of the cases, without those that have no target.
         patients: the patient of each case.
-        targets: the target of each case, as tables write it.
+        targets: the target of each case as a text, which `Task.parse_target` reads.
         predictions: the prediction of each case, in the form that the task uses.
     """
 
@@ -55,8 +55,12 @@ class Answers:
         return task.stack([task.parse_target(text) for text in self.targets])
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path, targets: Sequence[str] = ("target",)) -> list[dict[str, str]]:
     """Reads a table of answers.
+
+    Args:
+        path: the table.
+        targets: the columns that hold a target (`Task.target_columns`).
 
     Raises:
         EvaluationError: it cannot be read, or is no such table.
@@ -70,7 +74,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise EvaluationError(f"{path}: cannot be read ({error}). Give the {PREDICTIONS_FILE} of a run.") from error
-    if missing := [name for name in _COLUMNS if name not in (table.fieldnames or ())]:
+    if missing := [name for name in (*_COLUMNS, *targets) if name not in (table.fieldnames or ())]:
         raise EvaluationError(
             f"{path}: it lacks the column {missing[0]!r}. Give the {PREDICTIONS_FILE} of a run, with targets: that of "
             "`glimpse predict` has none."
@@ -85,8 +89,8 @@ def read_answers(path: Path, task: Task) -> dict[str, Answers]:
         EvaluationError: the table cannot be read, or is not of this task; the message names the case.
     """
     of_reader: dict[str, list[dict[str, str]]] = {}
-    for row in read_rows(path):
-        if row["target"]:
+    for row in read_rows(path, task.target_columns):
+        if any(row[name] for name in task.target_columns):
             of_reader.setdefault(row["reader"], []).append(row)
     return {reader: _answers(path, reader, rows, task) for reader, rows in of_reader.items()}
 
@@ -96,20 +100,34 @@ def _answers(path: Path, reader: str, rows: Sequence[Mapping[str, str]], task: T
     if len(set(cases)) < len(cases):
         twice = next(name for name in cases if cases.count(name) > 1)
         raise EvaluationError(f"{path}: {reader} has answered {twice} several times. Leave one line for each case.")
-    probabilities = []
+    probabilities, targets = [], []
     for row in rows:
         try:
             probabilities.append([float(row[name]) for name in task.columns])
-            task.parse_target(row["target"])
+            targets.append(target_text(row, task))
         except KeyError as error:
             raise EvaluationError(
                 f"{path}: it has no column {error}, so its answers are those of another task."
             ) from error
         except (TypeError, ValueError) as error:
             raise EvaluationError(f"{path}: {row['slide_id']}: {error}.") from error
-    predictions = task.predictions(np.array(probabilities, np.float64))
-    patients, targets = (tuple(row[name] for row in rows) for name in ("case_id", "target"))
-    return Answers(reader, cases, patients, targets, predictions)
+    try:
+        predictions = task.predictions(np.array(probabilities, np.float64))
+    except NotImplementedError as error:
+        raise EvaluationError(f"{path}: cannot be measured anew: {error}") from error
+    return Answers(reader, cases, tuple(row["case_id"] for row in rows), tuple(targets), predictions)
+
+
+def target_text(row: Mapping[str, str], task: Task) -> str:
+    """Returns the target in a line of a table of answers, as a text that `Task.parse_target` reads.
+
+    Raises:
+        KeyError: a column is missing.
+        ValueError: the cells hold no target of this task.
+    """
+    cells = [row[name] for name in task.target_columns]
+    target = task.parse_cells(cells)
+    return cells[0] if len(cells) == 1 else task.write_target(target)
 
 
 def task_of(run: Path) -> Task | None:
@@ -119,11 +137,17 @@ def task_of(run: Path) -> Task | None:
         CheckpointError: its settings cannot be read.
     """
     settings: Any = read_settings(run) if (run / CONFIG_FILE).exists() else None
-    section = settings and (settings["env"]["make"].get("task") or settings["env"].get("task"))
+    section = task_section(settings or {})
     if not section:
         return None
     task: Task = build(section)
     return task
+
+
+def task_section(settings: Mapping[str, Any]) -> Any:
+    """Returns the section of a run's settings that makes its task; None where there is none."""
+    env = settings.get("env") or {}
+    return (env.get("make") or {}).get("task") or env.get("task")
 
 
 def task_in(path: Path) -> Task:

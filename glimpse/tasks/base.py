@@ -78,7 +78,7 @@ class Task(ABC):
     def probabilities(self, predictions: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch column"]:
         """Converts raw predictions to probabilities, or to quantities in the units of the target, one per column."""
 
-    def predictions(self, probabilities: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
+    def predictions(self, probabilities: Float[np.ndarray, "*batch column"]) -> Float[np.ndarray, "*batch output"]:
         """Returns predictions that have these probabilities (or quantities): what `probabilities` undoes.
 
         Raises:
@@ -209,6 +209,20 @@ class Task(ABC):
     # ------------------------------------------------------------------------------------------ open options
     def open_options(self, targets: Sequence[Any]) -> dict[str, Any]:
         """Returns the options that were left open, as they follow from the targets of the training split.
+
+        Raises:
+            ValueError: they do not follow from these targets; the message says what is missing.
+        """
+        return {}
+
+    def common_options(self, targets: Sequence[Any]) -> dict[str, Any]:
+        """Returns those open options that all folds of a cross-validation must have in common, to be measured together.
+
+        They say of what the answer is, such as the intervals of time, and nothing of the answer. `open_options` of
+        each fold follow from its own training split.
+
+        Args:
+            targets: those of the whole cohort.
 
         Raises:
             ValueError: they do not follow from these targets; the message says what is missing.

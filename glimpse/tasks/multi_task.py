@@ -71,10 +71,10 @@ class MultiTask(Task):
         parts = zip(self.tasks.values(), self._outputs, strict=True)
         return np.concatenate([task.probabilities(predictions[..., where]) for task, where in parts], axis=-1)
 
-    def predictions(self, probabilities: Float[np.ndarray, "*batch output"]) -> Float[np.ndarray, "*batch output"]:
+    def predictions(self, probabilities: Float[np.ndarray, "*batch column"]) -> Float[np.ndarray, "*batch output"]:
         """Returns the predictions of all tasks side by side."""
         probabilities = np.asarray(probabilities)
-        parts = zip(self.tasks.values(), self._outputs, strict=True)
+        parts = zip(self.tasks.values(), self._columns(), strict=True)
         return np.concatenate([task.predictions(probabilities[..., where]) for task, where in parts], axis=-1)
 
     def weighing(self, targets: Sequence[Any]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class MultiTask(Task):
 
     def answer(self, probabilities: Float[np.ndarray, " column"]) -> str:
         """Returns each task's answer, such as "majority=3;max=7"."""
-        parts = zip(self.tasks.items(), _slices([len(task.columns) for task in self.tasks.values()]), strict=True)
+        parts = zip(self.tasks.items(), self._columns(), strict=True)
         return ";".join(f"{name}={task.answer(probabilities[where])}" for (name, task), where in parts)
 
     def describe_target(self, target: Any) -> str:
@@ -210,6 +210,13 @@ class MultiTask(Task):
         found = {name: options for name, options in found.items() if options}
         return {"tasks": found} if found else {}
 
+    def common_options(self, targets: Sequence[Any]) -> dict[str, Any]:
+        """Returns the common options of all tasks that have some, as `{"tasks": {name: options}}`."""
+        each = self._by_task(targets)
+        found = {name: self.tasks[name].common_options(some) for name, some in each.items()}
+        found = {name: options for name, options in found.items() if options}
+        return {"tasks": found} if found else {}
+
     def settled(self, targets: Sequence[Any]) -> "Task":
         """Returns the combination of tasks without open options; this one if none is open."""
         found = {name: self.tasks[name].settled(some) for name, some in self._by_task(targets).items()}
@@ -220,6 +227,10 @@ class MultiTask(Task):
         """Returns the targets of each task."""
         parts = [self._by_name(target) for target in targets]
         return {name: [part[name] for part in parts] for name in self.tasks}
+
+    def _columns(self) -> list[slice]:
+        """Returns where the columns of each task lie in `probabilities`; a task may have more of them than outputs."""
+        return _slices([len(task.columns) for task in self.tasks.values()])
 
     def _parts(self, prediction: Array, target: Array) -> list[tuple[Task, tuple[Array, Array]]]:
         """Returns each task with its part of the prediction (*batch, output) and of the target (*batch, *target)."""

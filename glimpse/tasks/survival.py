@@ -17,6 +17,7 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 _OTHER_COLUMNS = ("case_id", "slide_id", "path", "split", "mpp", "mask", "patient", "case")
 _SLACK = 1 + 1e-6  # times are float32, edges are not: an event at an edge lies before it
+_LEAST = 1e-9  # of hazards and probabilities that are read from tables, which have nine digits
 _DIGITS = 4  # of edges, which stand in the names of columns
 _EVENTS = {"1": 1, "true": 1, "0": 0, "false": 0}
 _THIRDS = (1 / 3, 2 / 3)
@@ -111,8 +112,7 @@ class Survival(Task):
         times, events = given[:, 0], given[:, 1] == 1
         if not (events & (times > 0)).any():
             raise ValueError(
-                f"no event was seen in the training split: {self.target_columns[1]} is 0 or {self.target_columns[0]} "
-                f"is 0 in all of its {len(given)} cases, so when it comes cannot be learned. Add cases with events, or "
+                f"no event was seen in the training split: {self._none_seen(len(given))}. Add cases with events, or "
                 "put some into the split 'train'."
             )
         edges = self.edges or _quantiles(times[events], self.bins)
@@ -126,6 +126,22 @@ class Survival(Task):
         known = Survival(edges=edges, baseline=baseline)
         loss = known._loss(torch.zeros(len(given), len(edges)).double(), torch.from_numpy(given))
         return {"edges": list(edges), "baseline": list(baseline), "blind": round(float(loss.mean()), 6)}
+
+    def common_options(self, targets: Sequence[Any]) -> dict[str, Any]:
+        """Returns the edges, unless they are known.
+
+        Raises:
+            ValueError: no event was seen after time 0.
+        """
+        given = np.asarray(targets, np.float64).reshape(-1, 2)
+        seen = given[(given[:, 1] == 1) & (given[:, 0] > 0), 0]
+        if self.edges is None and not len(seen):
+            raise ValueError(f"no event was seen: {self._none_seen(len(given))}. Add cases with events.")
+        return {} if self.edges is not None else {"edges": list(_quantiles(seen, self.bins))}
+
+    def _none_seen(self, count: int) -> str:
+        time, event = self.target_columns
+        return f"{event} is 0 or {time} is 0 in all of its {count} cases, so when it comes cannot be learned"
 
     def settled(self, targets: Sequence[Any]) -> Task:
         """Returns this task with edges, baseline and blind; itself if they are known."""
@@ -200,6 +216,14 @@ class Survival(Task):
         logits = np.asarray(predictions, np.float64) + self._offsets()
         survival = np.exp(-np.logaddexp(0.0, logits).cumsum(axis=-1))
         return np.concatenate([1.0 - survival.mean(axis=-1, keepdims=True), survival], axis=-1)
+
+    def predictions(self, probabilities: Float[np.ndarray, "*batch column"]) -> Float[np.ndarray, "*batch output"]:
+        """Returns outputs that have these S_1 to S_K; the risk follows from them."""
+        self._check_settled()
+        survival = np.asarray(probabilities, np.float64)[..., 1:].clip(_LEAST, 1.0)
+        before = np.concatenate([np.ones_like(survival[..., :1]), survival[..., :-1]], axis=-1)
+        hazard = (1.0 - survival / before).clip(_LEAST, 1.0 - _LEAST)
+        return np.asarray(np.log(hazard) - np.log1p(-hazard) - self._offsets())
 
     def weighted_metrics(
         self,

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from glimpse.errors import EvaluationError
 from glimpse.pictures.pages import FORM, PAGES
+from glimpse.report.answers import target_text, task_section
 from glimpse.report.html.measures import is_right
 from glimpse.runs.file_names import file_names
 from glimpse.runs.loading import CONFIG_FILE, no_run, read_settings
@@ -133,7 +134,7 @@ def _run(folder: Path) -> Gathered:
 def _task(settings: Mapping[str, Any]) -> Task | None:
     """Returns the task of a run; None where it is of a package that is not installed."""
     try:
-        made = build(settings["env"]["task"])
+        made = build(task_section(settings))
     except Exception:  # whatever a package of somebody else does: all that needs no task can still be shown
         return None
     return made if isinstance(made, Task) else None
@@ -184,7 +185,8 @@ def _plain(text: str) -> str:
 def _columns(rows: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
     """Returns the columns of probabilities: those between the answer, or the target, and the number of glimpses."""
     names = list(rows[0]) if rows else []
-    start = names.index("answer" if "answer" in names else "target") + 1 if names else 0
+    before = "answer" if "answer" in names else "target"
+    start = names.index(before) + 1 if before in names else len(names)  # unknown columns of targets come first
     end = names.index("glimpses") if "glimpses" in names else start
     return tuple(_plain(name) for name in names[start:end] if not name.startswith("sd_"))
 
@@ -194,7 +196,10 @@ def _listed(
 ) -> Listed:
     try:
         values = tuple(float(row[name] if name in row else row[f"'{name}"]) for name in columns)
-        target = row.get("target") or None
+        target: str | None = row.get("target") or None
+        if task is not None:
+            given = all(row.get(name) for name in task.target_columns)
+            target = target_text(row, task) if given else None
         known = None if task is None or target is None else task.parse_target(target)
         answer = row["answer"] if "answer" in row else task.answer(np.array(values)) if task is not None else ""
         right = None if task is None or known is None else is_right(task, np.array(values), known)

@@ -73,8 +73,9 @@ def measured(
         parts, start = [], 0
         for name, part in task.tasks.items():
             own = [target[name] for target in targets]
-            parts.append(measured(part, probabilities[:, start : start + part.outputs], own, name))
-            start += part.outputs
+            end = start + len(part.columns)
+            parts.append(measured(part, probabilities[:, start:end], own, name))
+            start = end
         outcomes, confusions, quantities = zip(*((p.outcomes, p.confusions, p.quantities) for p in parts), strict=True)
         return Measured(sum(outcomes, ()), sum(confusions, ()), sum(quantities, ()))
     if isinstance(task, Regression):
