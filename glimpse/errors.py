@@ -9,6 +9,7 @@ REMEDIES = {
     errno.EROFS: "Choose a folder that can be written.",
     errno.EACCES: "Allow this user to read and write there, or choose another folder.",
     errno.EPERM: "Allow this user to read and write there, or choose another folder.",
+    errno.EISDIR: "There is a folder of this name: choose another name.",
     errno.EIO: "The disk has failed; copy what is on it.",
 }
 """What to do about errors of the operating system that users can mend, by their number."""

@@ -122,13 +122,13 @@ def predict(
     part, form = _shard(shard), Form(objects, subtract_bounds, gzip)
     if max_glimpses is not None:
         at_least("max_glimpses", max_glimpses, 0, whole=True)
-    check_device(device)
+    check_device(device, here=engine is None)  # workers of an engine may be on machines that have other devices
     folder, runs, images = folder_for("output", output), listed_paths("model", model), listed_paths("input", input)
     budget = None if max_glimpses is None else int(max_glimpses)
     texts = [tuple(os.fspath(one) for one in paths) for paths in (runs, images)]
     Stage.of(stage, stage_gigabytes)  # says at once what is wrong with them
     staging = None if stage is None else os.fspath(stage), None if stage_gigabytes is None else float(stage_gigabytes)
-    order = Order(texts[0], texts[1], os.fspath(folder), budget, form, device, engine, *staging)
+    order = Order(texts[0], texts[1], os.fspath(folder), budget, form, device, engine, *staging, here=engine and "cpu")
     hands = hands_of(engine, workers, jobs, shard)
     items, manifest, own = order.items, order.manifest(shard), order.hand()
     work = Work(own, manifest, progress, None if hands is None else hands(order, own))

@@ -5,6 +5,7 @@ glimpse train env=wsi agent=ppo env.cohort.path=my_cohort.csv max_glimpses=32
 glimpse train resume=runs/wsi-ppo-0 joint.updates=400
 """
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,15 @@ from glimpse.report.comparison import Report
 from glimpse.report.validation import validator
 from glimpse.runs.folder import Run, check_continues, settings_of
 from glimpse.runs.initial import run_of, take_weights, weights_file
-from glimpse.runs.loading import POLICY_FILE, build_policy, check_sizes_and_network, feature_store, load, save_policy
+from glimpse.runs.loading import (
+    POLICY_FILE,
+    build_policy,
+    check_sizes_and_network,
+    feature_store,
+    load,
+    read_settings,
+    save_policy,
+)
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import checked, typed_keys
 from glimpse.settings.command import in_one_line, run_command
@@ -155,7 +164,8 @@ def _check_shares(settings: Mapping[str, Any]) -> None:
     parts = max(1, int(algorithm.get("minibatches") or 1))
     check_shared("pretrain.batch", settings["pretrain"].get("batch") or 0)
     check_shared("warm_up.batch", settings["warm_up"].get("batch") or 0)
-    check_shared("agent.algorithm.cases_per_rollout", (algorithm.get("cases_per_rollout") or 0) // parts)
+    of = "agent.algorithm.cases_per_rollout" + (f" / agent.algorithm.minibatches={parts}" if parts > 1 else "")
+    check_shared(of, (algorithm.get("cases_per_rollout") or 0) // parts)
     check_shared("report.overview.cases_per_rollout", settings["report"]["overview"].get("cases_per_rollout") or 0)
 
 
@@ -296,8 +306,18 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
 def _one(config: DictConfig) -> None:
     """Trains once; launchers of Hydra find this function by its name, in whichever process they call it."""
     keep_freed_memory()
-    with in_one_line(), unread.named_at_the_end(), taking_part(config.get("device")):
-        train(config, HydraConfig.get().overrides.task)
+    overrides = HydraConfig.get().overrides.task
+    with in_one_line(), unread.named_at_the_end(), taking_part(_device(config, overrides)):
+        train(config, overrides)
+
+
+def _device(config: DictConfig, overrides: Sequence[str]) -> Any:
+    """Returns where is computed: on the device of the run that goes on, unless another one was typed."""
+    saved: Mapping[str, Any] | None = None
+    if config.get("resume") and "device" not in typed_keys(overrides):
+        with contextlib.suppress(UserError):  # which the training says better
+            saved = read_settings(Path(config.resume))
+    return (saved or config).get("device")
 
 
 _main = hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="train")(_one)

@@ -4,6 +4,7 @@ This process hands out cases one by one and writes the tables. A case whose acto
 that dies of it too, the case is recorded as failed, so that one image can stop nobody for good.
 """
 
+import math
 import os
 import time
 from collections import Counter, deque
@@ -65,6 +66,16 @@ class _Flights:
         return any(case is not None for _, case in self.calls.values())
 
 
+def share_of_gpu(gpus: float, workers: int) -> float:
+    """Returns which share of a GPU each actor takes, so that all of them run at once.
+
+    Ray puts a share into one GPU, and counts in steps of 0.0001: of 2 GPUs, 3 actors get a half each.
+    """
+    if gpus < 1:
+        return 0.0
+    return 1.0 if workers <= gpus else math.floor(1e4 / math.ceil(workers / int(gpus))) / 1e4
+
+
 class Actors:
     """Reads cases with actors of Ray, in the cluster that `RAY_ADDRESS` names or that runs here, or one of its own.
 
@@ -105,7 +116,7 @@ class Actors:
             self._own_cluster = True
         gpus = 0.0
         if self._order.device.startswith("cuda"):
-            gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0) / self._workers)
+            gpus = share_of_gpu(ray.cluster_resources().get("GPU", 0.0), self._workers)
         self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(_Reader)
         for _ in range(self._workers):
             self._add()

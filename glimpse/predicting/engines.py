@@ -20,7 +20,8 @@ def hands_of(
 
     Args:
         engine: "ray", "submitit" or None.
-        workers: how many; by default one for each processor that this process may use.
+        workers: how many; by default one for each processor that this process may use, or with `device=cuda` one for
+            each GPU that it sees.
         jobs: options of submitit, a mapping.
         shard: must be None beside an engine, which shares the images out itself.
 
@@ -43,7 +44,7 @@ def hands_of(
         raise SettingsError(f"jobs is of engine=submitit: leave it out beside engine={engine}.")
 
     def made(order: Order, own: OwnHand) -> Hands:
-        count = len(os.sched_getaffinity(0)) if workers is None else int(workers)
+        count = _default_workers(order.device) if workers is None else int(workers)
         if engine == "ray":
             from glimpse.predicting.actors import Actors
 
@@ -53,3 +54,11 @@ def hands_of(
         return Jobs(order, own, count, jobs or {})
 
     return made
+
+
+def _default_workers(device: str) -> int:
+    if not device.startswith("cuda"):
+        return len(os.sched_getaffinity(0))
+    import torch  # slow to import, and needed here only
+
+    return max(1, torch.cuda.device_count())

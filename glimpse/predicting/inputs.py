@@ -293,7 +293,8 @@ def _column_problems(columns: Sequence[str]) -> list[str]:
         return [f"line 1: column {name!r} occurs twice" for name in COLUMNS if columns.count(name) > 1]
     near = next((column for column in columns if suggestion(column, ["path"]) or column.lower() in _PATHS), None)
     hint = f"; is {near!r} meant? Rename it" if near else ""
-    return [f"line 1: column 'path' is missing{hint}; others are slide_id and mpp, which may be left out"]
+    others = "slide_id, mpp, series and frame, which may be left out"
+    return [f"line 1: column 'path' is missing{hint}; others are {others}"]
 
 
 _PATHS = ("file", "filename", "image", "slide_path")

@@ -58,6 +58,8 @@ class _Share:
 
     def __call__(self) -> dict[str, int]:
         """Returns how many cases it has read, and how many had been read before."""
+        if self.order.device == "cuda":
+            _take_gpu(self.part[0] - 1)
         work = Work(self.order.hand(), self.order.manifest("/".join(map(str, self.part))))
         return work.help(_listed(self.cases), self.part, self.moment).counts
 
@@ -89,8 +91,6 @@ class Jobs:
         self._claims: Claims = own.claims
         self._jobs: list[Any] = []
         given = {"timeout_min": _MINUTES, "cpus_per_task": 2, "name": "glimpse-predict", **options}
-        if order.device.startswith("cuda"):
-            given = {"gpus_per_node": 1, **given}
         cluster = given.pop("cluster", None)
         if cluster not in (None, "slurm", "local"):
             raise SettingsError(f"Expected cluster in jobs as slurm or local, got {cluster!r}.")
@@ -98,6 +98,8 @@ class Jobs:
         folder = Path(self._order.folder) / LOGS
         try:
             self._executor = submitit.AutoExecutor(folder, cluster=cluster)
+            if order.device.startswith("cuda"):  # on this machine, jobs share out what they all see
+                given = {"gpus_per_node": _gpus() if self._executor.cluster == "local" else 1, **given}
             self._executor.update_parameters(**given)
         except (NameError, ValueError, TypeError, AssertionError, RuntimeError) as error:
             with suppress(OSError):
@@ -208,6 +210,20 @@ class Jobs:
                 continue
             text = f"glimpse: job {job.job_id} has ended too early: {reason} Its log: {job.paths.stderr}"
             tqdm.write(printable(text), file=sys.stderr)
+
+
+def _gpus() -> int:
+    import torch  # slow to import, and needed on GPUs only
+
+    return max(1, torch.cuda.device_count())
+
+
+def _take_gpu(number: int) -> None:
+    """Computes on one of the GPUs that this process sees; jobs on one machine share them out by their numbers."""
+    import torch
+
+    if torch.cuda.device_count() > 1:
+        torch.cuda.set_device(number % torch.cuda.device_count())
 
 
 def _listing(folder: Path, cases: Mapping[str, Item]) -> Path:

@@ -28,6 +28,8 @@ class Order:
         max_glimpses: budget of each case; None for each run's own.
         form: how results are written.
         device: the device on which networks compute.
+        here: the device on which this process loads them, which may lack the other one where only workers compute; None
+            for the same.
         engine: who reads, such as "ray"; None for the process that was asked.
         stage: a folder on a local disk, to which images are copied before they are read; None reads them in place.
         stage_gigabytes: how much copies may take there.
@@ -42,13 +44,14 @@ class Order:
     engine: str | None = None
     stage: str | None = None
     stage_gigabytes: float | None = None
+    here: str | None = None
 
     @property
     def absolute(self) -> "Order":
         """The same with absolute paths, for processes that work elsewhere."""
         models, inputs = (tuple(map(_absolute, paths)) for paths in (self.models, self.inputs))
         stage = None if self.stage is None else _absolute(self.stage)
-        return replace(self, models=models, inputs=inputs, folder=os.path.abspath(self.folder), stage=stage)
+        return replace(self, models=models, inputs=inputs, folder=os.path.abspath(self.folder), stage=stage, here=None)
 
     @cached_property
     def agents(self) -> list[Agent]:
@@ -58,7 +61,7 @@ class Order:
             CheckpointError: there is no complete run.
             EvaluationError: they read other images, or predict something else, than the first one.
         """
-        agents = [load(run, device=self.device) for run in self.models]
+        agents = [load(run, device=self.here or self.device) for run in self.models]
         _check_together(agents)
         return agents
 

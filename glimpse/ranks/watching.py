@@ -30,7 +30,7 @@ class Watch:
     def __init__(self, store: Any, rank: int, size: int, message: Callable[[], str]) -> None:
         self.store, self.rank, self.message = store, rank, message
         self.others = [other for other in range(size) if other != rank]
-        self._ended = threading.Event()
+        self._ended, self._failed = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def __enter__(self) -> "Watch":
@@ -38,6 +38,7 @@ class Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._failed = kind is not None  # then it falls silent, and those who wait for it end as if it had been killed
         self._ended.set()
         self._thread.join(2 * _EVERY)
 
@@ -61,6 +62,8 @@ class Watch:
             if any(now - since > _PATIENCE for sign, since in heard.values() if sign != _ENDED):
                 print(self.message(), file=sys.stderr, flush=True)
                 os._exit(2)  # the main thread may wait where no exception reaches it
+        if self._failed:
+            return
         try:
             self.store.set(_key(self.rank), _ENDED.decode())
         except RuntimeError:

@@ -57,7 +57,7 @@ def told(found: Mapping[str, Temperature]) -> str:
         count = max(one.cases for one in found.values())
         text = f"Calibrated: probabilities, by a temperature for each reader, fitted on {count} validation cases"
         return f"{text} ({CALIBRATION_FILE})."
-    return f"Not calibrated: {next(iter(without.values()))}. A validation split makes it possible."
+    return f"Not calibrated: {next(iter(without.values()))}."
 
 
 def draw_answers(rows: Mapping[str, Row], folder: Path, suffix: str = "") -> list[Path]:

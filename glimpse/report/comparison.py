@@ -251,7 +251,7 @@ class Report:
         if self.split == "val":
             reason = "the report is on the validation split, on which temperatures are fitted"
         elif not len(cohort.split("val")):
-            reason = "the run has no validation split"
+            reason = "the run has no validation split, which makes it possible"
         if not self.calibrate or not task.calibrates:
             yield lambda name, reader_on: {}
         elif reason:

@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 FULL_SCAN_CAPTION = (
     "'full_scan' is what people do today: every foreground patch is embedded by the pretrained encoder, and gated "
-    "attention or the mean of the highest scores pools them, whichever is better on the validation split."
+    "attention or the mean of the highest scores pools them, by default whichever is better on the validation split."
 )
 CAPTION = (
     "Intervals are 95 %, bootstrapped over patients. 'random' and 'grid' are this run's own network sent to other "
@@ -55,7 +55,7 @@ def summarise(readings: Sequence[Reading], task: Task, seed: int = 0, bootstrap:
         readings: how each case was read.
         task: what was predicted.
         seed: seed of the bootstrap.
-        bootstrap: number of resamples; with 0, there are no intervals.
+        bootstrap: number of resamples; with 0, metrics have no intervals.
 
     Raises:
         ValueError: there are no readings, or no case has a target.

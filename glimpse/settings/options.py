@@ -132,8 +132,12 @@ def above_zero(name: str, value: Any) -> None:
         raise SettingsError(f"Expected {name} above 0, got {value!r}.")
 
 
-def check_device(device: Any) -> None:
+def check_device(device: Any, here: bool = True) -> None:
     """Refuses a device on which PyTorch cannot compute on this machine.
+
+    Args:
+        device: such as "cpu" or "cuda".
+        here: whether this machine has to have it; if not, only its name is checked.
 
     Raises:
         SettingsError: The message names the device and the reason.
@@ -141,7 +145,7 @@ def check_device(device: Any) -> None:
     import torch  # slow to import, and needed here only
 
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device) if here else torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:  # what PyTorch raises if it has no such device
         reason = str(error).splitlines()[0]
         raise SettingsError(f"device={device}: cannot compute there ({reason}). device=cpu always works.") from error

@@ -158,6 +158,20 @@ def test_large_cohorts_have_pages_beside_the_file(run: Path, tmp_path: Path) -> 
             assert (to[name] is not None) == there and (not there or links[neighbour] == f"r/{to[name]}")
 
 
+def test_pages_have_a_folder_of_their_own_and_pass_over_damaged_records(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    damaged = sorted((copy / "pages").glob("*.json"))[1]
+    damaged.write_text('{"half": ')
+    written = write_report(copy, tmp_path / "report", megabytes=0)
+    assert written.file == tmp_path / "report" and written.folder == tmp_path / "report-pages"
+    pages = list(written.folder.iterdir())
+    assert len(pages) == len(NAMES) - 1
+    for page in pages:
+        links = {one["id"]: one.get("href") for one in Page(page).all("a")}
+        for name in ("case-before", "case-after", "back"):
+            assert not links[name] or (written.folder / unquote(str(links[name]))).resolve().is_file()
+
+
 def test_predictions_have_answers_failures_and_no_targets(readings: list[Reading], tmp_path: Path) -> None:
     names = write_pages(tmp_path, readings)
     columns, looked = (

@@ -15,9 +15,11 @@ import pytest
 
 from glimpse.errors import MissingExtraError, SettingsError
 from glimpse.predict import predict
+from glimpse.predicting.actors import share_of_gpu
 from glimpse.predicting.hand import Outcome
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.order import Order
+from glimpse.settings.options import check_device
 from tests.predictions import command, contents, slide_run, write_slide
 
 COUNT, BROKEN = 6, 2
@@ -177,6 +179,24 @@ def test_options_that_do_not_go_together_are_refused(
     with pytest.raises(SettingsError, match=said) as caught:
         predict(run, slides, tmp_path, **options)
     assert not list(tmp_path.iterdir()) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "share"),
+    [(0, 4, 0.0), (1, 1, 1.0), (4, 4, 1.0), (4, 2, 1.0), (1, 4, 0.25), (1, 7, 0.1428), (2, 3, 0.5), (8, 20, 0.3333)],
+)
+def test_actors_on_shares_of_gpus_all_run_at_once(gpus: float, workers: int, share: float) -> None:
+    assert share_of_gpu(gpus, workers) == share
+    assert share == 0 or workers <= gpus * int(1 / share)  # a share lies in one GPU
+
+
+def test_who_asks_for_workers_on_gpus_needs_none(run: Path, slides: Path, tmp_path: Path) -> None:
+    order = Order((str(run),), (str(slides),), str(tmp_path), device="cuda", engine="submitit", here="cpu")
+    assert order.agents[0].policy.device.type == "cpu" and order.absolute.here is None
+    assert order.manifest(None).arguments["device"] == "cuda"
+    check_device("cuda", here=False)
+    with pytest.raises(SettingsError, match="device=gpu: cannot compute there"):
+        check_device("gpu", here=False)
 
 
 @pytest.mark.parametrize(("engine", "extra"), [("ray", "ray"), ("submitit", "slurm")])

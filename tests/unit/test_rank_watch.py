@@ -54,6 +54,15 @@ def test_a_process_that_is_silent_ends_the_others(
     assert ends or store["glimpse/alive/0"] == b"ended"
 
 
+def test_a_process_that_ends_by_an_error_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_EVERY", 0.01)
+    store = Store({"glimpse/alive/1": b"ended"})
+    with pytest.raises(RuntimeError, match="out of memory"), Watch(store, 0, 2, lambda: ""):
+        time.sleep(0.05)
+        raise RuntimeError("out of memory")
+    assert store["glimpse/alive/0"] not in (b"ended", b"")
+
+
 @pytest.mark.parametrize(
     "wrong", [{"RANK": "a"}, {"WORLD_SIZE": "0"}, {"RANK": "2"}, {"LOCAL_RANK": "-1"}, {"MASTER_PORT": "99999"}]
 )

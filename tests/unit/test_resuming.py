@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from glimpse.errors import SettingsError
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.folder import RunError, check_continues
+from glimpse.settings.composing import composed
 from glimpse.settings.resuming import resumed
+from glimpse.train import _device
 
 SAVED = {"seed": 3, "threads": 1, "joint": {"updates": 9}, "report": {"readers": ["grid"], "lanes": 20}}
 GIVEN = {"seed": 0, "threads": 2, "joint": {"updates": 40}, "report": {"readers": ["random"], "lanes": 20}}
@@ -50,3 +53,13 @@ def test_the_cache_of_features_can_be_changed_and_taken_away_also_where_a_run_ha
     )
     for saved in (SAVED, {**SAVED, "features_cache": None}):  # an earlier version's run
         assert resumed(saved, given, ["features_cache.folder=/b"])["features_cache"] == given["features_cache"]
+
+
+def test_processes_of_a_run_that_goes_on_join_on_its_own_device(tmp_path: Path) -> None:
+    settings = {**OmegaConf.to_container(composed("env=wsi"), resolve=True), "device": "cuda"}
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(settings))
+    for overrides, device in (([], "cuda"), (["device=cpu"], "cpu"), (["device=cuda:1"], "cuda:1")):
+        given = [f"resume={tmp_path}", *overrides]
+        assert _device(composed(*given), given) == device
+    nowhere = [f"resume={tmp_path / 'nowhere'}"]
+    assert _device(composed(*nowhere), nowhere) == _device(composed("env=wsi"), ["env=wsi"]) == "cpu"

@@ -100,7 +100,7 @@ class _Writer:
 
     def __init__(self, found: Gathered, file: Path, inside: bool) -> None:
         self.found, self.file, self.inside = found, file, inside
-        self.pages = file.with_suffix("")
+        self.pages = file.with_suffix("") if file.suffix else file.with_name(f"{file.name}-pages")
         self.kept: list[tuple[str, dict[str, Any]]] = []
         self.count = 0
 
@@ -115,7 +115,7 @@ class _Writer:
     # ------------------------------------------------------------------------------------------ pages
     def _cases(self) -> Iterator[dict[str, Any]]:
         """Yields what the list shows of each case; its page is written, or kept to be put into the file."""
-        there = [case for case in self.found.cases if case.record.is_file()]
+        there = [case for case in self.found.cases if page_of(case) is not None]
         around = {case.id: (before, after) for before, case, after in zip([None, *there], there, [*there[1:], None])}  # noqa: B905
         for case in self.found.cases:
             record = page_of(case) if case.id in around else None
