@@ -132,7 +132,11 @@ def cross_validate(
             claims = Claims(path / "claims")
             with claims.taken(f"fold-{number}") as mine:
                 if mine:
-                    _train(path / f"fold-{number}", number, found, cohort, settings)
+                    try:
+                        _train(path / f"fold-{number}", number, found, cohort, settings)
+                    except (KeyboardInterrupt, SystemExit):
+                        _say(f"in fold {number} of {len(found)}; the same command goes on where it was")
+                        raise
                     del elsewhere[number]
                 else:
                     elsewhere[number] = claims.holder(f"fold-{number}") or "another process"

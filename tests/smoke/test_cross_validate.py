@@ -127,6 +127,24 @@ def test_a_fold_that_another_process_trains_is_left_to_it(finished: Path, tiny_s
     assert f"Not finished: fold 2: process {os.getpid()}" in result.told
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_who_is_stopped_says_where_and_how_to_go_on(
+    kind: type[BaseException],
+    tiny_slides: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*given: object) -> None:
+        raise kind
+
+    monkeypatch.setattr(sys.modules[cross_validate.__module__], "_train", stopped)
+    with pytest.raises(kind):
+        cross_validate(settings(tiny_slides), folds=2, folder=tmp_path)
+    assert capsys.readouterr().err.endswith("glimpse: in fold 1 of 2; the same command goes on where it was\n")
+    assert not list((tmp_path / "claims").glob("fold-*"))
+
+
 def test_the_last_of_several_processes_prints_the_table(
     finished: Path, tiny_slides: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
