@@ -73,6 +73,9 @@ def make_array(
     )
 
 
+make_array.metadata = GlimpseEnv.metadata  # type: ignore[attr-defined]  # by which Gymnasium knows "rgb_array_list"
+
+
 def array_cases(arrays: Sequence[Any], targets: Sequence[Any], **options: Any) -> list[Case]:
     """Makes one case of each array `(channel, *size)`; every case belongs to another patient.
 

@@ -109,6 +109,9 @@ def make_modality(
     )
 
 
+make_modality.metadata = GlimpseEnv.metadata  # type: ignore[attr-defined]  # by which Gymnasium knows "rgb_array_list"
+
+
 def load_modality(
     modality: str,
     path: str | os.PathLike[str] | None = None,

@@ -32,6 +32,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         WriteError: the file cannot be written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise write_error(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    if path.exists() and not path.is_file():  # a device or a pipe would be replaced
+        raise WriteError(f"{path}: cannot be written (it is no regular file). Choose another name.")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.unfinished")
     try:
         yield unfinished

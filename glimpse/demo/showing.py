@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glimpse.atomic import replacing, write_error
+from glimpse.atomic import write_error
 from glimpse.demo.folder import take
 from glimpse.errors import EvaluationError, SettingsError
 from glimpse.pictures.episodes import check_can_write_video, to_gif, to_video
@@ -170,11 +170,9 @@ def _shown(asked: Asked) -> Shown:
         raise EvaluationError(f"{predicted.folder}: the slide failed; failures.csv there says why. Remove the folder.")
     (name,) = file_names([record.id])
     animation, film = folder / f"{record.id}.gif", folder / f"{record.id}.mp4" if asked.video else None
-    with replacing(animation) as unfinished:
-        to_gif(reading, unfinished)
+    to_gif(reading, animation)
     if film is not None:
-        with replacing(film) as unfinished:
-            to_video(reading, unfinished)
+        to_video(reading, film)
     report = write_report(predicted.folder, folder / REPORT).file
     overlay = predicted.folder / "overlays" / f"{name}.png"
     spots = list(regions(record, _SEED, _SIZE))

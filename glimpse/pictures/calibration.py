@@ -11,6 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from glimpse.pictures.charts import class_labels, turned
+from glimpse.pictures.drawing import one_line
+from glimpse.pictures.labels import literal, shortened
+
 _ACROSS = 3  # panels side by side
 _WRITTEN = 12  # up to so many classes, numbers and names are written
 
@@ -64,8 +68,9 @@ def confusion_picture(matrices: Mapping[str, Mapping[str, Any]], path: str | os.
         axes.set(xlabel="answer", ylabel="target")
         if len(names) > _WRITTEN:
             continue
-        axes.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > 3 else 0, fontsize=7)
-        axes.set_yticks(range(len(names)), names, fontsize=7)
+        labels = class_labels(names)
+        axes.set_xticks(range(len(names)), labels, fontsize=7, **turned(labels, 30))
+        axes.set_yticks(range(len(names)), labels, fontsize=7)
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.6 else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
@@ -79,7 +84,7 @@ def _panels(names: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
     FigureCanvasAgg(figure)
     panels = {name: figure.add_subplot(down, across, place) for place, name in enumerate(names, 1)}
     for name, axes in panels.items():
-        axes.set_title(name, fontsize=9)
+        axes.set_title(literal(shortened(one_line(name), 40)), fontsize=9)
     return figure, panels
 
 

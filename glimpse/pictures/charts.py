@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from glimpse.pictures.drawing import one_line
+from glimpse.pictures.labels import literal, shortened
 from glimpse.reading.records import Reading
 from glimpse.tasks import Classification
 
@@ -24,6 +25,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _LINES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P")
 _INK = "#010203"  # stands for the colour of the page's text
 _SIZE = (4.4, 3.3)  # inches
+_LONGEST = 60  # letters of titles
 _LABELLED, _ACROSS = 24, 6  # bars that have room for their numbers, and for numbers written across
 
 
@@ -31,9 +33,10 @@ def _figure(xlabel: str, ylabel: str, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=_SIZE, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    xlabel, ylabel, title = (literal(shortened(one_line(text), _LONGEST)) for text in (xlabel, ylabel, title))
     axes.set_xlabel(xlabel, color=_INK)
     axes.set_ylabel(ylabel, color=_INK)
-    axes.set_title(title, fontsize=11, color=_INK)
+    axes.set_title(title, fontsize=11 if len(title) < 45 else 9, color=_INK)
     axes.tick_params(colors=_INK)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -74,11 +77,28 @@ def confusion_chart(counts: Int[np.ndarray, "target answer"], names: Sequence[st
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if share[row, column] > 0.55 else "black"
         axes.text(column + 0.5, row + 0.5, str(count), ha="center", va="center", color=colour, fontsize=size)
-    short = [name if len(name) <= 14 else f"{name[:13]}…" for name in names]
-    axes.set_xticks(np.arange(len(names)) + 0.5, short, rotation=0 if len(names) < 5 else 45)
+    short = class_labels(names)
+    axes.set_xticks(np.arange(len(names)) + 0.5, short, **turned(short))
     axes.set_yticks(np.arange(len(names)) + 0.5, short)
     axes.invert_yaxis()
     return figure
+
+
+def class_labels(names: Sequence[str]) -> list[str]:
+    """Returns names of classes as axes have room for them."""
+    return [literal(shortened(one_line(name), 14)) for name in names]
+
+
+def turned(labels: Sequence[str], room: int = 40) -> dict[str, Any]:
+    """Returns how the labels below an axis are turned: those that are too long side by side end at their place.
+
+    Args:
+        labels: the labels.
+        room: how many letters have room side by side.
+    """
+    if len(labels) * (max(map(len, labels), default=0) + 1) <= room:
+        return {}
+    return {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
 
 
 def calibration_chart(
@@ -117,7 +137,7 @@ def threshold_chart(
     """Plots rates with intervals (value, low, high) over the threshold, such as sensitivity and specificity."""
     figure, axes = _figure("threshold on the probability", "share of cases", title)
     for i, (name, values) in enumerate(rates.items()):
-        axes.plot(thresholds, values[:, 0], _LINES[i], color=COLOURS[i], label=f"{name} (95 %)")
+        axes.plot(thresholds, values[:, 0], _LINES[i], color=COLOURS[i], label=literal(f"{name} (95 %)"))
         axes.fill_between(thresholds, values[:, 1], values[:, 2], color=COLOURS[i], alpha=0.18, linewidth=0)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04))
     _legend(figure)
@@ -126,7 +146,7 @@ def threshold_chart(
 
 def line_style(number: int, name: str) -> dict[str, Any]:
     """Returns how one of several lines is drawn; colour-blind readers tell them apart by their dashes."""
-    return {"color": COLOURS[number % len(COLOURS)], "linestyle": _LINES[number % len(_LINES)], "label": name}
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": _LINES[number % len(_LINES)], "label": literal(name)}
 
 
 def distribution_chart(values: Mapping[str, Sequence[float]], xlabel: str, title: str) -> Figure:

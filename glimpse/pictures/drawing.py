@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, UInt8
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
-from glimpse.pictures.labels import draw_scale_bar, letters, place_tags, plate, tag_size
+from glimpse.pictures.labels import draw_scale_bar, fitting, letters, place_tags, plate, tag_size
 from glimpse.pictures.planes import Picture, Plane, coloured, planes
 from glimpse.tasks.base import probability_caption
 
@@ -23,6 +23,7 @@ Box = tuple[float, float, float, float]
 
 BLACK, DARK, WHITE = (0, 0, 0), (40, 40, 40), (255, 255, 255)
 _GAP, _TEXT, _CAPTION = 10, 13, 11
+_LONGEST = 160  # pixels of the text below a glimpse
 _WIDEST = 4.0  # largest ratio of width to height of a picture
 _ORDER, _HEAT = "winter", "inferno"  # colour maps for the order of glimpses and for probabilities
 _SHADES = 32  # of layers
@@ -237,7 +238,7 @@ def glimpse_strip(
 
 def _tile(image: Image.Image, frame: Colour, label: str, caption: tuple[str, float]) -> Image.Image:
     """Draws one glimpse in its frame, with its number, and the answer after it as a text and a bar."""
-    text, share = caption
+    text, share = fitting(one_line(caption[0]), _CAPTION, max(image.width + 6, _LONGEST)), caption[1]
     written = math.ceil(letters(_CAPTION).getlength(text)) + 1
     tile = Image.new("RGB", (max(image.width + 6, 90, written), image.height + 6 + 30), WHITE)
     pen = ImageDraw.Draw(tile)

@@ -11,12 +11,14 @@ import math
 import os
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
+from glimpse.atomic import replacing
 from glimpse.errors import MissingExtraError
 from glimpse.geometry import CellGrid
 from glimpse.pictures.drawing import (
@@ -31,7 +33,7 @@ from glimpse.pictures.drawing import (
     one_line,
     write,
 )
-from glimpse.pictures.labels import letters
+from glimpse.pictures.labels import fitting, letters
 from glimpse.pictures.planes import Picture
 from glimpse.pictures.zooming import zoom_tree
 from glimpse.reading.records import Reading
@@ -55,6 +57,7 @@ _RATE = 10  # frames per second of a video; players stumble over slower ones
 _STRIP = {1: 96, 2: 96, 3: 82}  # height of glimpses in pixels, by the number of axes: three volumes stand in a row
 _RECENT = 6  # glimpses that a frame of an animation shows
 _TITLE, _SUBTITLE = 15, 12  # heights of letters in pixels
+_LEAST = 640  # pixels that a title may take, even over narrower pictures
 _LAST = 3  # for how many steps the last frame of an animation stays
 
 
@@ -86,16 +89,20 @@ def scanpath_picture(reading: Reading, height: int = 512) -> Picture:
         glimpse_sides=trace.glimpse_sides,
     )
     tree = [Image.fromarray(zoom_tree(reading))] if (trace.parents >= 0).any() else []
-    return np.array(below([_title(reading), both, *tree, Image.fromarray(strip)]))
+    parts = [both, *tree, Image.fromarray(strip)]
+    return np.array(below([_title(reading, max(_LEAST, *(part.width for part in parts))), *parts]))
 
 
-def _title(reading: Reading) -> Image.Image:
+def _title(reading: Reading, width: int) -> Image.Image:
+    """Writes what was read and answered in one line; the name gives way where there is no room for all of it."""
     task = reading.traced.task
     target = "" if reading.target is None else f"target {task.describe_target(reading.target)}, "
     answer = f"{target}answered {task.describe(reading.prediction)}"
-    text = f"{one_line(reading.id)}: {answer} after {reading.glimpses} glimpses"
+    rest = f": {one_line(answer)} after {reading.glimpses} glimpses"
     if len(reading.traced.sides) == 3 and reading.decisive is not None:
-        text += f"; cut through glimpse {reading.decisive + 1}"
+        rest += f"; cut through glimpse {reading.decisive + 1}"
+    room = max(width / 4, width - letters(_TITLE).getlength(rest) - 4)
+    text = fitting(fitting(one_line(reading.id), _TITLE, int(room)) + rest, _TITLE, width - 4)
     title = Image.new("RGB", (math.ceil(letters(_TITLE).getlength(text)) + 4, 22), WHITE)
     write(ImageDraw.Draw(title), (0, 0), text, DARK, size=_TITLE)
     return title
@@ -218,10 +225,15 @@ def episode_frames(reading: Reading, height: int = 360) -> list[Image.Image]:
 
 
 def to_gif(reading: Reading, path: str | os.PathLike[str], seconds: float = 0.8, height: int = 360) -> None:
-    """Writes `episode_frames` as a GIF; each step stays for `seconds`, the last one three times as long."""
+    """Writes `episode_frames` as a GIF; each step stays for `seconds`, the last one three times as long.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
     frames = [frame.quantize(128, Image.Quantize.FASTOCTREE) for frame in episode_frames(reading, height)]
     durations = [round(1000 * seconds)] * (len(frames) - 1) + [round(1000 * _LAST * seconds)]
-    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    with replacing(path) as unfinished:
+        frames[0].save(unfinished, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
 def to_video(reading: Reading, path: str | os.PathLike[str], seconds: float = 0.8, height: int = 360) -> None:
@@ -229,8 +241,15 @@ def to_video(reading: Reading, path: str | os.PathLike[str], seconds: float = 0.
 
     Raises:
         MissingExtraError: the extra `video` is not installed.
+        WriteError: the file cannot be written.
     """
     library = check_can_write_video()
+    with replacing(path) as unfinished:
+        unfinished.touch()  # says why it cannot be written, where ffmpeg would only end
+        _write_video(library, reading, unfinished, seconds, height)
+
+
+def _write_video(library: Any, reading: Reading, path: Path, seconds: float, height: int) -> None:
     frames = [_even(frame) for frame in episode_frames(reading, height)]
     stays = max(1, round(_RATE * seconds))
     quiet = ["-f", "mp4"]  # whatever the name of an unfinished file ends with

@@ -23,6 +23,27 @@ def letters(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(_FONT, size)
 
 
+def literal(text: str) -> str:
+    """Returns a text as Matplotlib has to get it so that dollar signs are not taken for formulas."""
+    return text.replace("$", r"\$")
+
+
+def shortened(text: str, length: int) -> str:
+    """Returns a text of at most `length` letters; of a longer one the beginning, with an ellipsis."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def fitting(text: str, size: int, width: int) -> str:
+    """Returns as much of a text as fits into a width in pixels, with an ellipsis where it is cut."""
+    font = letters(size)
+    if font.getlength(text) <= width:
+        return text
+    end = len(text)
+    while end > 1 and font.getlength(f"{text[:end]}…") > width:
+        end = min(end - 1, int(end * max(0.5, width / font.getlength(text[:end]))))
+    return f"{text[:end]}…"
+
+
 def place_tags(
     boxes: Float[np.ndarray, "tag 4"],
     sizes: Float[np.ndarray, "tag 2"],

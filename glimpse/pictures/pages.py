@@ -9,6 +9,7 @@ There is one reading for each model:
 
     model          its name; empty where there is one model only
     answer         the last answer as a text
+    pictured       the columns of which one is shown look by look, all of the same unit
     columns        names of the outputs;  probabilities: rows of them, before the first look and after each look
     captions       for each of these rows a very short text and the length of a bar from 0 to 1
     unit           "um", "mm" or "px"
@@ -98,6 +99,7 @@ def _told(reading: Reading, offset: Sequence[int]) -> dict[str, Any]:
     return {
         "answer": task.describe(reading.prediction),
         "columns": list(task.columns),
+        "pictured": list(task.pictured),
         "probabilities": _numbers(reading.probabilities),
         "captions": [[text, round(share, 4)] for text, share in reading.captions],
         "unit": trace.frame.unit or "px",

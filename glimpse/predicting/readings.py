@@ -6,13 +6,15 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from glimpse.errors import MissingExtraError
+from glimpse.atomic import replacing
+from glimpse.errors import EvaluationError, MissingExtraError
 from glimpse.pictures.episodes import scanpath_picture
 from glimpse.pictures.geojson import to_geojson
 from glimpse.reading.looks import Look, looks_of, plain_number, spacing_text
@@ -80,11 +82,19 @@ class CaseReading(Reading):
         """Returns a picture: the scanpath, where it wanted to look first, and the glimpses with the answers after them.
 
         Args:
-            path: a file to write it to, too.
+            path: a file to write it to, too; its suffix says in which format, such as ".png".
+
+        Raises:
+            WriteError: the file cannot be written.
+            EvaluationError: there is no such format.
         """
         picture = Image.fromarray(scanpath_picture(self))
         if path is not None:
-            picture.save(path)
+            form = Image.registered_extensions().get(Path(path).suffix.lower())
+            if form not in Image.SAVE:
+                raise EvaluationError(f"{path}: pictures of this suffix cannot be written. Call it .png or .jpg.")
+            with replacing(path) as unfinished:
+                picture.save(unfinished, form)
         return picture
 
     def to_geojson(

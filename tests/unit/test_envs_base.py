@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -203,3 +204,14 @@ def test_a_slide_that_breaks_later_is_named(tiny_slides: Path, tmp_path: Path) -
     source.path.write_bytes(b"")
     with pytest.raises(ImageReadError, match=source.path.name):
         env.reset(options={"case": 0})
+
+
+def test_gymnasium_collects_frames() -> None:
+    arrays = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64), np.uint8)
+    made: Any = gymnasium.make("glimpse/Array-v0", cohort=(arrays, [0, 1]), render_mode="rgb_array_list")
+    made.reset(seed=0)
+    made.step(made.action_space.sample())
+    frames = made.render()
+    assert len(frames) == 2 and frames[0].dtype == np.uint8 and frames[0].ndim == 3
+    with pytest.raises(Exception, match="render"):
+        gymnasium.make("glimpse/Array-v0", cohort=(arrays, [0, 1]), render_mode="ansi")

@@ -25,7 +25,7 @@ from glimpse.pictures.pages import page_record, page_text
 from glimpse.predicting.work import failures_table, predictions_table
 from glimpse.reading.records import Reading
 from glimpse.report.html.learning import learning_curves
-from glimpse.report.html.writing import write_report
+from glimpse.report.html.writing import _shown, write_report
 from tests.reports import GLIMPSES, HOSTILE, NAMES, readings_of, write_pages, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,7 +152,8 @@ def test_large_cohorts_have_pages_beside_the_file(run: Path, tmp_path: Path) -> 
         one = Page(tmp_path / unquote(str(link)))
         check_page(one)
         to = {one["id"]: one.get("href") for one in one.all("a")}
-        assert (tmp_path / "r" / unquote(str(to["back"]))).resolve() == written.file
+        back, _, row = str(to["back"]).partition("#")
+        assert (tmp_path / "r" / unquote(back)).resolve() == written.file and f'id="{row}"' in written.file.read_text()
         for name, neighbour in (("case-before", place - 1), ("case-after", place + 1)):
             there = 0 <= neighbour < len(links)
             assert (to[name] is not None) == there and (not there or links[neighbour] == f"r/{to[name]}")
@@ -169,7 +170,39 @@ def test_pages_have_a_folder_of_their_own_and_pass_over_damaged_records(run: Pat
     for page in pages:
         links = {one["id"]: one.get("href") for one in Page(page).all("a")}
         for name in ("case-before", "case-after", "back"):
-            assert not links[name] or (written.folder / unquote(str(links[name]))).resolve().is_file()
+            file = unquote(str(links[name]).partition("#")[0])
+            assert not links[name] or (written.folder / file).resolve().is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("run", "this is a folder, and no report"), ("run/metrics.json", "this is another file, and no report")],
+)
+def test_a_report_takes_the_place_of_reports_only(run: Path, name: str, said: str, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    before = (copy / "metrics.json").read_bytes()
+    with pytest.raises(EvaluationError, match=f"{said}. Choose another name with output="):
+        write_report(copy, tmp_path / name)
+    assert (copy / "metrics.json").read_bytes() == before
+    (tmp_path / "empty.html").touch()
+    for _ in range(2):
+        assert write_report(copy, tmp_path / "empty.html").cases == len(NAMES)
+
+
+def test_folders_and_files_that_are_no_run_say_what_to_give(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "demo" / "predictions").mkdir(parents=True)
+    (tmp_path / "demo" / "predictions" / "manifest.json").write_text("{}")
+    with pytest.raises(EvaluationError, match=r"there are predictions in .*demo/predictions. Give that folder"):
+        write_report(tmp_path / "demo")
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "metrics.json").write_text("{}")
+    with pytest.raises(EvaluationError, match=r"metrics.json: cannot be read .it lacks 'readers'"):
+        write_report(copy)
+
+
+def test_lists_show_the_columns_that_pictures_show() -> None:
+    assert _shown(["a", "b"], range(2)) == ["b"] and _shown(["a"], range(1)) == ["a"]
+    assert _shown(list("abcde"), range(5)) == [] and _shown(list("abcde"), [0]) == ["a"]
 
 
 def test_predictions_have_answers_failures_and_no_targets(readings: list[Reading], tmp_path: Path) -> None:

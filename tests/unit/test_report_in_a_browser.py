@@ -83,12 +83,18 @@ addEventListener("load", async () => {
   const plates = [...document.querySelectorAll(".scale, .panel figcaption")].map((one) => one.getBoundingClientRect());
   said.hidden = tags.some((a) => plates.some((b) => b.width && !apart(a, b)));
   said.covered = tags.some((a, i) => tags.some((b, j) => i < j && !apart(a, b)));
+  const pressed = (on, key) => on.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  pressed(by("boxes"), "ArrowLeft");
+  said.fromBox = by("slider").value;
+  pressed(by("slider"), "ArrowLeft"); // the slider moves by itself
+  said.fromSlider = by("slider").value;
   by("case-after").click();
   await wait();
   said.next = by("case-title").textContent;
-  press("Escape");
+  pressed(by("slider"), "Escape");
   await wait();
   said.back = !by("list").hidden && by("case").hidden;
+  said.backAt = document.activeElement.textContent;
   const result = document.createElement("pre");
   result.id = "said";
   result.textContent = JSON.stringify(said);
@@ -146,7 +152,51 @@ def test_a_browser_sorts_filters_and_steps(run: Path, readings: list[Reading], t
     assert near[2] == pytest.approx(whole[2] / 1.5) and moved[0] == pytest.approx(near[0] + near[2] / 8)
     assert again == whole and said["tags"] == 3 and not said["covered"] and not said["hidden"]
     following = said["falling"][said["falling"].index(HOSTILE) + 1 :]
-    assert said["next"] == (following or [HOSTILE])[0] and said["back"]
+    assert said["fromBox"] == said["fromSlider"] == "2"  # of three, the last of which was shown
+    assert said["next"] == said["backAt"] == (following or [HOSTILE])[0] and said["back"]
+
+
+SORTED = """
+addEventListener("load", () => {
+  const buttons = [...document.querySelectorAll("#cases-table th button")];
+  const column = (name) => buttons.find((one) => one.textContent === name);
+  const rows = () => [...document.getElementById("cases-table").tBodies[0].rows];
+  const said = {};
+  for (const [name, at] of [["Target", 2], ["Case", 1]]) {
+    column(name).click();
+    said[name] = rows().map((row) => row.cells[at].textContent);
+  }
+  const filters = [...document.querySelectorAll("select[data-filter]")];
+  said.filters = filters.filter((one) => !one.parentElement.hidden).length;
+  const result = document.createElement("pre");
+  result.id = "said";
+  result.textContent = JSON.stringify(said);
+  document.body.append(result);
+});
+"""
+
+
+@in_a_browser
+def test_numbers_are_sorted_as_numbers(run: Path, tmp_path: Path) -> None:
+    text = re.sub(r"<meta http-equiv=[^>]*>", "", write_report(run, tmp_path / "report.html").file.read_text())
+    targets, names = ("-0.1", "-2.119", "2.5 mm", "0.55", "12", "1.405"), ("s-10", "s-9", "s-2", "1.10", "a", "s-1")
+    body = re.search(r"(?s)<table id=.cases-table.*?</table>", text)
+    assert body is not None
+    cells = "".join(
+        f"<tr data-text='' data-target='{target}'><td></td><th scope=row>{name}</th><td>{target}</td></tr>"
+        for target, name in zip(targets, names, strict=True)
+    )
+    head = "".join(f"<th><button type=button>{name}</button></th>" for name in ("", "Case", "Target"))
+    table = f"<table id='cases-table'><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>"
+    text = text[: body.start()] + table + text[body.end() :]
+    (tmp_path / "sorted.html").write_text(text.replace("</body>", f"<script>{SORTED}</script></body>"))
+    shown = dumped((tmp_path / "sorted.html").as_uri())
+    found = re.search(r'<pre id="said">(.*?)</pre>', shown, re.DOTALL)
+    assert found is not None, shown[-2000:]
+    said = json.loads(html.unescape(found[1]))
+    assert said["Target"] == ["-2.119", "-0.1", "0.55", "1.405", "2.5 mm", "12"]
+    assert said["Case"] == ["1.10", "a", "s-1", "s-2", "s-9", "s-10"]
+    assert said["filters"] == 0  # each case has a target of its own
 
 
 # ---------------------------------------------------------------------------------------------- accessibility

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -197,3 +198,11 @@ def test_paths_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatc
         "other": {"name": "org/model"},  # of a hub
     }
     assert with_whole_paths({"name": "model"}) == {"name": "model"}  # of an environment
+
+
+@pytest.mark.parametrize(("make", "said"), [(os.mkdir, "There is a folder"), (os.mkfifo, "no regular file")])
+def test_only_files_are_replaced(make: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    make(tmp_path / "there")
+    with pytest.raises(WriteError, match=f"there: cannot be written .*{said}"):
+        write_atomically(tmp_path / "there", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"] and not (tmp_path / "there").is_file()

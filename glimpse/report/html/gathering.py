@@ -22,6 +22,7 @@ from glimpse.settings.building import build
 from glimpse.tasks import Task
 
 _PREDICTIONS, _METRICS, _FAILURES, _MANIFEST = "predictions.csv", "metrics.json", "failures.csv", "manifest.json"
+_DEMO = "predictions"  # what a demo calls the folder of its predictions
 _OF_RUN = ("reader", "slide_id", "case_id", "glimpses")  # columns without which nothing can be listed
 _OF_PREDICTIONS = ("slide_id", "answer", "glimpses", "file")
 
@@ -108,6 +109,9 @@ def gathered(folder: str | os.PathLike[str]) -> Gathered:
         return _run(path)
     if (path / _MANIFEST).is_file() and (path / _PREDICTIONS).is_file():
         return _predicted(path)
+    inside = path / _DEMO
+    if (inside / _MANIFEST).is_file():
+        raise EvaluationError(f"{path}: there is no run here, but there are predictions in {inside}. Give that folder.")
     what = (
         f"there is no run here (no {{file}}) and there are no predictions (no {_MANIFEST} beside {_PREDICTIONS}). Give "
         "the folder of a training (run=) or of glimpse predict (output=)."
@@ -120,6 +124,8 @@ def _run(folder: Path) -> Gathered:
     settings = read_settings(folder) or {}
     task, agent = _task(settings), str((settings.get("agent") or {}).get("name", "policy"))
     metrics = _json(folder / _METRICS) if (folder / _METRICS).is_file() else None
+    if metrics is not None and not isinstance(metrics.get("readers"), dict):
+        raise _unreadable(folder / _METRICS, ValueError("it lacks 'readers'"))
     rows = list(_table(folder / _PREDICTIONS, *_OF_RUN)) if metrics and (folder / _PREDICTIONS).is_file() else []
     rows = [row for row in rows if row.get("reader") == agent]
     columns = task.columns if task is not None else _columns(rows)

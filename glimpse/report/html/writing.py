@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from PIL import Image
 
 import glimpse
 from glimpse.atomic import write_atomically, write_error
+from glimpse.errors import EvaluationError
 from glimpse.pictures.cohort import BEST_AND_WORST, DESCRIPTION, TELLING
 from glimpse.report.html.contents import Table, answer_charts, learning_charts, result_tables
 from glimpse.report.html.gathering import Gathered, Listed, gathered, page_of
@@ -77,7 +78,22 @@ def write_report(
     at_least("megabytes", megabytes, 0)
     found = gathered(os.path.expanduser(folder))
     file = found.folder / REPORT if output is None else Path(os.path.expanduser(output))
+    if output is not None:
+        _check_is_report(file)
     return _Writer(found, file, _size(found.cases) <= 1e6 * megabytes).write()
+
+
+def _check_is_report(file: Path) -> None:
+    """Refuses to write over what is no report, such as a file of the run."""
+    try:
+        if file.exists() and (not file.is_file() or file.stat().st_size):
+            with open(file, "rb") if file.is_file() else io.BytesIO() as opened:
+                is_report = opened.read(15).lower() == b"<!doctype html>"
+            if not is_report:
+                what = "a folder" if file.is_dir() else "another file"
+                raise EvaluationError(f"{file}: this is {what}, and no report. Choose another name with output=.")
+    except OSError as error:
+        raise write_error(file, error) from error
 
 
 def _size(cases: Sequence[Listed]) -> int:
@@ -127,18 +143,20 @@ class _Writer:
                 self.kept.append((name, record))
                 yield self._told(case, name, f"#{name}", thumbnail)
             else:
-                self._write_page(case, record, *around[case.id])
+                self._write_page(case, record, name, *around[case.id])
                 yield self._told(case, name, _address(f"{self.pages.name}/{_page_file(case)}"), thumbnail)
             self.count += record is not None
 
-    def _write_page(self, case: Listed, record: dict[str, Any], before: Listed | None, after: Listed | None) -> None:
+    def _write_page(
+        self, case: Listed, record: dict[str, Any], name: str, before: Listed | None, after: Listed | None
+    ) -> None:
         _make(self.pages)
         content = _rendered(
             "case.html",
             ("viewer.js",),
             title=f"{case.id}: {self._title}",
             record=record,
-            back=_address(f"../{self.file.name}"),
+            back=f"{_address(f'../{self.file.name}')}#at-{name}",
             before=before and _address(_page_file(before)),
             after=after and _address(_page_file(after)),
         )
@@ -152,7 +170,7 @@ class _Writer:
             "answer": case.answer,
             "short": case.answer if len(case.answer) <= 40 else "",
             "verdict": {None: "", True: "right", False: "wrong"}[case.right],
-            "numbers": _shown(case.probabilities),
+            "numbers": _shown(case.probabilities, self._pictured),
             "glimpses": case.glimpses,
             "share": case.share_read,
             "text": " ".join(filter(None, (case.id, case.patient, case.target, case.answer))),
@@ -185,13 +203,21 @@ class _Writer:
             learning=learning_charts(found) if found.kind == "run" else [],
             cases=cases,
             note=self._note(len(cases)),
-            columns=_shown(found.columns),
+            columns=_shown(found.columns, self._pictured),
             patients=any(case["patient"] not in ("", case["id"]) for case in cases),
             targets=any(case["target"] for case in cases),
             verdicts=any(case["verdict"] for case in cases),
             failures=list(_failures(found)),
             inside=self.kept,
         )
+
+    @cached_property
+    def _pictured(self) -> Sequence[int]:
+        """The columns that a list shows where there are too many: the risk, where there are probabilities over time."""
+        if self.found.task is not None:
+            return self.found.task.pictured
+        of_time = self.found.columns[:1] == ("risk",) and all(one.startswith("s_") for one in self.found.columns[1:])
+        return [0] if of_time else range(len(self.found.columns))
 
     def _unfinished(self) -> str:
         if self.found.kind == "run" and self.found.metrics is None:
@@ -208,9 +234,16 @@ class _Writer:
         )
 
 
-def _shown(values: Sequence[Any]) -> list[Any]:
-    """Returns the columns that a list shows: of two the second, and none where there are too many."""
+def _shown(values: Sequence[Any], pictured: Sequence[int]) -> list[Any]:
+    """Returns the columns that a list shows: of two the second; where there are too many, those that pictures show.
+
+    Args:
+        values: of all columns.
+        pictured: the columns that pictures show; where these are too many, too, there is none.
+    """
     chosen = values[1:] if len(values) == 2 else values
+    if len(chosen) > _COLUMNS:
+        chosen = [values[one] for one in pictured]
     return list(chosen) if len(chosen) <= _COLUMNS else []
 
 

@@ -9,11 +9,27 @@
   const chosen = [...document.querySelectorAll("select[data-filter]")];
   const count = document.getElementById("count");
 
+  // Numbers count as numbers: with sign and decimals where they stand alone, as in "count -1.47", and else, as in
+  // "slide-12", by their digits.
+  const parts = (text) => text.split(/((?<!\S)[-−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![^\s,;])|\d+)/);
+  function compare(a, b) {
+    const [one, other] = [parts(a), parts(b)];
+    for (let i = 0; i < Math.min(one.length, other.length); i += 1) {
+      const found = i % 2
+        ? Number(one[i].replace("−", "-")) - Number(other[i].replace("−", "-"))
+        : one[i].localeCompare(other[i]);
+      if (found) return found;
+    }
+    return one.length - other.length;
+  }
+
+  const FEW = 50; // of more values nobody chooses one from a list; nor where nearly each case has its own
   for (const select of chosen) {
     const values = [...new Set(rows.map((row) => row.dataset[select.dataset.filter]))].filter(Boolean);
-    values.sort((a, b) => a.localeCompare(b, undefined, { numeric: true }));
+    values.sort(compare);
     for (const value of values) select.append(new Option(value, value));
-    select.parentElement.hidden = values.length < 2 || values.length > 200;
+    const own = values.length > 5 && values.length > rows.length / 2;
+    select.parentElement.hidden = values.length < 2 || values.length > FEW || own;
   }
 
   function filter() {
@@ -36,7 +52,7 @@
     const key = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
     const numeric = header.classList.contains("number");
     const order = (a, b) => {
-      if (!numeric) return a.localeCompare(b, undefined, { numeric: true });
+      if (!numeric) return compare(a, b);
       return a === b ? 0 : a === "" ? 1 : b === "" ? -1 : Number(a) - Number(b);
     };
     rows.sort((a, b) => order(key(a), key(b)) * (down ? -1 : 1));

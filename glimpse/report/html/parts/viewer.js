@@ -7,7 +7,7 @@
   const NAMESPACE = by("drawing").content.querySelector("svg").namespaceURI;
   const jpeg = (data) => `data:image/jpeg;base64,${data}`;
   const UNITS = 1000; // of the longest side of all panels
-  let record = null, reading = null, step = 0, shownOutput = 0, panels = [];
+  let record = null, opened = "", reading = null, step = 0, shownOutput = 0, panels = [];
 
   function make(name, attributes = {}, parent = null) {
     const node = document.createElementNS(NAMESPACE, name);
@@ -164,7 +164,8 @@
       if (!this.labels) return;
       this.labels.replaceChildren();
       if (!by("boxes").checked) return;
-      const px = this.view[2] / Math.max(this.svg.clientWidth, 1);
+      const matrix = this.svg.isConnected ? this.svg.getScreenCTM() : null;
+      const px = matrix && matrix.a ? 1 / matrix.a : this.view[2] / Math.max(this.svg.clientWidth, 1);
       const taken = [this.scale, this.caption].map((one) => this.covered(one));
       const clash = ([x, y, w, h]) => x < this.view[0] || y < this.view[1] || x + w > this.view[0] + this.view[2]
         || y + h > this.view[1] + this.view[3]
@@ -294,7 +295,8 @@
   function choose(index) {
     reading = record.readings[index];
     const last = reading.probabilities[reading.probabilities.length - 1];
-    shownOutput = last.length === 2 ? 1 : last.indexOf(Math.max(...last));
+    const shown = reading.pictured ?? [...last.keys()]; // of a task whose other outputs mean something else
+    shownOutput = last.length === 2 ? 1 : shown.reduce((most, one) => last[one] > last[most] ? one : most, shown[0]);
     const longest = Math.max(...reading.panels.map((one) => Math.max(one.width, one.height)));
     panels = reading.panels.map((_, i) => new Panel(i, UNITS / longest));
     by("panels").replaceChildren(...panels.map((panel) => panel.figure));
@@ -322,7 +324,16 @@
     const script = /^page-\d+$/.test(name) ? by(`${name}-record`) : null;
     const list = by("list");
     if (list) list.hidden = Boolean(script);
-    if (!script) { section.hidden = true; return; }
+    if (!script) {
+      section.hidden = true;
+      const row = record && document.querySelector(`tr[data-page="${opened}"]`);
+      if (row) { // back at the case that was shown
+        row.scrollIntoView({ block: "center" });
+        row.querySelector("a").focus({ preventScroll: true });
+      }
+      return;
+    }
+    opened = name;
     open(JSON.parse(script.textContent));
     const order = window.glimpseOrder();
     for (const [id, far] of [["case-before", -1], ["case-after", 1]]) {
@@ -345,7 +356,8 @@
   for (const [id, action] of Object.entries(clicks)) by(id).addEventListener("click", action);
   document.addEventListener("keydown", (event) => {
     if (section.hidden || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey && event.key !== "+") return;
-    if (event.target.matches("input, select, textarea")) return;
+    if (event.target.matches("input[type=search], select, textarea")) return;
+    if (event.target.matches("input[type=range]") && /^(Arrow|Home|End)/.test(event.key)) return; // its own
     const keys = {
       ArrowRight: "after", ArrowLeft: "before", Home: "first", End: "last", "+": "nearer", "-": "farther", 0: "whole",
     };
