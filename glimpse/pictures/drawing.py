@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 
 BLACK, DARK, WHITE = (0, 0, 0), (40, 40, 40), (255, 255, 255)
 _GAP, _TEXT, _CAPTION = 10, 13, 11
-_LONGEST = 160  # pixels of the text below a glimpse
+_LONGEST = 240  # pixels of the text below a glimpse
 _WIDEST = 4.0  # largest ratio of width to height of a picture
 _ORDER, _HEAT = "winter", "inferno"  # colour maps for the order of glimpses and for probabilities
 _SHADES = 32  # of layers
