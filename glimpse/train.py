@@ -314,9 +314,10 @@ def _one(config: DictConfig) -> None:
 def _device(config: DictConfig, overrides: Sequence[str]) -> Any:
     """Returns where is computed: on the device of the run that goes on, unless another one was typed."""
     saved: Mapping[str, Any] | None = None
-    if config.get("resume") and "device" not in typed_keys(overrides):
+    resume = config.get("resume")
+    if isinstance(resume, str) and resume and "device" not in typed_keys(overrides):
         with contextlib.suppress(UserError):  # which the training says better
-            saved = read_settings(Path(config.resume))
+            saved = read_settings(Path(resume))
     return (saved or config).get("device")
 
 
