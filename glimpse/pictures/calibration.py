@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from glimpse.atomic import replacing
 from glimpse.pictures.charts import class_labels, turned
 from glimpse.pictures.drawing import one_line
 from glimpse.pictures.labels import literal, shortened
@@ -90,5 +91,6 @@ def _panels(names: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
 
 def _saved(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
     if path is not None:
-        figure.savefig(path, format="png")
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, format="png")
     return figure

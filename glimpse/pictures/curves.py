@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from glimpse.atomic import replacing
 from glimpse.pictures.charts import MARKERS, line_style
 from glimpse.tasks import metric_title
 
@@ -22,7 +24,10 @@ def budget_curve(
         curves: `{reader: {budget: row}}`, with rows from `glimpse.report.tables.summarise`. A reader with a single
             budget is drawn as a horizontal line.
         metric: a metric of the task ("auc", "accuracy", "score"), or "hit_rate".
-        path: where to save the figure; None does not save it.
+        path: where to save the figure, in the format of its suffix (PNG without one); None does not save it.
+
+    Raises:
+        WriteError: the file cannot be written.
     """
     figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -42,5 +47,6 @@ def budget_curve(
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)  # inside, there is no place that is always free
     if path is not None:
-        figure.savefig(path)
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, format=Path(path).suffix[1:] or "png")
     return figure

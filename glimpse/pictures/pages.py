@@ -9,8 +9,8 @@ There is one reading for each model:
 
     model          its name; empty where there is one model only
     answer         the last answer as a text
-    pictured       the columns of which one is shown look by look, all of the same unit
     columns        names of the outputs;  probabilities: rows of them, before the first look and after each look
+    pictured       the numbers of the columns of which one is shown look by look; they have the same unit
     captions       for each of these rows a very short text and the length of a bar from 0 to 1
     unit           "um", "mm" or "px"
     panels         the planes in which the image is shown: name, left (letter of a side of the body), through (the axis

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glimpse.atomic import replacing
 from glimpse.pictures.calibration import calibration_picture, confusion_picture
 from glimpse.reading.calibration import CALIBRATION_FILE, Temperature, calibrated
 from glimpse.reading.costs import Meter
@@ -79,11 +78,9 @@ def draw_answers(rows: Mapping[str, Row], folder: Path, suffix: str = "") -> lis
     if curves:
         before = {name: rows[name]["uncalibrated"]["calibration"] for name in curves if "uncalibrated" in rows[name]}
         written.append(folder / f"calibration{suffix}.png")
-        with replacing(written[-1]) as unfinished:
-            calibration_picture(curves, before, unfinished)
+        calibration_picture(curves, before, written[-1])
     matrices = {name: row["confusion"] for name, row in rows.items() if "confusion" in row}
     if matrices:
         written.append(folder / f"confusion{suffix}.png")
-        with replacing(written[-1]) as unfinished:
-            confusion_picture(matrices, unfinished)
+        confusion_picture(matrices, written[-1])
     return written

@@ -10,6 +10,7 @@ from PIL import Image
 from glimpse.errors import EvaluationError, UserError
 from glimpse.pictures.calibration import calibration_picture, confusion_picture
 from glimpse.pictures.charts import confusion_chart, contribution_chart, line_chart, svg_of, turned
+from glimpse.pictures.curves import budget_curve
 from glimpse.pictures.episodes import scanpath_picture, to_gif
 from glimpse.pictures.labels import fitting, letters, literal, shortened
 from glimpse.predicting.readings import CaseReading
@@ -64,6 +65,16 @@ def test_pictures_that_cannot_be_written_say_why(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
     with pytest.raises(EvaluationError, match="pictures of this suffix"):
         case.plot(tmp_path / "o")
+    for write in (
+        lambda path: budget_curve({"ppo": {1: {"auc": {"value": 0.5, "low": 0.4, "high": 0.6}}}}, path=path),
+        lambda path: calibration_picture({}, path=path),
+        lambda path: confusion_picture({}, path=path),
+    ):
+        write(tmp_path / "c.png")
+        with Image.open(tmp_path / "c.png") as picture:
+            assert picture.format == "PNG"
+        with pytest.raises(UserError, match=r"nowhere/c.png: cannot be written"):
+            write(tmp_path / "nowhere" / "c.png")
     with pytest.raises(UserError, match=r"nowhere/o.png: cannot be written"):
         case.plot(tmp_path / "nowhere" / "o.png")
     assert case.plot(tmp_path / "o.PNG").size == Image.open(tmp_path / "o.PNG").size

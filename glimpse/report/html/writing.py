@@ -85,15 +85,16 @@ def write_report(
 
 def _check_is_report(file: Path) -> None:
     """Refuses to write over what is no report, such as a file of the run."""
-    try:
-        if file.exists() and (not file.is_file() or file.stat().st_size):
-            with open(file, "rb") if file.is_file() else io.BytesIO() as opened:
-                is_report = opened.read(15).lower() == b"<!doctype html>"
-            if not is_report:
-                what = "a folder" if file.is_dir() else "another file"
-                raise EvaluationError(f"{file}: this is {what}, and no report. Choose another name with output=.")
-    except OSError as error:
-        raise write_error(file, error) from error
+    what = "a folder" if file.is_dir() else "another file"
+    if file.is_file():
+        try:
+            with open(file, "rb") as opened:
+                begins = opened.read(15).lower()
+        except OSError as error:
+            raise write_error(file, error) from error
+        what = "" if begins in (b"", b"<!doctype html>") else what
+    if what and file.exists():
+        raise EvaluationError(f"{file}: this is {what}, and no report. Choose another name with output=.")
 
 
 def _size(cases: Sequence[Listed]) -> int:
@@ -131,10 +132,9 @@ class _Writer:
     # ------------------------------------------------------------------------------------------ pages
     def _cases(self) -> Iterator[dict[str, Any]]:
         """Yields what the list shows of each case; its page is written, or kept to be put into the file."""
-        there = [case for case in self.found.cases if page_of(case) is not None]
-        around = {case.id: (before, after) for before, case, after in zip([None, *there], there, [*there[1:], None])}  # noqa: B905
+        waiting: tuple[Listed, dict[str, Any], str, Listed | None] | None = None  # until it is known what follows
         for case in self.found.cases:
-            record = page_of(case) if case.id in around else None
+            record = page_of(case)
             thumbnail = None if record is None else record.pop("thumbnail", None)
             name = f"page-{self.count}"
             if record is None:
@@ -143,9 +143,14 @@ class _Writer:
                 self.kept.append((name, record))
                 yield self._told(case, name, f"#{name}", thumbnail)
             else:
-                self._write_page(case, record, name, *around[case.id])
+                before = waiting and waiting[0]
+                if waiting is not None:
+                    self._write_page(*waiting, case)
+                waiting = case, record, name, before
                 yield self._told(case, name, _address(f"{self.pages.name}/{_page_file(case)}"), thumbnail)
             self.count += record is not None
+        if waiting is not None:
+            self._write_page(*waiting, None)
 
     def _write_page(
         self, case: Listed, record: dict[str, Any], name: str, before: Listed | None, after: Listed | None
