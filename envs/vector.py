@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -120,7 +121,7 @@ class GlimpseVecEnv(VecEnv):
             action = Action(actions.location[row], actions.stop[row], actions.zoom[row], actions.prediction[row])
             rewards[lane] = self.lanes[lane].act(action, scores[row])
             dones[lane] = self.lanes[lane].episode.ended
-        before, self._obs = self._obs, self._next_arrays(dones)
+        before, self._obs = self._obs, self._next_arrays(dones, len(lanes))
         for lane in lanes.tolist():
             infos[lane] = self._end_lane(lane, before) if dones[lane] else self._move_lane(lane)
         self._share(lanes[~dones[lanes]], self._read_lane)
@@ -168,10 +169,16 @@ class GlimpseVecEnv(VecEnv):
         shown: Any = self.lanes[0].observation_space
         return {key: np.zeros((self.num_envs, *box.shape), box.dtype) for key, box in shown.spaces.items()}
 
-    def _next_arrays(self, dones: NDArray[np.bool_]) -> Observation:
-        """Returns arrays to write this step into; the large ones are copied only if a lane will be reset."""
-        rewritten = dones.any() and not self.park
-        return {key: value.copy() if rewritten or key not in _OF_CASE else value for key, value in self._obs.items()}
+    def _next_arrays(self, dones: NDArray[np.bool_], stepped: int) -> Observation:
+        """Returns arrays to write this step into; the large ones are copied only if something of them stays."""
+        ended = bool(dones.any())
+        made = dict(self._obs)
+        for key, value in self._obs.items():
+            if key == "glimpse" and stepped == self.num_envs and not ended:
+                made[key] = np.empty_like(value)
+            elif key not in _OF_CASE or (ended and not self.park):
+                made[key] = value.copy()
+        return made
 
     def _scores(self, lanes: NDArray[np.int64], predictions: NDArray[np.float32]) -> NDArray[Any]:
         chosen = [lane for lane in map(self.lanes.__getitem__, lanes.tolist()) if isinstance(lane, GlimpseEnv)]
@@ -183,15 +190,16 @@ class GlimpseVecEnv(VecEnv):
         return np.array([env.scores(one[None])[0] for env, one in zip(chosen, predictions, strict=True)])
 
     def _share(self, lanes: NDArray[np.int64], work: Callable[[int], None]) -> None:
-        """Calls `work` for each lane, in threads; lanes are grouped to two pieces per thread."""
-        todo = lanes.tolist()
-        if self.threads == 1 or len(todo) < 2:
-            return _each(todo, work)
-        pieces, pool = 2 * self.threads, self._readers()
-        futures = [pool.submit(_each, todo[i::pieces], work) for i in range(min(pieces, len(todo)))]
-        for future in futures:
-            future.result()
-        return None
+        """Calls `work` for each lane; this thread and those of the pool each take the next lane until none is left."""
+        todo = deque(lanes.tolist())
+        others = min(self.threads, len(todo)) - 1
+        futures = [self._readers().submit(_each, todo, work) for _ in range(others)]
+        try:
+            _each(todo, work)
+        finally:
+            for future in futures:
+                if not future.cancel():  # one that has not begun, because the pool reads ahead, is not waited for
+                    future.result()
 
     def read_ahead(self, cases: Iterable[int]) -> None:
         """Begins to read what episodes on these cases show first, and returns at once; the next `reset` is faster then.
@@ -264,8 +272,12 @@ class GlimpseVecEnv(VecEnv):
         return [self.envs[index] for index in self._get_indices(indices)]
 
 
-def _each(lanes: Sequence[int], work: Callable[[int], None]) -> None:
-    for lane in lanes:
+def _each(todo: deque[int], work: Callable[[int], None]) -> None:
+    while todo:
+        try:
+            lane = todo.popleft()
+        except IndexError:  # another thread took the last one
+            return
         work(lane)
 
 

@@ -1,5 +1,6 @@
 """Many lanes at once."""
 
+import functools
 import threading
 from typing import Any
 
@@ -148,16 +149,22 @@ def test_lanes_share_cases() -> None:
 def test_reads_happen_in_threads_and_their_errors_arrive() -> None:
     env = GlimpseVecEnv(make_lanes(4), threads=2)
     env.reset()
-    names = set()
+    two, names = threading.Barrier(2, timeout=30), set()
 
-    def fail(*_: Any, **__: Any) -> None:
+    def read(lane: int) -> Any:
         names.add(threading.current_thread().name)
-        raise OSError("slide.svs is cut short")
+        two.wait()  # only if two threads read at once does this go on
+        if lane == 2:
+            raise OSError("slide.svs is cut short")
+        return np.full(env.observation_space["glimpse"].shape, lane, np.uint8)
 
-    env.lanes[2].read_glimpse = fail  # type: ignore[method-assign]
+    for number, lane in enumerate(env.lanes):
+        lane.read_glimpse = functools.partial(read, number)  # type: ignore[method-assign]
     with pytest.raises(OSError, match=r"slide\.svs"):
         env.step(random_actions(env, np.random.default_rng(0), stop=0.0))
-    assert all(name.startswith("glimpse-read") for name in names)
+    assert names - {threading.current_thread().name} and all(
+        name.startswith("glimpse-read") for name in names - {threading.current_thread().name}
+    )
     env.close()
 
 
