@@ -95,6 +95,12 @@ def load_plugins() -> None:
         _extend_search_path()
 
 
+def roots() -> set[str]:
+    """Returns the top-level names of the packages and modules that register modalities."""
+    named = os.environ.get(VARIABLE, "").split(",")
+    return {name.strip().partition(".")[0] for name in (*(point.module for point in _points()), *named)} - {""}
+
+
 def why_missing(name: str) -> str:
     """Returns why the package of a missing modality could not be loaded, or an empty text if that is not known."""
     return "; ".join(reason for (known, _), reason in _failures.items() if known == name and reason)

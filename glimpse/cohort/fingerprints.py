@@ -1,5 +1,6 @@
 """Fingerprints of images: they tell, at little cost, whether two cases show the same image."""
 
+import errno
 import filecmp
 import hashlib
 import os
@@ -28,7 +29,7 @@ def fingerprint(path: Path) -> str:
     version, or time, that its store states; nothing is fetched.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is a pipe or a device.
     """
     if isinstance(path, RemotePath):
         return hashlib.sha256(repr(stamp_of(path)).encode()).hexdigest()[:16]
@@ -50,7 +51,11 @@ def _spread(last: int, count: int) -> list[int]:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(files_below(path)) if path.is_dir() else [path]
+    if path.is_dir():
+        return sorted(files_below(path))
+    if path.exists() and not path.is_file():  # one would wait for a pipe
+        raise OSError(errno.EINVAL, "neither a file nor a folder", str(path))
+    return [path]
 
 
 def same_image(first: ImageSource, second: ImageSource) -> bool:

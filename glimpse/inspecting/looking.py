@@ -175,8 +175,6 @@ def _check_file(path: Path) -> None:
         status = os.stat(path)
     except FileNotFoundError as error:
         raise missing_file(path) from error
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        raise ImageReadError(f"{path}: neither a file nor a folder. Correct the path.")
     if stat.S_ISREG(status.st_mode) and not status.st_size:
         raise ImageReadError(f"{path}: the file is empty (0 bytes). Copy it again, or leave the case out.")
     check_readable(path)

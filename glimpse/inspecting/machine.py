@@ -48,6 +48,9 @@ EXTRAS = {
     "parquet": ("cohorts in Parquet", ("pyarrow",)),
     "ray": ("glimpse predict engine=ray", ("ray",)),
     "slurm": ("glimpse predict engine=submitit, hydra/launcher=submitit_slurm", ("submitit",)),
+    "joblib": ("hydra/launcher=joblib", ("hydra_plugins.hydra_joblib_launcher",)),
+    "remote": ("images on web servers and in stores", ("fsspec", "aiohttp")),
+    "energy": ("joules of a GPU", ("pynvml",)),
 }
 """Extras of the distribution: what each is for, and the modules that it brings."""
 

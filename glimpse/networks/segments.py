@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import math
 import os
+import re
 import secrets
 import struct
 import zlib
@@ -20,6 +22,8 @@ _MAGIC, _AXES = b"glimpse1", 8
 _HEAD = struct.Struct(f"<8s8sI{_AXES}I")  # magic, dtype, number of axes, lengths; a checksum follows
 _CHECKSUM = struct.Struct("<I")
 _START = _HEAD.size + _CHECKSUM.size  # where the first record begins
+_NUMBERS = re.compile("[<|][fiub][1248]")  # types of numbers; never objects, which would be unpickled
+_LARGEST = 1 << 40  # numbers of an array
 _AT_ONCE = 1 << 23  # bytes that are read at once to gather keys
 _NOT_FOR_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_CLAIMED = (errno.EWOULDBLOCK, errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EINVAL)
@@ -229,9 +233,12 @@ def _layout_of(head: bytes) -> Layout:
     if len(head) < _START or head[-_CHECKSUM.size :] != _CHECKSUM.pack(zlib.crc32(head[: _HEAD.size])):
         raise DamagedError
     magic, dtype, axes, *lengths = _HEAD.unpack(head[: _HEAD.size])
-    if magic != _MAGIC:
+    kind = dtype.rstrip(b"\0").decode("ascii", "replace")
+    if magic != _MAGIC or axes > _AXES or not _NUMBERS.fullmatch(kind):
         raise DamagedError
-    return Layout(dtype.rstrip(b"\0").decode(), tuple(lengths[:axes]))
+    if math.prod(lengths[:axes]) >= _LARGEST:
+        raise DamagedError
+    return Layout(kind, tuple(lengths[:axes]))
 
 
 def _write(file: int, data: bytes, offset: int) -> None:

@@ -24,6 +24,7 @@ from glimpse.sources.staged.stage import ROOM
 COLUMNS = ("path", "slide_id", "mpp", *OPTION_COLUMNS)
 _CSV = (".csv", ".tsv", *SUFFIXES)
 _DOUBLE = (".nii.gz", ".ome.tiff", ".ome.tif")  # suffixes of two parts
+_NO_IMAGES = ({ROOM}, {"manifest.json", "predictions.csv"}, {"config.yaml", "policy.safetensors"})
 _SHOWN = 5
 
 
@@ -185,7 +186,8 @@ def _in_folder(top: Path, reader: Reader, without: Path | None) -> list[Found]:
 def walked(top: Path, without: Path | None = None) -> Iterator[tuple[Path, list[Path]]]:
     """Yields every folder from `top` on with its files in order, linked folders once.
 
-    Hidden ones are left out, and so are the copies in a stage.
+    Hidden ones are left out, and so are the copies in a stage, earlier predictions and runs, whose pictures are none
+    to be read.
 
     Args:
         top: the folder.
@@ -206,7 +208,7 @@ def walked(top: Path, without: Path | None = None) -> Iterator[tuple[Path, list[
             continue
         seen.add(real)
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        if ROOM in names and here != os.fspath(top):  # a stage
+        if here != os.fspath(top) and any(marks <= {*names} for marks in _NO_IMAGES):
             inner[:] = []
             continue
         folder = Path(here)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +20,12 @@ from glimpse.networks.feature_store import FeatureStore
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.pretrained import weights_replaced
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
+from glimpse.runs.parts import check_targets
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.options import at_least
 from glimpse.spaces import ActionLayout, observation_space
 from glimpse.views import Views
 
-_NO_PARTS = {*sys.stdlib_module_names, "hydra", "omegaconf", "numpy", "joblib", "cloudpickle", "dill"}
-_LOADS = re.compile(r"torch\.(?!nn\.)")  # torch.load and torch.hub among them
 _SAID = 500  # characters of an error that are repeated
 _NEWEST = "read_threads"  # a setting that only runs have whose cells lie in the middle of what they see
 POLICY_FILE, CONFIG_FILE = "policy.safetensors", "config.yaml"
@@ -221,24 +219,8 @@ def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
             f"{folder}: an earlier version of glimpse trained this run. The cells of its network lie beside what they "
             "see, so it cannot be used any more. Train anew with run=<another folder>."
         )
-    _check_targets(settings, path)
+    check_targets(settings, path)
     return settings
-
-
-def _check_targets(section: Any, path: Path) -> None:
-    """Refuses settings that would call what is no part of any run, such as a command of the system.
-
-    Raises:
-        CheckpointError: the message names the call.
-    """
-    for name, part in section.items() if isinstance(section, dict) else enumerate(section):
-        if isinstance(part, dict | list):
-            _check_targets(part, path)
-        elif name == "_target_" and (str(part).partition(".")[0] in _NO_PARTS or _LOADS.match(str(part))):
-            raise CheckpointError(
-                f"{path}: it would call {part}, of which no run is made. Restore the file, and load only runs from "
-                "people whom you trust."
-            )
 
 
 def overview_network(run: Path, policy: GlimpsePolicy) -> GlimpsePolicy | None:

@@ -233,11 +233,13 @@ def check_readable(path: Path) -> None:
     """Opens a file or folder, so that one that is missing or may not be read shows it here.
 
     Raises:
-        ImageReadError: the system does not open it.
+        ImageReadError: the system does not open it, or it is a pipe or a device, for which one would wait.
     """
     try:
         if path.is_dir():
             os.scandir(path).close()
+        elif path.exists() and not path.is_file():
+            raise ImageReadError(f"{path}: neither a file nor a folder. Correct the path.")
         else:
             open(path, "rb").close()
     except OSError as error:

@@ -1,18 +1,23 @@
 """`glimpse.load(run).read(image)` in Python and in notebooks."""
 
+import copy
 import json
+import math
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import glimpse
 from glimpse.cohort import Case
+from glimpse.cohort.fingerprints import fingerprint
 from glimpse.cohort.preflight import PreflightError
-from glimpse.errors import EvaluationError, MissingExtraError, SettingsError
+from glimpse.errors import DivergedError, EvaluationError, MissingExtraError, SettingsError
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.predicting.agent import Agent
 from glimpse.predicting.readings import CaseReading
@@ -101,7 +106,23 @@ def test_data_frames_need_pandas(reading: CaseReading, monkeypatch: pytest.Monke
     monkeypatch.undo()
     pandas = pytest.importorskip("pandas")
     frame = reading.to_dataframe()
-    assert isinstance(frame, pandas.DataFrame) and frame.shape == (5, 10) and frame["order"].tolist() == [1, 2, 3, 4, 5]
+    assert isinstance(frame, pandas.DataFrame) and frame.shape == (5, 12) and frame["order"].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_a_network_that_answers_with_no_number(agent: Agent, slide: Path) -> None:
+    broken = Agent(copy.deepcopy(agent.policy), agent.folder)
+    for weights in broken.policy.parameters():
+        torch.nn.init.constant_(weights, math.nan)
+    with pytest.raises(DivergedError, match=r"Expected finite numbers.*that has diverged"):
+        broken.read(slide, max_glimpses=0)
+
+
+def test_a_pipe_is_refused_at_once(agent: Agent, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.svs")
+    with pytest.raises(ImageReadError, match=r"a\.svs: neither a file nor a folder\. Correct the path"):
+        agent.read(tmp_path / "a.svs")
+    with pytest.raises(OSError, match="neither a file nor a folder"):
+        fingerprint(tmp_path / "a.svs")
 
 
 def test_sources_and_cases_can_be_read(agent: Agent, slide: Path, reading: CaseReading) -> None:

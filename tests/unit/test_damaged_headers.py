@@ -20,6 +20,7 @@ from glimpse.predict import predict
 from glimpse.predicting.agent import load
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.runs.loading import read_settings
+from glimpse.runs.parts import check_targets
 from glimpse.sources import ImageReadError, open_source
 from glimpse.sources.base import ImageMemoryError, UnsupportedImageError, understood
 from tests.predictions import slide_run, write_slide
@@ -89,7 +90,19 @@ def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
 
 
-@pytest.mark.parametrize("target", ["os.system", "builtins.eval", "subprocess.run", "torch.load", "hydra.utils.call"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("os.system", "builtins.eval", "subprocess.run", "torch.load", "hydra.utils.call", "eval"),
+        "torch.nn.modules.module.torch.load",
+        "stable_baselines3.common.save_util.load_from_pkl",
+        "safetensors.torch.save_file",
+        "glimpse.atomic.write_atomically",
+        "glimpse.networks.policy.torch.load",
+        "glimpse.envs.vector.ThreadPoolExecutor",
+        "glimpse.cohort.fingerprints.os.remove",
+    ],
+)
 @pytest.mark.parametrize("place", ["network", "network.encoder", "env.make.task", "env.task"])
 def test_a_run_that_would_call_something_else_is_refused(run: Path, tmp_path: Path, target: str, place: str) -> None:
     own = shutil.copytree(run, tmp_path / "run")
@@ -100,7 +113,22 @@ def test_a_run_that_would_call_something_else_is_refused(run: Path, tmp_path: Pa
         load(own)
 
 
-@pytest.mark.parametrize("target", ["torch.nn.Identity", "torchvision.models.resnet18", "package.Net"])
+def test_functions_of_an_installed_package_that_registers_modalities(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = {"module": {"_target_": "safetensors.torch.load_model"}}
+    with pytest.raises(CheckpointError, match="name its module in the environment variable GLIMPSE_MODALITIES"):
+        check_targets(section, Path("config.yaml"))
+    monkeypatch.setenv("GLIMPSE_MODALITIES", "dots, safetensors.torch")
+    check_targets(section, Path("config.yaml"))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("torch.nn.Identity", "torch.nn.modules.linear.Linear", "torchvision.models.resnet18", "package.Net"),
+        *("stable_baselines3.common.torch_layers.NatureCNN", "glimpse.agents.baselines.train_overview"),
+        *("glimpse.envs.make_array", "glimpse.tasks.Survival", "glimpse.networks.HuggingFaceEncoder"),
+    ],
+)
 def test_networks_of_other_packages_may_be_part_of_a_run(run: Path, tmp_path: Path, target: str) -> None:
     own = shutil.copytree(run, tmp_path / "run")
     config = OmegaConf.load(own / "config.yaml")

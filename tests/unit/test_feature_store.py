@@ -2,18 +2,20 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from glimpse.errors import SettingsError
-from glimpse.networks import feature_store
+from glimpse.networks import feature_store, segments
 from glimpse.networks.feature_store import FeatureStore, store_in_use, using
 from glimpse.networks.segments import DamagedError, Layout, Segment
 
@@ -45,6 +47,28 @@ def files(folder: Path) -> list[Path]:
 
 def opened(folder: Path, gigabytes: float = 1.0) -> FeatureStore:
     return FeatureStore(str(folder), gigabytes)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "axes", "lengths"),
+    [
+        (b"|O8", 1, (20,)),
+        (b"\xff\xfe", 1, (20,)),
+        (b"<V8", 1, (20,)),
+        (b"<f2", 9, (20,)),
+        (b"<f2", 4, (2**31, 2**31, 2**31, 2**31)),
+    ],
+    ids=["objects", "no text", "no number", "too many axes", "too large"],
+)
+def test_a_crafted_head_is_damage(tmp_path: Path, dtype: bytes, axes: int, lengths: tuple[int, ...]) -> None:
+    keep(opened(tmp_path), range(3))
+    (file,) = files(tmp_path)
+    head = segments._HEAD.pack(segments._MAGIC, dtype, axes, *lengths, *[0] * (8 - len(lengths)))
+    file.write_bytes(head + zlib.crc32(head).to_bytes(4, "little") + file.read_bytes()[len(head) + 4 :])
+    with pytest.raises(DamagedError):
+        Segment.open(file, b"")
+    with pytest.warns(UserWarning, match=re.escape(file.name)):
+        assert found(opened(tmp_path), range(3)) == [False] * 3
 
 
 def test_what_was_kept_is_found_by_this_store_and_the_next(tmp_path: Path) -> None:

@@ -180,6 +180,17 @@ def test_a_stray_slice_hides_no_volumes(tmp_path: Path) -> None:
     ]
 
 
+def test_pictures_of_earlier_predictions_and_runs_are_no_images(tmp_path: Path) -> None:
+    for name in (
+        *("a.png", "manifest.json", "out/manifest.json", "out/predictions.csv", "out/overlays/a.png"),
+        *("run/config.yaml", "run/policy.safetensors", "run/pictures/a.png", "more/config.yaml", "more/b.png"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [item.id for item in find_items([tmp_path], find_modality("photo"))] == ["a", "more/b"]
+    assert [item.id for item in find_items([tmp_path / "out"], find_modality("photo"))] == ["overlays/a"]
+
+
 def test_two_images_with_one_name_are_refused(run: Path, slides: Path, tmp_path: Path) -> None:
     for name, slide in (("one.csv", "a/s0.svs"), ("two.csv", "a/s2.svs"), ("same.csv", "a/s0.svs")):
         (tmp_path / name).write_text(f"path,slide_id\n{slides / slide},case-1\n")
