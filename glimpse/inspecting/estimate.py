@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from glimpse.errors import SettingsError
 from glimpse.inspecting.fitting import Network
 from glimpse.inspecting.inputs import Candidate
 from glimpse.inspecting.looking import Seen
 from glimpse.networks.feature_store import default_folder
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.settings.options import check_device
 from glimpse.sources.volume.unpacked import unpacked_folder
 
 SHARES = {"train": 0.6, "val": 0.15, "test": 0.25}  # of cases, where they are not split yet
@@ -141,7 +143,12 @@ def estimate(
     counts = _counts(seen)
     parts = tuple(part for part in _parts(settings, counts) if part.glimpses or part.overviews)
     policy = network.policy
-    encode = None if policy is None else _encode_seconds(policy)
+    encode, problem = None, network.problem
+    try:
+        check_device(settings["device"])
+        encode = None if policy is None else _encode_seconds(policy, torch.device(settings["device"]))
+    except SettingsError as error:
+        problem = str(error)
     return Estimate(
         env,
         len(seen),
@@ -152,7 +159,7 @@ def estimate(
         0 if policy is None else _feature_bytes(settings, policy, parts, counts),
         counts.unpacked,
         _free(unpacked_folder() if counts.unpacked else default_folder()),
-        network.problem,
+        problem,
     )
 
 
@@ -237,19 +244,20 @@ def _full_scan(report: Mapping[str, Any], counts: _Counts) -> Part:
 
 # ---------------------------------------------------------------------------------------------- what is computed
 @torch.no_grad()
-def _encode_seconds(policy: GlimpsePolicy) -> tuple[float, float]:
+def _encode_seconds(policy: GlimpsePolicy, device: torch.device) -> tuple[float, float]:
     """Returns how long the encoder takes for a glimpse, and for an overview, on one image among several."""
     space: Any = policy.observation_space
-    encoder = policy.encoder.eval()
-    found = []
+    before, found = policy.device, []
+    encoder = policy.encoder.eval().to(device)
     for name, batch in (("glimpse", _BATCH), ("overview", 1)):
-        images = torch.zeros((batch, *space[name].shape), dtype=torch.uint8)
+        images = torch.zeros((batch, *space[name].shape), dtype=torch.uint8, device=device)
         times = []
         for _ in range(3):  # the first call is slower
             began = time.perf_counter()
-            encoder(images)
+            encoder(images).sum().item()  # which waits for the device
             times.append((time.perf_counter() - began) / batch)
         found.append(min(times))
+    encoder.to(before)
     return found[0], found[1]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from glimpse.check import Checked, check
@@ -102,6 +103,13 @@ def test_the_estimate_follows_the_recipe(checked_sixty: Checked) -> None:
     record = json.loads((checked_sixty.folder / "estimate.json").read_text())
     assert record[0]["seconds"] == pytest.approx(one.total, abs=0.01)
     assert "Estimate: a training with env=wsi on 57 cases" in checked_sixty.told
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_estimate_is_of_the_device_of_the_training(tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "a.svs")
+    (one,) = check(slide, tmp_path / "out", **{**FAST, "estimate": True, "settings": ["device=cuda"]}).estimates
+    assert one.encode_seconds is None and "device=cuda: cannot compute there" in one.unknown and one.total > 0
 
 
 def test_a_second_check_finds_the_same(checked_sixty: Checked, sixty: Path, tmp_path: Path) -> None:
