@@ -64,16 +64,21 @@ class Credit:
 
     def of_rows(self, rows: Int[Tensor, "some"]) -> "Credit":
         """Returns the credit of the rows with these indices."""
+        rows = to_device(rows, self.returns.device)
         return Credit(self.advantage[rows], self.returns[rows])
 
 
 class Minibatch(NamedTuple):
-    """Whole episodes of some cases, with their extra glimpses, credit, and the worth of random glimpses."""
+    """Whole episodes of some cases, with their extra glimpses, credit, and the worth of random glimpses.
+
+    `on_host` are the same episodes on the host.
+    """
 
     episodes: Episodes
     extra: Glimpses | None
     credit: Credit | None
     worth: Worth | None
+    on_host: Episodes
 
 
 def give_optimizer(policy: GlimpsePolicy, learning_rate: float) -> None:
@@ -145,8 +150,9 @@ class Learner:
         for _ in range(math.ceil(wanted / self.updates.replay_rollouts)):
             drawn = self.replay.draw()
             with sharing(len(drawn.read)) as own:
-                seen = drawn.each(lambda part: to_device(part[own], self.policy.device)).shuffled()
-                every, single = answers_from(self.policy, seen)
+                on_host = drawn.each(lambda part: part[own]).shuffled()
+                seen = on_host.each(lambda part: to_device(part, self.policy.device))
+                every, single = answers_from(self.policy, seen, on_host.read)
                 answered = torch.cat([torch.ones_like(seen.read[:, :1]), seen.read], 1)
                 loss = self._losses_of(every, single, seen.target, seen.read.sum(1), answered, seen.read)
                 self._descend(loss.value)
@@ -170,7 +176,7 @@ class Learner:
         device = self.policy.device
         order, count = own_order(len(episodes.overview)), self.updates.minibatches
         if count == 1:  # avoids copying all glimpses
-            yield Minibatch(_to(episodes, device), _to(extra, device), credit, worth)
+            yield Minibatch(_to(episodes, device), _to(extra, device), credit, worth, episodes)
             return
         alone = ranks().size == 1
         for number, cases in enumerate(order.chunk(count) if alone else order.tensor_split(count)):
@@ -178,15 +184,22 @@ class Learner:
             more = None if extra is None else extra.of_rows(rows)
             part = None if credit is None else credit.of_rows(rows)
             looks = None if worth is None else worth.of_cases(cases)
+            chosen = episodes.of_cases(cases)
             with declared(share_of_part(self.rollouts.cases_per_rollout, count, number)):
-                yield Minibatch(_to(episodes.of_cases(cases), device), _to(more, device), part, looks)
+                yield Minibatch(_to(chosen, device), _to(more, device), part, looks, chosen)
 
     def _step(self, minibatch: Minibatch, conduct: Conduct) -> dict[str, Tensor]:
-        episodes, extra, credit, worth = minibatch
+        episodes, extra, credit, worth, on_host = minibatch
         worth = None if worth is None else worth.shuffled().to(self.policy.device)
-        places = None if worth is None else worth.cells
-        shares = {"encoder_share": self.updates.encoder_share, "overview_share": self.updates.overview_share}
-        evaluation = self.policy.evaluate_episodes(episodes, extra=extra, conduct=conduct, places=places, **shares)
+        evaluation = self.policy.evaluate_episodes(
+            episodes,
+            extra=extra,
+            conduct=conduct,
+            places=None if worth is None else worth.cells,
+            encoder_share=self.updates.encoder_share,
+            overview_share=self.updates.overview_share,
+            on_host=on_host,
+        )
         loss = self.loss(episodes, evaluation, credit)
         first, wide = evaluation.first_logits, _wide_looks(episodes, evaluation)
         if worth is not None and first is not None:

@@ -91,11 +91,14 @@ class Replay:
             self.kept.append(Seen(**{one.name: checkpoint.tensors[f"{name}.{one.name}"] for one in fields(Seen)}))
 
 
-def answers_from(policy: GlimpsePolicy, seen: Seen) -> tuple[Tensor, Tensor]:
+def answers_from(
+    policy: GlimpsePolicy, seen: Seen, read: Bool[Tensor, "batch time"] | None = None
+) -> tuple[Tensor, Tensor]:
     """Returns answers after each glimpse (batch, time + 1, output), and those from each alone (batch, time, output).
 
-    The overview's token is that of a policy whose answers do not see overviews (`overview_dropout` of 1).
+    The overview's token is that of a policy whose answers do not see overviews (`overview_dropout` of 1). `read` is
+    that of `seen` on the host; without it, a device is waited for.
     """
-    tokens = policy.tokens(seen.seen, seen.location, seen.zoom, seen.read)
+    tokens = policy.tokens(seen.seen, seen.location, seen.zoom, seen.read if read is None else read)
     first = policy.scale.weight[0].expand(len(tokens), 1, -1)
     return policy.answer_head(policy.aggregator(torch.cat([first, tokens], 1))), policy.glimpse_head(tokens)

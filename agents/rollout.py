@@ -76,7 +76,7 @@ class EpisodePlayer:
         features = None if self.encodes_overviews else self.policy.blank_features(len(shown[0]))
         overview, foreground, extents = (to_device(one, device) for one in shown)
         scene = self.policy.scene(overview, foreground, extents, features, conduct)
-        state = self.policy.begin(scene, rollouts)
+        state = self.policy.begin(scene, rollouts, self.max_glimpses)
         exhausted, alive = first["remaining"][:, 0] <= 0, np.ones(len(cases), bool)
         steps: list[_Step] = []
         seen: list[Tensor] = []
@@ -98,7 +98,7 @@ class EpisodePlayer:
                 chosen = (decision.location, decision.cell, decision.zoom)
                 unchanged = None if self.view is None else to_device(torch.from_numpy(observation["glimpse"]), device)
                 read = to_device(torch.from_numpy(glimpse), device)
-                state = self.policy.observe(state, read, *chosen, conduct, unchanged)
+                state = self.policy.observe(state, read, *chosen, conduct, unchanged, zoom)
                 seen.append(leaving(state.seen))
                 views.add(state.wide, len(seen) - 1, alive)
                 exhausted = np.where(alive, observation["remaining"][:, 0] <= 0, True)
@@ -173,16 +173,16 @@ class Views:
         self.kept: list[list[tuple[Tensor, Tensor, int]]] = [[] for _ in range(rows)]
 
     def add(self, wide: WideGlimpses | None, step: int, alive: np.ndarray) -> None:
-        """Adds the wide glimpses of a step, in the rows whose episodes go on."""
+        """Adds the wide glimpses of a step, in the rows whose episodes go on; they may arrive later (see `leaving`)."""
         if wide is None:
             return
-        features, opened, rows = on_host(wide.features, wide.opened, wide.rows)
-        for index, row in enumerate(rows.tolist()):
+        features, opened = leaving(wide.features), leaving(wide.opened)
+        for index, row in enumerate(wide.on_host.tolist()):
             if alive[row]:
                 self.kept[row].append((features[index], opened[index], step))
 
     def stacked(self) -> dict[str, Tensor]:
-        """Returns the columns of `Episodes` that are about wide glimpses."""
+        """Returns the columns of `Episodes` that are about wide glimpses, once they have arrived."""
         most = max(map(len, self.kept))
         maps = self.policy.blank_views(len(self.kept) * most).cpu().unflatten(0, (len(self.kept), most))
         opened = torch.zeros(len(self.kept), most, len(self.policy.view_cells), dtype=torch.bool)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from glimpse.networks.devices import to_device
 from glimpse.networks.locator import moments_of
 from glimpse.networks.where import CLOSED
 from glimpse.ranks.sharing import gathered
@@ -97,7 +98,7 @@ class InnerWorth:
 
     def to(self, device: torch.device) -> "InnerWorth":
         """Returns this record on a device."""
-        return InnerWorth(*(tensor.to(device) for tensor in vars(self).values()))
+        return InnerWorth(*(to_device(tensor, device) for tensor in vars(self).values()))
 
     def known(self, wide: WideLooks, zoom: int) -> "InnerPlaces":
         """Returns the scores and the losses of places inside those wide glimpses of some episodes that are known here.
@@ -177,7 +178,8 @@ class Worth:
     def to(self, device: torch.device) -> "Worth":
         """Returns this record on a device."""
         inner = tuple(one.to(device) for one in self.inner)
-        return replace(self, cells=self.cells.to(device), losses=self.losses.to(device), inner=inner)
+        cells, losses = to_device(self.cells, device), to_device(self.losses, device)
+        return replace(self, cells=cells, losses=losses, inner=inner)
 
     def loss(self, logits: Float[Tensor, "case glimpse"], wide: WideLooks | None = None) -> Tensor:
         """Returns the looking loss.

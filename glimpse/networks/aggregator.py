@@ -3,12 +3,13 @@
 Every aggregator can run in two ways with the same result: `forward` takes a whole sequence and returns the embedding of
 each of its prefixes (for training), and `step` takes one token at a time with a cache (for rollouts). A cache is a
 dictionary of tensors whose first axis is the batch; `length` (batch,) counts the tokens of each row, so that rows may
-have different numbers of tokens.
+have different numbers of tokens. What else it says, such as the number of steps, is on the host: nobody waits for a
+device.
 """
 
 import itertools
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from glimpse.networks.pieces import STEPS_AT_ONCE, is_long, recomputed
 from glimpse.ranks.sharing import Dropout
 
-Cache = dict[str, Tensor]
+Cache = dict[str, Any]
+
+_ROOM = 8  # the fewest steps for which a cache has memory
 
 
 class Aggregator(Protocol):
@@ -27,8 +30,13 @@ class Aggregator(Protocol):
     def __call__(self, tokens: Tensor) -> Tensor:
         """Returns the embedding of every prefix of the tokens, both (batch, time, embed)."""
 
-    def empty(self, token: Tensor) -> Cache:
-        """Returns the cache before the first token; `token` (batch, embed) only gives its size, type and device."""
+    def empty(self, token: Tensor, steps: int | None = None) -> Cache:
+        """Returns the cache before the first token; `token` (batch, embed) only gives its size, type and device.
+
+        Where it is known that there will be `steps` tokens at most, memory is made once for all of them, and without
+        gradients `step` writes into it: each cache may be passed on once only. With None, memory grows, and caches stay
+        as they are.
+        """
 
     def step(self, token: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """Takes one more token (batch, embed); returns the embedding of all so far (batch, embed) and the new cache."""
@@ -36,6 +44,11 @@ class Aggregator(Protocol):
 
 def _zero_lengths(token: Tensor) -> Tensor:
     return torch.zeros(len(token), dtype=torch.long, device=token.device)
+
+
+def _room(steps: int) -> int:
+    """Returns for how many steps there is memory where so many are needed: 8, 16, 32 and so on."""
+    return max(_ROOM, 1 << (steps - 1).bit_length())
 
 
 class _Block(nn.Module):
@@ -118,34 +131,40 @@ class CausalTransformer(nn.Module):
             tokens = block.finish(tokens, F.scaled_dot_product_attention(query, key, value, is_causal=True))
         return self.norm(tokens)
 
-    def empty(self, token: Tensor) -> Cache:
-        cache = {"length": _zero_lengths(token)}
+    def empty(self, token: Tensor, steps: int | None = None) -> Cache:
+        cache = {"length": _zero_lengths(token), "steps": 0, "in_place": steps is not None}
+        room = _room(1 if steps is None else steps)
         for i in range(len(self.blocks)):
             for name in ("key", "value"):
-                cache[f"{name}{i}"] = token.new_zeros(len(token), self.heads, 8, self.embed // self.heads)
+                cache[f"{name}{i}"] = token.new_zeros(len(token), self.heads, room, self.embed // self.heads)
         return cache
 
     def step(self, token: Float[Tensor, "batch embed"], cache: Cache) -> tuple[Tensor, Cache]:
-        length, rows = cache["length"], torch.arange(len(token), device=token.device)
-        full = "key0" in cache and int(length.max()) >= cache["key0"].shape[2]  # a device is asked once a step
-        cache = {**cache, "length": length + 1}
+        length, rows, in_place = cache["length"], torch.arange(len(token), device=token.device), cache["in_place"]
+        cache = {**cache, "length": length + 1, "steps": cache["steps"] + 1}
         x = token[:, None]
         for i, block in enumerate(self._layers()):
             query, key, value = block.project(x)
-            keys, values = (
-                self._append(cache[f"{name}{i}"], new, rows, length, full)
-                for name, new in (("key", key), ("value", value))
-            )
-            cache[f"key{i}"], cache[f"value{i}"] = keys, values
-            seen = torch.arange(keys.shape[2], device=token.device) <= length[:, None]
+            # Attention to what is not there yet is left out as far as memory would have been made without `steps`.
+            room = _room(cache["steps"]) if in_place else max(_room(cache["steps"]), cache[f"key{i}"].shape[2])
+            for name, new in (("key", key), ("value", value)):
+                cache[f"{name}{i}"] = self._append(cache[f"{name}{i}"], new, rows, length, room, in_place)
+            keys, values = (cache[f"{name}{i}"][:, :, :room] for name in ("key", "value"))
+            seen = torch.arange(room, device=token.device) <= length[:, None]
             attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen[:, None, None])
             x = block.finish(x, attended)
         return self.norm(x[:, 0]), cache
 
     @staticmethod
-    def _append(stored: Tensor, new: Tensor, rows: Tensor, length: Tensor, full: bool) -> Tensor:
-        """Returns `stored` with `new` written at each row's own length; its capacity is doubled if a row is `full`."""
-        stored = F.pad(stored, (0, 0, 0, stored.shape[2])) if full else stored.clone()
+    def _append(stored: Tensor, new: Tensor, rows: Tensor, length: Tensor, room: int, in_place: bool) -> Tensor:
+        """Returns `stored` with `new` written at each row's own length, and with memory for `room` steps at least.
+
+        `stored` itself changes where it may (`in_place`) and no gradient needs it.
+        """
+        if room > stored.shape[2]:
+            stored = F.pad(stored, (0, 0, 0, room - stored.shape[2]))
+        elif not in_place or torch.is_grad_enabled() or stored.requires_grad:
+            stored = stored.clone()
         stored[rows, :, length] = new[:, :, 0]
         return stored
 
@@ -173,7 +192,7 @@ class AttentionPooling(nn.Module):
         later = torch.ones(time, time, dtype=torch.bool, device=tokens.device).triu(1)
         return attention[:, None].masked_fill(later, -torch.inf).softmax(-1) @ tokens
 
-    def empty(self, token: Tensor) -> Cache:
+    def empty(self, token: Tensor, steps: int | None = None) -> Cache:
         return {
             "length": _zero_lengths(token),
             "log_total": token.new_full((len(token),), -torch.inf),
@@ -199,7 +218,7 @@ class MeanPooling(nn.Module):
         count = torch.arange(1, tokens.shape[1] + 1, device=tokens.device, dtype=tokens.dtype)
         return tokens.cumsum(1) / count[:, None]
 
-    def empty(self, token: Tensor) -> Cache:
+    def empty(self, token: Tensor, steps: int | None = None) -> Cache:
         return {"length": _zero_lengths(token), "mean": torch.zeros_like(token)}
 
     def step(self, token: Float[Tensor, "batch embed"], cache: Cache) -> tuple[Tensor, Cache]:
@@ -261,8 +280,8 @@ class ScorePooling(nn.Module):
         values = padded.gather(1, rows.flatten(1, 2)).view(rows.shape)
         return values.sum(2) / (rows < scores.shape[1]).sum(2)
 
-    def empty(self, token: Tensor) -> Cache:
-        cache = {"length": _zero_lengths(token)} if self.together is None else self.together.empty(token)
+    def empty(self, token: Tensor, steps: int | None = None) -> Cache:
+        cache = {"length": _zero_lengths(token)} if self.together is None else self.together.empty(token, steps)
         cache["highest"] = token.new_full((len(token), self.highest, self.score.out_features), -torch.inf)
         return cache
 

@@ -18,6 +18,11 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def indices(mask: Tensor, device: torch.device) -> Tensor:
+    """Returns on a device where a mask, flattened, is True; nobody waits for the device if the mask is on the host."""
+    return to_device(mask.flatten().nonzero()[:, 0], device)
+
+
 def leaving(tensor: Tensor) -> Tensor:
     """Begins to copy a tensor to the host; its values may be used after `arrived`."""
     return tensor.detach().to("cpu", non_blocking=True)

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from glimpse.networks.devices import to_device
 from glimpse.networks.overlap import NEAR, Coverage, covered_shares
-from glimpse.networks.where import Candidates, open_ones
+from glimpse.networks.where import Candidates
 
 _PADDED = ("keys", "unary", "open", "location", "level", "covered", "near", "visited")
 
@@ -49,7 +50,7 @@ class Frontier:
         visited: Whether it was looked at.
         path: The centres of the glimpses so far.
         zooms: Their fields of view.
-        views: How many of them were wide.
+        views: How many of them were wide; on the host.
         per_view: How many cells a wide glimpse has.
         minds_near: Whether what is near to what was seen matters.
     """
@@ -87,7 +88,7 @@ class Frontier:
             visited=none(dtype=torch.bool),
             path=none(ndim),
             zooms=none(dtype=torch.long),
-            views=torch.zeros(batch, dtype=torch.long, device=like.device),
+            views=torch.zeros(batch, dtype=torch.long),
             per_view=per_view,
             minds_near=minds_near,
         )
@@ -110,9 +111,9 @@ class Frontier:
         parts: dict[str, Any] = {"covered": self.covered, "near": self.near}
         for name, enlarged in self._enlarged:
             parts[name] = parts[name] + self._shares(place[:, None], zoom[:, None], sides, enlarged)[:, 0]
-        visited = self.visited.clone()
-        rows = (index >= 0).nonzero()[:, 0]
-        visited[rows, index[rows]] = True
+        visited, at = self.visited, index.clamp_min(0)[:, None]
+        if visited.shape[1]:
+            visited = visited.scatter(1, at, visited.gather(1, at) | (index >= 0)[:, None])
         path, zooms = torch.cat([self.path, place[:, None]], 1), torch.cat([self.zooms, zoom[:, None]], 1)
         return replace(self, **parts, visited=visited, path=path, zooms=zooms)
 
@@ -132,7 +133,12 @@ class Frontier:
         return shares_of_candidates(self.location, self.level, place, zoom, sides, enlarged)
 
     def grown(
-        self, rows: Int[Tensor, "view"], zoom: Int[Tensor, "view"], sides: Float[Tensor, "batch zoom d"], new: Described
+        self,
+        rows: Int[Tensor, "view"],
+        zoom: Int[Tensor, "view"],
+        sides: Float[Tensor, "batch zoom d"],
+        new: Described,
+        on_host: Int[Tensor, "view"] | None = None,
     ) -> "Frontier":
         """Returns the frontier with the cells of wide glimpses, of at most one in each row.
 
@@ -141,11 +147,13 @@ class Frontier:
             zoom: Its field of view.
             sides: As of `seen`.
             new: Its cells.
+            on_host: The rows on the host; without them, the device is waited for.
         """
         if not len(rows):
             return self
-        slots = self.views[rows]
-        held, needed = self.keys.shape[1] // self.per_view, int(slots.max()) + 1
+        on_host = rows.cpu() if on_host is None else on_host
+        held, needed = self.keys.shape[1] // self.per_view, max(self.views[on_host].tolist()) + 1
+        slots = to_device(self.views[on_host], rows.device)
         made = self if needed <= held else self.padded((needed - held) * self.per_view)
         made = replace(made, keys=made.keys.clone()) if made is self else made  # the largest; padding copies it, too
         parts = {name: getattr(made, name).unflatten(1, (-1, self.per_view)) for name in _PADDED}
@@ -161,7 +169,7 @@ class Frontier:
         parts["visited"][rows, slots] = False
         flat: dict[str, Any] = {name: part.flatten(1, 2) for name, part in parts.items()}
         views = self.views.clone()
-        views[rows] += 1
+        views[on_host] += 1
         return replace(made, **flat, views=views)
 
     def padded(self, count: int) -> "Frontier":
@@ -190,7 +198,8 @@ class Frontier:
         for field in fields(self):
             if field.name not in ("per_view", "minds_near"):
                 mine, theirs = getattr(old, field.name), getattr(new, field.name)
-                parts[field.name] = torch.where(rows.view(-1, *[1] * (mine.ndim - 1)), theirs, mine)
+                there = rows.to(mine.device).view(-1, *[1] * (mine.ndim - 1))
+                parts[field.name] = torch.where(there, theirs, mine)
         return replace(old, **parts)
 
     def _lengthened(self, time: int) -> "Frontier":
@@ -231,13 +240,13 @@ def joined(candidates: Candidates, wide: Described, level: Int[Tensor, "batch n"
     """
     batch = len(wide.open)
     rollouts = batch // len(candidates.open)
-    index = open_ones(candidates.open) if candidates.index is None else candidates.index
+    index = candidates.index
+    if index is None:  # all cells are there, because all are open in some case
+        count = candidates.open.shape[1]
+        index = torch.arange(count, device=level.device).expand(len(candidates.open), -1)
     places = candidates.locations if candidates.index is not None else candidates.locations.expand(len(index), -1, -1)
 
     def both(own: Tensor, of_wide: Tensor) -> Tensor:
-        if candidates.index is None:
-            shape = (*index.shape, *own.shape[2:])
-            own = own.gather(1, index.view(*index.shape, *[1] * (own.ndim - 2)).expand(shape))
         return torch.cat([own.repeat_interleave(rollouts, 0), of_wide.to(own)], 1)
 
     behind = math.prod(candidates.grid.cells) + torch.arange(level.shape[1], device=level.device).expand(batch, -1)

@@ -81,28 +81,29 @@ class History:
         return first.scatter_reduce_(1, self.cell.clamp_max(count - 1), steps.masked_fill(never, time + 1), "amin")
 
     @torch.no_grad()
-    def before(self, step: Int[Tensor, "some"], zoom: Int[Tensor, "batch some"]) -> Coverage:
-        """Returns what had been seen before each of some consecutive steps, whose glimpses have the extents `zoom`."""
-        share = self._shares(step, 1.0)
-        near = self._shares(step, NEAR) if self.minds_near else share.new_zeros(()).expand_as(share)
-        visited = self.first_read[:, None] < step[:, None]
+    def before(self, steps: range, zoom: Int[Tensor, "batch some"]) -> Coverage:
+        """Returns what had been seen before each of some steps, whose glimpses have the extents `zoom`."""
+        share = self._shares(steps, 1.0)
+        near = self._shares(steps, NEAR) if self.minds_near else share.new_zeros(()).expand_as(share)
+        step = torch.arange(steps.start, steps.stop, device=share.device)[:, None]
+        visited = self.first_read[:, None] < step
         if self.wide is None:
             return Coverage(visited, share, near, zoom)
         since = self.wide.since.repeat_interleave(self.wide.location.shape[2], 1)
-        later = since[:, None] > step[:, None]
+        later = since[:, None] > step
         there = later.new_zeros(*later.shape[:2], share.shape[-1] - later.shape[-1])
         return Coverage(visited, share, near, zoom, torch.cat([there, later], -1))
 
-    def _shares(self, step: Int[Tensor, "some"], enlarged: float) -> Float[Tensor, "batch some cell"]:
+    def _shares(self, steps: range, enlarged: float) -> Float[Tensor, "batch some cell"]:
         """Returns the share of each candidate's view that the enlarged glimpses before each step cover, at most 1."""
-        share = self._covered(step, enlarged).clamp_max(1)
+        share = self._covered(steps, enlarged).clamp_max(1)
         if self.wide is None:
             return share
-        return torch.cat([share, self._of_wide(step, enlarged).clamp_max(1)], -1)
+        return torch.cat([share, self._of_wide(steps, enlarged).clamp_max(1)], -1)
 
-    def _covered(self, step: Int[Tensor, "some"], enlarged: float) -> Float[Tensor, "batch some cell"]:
+    def _covered(self, steps: range, enlarged: float) -> Float[Tensor, "batch some cell"]:
         """Returns the sum of the shares of the view at each cell of the overview that enlarged glimpses cover."""
-        first, last = int(step[0]), int(step[-1])
+        first, last = steps[0], steps[-1]
         covered = overlaps(self.axes, self.sides[:, 0], self.location[:, :last], enlarged * self.own[:, :last])
         covered[0] = covered[0] * self.read[:, :last, None]  # what was never read has shown nothing
         earlier, since = summed([share[:, :first] for share in covered]), [share[:, first:] for share in covered]
@@ -117,12 +118,12 @@ class History:
             each = reduce(torch.mul, others, first_axis)
         return torch.cat([earlier[:, None], earlier[:, None] + each.cumsum(1)], 1)
 
-    def _of_wide(self, step: Int[Tensor, "some"], enlarged: float) -> Float[Tensor, "batch some n"]:
+    def _of_wide(self, steps: range, enlarged: float) -> Float[Tensor, "batch some n"]:
         """Returns the same of the cells of wide glimpses, by glimpses that are not wider than what they would show.
 
         A wide glimpse shows what lies in it from afar only.
         """
-        wide, (first, last) = self.wide, (int(step[0]), int(step[-1]))
+        wide, first, last = self.wide, steps[0], steps[-1]
         assert wide is not None
         batch, views, each = wide.location.shape[:3]
         row = torch.arange(batch, device=wide.location.device).repeat_interleave(views)  # of each wide glimpse
@@ -135,4 +136,4 @@ class History:
         earlier = summed([share[:, :first] for share in covered])[:, None]
         since = product([share[:, first:] for share in covered]).cumsum(1)
         shown = torch.cat([earlier, earlier + since], 1)
-        return shown.unflatten(0, (batch, views)).transpose(1, 2).reshape(batch, len(step), views * each)
+        return shown.unflatten(0, (batch, views)).transpose(1, 2).reshape(batch, len(steps), views * each)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glimpse.errors import SettingsError
+from glimpse.networks.devices import indices
 from glimpse.networks.overlap import Coverage
 from glimpse.networks.where import (
     Candidates,
@@ -120,13 +121,14 @@ class PointerLocator(nn.Module):
         """Returns keys and unary scores of cells, from their features and the embeddings of their locations.
 
         `level` is the index of the extent with which a glimpse at these cells would be read; None means the first. The
-        cells of overviews and those of wide glimpses look different, so each level has scores of its own.
+        cells of overviews and those of wide glimpses look different, so each level has scores of its own. If it is on
+        the host, nobody waits for a device.
         """
         if level is None:
             return self._described(self, features, where)
         keys, unary = torch.zeros_like(features), torch.zeros_like(features[..., 0])
         for index in level.unique().tolist():
-            rows = (level == index).nonzero()[:, 0]
+            rows = indices(level == index, features.device)
             part: Any = self if index == 0 else self.finer[index - 1]
             key, score = self._described(part, features[rows], where[rows])
             keys, unary = keys.index_copy(0, rows, key), unary.index_copy(0, rows, score)

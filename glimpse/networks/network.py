@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from glimpse.networks.aggregator import CausalTransformer
 from glimpse.networks.cells import Cell
+from glimpse.networks.devices import to_device
 from glimpse.networks.encoder import ConvEncoder
 from glimpse.networks.frontier import Described, Frontier, with_frontier
 from glimpse.networks.locator import PointerLocator
@@ -194,6 +195,7 @@ class GlimpseNetwork(SeeingNetwork):
         zoom: Int[Tensor, "view"],
         sides: Float[Tensor, "view zoom d"],
         opened: Bool[Tensor, "view cell"],
+        on_host: Int[Tensor, "view"] | None = None,
     ) -> Described:
         """Returns the cells of wide glimpses as candidates for the next field of view.
 
@@ -203,9 +205,11 @@ class GlimpseNetwork(SeeingNetwork):
             zoom: Their fields of view.
             sides: The sides of all fields of view, in units of [-1, 1].
             opened: Which cells may be chosen (see `open_view_cells`).
+            on_host: Their fields of view on the host; with them, a `PointerLocator` waits for no device.
         """
         places = self.view_places(location, zoom, sides)
-        keys, unary = self.describe(features.flatten(2).transpose(1, 2), places, zoom + 1)
+        level = on_host if on_host is not None and isinstance(self.locator, PointerLocator) else zoom
+        keys, unary = self.describe(features.flatten(2).transpose(1, 2), places, level + 1)
         return Described(keys, unary, opened, places)
 
     def view_places(
@@ -216,12 +220,16 @@ class GlimpseNetwork(SeeingNetwork):
         return (location[:, None] + self.view_cells * own[:, None] / 2).to(self.cells)
 
     # ------------------------------------------------------------------------------------------ step by step
-    def begin(self, scene: Scene, rollouts: int = 1) -> State:
-        """Returns the state after the overview, with `rollouts` rows for each case."""
+    def begin(self, scene: Scene, rollouts: int = 1, budget: int | None = None) -> State:
+        """Returns the state after the overview, with `rollouts` rows for each case.
+
+        If at most `budget` glimpses will follow, memory is made once for all of them, and each state may be passed to
+        `observe` once only. With None, memory grows, and states stay as they are.
+        """
         token = scene.token.repeat_interleave(rollouts, 0)
         memory = self.memory.step(token, token.new_zeros(len(token), self.memory.hidden))
-        first = self.overview_in_answers(token)
-        answer, cache = self.aggregator.step(first, self.aggregator.empty(first))
+        first, room = self.overview_in_answers(token), () if budget is None else (1 + budget,)
+        answer, cache = self.aggregator.step(first, self.aggregator.empty(first, *room))
         visited = torch.zeros(len(token), len(self.cells), dtype=torch.bool, device=token.device)
         sides = scene.candidates.sides.repeat_interleave(rollouts, 0)
         covered = sides.new_zeros(len(token), len(self.cells))
@@ -303,30 +311,29 @@ class GlimpseNetwork(SeeingNetwork):
         zoom: Tensor,
         conduct: Conduct = OWN_CONDUCT,
         unchanged: Tensor | None = None,
+        on_host: Int[Tensor, "batch"] | None = None,
     ) -> State:
         """Returns the state after one more glimpse, uint8 (batch, channel, *size), read at `location` (batch, d).
 
         `cell` is the index of the candidate that was chosen: of a cell of the overview, or behind these, of a cell of a
         wide glimpse. `unchanged` are the glimpses as they were read, where `glimpse` are random views of them; they say
-        which cells are plain.
+        which cells are plain. `on_host` is `zoom` on the host; without it, a network that zooms waits for the device.
         """
-        seen, wide = self._looked_at(state, glimpse, location, zoom, conduct, unchanged)
+        levels = zoom.cpu() if state.frontier is not None and on_host is None else on_host
+        seen, wide = self._looked_at(state, glimpse, location, levels, conduct, unchanged)
         token = self.glimpse_token(seen, location, zoom)
         answer, cache = self.aggregator.step(token, state.cache)
-        visited = state.visited.clone()
-        rows = torch.arange(len(cell), device=cell.device)
-        inner = cell < len(self.cells)
-        visited[rows[inner], cell[inner]] = True
+        rows, at = torch.arange(len(cell), device=cell.device), cell.clamp_max(len(self.cells) - 1)[:, None]
+        visited = state.visited.scatter(1, at, state.visited.gather(1, at) | (cell < len(self.cells))[:, None])
         own, memory = state.sides[rows, zoom], self.memory.step(token, state.memory)
         covered = state.covered + self.coverage(state.sides, location, own)
         near = state.near + self.coverage(state.sides, location, NEAR * own) if self.minds_near else state.near
         frontier = state.frontier
         if frontier is not None and wide is not None:
             frontier = frontier.seen(location.to(self.cells), zoom, state.sides, cell - len(self.cells))
-            new = self.cells_of_views(
-                wide.features, location[wide.rows], zoom[wide.rows], state.sides[wide.rows], wide.opened
-            )
-            frontier = frontier.grown(wide.rows, zoom[wide.rows], state.sides, new)
+            place, level, sides = (one[wide.rows] for one in (location, zoom, state.sides))
+            new = self.cells_of_views(wide.features, place, level, sides, wide.opened, wide.zoom)
+            frontier = frontier.grown(wide.rows, level, state.sides, new, wide.on_host)
         return State(memory, answer, cache, visited, state.sides, covered, near, zoom, cell, seen, frontier, wide)
 
     def _looked_at(
@@ -334,20 +341,25 @@ class GlimpseNetwork(SeeingNetwork):
         state: State,
         glimpse: Tensor,
         location: Tensor,
-        zoom: Tensor,
+        zoom: Tensor | None,
         conduct: Conduct,
         unchanged: Tensor | None = None,
     ) -> tuple[Float[Tensor, "batch pooled"], WideGlimpses | None]:
-        """Returns the pooled features of glimpses, and the feature maps of those that are wide."""
-        if state.frontier is None:
+        """Returns the pooled features of glimpses, and the feature maps of those that are wide; `zoom` is on the host.
+
+        Without a frontier `zoom` is not needed.
+        """
+        if state.frontier is None or zoom is None:
             return self.look(glimpse, conduct=conduct), None
         is_wide = zoom < self.layout.zooms - 1
-        rows, fine = is_wide.nonzero()[:, 0], (~is_wide).nonzero()[:, 0]
+        wide, others = is_wide.nonzero()[:, 0], (~is_wide).nonzero()[:, 0]
+        parts = (wide, others, torch.cat([wide, others]).argsort(), zoom[wide])
+        rows, fine, order, level = (to_device(part, location.device) for part in parts)
         features = self.view_features(glimpse[rows], conduct) if len(rows) else self.blank_views(0)
         seen = torch.cat([self.pool.summary(features), self.look(glimpse, fine, conduct)])
-        places = self.view_places(location[rows], zoom[rows], state.sides[rows])
+        places = self.view_places(location[rows], level, state.sides[rows])
         opened = self.open_view_cells((glimpse if unchanged is None else unchanged)[rows], places)
-        return seen[torch.cat([rows, fine]).argsort()], WideGlimpses(rows, features, opened)
+        return seen[order], WideGlimpses(rows, features, opened, wide, zoom[wide])
 
     @property
     def minds_near(self) -> bool:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from glimpse.networks.devices import indices, to_device
 from glimpse.networks.frontier import Described, Frontier, joined
 from glimpse.networks.history import History, WideCells
 from glimpse.networks.locator import PointerLocator
@@ -52,6 +53,7 @@ class GlimpsePolicy(GlimpseNetwork):
         conduct: Conduct = OWN_CONDUCT,
         places: Int[Tensor, "case place"] | None = None,
         overview_share: float = 0.0,
+        on_host: Episodes | None = None,
     ) -> Evaluation:
         """Runs the current parameters over stored episodes in one pass, with gradients.
 
@@ -65,21 +67,22 @@ class GlimpsePolicy(GlimpseNetwork):
             places: Cells of which the logits as the first choice are asked for, if the locator gives logits to cells.
             overview_share: Share of the cases whose overviews are encoded again, with a gradient, if `encoder_share` is
                 below 1.
+            on_host: The same episodes on the host. Without them, the device is waited for where glimpses are counted.
         """
-        read = episodes.read
+        known = episodes if on_host is None else on_host
         trained = self.trains_encoder(conduct)
         kept = episodes.features if not trained or encoder_share < 1 else None
         if kept is not None and trained and overview_share > 0:
-            again = own_some(len(kept), overview_share).to(self.device)
+            again = to_device(own_some(len(kept), overview_share), self.device)
             if len(again):
                 kept = kept.index_copy(0, again, self.features(episodes.overview[again], conduct))
         scene = self.scene(episodes.overview, episodes.foreground, episodes.extents, kept, conduct)
-        seen, maps = self._seen(episodes, encoder_share, conduct)
-        tokens = along_time(self.tokens, seen, episodes.location, episodes.zoom, read)
+        seen, maps = self._seen(episodes, known, encoder_share, conduct)
+        tokens = along_time(self.tokens, seen, episodes.location, episodes.zoom, known.read)
         overview = scene.token.repeat_interleave(episodes.rollouts, 0)
         first, sequence = self.overview_in_answers(overview), torch.cat([overview[:, None], tokens], 1)
         states = self.memory(sequence)
-        candidates, history = self._places(episodes, scene.candidates, maps, conduct)
+        candidates, history = self._places(episodes, known, scene.candidates, maps, conduct)
         log_prob, entropy = self._log_prob(episodes, states, candidates, history, conduct)
         prediction, after_extra = self._answers(first, tokens, episodes.length, extra)
         return Evaluation(
@@ -94,9 +97,13 @@ class GlimpsePolicy(GlimpseNetwork):
         )
 
     def tokens(self, seen: Tensor, location: Tensor, zoom: Tensor, read: Tensor) -> Float[Tensor, "batch time embed"]:
-        """Returns the tokens of glimpses from their pooled features; zeros where none was read."""
-        made = self.glimpse_token(seen[read], location[read], zoom[read])
-        return made.new_zeros(*read.shape, made.shape[-1]).masked_scatter(read[..., None], made)
+        """Returns the tokens of glimpses from their pooled features; zeros where none was read.
+
+        `read` may be on the host; then nobody waits for a device.
+        """
+        rows = indices(read, seen.device)
+        made = self.glimpse_token(*(part.flatten(0, 1).index_select(0, rows) for part in (seen, location, zoom)))
+        return made.new_zeros(read.numel(), made.shape[-1]).index_copy(0, rows, made).unflatten(0, read.shape)
 
     def _scores_of_views(self, candidates: Candidates, views: int) -> Float[Tensor, "batch view cell"]:
         cells = len(self.view_cells)
@@ -146,36 +153,40 @@ class GlimpsePolicy(GlimpseNetwork):
         return answers[:, :steps], answers.gather(1, after[..., None].expand(-1, -1, answers.shape[-1]))
 
     def _seen(
-        self, episodes: Episodes, share: float, conduct: Conduct
+        self, episodes: Episodes, known: Episodes, share: float, conduct: Conduct
     ) -> tuple[Float[Tensor, "batch time pooled"], Float[Tensor, "batch view features *cells"]]:
         """Returns the pooled features of each glimpse, and the feature maps of wide ones.
 
-        A `share` of each case's rollouts is encoded again.
+        A `share` of each case's rollouts is encoded again; `known`, the same episodes, says which glimpses there are.
         """
-        anew, seen, maps = episodes.read, episodes.seen, episodes.maps
+        anew, seen, maps = known.read, episodes.seen, episodes.maps
         if not self.trains_encoder(conduct):
             return seen, maps
         if share < 1:
             order = own_rows(torch.rand, len(episodes.overview), episodes.rollouts).argsort(1).argsort(1)
-            chosen = (order < math.ceil(share * episodes.rollouts)).flatten().to(self.device)
+            chosen = (order < math.ceil(share * episodes.rollouts)).flatten().to(anew.device)
             anew = anew & chosen[:, None]
         if maps.shape[1]:
-            row, view = (anew.any(1)[:, None] & episodes.is_view).nonzero(as_tuple=True)
-            step = episodes.view_step[row, view]
+            which = (anew.any(1)[:, None] & known.is_view).nonzero(as_tuple=True)
+            read = known.view_step[which]
+            anew = anew.index_put((which[0], read), torch.zeros_like(read, dtype=torch.bool))
+            row, view, step = (to_device(one, self.device) for one in (*which, read))
             made = self.view_features(episodes.glimpse[row, step], conduct)
             maps = maps.index_put((row, view), made)
             seen = seen.index_put((row, step), self.pool.summary(made))
-            anew = anew.index_put((row, step), torch.zeros_like(row, dtype=torch.bool))
-        rows = anew.flatten().nonzero()[:, 0]
+        rows = indices(anew, self.device)
         looked = self.look(episodes.glimpse.flatten(0, 1), rows, conduct)
         if len(rows) == anew.numel():  # nothing is kept, so nothing is copied
             return looked.unflatten(0, anew.shape), maps
-        return seen.masked_scatter(anew[..., None], looked), maps
+        return seen.flatten(0, 1).index_copy(0, rows, looked).unflatten(0, anew.shape), maps
 
     def _places(
-        self, episodes: Episodes, candidates: Candidates, maps: Tensor, conduct: Conduct
+        self, episodes: Episodes, known: Episodes, candidates: Candidates, maps: Tensor, conduct: Conduct
     ) -> tuple[Candidates, History]:
-        """Returns all places at which glimpses of the episodes could lie, and what had been seen of them."""
+        """Returns all places at which glimpses of the episodes could lie, and what had been seen of them.
+
+        `known` are the same episodes, perhaps on the host.
+        """
         sides = 2 * episodes.extents.to(self.cells).repeat_interleave(episodes.rollouts, 0)
         index = None if candidates.index is None else of_rows(candidates.index, len(sides))
         if self.layout.zooms == 1 or self.roams(conduct):
@@ -186,7 +197,9 @@ class GlimpsePolicy(GlimpseNetwork):
         at = step.clamp_max(max(0, episodes.cell.shape[1] - 1))  # padding lies anywhere, and is closed
         location, zoom = episodes.location[rows, at], episodes.zoom[rows, at].clamp_max(self.layout.zooms - 2)
         opened = episodes.opened.flatten(0, 1) & episodes.is_view.flatten()[:, None]
-        new = self.cells_of_views(maps.flatten(0, 1), location, zoom, sides[rows], opened)
+        read = known.view_step.clamp_max(max(0, known.cell.shape[1] - 1))
+        levels = known.zoom.gather(1, read).flatten().clamp_max(self.layout.zooms - 2)
+        new = self.cells_of_views(maps.flatten(0, 1), location, zoom, sides[rows], opened, levels)
         places, level, since = (one.unflatten(0, (batch, views)) for one in (new.location, zoom + 1, step + 1))
         wide = WideCells(places, level, since, self.view_grid.cells)
         by_row = (one.unflatten(0, (batch, views)).flatten(1, 2) for one in vars(new).values())
@@ -222,20 +235,20 @@ class GlimpsePolicy(GlimpseNetwork):
         """
         batch, steps = states.shape[:2]
 
-        def part(states: Tensor, location: Tensor, cell: Tensor, zoom: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-            where = self.where(states, candidates, history.before(step, zoom), conduct)
+        def part(states: Tensor, location: Tensor, cell: Tensor, zoom: Tensor, steps: range) -> tuple[Tensor, Tensor]:
+            where = self.where(states, candidates, history.before(steps, zoom), conduct)
             levels = self.levels(states, where, conduct).log_softmax(-1)
             where = at_level(where, zoom)
             zoomed = levels.gather(-1, zoom[..., None])[..., 0]
             return where.log_prob(Choice(location, cell)) + zoomed, where.entropy()
 
         rows = (states, choice.location, choice.cell, zoom)
-        step = torch.arange(steps, device=states.device)
         each = max(1, batch * candidates.unary.shape[1])
         if not self.encoding.chunk or steps * each <= _MANY_CELLS:
-            return part(*rows, step)
+            return part(*rows, range(steps))
         size = max(1, _CELLS_AT_ONCE // each)
-        pieces = zip(*(tensor.split(size, 1) for tensor in rows), step.split(size), strict=True)
+        ranges = [range(first, min(first + size, steps)) for first in range(0, steps, size)]
+        pieces = zip(*(tensor.split(size, 1) for tensor in rows), ranges, strict=True)
         parts = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
         log_probs, entropies = zip(*parts, strict=True)
         return torch.cat(log_probs, 1), torch.cat(entropies, 1)
@@ -331,7 +344,10 @@ def _merge(old: Any, new: Any, rows: Tensor) -> Any:
     if isinstance(old, State):
         return type(old)(*(_merge(a, b, rows) for a, b in zip(vars(old).values(), vars(new).values(), strict=True)))
     if isinstance(old, dict):
-        return {name: _merge(value, new[name], rows) for name, value in old.items()}
+        made = {name: _merge(value, new[name], rows) for name, value in old.items()}
+        return made | ({"steps": int(made["length"].max())} if "steps" in made else {})
+    if isinstance(old, int):
+        return old
     if old.ndim > 2 and old.shape[2] != new.shape[2]:  # the old cache has grown
         new = F.pad(new, (0, 0, 0, old.shape[2] - new.shape[2]))
     return torch.where(rows.view(-1, *[1] * (old.ndim - 1)), new, old)

@@ -51,11 +51,14 @@ class WideGlimpses:
         rows: The rows.
         features: The encoder's feature maps, whose cells are candidates for the next field of view.
         opened: Which cells may be chosen.
+        on_host, zoom: The rows, and their fields of view, on the host.
     """
 
     rows: Int[Tensor, "view"]
     features: Float[Tensor, "view features *cells"]
     opened: Bool[Tensor, "view cell"]
+    on_host: Int[Tensor, "view"]
+    zoom: Int[Tensor, "view"]
 
 
 @dataclass

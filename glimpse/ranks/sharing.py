@@ -76,16 +76,16 @@ def share_of_part(count: int, parts: int, number: int) -> Share:
     return Share(start, start + sizes[ranks().rank], sum(sizes))
 
 
-def check_shared(what: str, count: int) -> None:
+def check_shared(what: str, count: int, otherwise: str = "choose a larger number") -> None:
     """Refuses fewer rows of a step than there are ranks.
 
     Raises:
-        SettingsError: the message names what there is too little of.
+        SettingsError: the message names what there is too little of, and what to do `otherwise`.
     """
     if 0 < count < ranks().size:
         raise SettingsError(
             f"{what}: {count} cannot be shared by {ranks().size} processes. Start at most {count} with torchrun, or "
-            "choose a larger number."
+            f"{otherwise}."
         )
 
 
@@ -132,9 +132,16 @@ def own_choices(probs: Tensor, generator: torch.Generator | None = None) -> Int[
         if shape[0] != len(probs) and found is not None and (share := found.times(len(probs))) is not None:
             whole = torch.ones(shape, dtype=probs.dtype, device=probs.device)
             whole[share.own] = probs
-        return torch.multinomial(whole, 1, generator=generator)
+        if whole.device.type == "cpu":
+            return torch.multinomial(whole, 1, generator=generator)
+        return raced(whole, generator)  # `multinomial` waits for a device, to refuse impossible numbers
 
     return own_rows(draw, *probs.shape)[:, 0]
+
+
+def raced(probs: Tensor, generator: torch.Generator | None = None) -> Int[Tensor, " row 1"]:
+    """Draws an index for each row of probabilities as `torch.multinomial` does, from the same random numbers."""
+    return (probs / torch.empty_like(probs).exponential_(generator=generator)).argmax(-1, keepdim=True)
 
 
 def own_order(count: int) -> Int[Tensor, " row"]:

@@ -80,7 +80,7 @@ def play(
     _check_kinds(policy, cases)
     start, aside = lanes.start(filled, budget), _Aside()
     with policy.kept.unchanged():
-        notes = _to_the_end(policy, lanes, start, len(cases), conduct, aside if trace else None, generator)
+        notes = _to_the_end(policy, lanes, start, len(cases), budget, conduct, aside if trace else None, generator)
     endings = [lanes.ending(lane) for lane in range(len(cases))]
     seconds = (time.perf_counter() - began - aside.seconds) / len(cases)
     readings = []
@@ -95,6 +95,7 @@ def _to_the_end(
     lanes: Lanes,
     start: Start,
     count: int,
+    budget: int,
     conduct: Conduct,
     aside: _Aside | None,
     generator: torch.Generator | None,
@@ -106,7 +107,7 @@ def _to_the_end(
     notes, going, exhausted = [_Notes() for _ in range(count)], list(range(count)), start.exhausted
     overview, foreground, extents = (_tensor(policy, one) for one in (start.overview, start.foreground, start.extents))
     scene = policy.scene(overview, foreground, extents, conduct=conduct)
-    state = policy.begin(scene)
+    state = policy.begin(scene, budget=budget)
     token = scene.token
     while True:
         decision = policy.decide(scene, state, _tensor(policy, exhausted), generator is None, generator, conduct)
@@ -129,16 +130,19 @@ def _to_the_end(
             notes[lane].glimpses.append(seen.glimpse[lane])
             notes[lane].chosen.append(int(decision.cell[lane]))
             notes[lane].chances.append(float(places[lane, int(decision.cell[lane])]))
-        state, exhausted = _observed(policy, state, seen, decision, conduct), seen.exhausted
+        zoom = torch.from_numpy(np.asarray(action.zoom, np.int64))
+        state, exhausted = _observed(policy, state, seen, decision, conduct, zoom), seen.exhausted
         if aside is not None:
             with aside.noting():
                 token = policy.glimpse_token(state.seen, _tensor(policy, seen.location), decision.zoom)
 
 
-def _observed(policy: GlimpsePolicy, state: State, seen: Seen, decision: Decision, conduct: Conduct) -> State:
-    """Returns the policy's state after it has taken in the glimpses that the lanes show."""
+def _observed(
+    policy: GlimpsePolicy, state: State, seen: Seen, decision: Decision, conduct: Conduct, zoom: Tensor
+) -> State:
+    """Returns the policy's state after it has taken in the glimpses that the lanes show; `zoom` is on the host."""
     glimpse, location = _tensor(policy, seen.glimpse), _tensor(policy, seen.location)
-    return policy.observe(state, glimpse, location, decision.cell, decision.zoom, conduct)
+    return policy.observe(state, glimpse, location, decision.cell, decision.zoom, conduct, on_host=zoom)
 
 
 def _action(policy: GlimpsePolicy, decision: Decision) -> Action:
