@@ -376,7 +376,7 @@ class GlimpseAlgorithm(SavedAgent):
         }
         checkpoint.add_module("policy", self.policy)
         checkpoint.add_optimizer("optimizer", self.policy.optimizer)
-        checkpoint.add_global_generators()
+        checkpoint.add_global_generators(self.policy.device)
         self.learner.replay.save(checkpoint)
 
     def restore_state(self, checkpoint: Checkpoint) -> None:
@@ -388,7 +388,7 @@ class GlimpseAlgorithm(SavedAgent):
         meta = checkpoint.meta
         checkpoint.restore_module("policy", self.policy)
         checkpoint.restore_optimizer("optimizer", self.policy.optimizer)
-        checkpoint.restore_global_generators()
+        checkpoint.restore_global_generators(self.policy.device)
         self.learner.restore_replay(checkpoint)
         self.num_timesteps, self.start_timesteps = meta["timesteps"], meta["start"]
         self.updates, self.queue = meta["updates"], deque(meta["queue"])

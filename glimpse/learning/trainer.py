@@ -33,7 +33,7 @@ class Trainer:
             checkpoint.add_module(name, module)
         checkpoint.add_optimizer("optimizer", self.optimizer)
         checkpoint.add_generator("views", self.generator)
-        checkpoint.add_global_generators()
+        checkpoint.add_global_generators(self.policy.device)
 
     def restore_state(self, checkpoint: Checkpoint) -> None:
         """Goes back to where `save_state` was called.
@@ -45,5 +45,5 @@ class Trainer:
             checkpoint.restore_module(name, module)
         checkpoint.restore_optimizer("optimizer", self.optimizer)
         checkpoint.restore_generator("views", self.generator)
-        checkpoint.restore_global_generators()
+        checkpoint.restore_global_generators(self.policy.device)
         self.done = int(checkpoint.meta["done"])

@@ -18,6 +18,7 @@ from glimpse.atomic import replacing
 from glimpse.errors import UserError
 
 _KEY = "glimpse"  # the key of our JSON text in the metadata of the file's header
+_OWN = "cuda/generator"  # of the GPU on which is computed, whichever it is
 
 
 class CheckpointError(UserError, ValueError):
@@ -74,23 +75,33 @@ class Checkpoint:
         """Sets a generator to the state saved by `add_generator`."""
         generator.set_state(self.tensors[f"{name}/generator"])
 
-    def add_global_generators(self) -> None:
+    def add_global_generators(self, device: torch.device | None = None) -> None:
         """Adds the states of all global random generators: PyTorch's (of the CPU and every GPU), numpy's and Python's.
 
         GPUs are left out as long as nothing has been computed there.
+
+        Args:
+            device: Where is computed. If it is a GPU, its generator is the one that every process goes on with, on the
+                GPU that it then has: processes that train together draw the same numbers, each on a GPU of its own.
         """
         self.tensors["torch/generator"] = torch.get_rng_state()
         if torch.cuda.is_initialized():
             states = torch.cuda.get_rng_state_all()
             self.tensors |= {f"cuda:{index}/generator": state for index, state in enumerate(states)}
+        if device is not None and device.type == "cuda":
+            self.tensors[_OWN] = torch.cuda.get_rng_state(device)
         kind, keys, *rest = np.random.get_state()
         self.tensors["numpy/generator"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
         version, words, spare = random.getstate()
         self.tensors["python/generator"] = torch.tensor(words, dtype=torch.int64)
         self.meta["generators"] = {"numpy": [kind, *rest], "python": [version, spare]}
 
-    def restore_global_generators(self) -> None:
-        """Sets the global random generators to the states saved by `add_global_generators`."""
+    def restore_global_generators(self, device: torch.device | None = None) -> None:
+        """Sets the global random generators to the states saved by `add_global_generators`.
+
+        Args:
+            device: Where is computed from now on. A GPU gets the state of the one on which was computed before.
+        """
         torch.set_rng_state(self.tensors["torch/generator"])
         rest = self.meta["generators"]
         kind, *others = rest["numpy"]
@@ -100,6 +111,8 @@ class Checkpoint:
         for index in range(torch.cuda.device_count()):
             if (state := self.tensors.get(f"cuda:{index}/generator")) is not None:
                 torch.cuda.set_rng_state(state, index)
+        if device is not None and device.type == "cuda" and _OWN in self.tensors:
+            torch.cuda.set_rng_state(self.tensors[_OWN], device)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the file atomically: after an interruption it is complete, or as it was before.

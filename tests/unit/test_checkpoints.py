@@ -89,6 +89,46 @@ def test_generators_of_all_gpus_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert restored == {0: [3] * 16, 1: [5] * 16}
 
 
+class Gpus:
+    """The generators of some GPUs, each a number that counts what was drawn; `torch.cuda` as one process sees it."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, count: int) -> None:
+        self.drawn = [0] * count
+        patch.setattr(torch.cuda, "is_initialized", lambda: True)
+        patch.setattr(torch.cuda, "device_count", lambda: count)
+        patch.setattr(torch.cuda, "get_rng_state_all", lambda: [self.state(index) for index in range(count)])
+        patch.setattr(torch.cuda, "get_rng_state", self.state)
+        patch.setattr(torch.cuda, "set_rng_state", self.take)
+
+    def state(self, device: int | torch.device) -> torch.Tensor:
+        return torch.full((16,), self.drawn[self._index(device)], dtype=torch.uint8)
+
+    def take(self, state: torch.Tensor, device: int | torch.device) -> None:
+        self.drawn[self._index(device)] = int(state[0])
+
+    @staticmethod
+    def _index(device: int | torch.device) -> int:
+        return device if isinstance(device, int) else device.index or 0
+
+
+@pytest.mark.parametrize("saved_on", [0, 1])
+@pytest.mark.parametrize("now_on", [0, 1, 2])
+def test_a_process_goes_on_with_its_random_numbers_on_whichever_gpu_it_has(
+    saved_on: int, now_on: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first rank saves what it has drawn, and each rank goes on from there; its other GPU was idle."""
+    before, saved = Gpus(monkeypatch, 2), Checkpoint()
+    before.drawn[saved_on] = 7
+    saved.add_global_generators(torch.device("cuda", saved_on))
+    saved.save(tmp_path / "last.safetensors")
+    after = Gpus(monkeypatch, 3)
+    Checkpoint.load(tmp_path / "last.safetensors").restore_global_generators(torch.device("cuda", now_on))
+    assert after.drawn[now_on] == 7
+    on_cpu = Gpus(monkeypatch, 3)
+    Checkpoint.load(tmp_path / "last.safetensors").restore_global_generators(torch.device("cpu"))
+    assert [number for number in on_cpu.drawn if number] == [7]  # that GPU's state is kept for whoever uses it
+
+
 def test_others_may_read_what_they_may_read_of_other_files(tmp_path: Path) -> None:
     Checkpoint({"x": torch.ones(3)}).save(tmp_path / "policy.safetensors")
     (tmp_path / "plain.txt").write_text("plain")

@@ -49,6 +49,25 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
         assert torch.equal(value, other[name]), name
 
 
+@pytest.mark.parametrize("learner", ["agent", "trainer"])
+def test_the_generator_of_the_device_that_computes_is_saved_and_restored(
+    learner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    for name in ("add_global_generators", "restore_global_generators"):
+        monkeypatch.setattr(Checkpoint, name, lambda self, device=None: given.append(device))
+    policy, pool = untrained(), np.zeros((4, 1, 8, 8), np.uint8)
+    if learner == "agent":
+        env = GlimpseVecEnv([environment() for _ in range(4)], park=True)
+        holder: Any = Reinforce(policy, env, cases_per_rollout=4, rollouts_per_case=2, device="cpu")
+    else:
+        holder = ContrastivePretrainer(policy, pool, Augment((8, 8), 0.0))
+    checkpoint = Checkpoint()
+    holder.save_state(checkpoint)
+    holder.restore_state(checkpoint)
+    assert given == [policy.device] * 2
+
+
 AGENTS: list[tuple[type[GlimpseAlgorithm], dict[str, Any]]] = [
     (PPO, {"rollouts_per_case": 2, "min_glimpses": 1, "minibatches": 2, "encoder_share": 0.5}),
     (Reinforce, {"rollouts_per_case": 2, "baseline": "critic"}),
