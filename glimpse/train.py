@@ -163,10 +163,22 @@ def _check_shares(settings: Mapping[str, Any]) -> None:
     algorithm = settings["joint"].get("algorithm") or {}
     parts = max(1, int(algorithm.get("minibatches") or 1))
     check_shared("pretrain.batch", settings["pretrain"].get("batch") or 0)
+    _check_overviews(settings["pretrain"])
     check_shared("warm_up.batch", settings["warm_up"].get("batch") or 0)
     of = "agent.algorithm.cases_per_rollout" + (f" / agent.algorithm.minibatches={parts}" if parts > 1 else "")
     check_shared(of, (algorithm.get("cases_per_rollout") or 0) // parts)
     check_shared("report.overview.cases_per_rollout", settings["report"]["overview"].get("cases_per_rollout") or 0)
+
+
+def _check_overviews(pretrain: Mapping[str, Any]) -> None:
+    """Refuses a pretraining with foresight that has fewer overviews in a step, or at all, than there are processes."""
+    if not (pretrain.get("foresight") and pretrain.get("steps")):
+        return
+    each, name = pretrain["glimpses_per_overview"], "pretrain.glimpses_per_overview"
+    for of in ("batch", "pool"):
+        count = pretrain[of]
+        what = f"Overviews, pretrain.{of} / {name} = {count} / {each}"
+        check_shared(what, max(1, count // each), f"set a larger pretrain.{of} or a smaller {name}")
 
 
 def _check_values(settings: Mapping[str, Any]) -> None:

@@ -20,8 +20,7 @@ from glimpse.cohort import Case
 from glimpse.learning.augment import Augment
 from glimpse.learning.contrastive import ContrastivePretrainer
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.ranks.group import ranks
-from glimpse.ranks.sharing import one_of, over_all
+from glimpse.ranks.sharing import check_shared, gathered_array, one_of, over_all, share_of
 from glimpse.views import Views
 
 
@@ -56,6 +55,8 @@ def sample_foreseen(
 ) -> Foreseen:
     """Reads glimpses at random cells of the foreground of random cases.
 
+    Processes that train together read different cases, and have all of them in the end.
+
     Args:
         policy: It has the cells.
         cases: The cases to read.
@@ -66,9 +67,13 @@ def sample_foreseen(
         seed: Seed of the choice of cases and cells.
         threads: How many threads read.
         progress: Called for each case with the number of glimpses that are read from it.
+
+    Raises:
+        SettingsError: There are fewer cases to read than processes that train together.
     """
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(cases))[: max(1, count // per_case)]
+    check_shared("The cases of the pretraining with foresight", len(chosen))
     each = max(per_case, count // len(chosen))
     seeds, locations = rng.integers(2**63, size=len(chosen)), policy.cells.cpu().numpy()
 
@@ -83,10 +88,12 @@ def sample_foreseen(
         progress(each)
         return glimpses, cells, zooms, views.overview(source)
 
+    own = share_of(len(chosen)).own
     with ThreadPoolExecutor(threads) as pool:
-        parts = zip(*pool.map(read, chosen.tolist(), seeds.tolist()), strict=True)
-        glimpses, cells, zooms, overviews = (list(part) for part in parts)
-    return Foreseen(np.stack(glimpses, 1), np.stack(cells, 1), np.stack(zooms, 1), np.stack(overviews))
+        parts = zip(*pool.map(read, chosen[own].tolist(), seeds[own].tolist()), strict=True)
+        glimpses, cells, zooms, overviews = (gathered_array(np.stack(part)) for part in parts)
+    by_glimpse = (np.ascontiguousarray(part.swapaxes(0, 1)) for part in (glimpses, cells, zooms))
+    return Foreseen(*by_glimpse, overviews)
 
 
 def foresight_loss(foreseen: Float[Tensor, "pair d"], shown: Float[Tensor, "pair d"], temperature: float) -> Tensor:
@@ -130,7 +137,7 @@ class ForesightPretrainer(ContrastivePretrainer):
         super().__init__(policy, foreseen.glimpses.reshape(each * count, *shape), augment, **options)
         self.per_case, self.weight = min(per_case, each), weight
         self.side_by_side = self.per_case
-        self.at_once = max(ranks().size, min(count, self.batch // self.per_case))
+        self.at_once = max(1, min(count, self.batch // self.per_case))
         self.overviews = torch.from_numpy(foreseen.overviews)
         self.cells, self.zooms = (torch.from_numpy(part).flatten() for part in (foreseen.cells, foreseen.zooms))
         embed = policy.encoder.embed

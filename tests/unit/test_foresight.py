@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from glimpse.envs import FlattenAction, make_array
+from glimpse.errors import SettingsError
+from glimpse.learning import foresight
 from glimpse.learning.augment import Augment
 from glimpse.learning.foresight import Foreseen, ForesightPretrainer, foresight_loss, sample_foreseen
 from glimpse.networks import GlimpsePolicy
 from glimpse.networks.records import Conduct
+from glimpse.ranks.group import Group
 from glimpse.runs.checkpoints import Checkpoint
+from glimpse.train import _check_overviews
 
 SIDE, CASES = 96, 12
 
@@ -61,6 +65,49 @@ def test_with_few_cases_more_glimpses_of_each_are_read() -> None:
     foreseen = sample_foreseen(policy, env.cases[:3], env.views, 60, 5, seed=1, threads=1, progress=read.append)
     assert foreseen.glimpses.shape[:2] == (20, 3)
     assert read == [20] * 3
+
+
+def test_two_processes_read_different_cases_and_have_what_one_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, env = make(extents=(16, 32))
+    whole = sample_foreseen(policy, env.cases, env.views, 35, 5, seed=1, threads=1)
+    parts: list[list[np.ndarray]] = []
+    monkeypatch.setattr(foresight, "gathered_array", lambda rows: parts[-1].append(rows) or rows)
+    for rank, count in ((0, 4), (1, 3)):
+        monkeypatch.setattr("glimpse.ranks.sharing.ranks", lambda rank=rank: Group(rank=rank, size=2))
+        parts.append([])
+        read: list[int] = []
+        sample_foreseen(policy, env.cases, env.views, 35, 5, seed=1, threads=1, progress=read.append)
+        assert read == [5] * count
+    glimpses, cells, zooms, overviews = (np.concatenate(both) for both in zip(*parts, strict=True))
+    assert np.array_equal(glimpses.swapaxes(0, 1), whole.glimpses) and np.array_equal(overviews, whole.overviews)
+    assert np.array_equal(cells.T, whole.cells) and np.array_equal(zooms.T, whole.zooms)
+
+
+def test_a_step_has_as_many_overviews_whatever_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, env = make()
+    foreseen = sample_foreseen(policy, env.cases, env.views, 120, 10, seed=1, threads=1)
+    monkeypatch.setattr("glimpse.ranks.sharing.ranks", lambda: Group(rank=0, size=5))
+    trainer = trainer_of(policy, foreseen)
+    assert trainer.at_once == 4 and len(trainer._draw()) == 4 * 8
+    with pytest.raises(SettingsError, match="4 cannot be shared by 5 processes"):
+        trainer.step()
+
+
+@pytest.mark.parametrize("given", [{"batch": 128, "pool": 100}, {"batch": 75, "pool": 4000}])
+def test_too_few_overviews_for_the_processes_are_refused_by_the_settings(
+    given: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"foresight": 1.0, "steps": 10, "glimpses_per_overview": 20, **given}
+    monkeypatch.setattr("glimpse.ranks.sharing.ranks", lambda: Group(size=3))
+    _check_overviews(settings)
+    monkeypatch.setattr("glimpse.ranks.sharing.ranks", lambda: Group(size=6))
+    (few,) = (name for name, count in given.items() if count <= 100)
+    found = (
+        rf"pretrain.{few} / pretrain.glimpses_per_overview = {given[few]} / 20: [35] cannot .* larger pretrain.{few}"
+    )
+    with pytest.raises(SettingsError, match=found):
+        _check_overviews(settings)
+    _check_overviews({**settings, "foresight": 0.0})
 
 
 def test_the_loss_is_that_of_pairs_in_both_directions() -> None:
