@@ -188,7 +188,7 @@ class FullScan:
         meta = {"slides": [case.id for case in cases], "views": repr(self.views), "zoom": 0}
         path = self.folder / f"full_scan-{cases[0].split or 'cases'}.safetensors" if self.folder else None
         found = kept(path, meta, probe) if path else None
-        if found is not None:
+        if all(everyones([found is not None])) and found is not None:  # a shared disk may not show it to all of them
             return found
         encoders = torch.get_num_threads()
         self._encoding = threading.Semaphore(encoders)

@@ -39,7 +39,7 @@ from glimpse.runs.loading import (
     build_policy,
     check_sizes_and_network,
     feature_store,
-    load,
+    load_together,
     read_settings,
     save_policy,
 )
@@ -115,7 +115,8 @@ def _run(plan: Plan, training: Training, cohort: Cohort) -> dict[str, Any]:
                 say(f"{name}: done in {run.seconds[name]:.0f} s", training.progress)
     best = run.checkpoint("best")
     device = str(training.policy.device)
-    final = load(run.folder, f"checkpoints/{best.name}", device=device) if best.exists() else training.policy
+    there = agreed(best.exists())
+    final = load_together(run.folder, f"checkpoints/{best.name}", device) if there else training.policy
     once(lambda: save_policy(final, run.folder / POLICY_FILE))
     return plan.report.write(training, final, cohort)
 

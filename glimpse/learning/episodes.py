@@ -15,7 +15,7 @@ from glimpse.learning.averaging import Average
 from glimpse.learning.looking import Worth
 from glimpse.learning.stages import STAGES, Training
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.ranks.group import once
+from glimpse.ranks.group import agreed, from_first, once
 from glimpse.ranks.sharing import align, share_of
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.loading import save_policy
@@ -116,8 +116,8 @@ class EpisodeLearning:
         going_on = run.last.meta["stage"] == name
         if self._options.losses.look_coef:
             file, needed = run.checkpoint("worth"), going_on and run.last.meta.get("worth", False)
-            if needed or file.is_file():
-                agent.worth = Worth.load(file, [case.id for case in training.cases.cases])
+            if agreed(needed or file.is_file()):
+                agent.worth = from_first(lambda: Worth.load(file, [case.id for case in training.cases.cases]))
         if going_on:
             average.restore(run.last)
             agent.restore_state(run.last)

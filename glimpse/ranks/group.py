@@ -5,6 +5,7 @@ importing it takes long.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ Result = TypeVar("Result")
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 _JOINING = timedelta(minutes=10)  # for others that begin
 _PATIENCE = timedelta(days=2)  # for others that read or write; those that have ended are noticed by `Watch`
+_CONNECTIONS = re.compile("gloo|nccl|connection|socket|broken pipe|timed out|timeout", re.IGNORECASE)
 
 
 class RankError(UserError, RuntimeError):
@@ -154,12 +156,24 @@ def together(communicate: Callable[[], Result]) -> Result:
     """Calls what all processes have to call at the same point.
 
     Raises:
-        RankError: another process has ended.
+        RankError: another process has ended. Other errors, such as too little memory on a GPU, stay what they are.
     """
     try:
         return communicate()
-    except RuntimeError as error:  # what gloo and NCCL raise when a connection is closed
+    except RuntimeError as error:
+        if not _of_connections(error):
+            raise
         raise RankError(ranks().lost()) from error
+
+
+def _of_connections(error: RuntimeError) -> bool:
+    """Returns whether an error is one that gloo or NCCL raise when a connection is closed."""
+    import torch.distributed as dist
+
+    if "out of memory" in str(error):  # NCCL says so, too
+        return False
+    plain = type(error) is RuntimeError and _CONNECTIONS.search(str(error)) is not None  # gloo's have no type
+    return plain or isinstance(error, dist.DistError)
 
 
 def once(write: Callable[[], object]) -> None:
@@ -199,6 +213,30 @@ def agreed(value: Result) -> Result:
     values = [value]
     together(lambda: dist.broadcast_object_list(values, 0))
     return values[0]
+
+
+def from_first(make: Callable[[], Result]) -> Result:
+    """Returns what the first process makes, in all processes; it is pickled.
+
+    What is read from a disk is read in this way if all have to do the same with it: machines that share the disk may
+    see different files for a while.
+
+    Raises:
+        UserError: the first process has met with it; all of them raise it.
+    """
+    if ranks().size == 1:
+        return make()
+    made: Any = None
+    error: UserError | None = None
+    if first():
+        try:
+            made = make()
+        except UserError as met:
+            error = met
+    made, error = agreed((made, error))
+    if error is not None:
+        raise error
+    return made
 
 
 def largest(number: int) -> int:

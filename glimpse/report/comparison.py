@@ -35,7 +35,7 @@ from glimpse.report.html.writing import write_report
 from glimpse.report.tables import Row, counted, further_table, summarise, table, value_of, write_predictions
 from glimpse.runs.file_names import file_names
 from glimpse.runs.folder import Run
-from glimpse.runs.loading import OVERVIEW_FILE, POLICY_FILE, load, save_policy
+from glimpse.runs.loading import OVERVIEW_FILE, POLICY_FILE, load_together, save_policy
 from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import above_zero, at_least
 from glimpse.settings.progress import silent
@@ -374,9 +374,9 @@ def _pretrained(trained: Trained, otherwise: GlimpsePolicy | str, **changes: Any
         **changes: override keys of the section `network` (see `load`).
     """
     path, device = trained.run.checkpoint("pretrained"), str(trained.policy.device)
-    if path.exists():
+    if agreed(path.exists()):
         otherwise = f"checkpoints/{path.name}"
-    return load(trained.run.folder, otherwise, device, **changes) if isinstance(otherwise, str) else otherwise
+    return load_together(trained.run.folder, otherwise, device, **changes) if isinstance(otherwise, str) else otherwise
 
 
 def _score_of_overviews(access: Access, looked: ViewableCases, policy: GlimpsePolicy) -> float | None:

@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import HParam, Logger, TensorBoardOutputFor
 
 from glimpse.atomic import write_atomically
 from glimpse.errors import UserError
-from glimpse.ranks.group import first, in_turn, largest, once, ranks
+from glimpse.ranks.group import agreed, first, in_turn, largest, once, ranks
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.loading import CONFIG_FILE, no_run, read_settings, settings_text
 from glimpse.runs.stopping import Stopping
@@ -57,12 +57,13 @@ class Run:
         self.folder, self.save_seconds = Path(folder), save_seconds
         with in_turn(first()):
             self._open(settings, resume)
+        self.last = agreed(self.last)  # on another machine, a shared folder may show an earlier one for a while
         self.seconds: dict[str, float] = dict(self.last.meta["seconds"])
         self._stopping, self._saved = Stopping(), time.monotonic()
         ranks().folder = str(self.folder)
 
     def _open(self, settings: Mapping[str, Any], resume: bool) -> None:
-        """Makes the folder and its first files, in the first of several ranks, and reads the last checkpoint."""
+        """Makes the folder; the first of several ranks also makes its first files and reads the last checkpoint."""
         if first() and not resume and _holds_run(self.folder):
             raise RunError(
                 f"{self.folder} holds a run already. Continue it with {typed('resume', self.folder)}, "
@@ -76,12 +77,12 @@ class Run:
             ) from error
         if first():
             write_atomically(self.folder / CONFIG_FILE, settings_text(settings))
-        last = self.checkpoint("last")
-        nothing = Checkpoint(meta={"stage": None, "seconds": {}, "events": {}})
-        self.last = Checkpoint.load(last) if last.exists() else nothing
+        self.last = Checkpoint(meta={"stage": None, "seconds": {}, "events": {}})
         self.logger = Logger(str(self.folder), [])
         if not first():
             return
+        last = self.checkpoint("last")
+        self.last = Checkpoint.load(last) if last.exists() else self.last
         if resume:
             _cut_events(self.folder, self.last.meta.get("events"))
         self._events = TensorBoardOutputFormat(str(self.folder))

@@ -19,6 +19,7 @@ from glimpse.geometry import Extent
 from glimpse.networks.feature_store import FeatureStore
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.pretrained import weights_replaced
+from glimpse.ranks.group import from_first
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.runs.parts import check_targets
 from glimpse.settings.building import build, build_setting
@@ -137,10 +138,28 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
         CheckpointError: the folder, its `config.yaml` or its parameters are missing or broken.
     """
     folder = Path(run)
+    return _loaded(folder, *_read(folder, file), device, changes)
+
+
+def load_together(
+    run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cpu", **changes: Any
+) -> GlimpsePolicy:
+    """Loads as `load` does, in all processes that train together, what the first of them reads."""
+    folder = Path(run)
+    return _loaded(folder, *from_first(lambda: _read(folder, file)), device, changes)
+
+
+def _read(folder: Path, file: str) -> tuple[dict[str, Any], Checkpoint]:
+    """Returns the settings of a run, and the content of one of its files."""
     settings = read_settings(folder)
     if settings is None:
         raise CheckpointError(no_run(folder))
-    checkpoint = Checkpoint.load(folder / file)
+    return settings, Checkpoint.load(folder / file)
+
+
+def _loaded(
+    folder: Path, settings: dict[str, Any], checkpoint: Checkpoint, device: str, changes: Mapping[str, Any]
+) -> GlimpsePolicy:
     with restored(folder):
         layout = ActionLayout(**checkpoint.meta["layout"])
         space = _space(checkpoint.meta["observation"], layout.ndim, layout.zooms)

@@ -130,7 +130,7 @@ def test_all_readers_compute_on_the_device_of_the_run(
         loaded.append((file, device))
         return load(run, file, device)
 
-    monkeypatch.setattr(training, "load", loading)
+    monkeypatch.setattr(training, "load_together", loading)
     run(tiny_slides, tmp_path / "run", "report.readers=[random]")
     assert loaded == [("checkpoints/best.safetensors", "cpu")]
     # PyTorch's device "meta" stands for a GPU: nothing can be computed there, but networks can be moved there.
