@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -65,6 +66,18 @@ def finished(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         assert f"glimpse: joint: {updates} of 2 updates, " in done.stderr
     assert "; validation: score " in done.stderr
     return folder / "first"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_training_computes_on_a_gpu_and_goes_on_there(tiny_slides: Path, tmp_path: Path) -> None:
+    options = ("run=run", "device=cuda", "report.readers=[random,full_scan]")
+    done = train(tmp_path, tiny_slides, *options)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(metrics["readers"]) == {"ppo", "random", "full_scan"}
+    assert "cuda/generator" in Checkpoint.load(tmp_path / "run" / "checkpoints" / "last.safetensors").tensors
+    going_on = resume(tmp_path, "run", "joint.updates=3")
+    assert going_on.returncode == 0, going_on.stderr
 
 
 def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
