@@ -6,8 +6,8 @@ from glimpse.errors import UserError
 from glimpse.sources.base import ImageMemoryError
 
 UNREADABLE, TILES, SPACING, SIZE, FOREGROUND = "unreadable", "tiles", "spacing", "size", "foreground"
-TARGET, LEAK, COPY, TABLE, MASK, KILLED, SLOW, MEMORY = (
-    "target", "leak", "copy", "table", "mask", "killed", "slow", "memory",
+TARGET, LEAK, COPY, TABLE, MASK, KILLED, SLOW, MEMORY, REMARK = (
+    "target", "leak", "copy", "table", "mask", "killed", "slow", "memory", "remark",
 )  # fmt: skip
 
 RULES: dict[str, tuple[str, str]] = {
@@ -45,6 +45,10 @@ RULES: dict[str, tuple[str, str]] = {
         "Put all of them into one split, or remove the copies: what is tested would have been learned.",
     ),
     COPY: ("Every image is listed once.", "Remove the copies, unless they are meant to count several times."),
+    REMARK: (
+        "An image is as its file says, and nothing has to be put right when it is read.",
+        "Look at the thumbnail, and go on if it shows what it should.",
+    ),
 }
 """Of each rule, what it asks for and what to do where it is broken; in the order in which findings are listed."""
 

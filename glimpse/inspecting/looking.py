@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from glimpse.geometry import MissingSpacingError
-from glimpse.inspecting.findings import FOREGROUND, MASK, SIZE, SPACING, TILES, Finding, of_error
+from glimpse.inspecting.findings import FOREGROUND, MASK, REMARK, SIZE, SPACING, TILES, Finding, of_error
 from glimpse.inspecting.headers import contradictions, unpacked_bytes
 from glimpse.inspecting.tiles import cut_short, damaged_tiles
 from glimpse.plugins import load_plugins
@@ -34,6 +34,7 @@ WHOLE = 1 << 24  # a plane of at most so many pixels is read whole, at full reso
 _PART = 1024  # pixels per axis of the parts in which it is read
 _UNIFORM = 2.0  # an overview that varies less, of 255, shows nothing
 _SLIDE = "slide"  # the reader whose files have tiles and state an objective's power
+_READERS = Path(__file__).parents[1] / "sources"
 
 
 @dataclass
@@ -111,10 +112,18 @@ def look(
             _look(seen, path, options, sizes, mask, (places, seed), thumbnail)
         except Exception as error:
             seen.add(_explained(error, path))
-    for text in dict.fromkeys(" ".join(str(one.message).split()) for one in said if one.category is UserWarning):
+    _add_remarks(seen, said, path)
+    return vars(seen)
+
+
+def _add_remarks(seen: Seen, said: Sequence[warnings.WarningMessage], path: str) -> None:
+    """Makes findings of what readers have warned of: contradictory sizes of pixels are wrong, all else is a note."""
+    own = ((" ".join(str(one.message).split()), one.filename) for one in said if one.category is UserWarning)
+    for text, file in dict.fromkeys(own):
         if "a pixel is" in text or "pixel size" in text:
             seen.add(of_error(UnsupportedImageError(text), path, SPACING))
-    return vars(seen)
+        elif Path(file).is_relative_to(_READERS) or text.startswith(path):
+            seen.add(replace(of_error(UnsupportedImageError(text), path, REMARK), note=True))
 
 
 def _look(
@@ -244,7 +253,9 @@ def _overview(seen: Seen, source: ImageSource, views: Views, damage: _Damage) ->
     began = time.perf_counter()
     overview = damage.trying(lambda: source.overview(views.overview_size))
     if overview is None:
-        return TolerantSource(source, source.name).overview(views.overview_size)
+        with warnings.catch_warnings():  # of the damage, which is a finding already
+            warnings.simplefilter("ignore")
+            return TolerantSource(source, source.name).overview(views.overview_size)
     seen.overview_seconds = time.perf_counter() - began
     return overview
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from glimpse.sources import UnsupportedImageError, open_source
+from tests.checks import found_in
 from tests.unit.test_dicom_series import (
     AXIAL,
     _cache,  # noqa: F401 - a fixture that every test uses
@@ -44,6 +45,21 @@ def test_a_tilt_between_pixels_is_interpolated(tmp_path: Path) -> None:
     assert shown.shape == (2, 8, 4)
     assert shown[0, ::-1, 0].tolist() == [100, 100, 100, 100, 100, 200, 100, 100], "two rows before the first one"
     assert shown[1, ::-1, 0].tolist() == [100, 100, 100, 150, 150, 100, 100, 100], "half-way between two rows"
+
+
+def test_a_tilt_is_told_whenever_a_volume_is_opened_and_by_check(tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "ct"
+    for index, one in enumerate(stored_values(3, 24, 20)):
+        write_slice(folder / f"{index}.dcm", one, (-10, -20 + 1.5 * index, 2.5 * index))
+    for _ in range(2):  # the second one finds it converted
+        with pytest.warns(
+            UserWarning, match=r"ct: slices shifted by up to 4\.0 pixels .* tilted gantry.* 28 x 20 pixels"
+        ):
+            open_source(folder).check()
+    sizes = ("env.make.overview_size=16", "env.make.glimpse_size=8", "env.make.glimpse_extents=[8px]")
+    for _ in range(2):
+        told = [one for one in found_in(folder.parent, "ct", settings=sizes) if one.rule == "remark"]
+        assert len(told) == 1 and told[0].note and "tilted gantry" in told[0].what
 
 
 def test_slices_that_hardly_lie_above_each_other_are_refused(tmp_path: Path) -> None:

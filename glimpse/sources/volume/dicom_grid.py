@@ -1,7 +1,6 @@
 """The grid that slices form: their order, their distances, the volumes at one place, and a tilted gantry."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +97,13 @@ class Canvas:
         shape: rows and columns.
         first: pixels (row, column) of the first slice before its own first one; 0 or less.
         shifts: of each slice against the first one, in pixels (row, column).
+        tilt: what is said of the shifts, in at most 80 characters; "" where the slices lie straight above each other.
     """
 
     shape: tuple[int, int]
     first: tuple[int, int]
     shifts: Float[np.ndarray, "slice 2"]
+    tilt: str = ""
 
     def placed(self, values: Float[np.ndarray, "row column"], index: int) -> Float[np.ndarray, "height width"]:
         """Returns a slice where it lies, between pixels by linear interpolation; around it is its least value."""
@@ -140,13 +141,8 @@ def canvas_of(path: Path, ordered: Sequence[Slice]) -> Canvas:
             f"{path}: {told}, so far that they are no volume of right angles. Leave out of the folder what does not "
             f"belong to the volume, or: {CONVERT}"
         )
-    warnings.warn(
-        f"{path}: {told} ({tilt:.1f} degrees, as by a tilted gantry); they were put where they lie, on a grid of right "
-        f"angles of {shape[0]} x {shape[1]} pixels.",
-        UserWarning,
-        stacklevel=2,
-    )
-    return Canvas(shape, (int(low[0]), int(low[1])), shifts)
+    said = f"slices shifted by up to {np.abs(shifts).max():.1f} pixels ({tilt:.1f} degrees, as by a tilted gantry)"
+    return Canvas(shape, (int(low[0]), int(low[1])), shifts, said)
 
 
 def grid_affine(ordered: Sequence[Slice], canvas: Canvas) -> Float[np.ndarray, "4 4"]:

@@ -15,14 +15,14 @@ from glimpse.sources.volume.dicom_grid import canvas_of, grid_affine, in_order
 from glimpse.sources.volume.dicom_slices import Slice, slices_of
 from glimpse.sources.volume.unpacked import open_unpacked
 
-_CONVERSION = "frames and tilted gantries included"  # changes when a conversion gives other values
+_CONVERSION = "frames and tilted gantries included, and told"  # changes when a conversion gives other values
 
 
 def open_series(path: Path, series: str | None = None, volume: int | None = None) -> BinaryIO:
     """Opens a series as an uncompressed NIfTI file, which is made if that has not been done before.
 
     Values are what the stored ones mean (rescale slope and intercept of each slice): int16, or float32 where they do
-    not fit.
+    not fit. The description in the header (`descrip`) says so where slices of a tilted gantry were moved.
 
     Args:
         path: the folder; its subfolders are looked into, and files that are not DICOM are left aside.
@@ -51,6 +51,7 @@ def _convert(path: Path, series: str | None, volume: int | None, file: BinaryIO)
     header.set_data_shape((columns, rows, len(ordered)))
     header.set_sform(grid_affine(ordered, canvas), "scanner")
     header.set_xyzt_units("mm")
+    header["descrip"] = canvas.tilt.encode()
     header["vox_offset"] = header.single_vox_offset
     header.write_to(file)
     file.write(bytes(header.single_vox_offset - file.tell()))

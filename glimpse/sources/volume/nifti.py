@@ -60,6 +60,7 @@ class NiftiLayout:
             the file.
         millimetres: of that unit.
         code: what the header says of these positions, such as 1 for those of the scanner.
+        description: what the header says in words.
     """
 
     stored: tuple[int, ...]
@@ -73,6 +74,7 @@ class NiftiLayout:
     affine: tuple[tuple[float, ...], ...]
     millimetres: float = 1.0
     code: int = 1
+    description: str = ""
 
     @property
     def grid(self) -> VoxelGrid:
@@ -149,8 +151,9 @@ def layout_of(file: BinaryIO, path: Path) -> NiftiLayout:
     slope, intercept = (1.0 if slope is None else slope), (0.0 if intercept is None else intercept)
     code = int(header["sform_code"]) or int(header["qform_code"])
     rows = tuple(tuple(row) for row in affine.tolist())
+    words = bytes(header["descrip"].item()).rstrip(b"\0").decode("utf-8", "replace")
     return NiftiLayout(
-        stored, dtype, offset, float(slope), float(intercept), axes, flipped, spacing, rows, millimetres, code
+        stored, dtype, offset, float(slope), float(intercept), axes, flipped, spacing, rows, millimetres, code, words
     )
 
 

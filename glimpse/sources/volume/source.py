@@ -3,6 +3,7 @@
 import math
 import os
 import threading
+import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -269,6 +270,14 @@ class VolumeSource(ImageSource):
                 Frame(layout.shape, layout.spacing, "mm", self.name)  # refuses sizes that make no sense
             if not self.path.is_dir():  # of a folder, the one that was chosen is unpacked
                 one_frame(self.path, layout.volumes, self._volume, "volume")
+            elif layout.description:  # told whenever it is opened, not only when it is converted
+                width, height = layout.stored[:2]
+                warnings.warn(
+                    f"{self.name}: {layout.description}; they were put where they lie, on a grid of right angles of "
+                    f"{height} x {width} pixels.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             self._layout = layout
         return self._layout
 
