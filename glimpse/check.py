@@ -35,6 +35,7 @@ from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import above_zero, at_least, refuse_unknown
 from glimpse.settings.paths import folder_for, listed_paths
 from glimpse.settings.progress import silent
+from glimpse.settings.quoting import with_paths
 
 FOUND_CODE = 1  # the exit code where something is wrong; 2 is a mistake in the command
 _DEFAULT = "checks"  # the folder for results, in the working folder
@@ -267,8 +268,12 @@ _OF_A_TRAINING = (
 
 
 def main() -> None:
-    """Runs the command; findings end it with exit code 1, a mistake of the user with one line and exit code 2."""
-    sys.argv[1:], env, training = _parted(sys.argv[1:])
+    """Runs the command; findings end it with exit code 1, a mistake of the user with one line and exit code 2.
+
+    Paths may be typed without `input=`.
+    """
+    own, env, training = _parted(sys.argv[1:])
+    sys.argv[1:] = with_paths(own, "input", several=True)
 
     @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="check")
     def command(config: DictConfig) -> None:

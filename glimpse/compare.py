@@ -1,12 +1,13 @@
 """Compare two runs, or two readers of one run, on the same cases: differences with intervals and p-values.
 
-glimpse compare runs=[runs/wsi-ppo-0,runs/wsi-reinforce-0]
-glimpse compare runs=runs/wsi-ppo-0 readers=[ppo,full_scan]
+glimpse compare runs/wsi-ppo-0 runs/wsi-reinforce-0
+glimpse compare runs/wsi-ppo-0 readers=[ppo,full_scan]
 """
 
 import inspect
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from glimpse.report.paired import Comparison, compared
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.nearest import suggestion
 from glimpse.settings.options import at_least, refuse_unknown
+from glimpse.settings.quoting import with_paths
 from glimpse.tasks import Survival, Task
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -122,12 +124,16 @@ def _main(config: DictConfig) -> None:
     with in_one_line():
         refuse_unknown(options, inspect.signature(compare).parameters, "glimpse.compare")
         if options["runs"] is None:
-            raise EvaluationError("Which runs? Give two folders: glimpse compare runs=[<run folder>,<run folder>].")
+            raise EvaluationError("Which runs? Give two folders: glimpse compare <run folder> <run folder>.")
         print(f"\n{compare(**options).told}")
 
 
 def main() -> None:
-    """Runs the command; mistakes of the user end it with a one-line message and exit code 2."""
+    """Runs the command; mistakes of the user end it with a one-line message and exit code 2.
+
+    Folders may be typed without `runs=`.
+    """
+    sys.argv[1:] = with_paths(sys.argv[1:], "runs", several=True)
     run_command(_main)
 
 

@@ -8,6 +8,7 @@ import inspect
 import itertools
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ from glimpse.runs.loading import feature_store, load, overview_network
 from glimpse.settings.building import build
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import at_least, check_device, refuse_unknown
-from glimpse.settings.quoting import typed
+from glimpse.settings.quoting import typed, with_paths
 from glimpse.sources.staged.stage import Stage
 from glimpse.sources.tolerant import unread
 from glimpse.tasks import Task
@@ -301,7 +302,11 @@ def _main(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Runs the command; mistakes of the user end it with a one-line message and exit code 2."""
+    """Runs the command; mistakes of the user end it with a one-line message and exit code 2.
+
+    The folder may be typed without `run=`.
+    """
+    sys.argv[1:] = with_paths(sys.argv[1:], "run")
     run_command(_main)
 
 

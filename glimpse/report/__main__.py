@@ -4,6 +4,7 @@ glimpse report run=runs/wsi-ppo-0
 """
 
 import inspect
+import sys
 from typing import Any
 
 import hydra
@@ -13,6 +14,7 @@ from glimpse.errors import EvaluationError, SettingsError
 from glimpse.report.html.writing import write_report
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import refuse_unknown
+from glimpse.settings.quoting import with_paths
 
 
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="report")
@@ -31,7 +33,11 @@ def _main(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Runs the command; mistakes of the user end it with a one-line message and exit code 2."""
+    """Runs the command; mistakes of the user end it with a one-line message and exit code 2.
+
+    The folder may be typed without `run=`.
+    """
+    sys.argv[1:] = with_paths(sys.argv[1:], "run")
     run_command(_main)
 
 

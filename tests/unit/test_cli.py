@@ -4,6 +4,7 @@ import gc
 import subprocess
 import sys
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -164,3 +165,14 @@ def test_a_public_name_leaves_the_collection_of_garbage_as_it_was(
             assert gc.isenabled() == collects and paused.pop()
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("module", ["glimpse.evaluate", "glimpse.report.__main__"])
+def test_the_folder_of_a_run_may_be_typed_without_a_key(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [module, "no such, run"])
+    with pytest.raises(SystemExit, match="2"):
+        import_module(module).main()
+    said = capsys.readouterr().err
+    assert "no such, run" in said and "key=value" not in said and said.count("\n") == 1

@@ -2,13 +2,14 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from glimpse.compare import compare
+from glimpse.compare import compare, main
 from glimpse.errors import EvaluationError
 from glimpse.report.answers import Answers, read_answers, task_in
 from glimpse.report.over_folds import summarised, table_over_folds
@@ -129,6 +130,21 @@ def test_tables_are_compared_without_their_runs(tmp_path: Path) -> None:
     ):
         with pytest.raises(EvaluationError, match=said):
             compare(**given)
+
+
+def test_folders_may_be_typed_without_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [tmp_path / name for name in ("first run", "it's, [b] = 1")]
+    for folder, margins in zip(folders, ([-1, 1, -2, 2, 1, 1], [-1, 1, -2, 2, -1, 1]), strict=True):
+        folder.mkdir()
+        write(folder / "predictions.csv", margins)
+    line = [*map(str, folders), f"output={tmp_path / 'found.json'}", "bootstrap=20"]
+    monkeypatch.setattr(sys, "argv", ["glimpse compare", *line])
+    main()
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["runs"] == list(map(str, folders)) and "first run" in capsys.readouterr().out
+    assert found["metrics"]["accuracy"]["difference"]["value"] == pytest.approx(-1 / 6)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What messages tell users to type means, in a shell and to Hydra, what it is meant to mean."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -8,7 +9,7 @@ from omegaconf import OmegaConf
 
 from glimpse.settings.command import in_one_line
 from glimpse.settings.composing import composed
-from glimpse.settings.quoting import plain, typed, typed_list
+from glimpse.settings.quoting import plain, typed, typed_list, with_paths
 
 NAMES = [
     "runs/wsi-ppo-2026-01-01_10-00-00-seed0",
@@ -79,3 +80,21 @@ def test_plain_names_are_texts_also_within_lists(name: str) -> None:
         assert shlex.split(name) == [name]
         assert (parse(f"a={name}").value(), parse(f"a=[{name}]").value()) == (name, [name])
     assert plain(name) == (name in ("runs/wsi-ppo-2026-01-01_10-00-00-seed0", "./5", "AXIAL", "t1.ax/b-c", "none"))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "=" not in name and not name.startswith("-")])
+def test_paths_without_a_key_are_the_value_of_a_setting(name: str) -> None:
+    for given, expected in (([name], name), ([name, "runs/b"], [name, "runs/b"])):
+        word, *others = with_paths([*given, "seed=3"], "runs", several=True)
+        override = OverridesParser.create().parse_override(word)
+        config = OmegaConf.to_container(OmegaConf.create({"runs": override.value(), "seed": 7}), resolve=True)
+        assert config == {"runs": expected, "seed": 7} and others == ["seed=3"]
+
+
+def test_what_is_no_path_stays_as_it_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert with_paths(["a", "--cfg", "job"], "run") == ['run="a"', "--cfg", "job"]
+    for same in (["run=a", "b"], ["a", "b"], ["--cfg", "job"], ["+new", "lr=0.1"], []):
+        assert with_paths(same, "run") == same
+    (tmp_path / "lr=0.1").mkdir()
+    assert with_paths(["lr=0.1"], "run") == ['run="lr=0.1"']
