@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from glimpse.tasks.base import ratio
 
 _ROWS = 1024  # of the matrix of pairs that are held at once
+SLACK = 1 + 1e-6  # times are float32, edges are not: an event at an edge lies before it
 
 
 def weighted_concordance(
@@ -88,6 +89,8 @@ def weighted_brier(
     at ties as scikit-survival has it. Between moments, and from 0 at time 0, the score is taken as linear. Moments
     after the last time of any case are left out; NaN if all are.
 
+    A time that misses a moment by no more than rounding to float32 (`SLACK`) lies at it.
+
     Args:
         survival: predicted probability of no event until each moment.
         moments: ascending times above 0.
@@ -95,15 +98,16 @@ def weighted_brier(
         events: whether the event was seen.
         weights: how often each case counts, one row per resample.
     """
-    moments = moments[moments < times.max()]
+    moments = moments[moments * SLACK < times.max()]
     if not len(moments):
         return np.full(len(weights), np.nan)
+    ends = moments * SLACK
     seen = np.where(events, times, np.nextafter(times, np.inf))  # at one time, events come before censoring
     own = _inverse(kaplan_meier(seen, ~events, np.nextafter(times, np.inf), weights))
-    then = _inverse(kaplan_meier(seen, ~events, np.nextafter(moments, np.inf), weights))
-    ended = (times[:, None] <= moments) & events[:, None]
+    then = _inverse(kaplan_meier(seen, ~events, np.nextafter(ends, np.inf), weights))
+    ended = (times[:, None] <= ends) & events[:, None]
     lost = survival[:, : len(moments)] ** 2 * ended
-    kept = (1.0 - survival[:, : len(moments)]) ** 2 * (times[:, None] > moments)
+    kept = (1.0 - survival[:, : len(moments)]) ** 2 * (times[:, None] > ends)
     each = ((weights * own) @ lost + (weights @ kept) * then) / weights.sum(axis=1, keepdims=True)
     scores = np.concatenate([np.zeros((len(weights), 1)), each], axis=1)
     return (scores[:, 1:] + scores[:, :-1]) / 2 @ np.diff(moments, prepend=0.0) / moments[-1]

@@ -11,12 +11,11 @@ from jaxtyping import Float, Float32, Num
 from torch import Tensor
 
 from glimpse.tasks.base import Task, weighted_mean
-from glimpse.tasks.concordance import kaplan_meier, weighted_brier, weighted_concordance
+from glimpse.tasks.concordance import SLACK, kaplan_meier, weighted_brier, weighted_concordance
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 _OTHER_COLUMNS = ("case_id", "slide_id", "path", "split", "mpp", "mask", "patient", "case")
-_SLACK = 1 + 1e-6  # times are float32, edges are not: an event at an edge lies before it
 _LEAST = 1e-9  # of hazards and probabilities that are read from tables, which have nine digits
 _DIGITS = 4  # of edges, which stand in the names of columns
 _EVENTS = {"1": 1, "true": 1, "0": 0, "false": 0}
@@ -118,7 +117,7 @@ class Survival(Task):
         edges = self.edges or _quantiles(times[events], self.bins)
         baseline = self.baseline
         if baseline is None:
-            curve = kaplan_meier(times, events, np.array([0.0, *np.multiply(edges, _SLACK)]))[0]
+            curve = kaplan_meier(times, events, np.array([0.0, *np.multiply(edges, SLACK)]))[0]
             curve[0] = 1.0
             hazard = 1.0 - np.divide(curve[1:], curve[:-1], out=np.ones(len(edges)), where=curve[:-1] > 0)
             least = 0.5 / len(given)
@@ -181,7 +180,7 @@ class Survival(Task):
         """
         edges, (time, event) = (0.0, *(self.edges or ())), (target[..., :1], target[..., 1:])
         low, high = _like(edges[:-1], target), _like(edges[1:], target)
-        ended = event * (time <= high * _SLACK) * ((time > low * _SLACK) | (low == 0))
+        ended = event * (time <= high * SLACK) * ((time > low * SLACK) | (low == 0))
         return ((time - low) / (high - low)).clip(0, 1) * (1 - ended), ended
 
     def _offsets(self) -> list[float]:

@@ -105,8 +105,10 @@ def test_curves_and_brier_scores_are_those_of_scikit_survival() -> None:
     survival = np.array([[0.95 - 0.02 * i, 0.8 - 0.03 * i, 0.6 - 0.03 * i] for i in range(16)])
     curve = kaplan_meier(TIMES, EVENTS, MOMENTS)[0]
     np.testing.assert_allclose(curve, [0.8749999999999999, 0.5758547008547007, 0.3084935897435897])
-    score = weighted_brier(survival, MOMENTS, TIMES, EVENTS, np.ones((1, 16)))
-    assert score == pytest.approx(0.26012267127403843)
+    for scale, kind in ((1.0, np.float64), (0.1, np.float32), (0.7, np.float32)):  # as `stack` rounds times
+        times = (TIMES * scale).astype(kind).astype(np.float64)
+        score = weighted_brier(survival, MOMENTS * scale, times, EVENTS, np.ones((1, 16)))
+        assert score == pytest.approx(0.26012267127403843)
 
 
 def test_concordance_of_resamples_is_that_of_the_cases_that_they_hold() -> None:
