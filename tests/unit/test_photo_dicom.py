@@ -3,13 +3,14 @@
 import warnings
 from copy import deepcopy
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from pydicom.pixels import apply_color_lut, pixel_array
-from pydicom.uid import RLELossless
+from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
 from glimpse.errors import UserError
 from glimpse.sources import ImageReadError, PhotoSource, RadiographSource, UnsupportedImageError, open_source
@@ -21,22 +22,26 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom's own, about its da
 
 @cache
 def coloured() -> dict[str, Path]:
-    """The coloured ones of the test files that come with pydicom; asking it for them would fetch others."""
-    found = {}
-    for path in sorted((Path(pydicom.__file__).parent / "data" / "test_files").glob("*.dcm")):
+    """The coloured test files of pydicom and of pydicom-data; asking pydicom for them would fetch others."""
+    found, folders = {}, [Path(pydicom.__file__).parent / "data" / "test_files"]
+    more = find_spec("data_store")  # the module of pydicom-data
+    if more is not None:
+        folders += [Path(place) / "data" for place in more.submodule_search_locations or ()]
+    for path in (path for folder in folders for path in sorted(folder.glob("*.dcm"))):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                data = pydicom.dcmread(path, stop_before_pixels=True)
+                data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         except Exception:
             continue
         if data.get("SamplesPerPixel", 1) == 3 or data.get("PhotometricInterpretation") == "PALETTE COLOR":
-            found[path.name] = path
+            found[path.name if path.name not in found else f"{path.parent.name}/{path.name}"] = path
     return found
 
 
 def as_pydicom_reads(path: Path, frame: int) -> np.ndarray:
-    data = pydicom.dcmread(path)
+    data = pydicom.dcmread(path, force=True)
+    data.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)  # of old files, which do not begin as DICOM
     pixels = pixel_array(data, index=frame)
     if data.PhotometricInterpretation == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, data)
@@ -46,14 +51,18 @@ def as_pydicom_reads(path: Path, frame: int) -> np.ndarray:
 
 
 def test_there_are_test_files_of_every_kind() -> None:
-    kinds = {str(pydicom.dcmread(path).PhotometricInterpretation) for path in coloured().values()}
+    kinds = {str(pydicom.dcmread(path, force=True).PhotometricInterpretation) for path in coloured().values()}
     assert kinds >= {"RGB", "YBR_FULL", "YBR_FULL_422", "PALETTE COLOR"} and len(coloured()) > 30
+    pytest.importorskip("data_store", reason="pydicom-data is not installed")
+    assert {"US1_J2KI.dcm", "color3d_jpeg_baseline.dcm", "gdcm-US-ALOKA-16_big.dcm", "OT-PAL-8-face.dcm"} <= set(
+        coloured()
+    )
 
 
 @pytest.mark.parametrize("name", coloured())
 def test_every_coloured_test_file_is_read_as_pydicom_reads_it(name: str) -> None:
     path = coloured()[name]
-    frames = int(pydicom.dcmread(path).get("NumberOfFrames") or 1)
+    frames = int(pydicom.dcmread(path, force=True).get("NumberOfFrames") or 1)
     if frames > 1:
         with pytest.raises(UnsupportedImageError, match=rf"it holds {frames} frames, a case is one"):
             PhotoSource(path).check()
@@ -61,6 +70,26 @@ def test_every_coloured_test_file_is_read_as_pydicom_reads_it(name: str) -> None
         source = open_source(path, frame=frame)
         assert isinstance(source, PhotoSource)
         np.testing.assert_array_equal(whole(source), as_pydicom_reads(path, frame))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("gdcm-US-ALOKA-16", "gdcm-US-ALOKA-16_big"),  # a palette, in either order of bytes
+        ("US1_UNCR", "US1_J2KR"),
+        ("US1_UNCI", "US1_J2KI"),
+        ("color-pl", "color-px"),  # colour by colour, and pixel by pixel
+        ("SC_rgb", "SC_rgb_16bit"),
+        ("SC_rgb", "SC_rgb_32bit"),
+        ("SC_rgb", "SC_rgb_expb_32bit"),
+        ("OBXXXX1A", "OBXXXX1A_expb"),
+    ],
+)
+def test_one_image_in_two_forms_is_read_alike(one: str, other: str) -> None:
+    pytest.importorskip("data_store", reason="pydicom-data is not installed")
+    first, second = (whole(open_source(coloured()[f"{name}.dcm"], reader="photo")) for name in (one, other))
+    np.testing.assert_array_equal(first, second)
+    assert np.ptp(first, axis=2).max() > 100 and np.ptp(first) > 200
 
 
 def photo(pixels: np.ndarray, planar: int = 0, **elements: object) -> pydicom.Dataset:
