@@ -4,7 +4,7 @@ from glimpse.sources.array import SUFFIXES as ARRAY_SUFFIXES
 from glimpse.sources.array import ArraySource, is_array
 from glimpse.sources.base import ImageReadError, ImageSource, RegionReadError, UnsupportedImageError
 from glimpse.sources.photo.source import SUFFIXES as PHOTO_SUFFIXES
-from glimpse.sources.photo.source import PhotoSource, is_photo
+from glimpse.sources.photo.source import PhotoSource, is_photo, may_be_photo
 from glimpse.sources.radiograph.source import SUFFIXES as RADIOGRAPH_SUFFIXES
 from glimpse.sources.radiograph.source import RadiographSource, is_radiograph, may_be_radiograph
 from glimpse.sources.registry import Kind, open_source, register_reader
@@ -56,7 +56,12 @@ register_reader(  # after radiographs, which grey pictures are unless somebody s
     PhotoSource,
     suffixes=PHOTO_SUFFIXES,
     sniff=is_photo,
-    kind=Kind("photographs (PNG, JPEG, WebP, TIFF and DICOM, in colour or grey)", ("photo",)),
+    may_read=may_be_photo,
+    kind=Kind(
+        "photographs (PNG, JPEG, WebP, TIFF and DICOM, in colour or grey)",
+        ("photo",),
+        {f"a {name} image": "with 'vips copy in.tif out.png'" for name in ("TIFF", "BigTIFF")},
+    ),
 )
 register_reader(
     "volume",

@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -113,6 +114,33 @@ def test_tiffs(tmp_path: Path, kind: str, bits: int) -> None:
     assert bool(len(plane.images._arrays)) == (kind != "plain" or bits == 16), "what is plain is mapped, not decoded"
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_tiffs_of_the_bits_of_a_camera(tmp_path: Path, bits: int) -> None:
+    pytest.importorskip("imagecodecs")
+    pixels = colours()
+    deep = (pixels.astype(np.uint16) << (bits - 8)) + 1
+    tifffile.imwrite(tmp_path / "a.tif", deep, photometric="rgb", bitspersample=bits)
+    np.testing.assert_array_equal(whole(PhotoSource(tmp_path / "a.tif")), pixels)
+
+
+@pytest.mark.parametrize("kind", ["grey.png", "colour.png", "grey.tif", "colour.tif"])
+def test_few_bits_in_sixteen_are_told_since_they_are_shown_nearly_black(tmp_path: Path, kind: str) -> None:
+    deep = colours().astype(np.uint16) * 16  # 12 bits
+    for values, dark in ((deep, True), (deep * 16, False)):
+        path = tmp_path / f"{dark}-{kind}"
+        if kind == "colour.png":
+            write_png(path, 56, 40, b"".join(b"\0" + row.tobytes() for row in values.astype(">u2")))
+        elif kind == "grey.png":
+            Image.fromarray(values[..., 0]).save(path)
+        else:
+            pixels = values if "colour" in kind else values[..., 0]
+            tifffile.imwrite(path, pixels, photometric="rgb" if "colour" in kind else "minisblack")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert (whole(PhotoSource(path)).max() < 32) == dark
+        assert ["nearly black" in str(one.message) for one in said] == [True] * dark
+
+
 def test_sixteen_bits_of_several_channels_of_a_png_are_cut_to_their_highest_eight(tmp_path: Path) -> None:
     pixels = colours()
     rows = b"".join(b"\0" + row.tobytes() for row in (pixels.astype(np.uint16) * 256 + 200).astype(">u2"))
@@ -201,10 +229,25 @@ def test_colours_are_photographs_and_greys_are_radiographs_unless_somebody_says_
                 assert isinstance(open_source(tmp_path / name), RadiographSource)
                 photo = open_source(tmp_path / name, reader="photo")
                 assert isinstance(photo, PhotoSource) and np.ptp(whole(photo), axis=2).max() == 0
-    tifffile.imwrite(tmp_path / "tiles.tif", colours(512, 512), tile=(256, 256), photometric="rgb")
-    assert isinstance(open_source(tmp_path / "tiles.tif"), SlideSource)
-    with pytest.raises(UnsupportedImageError, match=r"env=wsi reads whole slides.*but env=photo reads photographs"):
-        open_source(tmp_path / "tiles.tif", reader="photo")
+
+
+def test_what_is_said_to_be_a_photograph_may_be_in_tiles_or_have_any_name(tmp_path: Path) -> None:
+    pixels, tiled = colours(512, 512), tmp_path / "tiles.tif"
+    tifffile.imwrite(tiled, pixels, tile=(256, 256), photometric="rgb")
+    assert isinstance(open_source(tiled), SlideSource)
+    np.testing.assert_array_equal(whole(open_source(tiled, reader="photo")), pixels)
+    with tifffile.TiffWriter(tmp_path / "levels.tif") as tiff:
+        for step, kind in ((1, 0), (2, 1)):
+            tiff.write(pixels[::step, ::step], tile=(128, 128), photometric="rgb", subfiletype=kind)
+    hint = r"env=wsi reads whole slides.*but env=photo reads photographs.*vips copy in\.tif out\.png"
+    with pytest.raises(UnsupportedImageError, match=hint):
+        open_source(tmp_path / "levels.tif", reader="photo")
+    Image.fromarray(pixels).save(tmp_path / "a.jpg")
+    expected = whole(PhotoSource(tmp_path / "a.jpg"))
+    for name in ("a.jfif", "without"):
+        (tmp_path / name).write_bytes((tmp_path / "a.jpg").read_bytes())
+        np.testing.assert_array_equal(whole(open_source(tmp_path / name, reader="photo")), expected)
+    assert isinstance(open_source(tmp_path / "a.jfif"), PhotoSource)
 
 
 def test_what_is_no_photograph_is_said_to_be_none(tmp_path: Path) -> None:

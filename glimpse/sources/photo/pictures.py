@@ -1,6 +1,7 @@
 """Photographs in PNG, JPEG, WebP and TIFF files."""
 
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = 0, 1, 2, 3  # TIFF's Photometri
 _BY_PILLOW = (5, 6, 8)  # CMYK, YCbCr, CIELab
 _MULTIPLIED, _APART = 1, 2  # TIFF's ExtraSamples: alpha that colours were multiplied with, or were not
 _EXPORT = "Save it as a PNG or TIFF of 8 or 16 bits."
+_DARK = 8  # what stays below this part of the range is shown nearly black
 
 
 def describe(path: Path, frame: int | None) -> Header:
@@ -69,13 +71,18 @@ def decode(path: Path, frame: int) -> np.ndarray:
             raise damaged(path, error) from error
 
 
-def is_picture(path: Path) -> bool:
-    """Tells whether a TIFF is one that this reader knows: not in tiles, as slides are, and of 8 or 16 bits."""
+def is_picture(path: Path, tiles: bool = False) -> bool:
+    """Tells whether a TIFF is one that this reader knows: of 8 to 16 bits, and not in tiles, as slides are.
+
+    Args:
+        path: the file.
+        tiles: whether one picture without levels may be in tiles.
+    """
     try:
         with tiff_file(path) as tiff:
             page: Any = tiff.pages.first
             _check_page(path, page)
-            return not page.is_tiled
+            return not page.is_tiled or (tiles and len(tiff.pages) == 1 and not page.subifds)
     except Exception:  # the reader that is asked for says what is wrong
         return False
 
@@ -91,16 +98,32 @@ def _check_mode(path: Path, mode: str) -> None:
 
 
 def _rgb(path: Path, image: Image.Image) -> np.ndarray:
+    deep = any(";16" in str(tile[3]) for tile in image.tile)  # colours of 16 bits, of which Pillow keeps the highest 8
     image.load()
     _check_mode(path, image.mode)
     if image.mode in _SIXTEEN:
-        return _three(eight_bits(np.asarray(image), 16))
+        values = np.asarray(image)
+        _tell_darkness(path, values, 16, 16)
+        return _three(eight_bits(values, 16))
+    if deep:
+        _tell_darkness(path, np.asarray(image.convert("RGB")), 8, 16)
     if image.mode == "RGBa":  # multiplied with alpha already
         return np.asarray(image)[..., :3]
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         pixels = np.asarray(image.convert("RGBA"))
         return on_black(pixels[..., :3], pixels[..., 3])
     return np.asarray(image.convert("RGB"))
+
+
+def _tell_darkness(path: Path, values: np.ndarray, bits: int, stored: int) -> None:
+    """Warns where values of a number of bits, of those that are stored, take the lowest part of their range only."""
+    if values.max() < (1 << bits) // _DARK:
+        warnings.warn(
+            f"{path}: it is shown nearly black, since no value reaches an eighth of what its {stored} bits can hold. "
+            "Save it with values over the whole range, if it is not so dark.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _three(grey: np.ndarray) -> np.ndarray:
@@ -138,7 +161,9 @@ def _decode_tiff(path: Path, frame: int) -> np.ndarray:
         pixels, by_pillow = pixels_of(path, page)
         if by_pillow:
             return _by_pillow(path, page.index)
-        bits = 8 * pixels.dtype.itemsize if page.bitspersample > 8 else int(page.bitspersample)
+        bits = int(page.bitspersample)
+        if bits > 8 and int(page.photometric) != _PALETTE:
+            _tell_darkness(path, pixels if pixels.ndim == 2 else pixels[..., :3], bits, bits)
         if int(page.photometric) == _PALETTE:
             indices = pixels if pixels.ndim == 2 else pixels[..., 0]
             return eight_bits(np.asarray(page.colormap), 16).T[indices]

@@ -31,6 +31,16 @@ def is_photo(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and (head.startswith((PNG, JPEG)) or is_webp(path))
 
 
+def may_be_photo(path: Path) -> bool:
+    """Tells the same of files that are meant to be photographs, whatever their names; a TIFF may be in tiles, too."""
+    if is_dicom(path):
+        return is_photo(path)
+    head = magic(path)
+    if head[:4] in TIFF:
+        return pictures.is_picture(path, tiles=True)
+    return head.startswith((PNG, JPEG)) or is_webp(path)
+
+
 class PhotoSource(PlaneSource):
     """A photograph; red, green and blue, black outside.
 

@@ -27,7 +27,7 @@ from glimpse.sources.pictures.stored import Pixels, Stored
 from glimpse.sources.stated import given_instead, spacing_per_axis
 
 MAX_PIXELS = 1 << 24  # a wider read is made in parts
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")  # of files that are no DICOM, whatever they begin with
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif")  # of files that are no DICOM, whatever they begin with
 WHOLE_SLIDES = "1.2.840.10008.5.1.4.1.1.77.1.6"  # SOP class: VL Whole Slide Microscopy Image Storage
 
 
