@@ -29,7 +29,7 @@ from glimpse.contract.stepped_sources import viewable_cases
 from glimpse.errors import EvaluationError, UserError
 from glimpse.networks.feature_store import using
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.reading.calibration import read_temperatures
+from glimpse.reading.calibration import SAME_SPLIT, read_temperatures
 from glimpse.reading.costs import Meter
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.playing import compute_threads
@@ -61,6 +61,7 @@ class Result:
         files: paths of the files that were written.
         of: the number of cases in the cohort, of all splits.
         further: the metrics that a second table shows.
+        note: why answers are not calibrated, though the run has temperatures, as a sentence; else empty.
     """
 
     record: dict[str, Any]
@@ -69,6 +70,7 @@ class Result:
     files: tuple[Path, ...]
     of: int
     further: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def rows(self) -> dict[str, Row]:
@@ -103,7 +105,7 @@ def evaluate(
     """Reads a split with the policy of a run and with its baselines, and writes the result into the run folder.
 
     Probabilities are calibrated by the temperatures that the run has for its readers (see
-    `glimpse.reading.calibration`).
+    `glimpse.reading.calibration`); not where the validation split is read, on which they were fitted.
 
     Args:
         run: the run folder.
@@ -145,11 +147,14 @@ def evaluate(
     found = _cases(policy, Path(run), cohort, split, lanes, changes)
     readings, spent = _read(policy, Path(run), readers, found, budget, seed, progress)
     task = found.access.task
-    readings, rows = measured(readings, read_temperatures(Path(run)) if task.calibrates else {}, task, seed, spent)
+    temperatures = read_temperatures(Path(run)) if task.calibrates else {}
+    note = f"Not calibrated: {SAME_SPLIT}." if temperatures and split == "val" else ""
+    readings, rows = measured(readings, {} if note else temperatures, task, seed, spent)
     record = {"split": split, "seed": seed, "max_glimpses": budget, "readers": rows}
     if cohort is not None:
         record["cohort"] = os.path.abspath(cohort)
-    return Result(record, readings, task.headline, _write(Path(run), record, readings, task), found.of, task.further)
+    files = _write(Path(run), record, readings, task)
+    return Result(record, readings, task.headline, files, found.of, task.further, note)
 
 
 def _check(readers: Sequence[str], **numbers: int | None) -> None:
@@ -296,7 +301,7 @@ def _main(config: DictConfig) -> None:
         if run is None:
             raise EvaluationError("Which run? Give its folder: glimpse evaluate run=<run folder>.")
         result = evaluate(run, **options)
-        texts = (table(result.rows, headline=result.headline), further_table(result.rows, result.further))
+        texts = (table(result.rows, headline=result.headline), further_table(result.rows, result.further), result.note)
         print("\n" + "\n\n".join([*filter(None, texts), result.counted]))
         print(f"Written: {', '.join(map(str, result.files))}")
 

@@ -24,7 +24,7 @@ from glimpse.pictures.episodes import scanpath_picture
 from glimpse.pictures.pages import PAGES, page_record, page_text
 from glimpse.ranks.group import agreed, everyones, first, once
 from glimpse.ranks.sharing import share_of
-from glimpse.reading.calibration import CALIBRATION_FILE, Temperature, calibrated, fit, write_temperatures
+from glimpse.reading.calibration import CALIBRATION_FILE, SAME_SPLIT, Temperature, calibrated, fit, write_temperatures
 from glimpse.reading.costs import Meter
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.readers import FULL_SCAN, READERS, PolicyReader, Reader, check_readers, manner_of, reader_named
@@ -249,7 +249,7 @@ class Report:
         """Yields a function that reads the validation split with a reader, and returns its temperature by its name."""
         task, reason = trained.cases.task, ""
         if self.split == "val":
-            reason = "the report is on the validation split, on which temperatures are fitted"
+            reason = SAME_SPLIT
         elif not len(cohort.split("val")):
             reason = "the run has no validation split, which makes it possible"
         if not self.calibrate or not task.calibrates:

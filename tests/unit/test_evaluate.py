@@ -21,6 +21,7 @@ from glimpse.cohort import CohortError
 from glimpse.cohort.preflight import PreflightError
 from glimpse.errors import EvaluationError, SettingsError
 from glimpse.evaluate import evaluate
+from glimpse.reading.calibration import Temperature, write_temperatures
 from glimpse.reading.records import Reading
 from glimpse.report.tables import CAPTION, FULL_SCAN_CAPTION, summarise, table, write_predictions
 from glimpse.runs.checkpoints import CheckpointError
@@ -43,6 +44,16 @@ def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_policy(other, folder / OVERVIEW_FILE)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     return folder
+
+
+def test_answers_to_the_split_on_which_temperatures_were_fitted_are_not_calibrated(run: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    write_temperatures(own, {"ppo": Temperature(4.0, 5)})
+    for split, temperature in (("test", 4.0), ("val", None)):
+        found = evaluate(own, max_glimpses=2, split=split, readers=["policy"])
+        row = found.rows["ppo"]
+        assert row["temperature"] == temperature and ("uncalibrated" in row) == (split == "test")
+        assert ("Not calibrated: the report is on the validation split" in found.note) == (split == "val")
 
 
 def test_a_saved_run_reads_with_any_number_of_glimpses(run: Path) -> None:
