@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from glimpse.pictures.calibration import calibration_picture, confusion_picture
 from glimpse.reading.calibration import CALIBRATION_FILE, Temperature, calibrated
@@ -11,7 +10,7 @@ from glimpse.reading.records import Reading
 from glimpse.report.tables import Row, summarise
 from glimpse.tasks import Task
 
-_COMPARED = ("brier", "ece", "score", "calibration")  # what calibration changes
+_COMPARED = ("brier", "ece", "score", "calibration", "labels")  # what calibration changes
 
 
 def measured(
@@ -60,7 +59,9 @@ def told(found: Mapping[str, Temperature]) -> str:
 
 
 def draw_answers(rows: Mapping[str, Row], folder: Path, suffix: str = "") -> list[Path]:
-    """Draws calibration and confusion of all readers into a folder; of tasks without classes, nothing is drawn.
+    """Draws calibration and confusion of all readers into a folder; nothing for tasks without classes or labels.
+
+    Of labels, those of the first reader are drawn, one panel for each.
 
     Args:
         rows: rows of `metrics.json`.
@@ -73,14 +74,20 @@ def draw_answers(rows: Mapping[str, Row], folder: Path, suffix: str = "") -> lis
     Raises:
         WriteError: a picture cannot be written.
     """
-    written = []
-    curves: dict[str, Any] = {name: row["calibration"] for name, row in rows.items() if "calibration" in row}
-    if curves:
-        before = {name: rows[name]["uncalibrated"]["calibration"] for name in curves if "uncalibrated" in rows[name]}
-        written.append(folder / f"calibration{suffix}.png")
-        calibration_picture(curves, before, written[-1])
-    matrices = {name: row["confusion"] for name, row in rows.items() if "confusion" in row}
-    if matrices:
-        written.append(folder / f"confusion{suffix}.png")
-        confusion_picture(matrices, written[-1])
+    written: list[Path] = []
+    drawn = _drawn(rows)
+    if drawn:
+        curves = {name: one["calibration"] for name, (one, _) in drawn.items()}
+        before = {name: one["calibration"] for name, (_, one) in drawn.items() if one}
+        written = [folder / f"calibration{suffix}.png", folder / f"confusion{suffix}.png"]
+        calibration_picture(curves, before, written[0])
+        confusion_picture({name: one["confusion"] for name, (one, _) in drawn.items()}, written[1])
     return written
+
+
+def _drawn(rows: Mapping[str, Row]) -> dict[str, tuple[Row, Row]]:
+    """Returns what is drawn in each panel, by its title: a curve and a matrix; and the same without calibration."""
+    found = {name: (row, row.get("uncalibrated", {})) for name, row in rows.items() if "calibration" in row}
+    first: Row = next((row for row in rows.values() if "labels" in row), {"labels": []})
+    before = first.get("uncalibrated", {}).get("labels") or [{}] * len(first["labels"])
+    return found | {one["name"]: (one, other) for one, other in zip(first["labels"], before, strict=True)}

@@ -14,6 +14,7 @@ from glimpse.tasks.measures import (
     brier,
     calibration_curve,
     calibration_error,
+    checked_specificity,
     confusion_matrix,
     counted,
     sensitivity_at,
@@ -59,9 +60,8 @@ class Classification(Task):
         self.outputs = len(self.names)
         if self.outputs < 2:
             raise ValueError(f"a classification needs at least two classes with different names, got {classes!r}.")
-        if isinstance(specificity, bool) or not 0 <= specificity <= 1:
-            raise ValueError(f"expected specificity from 0 to 1, got {specificity!r}.")
-        self.class_weights, self.specificity = _checked_weights(class_weights, self.names), float(specificity)
+        self.class_weights = _checked_weights(class_weights, self.names)
+        self.specificity = checked_specificity(specificity)
         self._sensitivity = f"sensitivity_at_specificity_{self.specificity:g}"
         self.further = ("balanced_accuracy", "f1", self._sensitivity, "brier", "ece")
         self.metric_names = ("auc", "accuracy", *self.further, "score")

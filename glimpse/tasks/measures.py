@@ -64,6 +64,17 @@ def confusion_matrix(
     return np.bincount(targets * classes + answers, minlength=classes**2).reshape(classes, classes)
 
 
+def checked_specificity(given: Any) -> float:
+    """Returns a specificity that a user gave.
+
+    Raises:
+        ValueError: it is none from 0 to 1.
+    """
+    if isinstance(given, bool) or not 0 <= given <= 1:
+        raise ValueError(f"expected specificity from 0 to 1, got {given!r}.")
+    return float(given)
+
+
 def sensitivity_at(
     specificity: float, gains: Float[np.ndarray, "resample rank"], losses: Float[np.ndarray, "resample rank"]
 ) -> Resampled:

@@ -10,8 +10,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
-from glimpse.tasks.base import Task, mean_of_defined, ratio, weighted_auc, weighted_mean
-from glimpse.tasks.measures import calibration_error
+from glimpse.tasks.base import Task, auc_of, mean_of_defined, ranked, ratio, weighted_mean
+from glimpse.tasks.measures import (
+    calibration_curve,
+    calibration_error,
+    checked_specificity,
+    confusion_matrix,
+    counted,
+    sensitivity_at,
+)
 from glimpse.tasks.names import expected_names, names_of, naming_option, numbered, parse_name
 
 NONE = ("none", "-")  # texts for the empty set; `write_target` uses the first
@@ -23,27 +30,38 @@ _COMMON = 3  # from so many cases on (one for each split), a set of labels is a 
 class MultiLabel(Task):
     """Predicts any subset of several labels; predictions are one logit per label.
 
-    A target is an int64 array (label,) of 0 and 1. The metrics are "auc" (mean over the labels that some cases have and
-    others do not), "accuracy" (share of cases with all labels right, also called subset accuracy), "f1" (mean over the
-    labels that occur in targets or answers), "brier" and "ece" (Brier score and expected calibration error, means over
-    the labels) and the mean "score".
+    A target is an int64 array (label,) of 0 and 1. The metrics, each but "accuracy" and "score" a mean over labels (see
+    `glimpse.tasks.measures`):
+
+    - "auc": of the labels that some cases have and others do not.
+    - "accuracy": the share of cases with all labels right, also called subset accuracy.
+    - "balanced_accuracy": the mean of sensitivity and specificity; where all cases have a label, or none has it, the
+      one that is defined.
+    - "f1": of the labels that occur in targets or answers.
+    - "sensitivity_at_specificity_<s>": the highest sensitivity of a threshold with a specificity of at least s, of the
+      labels that some cases have and others do not.
+    - "brier" and "ece": Brier score and expected calibration error.
+    - "score": the mean score.
 
     Args:
         labels: the number of labels, or their names in order, texts or numbers.
+        specificity: for the metric "sensitivity_at_specificity_<s>", from 0 to 1.
     """
 
-    metric_names = ("auc", "accuracy", "f1", "brier", "ece", "score")
     headline = ("auc", "accuracy")
-    further = ("f1", "brier", "ece")
     calibrates = True
 
-    def __init__(self, labels: int | Sequence[str | float]) -> None:
+    def __init__(self, labels: int | Sequence[str | float], specificity: float = 0.9) -> None:
         names = names_of("labels", labels)
         if not names:
             raise ValueError(f"a multi-label task needs at least one label, all with different names, got {labels!r}.")
         wrong = [name for name in names if ";" in name or name.lower() in NONE]
         if wrong:
             raise ValueError(f"labels must not hold ';' or be one of {', '.join(NONE)}; rename {wrong[0]!r}.")
+        self.specificity = checked_specificity(specificity)
+        self._sensitivity = f"sensitivity_at_specificity_{self.specificity:g}"
+        self.further = ("balanced_accuracy", "f1", self._sensitivity, "brier", "ece")
+        self.metric_names = ("auc", "accuracy", *self.further, "score")
         self.names = names
         self.outputs = len(names)
         self.target_shape = (self.outputs,)
@@ -83,15 +101,40 @@ class MultiLabel(Task):
     ) -> dict[str, Float[np.ndarray, " resample"]]:
         """Returns all metrics for each weighting; the class describes them."""
         wanted, answered, sure = targets == 1, predictions > 0, self.probabilities(predictions)
-        areas = [weighted_auc(predictions[:, k], wanted[:, k], weights) for k in range(self.outputs)]
+        areas, found, balanced = [], [], []
+        for k in range(self.outputs):
+            gains, losses = ranked(predictions[:, k], wanted[:, k], weights)
+            areas.append(auc_of(gains, losses))
+            found.append(sensitivity_at(self.specificity, gains, losses))
+            own = counted(wanted[:, k].astype(np.int64), answered[:, k].astype(np.int64), 2, weights)
+            balanced.append(own.balanced_accuracy)
         return {
             "auc": mean_of_defined(np.stack(areas)),
             "accuracy": weighted_mean((wanted == answered).all(axis=1), weights),
+            "balanced_accuracy": mean_of_defined(np.stack(balanced)),
             "f1": _macro_f1(wanted, answered, weights),
+            self._sensitivity: mean_of_defined(np.stack(found)),
             "brier": weighted_mean(((sure - wanted) ** 2).mean(axis=1), weights),
             "ece": np.mean([calibration_error(sure[:, k], wanted[:, k], weights) for k in range(self.outputs)], axis=0),
             "score": weighted_mean(self.score(predictions, targets), weights),
         }
+
+    def details(
+        self, predictions: Float[np.ndarray, "case output"], targets: Num[np.ndarray, "case output"]
+    ) -> dict[str, Any]:
+        """Returns of each label the confusion matrix (a row for targets without it, and with it) and the curve."""
+        wanted, sure = np.asarray(targets) == 1, self.probabilities(predictions)
+        told = []
+        for k, name in enumerate(self.names):
+            matrix = confusion_matrix(wanted[:, k].astype(np.int64), (predictions[:, k] > 0).astype(np.int64), 2)
+            told.append(
+                {
+                    "name": name,
+                    "confusion": {"classes": ["without", "with"], "matrix": matrix.tolist()},
+                    "calibration": calibration_curve(sure[:, k], wanted[:, k]),
+                }
+            )
+        return {"labels": told}
 
     def describe(self, prediction: Float[np.ndarray, " output"]) -> str:
         """Returns the labels with a probability above 1 / 2, such as "1, 4, 7"."""

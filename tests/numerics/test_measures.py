@@ -115,13 +115,39 @@ def test_labels_are_measured_one_by_one(ties: bool) -> None:
     )
     assert found["f1"].value == pytest.approx(sk.f1_score(targets, logits > 0, average="macro"))
     assert found["auc"].value == pytest.approx(sk.roc_auc_score(targets, logits))
-    errors = []
+    balanced = [sk.balanced_accuracy_score(targets[:, k], logits[:, k] > 0) for k in each]
+    assert found["balanced_accuracy"].value == pytest.approx(np.mean(balanced))
+    reached = [sensitivity(targets[:, k], logits[:, k], np.ones(150)) for k in each]
+    assert found[SENSITIVITY].value == pytest.approx(np.mean(reached))
+    assert tuple(found) == task.metric_names
+    told, errors = task.details(logits, targets)["labels"], []
     for k in each:
+        assert told[k]["confusion"]["matrix"] == sk.confusion_matrix(targets[:, k], logits[:, k] > 0).tolist()
+        assert told[k]["calibration"] == calibration_curve(shares[:, k], targets[:, k] == 1)
         bins = calibration_curve(shares[:, k], targets[:, k] == 1)
         share, sure = sk_calibration_curve(targets[:, k], shares[:, k], n_bins=BINS)
         np.testing.assert_allclose([[one["share"], one["probability"]] for one in bins], np.stack([share, sure], 1))
         errors.append(sum(one["cases"] * abs(one["share"] - one["probability"]) for one in bins) / 150)
     assert found["ece"].value == pytest.approx(np.mean(errors))
+
+
+def test_labels_that_all_cases_have_or_none_has_count_where_they_are_defined() -> None:
+    rng = np.random.default_rng(5)
+    targets = np.stack([rng.integers(0, 2, 40), np.ones(40, int), np.zeros(40, int)], 1)
+    logits = rng.normal(size=(40, 3))
+    task = MultiLabel(["some", "all", "never"], specificity=0.5)
+    found = task.metrics(logits, targets, np.arange(40), bootstrap=10)
+    assert found["auc"].value == pytest.approx(sk.roc_auc_score(targets[:, 0], logits[:, 0]))
+    name = "sensitivity_at_specificity_0.5"
+    assert found[name].value == pytest.approx(sensitivity(targets[:, 0], logits[:, 0], np.ones(40), 0.5))
+    some = sk.balanced_accuracy_score(targets[:, 0], logits[:, 0] > 0)
+    right = [(logits[:, 1] > 0).mean(), (logits[:, 2] <= 0).mean()]
+    assert found["balanced_accuracy"].value == pytest.approx(np.mean([some, *right]))
+    told = task.details(logits, targets)["labels"]
+    assert [one["name"] for one in told] == ["some", "all", "never"]
+    assert told[1]["confusion"]["matrix"][0] == [0, 0] and told[2]["confusion"]["matrix"][1] == [0, 0]
+    with pytest.raises(ValueError, match="expected specificity from 0 to 1, got 2"):
+        MultiLabel(3, specificity=2)
 
 
 def test_sensitivity_by_hand() -> None:

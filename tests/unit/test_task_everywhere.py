@@ -111,7 +111,8 @@ def test_learning_reading_and_reporting(name: str, tmp_path: Path) -> None:
             assert row["uncalibrated"]["brier"] == rows[reader]["brier"]
             divided = readings[reader][0].prediction / temperatures[reader]
             np.testing.assert_allclose(again[reader][0].prediction, divided)
-        assert bool(draw_answers(calibrated, tmp_path)) == isinstance(task, Classification)
+        drawn = [path.name for path in draw_answers(calibrated, tmp_path)]
+        assert drawn == ["calibration.png", "confusion.png"] and all((tmp_path / one).is_file() for one in drawn)
     write_predictions(tmp_path / "predictions.csv", readings, task, "test")
     with open(tmp_path / "predictions.csv", newline="") as file:
         line = next(csv.DictReader(file))
