@@ -209,7 +209,8 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         source, path = episode.case.source, episode.scanpath(self.ndim)
         extents = [self.views.extent(source, zoom) for zoom in episode.zooms]
         boxes = np.array(extents).reshape(-1, self.ndim) / np.array(source.shape)
-        return draw(overview, self._glimpse, path, boxes, source.frame.sides, self.views.sides(source))
+        sides = self.views.sides(source, episode.zooms[-1] if episode.zooms else 0)
+        return draw(overview, self._glimpse, path, boxes, source.frame.sides, sides, source.frame.unit)
 
     def _course(self) -> dict[str, Any]:
         """Returns what infos say about the course of the episode."""

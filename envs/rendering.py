@@ -27,6 +27,7 @@ def draw(
     boxes: NDArray[np.float64],
     sides: Sequence[float],
     glimpse_sides: Sequence[float],
+    unit: str | None = None,
 ) -> NDArray[np.uint8]:
     """Draws the overview with numbered glimpses on it, and the current glimpse beside it.
 
@@ -41,14 +42,21 @@ def draw(
         sides: Physical lengths of the image's axes, `(d,)`; they give the picture its true proportions, which the
             overview may not have.
         glimpse_sides: Physical lengths of the glimpse's axes, `(d,)`.
+        unit: Of these lengths, "um" or "mm", for scale bars where there is room; None draws none.
 
     Returns:
         A picture `(height, width, 3)`; its size depends only on the number of axes.
     """
     volume = len(sides) == 3
     height, width = (VOLUME_HEIGHT, VOLUME_WIDTH) if volume else (SIDE, SIDE)
-    shown = _fitted(lambda high: Image.fromarray(draw_scanpath(overview, scanpath, boxes, high, sides)), height, width)
-    seen = _fitted(lambda high: through_the_middle(glimpse, high, glimpse_sides), height, width)
+
+    def path(high: int) -> Image.Image:
+        return Image.fromarray(draw_scanpath(overview, scanpath, boxes, high, sides, unit=unit))
+
+    def last(high: int) -> Image.Image:
+        return through_the_middle(glimpse, high, glimpse_sides, unit=unit if len(scanpath) else None)
+
+    shown, seen = (_fitted(drawn, height, width) for drawn in (path, last))
     return np.array(below([shown, seen]) if volume else beside([shown, seen], gap=GAP))
 
 
@@ -85,7 +93,8 @@ class Window:
                 # No warning of Python: Gymnasium's checker, which tries every mode, takes these for errors.
                 _LOG.warning(
                     "render_mode='human' needs a screen, but matplotlib only writes files here (backend %s). Nothing "
-                    "is shown. Use render_mode='rgb_array', and gymnasium.wrappers.RecordVideo for a film.",
+                    "is shown. Use render_mode='rgb_array', and gymnasium.wrappers.RecordVideo for a film, which takes "
+                    "the extra video (pip install 'glimpse-rl[video]').",
                     backend,
                 )
             return

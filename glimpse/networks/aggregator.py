@@ -131,6 +131,22 @@ class CausalTransformer(nn.Module):
             tokens = block.finish(tokens, F.scaled_dot_product_attention(query, key, value, is_causal=True))
         return self.norm(tokens)
 
+    def weights(self, tokens: Float[Tensor, "batch time embed"]) -> Float[Tensor, "batch layer head time time"]:
+        """Returns how much each token attends to itself and to those before it, without gradients.
+
+        With q_s and k_t the queries and keys of a head, both of d numbers, `w_st = exp(q_s . k_t / sqrt(d))` for t <= s
+        and 0 for later tokens, divided by its sum over t.
+        """
+        count, layers = tokens.shape[1], []
+        later = torch.ones(count, count, dtype=torch.bool, device=tokens.device).triu(1)
+        with torch.no_grad():
+            for block in self._layers():
+                query, key, value = block.project(tokens)
+                scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+                layers.append(scores.masked_fill(later, -torch.inf).softmax(-1))
+                tokens = block.finish(tokens, layers[-1] @ value)
+        return torch.stack(layers, 1)
+
     def empty(self, token: Tensor, steps: int | None = None) -> Cache:
         cache = {"length": _zero_lengths(token), "steps": 0, "in_place": steps is not None}
         room = _room(1 if steps is None else steps)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -27,6 +28,7 @@ _INK = "#010203"  # stands for the colour of the page's text
 _SIZE = (4.4, 3.3)  # inches
 _LONGEST = 60  # letters of titles
 _LABELLED, _ACROSS = 24, 6  # bars that have room for their numbers, and for numbers written across
+_NAMED = 16  # looks that axes name; of more, every second one, or every third
 
 
 def _figure(xlabel: str, ylabel: str, title: str) -> tuple[Figure, Axes]:
@@ -193,6 +195,41 @@ def contribution_chart(reading: Reading) -> Figure:
         style |= {"xytext": (0, 3 if value >= 0 else -3), "textcoords": "offset points", "rotation": 90 * narrow}
         axes.annotate(f"{value:+.2g}".replace("-", "−"), (order, value), **style)
     axes.margins(y=0.25 if narrow else 0.15)
+    return figure
+
+
+def attention_chart(
+    weights: Float[np.ndarray, "layer token token"], looks: Sequence[str] | None = None, title: str = ""
+) -> Figure:
+    """Draws how much each look attends to itself and to what was seen before, with one panel for each layer.
+
+    Args:
+        weights: as `glimpse.reading.attention.attention_between` returns them; the first token is called "start".
+        looks: what the looks are called; by default their numbers, from 1 on.
+        title: title of the picture; by default what it shows.
+
+    Raises:
+        ValueError: there is not one name for each look.
+    """
+    layers, count = len(weights), weights.shape[-1]
+    names = ["start", *(map(str, range(1, count)) if looks is None else looks)]
+    if len(names) != count:
+        raise ValueError(f"Expected {count - 1} names of looks, got {len(names) - 1}.")
+    labels, every = class_labels(names), math.ceil(count / _NAMED)
+    figure = Figure(figsize=(3.3 * layers + 0.6, 3.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(literal(shortened(one_line(title or "How much each look attends to others"), _LONGEST)), color=_INK)
+    for layer, values in enumerate(weights, start=1):
+        axes = figure.add_subplot(1, layers, layer)
+        shown = axes.imshow(values, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(f"layer {layer}", fontsize=9, color=_INK)
+        axes.set_xlabel("attends to", color=_INK)
+        axes.set_ylabel("look", color=_INK)
+        axes.set_xticks(range(0, count, every), labels[::every], **turned(labels[::every], 30))
+        axes.set_yticks(range(0, count, every), labels[::every])
+        axes.tick_params(colors=_INK, labelsize=8)
+    bar = figure.colorbar(shown, ax=figure.axes, shrink=0.8)
+    bar.ax.tick_params(colors=_INK, labelsize=8)
     return figure
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
@@ -28,6 +28,7 @@ _WIDEST = 4.0  # largest ratio of width to height of a picture
 _ORDER, _HEAT = "winter", "inferno"  # colour maps for the order of glimpses and for probabilities
 _SHADES = 32  # of layers
 _LEAST_SCALED = 100  # pixels: smaller panels have no room for a scale bar
+_NEAREST = Image.Resampling.NEAREST
 
 
 def draw_scanpath(
@@ -186,12 +187,44 @@ def _hot(share: np.ndarray) -> Float[np.ndarray, "*size 3"]:
 
 def _heated(panel: Image.Image, plane: Plane, cells: Float[np.ndarray, "*grid"]) -> Image.Image:
     strength = _strength(plane, cells)
-    share = np.array(Image.fromarray(strength).resize(panel.size, Image.Resampling.NEAREST))[..., None]
+    share = np.array(Image.fromarray(strength).resize(panel.size, _NEAREST))[..., None]
     colour = _hot(share[..., 0]) * 255
     pale = 0.5 * np.asarray(panel.convert("L").convert("RGB"), np.float32) + 0.5 * 255
     heated = Image.fromarray(np.rint((1 - share) * pale + share * colour).astype(np.uint8))
     _name(plane, heated)
     return heated
+
+
+def draw_labels(
+    image: UInt8[np.ndarray, "channel *size"],
+    labels: Int[np.ndarray, "*size"],
+    height: int = 320,
+    sides: Sequence[float] | None = None,
+    at: Float[np.ndarray, " d"] | None = None,
+    unit: str | None = None,
+) -> Picture:
+    """Draws numbered labels over an image, one for each of its pixels, in the colours of the scanpath; 0 is none.
+
+    Args:
+        image: the image.
+        labels: for each pixel the number of the first look that showed it, or 0.
+        height: largest height of the picture in pixels.
+        sides: physical lengths of the image's axes, as for `draw_scanpath`.
+        at: location through which a volume is cut; when not given, the middle of the first look, or of the image.
+        unit: of `sides`, for scale bars, as for `draw_scanpath`.
+    """
+    first = np.argwhere(labels == 1)
+    if at is None:
+        at = (2 * first.mean(0) + 1) / labels.shape - 1 if len(first) else np.zeros(labels.ndim)
+    shades = np.array([BLACK, *order_colours(int(labels.max()))], np.uint8)
+    drawn = []
+    for plane, panel in _panels(image, at, height, sides):
+        shown = np.array(Image.fromarray(plane.cut(labels, at).astype(np.int32)).resize(panel.size, _NEAREST))
+        mixed = np.rint(0.4 * np.asarray(panel) + 0.6 * shades[shown]).astype(np.uint8)
+        drawn.append(Image.fromarray(np.where(shown[..., None] > 0, mixed, np.asarray(panel))))
+        _name(plane, drawn[-1])
+        _scale(plane, drawn[-1], sides, unit)
+    return np.array(beside(drawn))
 
 
 def glimpse_strip(
@@ -203,9 +236,10 @@ def glimpse_strip(
     width: int = 1034,
     captions: Sequence[tuple[str, float]] | None = None,
     sides: Sequence[float] | None = None,
-    glimpse_sides: Sequence[float] | None = None,
+    glimpse_sides: Sequence[float] | Float[np.ndarray, "glimpse d"] | None = None,
     before: int = 0,
     count: int = 0,
+    unit: str | None = None,
 ) -> Picture:
     """Draws the glimpses in order, framed in the colours of the scanpath, each with the answer after it.
 
@@ -220,13 +254,17 @@ def glimpse_strip(
         width: largest width of the strip in pixels; glimpses that do not fit go into more rows.
         captions: texts and lengths of bars to show in place of `probabilities` (see `Task.caption`).
         sides: physical lengths of the image's axes, as for `draw_scanpath`.
-        glimpse_sides: physical lengths of a glimpse's axes, in any unit; its size in pixels when not given.
+        glimpse_sides: physical lengths of the axes of all glimpses, or of each one (see `Trace.look_sides`), in any
+            unit; the size in pixels when not given.
         before: how many glimpses come before those that are drawn.
         count: the number of all glimpses; 0 where none comes after those that are drawn.
+        unit: of `sides` and `glimpse_sides`, for scale bars where there is room, as for `draw_scanpath`.
     """
     shades = order_colours(max(count, before + len(glimpses)))[before : before + len(glimpses)]
-    images = [] if overview is None else [through_the_middle(overview, height, sides)]
-    images += [through_the_middle(glimpse, height, glimpse_sides) for glimpse in glimpses]
+    images = [] if overview is None else [through_the_middle(overview, height, sides, unit=unit)]
+    own = None if glimpse_sides is None else np.broadcast_to(glimpse_sides, (len(glimpses), glimpses.ndim - 2)).tolist()
+    for i, glimpse in enumerate(glimpses):
+        images.append(through_the_middle(glimpse, height, None if own is None else own[i], unit=unit))
     frames = [DARK] * (len(images) - len(glimpses)) + shades
     labels = [""] * (len(images) - len(glimpses)) + [str(before + i + 1) for i in range(len(glimpses))]
     texts = captions or [probability_caption(answer, names) for answer in probabilities]
@@ -252,12 +290,13 @@ def _tile(image: Image.Image, frame: Colour, label: str, caption: tuple[str, flo
 
 # ---------------------------------------------------------------------------------------------- small parts
 def framed(image: Image.Image, colour: Colour, label: str = "", low: bool = False) -> Image.Image:
-    """Draws an image in a frame of 3 pixels, with a label in its upper left corner, or in the lower one."""
+    """Draws an image in a frame of 3 pixels, with a label in its upper left corner, or in the lower right one."""
     made = Image.new("RGB", (image.width + 6, image.height + 6), colour)
     made.paste(image, (3, 3))
     if label:
         size = tag_size(label, _TEXT)
-        _tag(ImageDraw.Draw(made), (5, made.height - size[1] - 4 if low else 4), size, label, colour, _TEXT)
+        place = (made.width - size[0] - 5, made.height - size[1] - 4) if low else (5, 4)
+        _tag(ImageDraw.Draw(made), place, size, label, colour, _TEXT)
     return made
 
 

@@ -86,7 +86,8 @@ def scanpath_picture(reading: Reading, height: int = 512) -> Picture:
         width=both.width,
         captions=reading.captions,
         sides=trace.sides,
-        glimpse_sides=trace.glimpse_sides,
+        glimpse_sides=trace.look_sides,
+        unit=trace.frame.unit,
     )
     tree = [Image.fromarray(zoom_tree(reading))] if (trace.parents >= 0).any() else []
     parts = [both, *tree, Image.fromarray(strip)]
@@ -215,7 +216,8 @@ def episode_frames(reading: Reading, height: int = 360) -> list[Image.Image]:
             width=both.width,
             captions=reading.captions[answers],
             sides=trace.sides,
-            glimpse_sides=trace.glimpse_sides,
+            glimpse_sides=trace.look_sides[recent],
+            unit=trace.frame.unit,
             before=recent.start,
             count=len(reading.scanpath),
         )

@@ -9,6 +9,7 @@ each the glimpses themselves. Numbers and colours tell the order, as in the scan
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -61,13 +62,15 @@ class _Tree:
             centre, reach = self.reading.scanpath[view], trace.extents[view]
             places, extents, sides = (places - centre) / reach, extents / reach, sides * reach
             image, height = trace.glimpses[view], self.height
-        drawn = draw_scanpath(image, places, extents, height, sides.tolist(), order=inside, count=len(self.colours))
+        order: dict[str, Any] = {"order": inside, "count": len(self.colours)}
+        drawn = draw_scanpath(image, places, extents, height, sides.tolist(), unit=trace.frame.unit, **order)
         colour, number = (self.colours[view], str(view + 1)) if view >= 0 else (DARK, "")
         return framed(Image.fromarray(drawn), colour, number, low=image.ndim > 3)  # cuts have their names above
 
     def _leaf(self, index: int) -> Image.Image:
-        sides = (np.array(self.trace.sides) * self.trace.extents[index]).tolist()
-        image = through_the_middle(self.trace.glimpses[index], round(_SMALLER * self.height), sides)
+        trace, height = self.trace, round(_SMALLER * self.height)
+        sides, unit = trace.look_sides[index].tolist(), trace.frame.unit
+        image = through_the_middle(trace.glimpses[index], height, sides, unit=unit)
         return framed(image, self.colours[index], str(index + 1))
 
 

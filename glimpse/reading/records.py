@@ -49,9 +49,9 @@ class Trace:
         return self.frame.sides
 
     @property
-    def glimpse_sides(self) -> tuple[float, ...] | None:
-        """Length of each axis of the first glimpse, in the same unit as `sides`; None where there is no glimpse."""
-        return tuple((self.extents[0] * self.sides).tolist()) if len(self.extents) else None
+    def look_sides(self) -> Float[np.ndarray, "glimpse d"]:
+        """Length of each axis of each glimpse, in the same unit as `sides`: fields of view differ."""
+        return self.extents * np.array(self.sides)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,16 @@
 """Numbers and scale bars on pictures can be read."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from glimpse.pictures.drawing import draw_scanpath
+from glimpse.envs import array_cases, make_array
+from glimpse.pictures.drawing import draw_scanpath, glimpse_strip
 from glimpse.pictures.labels import draw_scale_bar, length_text, letters, nice_length, place_tags
+from glimpse.pictures.zooming import zoom_tree
+from tests.unit.test_zoom_pictures import reading_of
 
 
 @pytest.mark.parametrize("centre", [(50.0, 50.0), (0.0, 0.0), (200.0, 150.0)])
@@ -64,3 +69,46 @@ def test_a_scale_bar_is_as_long_as_it_says() -> None:
         for unit in (None, "mm")
     )
     assert not plain.any() and (scaled[-10] == 255).any()
+
+
+def bars(picture: np.ndarray) -> list[int]:
+    """Lengths of the scale bars of a picture: runs of their ink that are three pixels high, and longer than letters."""
+    ink = (picture == 20).all(-1)
+    thick = ink[:-2] & ink[1:-1] & ink[2:]
+    edges = np.diff(np.pad(thick, ((0, 0), (1, 1))).astype(int), axis=1)
+    runs = np.argwhere(edges == -1)[:, 1] - np.argwhere(edges == 1)[:, 1]
+    return sorted(runs[runs > 12].tolist())
+
+
+def test_trees_of_looks_have_scale_bars_of_their_own_scale() -> None:
+    reading = reading_of(2, reader="wide_first", max_glimpses=4)  # of an image of 96 pixels, wide looks of 24
+    assert reading.trace is not None and reading.zooms.tolist() == [0, 0, 1, 1] and not bars(zoom_tree(reading))
+    frame = replace(reading.trace.frame, spacing=(10.0, 10.0), unit="um")
+    scaled = replace(reading, trace=replace(reading.trace, frame=frame))
+    parents = len(set(reading.traced.parents.tolist()) - {-1})
+    wide, fine = round(50 / 240 * 128), round(200 / 960 * 256)  # 50 of 240 um on 128 pixels; 200 of 960 um on 256
+    assert bars(zoom_tree(scaled)) == sorted([*[wide] * parents, fine])
+    assert bars(zoom_tree(scaled, height=64)) == [round(200 / 960 * 128)], "smaller looks have no room"
+
+
+def test_strips_have_a_scale_bar_for_each_field_of_view() -> None:
+    glimpses, sides, answers = np.zeros((2, 3, 16, 16), np.uint8), np.array([[100.0, 100.0], [60.0, 60.0]]), np.eye(2)
+    drawn = {
+        (height, unit): bars(glimpse_strip(glimpses, answers, ("a", "b"), None, height, glimpse_sides=sides, unit=unit))
+        for height in (96, 160)
+        for unit in (None, "um")
+    }
+    assert drawn.pop((160, "um")) == [round(10 / 60 * 160), round(20 / 100 * 160)]
+    assert not any(drawn.values())
+
+
+def test_rendered_pictures_have_scale_bars_of_the_overview_and_of_the_last_glimpse() -> None:
+    cases = array_cases([np.zeros((3, 96, 96), np.uint8)], [0], spacing=(10.0, 10.0), unit="um")
+    sizes = {"overview_size": 24, "glimpse_size": 8, "glimpse_extents": [24, 8]}
+    env = make_array(cases, max_glimpses=3, render_mode="rgb_array", **sizes)
+    env.reset(seed=0)
+    overview = round(200 / 960 * 512)
+    assert bars(env.render()) == [overview], "no glimpse was read yet"
+    for zoom, length in ((0, round(50 / 240 * 512)), (1, round(20 / 80 * 512))):
+        env.step(env.action_space.sample() | {"stop": 0, "zoom": zoom, "location": np.zeros(2, np.float32)})
+        assert bars(env.render()) == sorted([overview, length])

@@ -137,14 +137,14 @@ def test_a_picture_and_an_animation_of_a_volume(tmp_path) -> None:
     )
     assert reading.decisive == 1
     assert trace.sides == (36.0, 24.0, 24.0)
-    assert trace.glimpse_sides == pytest.approx((12.0, 8.0, 8.0))
+    assert trace.look_sides == pytest.approx(np.tile([12.0, 8.0, 8.0], (3, 1)))
     picture = scanpath_picture(reading)
     assert picture.shape[1] < 1500 and (picture != 255).mean() > 0.2
     to_gif(reading, tmp_path / "volume.gif", height=96)
     with Image.open(tmp_path / "volume.gif") as gif:
         assert gif.n_frames == 4
     strip = glimpse_strip(trace.glimpses, reading.probabilities, trace.task.names, height=96, width=2000,
-                          glimpse_sides=trace.glimpse_sides)  # fmt: skip
+                          glimpse_sides=trace.look_sides)  # fmt: skip
     wide = 2 * 64 + 64 + 2 * 2  # three planes, 8 x 8, 12 x 8 and 12 x 8 mm, 96 pixels for 12 mm
     assert strip.shape[1] == 3 * (wide + 6) + 2 * 10
 

@@ -155,7 +155,7 @@ def test_without_a_screen_the_remedy_is_said_once(caplog: pytest.LogCaptureFixtu
     env.reset()
     env.reset()
     (said,) = [record.getMessage() for record in caplog.records if "screen" in record.getMessage()]
-    assert "backend agg" in said and "rgb_array" in said
+    assert "backend agg" in said and "rgb_array" in said and "glimpse-rl[video]" in said
 
 
 @pytest.mark.parametrize("limit", ["max_episode_steps", "TimeLimit"])
