@@ -22,6 +22,7 @@ from glimpse.cohort import Cohort
 from glimpse.cohort.preflight import PreflightError, check_sizes, with_known_sizes
 from glimpse.cohort.recorded import SPLITS_FILE, read_given_splits, read_learned, read_splits, write_learned
 from glimpse.cohort.settling import with_settled_task
+from glimpse.cohort.skipped import FAILURES_FILE, write_failures
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
 from glimpse.errors import DivergedError, SettingsError, UserError
@@ -310,6 +311,8 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
     run = Run(resume or settings["run"], kept, resume=bool(resume), save_seconds=settings["save_seconds"])
     if first() and not (run.folder / SPLITS_FILE).exists():  # what was learned from must not change
         cohort.write_splits(run.folder / SPLITS_FILE)
+    if first() and cohort.skipped:
+        write_failures(run.folder / FAILURES_FILE, cohort.skipped)
     if first() and initial and begins:
         write_learned(run.folder, run_of(initial))
     threads = 1 if cases.stepped else settings["read_threads"] or 1

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from glimpse.cohort.fingerprints import fingerprint, repeated_images
 from glimpse.cohort.marks import read_marks
 from glimpse.cohort.remembered import Remembered
+from glimpse.cohort.skipped import Skipped
 from glimpse.cohort.table import CohortError, Row
 from glimpse.errors import UserError
 from glimpse.settings.progress import silent
@@ -48,7 +49,7 @@ def open_images(
     options: Mapping[str, Any],
     tolerant: bool,
     progress: bool,
-) -> list[Opened | str | None]:
+) -> list[Opened | Skipped | None]:
     """Opens, checks and closes the image of each row; one that was checked before, and has not changed, is not opened.
 
     Args:
@@ -65,7 +66,7 @@ def open_images(
     Raises:
         CohortError: the options are wrong.
     """
-    found: list[Opened | str | None] = []
+    found: list[Opened | Skipped | None] = []
     remembered = Remembered(("whole", str(path.absolute())), len(rows))
     for row, extra in tqdm(
         zip(rows, given, strict=True),
@@ -101,7 +102,7 @@ def located(csv: Path, cell: str) -> Path:
 
 def _open_checked(
     path: Path, row: Row, options: Mapping[str, Any], extra: Mapping[str, Any], tolerant: bool, remembered: Remembered
-) -> Opened | str:
+) -> Opened | Skipped:
     image = Path(row.cells["path"])
     damage: RegionReadError | None = None
     try:
@@ -121,18 +122,22 @@ def _open_checked(
         source.close()
         mark = fingerprint(image)
     except (ImageReadError, UnsupportedImageError) as error:
-        return f"{row.where}: {error}"
+        return _skipped(row, error)
     except UserError:  # of the options or the machine, not of the image
         raise
     except ValueError as error:  # of an option that is used only now, such as window=[1,2,3]
-        return f"{row.where}: {error}"
+        return _skipped(row, error)
     except OSError as error:
-        return f"{row.where}: {unopened(Path(error.filename or image), error)}"
+        return _skipped(row, unopened(Path(error.filename or image), error))
     if damage is not None:  # only now, since what is left out is not shown
         unread.add(row.cells["slide_id"], damage)
     else:
         remembered.keep(known, mark)
     return Opened(source, marks, _key(mark, options, extra))
+
+
+def _skipped(row: Row, error: Exception) -> Skipped:
+    return Skipped(f"{row.where}: {error}", row.cells["slide_id"], row.cells["path"], type(error).__name__)
 
 
 def _key(mark: str, options: Mapping[str, Any], extra: Mapping[str, Any]) -> str:
@@ -167,7 +172,7 @@ class Listed:
 
 
 def listed_twice(
-    rows: Sequence[Row], parsed: Sequence[Mapping[str, Any]], opened: Sequence[Opened | str | None]
+    rows: Sequence[Row], parsed: Sequence[Mapping[str, Any]], opened: Sequence[Opened | Skipped | None]
 ) -> list[list[Listed]]:
     """Returns the rows that show the same image, for every image that several rows show.
 

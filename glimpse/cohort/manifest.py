@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from glimpse.atomic import write_atomically
 from glimpse.cohort.images import Opened, leak, listed_twice, open_images, repetition
+from glimpse.cohort.skipped import Skipped
 from glimpse.cohort.splits import SPLITS, TooFewPatientsError, joined, stratified_splits
 from glimpse.cohort.table import (
     CohortError,
@@ -69,13 +70,13 @@ class Cohort(Sequence[Case]):
     """Cases, in the order of their CSV.
 
     Attributes:
-        skipped: with ``on_error="skip"``, one message for each case that was left out.
+        skipped: with ``on_error="skip"``, one message for each case that was left out, with its name and file.
         unsplit: why the cases could not be split; empty where they could.
     """
 
     def __init__(self, cases: Iterable[Case], skipped: Iterable[str] = (), unsplit: str = "") -> None:
         self._cases = tuple(cases)
-        self.skipped = tuple(skipped)
+        self.skipped = tuple(one if isinstance(one, Skipped) else Skipped(one) for one in skipped)
         self.unsplit = unsplit
 
     @classmethod

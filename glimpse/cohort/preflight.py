@@ -9,8 +9,9 @@ from tqdm import tqdm
 
 from glimpse.cohort import Case, Cohort
 from glimpse.cohort.remembered import Remembered
+from glimpse.cohort.skipped import Skipped
 from glimpse.errors import UserError
-from glimpse.geometry import CellGrid, Extent
+from glimpse.geometry import CellGrid, Extent, MissingSpacingError
 from glimpse.settings.progress import silent
 from glimpse.sources.tolerant import unread
 from glimpse.views import Views
@@ -48,10 +49,11 @@ def with_known_sizes(cohort: Cohort, make: Mapping[str, Any]) -> Cohort:
         return cohort
     messages = []
     for case in unknown:
-        messages.append(
+        message = (
             f"{case.id}: {case.source.name}: the file does not state the size of a pixel, and glimpses are "
             f"{', '.join(map(str, listed))} wide. Write the micrometres per pixel into the column mpp of the cohort."
         )
+        messages.append(Skipped(message, case.id, str(case.source.name), MissingSpacingError.__name__))
         warnings.warn(f"skipped {messages[-1]}", UserWarning, stacklevel=2)
         unread.left_out(case.id, "the size of a pixel is not known")
     without = {case.id for case in unknown}

@@ -28,9 +28,10 @@ class RunError(UserError, ValueError):
 class Run:
     """One run folder. Opening it writes `config.yaml` and reads the last checkpoint, if there is one.
 
-    Layout: `config.yaml`, `splits.csv`, `policy.safetensors`, `metrics.json`, `predictions.csv`, `scanpaths/`,
-    `best_and_worst.png`, `telling_glimpses.png`, `pages/`, `report.html`, TensorBoard events, and `checkpoints/` with
-    `last.safetensors` (everything needed to resume), `pretrained.safetensors` and `best.safetensors`.
+    Layout: `config.yaml`, `splits.csv`, `failures.csv` where cases were left out, `policy.safetensors`, `metrics.json`,
+    `predictions.csv`, `scanpaths/`, `best_and_worst.png`, `telling_glimpses.png`, `pages/`, `report.html`, TensorBoard
+    events, and `checkpoints/` with `last.safetensors` (everything needed to resume), `pretrained.safetensors` and
+    `best.safetensors`.
 
     Args:
         folder: path of the folder; it is created if it does not exist.

@@ -365,4 +365,5 @@ def test_slides_without_a_pixel_size_are_left_out_where_glimpses_are_physical(tm
     with unread.named_at_the_end(), pytest.warns(UserWarning, match=r"skipped b: .*b\.svs.* column mpp"):
         left = with_known_sizes(cohort, {"glimpse_extents": ["64um"]})
         assert unread.summary() == "1 case was left out, since the size of a pixel is not known: b"
-    assert [case.id for case in left] == ["a"] and len(left.skipped) == 1
+    (skipped,) = left.skipped
+    assert [case.id for case in left] == ["a"] and (skipped.case, skipped.error) == ("b", "MissingSpacingError")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from glimpse.cohort.skipped import FAILURES_FILE
 from glimpse.errors import EvaluationError
 from glimpse.pictures.pages import FORM, PAGES
 from glimpse.report.answers import target_text, task_section
@@ -21,7 +22,7 @@ from glimpse.runs.loading import CONFIG_FILE, no_run, read_settings
 from glimpse.settings.building import build
 from glimpse.tasks import Task
 
-_PREDICTIONS, _METRICS, _FAILURES, _MANIFEST = "predictions.csv", "metrics.json", "failures.csv", "manifest.json"
+_PREDICTIONS, _METRICS, _MANIFEST = "predictions.csv", "metrics.json", "manifest.json"
 _DEMO = "predictions"  # what a demo calls the folder of its predictions
 _OF_RUN = ("reader", "slide_id", "case_id", "glimpses")  # columns without which nothing can be listed
 _OF_PREDICTIONS = ("slide_id", "answer", "glimpses", "file")
@@ -67,7 +68,7 @@ class Gathered:
         task: what was predicted; None where the folder does not say it.
         metrics: the content of `metrics.json`; None where a run has not ended, and of predictions.
         agent: what tables call the agent.
-        failures: cases that could not be read, by the names of the columns of `failures.csv`.
+        failures: cases that could not be read, or were left out of a training, by the columns of `failures.csv`.
     """
 
     folder: Path
@@ -134,7 +135,9 @@ def _run(folder: Path) -> Gathered:
         _listed(row, row["slide_id"], row["case_id"], columns, task, folder / PAGES / f"{name}.json", folder)
         for row, name in zip(rows, names, strict=True)
     )
-    return Gathered(folder, "run", _facts(settings, metrics), columns, cases, task, metrics, agent)
+    left_out = tuple(_table(folder / FAILURES_FILE)) if (folder / FAILURES_FILE).is_file() else ()
+    facts = _facts(settings, metrics) + ((("cases left out", str(len(left_out))),) if left_out else ())
+    return Gathered(folder, "run", facts, columns, cases, task, metrics, agent, left_out)
 
 
 def _task(settings: Mapping[str, Any]) -> Task | None:
@@ -171,7 +174,7 @@ def _predicted(folder: Path) -> Gathered:
     )
     given = manifest.get("arguments") or {}
     facts = [(name, given.get(name)) for name in ("model", "input", "max_glimpses")]
-    failures = tuple(_table(folder / _FAILURES)) if (folder / _FAILURES).is_file() else ()
+    failures = tuple(_table(folder / FAILURES_FILE)) if (folder / FAILURES_FILE).is_file() else ()
     shown = [(name.replace("_", " "), _joined(value)) for name, value in facts if value is not None]
     shown += [("cases read", str(len(cases))), ("cases that failed", str(len(failures)))]
     failures = tuple({name: _plain(text) for name, text in row.items()} for row in failures)

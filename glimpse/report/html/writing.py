@@ -212,6 +212,7 @@ class _Writer:
             patients=any(case["patient"] not in ("", case["id"]) for case in cases),
             targets=any(case["target"] for case in cases),
             verdicts=any(case["verdict"] for case in cases),
+            failed="Cases that were left out" if found.kind == "run" else "Cases that failed",
             failures=list(_failures(found)),
             inside=self.kept,
         )
