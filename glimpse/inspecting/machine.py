@@ -44,7 +44,7 @@ EXTRAS = {
     "huggingface": ("network/encoder=huggingface", ("transformers",)),
     "timm": ("network/encoder=timm", ("timm",)),
     "pandas": ("CaseReading.to_dataframe", ("pandas",)),
-    "video": ("MP4 of an episode", ("imageio_ffmpeg",)),
+    "video": ("MP4 of an episode, and films of environments", ("imageio_ffmpeg", "moviepy")),
     "parquet": ("cohorts in Parquet", ("pyarrow",)),
     "ray": ("glimpse predict engine=ray", ("ray",)),
     "slurm": ("glimpse predict engine=submitit, hydra/launcher=submitit_slurm", ("submitit",)),
