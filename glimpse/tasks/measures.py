@@ -113,7 +113,7 @@ def calibration_error(
     Probabilities are sorted into `BINS` bins of the same width. With n_b of n cases in bin b, p_b their mean
     probability and y_b the share of them in which the event happened: ``sum_b n_b / n |p_b - y_b|``.
     """
-    members = np.eye(BINS)[_bins(probabilities)]
+    members = np.eye(BINS)[calibration_bins(probabilities)]
     gaps = weights @ (members * (probabilities - happened)[:, None])
     return ratio(np.abs(gaps).sum(axis=1), weights.sum(axis=1))
 
@@ -122,7 +122,7 @@ def calibration_curve(
     probabilities: Float[np.ndarray, " case"], happened: Bool[np.ndarray, " case"]
 ) -> list[dict[str, Any]]:
     """Returns the bins of `calibration_error` that hold cases: limits, cases, mean probability, and share."""
-    bins, edges = _bins(probabilities), np.linspace(0, 1, BINS + 1)
+    bins, edges = calibration_bins(probabilities), np.linspace(0, 1, BINS + 1)
     return [
         {
             "low": round(float(edges[index]), 6),
@@ -135,6 +135,6 @@ def calibration_curve(
     ]
 
 
-def _bins(probabilities: Float[np.ndarray, " case"]) -> Int[np.ndarray, " case"]:
+def calibration_bins(probabilities: Float[np.ndarray, " case"]) -> Int[np.ndarray, " case"]:
     """Returns the bin of each probability; its upper limit belongs to a bin."""
     return np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], probabilities)

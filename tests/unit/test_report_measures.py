@@ -5,6 +5,7 @@ import pytest
 
 from glimpse.report.html.measures import Outcome, calibration, is_right, measured, operating
 from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression
+from glimpse.tasks.measures import calibration_error
 
 
 def test_calibration_by_hand() -> None:
@@ -16,6 +17,14 @@ def test_calibration_by_hand() -> None:
     assert found.error == pytest.approx((3 * (1 / 3 - 0.49 / 3) + 2 * 0.025) / 5)
     assert found.brier == pytest.approx((0.11**2 + 0.81**2 + 0.19**2 + 0.05**2) / 5)
     assert found.observed[1].tolist() == [1, 1, 1] and found.observed[0, 1] < 1 / 3 < found.observed[0, 2]
+
+
+def test_the_calibration_error_of_charts_is_that_of_tables() -> None:
+    scores, positive = np.array([0.5, 0.55]), np.array([True, False])
+    charted = calibration(Outcome("x", scores, positive), list("ab"))
+    assert charted.error == pytest.approx(0.525) and charted.counts.tolist() == [1, 1]
+    (tabled,) = calibration_error(scores, positive, np.ones((1, 2)))
+    assert charted.error == pytest.approx(tabled)
 
 
 def test_sensitivity_and_specificity_by_hand() -> None:

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 
 from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Task, resampled_weights
 from glimpse.tasks.base import ratio, weighted_mean
+from glimpse.tasks.measures import calibration_bins
 
-_BINS = 10
 _THRESHOLDS = np.linspace(0.0, 1.0, 101)
 _RESAMPLES = 1000
 
@@ -125,8 +125,8 @@ class Calibration:
 
 
 def calibration(outcome: Outcome, patients: Sequence[str], seed: int = 0) -> Calibration:
-    """Groups cases by their probability, into ten intervals of equal width; empty ones are left out."""
-    group = np.minimum((outcome.scores * _BINS).astype(int), _BINS - 1)
+    """Groups cases by their probability, into the bins of the calibration error of tables; empty ones are left out."""
+    group = calibration_bins(outcome.scores)
     weights = resampled_weights(patients, _RESAMPLES, seed)
     answered, observed, counts = [], [], []
     for number in np.unique(group):
