@@ -1,7 +1,5 @@
 """The report in a headless browser, where there is one: lists are sorted, cases are gone through look by look."""
 
-import html
-import json
 import re
 import shutil
 import subprocess
@@ -15,10 +13,9 @@ import pytest
 
 from glimpse.reading.records import Reading
 from glimpse.report.html.writing import write_report
+from tests.browsers import dumped, in_a_browser, in_a_frame, said_in
 from tests.reports import HOSTILE, readings_of, write_run
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium and no google-chrome is installed")
 DRIVER = """
 const wait = () => new Promise((done) => setTimeout(done, 50));
 const by = (id) => document.getElementById(id);
@@ -117,22 +114,13 @@ def run(readings: list[Reading], tmp_path_factory: pytest.TempPathFactory) -> Pa
     return write_run(tmp_path_factory.mktemp("run") / "one", readings)
 
 
-def dumped(address: str, *further: str) -> str:
-    """The page as a browser has it in the end."""
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
-    done = subprocess.run([str(BROWSER), *options, *further, address], capture_output=True, text=True, timeout=120)
-    return done.stdout
-
-
 @in_a_browser
 def test_a_browser_sorts_filters_and_steps(run: Path, readings: list[Reading], tmp_path: Path) -> None:
     driven = write_report(run).file.read_text()
     driven = re.sub(r"<meta http-equiv=[^>]*>", "", driven)  # which forbids scripts that are not the page's
     (tmp_path / "driven.html").write_text(driven.replace("</body>", f"<script>{DRIVER}</script></body>"))
     shown = dumped((tmp_path / "driven.html").as_uri())
-    found = re.search(r'<pre id="said">(.*?)</pre>', shown, re.DOTALL)
-    assert found is not None, shown[-2000:]
-    said: dict[str, Any] = json.loads(html.unescape(found[1]))
+    said: dict[str, Any] = said_in(shown)
     rising = [one.id for one in sorted(readings, key=lambda one: round(float(one.probabilities[-1, 1]), 6))]
     assert said["title"] == "Run one" and said["rising"] == rising and said["falling"] == rising[::-1]
     assert (said["sorted"], said["found"], said["count"]) == ("ascending", ["b & c"], "1 of 6 cases")
@@ -191,9 +179,7 @@ def test_numbers_are_sorted_as_numbers(run: Path, tmp_path: Path) -> None:
     text = text[: body.start()] + table + text[body.end() :]
     (tmp_path / "sorted.html").write_text(text.replace("</body>", f"<script>{SORTED}</script></body>"))
     shown = dumped((tmp_path / "sorted.html").as_uri())
-    found = re.search(r'<pre id="said">(.*?)</pre>', shown, re.DOTALL)
-    assert found is not None, shown[-2000:]
-    said = json.loads(html.unescape(found[1]))
+    said = said_in(shown)
     assert said["Target"] == ["-2.119", "-0.1", "0.55", "1.405", "2.5 mm", "12"]
     assert said["Case"] == ["1.10", "a", "s-1", "s-2", "s-9", "s-10"]
     assert said["filters"] == 0  # each case has a target of its own
@@ -240,9 +226,7 @@ def test_axe_finds_nothing_serious(run: Path, axe: str, page: str, scheme: str, 
     shown = dumped(
         (tmp_path / "judged.html").as_uri() + page, f"--blink-settings=preferredColorScheme={scheme == 'light':d}"
     )
-    found = re.search(r'<pre id="said">(.*?)</pre>', shown, re.DOTALL)
-    assert found is not None, shown[-2000:]
-    assert [one for one in json.loads(html.unescape(found[1])) if one[0] in ("serious", "critical")] == []
+    assert [one for one in said_in(shown) if one[0] in ("serious", "critical")] == []
 
 
 @in_a_browser
@@ -253,3 +237,15 @@ def test_the_pages_own_scripts_are_allowed_to_run(run: Path, tmp_path: Path, meg
     address = pages[0].as_uri() if pages else f"{written.file.as_uri()}#page-0"
     shown = dumped(address)
     assert "Look 3 of 3: x " in shown and "<title>taken" not in shown
+
+
+@in_a_browser
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("place", ["", "#page-0"])
+def test_axe_finds_nothing_serious_on_a_narrow_screen(axe: str, axes: int, place: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", readings_of(("one", "two"), axes))
+    rules = re.search(r"const \{ violations \}.*?;\n", RULES)
+    assert rules is not None
+    script = f"{rules[0]} tell(violations.map((one) => [one.impact, one.id, one.nodes.map((at) => at.html)]));"
+    found = in_a_frame(write_report(run).file.read_text("utf-8"), script, 400, tmp_path, place, early=axe)
+    assert [one for one in found if one[0] in ("serious", "critical")] == []

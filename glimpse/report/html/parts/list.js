@@ -10,8 +10,18 @@
   const count = document.getElementById("count");
 
   // Numbers count as numbers: with sign and decimals where they stand alone, as in "count -1.47", and else, as in
-  // "slide-12", by their digits.
-  const parts = (text) => text.split(/((?<!\S)[-−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![^\s,;])|\d+)/);
+  // "slide-12", by their digits. Older browsers do not know lookbehinds: one would keep the whole script from running.
+  const NUMBER = /(^|\s)([-−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?![^\s,;])|\d+/g;
+  function parts(text) { // text, number, text, ..., number, text
+    const found = [];
+    let end = 0;
+    for (const match of text.matchAll(NUMBER)) {
+      const [whole, before, alone] = match;
+      found.push(text.slice(end, match.index) + (before ?? ""), alone ?? whole);
+      end = match.index + whole.length;
+    }
+    return [...found, text.slice(end)];
+  }
   function compare(a, b) {
     const [one, other] = [parts(a), parts(b)];
     for (let i = 0; i < Math.min(one.length, other.length); i += 1) {
@@ -51,11 +61,12 @@
     header.setAttribute("aria-sort", down ? "descending" : "ascending");
     const key = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
     const numeric = header.classList.contains("number");
-    const order = (a, b) => {
-      if (!numeric) return compare(a, b);
-      return a === b ? 0 : a === "" ? 1 : b === "" ? -1 : Number(a) - Number(b);
+    const order = (a, b) => { // what is not known comes last, in either direction
+      if (a === b) return 0;
+      if (a === "" || b === "") return a === "" ? 1 : -1;
+      return (numeric ? Number(a) - Number(b) : compare(a, b)) * (down ? -1 : 1);
     };
-    rows.sort((a, b) => order(key(a), key(b)) * (down ? -1 : 1));
+    rows.sort((a, b) => order(key(a), key(b)));
     body.append(...rows);
   }
 

@@ -172,6 +172,7 @@
         || taken.some(([a, b, c, d]) => x < a + c && a < x + w && y < b + d && b < y + h);
       for (const look of reading.looks.slice(0, step).reverse()) {
         const [x, y, width, height] = this.box(look);
+        if (!this.shows(x, y, width, height)) continue;
         const [wide, high] = [(8 * String(look.order).length + 7) * px, 17 * px];
         const places = [];
         for (let ring = 0; ring < 4; ring += 1) {
@@ -179,8 +180,9 @@
           const [left, right, top, bottom] = [x - wide - gap, x + width + gap, y - high - gap, y + height + gap];
           places.push([right, y], [left, y], [right, top], [left, top], [x, top], [x, bottom], [right, bottom], [left, bottom]);
         }
-        const place = places.map(([a, b]) => [a, b, wide, high]).find((one) => !clash(one));
-        if (!place) continue;
+        const free = (all) => all.map(([a, b]) => [a, b, wide, high]).find((one) => !clash(one));
+        const place = free(places) ?? free(this.everywhere(x + width / 2, y + height / 2, wide, high))
+          ?? [...this.inside(places[0], wide, high), wide, high];
         taken.push(place);
         make("rect", {
           x: place[0], y: place[1], width: wide, height: high, rx: 3 * px, fill: "#fff", stroke: look.colour,
@@ -192,6 +194,23 @@
         }, this.labels);
         text.textContent = look.order;
       }
+    }
+    shows(x, y, width, height) { // whether any of a box is in view
+      const [left, top, across, down] = this.view;
+      return x < left + across && left < x + width && y < top + down && top < y + height;
+    }
+    inside([x, y], wide, high) { // the nearest place of the view for a tag
+      const [left, top, across, down] = this.view;
+      return [Math.min(Math.max(x, left), left + across - wide), Math.min(Math.max(y, top), top + down - high)];
+    }
+    everywhere(x, y, wide, high) { // places of a tag all over the view, half a tag apart, the nearest ones first
+      const [left, top, across, down] = this.view;
+      const places = [];
+      for (let b = top; b <= top + down - high; b += high / 2) {
+        for (let a = left; a <= left + across - wide; a += wide / 2) places.push([a, b]);
+      }
+      const far = ([a, b]) => Math.hypot(a + wide / 2 - x, b + high / 2 - y);
+      return places.sort((one, other) => far(one) - far(other));
     }
     covered(plate) { // what the scale or the caption covers of the drawing
       const { left, top, right, bottom } = plate.getBoundingClientRect();
@@ -205,7 +224,7 @@
       const pixel = 1 / matrix.a / this.unit; // of the screen, in the image's unit
       const most = Math.min(120, 0.4 * this.svg.clientWidth) * pixel;
       const power = 10 ** Math.floor(Math.log10(most));
-      const length = [5, 2, 1].map((one) => one * power).find((one) => one <= most);
+      const length = [5, 2, 1].map((one) => one * power).find((one) => one <= most * (1 + 1e-9)); // logarithms are rounded
       const large = reading.unit === "um" && length >= 1000;
       this.scale.textContent = `${large ? length / 1000 : Number(length.toPrecision(3))} ${large ? "mm" : reading.unit.replace("um", "µm")}`;
       const bar = element("i");
