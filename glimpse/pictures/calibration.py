@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def calibration_picture(
     Args:
         curves: the bins of each reader, as `glimpse.tasks.measures.calibration_curve` returns them.
         before: the same without calibration, drawn in grey.
-        path: where to save the figure; None does not save it.
+        path: where to save the figure, in the format of its suffix (PNG without one); None does not save it.
     """
     figure, panels = _panels(list(curves))
     labels: dict[str, Artist] = {}
@@ -59,7 +60,7 @@ def confusion_picture(matrices: Mapping[str, Mapping[str, Any]], path: str | os.
 
     Args:
         matrices: of each reader the names of the `classes` and the `matrix` of counts.
-        path: where to save the figure; None does not save it.
+        path: where to save the figure, in the format of its suffix (PNG without one); None does not save it.
     """
     figure, panels = _panels(list(matrices))
     for name, axes in panels.items():
@@ -92,5 +93,5 @@ def _panels(names: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
 def _saved(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
     if path is not None:
         with replacing(path) as unfinished:
-            figure.savefig(unfinished, format="png")
+            figure.savefig(unfinished, format=Path(path).suffix[1:] or "png")
     return figure

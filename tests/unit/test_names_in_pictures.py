@@ -32,6 +32,16 @@ def test_dollar_signs_are_no_formulas(tmp_path: Path) -> None:
     assert literal("a$b") == r"a\$b"
 
 
+@pytest.mark.parametrize(
+    ("suffix", "begins"), [(".svg", b"<?xml"), (".pdf", b"%PDF"), (".png", b"\x89PNG"), ("", b"\x89PNG")]
+)
+def test_the_suffix_says_the_format(suffix: str, begins: bytes, tmp_path: Path) -> None:
+    calibration_picture({"a": [{"probability": 0.5, "share": 0.5, "cases": 3}]}, path=tmp_path / f"one{suffix}")
+    confusion_picture({"a": {"classes": ["0", "1"], "matrix": [[1, 0], [0, 1]]}}, tmp_path / f"two{suffix}")
+    for name in ("one", "two"):
+        assert (tmp_path / f"{name}{suffix}").read_bytes().startswith(begins)
+
+
 def test_labels_are_turned_where_they_have_no_room() -> None:
     assert turned(["0", "1"]) == {} and turned(["tumour", "normal"]) == {}
     assert turned(["adenocarcinoma", "squamous cell", "small cell"])["ha"] == "right"
