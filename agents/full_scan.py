@@ -25,7 +25,7 @@ from glimpse.agents.tiles import blocks, foreground_tiles, read_tiles, tile_loca
 from glimpse.cohort import Case
 from glimpse.errors import SettingsError
 from glimpse.geometry import Extent
-from glimpse.ranks.group import everyones, once
+from glimpse.ranks.group import everyones, largest, once
 from glimpse.ranks.sharing import share_of
 from glimpse.reading.costs import multiply_adds
 from glimpse.reading.playing import compute_threads
@@ -102,7 +102,8 @@ class FullScan:
     Patches lie side by side and have the field of view and the size of a glimpse, or their own. They are embedded once,
     with a copy of the encoder that is made when this object is made: mean and maximum of each feature over the patch.
     `fit` trains heads on the embeddings (gated attention and the highest patches, see `glimpse.agents.heads`) and keeps
-    the better kind; `choice` says which one, and why.
+    the better kind; `choice` says which one, and why. `known_before` says whether the patches that were asked for last
+    had been embedded before.
 
     As many patches are encoded at the same time as PyTorch has threads; others are read meanwhile.
 
@@ -145,6 +146,7 @@ class FullScan:
         self.seed, self.threads, self.progress = seed, max(1, threads), progress
         self.head: Ensemble | None = None
         self.choice = ""
+        self.known_before = False
         self._counted, self._per_patch = dict[int, int](), 0  # multiply-adds, by the number of patches
 
     @classmethod
@@ -188,7 +190,9 @@ class FullScan:
         meta = {"slides": [case.id for case in cases], "views": repr(self.views), "zoom": 0}
         path = self.folder / f"full_scan-{cases[0].split or 'cases'}.safetensors" if self.folder else None
         found = kept(path, meta, probe) if path else None
-        if all(everyones([found is not None])) and found is not None:  # a shared disk may not show it to all of them
+        missing = largest(int(found is None))  # a shared disk may not show it to all of them yet
+        self.known_before = not missing
+        if found is not None and not missing:
             return found
         encoders = torch.get_num_threads()
         self._encoding = threading.Semaphore(encoders)

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct
+from glimpse.ranks.group import everyones
 
 _MIB = 2**20
 
@@ -118,6 +119,19 @@ class Meter:
         self.peak_mib = torch.cuda.max_memory_allocated(self.device) / _MIB if on_gpu else _resident_peak()
         after = _millijoules(self.device)
         self.joules = None if after is None or self._before is None else (after - self._before) / 1000
+
+    def over_all(self) -> None:
+        """Takes in what the processes that train together have measured; all of them call it.
+
+        Energy is that of all of them, memory the highest of any. What one of them could not measure is None.
+        """
+        peaks, joules = zip(*everyones([(self.peak_mib, self.joules)]), strict=True)
+        self.peak_mib = None if None in peaks else max(peaks)
+        self.joules = None if None in joules else sum(joules)
+
+    def forget(self) -> None:
+        """Says that nothing is known, such as where the work had been done before."""
+        self.peak_mib = self.joules = None
 
     def record(self, cases: int) -> dict[str, float | None]:
         """Returns what belongs into the row of a reader that has read so many cases meanwhile."""

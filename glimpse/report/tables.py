@@ -41,7 +41,8 @@ SPENT = {
 """What else a case costs: the title of the column, the factor to its unit, and the digits."""
 SPENT_CAPTION = (
     "Mpixel: megapixels of all glimpses. GMAC: billions of multiply-adds of networks, if nothing is kept from before. "
-    "MiB: the highest memory while reading, of the process, or of PyTorch on a GPU. J: energy of the GPU."
+    "MiB: the highest memory while reading, of a process, or of PyTorch on a GPU. J: energy of all GPUs. Neither is "
+    "known of a full scan whose patches were kept from before."
 )
 
 

@@ -127,6 +127,21 @@ def test_energy_is_shared_among_the_cases(monkeypatch: pytest.MonkeyPatch) -> No
     assert meter.joules == 2.5 and meter.record(2)["joules_per_case"] == 1.25
 
 
+def test_energy_of_all_processes_adds_up_and_the_highest_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    others: list[tuple[float | None, float | None]] = [(900.0, 6.0), (200.0, 1.0)]
+    monkeypatch.setattr("glimpse.reading.costs.everyones", lambda own: [*own, *others])
+    meter = Meter(torch.device("cpu"))
+    meter.peak_mib, meter.joules = 300.0, 3.0
+    meter.over_all()
+    assert meter.record(4) == {"peak_mib": 900.0, "joules_per_case": 2.5}
+    others[1] = (None, 1.0)
+    meter.over_all()
+    assert meter.record(4) == {"peak_mib": None, "joules_per_case": 4.25}
+    others[0] = (900.0, None)
+    meter.over_all()
+    assert meter.record(4) == {"peak_mib": None, "joules_per_case": None}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_energy_of_a_device_is_above_zero() -> None:
     pytest.importorskip("pynvml")

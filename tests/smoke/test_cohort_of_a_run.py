@@ -15,7 +15,7 @@ from glimpse.atomic import WriteError
 from glimpse.cohort import Cohort, CohortError
 from glimpse.errors import EvaluationError, SettingsError
 from glimpse.evaluate import evaluate
-from glimpse.report import comparison
+from glimpse.report import keeping
 from glimpse.settings.composing import composed
 from glimpse.train import train
 
@@ -190,7 +190,7 @@ def test_numbers_outlive_pictures_that_fail(copied: Path, monkeypatch: pytest.Mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(comparison, "scanpath_picture", full)
+    monkeypatch.setattr(keeping, "scanpath_picture", full)
     with pytest.raises(WriteError, match=r"scanpaths/site .*png: cannot be written \(No space left on device\)"):
         resume(copied / "r")
     assert json.loads((copied / "r" / "metrics.json").read_text())["readers"]["ppo"]

@@ -14,8 +14,10 @@ from glimpse import train as training
 from glimpse.errors import SettingsError
 from glimpse.evaluate import evaluate
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.reading.records import Reading
-from glimpse.report import comparison
+from glimpse.reading import playing
+from glimpse.reading.costs import Meter
+from glimpse.reading.records import Reading, Trace
+from glimpse.report import comparison, keeping
 from glimpse.report.comparison import Report
 from glimpse.report.tables import MEASURED, counted
 from glimpse.runs.checkpoints import Checkpoint
@@ -98,7 +100,7 @@ def test_pictures_show_the_agents_own_scanpaths(
         drawn.append(reading)
         return np.zeros((4, 4, 3), np.uint8)
 
-    monkeypatch.setattr(comparison, "scanpath_picture", picture)
+    monkeypatch.setattr(keeping, "scanpath_picture", picture)
     run(tiny_slides, tmp_path / "run", f"agent={agent}", "report.readers=[random]")
     rows = evaluate(tmp_path / "run", readers=["policy", "random", "grid"]).readings
     assert len(drawn) == 2
@@ -161,3 +163,54 @@ def test_all_readers_compute_on_the_device_of_the_run(
     report._full_scan(trained, trained.policy, cohort)
     assert {name: device.type for name, device in devices.items()} == {"overview": "meta", "full_scan": "meta"}
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["readers"].keys() == {"ppo", "random"}
+
+
+def test_costs_are_those_of_a_plain_reading_by_all_processes_and_unknown_where_patches_were_known(
+    tiny_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced: list[str] = []
+    trace = playing._trace
+
+    def tracing(*given: Any) -> Trace:
+        traced.append(given[2].id)
+        return trace(*given)
+
+    class Counting(Meter):
+        """Takes a joule for each trace, and 8 of another process."""
+
+        def __enter__(self) -> "Counting":
+            self.already = len(traced)
+            return self
+
+        def __exit__(self, *_: Any) -> None:
+            self.peak_mib, self.joules = 100.0, float(len(traced) - self.already)
+
+    monkeypatch.setattr(playing, "_trace", tracing)
+    monkeypatch.setattr(comparison, "Meter", Counting)
+    monkeypatch.setattr("glimpse.reading.costs.everyones", lambda own: [*own, (70.0, 8.0)])
+    options = ["report.readers=[grid,full_scan]", "report.calibrate=false", "warm_up=none", "report.full_scan.epochs=1"]
+    options += ["report.full_scan.head=top_k", "report.full_scan.ensemble=1", "joint.validate_every=0"]
+    found = run(tiny_slides, tmp_path / "run", *options)["readers"]
+    with (tmp_path / "run" / "predictions.csv").open() as file:
+        cases = [line["slide_id"] for line in csv.DictReader(file) if line["reader"] == "ppo"]
+    assert traced == cases and len(list((tmp_path / "run" / "pages").iterdir())) == len(cases)
+    of_each = {"peak_mib": 100.0, "joules_per_case": 8 / len(cases)}
+    spent = {name: {key: row[key] for key in of_each} for name, row in found.items()}
+    assert spent == dict.fromkeys(("ppo", "grid", "full_scan"), of_each)
+    again = training.train(composed(f"resume={tmp_path / 'run'}"), [f"resume={tmp_path / 'run'}"])["readers"]
+    spent = {name: {key: row[key] for key in of_each} for name, row in again.items()}
+    assert spent == {**dict.fromkeys(("ppo", "grid"), of_each), "full_scan": dict.fromkeys(of_each)}
+    assert again["full_scan"]["seconds_per_case"] > 0
+
+
+def test_pages_alone_are_made_of_the_first_cases_only(
+    tiny_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced: list[str] = []
+    trace = playing._trace
+    monkeypatch.setattr(playing, "_trace", lambda *given: (traced.append(given[2].id), trace(*given))[1])
+    options = ["report.readers=[]", "report.calibrate=false", "warm_up=none", "report.pages=1"]
+    run(tiny_slides, tmp_path / "run", "joint.validate_every=0", *options, "report.pictures=0")
+    with (tmp_path / "run" / "predictions.csv").open() as file:
+        assert traced == [next(csv.DictReader(file))["slide_id"]]
+    assert len(list((tmp_path / "run" / "pages").iterdir())) == 1
