@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,13 @@ from glimpse.tasks import Classification, Task
 
 PREDICTIONS_FILE = "predictions.csv"
 _COLUMNS = ("reader", "slide_id", "case_id")
+_COSTS = {
+    "glimpses": ("glimpses", 1.0),
+    "share_read": ("share_read", 1.0),
+    "seconds": ("seconds_per_case", 1.0),
+    "pixels_read": ("megapixels_per_case", 1e-6),
+    "multiply_adds": ("multiply_adds_per_case", 1.0),
+}  # of each column, what rows of `metrics.json` call its mean, and the factor to their unit
 _SUM = 1e-4  # by which probabilities of classes may miss 1 in a table
 
 
@@ -30,6 +37,7 @@ class Answers:
         patients: the patient of each case.
         targets: the target of each case as a text, which `Task.parse_target` reads.
         predictions: the prediction of each case, in the form that the task uses.
+        costs: what each case has cost, NaN where the table does not say; by the names that rows of `metrics.json` have.
     """
 
     reader: str
@@ -37,13 +45,15 @@ class Answers:
     patients: tuple[str, ...]
     targets: tuple[str, ...]
     predictions: Float[np.ndarray, "case output"]
+    costs: Mapping[str, Float[np.ndarray, " case"]] = field(default_factory=dict)
 
     def some(self, cases: Sequence[str]) -> "Answers":
         """Returns the answers for some of the cases, in the order that is given."""
         place = {name: index for index, name in enumerate(self.cases)}
         rows = [place[name] for name in cases]
         patients, targets = (tuple(values[row] for row in rows) for values in (self.patients, self.targets))
-        return Answers(self.reader, tuple(cases), patients, targets, self.predictions[rows])
+        costs = {name: values[rows] for name, values in self.costs.items()}
+        return Answers(self.reader, tuple(cases), patients, targets, self.predictions[rows], costs)
 
     def metrics(self, task: Task, seed: int = 0) -> dict[str, dict[str, float | None]]:
         """Returns the metrics of these answers with intervals, as rows of `metrics.json` have them."""
@@ -100,11 +110,12 @@ def _answers(path: Path, reader: str, rows: Sequence[Mapping[str, str]], task: T
     if len(set(cases)) < len(cases):
         twice = next(name for name in cases if cases.count(name) > 1)
         raise EvaluationError(f"{path}: {reader} has answered {twice} several times. Leave one line for each case.")
-    probabilities, targets = [], []
+    probabilities, targets, spent = [], [], []
     for row in rows:
         try:
             probabilities.append([float(row[name]) for name in task.columns])
             targets.append(target_text(row, task))
+            spent.append([float(row.get(column) or "nan") * factor for column, (_, factor) in _COSTS.items()])
         except KeyError as error:
             raise EvaluationError(
                 f"{path}: it has no column {error}, so its answers are those of another task."
@@ -115,7 +126,9 @@ def _answers(path: Path, reader: str, rows: Sequence[Mapping[str, str]], task: T
         predictions = task.predictions(np.array(probabilities, np.float64))
     except NotImplementedError as error:
         raise EvaluationError(f"{path}: cannot be measured anew: {error}") from error
-    return Answers(reader, cases, tuple(row["case_id"] for row in rows), tuple(targets), predictions)
+    patients = tuple(row["case_id"] for row in rows)
+    costs = dict(zip((name for name, _ in _COSTS.values()), np.array(spent).T, strict=True))
+    return Answers(reader, cases, patients, tuple(targets), predictions, costs)
 
 
 def target_text(row: Mapping[str, str], task: Task) -> str:

@@ -1,5 +1,7 @@
 """Compares two readers on the same cases: each metric of both, and whether the difference may be chance."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +10,24 @@ from jaxtyping import Float
 
 from glimpse.errors import EvaluationError
 from glimpse.report.answers import Answers
-from glimpse.report.tables import aligned, counted, interval_text, wrapped
+from glimpse.report.tables import SPENT, aligned, counted, interval_text, number, wrapped
 from glimpse.tasks import Task, interval, metric_title, resampled_weights
 
 _NAMED = 20  # so many cases are named in a table; JSON has all of them
 CAPTION = (
     "Intervals are 95 %, and p-values two-sided, from one bootstrap over patients for both: in each resample, both are "
     "measured on the same cases. p-values are not corrected for the number of metrics."
+)
+COSTS = {
+    "glimpses": ("glimpses", 1.0, 1),
+    "share_read": ("% of foreground read", 100.0, 1),
+    "seconds_per_case": ("s/case", 1.0, 3),
+    **{name: SPENT[name] for name in ("megapixels_per_case", "multiply_adds_per_case")},
+}
+"""What a case costs: the title of the line, the factor to its unit, and the digits."""
+COSTS_CAPTION = (
+    "Costs are means over these cases. Mpixel: megapixels of all glimpses. GMAC: billions of multiply-adds of "
+    "networks. Seconds are those of the machines on which the two have read."
 )
 
 
@@ -29,6 +42,8 @@ class Comparison:
         only: the cases that only the first, and that only the second has answered; they are left out.
         metrics: of each metric "first", "second" and "difference" (first minus second), each with "value", "low" and
             "high", and "p"; None where it is not defined.
+        costs: of each of `COSTS` "first", "second" and "difference", means over the cases in the unit that rows of
+            `metrics.json` have; None where a table does not say it of each case.
     """
 
     names: tuple[str, str]
@@ -36,6 +51,7 @@ class Comparison:
     patients: int
     only: tuple[tuple[str, ...], tuple[str, ...]]
     metrics: dict[str, dict[str, Any]]
+    costs: dict[str, dict[str, float | None]]
 
     def record(self) -> dict[str, Any]:
         """Returns the comparison as JSON has it."""
@@ -45,6 +61,7 @@ class Comparison:
             "patients": self.patients,
             "only": {name: list(cases) for name, cases in zip(self.names, self.only, strict=True)},
             "metrics": self.metrics,
+            "costs": self.costs,
         }
 
     @property
@@ -55,9 +72,12 @@ class Comparison:
             both = (interval_text(found[one]) for one in ("first", "second"))
             p = "n/a" if found["p"] is None else f"{found['p']:.4f}"
             cells.append([metric_title(name), *both, interval_text(found["difference"], sign="+"), p])
-        table = aligned(cells)
+        known = {name: one for name, one in self.costs.items() if (one["first"], one["second"]) != (None, None)}
+        cells += [_cost_cells(name, one) for name, one in known.items()]
+        table = [line.rstrip() for line in aligned(cells)]
+        caption = f"{CAPTION} {COSTS_CAPTION}" if known else CAPTION
         lines = [
-            *wrapped(CAPTION, max(80, len(table[1]))),
+            *wrapped(caption, max(80, len(table[1]))),
             "",
             *table,
             "",
@@ -109,7 +129,23 @@ def compared(
     weights = np.concatenate([np.ones((1, len(shared))), resampled_weights(one.patients, bootstrap, seed)])
     both = [task.weighted_metrics(answers.predictions, targets, weights) for answers in (one, other)]
     metrics = {name: _difference(both[0][name], both[1][name]) for name in task.metric_names}
-    return Comparison(names, len(shared), len(set(one.patients)), (only[0], only[1]), metrics)
+    costs = {name: _cost(one, other, name) for name in COSTS}
+    return Comparison(names, len(shared), len(set(one.patients)), (only[0], only[1]), metrics, costs)
+
+
+def _cost(first: Answers, second: Answers, name: str) -> dict[str, float | None]:
+    """Returns the mean cost of a case of both, and the difference; None where it is not known of each case."""
+    both = [float(np.mean(one.costs[name])) if name in one.costs else math.nan for one in (first, second)]
+    values = zip(("first", "second", "difference"), (*both, both[0] - both[1]), strict=True)
+    return {which: None if math.isnan(value) else value for which, value in values}
+
+
+def _cost_cells(name: str, found: Mapping[str, float | None]) -> list[str]:
+    """Returns the line of a cost, which has no p-value."""
+    title, factor, digits = COSTS[name]
+    scaled = {which: None if value is None else factor * value for which, value in found.items()}
+    first, second = (number(scaled[which], digits) for which in ("first", "second"))
+    return [title, first, second, number(scaled["difference"], digits, sign="+"), ""]
 
 
 def _difference(first: Float[np.ndarray, " resample"], second: Float[np.ndarray, " resample"]) -> dict[str, Any]:

@@ -147,6 +147,27 @@ def test_folders_may_be_typed_without_a_key(
     assert found["metrics"]["accuracy"]["difference"]["value"] == pytest.approx(-1 / 6)
 
 
+def test_what_a_case_costs_stands_beside_the_metrics(tmp_path: Path) -> None:
+    made = [replace(reading(i, i % 2, 1.0, 4 + i), pixels_read=10**6, multiply_adds=2 * 10**9) for i in range(4)]
+    dear = [replace(one, glimpses=20, seconds=2.0, multiply_adds=None) for one in made[:3]]
+    write_predictions(tmp_path / "predictions.csv", {"ppo": made, "full_scan": dear}, TASK, "test")
+    found = compare(tmp_path / "predictions.csv", readers=["ppo", "full_scan"], bootstrap=10)
+    assert found.costs["glimpses"] == {"first": 5, "second": 20, "difference": -15}  # of the three cases of both
+    assert found.costs["share_read"]["first"] == pytest.approx(0.1)
+    assert found.costs["seconds_per_case"] == {"first": 0.5, "second": 2, "difference": -1.5}
+    assert found.costs["megapixels_per_case"] == {"first": 1, "second": 1, "difference": 0}
+    assert found.costs["multiply_adds_per_case"] == {"first": 2e9, "second": None, "difference": None}
+    assert found.record()["costs"] == found.costs
+    lines = {line.split("  ")[0]: line.split()[-3:] for line in found.told.splitlines()}
+    assert lines["glimpses"] == ["5.0", "20.0", "-15.0"] and lines["% of foreground read"] == ["10.0", "10.0", "+0.0"]
+    assert lines["s/case"] == ["0.500", "2.000", "-1.500"] and lines["GMAC"] == ["2.00", "n/a", "n/a"]
+    text = (tmp_path / "predictions.csv").read_text().splitlines()
+    short = [",".join(line.split(",")[:7]) for line in text]  # of another program, which says nothing of costs
+    (tmp_path / "predictions.csv").write_text("\n".join(short) + "\n")
+    found = compare(tmp_path / "predictions.csv", readers=["ppo", "full_scan"], bootstrap=10)
+    assert "s/case" not in found.told and found.costs["glimpses"] == dict.fromkeys(("first", "second", "difference"))
+
+
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
