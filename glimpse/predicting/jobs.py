@@ -49,15 +49,20 @@ class _Share:
         cases: the file that lists the images; they are found once, by the process that asks for jobs.
         part: which part, and of how many.
         moment: what has failed since then is not tried again.
+        visible: the GPUs that jobs of this machine may see, as CUDA_VISIBLE_DEVICES names them; None leaves that to
+            submitit.
     """
 
     order: Order
     cases: Path
     part: tuple[int, int]
     moment: float
+    visible: str | None = None
 
     def __call__(self) -> dict[str, int]:
         """Returns how many cases it has read, and how many had been read before."""
+        if self.visible is not None:  # before CUDA begins; submitit has named the first ones of the machine
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.visible
         if self.order.device == "cuda":
             _take_gpu(self.part[0] - 1)
         work = Work(self.order.hand(), self.order.manifest("/".join(map(str, self.part))))
@@ -98,9 +103,11 @@ class Jobs:
         folder = Path(self._order.folder) / LOGS
         try:
             self._executor = submitit.AutoExecutor(folder, cluster=cluster)
+            local = self._executor.cluster == "local"
             if order.device.startswith("cuda"):  # on this machine, jobs share out what they all see
-                given = {"gpus_per_node": _gpus() if self._executor.cluster == "local" else 1, **given}
+                given = {"gpus_per_node": _gpus() if local else 1, **given}
             self._executor.update_parameters(**given)
+            self._visible = _visible(given.get("gpus_per_node")) if local else None
         except (NameError, ValueError, TypeError, AssertionError, RuntimeError) as error:
             with suppress(OSError):
                 folder.rmdir()  # unless it holds logs
@@ -161,7 +168,7 @@ class Jobs:
         count, cases = min(self._workers, len(missing)), _listing(self._outputs.folder / LOGS, missing)
         try:
             with self._executor.batch():
-                shares = [_Share(self._order, cases, (i + 1, count), moment) for i in range(count)]
+                shares = [_Share(self._order, cases, (i + 1, count), moment, self._visible) for i in range(count)]
                 self._jobs = [self._executor.submit(share) for share in shares]
         except Exception as error:  # what comes of calling sbatch
             raise SettingsError(f"The jobs could not be submitted: {' '.join(str(error).split())}") from error
@@ -216,6 +223,12 @@ def _gpus() -> int:
     import torch  # slow to import, and needed on GPUs only
 
     return max(1, torch.cuda.device_count())
+
+
+def _visible(count: int | None) -> str | None:
+    """Returns the first of the GPUs that this process may see; None if it may see all, or no job asks for any."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if names is None or not count else ",".join(names.split(",")[:count])
 
 
 def _take_gpu(number: int) -> None:

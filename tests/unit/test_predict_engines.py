@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -197,6 +198,37 @@ def test_who_asks_for_workers_on_gpus_needs_none(run: Path, slides: Path, tmp_pa
     check_device("cuda", here=False)
     with pytest.raises(SettingsError, match="device=gpu: cannot compute there"):
         check_device("gpu", here=False)
+
+
+@pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
+@pytest.mark.parametrize(
+    ("mine", "options", "seen"),
+    [("2,GPU-5", {}, "2,GPU-5"), ("2,GPU-5", {"gpus_per_node": 1}, "2"), (None, {}, "0,1")],
+)
+def test_jobs_of_this_machine_see_the_gpus_that_this_process_sees(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mine: str | None, options: dict[str, Any], seen: str
+) -> None:
+    from glimpse.predicting import jobs
+
+    if mine is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mine)
+    monkeypatch.setattr(jobs, "_gpus", lambda: 2)
+    order = Order((str(run),), (str(tmp_path),), str(tmp_path / "out"), device="cuda", engine="submitit", here="cpu")
+    made = jobs.Jobs(order, order.hand(), 2, {"cluster": "local", **options})
+    taken, shares = list[tuple[int, str]](), list[Any]()
+    monkeypatch.setattr(made._executor, "submit", shares.append)
+    with pytest.warns(RuntimeWarning, match="No submission"):
+        made._submit({name: Item(name, tmp_path / name, {}) for name in "ab"}, 0.0)
+    monkeypatch.setattr(Order, "hand", lambda self: None)
+    monkeypatch.setattr(Order, "manifest", lambda self, shard: None)
+    monkeypatch.setattr(jobs, "Work", lambda *given: SimpleNamespace(help=lambda *given: SimpleNamespace(counts={})))
+    monkeypatch.setattr(jobs, "_take_gpu", lambda number: taken.append((number, os.environ["CUDA_VISIBLE_DEVICES"])))
+    for share in shares:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # as submitit numbers them in each job
+        share()
+    assert taken == [(0, seen), (1, seen)]
 
 
 @pytest.mark.parametrize(("engine", "extra"), [("ray", "ray"), ("submitit", "slurm")])
