@@ -16,7 +16,7 @@ from glimpse.cohort.splits import SPLITS
 from glimpse.contract.stepped_sources import ViewableCases
 from glimpse.errors import EvaluationError
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.ranks.group import agreed, first, once
+from glimpse.ranks.group import agreed, first, once, ranks
 from glimpse.reading.calibration import CALIBRATION_FILE, SAME_SPLIT, Temperature, fit, write_temperatures
 from glimpse.reading.costs import Meter
 from glimpse.reading.lanes import Access, access_to
@@ -311,7 +311,9 @@ def _pretrained(trained: Trained, otherwise: GlimpsePolicy | str, **changes: Any
 
 def _score_of_overviews(access: Access, looked: ViewableCases, policy: GlimpsePolicy) -> float | None:
     """Returns the score of a policy that answers from overviews; None where it is not defined."""
-    readings = reader_named("overview", policy, access, 0).read(looked.cases)
+    aside = own_random_numbers(policy.device) if ranks().size > 1 else contextlib.nullcontext()
+    with aside:  # ranks have different shares, and draw the same numbers afterwards
+        readings = reader_named("overview", policy, access, 0).read(looked.cases)
     return value_of(summarise(readings, looked.task), "score")
 
 

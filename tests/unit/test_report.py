@@ -14,6 +14,7 @@ from glimpse import train as training
 from glimpse.errors import SettingsError
 from glimpse.evaluate import evaluate
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.ranks.group import Group
 from glimpse.reading import playing
 from glimpse.reading.costs import Meter
 from glimpse.reading.records import Reading, Trace
@@ -214,3 +215,19 @@ def test_pages_alone_are_made_of_the_first_cases_only(
     with (tmp_path / "run" / "predictions.csv").open() as file:
         assert traced == [next(csv.DictReader(file))["slide_id"]]
     assert len(list((tmp_path / "run" / "pages").iterdir())) == 1
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_several_processes_draw_the_same_numbers_after_a_validation_of_the_overview(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "ranks", lambda: Group(size - 1, size))
+    reader = SimpleNamespace(read=lambda cases: [torch.rand(3)])  # as many as this process has cases
+    monkeypatch.setattr(comparison, "reader_named", lambda *_: reader)
+    monkeypatch.setattr(comparison, "summarise", lambda *_: {"score": {"value": 0.5}})
+    policy: Any = SimpleNamespace(device=torch.device("cpu"))
+    access: Any = None
+    looked: Any = SimpleNamespace(cases=[], task=None)
+    before = torch.random.get_rng_state()
+    assert comparison._score_of_overviews(access, looked, policy) == 0.5
+    assert torch.equal(torch.random.get_rng_state(), before) == (size > 1)
