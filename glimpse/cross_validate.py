@@ -9,7 +9,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,18 +68,22 @@ class CrossValidated:
         record: the content of its `metrics.json`; empty while folds are missing.
         table: the table of all folds; empty while folds are missing.
         elsewhere: who trains the folds that are missing, by the number of the fold.
+        abandoned: whether folds that were to be trained here are missing, and nobody gives a sign of training them.
     """
 
     folder: Path
     record: dict[str, Any]
     table: str
     elsewhere: dict[int, str]
+    abandoned: bool = False
 
     @property
     def told(self) -> str:
         """The table and where everything is, or who trains what is missing."""
         if self.elsewhere:
             others = "; ".join(f"fold {number}: {who}" for number, who in self.elsewhere.items())
+            if self.abandoned:
+                return f"Not finished: {others}; they give no sign of life. Type the same command again."
             return f"Not finished: {others}. When they have ended, the same command prints the table."
         return f"\n{self.table}\n\nWritten: {self.folder / METRICS_FILE}, {self.folder / PREDICTIONS_FILE}."
 
@@ -90,6 +94,7 @@ def cross_validate(
     folds: int | str | os.PathLike[str] = 5,
     validation: float = 0.2,
     folder: str | os.PathLike[str] | None = None,
+    fold: int | None = None,
 ) -> CrossValidated:
     """Trains once for each fold, on all other folds, and measures all test answers.
 
@@ -103,6 +108,8 @@ def cross_validate(
         validation: the share of the patients outside a fold who are validated on; 0 for none.
         folder: where the run folders lie, one for each fold; one below `runs` that is named after the environment, the
             agent, the folds and the seed, if not given.
+        fold: the number of the only fold to train here, from 1, as a launcher of Hydra gives it to each of its jobs;
+            all of them, if not given.
 
     Raises:
         SettingsError, UserError: something is wrong with the settings, the cohort or the folder.
@@ -125,24 +132,46 @@ def cross_validate(
     with Claims(path / "claims").awaited("folds"):
         found = _folds(path, cohort, task, folds, validation, int(plan["seed"]))
         _check_same(path, plan)
+    if fold is not None:
+        at_least("fold", fold, 1, whole=True, most=len(found))
     settings = [*settings, *_common(plan, task, cohort)]
-    elsewhere = dict.fromkeys(range(1, len(found) + 1), "")
-    for _ in range(2):  # others may have ended by the end of the first pass, in one way or another
-        for number in list(elsewhere):
-            claims = Claims(path / "claims")
+    every = range(1, len(found) + 1)
+    left, abandoned = _train_missing(path, found, cohort, settings, [fold] if fold else every)
+    for number in every if fold else ():
+        if number != fold and not (path / f"fold-{number}" / METRICS_FILE).exists():
+            left[number] = Claims(path / "claims").holder(f"fold-{number}") or "nobody yet"
+    if left:
+        return CrossValidated(path, {}, "", dict(sorted(left.items())), abandoned)
+    return _together(path, len(found), plan)
+
+
+def _train_missing(
+    path: Path, folds: Folds, cohort: Cohort, settings: Sequence[str], numbers: Iterable[int]
+) -> tuple[dict[int, str], bool]:
+    """Trains folds that no other process is training, and that none of a machine out of reach may be training.
+
+    Returns:
+        Who trains those of the folds that have not ended, by their numbers, and whether nobody does.
+    """
+    claims, left = Claims(path / "claims"), dict.fromkeys(numbers, "")
+    fruitless = 0
+    while left and fruitless < 2:
+        before = len(left)
+        for number in list(left):
             with claims.taken(f"fold-{number}") as mine:
                 if mine:
                     try:
-                        _train(path / f"fold-{number}", number, found, cohort, settings)
+                        _train(path / f"fold-{number}", number, folds, cohort, settings)
                     except (KeyboardInterrupt, SystemExit):
-                        _say(f"in fold {number} of {len(found)}; the same command goes on where it was")
+                        _say(f"in fold {number} of {len(folds)}; the same command goes on where it was")
                         raise
-                    del elsewhere[number]
+                    del left[number]
                 else:
-                    elsewhere[number] = claims.holder(f"fold-{number}") or "another process"
-    if elsewhere:
-        return CrossValidated(path, {}, "", elsewhere)
-    return _together(path, len(found), plan)
+                    left[number] = claims.holder(f"fold-{number}") or "another process"
+        if len(claims.held(f"fold-{number}" for number in left)) == len(left):
+            return left, False
+        fruitless = fruitless + 1 if len(left) == before else 0  # others have ended, or were killed without a word
+    return left, bool(left)
 
 
 def _common(plan: Mapping[str, Any], task: Task, cohort: Cohort) -> list[str]:
@@ -298,13 +327,31 @@ _NAMES = tuple(inspect.signature(cross_validate).parameters)[1:]
 
 
 def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Parts what was typed into the command's own settings and those of a training."""
-    own = [one for one in arguments if one.startswith("-") or one.lstrip("+").partition("=")[0] in _NAMES]
-    training = [one for one in arguments if one not in own]
+    """Parts what was typed into the settings of the command, those of Hydra included, and those of a training."""
+    keys = [one.lstrip("+~").partition("=")[0] for one in arguments]
+    flags = [one for one in arguments if one.startswith("-")]  # Hydra wants its settings side by side
+    own = [
+        one
+        for one, key in zip(arguments, keys, strict=True)
+        if one not in flags and (key in _NAMES or key.startswith(("hydra/", "hydra.")))
+    ]
+    training = [one for one in arguments if one not in (*own, *flags)]
     for one in training:
         if "=" not in one and not one.startswith("~"):
             raise SettingsError(f"{one}: expected key=value{suggestion(one, _NAMES)}.")
-    return own, training
+    return [*own, *flags], training
+
+
+def _one(config: DictConfig, training: Sequence[str]) -> None:
+    """Runs the command once; launchers of Hydra find this function by its name, in whichever process they call it."""
+    keep_freed_memory()
+    options: Any = OmegaConf.to_container(config, resolve=True)
+    with in_one_line(), unread.named_at_the_end():
+        refuse_unknown(options, _NAMES, "glimpse cross-validate")
+        found = cross_validate(training, **options)
+        print(found.told)
+    if found.abandoned:
+        sys.exit(1)
 
 
 def main() -> None:
@@ -314,11 +361,7 @@ def main() -> None:
 
     @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="cross_validate")
     def command(config: DictConfig) -> None:
-        keep_freed_memory()
-        options: Any = OmegaConf.to_container(config, resolve=True)
-        with in_one_line(), unread.named_at_the_end():
-            refuse_unknown(options, _NAMES, "glimpse cross-validate")
-            print(cross_validate(training, **options).told)
+        _one(config, training)
 
     run_command(command)
 

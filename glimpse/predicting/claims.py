@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from glimpse.atomic import write_error
 BEAT = 10.0  # seconds after which a claim says again that it is alive
 STALE = 120.0  # seconds of silence after which a claim of another machine counts as left behind
 _WAIT = 0.05
+_POLL = 1.0  # seconds between two looks at claims of other machines
 
 
 class Claims:
@@ -78,6 +79,27 @@ class Claims:
         """Returns who has claimed a name, such as "process 123 on nodea"; None if nobody has."""
         told = _told(self.folder / name)
         return None if told is None else f"process {told.get('process')} on {told.get('host')}"
+
+    def held(self, names: Iterable[str]) -> set[str]:
+        """Waits until it is known of all names whether a process keeps them that is alive, and returns those.
+
+        Of a process of this machine it is known at once; of another one when it gives the next sign, or has been silent
+        for `STALE` seconds.
+        """
+        found, unknown = set[str](), {name: _touched(self.folder / name) for name in names}
+        end = time.monotonic() + STALE + 2 * BEAT
+        while unknown and time.monotonic() < end:
+            for name, before in list(unknown.items()):
+                path = self.folder / name
+                told = _told(path)
+                if told is None or self._is_stale(path, told):
+                    del unknown[name]
+                elif told.get("host") == self._me["host"] or _touched(path) != before:
+                    del unknown[name]
+                    found.add(name)
+            if unknown:
+                time.sleep(_POLL)
+        return found
 
     def sweep(self) -> None:
         """Removes what processes have left behind that were killed."""
@@ -171,6 +193,14 @@ def _beat(path: Path, stopped: threading.Event) -> None:
     while not stopped.wait(BEAT):
         with suppress(OSError):
             os.utime(path)
+
+
+def _touched(path: Path) -> float | None:
+    """Returns when a claim has last said that it is alive; None if it is not there."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
 
 
 def _told(path: Path) -> dict[str, Any] | None:

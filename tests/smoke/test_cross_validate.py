@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 import glimpse
 from glimpse.compare import compare
@@ -159,6 +160,71 @@ def test_the_last_of_several_processes_prints_the_table(
     monkeypatch.setattr(module, "_train", train)
     result = cross_validate(settings(tiny_slides), folds=2, folder=finished)
     assert not result.elsewhere and "mean (sd)" in result.told
+
+
+def claim_of_another_machine(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A claim that was just made on another machine, where claims are given up after a second."""
+    for setting, seconds in (("STALE", 1.0), ("BEAT", 0.2), ("_POLL", 0.05)):
+        monkeypatch.setattr(f"glimpse.predicting.claims.{setting}", seconds)
+    path = folder / "claims" / name
+    path.parent.mkdir()
+    path.write_text(json.dumps({"host": "elsewhere", "process": 1, "started": "0"}))
+    return path
+
+
+def test_a_fold_whose_process_was_lost_with_its_machine_is_trained_before_this_one_ends(
+    finished: Path, tiny_slides: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics, trained, began = finished / "fold-2" / "metrics.json", list[Path](), time.monotonic()
+    aside = metrics.rename(finished / "aside.json")
+
+    def train(run: Path, *_: Any) -> None:
+        trained.append(run)
+        if run.name == "fold-2":
+            aside.rename(metrics)
+
+    claim = claim_of_another_machine(finished, "fold-2", monkeypatch)
+    monkeypatch.setattr(sys.modules[cross_validate.__module__], "_train", train)
+    result = cross_validate(settings(tiny_slides), folds=2, folder=finished)
+    assert [run.name for run in trained] == ["fold-1", "fold-2"] and not claim.exists()
+    assert time.monotonic() - began > 1 and not result.elsewhere and "mean (sd)" in result.told
+
+
+def test_folds_that_nobody_gives_a_sign_of_training_end_the_command_with_1(
+    finished: Path, tiny_slides: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim = claim_of_another_machine(finished, "fold-2", monkeypatch)
+    os.utime(claim, (time.time() + 3600,) * 2)  # by the clock of a file system that is an hour ahead
+    options = {"folds": 2, "validation": 0.2, "folder": str(finished), "fold": None}
+    try:
+        with pytest.raises(SystemExit) as caught:
+            sys.modules[cross_validate.__module__]._one(OmegaConf.create(options), settings(tiny_slides))
+    finally:
+        claim.unlink()
+        claim.parent.rmdir()
+    assert caught.value.code == 1
+    assert "Not finished: fold 2: process 1 on elsewhere; they give no sign of life." in capsys.readouterr().out
+
+
+def test_one_fold_alone_says_which_others_are_missing(finished: Path, tiny_slides: Path) -> None:
+    metrics = finished / "fold-1" / "metrics.json"
+    aside = metrics.rename(finished / "aside.json")
+    try:
+        result = cross_validate(settings(tiny_slides), folds=2, folder=finished, fold=2)
+    finally:
+        aside.rename(metrics)
+    assert result.elsewhere == {1: "nobody yet"} and not result.abandoned
+    assert not cross_validate(settings(tiny_slides), folds=2, folder=finished, fold=1).elsewhere
+    for number in (0, 3, True, "1"):
+        with pytest.raises(SettingsError, match="Expected fold as a whole number from 1 to 2"):
+            cross_validate(settings(tiny_slides), folds=2, folder=finished, fold=number)  # type: ignore[arg-type]
+
+
+def test_settings_of_launchers_are_the_command_s_own() -> None:
+    module: Any = sys.modules[cross_validate.__module__]
+    own = ["hydra/launcher=joblib", "+hydra.launcher.n_jobs=2", "fold=1,2", "folds=2"]
+    typed = [*own[:2], "-m", "env=wsi", *own[2:], "++seed=1"]
+    assert module._parted(typed) == ([*own, "-m"], ["env=wsi", "++seed=1"])
 
 
 # ---------------------------------------------------------------------------------------------- calibration

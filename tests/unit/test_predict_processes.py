@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -172,6 +173,29 @@ def test_claims_of_other_machines_are_taken_over_when_they_are_silent(tmp_path: 
     os.utime(half / "b", (time.time() - STALE - 5,) * 2)
     claims.sweep()
     assert not half.exists()
+
+
+def test_it_is_known_of_each_claim_whether_somebody_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("STALE", 1.0), ("BEAT", 0.2), ("_POLL", 0.05)):
+        monkeypatch.setattr(f"glimpse.predicting.claims.{name}", seconds)
+    claims, ended = Claims(tmp_path / "claims"), threading.Event()
+    left, kept = (written(tmp_path / "claims", name, host="elsewhere") for name in ("left", "kept"))
+
+    def keeping() -> None:
+        while not ended.wait(0.1):
+            kept.touch()
+
+    thread = threading.Thread(target=keeping)
+    thread.start()
+    try:
+        with claims.taken("here"):
+            assert claims.held(["kept", "here", "absent"]) == {"kept", "here"} and left.exists()
+            assert claims.held(["left", "kept", "here"]) == {"kept", "here"}
+    finally:
+        ended.set()
+        thread.join()
+    with claims.taken("left") as mine:  # it has been silent for long enough meanwhile
+        assert mine
 
 
 def test_what_killed_processes_have_left_unfinished_is_removed(tmp_path: Path) -> None:
