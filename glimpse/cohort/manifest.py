@@ -139,7 +139,7 @@ class Cohort(Sequence[Case]):
         if problems or (broken and (on_error == "raise" or not good)):
             remedy = _SKIP if broken and on_error == "raise" else ""
             unreadable = [] if problems and tolerant else broken  # those that will be skipped are no problem
-            raise cohort_error(path, problems + unreadable, _naming(table, parsed, task) + remedy)
+            raise cohort_error(path, [*problems, *unreadable], _naming(table, parsed, task) + remedy)
         for row, one in zip(table.rows, opened, strict=True):
             if isinstance(one, str):
                 warnings.warn(f"{path}: skipped {one}", UserWarning, stacklevel=2)
