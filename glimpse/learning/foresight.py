@@ -92,8 +92,8 @@ def sample_foreseen(
     with ThreadPoolExecutor(threads) as pool:
         parts = zip(*pool.map(read, chosen[own].tolist(), seeds[own].tolist()), strict=True)
         glimpses, cells, zooms, overviews = (gathered_array(np.stack(part)) for part in parts)
-    by_glimpse = (np.ascontiguousarray(part.swapaxes(0, 1)) for part in (glimpses, cells, zooms))
-    return Foreseen(*by_glimpse, overviews)
+    glimpses, cells, zooms = (np.ascontiguousarray(part.swapaxes(0, 1)) for part in (glimpses, cells, zooms))
+    return Foreseen(glimpses, cells, zooms, overviews)
 
 
 def foresight_loss(foreseen: Float[Tensor, "pair d"], shown: Float[Tensor, "pair d"], temperature: float) -> Tensor:

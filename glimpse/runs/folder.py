@@ -56,6 +56,7 @@ class Run:
         save_seconds: float = 60.0,
     ) -> None:
         self.folder, self.save_seconds = Path(folder), save_seconds
+        self.last = Checkpoint(meta={"stage": None, "seconds": {}, "events": {}})
         with in_turn(first()):
             self._open(settings, resume)
         self.last = agreed(self.last)  # on another machine, a shared folder may show an earlier one for a while
@@ -78,7 +79,6 @@ class Run:
             ) from error
         if first():
             write_atomically(self.folder / CONFIG_FILE, settings_text(settings))
-        self.last = Checkpoint(meta={"stage": None, "seconds": {}, "events": {}})
         self.logger = Logger(str(self.folder), [])
         if not first():
             return

@@ -98,7 +98,8 @@ def _check_mode(path: Path, mode: str) -> None:
 
 
 def _rgb(path: Path, image: Image.Image) -> np.ndarray:
-    deep = any(";16" in str(tile[3]) for tile in image.tile)  # colours of 16 bits, of which Pillow keeps the highest 8
+    tiles: Any = getattr(image, "tile", ())
+    deep = any(";16" in str(tile[3]) for tile in tiles)  # colours of 16 bits, of which Pillow keeps the highest 8
     image.load()
     _check_mode(path, image.mode)
     if image.mode in _SIXTEEN:
