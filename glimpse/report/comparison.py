@@ -173,13 +173,13 @@ class Report:
                     reader = reader_on(access)
                     scale = {name: one.temperature for name, one in found.items()}
                     with Meter(policy.device) as spent[name]:
-                        read = reader.read(looked.cases)
+                        if not raw and isinstance(reader, PolicyReader):
+                            read = kept.of(reader, looked.cases, scale.get(name))
+                        else:
+                            read = reader.read(looked.cases)
                     spent[name].over_all()
                     if getattr(reader, "known_before", False):
                         spent[name].forget()
-                    if not raw and isinstance(reader, PolicyReader):
-                        with own_random_numbers(policy.device):  # what follows does not depend on pictures
-                            kept.look(reader, looked.cases, scale.get(name))
                     raw[name] = reader.counted(read) if isinstance(reader, PolicyReader) else read
                 if not first():  # all processes have read; one of them writes
                     return agreed({})

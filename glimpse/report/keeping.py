@@ -1,7 +1,8 @@
-"""What the agent saw of the cases of a report: read once more with traces, for pictures and pages."""
+"""What pictures and pages of a report need of the agent's own readings, whose numbers are reported."""
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -37,28 +38,31 @@ class Kept:
         self._outermost: list[Reading] = []
         self._looks: list[TellingLook] = []
 
-    def look(self, reader: PolicyReader, cases: Sequence[Case], temperature: float | None) -> None:
-        """Reads the cases with traces, all of them if there are pictures, and keeps what is needed of each.
+    def of(self, reader: PolicyReader, cases: Sequence[Case], temperature: float | None) -> list[Reading]:
+        """Reads the cases; the readings have no traces any more, and are not calibrated as pictures are.
 
-        Numbers are reported of another reading, without traces: they take memory, and energy of their own. Processes
-        that train together all call it; each reads its share.
+        Processes that train together all call it; each reads its share.
         """
         self._names = file_names([case.id for case in cases])
-        share = share_of(len(cases) if self._pictures else min(self._pages, len(cases)))
+        share = share_of(len(cases))
         part = range(share.start, share.stop)
         read = zip(part, reader.each(cases, trace=True, part=part), strict=True)
-        found = everyones([self._seen(number, calibrated(one, temperature), cases[number]) for number, one in read])
-        self._drawn = [drawn for drawn, _ in found if drawn is not None]
-        self._records = [record for _, record in found if record is not None]
+        own = [self._seen(number, one, calibrated(one, temperature), cases[number]) for number, one in read]
+        found = everyones(own)
+        self._drawn = [drawn for _, drawn, _ in found if drawn is not None]
+        self._records = [record for _, _, record in found if record is not None]
         looks: list[TellingLook] = everyones(self._looks)
         self._outermost, self._looks = outermost(everyones(self._outermost)), candidates(looks)
+        return [reading for reading, _, _ in found]
 
-    def _seen(self, number: int, reading: Reading, case: Case) -> tuple[Reading | None, str | None]:
-        """Returns what is kept of a reading for its picture and its page."""
-        record = page_text(page_record([reading], tuple(case.source.offset))) if number < self._pages else None
+    def _seen(
+        self, number: int, reading: Reading, shown: Reading, case: Case
+    ) -> tuple[Reading, Reading | None, str | None]:
+        """Returns a reading without its trace, and what is kept of it for its picture and its page."""
+        record = page_text(page_record([shown], tuple(case.source.offset))) if number < self._pages else None
         if self._pictures:
-            self._outermost, self._looks = outermost([*self._outermost, reading]), candidates([*self._looks, reading])
-        return reading if number < self._pictures else None, record
+            self._outermost, self._looks = outermost([*self._outermost, shown]), candidates([*self._looks, shown])
+        return replace(reading, trace=None), shown if number < self._pictures else None, record
 
     def write(self, folder: Path) -> None:
         """Writes pictures and records, each under the name of its case.
