@@ -14,7 +14,6 @@ from glimpse import train as training
 from glimpse.errors import SettingsError
 from glimpse.evaluate import evaluate
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.ranks.group import Group
 from glimpse.reading import playing
 from glimpse.reading.costs import Meter
 from glimpse.reading.records import Reading, Trace
