@@ -167,14 +167,17 @@ def _looks(reading: Reading, shown: Sequence[Plane], offset: Sequence[int]) -> l
 
 
 def _where(look: Look, spacing: Sequence[float] | None, unit: str | None) -> str:
-    """Returns where a look lies and how large it is, as a text."""
+    """Returns where a look lies, how large it is and how large a pixel of it was, as a text."""
     axes = {1: "x", 2: "yx", 3: "zyx"}.get(len(look.low), "")
     order = range(len(look.low))[:: 1 if len(axes) == 3 else -1]  # of planes, x comes first
     parts = [f"{axes[i] if axes else f'axis {i}'} {look.low[i]:.0f} to {look.high[i]:.0f}" for i in order]
     text = f"{', '.join(parts)} ({'voxels' if len(axes) == 3 else 'level-0 pixels'})"
     if spacing is None or unit is None:
         return text
-    return f"{text}; {' × '.join(f'{look.size[i] * spacing[i]:.3g}' for i in order)} {unit.replace('um', 'µm')}"
+    sides = " × ".join(f"{look.size[i] * spacing[i]:.3g}" for i in order)
+    seen = [f"{look.spacing[i]:.3g}" for i in order]
+    pixel = seen[0] if len({*seen}) == 1 else " × ".join(seen)
+    return f"{text}; {sides} {unit}, seen at {pixel} {unit} per pixel".replace("um", "µm")
 
 
 def _glimpse(glimpse: UInt8[np.ndarray, "channel *size"]) -> list[str]:

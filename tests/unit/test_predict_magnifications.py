@@ -93,6 +93,9 @@ def test_every_output_says_how_large_a_pixel_was_that_was_seen(run: Run, tmp_pat
         for text in ("0.25 x 0.25", "0.5 x 0.5")
     ]
     for line in lines:
+        page = json.loads((out / "pages" / f"{line['file']}.json").read_text())
+        for look in page["readings"][0]["looks"]:
+            assert look["where"].endswith(f" µm, seen at {run.spacings[look['level']]:g} µm per pixel")
         features = valid(json.loads((out / "geojson" / f"{line['file']}.geojson").read_text()))
         for look, feature in zip(rows(out / "looks" / f"{line['file']}.csv"), features, strict=True):
             size = run.spacings[int(look["level"])]
