@@ -354,7 +354,7 @@ def test_options_of_predict(run: Path, tmp_path: Path) -> None:
         return attempt(lambda: inside(tmp_path, lambda: predict(**given)), tmp_path, reads=[run.parent])
 
     names = ("model", "input", "output", "max_glimpses", "shard", "objects", "subtract_bounds", "gzip", "device")
-    found = explored(0.05, odd(*names, "progress"), tried)
+    found = explored(0.07, odd(*names, "progress"), tried)
     assert not found.faults, "\n".join(found.faults)
     assert found.deep
 
@@ -368,6 +368,6 @@ def test_options_of_check(tmp_path: Path) -> None:
         return attempt(lambda: inside(tmp_path, lambda: check(**given)), tmp_path, spawns=True)
 
     names = ("input", "output", "env", "settings", "workers", "timeout", "gigabytes", "places", "seed", "thumbnail")
-    found = explored(0.02, odd(*names, "estimate", "progress"), tried)
+    found = explored(0.03, odd(*names, "estimate", "progress"), tried)
     assert not found.faults, "\n".join(found.faults)
     assert found.deep
