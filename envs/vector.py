@@ -29,7 +29,7 @@ _TRANSPARENT = (FlattenAction, OrderEnforcing, PassiveEnvChecker)
 
 
 class GlimpseVecEnv(VecEnv):
-    """Steps many environments, called lanes, together; their glimpses are read in a thread pool.
+    """Steps many environments, called lanes, together; glimpses are read by the caller's thread and a thread pool.
 
     Actions are flat, `(lane, size)` as `ActionLayout.pack` returns them, whether or not the environments are wrapped in
     `FlattenAction`. As always in Stable-Baselines3, a lane whose episode ends is reset in the same step, and its last

@@ -247,6 +247,8 @@ def _parted(arguments: Sequence[str]) -> tuple[list[str], str | None, list[str]]
         key, equals, value = one.partition("=")
         if key == "env" and equals:
             env = value
+        elif os.path.exists(one):
+            own.append(one)
         elif equals and not one.startswith("-") and ("." in key or "/" in key or key in _OF_A_TRAINING):
             training.append(one)
         else:

@@ -68,14 +68,14 @@ class CrossValidated:
         record: the content of its `metrics.json`; empty while folds are missing.
         table: the table of all folds; empty while folds are missing.
         elsewhere: who trains the folds that are missing, by the number of the fold.
-        abandoned: whether folds that were to be trained here are missing, and nobody gives a sign of training them.
+        abandoned: the numbers of missing folds that were to be trained here, and that nobody gives a sign of training.
     """
 
     folder: Path
     record: dict[str, Any]
     table: str
     elsewhere: dict[int, str]
-    abandoned: bool = False
+    abandoned: frozenset[int] = frozenset()
 
     @property
     def told(self) -> str:
@@ -83,7 +83,11 @@ class CrossValidated:
         if self.elsewhere:
             others = "; ".join(f"fold {number}: {who}" for number, who in self.elsewhere.items())
             if self.abandoned:
-                return f"Not finished: {others}; they give no sign of life. Type the same command again."
+                silent = ", ".join(map(str, sorted(self.abandoned)))
+                return (
+                    f"Not finished: {others}. Nobody gives a sign of training {silent} any more: type the same command "
+                    "again."
+                )
             return f"Not finished: {others}. When they have ended, the same command prints the table."
         return f"\n{self.table}\n\nWritten: {self.folder / METRICS_FILE}, {self.folder / PREDICTIONS_FILE}."
 
@@ -147,14 +151,17 @@ def cross_validate(
 
 def _train_missing(
     path: Path, folds: Folds, cohort: Cohort, settings: Sequence[str], numbers: Iterable[int]
-) -> tuple[dict[int, str], bool]:
-    """Trains folds that no other process is training, and that none of a machine out of reach may be training.
+) -> tuple[dict[int, str], frozenset[int]]:
+    """Trains folds that no other process is training.
+
+    A process on another machine, which cannot be asked, is one as long as its claim is touched now and then.
 
     Returns:
-        Who trains those of the folds that have not ended, by their numbers, and whether nobody does.
+        Who trains those of the folds that have not ended, by their numbers; and those of them that nobody gives a sign
+        of training.
     """
     claims, left = Claims(path / "claims"), dict.fromkeys(numbers, "")
-    fruitless = 0
+    fruitless, silent = 0, frozenset[int]()
     while left and fruitless < 2:
         before = len(left)
         for number in list(left):
@@ -168,10 +175,12 @@ def _train_missing(
                     del left[number]
                 else:
                     left[number] = claims.holder(f"fold-{number}") or "another process"
-        if len(claims.held(f"fold-{number}" for number in left)) == len(left):
-            return left, False
+        held = claims.held(f"fold-{number}" for number in left)
+        silent = frozenset(number for number in left if f"fold-{number}" not in held)
+        if not silent:
+            break
         fruitless = fruitless + 1 if len(left) == before else 0  # others have ended, or were killed without a word
-    return left, bool(left)
+    return left, silent
 
 
 def _common(plan: Mapping[str, Any], task: Task, cohort: Cohort) -> list[str]:

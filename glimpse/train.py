@@ -44,6 +44,7 @@ from glimpse.runs.loading import (
     read_settings,
     save_policy,
 )
+from glimpse.runs.parts import REMEDY, foreign_targets, told
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import checked, typed_keys
 from glimpse.settings.command import in_one_line, run_command
@@ -141,6 +142,8 @@ def planned(config: DictConfig, overrides: Sequence[str] = ()) -> Plan:
         given["initial_weights"] = os.path.abspath(os.path.expanduser(given["initial_weights"]))
     settings = checked(given, overrides)
     _check_values(settings)
+    for target in foreign_targets(settings):  # whoever loads the run would refuse it
+        raise SettingsError(f"{told(target, '_target_')} {REMEDY}")
     if settings.get("initial_weights") and _begins(settings):
         weights_file(settings["initial_weights"])
     if resume:

@@ -60,7 +60,9 @@ def in_frames(page: str, script: str, frames: Sequence[tuple[int, str]], folder:
         onmessage = (event) => {
           const frames = [...document.querySelectorAll("iframe")];
           told[frames.findIndex((one) => one.contentWindow === event.source)] = event.data;
-          document.getElementById("said").textContent = JSON.stringify(told);
+          if (frames.every((_, place) => told[place] !== undefined)) {
+            document.getElementById("said").textContent = JSON.stringify(told);
+          }
         };
     """
     shown = "".join(

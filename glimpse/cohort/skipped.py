@@ -15,7 +15,7 @@ class Skipped(str):
 
     Attributes:
         case: the name of the case; empty where it is not known.
-        path: its image, as the cohort calls it.
+        path: its image, as the CSV calls it, or where it was opened.
         error: the kind of error, such as "ImageReadError".
     """
 

@@ -147,8 +147,8 @@ def estimate(
     try:
         check_device(settings["device"])
         encode = None if policy is None else _encode_seconds(policy, torch.device(settings["device"]))
-    except SettingsError as error:
-        problem = str(error)
+    except (SettingsError, RuntimeError) as error:  # a GPU may have no memory left
+        problem = problem or str(error).splitlines()[0]
     return Estimate(
         env,
         len(seen),

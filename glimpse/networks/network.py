@@ -1,6 +1,7 @@
 """The network of a policy: encoder, memory, locator, aggregator and heads, and how it runs one step at a time."""
 
 import functools
+import inspect
 from typing import Any
 
 import torch
@@ -101,6 +102,7 @@ class GlimpseNetwork(SeeingNetwork):
         self.memory = memory(embed)
         hidden = self.memory.hidden
         self.locator, self.aggregator = locator(embed, hidden, ndim, layout.zooms), aggregator(embed)
+        self._takes_room = len(inspect.signature(self.aggregator.empty).parameters) > 1
         self.answer_head, self.glimpse_head = nn.Linear(embed, layout.outputs), nn.Linear(embed, layout.outputs)
         self.stop_head, self.value_head = nn.Linear(hidden, 1), nn.Linear(hidden, 1)
         self.zoom_head = nn.Linear(hidden, layout.zooms)
@@ -228,7 +230,7 @@ class GlimpseNetwork(SeeingNetwork):
         """
         token = scene.token.repeat_interleave(rollouts, 0)
         memory = self.memory.step(token, token.new_zeros(len(token), self.memory.hidden))
-        first, room = self.overview_in_answers(token), () if budget is None else (1 + budget,)
+        first, room = self.overview_in_answers(token), (1 + budget,) if self._takes_room and budget is not None else ()
         answer, cache = self.aggregator.step(first, self.aggregator.empty(first, *room))
         visited = torch.zeros(len(token), len(self.cells), dtype=torch.bool, device=token.device)
         sides = scene.candidates.sides.repeat_interleave(rollouts, 0)

@@ -69,7 +69,7 @@ class GlimpsePolicy(GlimpseNetwork):
                 below 1.
             on_host: The same episodes on the host. Without them, the device is waited for where glimpses are counted.
         """
-        known = episodes if on_host is None else on_host
+        on_host = episodes if on_host is None else on_host
         trained = self.trains_encoder(conduct)
         kept = episodes.features if not trained or encoder_share < 1 else None
         if kept is not None and trained and overview_share > 0:
@@ -77,12 +77,12 @@ class GlimpsePolicy(GlimpseNetwork):
             if len(again):
                 kept = kept.index_copy(0, again, self.features(episodes.overview[again], conduct))
         scene = self.scene(episodes.overview, episodes.foreground, episodes.extents, kept, conduct)
-        seen, maps = self._seen(episodes, known, encoder_share, conduct)
-        tokens = along_time(self.tokens, seen, episodes.location, episodes.zoom, known.read)
+        seen, maps = self._seen(episodes, on_host, encoder_share, conduct)
+        tokens = along_time(self.tokens, seen, episodes.location, episodes.zoom, on_host.read)
         overview = scene.token.repeat_interleave(episodes.rollouts, 0)
         first, sequence = self.overview_in_answers(overview), torch.cat([overview[:, None], tokens], 1)
         states = self.memory(sequence)
-        candidates, history = self._places(episodes, known, scene.candidates, maps, conduct)
+        candidates, history = self._places(episodes, on_host, scene.candidates, maps, conduct)
         log_prob, entropy = self._log_prob(episodes, states, candidates, history, conduct)
         prediction, after_extra = self._answers(first, tokens, episodes.length, extra)
         return Evaluation(
@@ -153,13 +153,13 @@ class GlimpsePolicy(GlimpseNetwork):
         return answers[:, :steps], answers.gather(1, after[..., None].expand(-1, -1, answers.shape[-1]))
 
     def _seen(
-        self, episodes: Episodes, known: Episodes, share: float, conduct: Conduct
+        self, episodes: Episodes, on_host: Episodes, share: float, conduct: Conduct
     ) -> tuple[Float[Tensor, "batch time pooled"], Float[Tensor, "batch view features *cells"]]:
         """Returns the pooled features of each glimpse, and the feature maps of wide ones.
 
-        A `share` of each case's rollouts is encoded again; `known`, the same episodes, says which glimpses there are.
+        A `share` of each case's rollouts is encoded again; `on_host`, the same episodes, says which glimpses there are.
         """
-        anew, seen, maps = known.read, episodes.seen, episodes.maps
+        anew, seen, maps = on_host.read, episodes.seen, episodes.maps
         if not self.trains_encoder(conduct):
             return seen, maps
         if share < 1:
@@ -167,8 +167,8 @@ class GlimpsePolicy(GlimpseNetwork):
             chosen = (order < math.ceil(share * episodes.rollouts)).flatten().to(anew.device)
             anew = anew & chosen[:, None]
         if maps.shape[1]:
-            which = (anew.any(1)[:, None] & known.is_view).nonzero(as_tuple=True)
-            read = known.view_step[which]
+            which = (anew.any(1)[:, None] & on_host.is_view).nonzero(as_tuple=True)
+            read = on_host.view_step[which]
             anew = anew.index_put((which[0], read), torch.zeros_like(read, dtype=torch.bool))
             row, view, step = (to_device(one, self.device) for one in (*which, read))
             made = self.view_features(episodes.glimpse[row, step], conduct)
@@ -181,11 +181,11 @@ class GlimpsePolicy(GlimpseNetwork):
         return seen.flatten(0, 1).index_copy(0, rows, looked).unflatten(0, anew.shape), maps
 
     def _places(
-        self, episodes: Episodes, known: Episodes, candidates: Candidates, maps: Tensor, conduct: Conduct
+        self, episodes: Episodes, on_host: Episodes, candidates: Candidates, maps: Tensor, conduct: Conduct
     ) -> tuple[Candidates, History]:
         """Returns all places at which glimpses of the episodes could lie, and what had been seen of them.
 
-        `known` are the same episodes, perhaps on the host.
+        `on_host` are the same episodes, on the host where the caller has them there.
         """
         sides = 2 * episodes.extents.to(self.cells).repeat_interleave(episodes.rollouts, 0)
         index = None if candidates.index is None else of_rows(candidates.index, len(sides))
@@ -197,8 +197,8 @@ class GlimpsePolicy(GlimpseNetwork):
         at = step.clamp_max(max(0, episodes.cell.shape[1] - 1))  # padding lies anywhere, and is closed
         location, zoom = episodes.location[rows, at], episodes.zoom[rows, at].clamp_max(self.layout.zooms - 2)
         opened = episodes.opened.flatten(0, 1) & episodes.is_view.flatten()[:, None]
-        read = known.view_step.clamp_max(max(0, known.cell.shape[1] - 1))
-        levels = known.zoom.gather(1, read).flatten().clamp_max(self.layout.zooms - 2)
+        read = on_host.view_step.clamp_max(max(0, on_host.cell.shape[1] - 1))
+        levels = on_host.zoom.gather(1, read).flatten().clamp_max(self.layout.zooms - 2)
         new = self.cells_of_views(maps.flatten(0, 1), location, zoom, sides[rows], opened, levels)
         places, level, since = (one.unflatten(0, (batch, views)) for one in (new.location, zoom + 1, step + 1))
         wide = WideCells(places, level, since, self.view_grid.cells)

@@ -140,7 +140,10 @@ def own_choices(probs: Tensor, generator: torch.Generator | None = None) -> Int[
 
 
 def raced(probs: Tensor, generator: torch.Generator | None = None) -> Int[Tensor, " row 1"]:
-    """Draws an index for each row of probabilities as `torch.multinomial` does, from the same random numbers."""
+    """Draws an index for each row of probabilities as `torch.multinomial` does, from the same random numbers.
+
+    It does not look whether they are probabilities: of numbers that are none it returns some index.
+    """
     return (probs / torch.empty_like(probs).exponential_(generator=generator)).argmax(-1, keepdim=True)
 
 

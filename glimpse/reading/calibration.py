@@ -22,7 +22,7 @@ from glimpse.tasks import Task
 CALIBRATION_FILE = "calibration.json"
 _WIDEST = math.log(100.0)  # temperatures lie between 1 / 100 and 100
 _HALVINGS = 60
-SAME_SPLIT = "the report is on the validation split, on which temperatures are fitted"
+SAME_SPLIT = "these answers are to the validation split, on which temperatures are fitted"
 """Why a report on this split has no calibrated answers: they would look better than those to other cases."""
 
 AnyReading = TypeVar("AnyReading", bound=Reading)

@@ -86,8 +86,12 @@ def draw_answers(rows: Mapping[str, Row], folder: Path, suffix: str = "") -> lis
 
 
 def _drawn(rows: Mapping[str, Row]) -> dict[str, tuple[Row, Row]]:
-    """Returns what is drawn in each panel, by its title: a curve and a matrix; and the same without calibration."""
+    """Returns what is drawn in each panel, by its title: a curve and a matrix; and the same without calibration.
+
+    Of more labels than a picture has room for, the first are drawn.
+    """
     found = {name: (row, row.get("uncalibrated", {})) for name, row in rows.items() if "calibration" in row}
     first: Row = next((row for row in rows.values() if "labels" in row), {"labels": []})
     before = first.get("uncalibrated", {}).get("labels") or [{}] * len(first["labels"])
-    return found | {one["name"]: (one, other) for one, other in zip(first["labels"], before, strict=True)}
+    pairs = list(zip(first["labels"], before, strict=True))[:_PANELS]
+    return found | {one["name"]: (one, other) for one, other in pairs}

@@ -21,7 +21,7 @@ from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.pretrained import weights_replaced
 from glimpse.ranks.group import from_first
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
-from glimpse.runs.parts import check_targets
+from glimpse.runs.parts import REMEDY, foreign_targets, told
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.options import at_least
 from glimpse.spaces import ActionLayout, observation_space
@@ -238,7 +238,10 @@ def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
             f"{folder}: an earlier version of glimpse trained this run. The cells of its network lie beside what they "
             "see, so it cannot be used any more. Train anew with run=<another folder>."
         )
-    check_targets(settings, path)
+    for target in foreign_targets(settings):
+        raise CheckpointError(
+            f"{told(target, path)} Restore the file, and load only runs from people whom you trust. {REMEDY}"
+        )
     return settings
 
 

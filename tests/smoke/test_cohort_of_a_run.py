@@ -167,7 +167,7 @@ def test_an_empty_test_split_is_refused_before_training(
     if option == "report.split=val":
         metrics = train(composed(*given, option))
         assert metrics["split"] == "val"
-        assert "Not calibrated: the report is on the validation split" in capsys.readouterr().out
+        assert "Not calibrated: these answers are to the validation split" in capsys.readouterr().out
         assert [row["slide_id"] for row in table(tmp_path / "r" / "predictions.csv")] == [
             f"site {i % 2}/s{i}" for i in (7, 8, 9)
         ]

@@ -203,7 +203,8 @@ def test_folds_that_nobody_gives_a_sign_of_training_end_the_command_with_1(
         claim.unlink()
         claim.parent.rmdir()
     assert caught.value.code == 1
-    assert "Not finished: fold 2: process 1 on elsewhere; they give no sign of life." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Not finished: fold 2: process 1 on elsewhere. Nobody gives a sign of training 2 any more" in said
 
 
 def test_one_fold_alone_says_which_others_are_missing(finished: Path, tiny_slides: Path) -> None:

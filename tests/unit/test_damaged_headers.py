@@ -3,6 +3,7 @@
 import re
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from glimpse.errors import SettingsError
 from glimpse.inspecting.findings import MEMORY, of_error
 from glimpse.predict import predict
 from glimpse.predicting.agent import load
+from glimpse.runs import parts
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.runs.loading import read_settings
-from glimpse.runs.parts import check_targets
+from glimpse.runs.parts import foreign_targets
+from glimpse.settings.composing import composed
 from glimpse.sources import ImageReadError, open_source
 from glimpse.sources.base import ImageMemoryError, UnsupportedImageError, understood
+from glimpse.train import planned
 from tests.predictions import slide_run, write_slide
 from tests.radiograph_files import dataset, save, values
 
@@ -97,6 +101,9 @@ def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "torch.nn.modules.module.torch.load",
         "stable_baselines3.common.save_util.load_from_pkl",
         "safetensors.torch.save_file",
+        "safetensors.torch.torch.load",
+        "test.support.os.system",
+        "stable_baselines3.__class__",
         "glimpse.atomic.write_atomically",
         "glimpse.networks.policy.torch.load",
         "glimpse.envs.vector.ThreadPoolExecutor",
@@ -113,12 +120,30 @@ def test_a_run_that_would_call_something_else_is_refused(run: Path, tmp_path: Pa
         load(own)
 
 
+def test_of_torchvision_only_models_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torchvision" / "models").mkdir(parents=True)
+    (tmp_path / "torchvision" / "__init__.py").write_text("import torch\n")
+    (tmp_path / "torchvision" / "models" / "__init__.py").write_text("def resnet18(): ...\n")
+    (tmp_path / "torchvision" / "utils.py").write_text("def save_image(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(parts, "packages_distributions", lambda: {"torchvision": ["torchvision"]})
+    asked = [
+        f"torchvision.{name}" for name in ("models.resnet18", "utils.save_image", "torch.load", "torch.nn.Identity")
+    ]
+    assert list(foreign_targets([{"_target_": one} for one in asked])) == asked[1:3]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
 def test_functions_of_an_installed_package_that_registers_modalities(monkeypatch: pytest.MonkeyPatch) -> None:
-    section = {"module": {"_target_": "safetensors.torch.load_model"}}
-    with pytest.raises(CheckpointError, match="name its module in the environment variable GLIMPSE_MODALITIES"):
-        check_targets(section, Path("config.yaml"))
+    section = {"module": [{"_target_": "safetensors.torch.load_model"}]}
+    assert list(foreign_targets(section)) == ["safetensors.torch.load_model"]
+    with pytest.raises(SettingsError, match="name its module in the environment variable GLIMPSE_MODALITIES"):
+        planned(composed("env=wsi", "+network.encoder.module._target_=safetensors.torch.load_model"))
     monkeypatch.setenv("GLIMPSE_MODALITIES", "dots, safetensors.torch")
-    check_targets(section, Path("config.yaml"))
+    assert not list(foreign_targets(section))
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_answers_to_the_split_on_which_temperatures_were_fitted_are_not_calibrat
         found = evaluate(own, max_glimpses=2, split=split, readers=["policy"])
         row = found.rows["ppo"]
         assert row["temperature"] == temperature and ("uncalibrated" in row) == (split == "test")
-        assert ("Not calibrated: the report is on the validation split" in found.note) == (split == "val")
+        assert ("Not calibrated: these answers are to the validation split" in found.note) == (split == "val")
 
 
 def test_a_saved_run_reads_with_any_number_of_glimpses(run: Path) -> None:

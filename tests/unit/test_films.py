@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import imageio_ffmpeg
 import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecVideoRecorder
@@ -12,6 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecVideoRecord
 import glimpse  # noqa: F401 - registers the environments
 from glimpse.envs import FlattenAction, GlimpseVecEnv
 
+imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg, of the extra video, is not installed")
 pytest.importorskip("moviepy", reason="MoviePy, of the extra video, is not installed")
 
 GLIMPSES = 2

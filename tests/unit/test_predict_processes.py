@@ -176,7 +176,7 @@ def test_claims_of_other_machines_are_taken_over_when_they_are_silent(tmp_path: 
 
 
 def test_it_is_known_of_each_claim_whether_somebody_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("STALE", 1.0), ("BEAT", 0.2), ("_POLL", 0.05)):
+    for name, seconds in (("STALE", 5.0), ("BEAT", 0.2), ("_POLL", 0.05)):
         monkeypatch.setattr(f"glimpse.predicting.claims.{name}", seconds)
     claims, ended = Claims(tmp_path / "claims"), threading.Event()
     left, kept = (written(tmp_path / "claims", name, host="elsewhere") for name in ("left", "kept"))

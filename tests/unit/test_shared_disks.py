@@ -108,19 +108,18 @@ def test_what_the_first_one_cannot_read_is_told_by_all(two: Two, tmp_path: Path)
     assert issubclass(CheckpointError, UserError) and not two.said
 
 
-@pytest.mark.parametrize(("others", "reads"), [([True], 3), ([False], 6)])
+@pytest.mark.parametrize(("missing", "reads"), [(0, 3), (1, 6)])
 def test_patches_are_embedded_anew_unless_all_find_them(
-    others: list[bool], reads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    missing: int, reads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases, read, honest = made_cases(3, 0, "train"), list[int](), full_scan.read_tiles
     monkeypatch.setattr(full_scan, "read_tiles", lambda *given: read.append(1) or honest(*given))
-    first = FullScan(brightness, VIEWS, Classification(2), folder=tmp_path).bags(cases)
-    count = len(read)
-    monkeypatch.setattr(
-        full_scan, "everyones", lambda values: [*values, *others] if isinstance(values[0], bool) else values
-    )
-    second = FullScan(brightness, VIEWS, Classification(2), folder=tmp_path).bags(cases)
-    assert len(read) == count * reads // 3
+    scan = FullScan(brightness, VIEWS, Classification(2), folder=tmp_path)
+    first, count = scan.bags(cases), len(read)
+    assert not scan.known_before
+    monkeypatch.setattr(full_scan, "largest", lambda value: max(value, missing))  # of all processes
+    second = scan.bags(cases)
+    assert len(read) == count * reads // 3 and scan.known_before == (not missing)
     for one, two in zip(first, second, strict=True):
         assert torch.equal(one.embeddings, two.embeddings)
 

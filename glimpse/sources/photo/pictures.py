@@ -163,8 +163,6 @@ def _decode_tiff(path: Path, frame: int) -> np.ndarray:
         if by_pillow:
             return _by_pillow(path, page.index)
         bits = int(page.bitspersample)
-        if bits > 8 and int(page.photometric) != _PALETTE:
-            _tell_darkness(path, pixels if pixels.ndim == 2 else pixels[..., :3], bits, bits)
         if int(page.photometric) == _PALETTE:
             indices = pixels if pixels.ndim == 2 else pixels[..., 0]
             return eight_bits(np.asarray(page.colormap), 16).T[indices]
@@ -173,6 +171,8 @@ def _decode_tiff(path: Path, frame: int) -> np.ndarray:
         extra = [int(one) for one in page.extrasamples]
         colours = values[..., :3] if int(page.photometric) == _RGB else _three(values[..., 0])
         colours = 255 - colours if int(page.photometric) == _WHITE_IS_ZERO else colours
+        if bits > 8:
+            _tell_darkness(path, colours, 8, bits)
         return on_black(colours, values[..., -len(extra)]) if extra[:1] == [_APART] else colours
 
 

@@ -51,7 +51,7 @@ def _convert(path: Path, series: str | None, volume: int | None, file: BinaryIO)
     header.set_data_shape((columns, rows, len(ordered)))
     header.set_sform(grid_affine(ordered, canvas), "scanner")
     header.set_xyzt_units("mm")
-    header["descrip"] = canvas.tilt.encode()
+    header["descrip"] = canvas.tilt.encode()  # which holds 80 bytes; `VolumeSource` warns with it
     header["vox_offset"] = header.single_vox_offset
     header.write_to(file)
     file.write(bytes(header.single_vox_offset - file.tell()))

@@ -159,7 +159,7 @@
         make("rect", { ...rectangle, stroke: look.colour, "stroke-width": thick }, this.svg);
       }
     }
-    tags() { // numbers on light tags, none of which covers another; their size is that of letters, however far one zooms
+    tags() { // numbers on light tags; where there is room none covers another; their size is that of letters, however far one zooms
       this.measure();
       if (!this.labels) return;
       this.labels.replaceChildren();
@@ -180,8 +180,8 @@
           const [left, right, top, bottom] = [x - wide - gap, x + width + gap, y - high - gap, y + height + gap];
           places.push([right, y], [left, y], [right, top], [left, top], [x, top], [x, bottom], [right, bottom], [left, bottom]);
         }
-        const free = (all) => all.map(([a, b]) => [a, b, wide, high]).find((one) => !clash(one));
-        const place = free(places) ?? free(this.everywhere(x + width / 2, y + height / 2, wide, high))
+        const place = places.map(([a, b]) => [a, b, wide, high]).find((one) => !clash(one))
+          ?? this.nearest(x + width / 2, y + height / 2, wide, high, clash)
           ?? [...this.inside(places[0], wide, high), wide, high];
         taken.push(place);
         make("rect", {
@@ -203,14 +203,16 @@
       const [left, top, across, down] = this.view;
       return [Math.min(Math.max(x, left), left + across - wide), Math.min(Math.max(y, top), top + down - high)];
     }
-    everywhere(x, y, wide, high) { // places of a tag all over the view, half a tag apart, the nearest ones first
+    nearest(x, y, wide, high, clash) { // the nearest free place of the whole view; places lie half a tag apart
       const [left, top, across, down] = this.view;
-      const places = [];
+      let [found, least] = [null, Infinity];
       for (let b = top; b <= top + down - high; b += high / 2) {
-        for (let a = left; a <= left + across - wide; a += wide / 2) places.push([a, b]);
+        for (let a = left; a <= left + across - wide; a += wide / 2) {
+          const far = Math.hypot(a + wide / 2 - x, b + high / 2 - y);
+          if (far < least && !clash([a, b, wide, high])) [found, least] = [[a, b, wide, high], far];
+        }
       }
-      const far = ([a, b]) => Math.hypot(a + wide / 2 - x, b + high / 2 - y);
-      return places.sort((one, other) => far(one) - far(other));
+      return found;
     }
     covered(plate) { // what the scale or the caption covers of the drawing
       const { left, top, right, bottom } = plate.getBoundingClientRect();
