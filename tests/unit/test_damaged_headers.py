@@ -141,7 +141,11 @@ def test_functions_of_an_installed_package_that_registers_modalities(monkeypatch
     section = {"module": [{"_target_": "safetensors.torch.load_model"}]}
     assert list(foreign_targets(section)) == ["safetensors.torch.load_model"]
     with pytest.raises(SettingsError, match="name its module in the environment variable GLIMPSE_MODALITIES"):
-        planned(composed("env=wsi", "+network.encoder.module._target_=safetensors.torch.load_model"))
+        planned(
+            composed(
+                "env=wsi", "network/encoder=module", "network.encoder.module={_target_: safetensors.torch.load_model}"
+            )
+        )
     monkeypatch.setenv("GLIMPSE_MODALITIES", "dots, safetensors.torch")
     assert not list(foreign_targets(section))
 
