@@ -10,6 +10,7 @@ from glimpse.reading.records import Reading
 from glimpse.report.tables import Row, summarise
 from glimpse.tasks import Task
 
+_PANELS = 12  # labels that are drawn
 _COMPARED = ("brier", "ece", "score", "calibration", "labels")  # what calibration changes
 
 
