@@ -1,5 +1,7 @@
 """What was seen already: overlaps by hand, their sums, and the penalty that the locators take for them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from glimpse.networks.blind import ShuffledLocator
 from glimpse.networks.frontier import Described, joined
 from glimpse.networks.locator import SEEN_PENALTY
 from glimpse.networks.overlap import NEAR, Coverage, mutual, overlaps, product, summed
-from glimpse.networks.where import Candidates
+from glimpse.networks.where import Candidates, open_ones
 
 
 def axes_of(grid: CellGrid) -> list[torch.Tensor]:
@@ -139,7 +141,13 @@ def test_open_cells_alone_give_the_same_distribution_as_all_of_them() -> None:
         torch.rand(4, 6, generator=draw) < 0.7, torch.rand(4, 6, 2, generator=draw),
     )  # fmt: skip
     level = torch.ones(4, 6, dtype=torch.long)
-    some = joined(of_overview, wide, level)
+    index = open_ones(inside)
+    keys, unary, opened = (one.gather(1, index.view(*index.shape, *[1] * (one.ndim - 2)).expand(2, 5, *one.shape[2:]))
+                           for one in (of_overview.keys, of_overview.unary, inside))  # fmt: skip
+    few_of_overview = replace(of_overview, keys=keys, unary=unary, open=opened, locations=places[index], index=index)
+    some = joined(few_of_overview, wide, level)
+    whole = joined(of_overview, wide, level)
+    assert whole.index is not None and whole.index[0].tolist() == [*range(18)]
     assert some.index is not None and some.index[0].tolist() == [0, 1, 2, 4, 11, *range(12, 18)]  # 0 and 2 are padding
     assert some.index[2].tolist() == [0, 2, 3, 7, 8, *range(12, 18)]
     twice = {name: getattr(of_overview, name).repeat_interleave(2, 0) for name in ("keys", "unary", "open")}

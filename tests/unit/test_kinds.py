@@ -89,7 +89,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "an array": array,
 }
 READ_BY = {
-    "a slide": ["wsi"],
+    "a slide": ["wsi", "photo"],  # it is one tiled picture, without levels
     "a grey PNG": ["xray", "photo"],
     "a coloured PNG": ["photo"],
     "a grey TIFF": ["xray", "photo"],
