@@ -216,7 +216,7 @@ def attention_chart(
     if len(names) != count:
         raise ValueError(f"Expected {count - 1} names of looks, got {len(names) - 1}.")
     labels, every = class_labels(names), math.ceil(count / _NAMED)
-    figure = Figure(figsize=(3.3 * layers + 0.6, 3.5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(3.3 * layers + 0.6, 3.5), dpi=120, layout="compressed")
     FigureCanvasAgg(figure)
     figure.suptitle(literal(shortened(one_line(title or "How much each look attends to others"), _LONGEST)), color=_INK)
     for layer, values in enumerate(weights, start=1):
