@@ -120,6 +120,14 @@ def test_a_run_that_would_call_something_else_is_refused(run: Path, tmp_path: Pa
         load(own)
 
 
+def test_what_every_run_names_is_judged_without_being_imported(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[str] = []
+    monkeypatch.setattr(parts, "_found", lambda target: imported.append(target))
+    named = re.findall(r"_target_: (\S+)", (run / "config.yaml").read_text())
+    assert read_settings(run) and "glimpse.learning.stages.WarmUp" in named
+    assert {*imported} < {*named} and not [one for one in imported if one.split(".")[1] in ("learning", "agents")]
+
+
 def test_of_torchvision_only_models_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torchvision" / "models").mkdir(parents=True)
     (tmp_path / "torchvision" / "__init__.py").write_text("import torch\n")
