@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
-from glimpse.tasks.base import Task, auc_of, mean_of_defined, ranked, weighted_mean
+from glimpse.tasks.base import Task, weighted_mean
 from glimpse.tasks.measures import (
     brier,
     calibration_curve,
@@ -17,7 +17,7 @@ from glimpse.tasks.measures import (
     checked_specificity,
     confusion_matrix,
     counted,
-    sensitivity_at,
+    separation,
 )
 from glimpse.tasks.names import expected_names, names_of, naming_option, numbered, parse_name, quantity_options
 
@@ -125,18 +125,15 @@ class Classification(Task):
         targets = np.asarray(targets, np.int64)
         scores, answers = self.probabilities(predictions), predictions.argmax(axis=-1)
         compared = {1: predictions[:, 1] - predictions[:, 0]} if self.outputs == 2 else dict(enumerate(scores.T))
-        areas, found = [], []
-        for k, values in compared.items():
-            gains, losses = ranked(values, targets == k, weights)
-            areas.append(auc_of(gains, losses))
-            found.append(sensitivity_at(self.specificity, gains, losses))
+        outcomes = ((values, targets == k) for k, values in compared.items())
+        area, sensitivity = separation(outcomes, self.specificity, weights)
         counts = counted(targets, answers, self.outputs, weights)
         return {
-            "auc": mean_of_defined(np.stack(areas)),
+            "auc": area,
             "accuracy": weighted_mean(answers == targets, weights),
             "balanced_accuracy": counts.balanced_accuracy,
             "f1": counts.f1,
-            self._sensitivity: mean_of_defined(np.stack(found)),
+            self._sensitivity: sensitivity,
             "brier": weighted_mean(brier(scores, targets), weights),
             "ece": calibration_error(*self._event(scores, targets), weights),
             "score": weighted_mean(self.score(predictions, targets), weights),

@@ -4,13 +4,14 @@ A weighting says how often each case occurs in a resample of the bootstrap. Wher
 sensitivity without positive cases, it is NaN.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from glimpse.tasks.base import mean_of_defined, ratio
+from glimpse.tasks.base import auc_of, mean_of_defined, ranked, ratio
 
 BINS = 10  # of probabilities, all of the same width, in which calibration is measured
 _ROUNDING = 1e-9  # by which a sum of weights may miss a limit that it reaches
@@ -73,6 +74,26 @@ def checked_specificity(given: Any) -> float:
     if isinstance(given, bool) or not 0 <= given <= 1:
         raise ValueError(f"expected specificity from 0 to 1, got {given!r}.")
     return float(given)
+
+
+def separation(
+    outcomes: Iterable[tuple[Float[np.ndarray, " case"], Bool[np.ndarray, " case"]]],
+    specificity: float,
+    weights: Float[np.ndarray, "resample case"],
+) -> tuple[Resampled, Resampled]:
+    """Returns AUC and `sensitivity_at` a specificity, both as means over the outcomes that some cases have, not all.
+
+    Args:
+        outcomes: for each outcome the scores of the cases, and which of them have it.
+        specificity: the least specificity, from 0 to 1.
+        weights: how often each case counts, one row per resample.
+    """
+    areas, found = [], []
+    for scores, positive in outcomes:
+        gains, losses = ranked(scores, positive, weights)
+        areas.append(auc_of(gains, losses))
+        found.append(sensitivity_at(specificity, gains, losses))
+    return mean_of_defined(np.stack(areas)), mean_of_defined(np.stack(found))
 
 
 def sensitivity_at(

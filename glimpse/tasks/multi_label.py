@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
-from glimpse.tasks.base import Task, auc_of, mean_of_defined, ranked, ratio, weighted_mean
+from glimpse.tasks.base import Task, mean_of_defined, ratio, weighted_mean
 from glimpse.tasks.measures import (
     calibration_curve,
     calibration_error,
     checked_specificity,
     confusion_matrix,
     counted,
-    sensitivity_at,
+    separation,
 )
 from glimpse.tasks.names import expected_names, names_of, naming_option, numbered, parse_name
 
@@ -101,19 +101,17 @@ class MultiLabel(Task):
     ) -> dict[str, Float[np.ndarray, " resample"]]:
         """Returns all metrics for each weighting; the class describes them."""
         wanted, answered, sure = targets == 1, predictions > 0, self.probabilities(predictions)
-        areas, found, balanced = [], [], []
+        area, sensitivity = separation(zip(predictions.T, wanted.T, strict=True), self.specificity, weights)
+        balanced = []
         for k in range(self.outputs):
-            gains, losses = ranked(predictions[:, k], wanted[:, k], weights)
-            areas.append(auc_of(gains, losses))
-            found.append(sensitivity_at(self.specificity, gains, losses))
             own = counted(wanted[:, k].astype(np.int64), answered[:, k].astype(np.int64), 2, weights)
             balanced.append(own.balanced_accuracy)
         return {
-            "auc": mean_of_defined(np.stack(areas)),
+            "auc": area,
             "accuracy": weighted_mean((wanted == answered).all(axis=1), weights),
             "balanced_accuracy": mean_of_defined(np.stack(balanced)),
             "f1": _macro_f1(wanted, answered, weights),
-            self._sensitivity: mean_of_defined(np.stack(found)),
+            self._sensitivity: sensitivity,
             "brier": weighted_mean(((sure - wanted) ** 2).mean(axis=1), weights),
             "ece": np.mean([calibration_error(sure[:, k], wanted[:, k], weights) for k in range(self.outputs)], axis=0),
             "score": weighted_mean(self.score(predictions, targets), weights),
