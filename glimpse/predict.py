@@ -18,6 +18,7 @@ from glimpse.errors import EvaluationError, SettingsError
 from glimpse.predicting.engines import hands_of
 from glimpse.predicting.order import Order
 from glimpse.predicting.outputs import Form
+from glimpse.predicting.surviving import survived
 from glimpse.predicting.work import FAILED, PREDICTIONS, Done, Work
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.kinds import check_kind
@@ -154,6 +155,14 @@ def _main(config: DictConfig) -> None:
         for name in ("model", "input", "output"):
             if options[name] is None:
                 raise EvaluationError(f"Which {name}? glimpse predict model=<run> input=<folder> output=<folder>.")
+        if options["engine"] is None:
+            survived(lambda: _predict(options), folder_for("output", options["output"]))
+        else:  # which have ways of their own with workers that die
+            _predict(options)
+
+
+def _predict(options: Mapping[str, Any]) -> None:
+    with in_one_line():
         predicted = predict(**options)
         print(predicted.told)
     if predicted.done.failed or predicted.lost:

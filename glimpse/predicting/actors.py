@@ -1,7 +1,7 @@
 """Actors of Ray that read cases, one each; the path of an image travels to them, its pixels do not.
 
 This process hands out cases one by one and writes the tables. A case whose actor has died is given to another one; if
-that dies of it too, the case is recorded as failed, so that one image can stop nobody for good.
+three die of it, the case is recorded as failed, so that one image can stop nobody for good.
 """
 
 import math
@@ -15,12 +15,11 @@ from typing import Any
 
 from glimpse.errors import EvaluationError, MissingExtraError, SettingsError, UserError
 from glimpse.predicting.claims import BEAT, STALE, Claims
-from glimpse.predicting.hand import ELSEWHERE, FAILED, Named, Outcome, OwnHand
+from glimpse.predicting.hand import DEATHS, ELSEWHERE, Named, Outcome, OwnHand
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.order import Order
 from glimpse.runs.stopping import Stopping
 
-_DEATHS = 2  # so many actors may die of a case before it has failed
 _POLL = 1.0  # seconds between two looks at whether the program was asked to stop
 
 
@@ -92,7 +91,7 @@ class Actors:
 
     def __init__(self, order: Order, own: OwnHand, workers: int) -> None:
         self._ray = library("ray", "ray", "ray")
-        self._order, self._outputs, self._workers = order.absolute, own.outputs, min(workers, max(1, len(order.items)))
+        self._order, self._own, self._workers = order.absolute, own, min(workers, max(1, len(order.items)))
         self._claims: Claims = own.claims
         self._flights, self._deaths = _Flights(), Counter[str]()
         self._made: list[Any] = []
@@ -163,10 +162,10 @@ class Actors:
                     continue
                 item, name = given
                 lost = outcome is None or (outcome.state == ELSEWHERE and self._deaths[name] > 0)
-                if lost and self._deaths[name] < _DEATHS:
+                if lost and self._deaths[name] < DEATHS:
                     claimed.append((given, time.monotonic() + STALE + 2 * BEAT))
                 elif outcome is None:
-                    yield item, name, self._failed(item, name)
+                    yield item, name, self._own.give_up(item, name)
                 else:
                     yield item, name, outcome
 
@@ -199,14 +198,6 @@ class Actors:
             else:
                 kept.append((case, until))
         return kept
-
-    def _failed(self, item: Item, name: str) -> Outcome:
-        error = EvaluationError(
-            f"{item.path}: {_DEATHS} workers have ended while they read it, of too little memory or of what the file "
-            "holds. glimpse check says what is wrong with it."
-        )
-        record = self._outputs.write_failure(item, name, error, None)
-        return Outcome(FAILED, f"{record['slide_id']}: {record['reason']}")
 
 
 def _last_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ BEAT = 10.0  # seconds after which a claim says again that it is alive
 STALE = 120.0  # seconds of silence after which a claim of another machine counts as left behind
 _WAIT = 0.05
 _POLL = 1.0  # seconds between two looks at claims of other machines
+_DIED = ".died-"  # before a name: the file that counts who has died with a claim of it in hand
 
 
 class Claims:
@@ -28,10 +29,11 @@ class Claims:
 
     Args:
         folder: where the claims lie; it is made when it is needed.
+        counts_deaths: whether it is counted how many processes have died with a claim of a name in hand (`deaths`).
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, counts_deaths: bool = False) -> None:
+        self.folder, self.counts_deaths = folder, counts_deaths
         self._me = {"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())}
 
     @contextmanager
@@ -80,6 +82,23 @@ class Claims:
         told = _told(self.folder / name)
         return None if told is None else f"process {told.get('process')} on {told.get('host')}"
 
+    def of_process(self, process: int) -> list[str]:
+        """Returns the names that a process of this machine has claimed, alive or not."""
+        found = {path.name: _told(path) or {} for path in self.folder.glob("[!.]*")}
+        mine = {name for name, told in found.items() if told.get("host") == self._me["host"]}
+        return sorted(name for name in mine if found[name].get("process") == process)
+
+    def deaths(self, name: str) -> int:
+        """Returns how many processes have died with a claim of a name in hand, since it was last forgotten."""
+        told = _told(self.folder / f"{_DIED}{name}") or {}
+        count = told.get("deaths")
+        return count if isinstance(count, int) else 0
+
+    def forget(self, name: str) -> None:
+        """Forgets how many processes have died of a name: what they died of has been done, or given up."""
+        with suppress(OSError):
+            (self.folder / f"{_DIED}{name}").unlink()
+
     def held(self, names: Iterable[str]) -> set[str]:
         """Waits until it is known of all names whether a process keeps them that is alive, and returns those.
 
@@ -105,6 +124,8 @@ class Claims:
         """Removes what processes have left behind that were killed."""
         with suppress(OSError):
             for path in list(self.folder.iterdir()):
+                if path.name.startswith(_DIED):
+                    continue
                 told = _told(path)
                 if path.name.startswith("."):
                     if told is not None and self._is_stale(path, told):
@@ -147,6 +168,10 @@ class Claims:
                 os.link(aside, path)
         with suppress(OSError):
             aside.unlink()
+        if self.counts_deaths and not mistaken:
+            with suppress(OSError):
+                count = {"deaths": self.deaths(path.name) + 1}
+                (self.folder / f"{_DIED}{path.name}").write_text(json.dumps(count), encoding="utf-8")
         return not mistaken
 
     def _is_stale(self, path: Path, told: dict[str, Any]) -> bool:

@@ -5,10 +5,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from glimpse.atomic import WriteError
 from glimpse.cohort.fingerprints import fingerprint
+from glimpse.errors import EvaluationError
 from glimpse.pictures.drawing import through_the_middle
 from glimpse.predicting.agent import Agent
 from glimpse.predicting.cells import writable
@@ -21,6 +23,7 @@ from glimpse.sources.tolerant import TolerantSource
 
 KNOWN, ELSEWHERE, READ, FAILED, FAILED_BEFORE = "known", "elsewhere", "read", "failed", "failed before"
 _THUMBNAIL = 256
+DEATHS = 3  # so many processes may die of a case before it has failed
 
 Named = tuple[Item, str]
 """An item, and the name of its files."""
@@ -72,6 +75,11 @@ class Hands(Protocol):
         """Ends the workers."""
 
 
+def claims_in(folder: Path) -> Claims:
+    """Returns the claims on the cases of an output folder."""
+    return Claims(folder / ".claims", counts_deaths=True)
+
+
 class OwnHand:
     """Reads cases in this process.
 
@@ -88,7 +96,7 @@ class OwnHand:
         self, agents: Sequence[Agent], budgets: Sequence[int], outputs: Outputs, staging: Mapping[str, Any]
     ) -> None:
         self.agents, self.budgets, self.outputs, self._staging = agents, budgets, outputs, dict(staging)
-        self.claims = Claims(outputs.folder / ".claims")
+        self.claims = claims_in(outputs.folder)
 
     def start(self) -> None:
         """Does nothing: this process is there already."""
@@ -99,8 +107,11 @@ class OwnHand:
     def outcomes(
         self, items: Sequence[Named], moment: float, stopping: Stopping
     ) -> Iterator[tuple[Item, str, Outcome]]:
-        """Yields what becomes of each item, in their order (see `Hands.outcomes`)."""
-        for item, name in items:
+        """Yields what becomes of each item, in their order, but last of those of which a process has died.
+
+        So one that crashes every process keeps nobody from the others. See `Hands.outcomes`.
+        """
+        for item, name in sorted(items, key=lambda one: self.claims.deaths(one[1])):
             if stopping.asked is not None:
                 return
             yield item, name, self.one(item, name, moment)
@@ -111,14 +122,31 @@ class OwnHand:
         Raises:
             WriteError: results cannot be written.
         """
-        known = self._known(item, name, moment)
-        if known is not None:
-            return known
-        with self.claims.taken(name) as mine:
-            if not mine:
-                return Outcome(ELSEWHERE, self.claims.holder(name) or "another process")
-            known = self._known(item, name, moment)  # another process may just have finished it
-            return self._read(item, name) if known is None else known
+        outcome = self._known(item, name, moment)
+        if outcome is None:
+            with self.claims.taken(name) as mine:
+                if not mine:
+                    return Outcome(ELSEWHERE, self.claims.holder(name) or "another process")
+                outcome = self._known(item, name, moment)  # another process may just have finished it
+                if outcome is None:
+                    deadly = self.claims.deaths(name) >= DEATHS
+                    outcome = self.give_up(item, name) if deadly else self._read(item, name)
+        self.claims.forget(name)
+        return outcome
+
+    def give_up(self, item: Item, name: str) -> Outcome:
+        """Records that processes have died of an item, which is not read again before the next command.
+
+        Raises:
+            WriteError: results cannot be written.
+        """
+        error = EvaluationError(
+            f"{item.path}: {DEATHS} processes have ended while they read it, of too little memory or of what the file "
+            "holds. glimpse check says what is wrong with it."
+        )
+        record = self.outputs.write_failure(item, name, error, None)
+        self.claims.forget(name)
+        return Outcome(FAILED, f"{record['slide_id']}: {record['reason']}")
 
     def _known(self, item: Item, name: str, moment: float) -> Outcome | None:
         if self.outputs.is_done(item, name):

@@ -37,7 +37,7 @@ _SHARED = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "tasks_per
 _POLL = 1.0  # seconds between two looks at what jobs have written
 _END = 20.0  # seconds that jobs have to end when all is read
 _MINUTES = 24 * 60  # submitit's own limit is 5
-_TIMES = 2  # so often jobs are started: a second time for what those that have died have left behind
+_TIMES = 2  # so often jobs are started, at least: a second time for what those that have died have left behind
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,9 @@ class Jobs:
                 yield item, name, Outcome(KNOWN)
             else:
                 missing[name] = item
-        for attempt in range(_TIMES):
-            if not missing or stopping.asked is not None:
-                break
-            if attempt:
-                self._await_claims(missing, stopping)
+        attempt, died = 0, 0
+        while missing and stopping.asked is None and (attempt < _TIMES or died < self._deaths(missing)):
+            attempt, died = attempt + 1, self._deaths(missing)
             self._submit(missing, moment)
             ended = False
             while missing and not ended and stopping.asked is None:
@@ -154,10 +152,15 @@ class Jobs:
                     yield missing.pop(name), name, outcome
             self._await_end(stopping)
             self._tell_failures()
+            if missing:
+                self._await_claims(missing, stopping)
         if stopping.asked is None:
             for name, item in missing.items():
                 holder = self._claims.holder(name)
                 yield item, name, Outcome(ELSEWHERE, holder or f"jobs that have ended ({self._outputs.folder / LOGS})")
+
+    def _deaths(self, missing: Mapping[str, Item]) -> int:
+        return sum(map(self._claims.deaths, missing))
 
     def _done(self, job: Any) -> bool:
         """Tells whether a job has ended; Slurm is asked as often as submitit thinks fit, this machine each time."""

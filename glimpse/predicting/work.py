@@ -16,6 +16,7 @@ from glimpse.predicting.hand import ELSEWHERE, FAILED_BEFORE, KNOWN, READ, Hands
 from glimpse.predicting.hand import FAILED as FAILED_NOW
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.manifest import MANIFEST, Manifest
+from glimpse.predicting.surviving import began
 from glimpse.reading.looks import spacing_text
 from glimpse.runs.file_names import file_names
 from glimpse.runs.stopping import Stopping
@@ -126,8 +127,9 @@ class Work:
 
     @property
     def moment(self) -> float:
-        """The time now, by the clock of the file system, once tables were written."""
-        return (self.outputs.folder / MANIFEST).stat().st_mtime
+        """The time at which the command was started, by the clock of the file system, once tables were written."""
+        now, start = (self.outputs.folder / MANIFEST).stat().st_mtime, began()
+        return now if start is None else now - (time.time() - start)
 
     def _named(self, items: Sequence[Item]) -> list[Named]:
         """Returns items with the names of their files."""

@@ -102,7 +102,7 @@ def test_a_case_of_which_actors_die_fails_and_the_others_are_read(
     kept = {name: content for name, content in whole.items() if "slide-5" not in name and "/" in name}
     there = contents(tmp_path / "out")
     assert kept == {name: content for name, content in there.items() if "slide-5" not in name and "/" in name}
-    assert b"2 workers have ended while they read it" in there["failures.csv"]
+    assert b"3 processes have ended while they read it" in there["failures.csv"]
 
 
 @pytest.mark.slow
