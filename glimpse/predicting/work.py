@@ -20,12 +20,13 @@ from glimpse.predicting.surviving import began
 from glimpse.reading.looks import spacing_text
 from glimpse.runs.file_names import file_names
 from glimpse.runs.stopping import Stopping
-from glimpse.settings.progress import silent
+from glimpse.settings.progress import say, silent
 from glimpse.settings.terminal import printable
 
 PREDICTIONS, FAILED = "predictions.csv", "failures.csv"
 _TABLES = "~tables"  # a claim that no case can have: names of files have no such sign
 _SECONDS = 5.0  # between two times that tables are written, at least
+_LINE = 60.0  # seconds between two lines of progress, where no terminal shows a bar
 
 
 @dataclass
@@ -242,13 +243,17 @@ def failures_table(failures: Sequence[dict[str, Any]]) -> str:
 
 
 class _Bar:
-    """A progress bar that counts cases per minute; cases that are known already do not count for the rate."""
+    """A progress bar that counts cases per minute; cases that are known already do not count for the rate.
+
+    Where no terminal shows it, such as in a log file, there is a line of text every minute.
+    """
 
     def __init__(self, total: int, progress: bool) -> None:
         form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
         hidden = silent(progress and total > 0)
         self._bar = tqdm(total=total, desc="predicting", unit="case", bar_format=form, disable=hidden)
-        self._began, self._read = time.monotonic(), 0
+        self._began, self._done, self._read, self._total, self._progress = time.monotonic(), 0, 0, total, progress
+        self._said = self._began
 
     def __enter__(self) -> "_Bar":
         return self
@@ -258,11 +263,17 @@ class _Bar:
 
     def skip(self) -> None:
         """Counts a case that needs no work."""
+        self._done += 1
         self._bar.update()
 
     def step(self) -> None:
         """Counts a case that was read."""
         self._read += 1
-        minutes = max(time.monotonic() - self._began, 1e-6) / 60
-        self._bar.set_postfix_str(f"{self._read / minutes:.1f} cases/min", refresh=False)
+        self._done += 1
+        now = time.monotonic()
+        rate = f"{self._read / max(now - self._began, 1e-6) * 60:.1f} cases/min"
+        self._bar.set_postfix_str(rate, refresh=False)
         self._bar.update()
+        if now - self._said > _LINE:
+            self._said = now
+            say(f"predicting: {self._done} of {self._total} cases, {rate}", self._progress)

@@ -1,9 +1,12 @@
 """`glimpse predict`: what it writes, once and once more, with one model and with several."""
 
 import csv
+import io
 import json
 import os
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from PIL import Image
 
 from glimpse.errors import EvaluationError, SettingsError
 from glimpse.predict import predict
+from glimpse.predicting import work
 from glimpse.predicting.agent import load
 from glimpse.report.html.writing import write_report
 from tests.geojson import valid
@@ -112,6 +116,22 @@ def test_run_again_it_does_only_what_is_missing(run: Path, slides: Path, predict
     assert predict(run, slides, folder).done.read == 0 and contents(folder) == before
     next((folder / "cases").iterdir()).write_text("{half")
     assert predict(run, slides, folder).done.read == 1 and contents(folder) == before
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_counts_cases_per_minute(
+    run: Path, slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr(work, "_LINE", 0.0)
+    predict(run, slides, tmp_path / "out", progress=True)
+    bar = r"predicting: 100%\|[^|]+\| 6/6 \[\d\d:\d\d, [\d.]+ cases/min\]"
+    assert bool(re.search(bar, shown.getvalue())) == terminal
+    lines = re.findall("(?m)^glimpse: .*", shown.getvalue())
+    assert len(lines) == (0 if terminal else 6)
+    assert terminal or re.fullmatch(r"glimpse: predicting: 6 of 6 cases, [\d.]+ cases/min", lines[-1])
 
 
 def test_an_image_that_has_changed_is_read_again(run: Path, tmp_path: Path) -> None:
