@@ -123,7 +123,7 @@ def predict(
     part, form = _shard(shard), Form(objects, subtract_bounds, gzip)
     if max_glimpses is not None:
         at_least("max_glimpses", max_glimpses, 0, whole=True)
-    check_device(device, here=engine is None)  # workers of an engine may be on machines that have other devices
+    device = check_device(device, here=engine is None)  # workers of an engine may be on machines that have others
     folder, runs, images = folder_for("output", output), listed_paths("model", model), listed_paths("input", input)
     budget = None if max_glimpses is None else int(max_glimpses)
     texts = [tuple(os.fspath(one) for one in paths) for paths in (runs, images)]

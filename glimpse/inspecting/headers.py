@@ -4,29 +4,82 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from glimpse.sources.dicom import is_dicom, read_dataset, sop_class
+from glimpse.sources.pictures.dicom_pixels import SPACINGS
+from glimpse.sources.pictures.plane import WHOLE_SLIDES
 from glimpse.sources.slide.files import detected_format
 from glimpse.sources.tiff.kinds import is_microscopy
+from glimpse.sources.volume.dicom_folder import chosen_headers
 from glimpse.sources.volume.nifti import is_nifti, is_packed, read_layout
 
 _AXES = 1.1  # largest ratio of a pixel's sides that is not reported
 _POWER = 1.7  # largest factor between the stated pixel size and that usual for the objective
 _USUAL = 10.0  # micrometres per pixel times the objective's power: 0.5 at 20, 0.25 at 40
-_LENGTHS = 1.05  # largest factor between pixdim and the columns of the sform
+_LENGTHS = 1.05  # largest factor between two statements of one length that is rounding
 
 
-def contradictions(path: Path, ndim: int, given: bool = False) -> list[str]:
+def contradictions(path: Path, ndim: int, given: bool = False, series: str | None = None) -> list[str]:
     """Says where a header contradicts itself about the size of a pixel; an empty list if it does not.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a DICOM series.
         ndim: the number of axes of the image.
         given: whether the size of a pixel was given from elsewhere, which counts more than the header.
+        series: which series of the folder, where there are several.
     """
-    if given or path.is_dir():
+    if given:
         return []
     if ndim == 3:
-        return _of_nifti(path) if is_nifti(path) else []
+        return _of_series(path, series) if path.is_dir() else _of_nifti(path) if is_nifti(path) else []
+    if path.is_dir():
+        return []
+    if is_dicom(path) and sop_class(path) != WHOLE_SLIDES:
+        return _of_radiograph(path)
     return [] if detected_format(path) is None or is_microscopy(path) else _of_slide(path)
+
+
+def _of_radiograph(path: Path) -> list[str]:
+    """Compares the two sides of a pixel, and its size in the body with that on the detector, which X-rays magnify."""
+    with open(path, "rb") as file:
+        header = read_dataset(file, stop_before_pixels=True, specific_tags=list(SPACINGS))
+    found, stated = [], {name: _pair(header.get(name)) for name in SPACINGS}
+    name, size = next(((name, size) for name, size in stated.items() if size), ("", None))
+    if size and max(size) > _AXES * min(size):
+        found.append(f"a pixel is {size[1]:g} mm wide, but {size[0]:g} mm high, according to {name}")
+    body, detector = stated["PixelSpacing"], stated["ImagerPixelSpacing"]
+    if body and detector and any(one > _LENGTHS * two for one, two in zip(body, detector, strict=True)):
+        sizes = f"{body[1]:g} mm wide according to PixelSpacing, but {detector[1]:g} mm according to ImagerPixelSpacing"
+        found.append(f"a pixel is {sizes}, and nothing in front of a detector is shown smaller than it is")
+    return found
+
+
+def _pair(stated: Any) -> tuple[float, float] | None:
+    """Returns the lengths (of a row, of a column) that a header states; None where it states none."""
+    try:
+        down, across = (float(value) for value in stated)
+    except (TypeError, ValueError):
+        return None
+    return (down, across) if 0 < down < math.inf and 0 < across < math.inf else None
+
+
+def _of_series(path: Path, series: str | None) -> list[str]:
+    """Compares the distance of slices by their positions with the one that their headers state."""
+    headers = [header for _, header in chosen_headers(path, series) if header.get("ImagePositionPatient")]
+    stated = {abs(_number(str(header.get("SpacingBetweenSlices") or ""))) for header in headers}
+    if len(headers) < 2 or len(stated) != 1 or not (between := stated.pop()) > 0:
+        return []
+    along = np.array(headers[0].ImageOrientationPatient, np.float64).reshape(2, 3)
+    normal = np.cross(*along)
+    places = {round(float(np.array(header.ImagePositionPatient, np.float64) @ normal), 3) for header in headers}
+    apart = float(np.median(np.diff(sorted(places)))) if len(places) > 1 else between
+    if 1 / _LENGTHS < apart / between < _LENGTHS:
+        return []
+    return [
+        f"slices lie {apart:.4g} mm apart according to their positions, but {between:.4g} mm according to "
+        "SpacingBetweenSlices"
+    ]
 
 
 def _of_slide(path: Path) -> list[str]:

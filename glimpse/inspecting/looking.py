@@ -236,7 +236,8 @@ def _check_spacing(seen: Seen, source: ImageSource, views: Views, options: Mappi
         pixels = all(extent.unit == "px" for extent in views.glimpse_extents)
         more = "" if pixels else f", but glimpses are {', '.join(map(str, views.glimpse_extents))} wide"
         seen.add(Finding(SPACING, f"the file does not state the size of a pixel{more}", note=pixels))
-    for what in contradictions(source.file or Path(path), source.ndim, given="mpp" in options or "spacing" in options):
+    given = "mpp" in options or "spacing" in options
+    for what in contradictions(source.file or Path(path), source.ndim, given, options.get("series")):
         seen.add(Finding(SPACING, what))
     if source.ndim != views.ndim:
         raise UnsupportedImageError(views.problems(source)[0])

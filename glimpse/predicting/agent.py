@@ -263,5 +263,6 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
 
     Raises:
         CheckpointError: The folder, its `config.yaml` or its parameters are missing or broken.
+        SettingsError: PyTorch cannot compute on the device.
     """
     return Agent(load_policy(run, file, device, **changes), run)

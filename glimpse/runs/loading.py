@@ -23,7 +23,7 @@ from glimpse.ranks.group import from_first
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.runs.parts import REMEDY, foreign_targets, told
 from glimpse.settings.building import build, build_setting
-from glimpse.settings.options import at_least
+from glimpse.settings.options import at_least, check_device
 from glimpse.spaces import ActionLayout, observation_space
 from glimpse.views import Views
 
@@ -136,6 +136,7 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
 
     Raises:
         CheckpointError: the folder, its `config.yaml` or its parameters are missing or broken.
+        SettingsError: PyTorch cannot compute on the device.
     """
     folder = Path(run)
     return _loaded(folder, *_read(folder, file), device, changes)
@@ -160,6 +161,7 @@ def _read(folder: Path, file: str) -> tuple[dict[str, Any], Checkpoint]:
 def _loaded(
     folder: Path, settings: dict[str, Any], checkpoint: Checkpoint, device: str, changes: Mapping[str, Any]
 ) -> GlimpsePolicy:
+    check_device(device)
     with restored(folder):
         layout = ActionLayout(**checkpoint.meta["layout"])
         space = _space(checkpoint.meta["observation"], layout.ndim, layout.zooms)

@@ -132,11 +132,11 @@ def above_zero(name: str, value: Any) -> None:
         raise SettingsError(f"Expected {name} above 0, got {value!r}.")
 
 
-def check_device(device: Any, here: bool = True) -> None:
-    """Refuses a device on which PyTorch cannot compute on this machine.
+def check_device(device: Any, here: bool = True) -> str:
+    """Refuses a device on which PyTorch cannot compute on this machine, and returns its name.
 
     Args:
-        device: such as "cpu" or "cuda".
+        device: such as "cpu", "cuda" or "cuda:1"; or PyTorch's object.
         here: whether this machine has to have it; if not, only its name is checked.
 
     Raises:
@@ -144,8 +144,13 @@ def check_device(device: Any, here: bool = True) -> None:
     """
     import torch  # slow to import, and needed here only
 
+    if not isinstance(device, str | torch.device):
+        number = isinstance(device, int) and not isinstance(device, bool) and device >= 0
+        meant = f" Did you mean device=cuda:{device}?" if number else ""
+        raise SettingsError(f"Expected device as the name of one, such as cpu, cuda or cuda:0, got {device!r}.{meant}")
     try:
         torch.zeros(1, device=device) if here else torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:  # what PyTorch raises if it has no such device
         reason = str(error).splitlines()[0]
         raise SettingsError(f"device={device}: cannot compute there ({reason}). device=cpu always works.") from error
+    return str(device)

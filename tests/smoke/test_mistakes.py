@@ -163,6 +163,7 @@ def test_mistakes_of_evaluate(
         ([f"run={tmp_path}", "readers=policy"], "a list such as"),
         ([f"run={tmp_path}", "max_glimpses=x"], "max_glimpses"),
         ([f"run={tmp_path}", "device=cudda"], "device=cudda: cannot compute there"),
+        ([f"run={tmp_path}", "device=0"], "Did you mean device=cuda:0?"),
         (["run=a=b"], """type "run='a=b'" instead"""),
     ):
         assert words in ends(["evaluate", *given], monkeypatch, capsys)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from glimpse.errors import MissingExtraError, SettingsError
 from glimpse.predict import predict
@@ -198,6 +199,16 @@ def test_who_asks_for_workers_on_gpus_needs_none(run: Path, slides: Path, tmp_pa
     check_device("cuda", here=False)
     with pytest.raises(SettingsError, match="device=gpu: cannot compute there"):
         check_device("gpu", here=False)
+
+
+@pytest.mark.parametrize(
+    ("device", "said"), [(None, "got None"), (True, "got True"), (0, r"Did you mean device=cuda:0\?"), (["cpu"], "got")]
+)
+def test_a_device_is_a_name(run: Path, slides: Path, tmp_path: Path, device: Any, said: str) -> None:
+    for work in (lambda: predict(run, slides, tmp_path / "out", device=device), lambda: check_device(device)):
+        with pytest.raises(SettingsError, match=f"Expected device as the name of one, .*{said}"):
+            work()
+    assert check_device(torch.device("cpu")) == "cpu"
 
 
 @pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")

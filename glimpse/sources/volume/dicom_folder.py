@@ -19,9 +19,9 @@ _NUMBERS = re.compile(r"0|[1-9][0-9]*|[0-9]+(\.[0-9]+){2,}")  # numbers and UIDs
 _TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "Modality", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "SliceThickness", "BitsStored", "BitsAllocated", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "TemporalPositionIdentifier",
-    "AcquisitionNumber", "EchoNumbers", "InstanceNumber",
+    "SliceThickness", "SpacingBetweenSlices", "BitsStored", "BitsAllocated", "PixelRepresentation", "RescaleSlope",
+    "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "TemporalPositionIdentifier", "AcquisitionNumber", "EchoNumbers", "InstanceNumber",
 ]  # fmt: skip
 
 

@@ -1,0 +1,72 @@
+"""Headers that contradict themselves about the size of a pixel."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from glimpse.inspecting.headers import contradictions
+from tests.checks import found_in
+from tests.radiograph_files import dataset, save, values
+from tests.unit.test_dicom_series import write_slice
+
+
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        ({"PixelSpacing": [0.2, 0.2], "ImagerPixelSpacing": [0.2, 0.2]}, None),  # nothing was calibrated
+        ({"PixelSpacing": [0.14, 0.14], "ImagerPixelSpacing": [0.2, 0.2]}, None),  # magnified
+        ({"ImagerPixelSpacing": [0.2, 0.2]}, None),
+        ({}, None),
+        (
+            {"PixelSpacing": [0.4, 0.4], "ImagerPixelSpacing": [0.2, 0.2]},
+            "a pixel is 0.4 mm wide according to PixelSpacing, but 0.2 mm according to ImagerPixelSpacing, and nothing",
+        ),
+        (
+            {"PixelSpacing": [0.4, 0.2]},
+            "a pixel is 0.2 mm wide, but 0.4 mm high, according to PixelSpacing",
+        ),
+        (
+            {"ImagerPixelSpacing": [0.1, 0.2]},
+            "a pixel is 0.2 mm wide, but 0.1 mm high, according to ImagerPixelSpacing",
+        ),
+    ],
+)
+def test_pixels_of_radiographs(tmp_path: Path, stated: dict[str, Any], said: str | None) -> None:
+    path = save(dataset(values(300, 280), **stated), tmp_path / "chest.dcm")
+    found = contradictions(path, 2)
+    assert len(found) == (said is not None) and (said is None or found[0].startswith(said))
+    assert contradictions(path, 2, given=True) == []
+    rules = [one.rule for one in found_in(path, "xray", settings=()) if not one.note]
+    assert rules == ["spacing"] * len(found)
+
+
+def series(folder: Path, places: list[float], between: float | None, **elements: Any) -> Path:
+    rng = np.random.default_rng(0)
+    for number, place in enumerate(places):
+        pixels = rng.integers(0, 999, (30, 32)).astype(np.int16)
+        stated = {} if between is None else {"SpacingBetweenSlices": between}
+        write_slice(folder / f"{number}.dcm", pixels, (0, 0, place), InstanceNumber=number, **stated, **elements)
+    return folder
+
+
+def test_distances_of_slices(tmp_path: Path) -> None:
+    places = [2.5 * number for number in range(8)]
+    for between in (None, 2.5, 2.51, -2.5, 0.0):
+        assert contradictions(series(tmp_path / f"well {between}", places, between), 3) == []
+    said = "slices lie 2.5 mm apart according to their positions, but 5 mm according to SpacingBetweenSlices"
+    wrong = series(tmp_path / "wrong", places, 5.0)
+    assert contradictions(wrong, 3) == [said]
+    assert contradictions(wrong, 3, given=True) == []
+    assert said in [one.what for one in found_in(wrong, "mri", settings=()) if one.rule == "spacing"]
+    twice = series(tmp_path / "echoes", sorted(places * 2), 2.5)  # two echoes of each place
+    assert contradictions(twice, 3) == []
+
+
+def test_only_the_chosen_series_counts(tmp_path: Path) -> None:
+    folder = tmp_path / "both"
+    series(folder / "a", [0.0, 3.0, 6.0], 3.0, SeriesInstanceUID="1.2.3", SeriesNumber=1)
+    series(folder / "b", [0.0, 3.0, 6.0], 1.0, SeriesInstanceUID="1.2.4", SeriesNumber=2)
+    assert contradictions(folder, 3, series="1") == []
+    assert len(contradictions(folder, 3, series="2")) == 1
