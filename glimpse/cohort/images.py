@@ -130,14 +130,14 @@ def _open_checked(
     except OSError as error:
         return _skipped(row, unopened(Path(error.filename or image), error))
     if damage is not None:  # only now, since what is left out is not shown
-        unread.add(row.cells["slide_id"], damage)
+        unread.add(row.cells.get("slide_id", ""), damage)
     else:
         remembered.keep(known, mark)
     return Opened(source, marks, _key(mark, options, extra))
 
 
 def _skipped(row: Row, error: Exception) -> Skipped:
-    return Skipped(f"{row.where}: {error}", row.cells["slide_id"], row.cells["path"], type(error).__name__)
+    return Skipped(f"{row.where}: {error}", row.cells.get("slide_id", ""), row.cells["path"], type(error).__name__)
 
 
 def _key(mark: str, options: Mapping[str, Any], extra: Mapping[str, Any]) -> str:

@@ -142,10 +142,12 @@ def test_all_problems_at_once(folder: Path):
         ("case_id,slide_id,path,target,MPP", "column 'MPP' looks like 'mpp'"),
         ("case_id,slide_id,path", "column 'target' is missing; needed are case_id, slide_id, path, target"),
         ("case_id,slide_id,path,target,age,note,age", "column 'age' occurs twice"),
+        ("case_id,slideid,path,target", "column 'slideid' looks like 'slide_id'"),
     ],
 )
-def test_misspelt_and_missing_columns(folder: Path, header: str, problem: str):
-    path = write(folder, header, "p,s0,0.npy,1,0")
+@pytest.mark.parametrize("image", ["0.npy", "missing.npy"])
+def test_misspelt_and_missing_columns(folder: Path, header: str, problem: str, image: str):
+    path = write(folder, header, f"p,s0,{image},1,0")
     with pytest.raises(CohortError) as caught:
         Cohort.from_csv(path, TASK)
     assert f"line 1: {problem}" in str(caught.value)

@@ -205,3 +205,16 @@ def test_parameters_without_what_they_are_of(run: Path, tmp_path: Path) -> None:
         Checkpoint(whole.tensors, meta).save(own / "policy.safetensors")
         with pytest.raises(CheckpointError, match=re.escape(str(own))):
             load(own)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "zlib", None])
+def test_samples_in_no_known_order_are_refused(tmp_path: Path, compression: str | None) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, tile=(64, 64), photometric="rgb", compression=compression, metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages.first.tags["PlanarConfiguration"].overwrite(0)
+    with pytest.raises((ImageReadError, UnsupportedImageError), match=re.escape(str(path))):
+        source = open_source(path)
+        source.check()
+        source.overview((32, 32))

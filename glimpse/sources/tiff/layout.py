@@ -273,7 +273,7 @@ class _Images:
         shown = [axis for axis in lead if axis not in channel_axes]
         at = dict(zip(shown, np.unravel_index(chosen, [lead[axis] for axis in shown] or [1]), strict=False))
         page, planes = level.keyframe, []
-        separate = page.planarconfig == 2 and page.samplesperpixel > 1
+        separate = page.planarconfig != 1 and page.samplesperpixel > 1  # what is neither counts as 2, as for tifffile
         for index in np.ndindex(*lead.values()):
             if any(at.get(axis, place) != place for axis, place in zip(lead, index, strict=True)):
                 continue
