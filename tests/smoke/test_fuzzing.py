@@ -30,6 +30,7 @@ from glimpse.inspecting.looking import look
 from glimpse.modalities import find_modality
 from glimpse.predict import predict
 from glimpse.predicting.agent import load
+from glimpse.report.html.writing import write_report
 from glimpse.runs.folder import settings_of
 from glimpse.sources import open_source
 from glimpse.synthetic.slides.svs import write_svs
@@ -279,12 +280,14 @@ def test_cohorts(tmp_path: Path, run: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- run folders
-FILES = ("config.yaml", "policy.safetensors", "splits.csv", "metrics.json")
+FILES = ("config.yaml", "policy.safetensors", "splits.csv", "metrics.json", "calibration.json")
+TEMPERATURES = {"split": "val", "readers": {"policy": {"temperature": 1.25, "cases": 40, "reason": ""}}}
 
 
 def test_run_folders(run: Path, tmp_path: Path) -> None:
     slide, own = write_slide(tmp_path / "s.svs"), tmp_path / "run"
-    contents = {name: (run / name).read_bytes() for name in FILES}
+    contents = {name: (run / name).read_bytes() for name in FILES if name != "calibration.json"}
+    contents["calibration.json"] = json.dumps(TEMPERATURES).encode()
 
     def used() -> None:
         load(own).read(slide, 2)
@@ -294,6 +297,7 @@ def test_run_folders(run: Path, tmp_path: Path) -> None:
         predict(own, slide, tmp_path / "out", max_glimpses=1)
 
     shutil.copytree(run, own)
+    (own / "calibration.json").write_bytes(contents["calibration.json"])
     used()
 
     def tried(example: tuple[str, list[Any], list[Any]]) -> Outcome:
@@ -311,6 +315,34 @@ def test_run_folders(run: Path, tmp_path: Path) -> None:
         return attempt(used, tmp_path, reads=[run.parent])
 
     found = explored(0.15, st.tuples(st.sampled_from((*FILES, "config.yaml")), mutations, texts), tried)
+    assert not found.faults, "\n".join(found.faults)
+    assert found.deep
+
+
+def test_output_folders(run: Path, tmp_path: Path) -> None:
+    """Of `glimpse predict`: records that somebody has changed are read again, or reported as they are."""
+    for i in range(2):
+        write_slide(tmp_path / "slides" / f"s{i}.svs", i)
+    (tmp_path / "slides" / "s2.svs").write_text("nothing")
+    out = tmp_path / "out"
+    predict(run, tmp_path / "slides", out, max_glimpses=1)
+    whole = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    texts_of = [path for path in sorted(whole) if path.suffix in (".json", ".csv", ".geojson")]
+
+    def used() -> None:
+        predict(run, tmp_path / "slides", out, max_glimpses=1)
+        write_report(out)
+
+    def tried(example: tuple[Path, list[Any]]) -> Outcome:
+        name, changes = example
+        shutil.rmtree(out, ignore_errors=True)
+        for path, content in whole.items():
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            (out / path).write_bytes(content)
+        (out / name).write_bytes(mutated_text(whole[name].decode(), changes, ':\n -,{}[]"'))
+        return attempt(used, tmp_path, reads=[run.parent])
+
+    found = explored(0.05, st.tuples(st.sampled_from(texts_of), texts), tried)
     assert not found.faults, "\n".join(found.faults)
     assert found.deep
 
