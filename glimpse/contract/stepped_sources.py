@@ -98,7 +98,7 @@ class Stepper:
         self._case: int | None = None
         self._taken = 0
         self._flat = isinstance(env.action_space, gymnasium.spaces.Box)
-        self._shares: dict[tuple[int, int], float] = {}
+        self._extents: dict[int, np.ndarray] = {}
 
     def first(self, case: int) -> dict[str, np.ndarray]:
         """Resets the environment to a case, given by its index, and returns the first observation."""
@@ -126,22 +126,13 @@ class Stepper:
                 )
             return np.array(observation["glimpse"], np.uint8)
 
-    def share(self, case: int, zoom: int) -> float:
-        """Returns the share of a case's pixels that one glimpse covers, from the info at the end of a short episode.
-
-        Raises:
-            ProtocolError: that info has no "share_read".
-        """
+    def extents(self, case: int) -> np.ndarray:
+        """Returns the sides of a case's glimpses as shares of the image's sides, (zoom, d), as the environment says."""
         with self._lock:
-            if (case, zoom) not in self._shares:
-                foreground = float((self.first(case)["foreground"] > 0).mean())
-                self._step(np.zeros(self.parts.layout.ndim), zoom, stop=False)
-                _, info, _ = self._step(np.zeros(self.parts.layout.ndim), zoom, stop=True)
-                self._case = None
-                if "share_read" not in info:
-                    raise ProtocolError(f"{self.env}: the info at the end of an episode lacks 'share_read'.")
-                self._shares[case, zoom] = float(np.clip(info["share_read"] * foreground, 1e-12, 1))
-            return self._shares[case, zoom]
+            if case not in self._extents:
+                shown = np.asarray(self.first(case)["extents"], np.float64)
+                self._extents[case] = shown.reshape(self.parts.layout.zooms, -1)
+            return self._extents[case]
 
     def _step(self, location: Numbers, zoom: int, stop: bool) -> tuple[dict[str, Any], dict[str, Any], bool]:
         layout = self.parts.layout
@@ -206,15 +197,14 @@ class SteppedViews(Views):
 
     @classmethod
     def of(cls, stepper: Stepper) -> "SteppedViews":
-        """Makes views with the sizes of the environment's spaces; `extent` measures the true fields of view later."""
+        """Makes views with the sizes of the environment's spaces; `extent` asks for the true fields of view later."""
         overview, glimpse = (_shape(stepper, name)[1:] for name in ("overview", "glimpse"))
         return cls(overview, glimpse, (Extent.parse(list(glimpse)),) * stepper.parts.layout.zooms)
 
     def extent(self, source: ImageSource, zoom: int = 0) -> np.ndarray:
-        """Returns the field of view in pixels of the overview, float64 (d,), assuming equal shares of all axes."""
+        """Returns the field of view in pixels of the overview, float64 (d,), as the observation's `extents` say."""
         assert isinstance(source, SteppedSource)
-        share = source.stepper.share(source.index, zoom) ** (1 / self.ndim)
-        return share * np.asarray(source.shape, np.float64)
+        return source.stepper.extents(source.index)[zoom] * np.asarray(source.shape, np.float64)
 
     def glimpse(
         self, source: ImageSource, location: Numbers, zoom: int = 0, margin: float | int = 1.0

@@ -207,6 +207,14 @@ def test_looks_go_through_its_steps() -> None:
     np.testing.assert_allclose(looked.views.extent(source, 1), [8, 8])  # a quarter of the overview's side
 
 
+def test_each_field_of_view_is_as_wide_as_the_observation_says() -> None:
+    env = OwnEnv(load_pictures(), zooms=2)
+    env.extents = np.array([0.5, 0.25, 0.125, 0.0625], np.float32)  # unlike on both axes
+    looked = viewable_cases(env)
+    for zoom, sides in enumerate(([16, 8], [4, 2])):  # in pixels of the overview
+        assert looked.views.extent(looked.cases[1].source, zoom).tolist() == sides
+
+
 class SourcedEnv(OwnEnv):
     """It has views, and its cases have sources."""
 
