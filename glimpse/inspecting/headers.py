@@ -12,15 +12,20 @@ from glimpse.sources.pictures.plane import WHOLE_SLIDES
 from glimpse.sources.slide.files import detected_format
 from glimpse.sources.tiff.kinds import is_microscopy
 from glimpse.sources.volume.dicom_folder import chosen_headers
+from glimpse.sources.volume.dicom_grid import in_order
+from glimpse.sources.volume.dicom_slices import slices_of
 from glimpse.sources.volume.nifti import is_nifti, is_packed, read_layout
 
+_PROJECTIONS = ("CR", "DX", "DR", "MG", "PX", "IO", "RG", "XA", "RF")  # modalities whose X-rays meet one detector
 _AXES = 1.1  # largest ratio of a pixel's sides that is not reported
 _POWER = 1.7  # largest factor between the stated pixel size and that usual for the objective
 _USUAL = 10.0  # micrometres per pixel times the objective's power: 0.5 at 20, 0.25 at 40
 _LENGTHS = 1.05  # largest factor between two statements of one length that is rounding
 
 
-def contradictions(path: Path, ndim: int, given: bool = False, series: str | None = None) -> list[str]:
+def contradictions(
+    path: Path, ndim: int, given: bool = False, series: str | None = None, frame: Any = None
+) -> list[str]:
     """Says where a header contradicts itself about the size of a pixel; an empty list if it does not.
 
     Args:
@@ -28,11 +33,12 @@ def contradictions(path: Path, ndim: int, given: bool = False, series: str | Non
         ndim: the number of axes of the image.
         given: whether the size of a pixel was given from elsewhere, which counts more than the header.
         series: which series of the folder, where there are several.
+        frame: which volume of the series, where there are several.
     """
     if given:
         return []
     if ndim == 3:
-        return _of_series(path, series) if path.is_dir() else _of_nifti(path) if is_nifti(path) else []
+        return _of_series(path, series, frame) if path.is_dir() else _of_nifti(path) if is_nifti(path) else []
     if path.is_dir():
         return []
     if is_dicom(path) and sop_class(path) != WHOLE_SLIDES:
@@ -43,7 +49,9 @@ def contradictions(path: Path, ndim: int, given: bool = False, series: str | Non
 def _of_radiograph(path: Path) -> list[str]:
     """Compares the two sides of a pixel, and its size in the body with that on the detector, which X-rays magnify."""
     with open(path, "rb") as file:
-        header = read_dataset(file, stop_before_pixels=True, specific_tags=list(SPACINGS))
+        header = read_dataset(file, stop_before_pixels=True, specific_tags=[*SPACINGS, "Modality", "ImageType"])
+    if str(header.get("Modality")) not in _PROJECTIONS or "DERIVED" in str(header.get("ImageType")):
+        return []  # slices may have pixels that are no squares, and of a copy that was reduced the detector's may stay
     found, stated = [], {name: _pair(header.get(name)) for name in SPACINGS}
     name, size = next(((name, size) for name, size in stated.items() if size), ("", None))
     if size and max(size) > _AXES * min(size):
@@ -64,20 +72,23 @@ def _pair(stated: Any) -> tuple[float, float] | None:
     return (down, across) if 0 < down < math.inf and 0 < across < math.inf else None
 
 
-def _of_series(path: Path, series: str | None) -> list[str]:
+def _of_series(path: Path, series: str | None, frame: Any) -> list[str]:
     """Compares the distance of slices by their positions with the one that their headers state."""
-    headers = [header for _, header in chosen_headers(path, series) if header.get("ImagePositionPatient")]
-    stated = {abs(_number(str(header.get("SpacingBetweenSlices") or ""))) for header in headers}
-    if len(headers) < 2 or len(stated) != 1 or not (between := stated.pop()) > 0:
+    headers = chosen_headers(path, series)
+    stated = {abs(_number(str(header.get("SpacingBetweenSlices") or ""))) for _, header in headers}
+    if len(stated) != 1 or not (between := stated.pop()) > 0:
         return []
-    along = np.array(headers[0].ImageOrientationPatient, np.float64).reshape(2, 3)
-    normal = np.cross(*along)
-    places = {round(float(np.array(header.ImagePositionPatient, np.float64) @ normal), 3) for header in headers}
-    apart = float(np.median(np.diff(sorted(places)))) if len(places) > 1 else between
-    if 1 / _LENGTHS < apart / between < _LENGTHS:
+    ordered = in_order(path, [one for file, header in headers for one in slices_of(file, header)], frame)
+    steps = np.diff([one.position for one in ordered], axis=0)
+    if not len(steps):
+        return []
+    # Along the normal, and from corner to corner: with a tilted gantry, a table step is the latter.
+    normal = np.cross(*ordered[0].along)
+    apart = [float(np.median(np.abs(steps @ normal))), float(np.median(np.linalg.norm(steps, axis=1)))]
+    if any(1 / _LENGTHS < one / between < _LENGTHS for one in apart):
         return []
     return [
-        f"slices lie {apart:.4g} mm apart according to their positions, but {between:.4g} mm according to "
+        f"slices lie {apart[0]:.4g} mm apart according to their positions, but {between:.4g} mm according to "
         "SpacingBetweenSlices"
     ]
 

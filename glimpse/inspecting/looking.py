@@ -237,7 +237,9 @@ def _check_spacing(seen: Seen, source: ImageSource, views: Views, options: Mappi
         more = "" if pixels else f", but glimpses are {', '.join(map(str, views.glimpse_extents))} wide"
         seen.add(Finding(SPACING, f"the file does not state the size of a pixel{more}", note=pixels))
     given = "mpp" in options or "spacing" in options
-    for what in contradictions(source.file or Path(path), source.ndim, given, options.get("series")):
+    for what in contradictions(
+        source.file or Path(path), source.ndim, given, options.get("series"), options.get("frame")
+    ):
         seen.add(Finding(SPACING, what))
     if source.ndim != views.ndim:
         raise UnsupportedImageError(views.problems(source)[0])

@@ -34,7 +34,12 @@ class Claims:
 
     def __init__(self, folder: Path, counts_deaths: bool = False) -> None:
         self.folder, self.counts_deaths = folder, counts_deaths
-        self._me = {"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())}
+        self._me = {
+            "host": socket.gethostname(),
+            "namespace": _namespace(),
+            "process": os.getpid(),
+            "started": started(os.getpid()),
+        }
 
     @contextmanager
     def taken(self, name: str) -> Iterator[bool]:
@@ -82,17 +87,45 @@ class Claims:
         told = _told(self.folder / name)
         return None if told is None else f"process {told.get('process')} on {told.get('host')}"
 
-    def of_process(self, process: int) -> list[str]:
-        """Returns the names that a process of this machine has claimed, alive or not."""
+    def of_process(self, process: int, started: str | None) -> list[str]:
+        """Returns the names that a process of this machine has claimed, alive or not.
+
+        Args:
+            process: its number.
+            started: what `started` has returned while it was alive: another process may have had the number before.
+        """
         found = {path.name: _told(path) or {} for path in self.folder.glob("[!.]*")}
-        mine = {name for name, told in found.items() if told.get("host") == self._me["host"]}
-        return sorted(name for name in mine if found[name].get("process") == process)
+        mine = {"process": process, "started": started}
+        return sorted(
+            name
+            for name, told in found.items()
+            if self._is_here(told) and all(told.get(key) == value for key, value in mine.items())
+        )
+
+    def release(self, names: Iterable[str]) -> None:
+        """Removes claims of a process that ends since it was asked to, so that nobody counts this as a death."""
+        for name in names:
+            with suppress(OSError):
+                (self.folder / name).unlink()
+
+    def all_deaths(self) -> dict[str, int]:
+        """Returns the names of which processes have died, each with how many, since it was last forgotten."""
+        return {path.name.removeprefix(_DIED): self.deaths(path.name.removeprefix(_DIED))
+                for path in self.folder.glob(f"{_DIED}*")}  # fmt: skip
 
     def deaths(self, name: str) -> int:
         """Returns how many processes have died with a claim of a name in hand, since it was last forgotten."""
         told = _told(self.folder / f"{_DIED}{name}") or {}
         count = told.get("deaths")
         return count if isinstance(count, int) else 0
+
+    def count(self, name: str, deaths: int) -> None:
+        """Notes how many processes have died of a name."""
+        path = self.folder / f"{_DIED}{name}"
+        unfinished = path.with_name(f".{self._me['process']}-{threading.get_ident()}{path.name}")
+        with suppress(OSError):
+            unfinished.write_text(json.dumps({"deaths": deaths}), encoding="utf-8")
+            os.replace(unfinished, path)
 
     def forget(self, name: str) -> None:
         """Forgets how many processes have died of a name: what they died of has been done, or given up."""
@@ -113,7 +146,7 @@ class Claims:
                 told = _told(path)
                 if told is None or self._is_stale(path, told):
                     del unknown[name]
-                elif told.get("host") == self._me["host"] or _touched(path) != before:
+                elif self._is_here(told) or _touched(path) != before:
                     del unknown[name]
                     found.add(name)
             if unknown:
@@ -168,20 +201,23 @@ class Claims:
                 os.link(aside, path)
         with suppress(OSError):
             aside.unlink()
-        if self.counts_deaths and not mistaken:
-            with suppress(OSError):
-                count = {"deaths": self.deaths(path.name) + 1}
-                (self.folder / f"{_DIED}{path.name}").write_text(json.dumps(count), encoding="utf-8")
+        if self.counts_deaths and not mistaken and not path.name.startswith("~"):
+            self.count(path.name, self.deaths(path.name) + 1)
         return not mistaken
 
     def _is_stale(self, path: Path, told: dict[str, Any]) -> bool:
-        if told.get("host") == self._me["host"]:
+        if self._is_here(told):
             process = told.get("process")
-            return not isinstance(process, int) or _started(process) != told.get("started")
+            return not isinstance(process, int) or started(process) != told.get("started")
         try:
             return self._now() - path.stat().st_mtime > STALE
         except OSError:
             return False
+
+    def _is_here(self, told: dict[str, Any]) -> bool:
+        """Tells whether a claim is of a process whose number this one can look up: not one of another container."""
+        own = self._me["namespace"]
+        return told.get("host") == self._me["host"] and told.get("namespace", own) == own
 
     def _now(self) -> float:
         """Returns the time by the clock of the file system: those of machines may differ."""
@@ -239,7 +275,15 @@ def _told(path: Path) -> dict[str, Any] | None:
         return {}
 
 
-def _started(process: int) -> str | None:
+def _namespace() -> str:
+    """Returns what tells apart processes of containers that have one number; empty where there is no such thing."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def started(process: int) -> str | None:
     """Returns when a process of this machine was started, in its own count; None if there is no such process.
 
     With it, another process that has the same number later is not taken for it.

@@ -111,7 +111,12 @@ class OwnHand:
 
         So one that crashes every process keeps nobody from the others. See `Hands.outcomes`.
         """
-        for item, name in sorted(items, key=lambda one: self.claims.deaths(one[1])):
+        deaths = self.claims.all_deaths()
+
+        def late(one: Named) -> tuple[bool, int]:  # of several, one after the other until it is given up
+            return one[1] in deaths, -deaths.get(one[1], 0)
+
+        for item, name in sorted(items, key=late):
             if stopping.asked is not None:
                 return
             yield item, name, self.one(item, name, moment)
@@ -131,11 +136,11 @@ class OwnHand:
                 if outcome is None:
                     deadly = self.claims.deaths(name) >= DEATHS
                     outcome = self.give_up(item, name) if deadly else self._read(item, name)
-        self.claims.forget(name)
+                    self.claims.forget(name)
         return outcome
 
     def give_up(self, item: Item, name: str) -> Outcome:
-        """Records that processes have died of an item, which is not read again before the next command.
+        """Records that processes have died of an item; the next command tries it once more.
 
         Raises:
             WriteError: results cannot be written.

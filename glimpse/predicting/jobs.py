@@ -21,8 +21,8 @@ from tqdm import tqdm
 from glimpse.atomic import write_atomically, write_error
 from glimpse.errors import SettingsError
 from glimpse.predicting.actors import library
-from glimpse.predicting.claims import BEAT, STALE, Claims
-from glimpse.predicting.hand import ELSEWHERE, FAILED, KNOWN, READ, Named, Outcome, OwnHand
+from glimpse.predicting.claims import BEAT, STALE, Claims, started
+from glimpse.predicting.hand import ELSEWHERE, FAILED, KNOWN, READ, Named, Outcome, OwnHand, claims_in
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.order import Order
 from glimpse.predicting.outputs import FAILURES, RECORDS
@@ -69,7 +69,12 @@ class _Share:
         return work.help(_listed(self.cases), self.part, self.moment).counts
 
     def checkpoint(self) -> Any:
-        """Returns what the job is to do when it runs again: the same, since all that it has read is written."""
+        """Returns what the job is to do when it runs again: the same, since all that it has read is written.
+
+        The case that it reads now is let go of: what ends it is no death of this case.
+        """
+        claims = claims_in(Path(self.order.folder))
+        claims.release(claims.of_process(os.getpid(), started(os.getpid())))
         return library("submitit", "slurm", "submitit").helpers.DelayedSubmission(self)
 
 
@@ -140,9 +145,9 @@ class Jobs:
                 yield item, name, Outcome(KNOWN)
             else:
                 missing[name] = item
-        attempt, died = 0, 0
-        while missing and stopping.asked is None and (attempt < _TIMES or died < self._deaths(missing)):
-            attempt, died = attempt + 1, self._deaths(missing)
+        attempt, died = 0, dict[str, int]()
+        while missing and stopping.asked is None and (attempt < _TIMES or self._more_died(missing, died)):
+            attempt, died = attempt + 1, {name: self._claims.deaths(name) for name in missing}
             self._submit(missing, moment)
             ended = False
             while missing and not ended and stopping.asked is None:
@@ -152,15 +157,17 @@ class Jobs:
                     yield missing.pop(name), name, outcome
             self._await_end(stopping)
             self._tell_failures()
-            if missing:
+            if missing and attempt < _TIMES:
                 self._await_claims(missing, stopping)
+            self._claims.sweep()
         if stopping.asked is None:
             for name, item in missing.items():
                 holder = self._claims.holder(name)
                 yield item, name, Outcome(ELSEWHERE, holder or f"jobs that have ended ({self._outputs.folder / LOGS})")
 
-    def _deaths(self, missing: Mapping[str, Item]) -> int:
-        return sum(map(self._claims.deaths, missing))
+    def _more_died(self, missing: Mapping[str, Item], before: Mapping[str, int]) -> bool:
+        """Tells whether jobs have died of a missing case since: it comes to an end, when enough of them have."""
+        return any(self._claims.deaths(name) > before.get(name, 0) for name in missing)
 
     def _done(self, job: Any) -> bool:
         """Tells whether a job has ended; Slurm is asked as often as submitit thinks fit, this machine each time."""

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from glimpse.atomic import write_atomically
 from glimpse.errors import EvaluationError
 from glimpse.predicting.cells import table_text, writable
-from glimpse.predicting.hand import ELSEWHERE, FAILED_BEFORE, KNOWN, READ, Hands, Named, Outcome, OwnHand
+from glimpse.predicting.hand import DEATHS, ELSEWHERE, FAILED_BEFORE, KNOWN, READ, Hands, Named, Outcome, OwnHand
 from glimpse.predicting.hand import FAILED as FAILED_NOW
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.manifest import MANIFEST, Manifest
@@ -89,6 +89,9 @@ class Work:
         message = "glimpse: stopping after this case; the same command goes on from there. (Once more stops at once.)"
         self._tidy()
         moment = self.moment
+        if began() is None:  # what processes of earlier commands died of is tried once, at least
+            for name, deaths in self.claims.all_deaths().items():
+                self.claims.count(name, min(deaths, DEATHS - 1))
         try:
             self.hands.start()
             with stopping.deferred(message):
@@ -98,6 +101,10 @@ class Work:
             self.hands.stop()
             self.manifest.end()
             self._tidy()
+            for name in self.claims.all_deaths():
+                if self.outputs.record(name) is not None or self.outputs.failed_since(name, moment):
+                    self.claims.forget(name)
+            self.claims.sweep()
         ids = {writable(item.id) for item in items}
         self.done.others = sum(record["slide_id"] not in ids for record in self.outputs.records())
         if stopping.asked is not None:

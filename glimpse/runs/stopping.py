@@ -4,12 +4,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ONCE = 0.5  # seconds within which the same signal counts once
 
 
 class Stopping:
@@ -21,6 +23,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self.asked: int | None = None
+        self._last = 0.0
 
     def stop(self) -> None:
         """Ends the program as the signal would have done.
@@ -46,7 +49,10 @@ class Stopping:
         before: dict[int, Any] = {}
 
         def arrived(number: int, frame: FrameType | None) -> None:
-            again, self.asked = self.asked is not None, number
+            now = time.monotonic()
+            if number == self.asked and now - self._last < _ONCE:  # one that was sent to all processes of a group
+                return
+            again, self.asked, self._last = self.asked is not None, number, now
             if again:
                 self.stop()
             os.write(2, f"\n{message}\n".encode())  # print() must not be called again while it is printing

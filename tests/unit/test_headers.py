@@ -60,8 +60,31 @@ def test_distances_of_slices(tmp_path: Path) -> None:
     assert contradictions(wrong, 3) == [said]
     assert contradictions(wrong, 3, given=True) == []
     assert said in [one.what for one in found_in(wrong, "mri", settings=()) if one.rule == "spacing"]
-    twice = series(tmp_path / "echoes", sorted(places * 2), 2.5)  # two echoes of each place
-    assert contradictions(twice, 3) == []
+    twice = [place + jitter for place in places for jitter in (0.0, 0.002)]  # two echoes of nearly each place
+    assert contradictions(series(tmp_path / "echoes", twice, 2.5), 3, frame=1) == []
+    assert len(contradictions(series(tmp_path / "wrong echoes", twice, 1.0), 3, frame=0)) == 1
+
+
+def test_a_table_step_is_the_distance_of_slices_of_a_tilted_gantry(tmp_path: Path) -> None:
+    tilt = np.radians(20.0)
+    direction = (1, 0, 0, 0, float(np.cos(tilt)), float(np.sin(tilt)))
+    for number in range(6):
+        pixels = np.full((40, 32), 1100, np.int16)
+        stated = {"SpacingBetweenSlices": 5, "InstanceNumber": number}
+        write_slice(tmp_path / f"{number}.dcm", pixels, (0, 0, 5.0 * number), direction, **stated)
+    assert contradictions(tmp_path, 3) == []
+
+
+def test_slices_and_reduced_copies_contradict_nothing(tmp_path: Path) -> None:
+    reformat = dataset(values(300, 280), PixelSpacing=[3.0, 0.7], Modality="CT")
+    reduced = dataset(
+        values(300, 280),
+        PixelSpacing=[0.4, 0.4],
+        ImagerPixelSpacing=[0.2, 0.2],
+        ImageType=["DERIVED", "SECONDARY"],
+    )
+    for number, data in enumerate((reformat, reduced)):
+        assert contradictions(save(data, tmp_path / f"{number}.dcm"), 2) == []
 
 
 def test_only_the_chosen_series_counts(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from glimpse.predict import predict
 from glimpse.predicting.claims import Claims
+from glimpse.predicting.claims import started as started_at
 from glimpse.predicting.hand import DEATHS
 from tests.predictions import contents, slide_run, write_slide
 
@@ -101,22 +103,79 @@ predict.main()
     assert "has died" not in done.stderr
 
 
+SLOW = """
+import os, signal, sys, time
+from pathlib import Path
+from glimpse import predict
+from glimpse.predicting.agent import Agent
+
+read, begun, deadly = Agent.read, Path({begun!r}), {deadly!r}
+
+def slow_read(self, path, *arguments, **options):
+    begun.touch()
+    time.sleep(1.5)
+    if deadly:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return read(self, path, *arguments, **options)
+
+Agent.read = slow_read
+sys.argv = ["glimpse predict", *sys.argv[1:]]
+predict.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "group", "deadly", "code", "read"),
+    [
+        ("SIGHUP", False, False, -signal.SIGHUP, 0),
+        ("SIGTERM", False, False, 143, 1),
+        ("SIGTERM", True, False, 143, 1),  # as `timeout` and Slurm send it
+        ("SIGINT", True, False, 130, 1),
+        ("SIGTERM", False, True, -signal.SIGSEGV, 0),  # which is no reason to begin again
+    ],
+)
+def test_who_is_asked_to_stop_does_not_begin_again(
+    run: Path, slides: Path, tmp_path: Path, asked: str, group: bool, deadly: bool, code: int, read: int
+) -> None:
+    begun, out = tmp_path / "begun", tmp_path / "out"
+    script = SLOW.format(begun=str(begun), deadly=deadly)
+    words = [sys.executable, "-c", script, f"model={run}", f"input={slides}", f"output={out}"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    end = time.monotonic() + 120
+    while not begun.exists():
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.01)
+    number = signal.Signals[asked]
+    (os.killpg if group else os.kill)(process.pid, number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code, said
+    assert len([*out.glob("cases/*.json"), *out.glob("failures/*.json")]) == read, said
+    assert "has died" not in said and "Traceback" not in said
+    claims = Claims(out / ".claims", counts_deaths=True)
+    claims.sweep()
+    assert claims.all_deaths() == {}, "a case is blamed for what somebody asked"
+
+
 def test_deaths_are_counted_until_they_are_forgotten(tmp_path: Path) -> None:
     claims = Claims(tmp_path / "claims", counts_deaths=True)
     with claims.taken("alive"):  # keeps the folder
         for count in range(1, 4):
             script = "import os, sys; from pathlib import Path; from glimpse.predicting.claims import Claims\n"
+            script += "sys.stdin.readline()\n"
             script += f"with Claims(Path({str(tmp_path / 'claims')!r})).taken('deadly'): os._exit(9)"
-            child = subprocess.Popen([sys.executable, "-c", script])
+            child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
+            born = started_at(child.pid)
+            child.communicate(b"\n")
             assert child.wait() == 9
-            assert claims.of_process(child.pid) == ["deadly"]
+            assert claims.of_process(child.pid, born) == ["deadly"]
             if count % 2:
                 claims.sweep()
             else:
                 with claims.taken("deadly") as mine:
                     assert mine
             assert claims.deaths("deadly") == count and claims.deaths("alive") == 0
-        assert claims.of_process(os.getpid()) == ["alive"]
+        assert claims.of_process(os.getpid(), started_at(os.getpid())) == ["alive"]
         claims.sweep()
         assert claims.deaths("deadly") == 3
         claims.forget("deadly")
