@@ -124,7 +124,7 @@ def test_a_claim_is_one_process_s_only(tmp_path: Path) -> None:
     with one.taken("a") as mine:
         assert mine and one.holder("a") == f"process {os.getpid()} on {socket.gethostname()}"
         told = json.loads((tmp_path / "claims" / "a").read_text())
-        assert set(told) == {"host", "process", "started", "time"}
+        assert set(told) == {"host", "namespace", "process", "started", "time"}
         with other.taken("a") as too, other.taken("b") as another:
             assert not too and another
     with other.taken("a") as mine:
@@ -157,6 +157,9 @@ def test_claims_of_processes_that_have_ended_are_taken_over(tmp_path: Path) -> N
 
 def test_claims_of_other_machines_are_taken_over_when_they_are_silent(tmp_path: Path) -> None:
     claims = Claims(tmp_path / "claims")
+    path = written(tmp_path / "claims", "a", namespace="pid:[1]")  # of a container with the same name
+    with claims.taken("a") as mine:
+        assert not mine and path.exists()
     path = written(tmp_path / "claims", "a", host="elsewhere")
     with claims.taken("a") as mine:
         assert not mine and claims.holder("a") == f"process {os.getpid()} on elsewhere"
