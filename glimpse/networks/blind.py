@@ -1,5 +1,6 @@
 """Locators that do not learn where to look, which others are compared with: at random places, and on a regular grid."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from glimpse.geometry import CellGrid
 from glimpse.networks.locator import SEEN_PENALTY
 from glimpse.networks.overlap import Coverage
 from glimpse.networks.where import CLOSED, Candidates, CellDistribution, available, masked, over_cells
@@ -94,6 +96,9 @@ class GridLocator(nn.Module):
     The grid is the coarsest one with at least `budget` points in the foreground; if it has more, an evenly spaced
     selection of them is taken. Along an axis that is shorter than the pitch of the grid, there is one point in the
     middle. Of several fields of view it takes the last, the finest.
+
+    Where the foreground has fewer cells than that, each of them gets an equal part of the budget, and the points lie on
+    a finer grid within the cell.
     """
 
     roams = True
@@ -112,11 +117,15 @@ class GridLocator(nn.Module):
         candidates: Candidates,
         seen: Coverage,
     ) -> CellDistribution:
-        plans = torch.stack([self.plan(row, candidates.grid.cells) for row in candidates.open.cpu()]).to(states.device)
-        plans = plans.repeat_interleave(seen.visited.shape[0] // len(plans), 0)
-        step = seen.visited.sum(-1).clamp_max(self.budget - 1)
-        logits = states.new_full(seen.visited.shape, CLOSED)
-        return CellDistribution(logits.scatter_(-1, plans.gather(1, step)[..., None], 0.0), candidates.locations)
+        assert seen.step is not None, "a grid goes on from how many glimpses were read"
+        plans = torch.stack([self.plan(row, candidates.grid.cells) for row in candidates.open.cpu()])
+        centres, finest = candidates.locations.cpu(), candidates.sides[:, -1].cpu()
+        points = [_spread(plan, centres, candidates.grid, sides) for plan, sides in zip(plans, finest, strict=True)]
+        step = seen.step.clamp_max(self.budget - 1)
+        rows = torch.arange(len(step), device=step.device)[:, None] // (len(step) // len(plans))
+        cell, place = (planned.to(step.device)[rows, step] for planned in (plans, torch.stack(points)))
+        logits = states.new_full(seen.visited.shape, CLOSED).scatter_(-1, cell[..., None], 0.0)
+        return _Planned(logits, candidates.locations, place)
 
     def plan(self, foreground: Bool[Tensor, "cell"], grid: tuple[int, ...]) -> Int[Tensor, "budget"]:
         """Returns the indices of the cells to look at, in order."""
@@ -128,3 +137,55 @@ class GridLocator(nn.Module):
                 break
         order = ((torch.arange(self.budget) + 0.5) * len(points) / self.budget).floor().long()
         return points[order]
+
+
+class _Planned(CellDistribution):
+    """A distribution over cells of which one is certain, with the place in it at which to look.
+
+    Args:
+        logits: Very low for all cells but one.
+        locations: Centres of the cells in [-1, 1].
+        place: The places, in [-1, 1].
+    """
+
+    def __init__(
+        self,
+        logits: Float[Tensor, "batch time cell"],
+        locations: Float[Tensor, "cell d"],
+        place: Float[Tensor, "batch time d"],
+    ) -> None:
+        super().__init__(logits, locations)
+        self.place = place
+
+    def _at(self, cell: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time d"]:
+        return self.place
+
+
+def _spread(
+    plan: Int[Tensor, "budget"], centres: Float[Tensor, "cell d"], grid: CellGrid, sides: Float[Tensor, " d"]
+) -> Float[Tensor, "budget d"]:
+    """Returns where to look: at the centres of cells, or spread over those that a plan has several times in a row.
+
+    Points of one cell lie in the part of it that is inside the image. `sides` are those of a glimpse: an axis along
+    which a cell is many glimpses wide has the more points.
+    """
+    cells, counts = plan.unique_consecutive(return_counts=True)
+    if len(cells) == len(plan):
+        return centres[plan]
+    half, made = torch.tensor(grid.pitch).to(centres), []  # of a cell, in units of [-1, 1]
+    for centre, count in zip(centres[cells], counts.tolist(), strict=True):
+        low, high = (centre - half).clamp_min(-1), (centre + half).clamp_max(1)
+        within = low + _lattice(count, (2 * half / sides).tolist()).to(centre) * (high - low)
+        made.append(centre[None] if count == 1 else within)
+    return torch.cat(made)
+
+
+def _lattice(count: int, widths: Sequence[float]) -> Float[Tensor, "count d"]:
+    """Returns points of a regular grid in [0, 1]^d, in raster order; `widths` say how long the axes are."""
+    parts = [1] * len(widths)
+    while math.prod(parts) < count:
+        longest = max(range(len(parts)), key=lambda axis: widths[axis] / parts[axis])
+        parts[longest] += 1
+    axes = torch.meshgrid(*((torch.arange(part) + 0.5) / part for part in parts), indexing="ij")
+    points = torch.stack(axes, -1).flatten(0, -2)
+    return points[((torch.arange(count) + 0.5) * len(points) / count).floor().long()]

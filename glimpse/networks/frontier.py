@@ -187,7 +187,7 @@ class Frontier:
             torch.cat([before, now.clamp_max(1)[:, None]], -1)
             for before, now in ((of_overview.share, self.covered), (of_overview.near, self.near))
         )
-        return Coverage(visited, share, near, of_overview.zoom)
+        return Coverage(visited, share, near, of_overview.zoom, step=of_overview.step)
 
     def merged(self, new: "Frontier", rows: Bool[Tensor, "batch"]) -> "Frontier":
         """Returns this frontier with the rows of another one where `rows` is True."""

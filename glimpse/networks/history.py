@@ -86,13 +86,13 @@ class History:
         share = self._shares(steps, 1.0)
         near = self._shares(steps, NEAR) if self.minds_near else share.new_zeros(()).expand_as(share)
         step = torch.arange(steps.start, steps.stop, device=share.device)[:, None]
-        visited = self.first_read[:, None] < step
+        visited, before = self.first_read[:, None] < step, step[:, 0].expand(len(share), -1)
         if self.wide is None:
-            return Coverage(visited, share, near, zoom)
+            return Coverage(visited, share, near, zoom, step=before)
         since = self.wide.since.repeat_interleave(self.wide.location.shape[2], 1)
         later = since[:, None] > step
         there = later.new_zeros(*later.shape[:2], share.shape[-1] - later.shape[-1])
-        return Coverage(visited, share, near, zoom, torch.cat([there, later], -1))
+        return Coverage(visited, share, near, zoom, torch.cat([there, later], -1), before)
 
     def _shares(self, steps: range, enlarged: float) -> Float[Tensor, "batch some cell"]:
         """Returns the share of each candidate's view that the enlarged glimpses before each step cover, at most 1."""

@@ -240,7 +240,7 @@ class GlimpseNetwork(SeeingNetwork):
         zooms = self.layout.zooms > 1
         cells = len(self.view_cells)
         frontier = Frontier.empty(token, self.layout.ndim, cells, self.minds_near) if zooms else None
-        return State(memory, answer, cache, visited, sides, covered, covered, none, none, shown, frontier)
+        return State(memory, answer, cache, visited, sides, covered, covered, none, none, shown, none, frontier)
 
     def decide(
         self,
@@ -336,7 +336,8 @@ class GlimpseNetwork(SeeingNetwork):
             place, level, sides = (one[wide.rows] for one in (location, zoom, state.sides))
             new = self.cells_of_views(wide.features, place, level, sides, wide.opened, wide.zoom)
             frontier = frontier.grown(wide.rows, level, state.sides, new, wide.on_host)
-        return State(memory, answer, cache, visited, state.sides, covered, near, zoom, cell, seen, frontier, wide)
+        step = state.step + 1
+        return State(memory, answer, cache, visited, state.sides, covered, near, zoom, cell, seen, step, frontier, wide)
 
     def _looked_at(
         self,

@@ -24,6 +24,7 @@ class Coverage:
         zoom: The index of that extent, where all candidates are of the first.
         absent: Which candidates are not there yet, because the wide glimpse in which they lie has not been read. None
             where all are there.
+        step: How many glimpses were read before; None where the locator is not told.
     """
 
     visited: Bool[Tensor, "batch time cell"]
@@ -31,6 +32,7 @@ class Coverage:
     near: Float[Tensor, "batch time cell"]
     zoom: Int[Tensor, "batch time"]
     absent: Bool[Tensor, "batch time cell"] | None = None
+    step: Int[Tensor, "batch time"] | None = None
 
     def at(self, index: Int[Tensor, "batch some"] | None) -> "Coverage":
         """Returns what was seen of the candidates with these indices; None means all."""
@@ -41,7 +43,7 @@ class Coverage:
             return values.gather(-1, of_rows(index, len(values))[:, None].expand(-1, values.shape[1], -1))
 
         absent = None if self.absent is None else some(self.absent)
-        return Coverage(some(self.visited), some(self.share), some(self.near), self.zoom, absent)
+        return Coverage(some(self.visited), some(self.share), some(self.near), self.zoom, absent, self.step)
 
 
 def of_rows(of_cases: Tensor, rows: int) -> Tensor:

@@ -75,13 +75,15 @@ class State:
     zoom: Int[Tensor, "batch"]  # of the last glimpse
     cell: Int[Tensor, "batch"]  # the index of the candidate at which the last glimpse lies
     seen: Float[Tensor, "batch pooled"]  # pooled features of the last glimpse
+    step: Int[Tensor, "batch"]  # how many glimpses were read
     frontier: Frontier | None = None  # where there are several fields of view
     wide: WideGlimpses | None = None  # of the last glimpses
 
     def coverage(self) -> Coverage:
         """Returns what was seen of the cells of the overview before the next glimpse."""
         share, near = (shown.clamp_max(1)[:, None] for shown in (self.covered, self.near))
-        return Coverage(self.visited[:, None], share, near, torch.zeros_like(self.zoom)[:, None])
+        zoom = torch.zeros_like(self.zoom)[:, None]
+        return Coverage(self.visited[:, None], share, near, zoom, step=self.step[:, None])
 
 
 class Decision(NamedTuple):

@@ -140,6 +140,25 @@ def test_random_looks_into_the_foreground_and_depends_on_the_seed(read: Read) ->
     assert len(np.unique(first[3].scanpath, axis=0)) == 9
 
 
+@pytest.mark.parametrize("extents", [(16,), (32, 8)])
+def test_a_grid_with_fewer_cells_than_looks_never_looks_at_the_same_place(extents: tuple[int, ...]) -> None:
+    """The foreground is two cells of 16 pixels, side by side; of 24 looks each gets half."""
+    arrays = np.zeros((2, 1, 64, 64), np.uint8)
+    arrays[:, :, 18:30, 18:46] = 200
+    cases = array_cases(arrays, [0, 1])
+    sizes: dict[str, Any] = {"overview_size": 32, "glimpse_size": 8, "glimpse_extents": extents}
+    env = FlattenAction(make_array(cases, split=None, max_glimpses=24, **sizes))
+    encoder = partial(ConvEncoder, strides=(2, 2, 2, 1))
+    policy = GlimpsePolicy(env.observation_space, env.action_space, layout=env.layout, encoder=encoder)  # type: ignore[arg-type]
+    access = Access(env.unwrapped.views, Classification(2))  # type: ignore[attr-defined]
+    for reading in reader_named("grid", policy, access, 24).read(cases):
+        pixels = (reading.scanpath + 1) * 32
+        assert len(np.unique(pixels.round(3), axis=0)) == 24
+        assert ((pixels > (16, 16)) & (pixels < (32, 48))).all()
+        assert (pixels[:, 1] < 32).sum() == 12
+        assert (reading.zooms == len(extents) - 1).all()
+
+
 def test_the_policy_may_stop_and_the_baselines_may_not(policy: GlimpsePolicy, read: Read) -> None:
     bias = policy.stop_head.bias
     before = bias.detach().clone()
