@@ -99,7 +99,8 @@ class Losses:
         vf_coef: Weight of the value head's loss; only used with a critic.
         look_coef: Weight of the loss by which the locator goes on learning where to look first from the random glimpses
             of the warm-up (see `glimpse.learning.looking`); only used after a warm-up that has taught it. With several
-            fields of view it also goes on learning where to look inside those wide glimpses that the warm-up has read.
+            fields of view it also goes on learning where to look inside those wide glimpses that the warm-up has read,
+            and after each step it measures again what scores of places are worth. With 0, decisions alone teach that.
     """
 
     credit: str = "gain"

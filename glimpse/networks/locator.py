@@ -232,8 +232,9 @@ class PointerLocator(nn.Module):
         logit, worth, square, product = self.worth_moments.unbind(1)
         slope = ((product - logit * worth) / (square - logit * logit).clamp_min(1e-6)).clamp_min(0)
         known = self.worth_moments.any(1)  # a policy that was saved without moments keeps the lines that it has
+        # They are parameters: decisions teach them where no step ends with this, without a warm-up or with look_coef=0.
         lines = ((self.worth_slope, slope), (self.worth_offset, worth - slope * logit))
-        for held, fitted in lines:  # parameters, for those who train without a warm-up; else each step ends with this
+        for held, fitted in lines:
             held.copy_(torch.where(known, fitted / _UNIT, held))
 
     def penalty(

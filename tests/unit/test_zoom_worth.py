@@ -1,6 +1,7 @@
 """What looking is worth at all levels, as the warm-up has found it, and what the joint stage learns from it."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from glimpse.agents import PPO
+from glimpse.agents.baselines import Random
 from glimpse.envs import GlimpseVecEnv
 from glimpse.errors import SettingsError
 from glimpse.geometry import CellGrid
@@ -16,7 +18,7 @@ from glimpse.networks.locator import PointerLocator, moments_of
 from glimpse.networks.overlap import Coverage
 from glimpse.networks.where import CLOSED, Candidates, CellDistribution, levels_of
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
-from tests.unit.test_zoom import ENCODER, spotted, warmed
+from tests.unit.test_zoom import ENCODER, environment, spotted, warmed
 
 
 def test_the_worth_of_glimpses_of_all_levels_is_kept(tmp_path: Path) -> None:
@@ -99,6 +101,28 @@ def test_the_joint_stage_goes_on_learning_what_looking_is_worth(monkeypatch: pyt
     monkeypatch.setattr(InnerPlaces, "loss", noted)
     agent.learn(agent.steps_per_update)
     assert losses and all(loss.requires_grad and loss != 0 for loss in losses)  # it has looked somewhere that is known
+
+
+@pytest.mark.parametrize("discount_seen", [False, True])
+def test_without_random_glimpses_decisions_teach_what_scores_are_worth(discount_seen: bool) -> None:
+    """An agent that learns no decisions leaves what the warm-up has found as it is, weight decay or not."""
+    kwargs = {"encoder": ENCODER, "locator": partial(PointerLocator, discount_seen=discount_seen)}
+    found: dict[type, PointerLocator] = {}
+    for kind, rollouts in ((PPO, {"rollouts_per_case": 2, "weight_decay": 0.0}), (Random, {"weight_decay": 0.5})):
+        lanes = GlimpseVecEnv([environment() for _ in range(4)], park=True)
+        given: dict[str, Any] = {"seed": 0, "device": "cpu", "policy_kwargs": kwargs, **rollouts}
+        agent = kind("GlimpsePolicy", lanes, 1e-2, cases_per_rollout=4, **given)
+        locator: Any = agent.policy.locator
+        with torch.no_grad():
+            locator.worth_slope.fill_(2.0), locator.worth_offset.copy_(torch.tensor([0.5, -0.5]))
+        agent.learn(agent.steps_per_update)
+        found[kind] = locator
+    taught, left = found[PPO], found[Random]
+    assert taught.worth_slope.grad.abs().min() > 0 and taught.worth_slope.tolist() != [2.0, 2.0]
+    # what is added to all levels changes no choice, so the gradient of their offsets sums to 0
+    assert taught.worth_offset.grad.abs().min() > 1e-4 and abs(taught.worth_offset.grad.sum()) < 1e-6
+    assert taught.worth_offset.tolist() != [0.5, -0.5]
+    assert left.worth_slope.tolist() == [2.0, 2.0] and left.worth_offset.tolist() == [0.5, -0.5]
 
 
 def test_what_scores_are_worth_is_followed_while_they_drift() -> None:
