@@ -17,8 +17,8 @@ def random_view(env: VecEnv, policy: GlimpsePolicy, options: Mapping[str, Any] |
 
     It is called with the glimpses and the indices of their fields of view. Wide ones are not moved, because what lies
     in their cells is looked at where it is. Its random numbers are PyTorch's global ones. Turns are made in the
-    physical proportions of the first case's glimpses, or in those of their pixels where the environment does not say
-    how large they are.
+    physical proportions of the first case's finest glimpses, or in those of their pixels where the environment does not
+    say how large they are.
 
     Raises:
         SettingsError: an option does not fit the images.
@@ -46,4 +46,4 @@ def _sides(env: VecEnv) -> tuple[float, ...] | None:
         views, cases = (env.get_attr(name, [0])[0] for name in ("views", "cases"))
     except AttributeError:
         return None
-    return None if views is None else views.sides(cases[0].source)
+    return None if views is None else views.sides(cases[0].source, -1)

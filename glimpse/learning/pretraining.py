@@ -41,7 +41,8 @@ class Pretraining:
         pool: how many glimpses are read, once, to learn from.
         margin: factor by which these are larger than a glimpse, as room for shifts and turns.
         learning_rate: learning rate of AdamW.
-        augment: keyword arguments of `Augment`.
+        augment: keyword arguments of `Augment`. Turns keep the proportions of the finest glimpses; wider ones are
+            turned in those, too.
     """
 
     steps: int
@@ -88,9 +89,8 @@ class Pretraining:
                 without colours.
         """
         policy, views = training.policy, training.cases.views
-        augment = Augment(
-            views.glimpse_size, policy.encoder.background, views.sides(training.cases.cases[0].source), **self.augment
-        )
+        finest = views.sides(training.cases.cases[0].source, -1)
+        augment = Augment(views.glimpse_size, policy.encoder.background, finest, **self.augment)
         if not self.steps:
             pool = self._glimpses(training, min(self.pool, CALIBRATION), 1.0)
             return Pretrainer(policy, pool, augment, {})

@@ -114,7 +114,7 @@ class TokenWarmUp(Trainer):
         self._manner = "glimpse"
         if glimpses.augment is not None:
             shape = policy.observation_space["glimpse"].shape  # type: ignore[index]
-            sides = views.sides(cases[0].source)
+            sides = views.sides(cases[0].source, -1)  # of the finest glimpses: wide ones are not turned
             self.augment = glimpse_augment(shape, policy.encoder.background, glimpses.augment, sides)
             how = sorted({**glimpses.augment, "shift": 0.0}.items())
             self._manner = f"augmented by {how}, {sides}, {policy.encoder.background}, {policy.grid}"
