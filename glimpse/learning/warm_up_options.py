@@ -148,7 +148,8 @@ class WarmUpSecondLook:
 
     Attributes:
         second_look: Share of the new glimpses of a case that lie where the locator looks; the others are at random
-            places. 0: there are no new glimpses, as where the warm-up has no steps or there are several fields of view.
+            places. With several fields of view it is that share at each of them. 0: there are no new glimpses, as where
+            the warm-up has no steps or does not teach the locator.
         second_steps: How many steps are made with them.
     """
 
