@@ -25,6 +25,7 @@ ENCODER = partial(ConvEncoder, strides=(2, 1, 1, 1))
 LEVELS: dict[int, dict[str, Any]] = {
     2: {"overview_size": 24, "glimpse_size": 8, "glimpse_extents": [24, 8]},
     3: {"overview_size": 16, "glimpse_size": 8, "glimpse_extents": [48, 24, 8]},
+    4: {"overview_size": 16, "glimpse_size": 8, "glimpse_extents": [64, 32, 16, 8]},
 }
 
 
@@ -51,7 +52,7 @@ def trained(levels: int, rollouts: int = 1, **options: Any) -> PPO:
     return agent.learn(rollouts * agent.steps_per_update)
 
 
-@pytest.mark.parametrize("levels", [2, 3])
+@pytest.mark.parametrize("levels", [2, 3, 4])
 def test_every_glimpse_lies_in_a_cell_of_a_wider_one_that_was_read_before(levels: int) -> None:
     agent = trained(levels, rollouts=3)
     episodes, policy = agent.episodes, agent.policy
@@ -95,7 +96,7 @@ def test_plain_cells_and_those_beyond_the_image_are_closed() -> None:
     assert torch.equal(opened[2], (places.abs() <= 1).all(-1)) and not opened[2].all()
 
 
-@pytest.mark.parametrize("levels", [2, 3])
+@pytest.mark.parametrize("levels", [2, 3, 4])
 def test_wide_glimpses_cover_no_finer_candidate(levels: int) -> None:
     """The coverage that grows step by step is that of all glimpses that are not wider, by their overlaps."""
     env = environment(levels)
@@ -223,6 +224,19 @@ def test_a_wide_glimpse_is_worth_what_the_choice_inside_it_brings() -> None:
             inside = slice(5 * view, 5 * view + 5)
             expected = (scores[case, inside].softmax(0) * gain[case, inside]).sum()
             torch.testing.assert_close(outer[case, view], expected)
+
+
+def test_with_four_levels_each_is_worth_what_the_choice_inside_it_brings() -> None:
+    policy, trainer = warmed(environment(4), 2, branches=[3, 2, 4, 2])
+    for _ in range(2):
+        assert torch.isfinite(trainer.step())
+    assert policy.locator.worth_slope.shape == (4,) and torch.isfinite(policy.locator.worth_offset).all()
+    cases, single = torch.tensor([2, 7]), torch.rand(2, 48)
+    found = {zoom: (scores.softmax(-1), worth) for zoom, scores, worth in trainer._worths([single], cases)}
+    assert [found[zoom][1].shape[1] for zoom in range(4)] == [3, 6, 24, 48]
+    for zoom, count in ((0, 2), (1, 4), (2, 2)):
+        chances, worth = (one.unflatten(1, (-1, count)) for one in found[zoom + 1])
+        torch.testing.assert_close(found[zoom][1], (chances * worth).sum(-1) / chances.sum(-1))
 
 
 def test_the_locator_learns_to_find_what_only_fine_glimpses_tell() -> None:
