@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from glimpse.geometry import CellGrid, Extent, MissingSpacingError, Numbers
+from glimpse.geometry import CellGrid, Extent, Frame, MissingSpacingError, Numbers
 from glimpse.sources.base import ImageSource
 from glimpse.sources.caches import glimpses, overviews
 
@@ -175,87 +175,81 @@ class Views:
         return np.concatenate(found)
 
     def problems(
-        self, source: ImageSource, grid: CellGrid | None = None, view_grid: CellGrid | None = None
+        self, image: ImageSource | Frame, grid: CellGrid | None = None, view_grid: CellGrid | None = None
     ) -> list[str]:
-        """Returns messages that say why a source cannot be read with these sizes; an empty list if it can.
+        """Returns messages that say why an image cannot be read with these sizes; an empty list if it can.
 
         Args:
-            source: the image.
+            image: the image, or only its level-0 grid.
             grid: the cells of the overview from which the agent chooses locations; None if it can choose any location.
             view_grid: the cells of wide glimpses, from which it chooses those of the next field of view.
         """
-        if source.ndim != self.ndim:
+        if image.ndim != self.ndim:
             return [
-                f"{source.name}: the image has {source.ndim} axes, overview_size {self.overview_size} has {self.ndim}. "
+                f"{image.name}: the image has {image.ndim} axes, overview_size {self.overview_size} has {self.ndim}. "
                 "Give one size per axis of the image."
             ]
+        frame = image if isinstance(image, Frame) else image.frame
         try:
-            extents = self.extents(source)
+            extents = np.stack([extent.to_pixels(frame) for extent in self.glimpse_extents])
         except (MissingSpacingError, ValueError) as error:
             return [str(error)]
         found = [
-            f"{source.name}: a glimpse of {text} ({_sizes(extent)} pixels) is larger than the image "
-            f"({_sizes(source.shape)} pixels). Choose a smaller glimpse_extents, or leave the case out."
+            f"{image.name}: a glimpse of {text} ({_sizes(extent)} pixels) is larger than the image "
+            f"({_sizes(frame.shape)} pixels). Choose a smaller glimpse_extents, or leave the case out."
             for text, extent in zip(map(str, self.glimpse_extents), extents, strict=True)
-            if (extent > np.asarray(source.shape)).any()
+            if (extent > np.asarray(frame.shape)).any()
         ]
-        return found + ([] if grid is None else self._coarse_cells(source, grid, view_grid or grid, extents))
+        if grid is not None and (why := unreached(frame.shape, extents, grid, view_grid or grid)):
+            found.append(f"{image.name}: {why}")
+        return found
 
-    def _coarse_cells(
-        self, source: ImageSource, grid: CellGrid, view_grid: CellGrid, extents: Float[np.ndarray, "zoom d"]
-    ) -> list[str]:
-        """Says which level has cells that lie farther apart than the glimpses that are read at them are wide."""
-        if len(grid.side) != self.ndim:
-            return [f"{source.name}: a grid of {len(grid.side)} axes cannot point into an image of {self.ndim} axes."]
-        if (np.diff(extents, axis=0) >= 0).any():
-            return [
-                f"{source.name}: the fields of view have to go from wide to fine, each finer than the one before it, "
-                f"but they span {', '.join(_sizes(extent) for extent in extents)} pixels."
-            ]
-        pitch = np.multiply(source.shape, grid.pitch)
-        if (pitch > extents[0] * (1 + 1e-9)).any():
-            enough = np.ceil(np.multiply(source.shape, grid.side) / extents[0] - 1e-9)  # pixels of an overview
-            chain = self._reaching(source, grid, view_grid, extents[-1])
-            zoom = "Choose" if chain is None else f"Zoom: glimpse_extents=[{chain}] would do. Or choose"
-            return [
-                f"{source.name}: cells coarser than glimpses: {_sizes(grid.cells)} cells lie {_sizes(pitch)} pixels "
-                f"apart, but a glimpse spans {_sizes(extents[0])}, so parts of the image cannot be reached. {zoom} a "
-                f"larger overview_size (more cells; {_sizes(enough)} is enough) or a larger glimpse_extents "
-                f"({math.ceil(pitch.max() - 1e-9)} pixels are enough)."
-            ]
-        for wide, fine in itertools.pairwise(extents):
-            apart = wide * view_grid.pitch
-            if (apart > fine * (1 + 1e-9)).any():
-                chain = self._reaching(source, grid, view_grid, extents[-1])
-                zoom = "" if chain is None else f"glimpse_extents=[{chain}] would do. "
-                return [
-                    f"{source.name}: a glimpse of {_sizes(wide)} pixels has cells that lie {_sizes(apart)} pixels "
-                    f"apart, but the next field of view spans {_sizes(fine)}, so parts of the image cannot be reached. "
-                    f"{zoom}A smaller network.view_cell or a larger glimpse_size makes the cells narrower."
-                ]
-        return []
 
-    def _reaching(
-        self, source: ImageSource, grid: CellGrid, view_grid: CellGrid, finest: Float[np.ndarray, " d"]
-    ) -> str | None:
-        """Returns fields of view, from wide to fine, whose cells lie half of the next finer one apart, or less.
+def unreached(
+    shape: Sequence[int],
+    extents: Float[np.ndarray, "zoom d"],
+    grid: CellGrid,
+    view_grid: CellGrid,
+    pixels: str = "pixels",
+) -> str:
+    """Says why parts of an image cannot be reached from cells; "" if all of it can.
 
-        In micrometres if the finest one was given as a length, and in pixels otherwise. None where there are none in
-        whole pixels, or glimpses have too few cells to zoom.
-        """
-        pitch, chain = np.multiply(source.shape, grid.pitch), [float(finest.min())]
-        while chain[0] < pitch.max():
-            wider = chain[0] / 2 / max(view_grid.pitch)
-            if wider <= chain[0]:
-                return None
-            chain.insert(0, wider)
-        if chain[-1] < 1:
-            return None
-        last = self.glimpse_extents[-1].at(self.glimpse_size)
-        if last.unit == "px":
-            return ", ".join(str(math.floor(extent)) for extent in chain)
-        scale = min(last.values) * (1000 if last.unit == "mm" else 1) / finest.min()  # micrometres of a pixel
-        return ", ".join(f"{math.floor(extent * scale + 1e-9)}um" for extent in chain)
+    Args:
+        shape: pixels of the image per axis.
+        extents: the fields of view in such pixels.
+        grid: the cells of the overview, at which glimpses of the first field of view are read.
+        view_grid: the cells of wide glimpses, at which those of the next field of view are read.
+        pixels: what these pixels are called.
+    """
+    if len(grid.side) != len(shape):
+        return f"a grid of {len(grid.side)} axes cannot point into an image of {len(shape)} axes."
+    if why := misordered(extents, pixels):
+        return f"{why}."
+    lost = "so parts of the image cannot be reached."
+    pitch = np.multiply(shape, grid.pitch)
+    if (pitch > extents[0] * (1 + 1e-9)).any():
+        return (
+            f"cells coarser than glimpses: {_sizes(grid.cells)} cells lie {_sizes(pitch)} {pixels} apart, but a "
+            f"glimpse spans {_sizes(extents[0])}, {lost}"
+        )
+    for wide, fine in itertools.pairwise(extents):
+        apart = wide * view_grid.pitch
+        if (apart > fine * (1 + 1e-9)).any():
+            return (
+                f"a glimpse of {_sizes(wide)} {pixels} has cells that lie {_sizes(apart)} {pixels} apart, but the next "
+                f"field of view spans {_sizes(fine)}, {lost}"
+            )
+    return ""
+
+
+def misordered(extents: Float[np.ndarray, "zoom d"], unit: str = "pixels") -> str:
+    """Says that fields of view do not go from wide to fine on every axis; "" if they do. `unit` is that of extents."""
+    if (np.diff(extents, axis=0) < 0).all():
+        return ""
+    return (
+        "the fields of view have to go from wide to fine, each finer than the one before it, but they span "
+        f"{', '.join(_sizes(extent) for extent in extents)} {unit}"
+    )
 
 
 def _identity(source: ImageSource) -> Hashable:

@@ -3,26 +3,30 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
 
 from glimpse.cohort import Case, Cohort
+from glimpse.cohort.proposals import advice
 from glimpse.cohort.remembered import Remembered
 from glimpse.cohort.skipped import Skipped
 from glimpse.errors import UserError
-from glimpse.geometry import CellGrid, Extent, MissingSpacingError
+from glimpse.geometry import CellGrid, Extent, Frame, MissingSpacingError
 from glimpse.settings.progress import silent
 from glimpse.sources.tolerant import unread
 from glimpse.views import Views
 
 SPACING, SIZES = "spacing", "sizes"  # what is asked of images, by which answers are remembered
 _SHOWN = 2
+_ASKED = 12  # cases of an environment that is stepped
 _SETTINGS = (
     "Change env.make.overview_size, env.make.glimpse_size or env.make.glimpse_extents; network.cell for finer cells."
 )
-
+_OWN = "Change the environment's overview or its extents; network.cell or network.view_cell for finer cells."
 _WHOLE_SLIDES = "Whole slides up to 32 mm wide: experiment=whole_slides."
+_OF_WHOLE_SLIDES, _VIEW_CELL = ("1024um", "64um"), 8  # what that experiment sets
 
 
 class PreflightError(UserError, ValueError):
@@ -88,6 +92,8 @@ def check_sizes(
 ) -> None:
     """Checks that no glimpse is larger than an image, no cell is larger than a glimpse, and spacings are known.
 
+    With the usual remedy, the message proposes sizes that all cases accept (see `glimpse.cohort.proposals`).
+
     Args:
         cases: the cases of all splits.
         views: the sizes to check.
@@ -117,7 +123,55 @@ def check_sizes(
         problems = [problem for several in bar for problem in several]
     remembered.save()
     if problems:
-        slides = views.ndim == 2 and cases[0].source.frame.unit == "um" and remedy == _SETTINGS
-        hint = f" {_WHOLE_SLIDES}" if slides and "coarser than glimpses" in problems[0] else ""
-        more = f" (And {len(problems) - _SHOWN} more.)" if len(problems) > _SHOWN else ""
-        raise PreflightError(f"The sizes do not fit the images: {' '.join(problems[:_SHOWN])}{more} {remedy}{hint}")
+        _refuse(problems, *_remedies(cases, views, grid, view_grid, remedy))
+
+
+def check_stepped(cases: Sequence[Case], views: Views, grid: CellGrid, view_grid: CellGrid | None = None) -> None:
+    """Checks the same of environments whose pixels are reached by stepping them, on a few cases: each costs a reset.
+
+    Args:
+        cases: the cases of such an environment; at most 12 are asked, spread over all of them.
+        views: their views.
+        grid: the cells of the overview from which a policy chooses.
+        view_grid: the cells of wide glimpses, from which it chooses, too, where there are several fields of view.
+
+    Raises:
+        PreflightError: some of them have cells coarser than glimpses, or fields of view that do not go from wide to
+            fine.
+    """
+    count = min(len(cases), _ASKED)
+    several = [cases[i * (len(cases) - 1) // max(1, count - 1)] for i in range(count)]
+    _refuse([f"{case.id}: {why}" for case in several for why in views.problems(case.source, grid, view_grid)], _OWN)
+
+
+def _refuse(problems: Sequence[str], *remedies: str) -> None:
+    if problems:
+        more = [f"(And {len(problems) - _SHOWN} more.)"] if len(problems) > _SHOWN else []
+        raise PreflightError(
+            f"The sizes do not fit the images: {' '.join([*problems[:_SHOWN], *more, *filter(None, remedies)])}"
+        )
+
+
+def _remedies(
+    cases: Sequence[Case], views: Views, grid: CellGrid, view_grid: CellGrid | None, remedy: str
+) -> list[str]:
+    """Returns sentences that say what to do: where settings can be changed, what would fit all cases."""
+    if remedy != _SETTINGS:
+        return [remedy]
+    with ThreadPoolExecutor(4) as pool:  # those that were remembered are opened now
+        frames = [frame for frame in pool.map(_frame, cases) if frame is not None]
+    found = [advice(views, frames, grid, view_grid), remedy]
+    if views.ndim == 2 and frames and frames[0].unit == "um" and found[0]:
+        experiment = replace(views, glimpse_extents=tuple(map(Extent.parse, _OF_WHOLE_SLIDES)))
+        side = [min(_VIEW_CELL, n) for n in (view_grid or grid).side]
+        cells = CellGrid(views.glimpse_size, tuple(side))
+        if not any(experiment.problems(frame, grid, cells) for frame in frames):
+            found.append(_WHOLE_SLIDES)
+    return found
+
+
+def _frame(case: Case) -> Frame | None:
+    try:
+        return case.source.frame
+    except (UserError, OSError):
+        return None

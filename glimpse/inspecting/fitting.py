@@ -1,21 +1,18 @@
 """Holds the sizes of a training's views against the images, with the network that they are to go through."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
+from glimpse.cohort.proposals import advice
 from glimpse.errors import UserError
-from glimpse.geometry import Extent, Frame, Numbers
+from glimpse.geometry import Extent, Frame
 from glimpse.inspecting.findings import SIZE, Finding, of_error
 from glimpse.inspecting.inputs import Candidate
 from glimpse.inspecting.looking import Seen
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.loading import build_policy
 from glimpse.settings.building import build
-from glimpse.sources import ImageSource
 from glimpse.spaces import ActionLayout, observation_space
 from glimpse.views import Views
 
@@ -62,43 +59,22 @@ def coarse_cells(network: Network, cases: Sequence[tuple[int, Candidate, Seen]])
         network: the network for these images.
         cases: images that could be opened, each with its position.
     """
-    policy, found = network.policy, []
-    for position, candidate, seen in cases if policy is not None else ():
-        assert policy is not None, "without a network there are no cases"
-        source = _Stated(Frame(tuple(seen.shape), None if seen.spacing is None else tuple(seen.spacing), seen.unit))
-        if len(seen.shape) != network.views.ndim or network.views.problems(source):
-            continue  # which is a finding already
-        for problem in network.views.problems(source, policy.grid, policy.view_grid):
-            error = UserError(problem.removeprefix(f"{source.name}: "))
-            found.append((position, of_error(error, str(candidate.path), SIZE)))
-    return found
+    views, policy = network.views, network.policy
+    if policy is None:
+        return []
+    frames = [_frame(seen, str(candidate.path).rpartition("/")[2]) for _, candidate, seen in cases]
+    coarse = [
+        (position, frame, problem)
+        for (position, _, _), frame in zip(cases, frames, strict=True)
+        if not views.problems(frame)  # which would be a finding already
+        for problem in views.problems(frame, policy.grid, policy.view_grid)
+    ]
+    remedy = advice(views, frames, policy.grid, policy.view_grid) if coarse else ""
+    return [
+        (position, of_error(UserError(f"{problem} {remedy}".rstrip()), frame.name, SIZE))
+        for position, frame, problem in coarse
+    ]
 
 
-class _Stated(ImageSource):
-    """An image of which only the grid is known; it cannot be read.
-
-    Args:
-        frame: the grid.
-    """
-
-    def __init__(self, frame: Frame) -> None:
-        self.path, self.name, self._frame = None, frame.name, frame
-
-    @property
-    def frame(self) -> Frame:
-        return self._frame
-
-    @property
-    def channels(self) -> int:
-        return 1
-
-    @property
-    def background(self) -> UInt8[np.ndarray, " channel"]:
-        return np.zeros(1, np.uint8)
-
-    @property
-    def identity(self) -> Hashable:
-        return self._frame
-
-    def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
-        raise NotImplementedError("only the grid of this image is known")
+def _frame(seen: Seen, name: str) -> Frame:
+    return Frame(tuple(seen.shape), None if seen.spacing is None else tuple(seen.spacing), seen.unit, name)

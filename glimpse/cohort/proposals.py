@@ -1,0 +1,221 @@
+"""What would do where images cannot be looked at with the sizes that were asked for: each proposal is checked first."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+
+from glimpse.geometry import CellGrid, Extent, Frame, MissingSpacingError
+from glimpse.views import Views, misordered
+
+_MOST = 8  # fields of view that are proposed
+_WORTH = 1.5  # a field of view that only fills the image is proposed if it is so many times as wide as the next one
+_DIGITS = {"um": 3, "mm": 4}  # at least so many digits are written
+_EPS = 1e-9
+# How many cells a glimpse is to span, of the overview and of a wide glimpse: two, or one where two cannot be had.
+_SLACKS = ((2.0, 2.0), (1.0, 2.0), (2.0, 1.0), (1.0, 1.0))
+
+
+def advice(views: Views, frames: Sequence[Frame], grid: CellGrid, view_grid: CellGrid | None = None) -> str:
+    """Returns sentences that name sizes with which every place of all images can be reached.
+
+    Proposed fields of view are multiples of the finest one as a whole, in its unit, and per axis where it is. They, and
+    whatever else is proposed, were accepted by `Views.problems` on each of the images. Images that are smaller than the
+    finest glimpse, or of unknown size, cannot be served by any, and are not counted.
+
+    Args:
+        views: the sizes that do not fit.
+        frames: the level-0 grids of all images.
+        grid: the cells of the overview from which a policy chooses.
+        view_grid: the cells of wide glimpses; by default as `grid`.
+
+    Returns:
+        The sentences; "" where all images can be served as it is, or fields of view do not go from wide to fine.
+    """
+    served: list[Frame] = []
+    tiny: list[Frame] = []
+    for frame in {(one.shape, one.spacing, one.unit): one for one in reversed(frames)}.values():
+        if frame.ndim != views.ndim:
+            continue
+        try:
+            extents = np.stack([extent.to_pixels(frame) for extent in views.glimpse_extents])
+        except (MissingSpacingError, ValueError):
+            continue
+        if len(grid.side) != views.ndim or misordered(extents):
+            return ""
+        (tiny if (extents[-1] > frame.shape).any() else served).append(frame)
+    asked = _Asked(views, tuple(served[::-1]), grid, view_grid or grid)
+    if not served or asked.accepted(views):
+        return ""
+    found = asked.sentences()
+    if tiny and found:
+        which = f" and {len(tiny) - 1} more, which are" if len(tiny) > 1 else ", which is"
+        found += f" Leave out {tiny[-1].name}{which} smaller than a glimpse of {_text(asked.finest)}."
+    return found
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Sizes, and the distinct grids of the images that they are to serve.
+
+    Attributes:
+        views: the sizes that were asked for.
+        frames: the level-0 grids.
+        grid: the cells of the overview.
+        view_grid: the cells of wide glimpses.
+    """
+
+    views: Views
+    frames: tuple[Frame, ...]
+    grid: CellGrid
+    view_grid: CellGrid
+
+    @cached_property
+    def shapes(self) -> Float[np.ndarray, "frame d"]:
+        return np.array([frame.shape for frame in self.frames], np.float64)
+
+    @property
+    def finest(self) -> Extent:
+        return self.views.glimpse_extents[-1]
+
+    @cached_property
+    def units(self) -> Float[np.ndarray, "frame d"]:
+        """The level-0 pixels that one unit of the finest field of view spans."""
+        return np.stack([Extent((1.0,), self.finest.unit).to_pixels(frame) for frame in self.frames])
+
+    def pixels(self, extent: Extent) -> Float[np.ndarray, "frame d"]:
+        """Returns a field of view in level-0 pixels of each image."""
+        if extent.unit == self.finest.unit:
+            return self.units * extent.values
+        return np.stack([extent.to_pixels(frame) for frame in self.frames])
+
+    def accepted(self, views: Views, overview: tuple[int, ...] | None = None) -> bool:
+        """Whether all images can be looked at with views, under an overview of another size or the one there is."""
+        grid = self.grid if overview is None else replace(self.grid, size=overview)
+        return not any(views.problems(frame, grid, self.view_grid) for frame in self.frames)
+
+    def fits(self, extent: Extent) -> bool:
+        return bool((self.pixels(extent) <= self.shapes).all())
+
+    def apart(self, extent: Extent) -> Float[np.ndarray, "frame d"]:
+        """Returns the distance of cells of the overview, as shares of a glimpse's sides."""
+        return self.shapes * self.grid.pitch / self.pixels(extent)
+
+    def overview_for(self, widest: Extent) -> tuple[int, ...]:
+        """Returns the smallest size of overviews whose cells lie at most one glimpse apart, or the one there is."""
+        enough = np.ceil((self.shapes * self.grid.side / self.pixels(widest)).max(0) - _EPS)
+        return tuple(int(max(n, least)) for n, least in zip(enough, self.views.overview_size, strict=True))
+
+    def sentences(self) -> str:
+        """Says what would do."""
+        several, others = len(self.views.glimpse_extents) > 1, " or ".join(self._others())
+        narrower = " A smaller network.view_cell or a larger glimpse_size makes the cells of glimpses narrower."
+        more = narrower if several and self._narrow() else ""
+        chain = next(filter(None, (self._reaching(*slacks) for slacks in _SLACKS)), None)
+        if chain is not None:
+            zoom = f"{'' if several else 'Zoom: '}glimpse_extents={_listed(chain)} would do."
+            return zoom + (f" Or choose {others}." if others else "") + more
+        both = next(filter(None, (self._with_larger_overview(view_slack) for view_slack in (2.0, 1.0))), None)
+        said = [f"Choose {others}."] if others else []
+        if both is not None:
+            chain, overview = both
+            size = f"[{','.join(map(str, overview))}]"
+            said += [*self._in_the_way(), f"overview_size={size} and glimpse_extents={_listed(chain)} would do."]
+        return (" ".join(said) + more).strip()
+
+    def _others(self) -> Iterator[str]:
+        """Yields what would do beside other fields of view: a larger overview, or a wider first field of view."""
+        first, *others = self.views.glimpse_extents
+        far = self.apart(first)
+        if far.max() <= 1 + _EPS:
+            return
+        overview = self.overview_for(first)
+        if self.accepted(self.views, overview):
+            yield f"a larger overview_size (more cells; {' x '.join(map(str, overview))} is enough)"
+        wider = _scaled(first, float(far.max()), math.ceil)
+        if self.accepted(replace(self.views, glimpse_extents=(wider, *others))):
+            what = "wider first field of view" if others else "larger glimpse_extents"
+            yield f"a {what} ({_text(wider)}{' pixels are' if wider.unit == 'px' else ' is'} enough)"
+
+    def _narrow(self) -> bool:
+        """Whether cells of a wide glimpse lie farther apart than the glimpses that are read at them are wide."""
+        extents = np.stack([self.pixels(extent) for extent in self.views.glimpse_extents])
+        return bool((extents[:-1] * self.view_grid.pitch > extents[1:] * (1 + _EPS)).any())
+
+    def _ratio(self, view_slack: float) -> float:
+        """Returns how many times as wide as the next a field of view is; 1 where they would differ too little."""
+        ratio = 1 / (view_slack * max(self.view_grid.pitch))
+        return ratio if ratio >= 2 or view_slack == 1 else 1.0
+
+    def _reaching(self, overview_slack: float, view_slack: float) -> tuple[Extent, ...] | None:
+        """Returns fields of view, from wide to fine, under the overview there is; None where none are accepted.
+
+        Args:
+            overview_slack: how many cells of the overview a glimpse of the first one is to span.
+            view_slack: how many cells of a glimpse one of the next finer is to span.
+        """
+        chain: tuple[Extent, ...] = (self.finest,)
+        ratio = self._ratio(view_slack)
+        while (short := overview_slack * float(self.apart(chain[0]).max())) > 1 + _EPS:
+            wider = _scaled(chain[0], ratio, math.floor) if ratio > 1 else chain[0]
+            if not self.fits(wider):  # then as wide as it has to be, which may be less
+                wider = _scaled(chain[0], short, math.ceil)
+            if not (_wider(wider, chain[0]) and self.fits(wider) and len(chain) < _MOST):
+                return None
+            chain = (wider, *chain)
+        return chain if self.accepted(replace(self.views, glimpse_extents=chain)) else None
+
+    def _with_larger_overview(self, view_slack: float) -> tuple[tuple[Extent, ...], tuple[int, ...]] | None:
+        """Returns fields of view, the first as wide as images allow, and the overview whose cells are fine enough."""
+        chain: tuple[Extent, ...] = (self.finest,)
+        ratio = self._ratio(view_slack)
+        while len(chain) < _MOST and ratio > 1:
+            wider = _scaled(chain[0], ratio, math.floor)
+            if not self.fits(wider):
+                room = float((self.shapes / self.pixels(chain[0])).min())
+                wider = _scaled(chain[0], room, math.floor) if room >= _WORTH else chain[0]
+            if not (_wider(wider, chain[0]) and self.fits(wider)):
+                break
+            chain = (wider, *chain)
+        overview = self.overview_for(chain[0])
+        made = replace(self.views, overview_size=overview, glimpse_extents=chain)
+        return (chain, overview) if len(chain) > 1 and self.accepted(made, overview) else None
+
+    def _in_the_way(self) -> Iterator[str]:
+        """Says which image is too small for the glimpses that another one needs, or itself."""
+        small = int((self.shapes / self.pixels(self.finest)).min(1).argmin())
+        large = int(self.apart(self.finest).max(1).argmax())
+        least = _scaled(self.finest, float(self.apart(self.finest).max()), math.ceil)
+        if not self.fits(least):
+            shape, unit = " x ".join(map(str, self.frames[small].shape)), " pixels" if least.unit == "px" else ""
+            yield (
+                f"{self.frames[small].name} ({shape} pixels) is smaller than glimpses of {_text(least)}{unit}, which "
+                f"{'it' if small == large else self.frames[large].name} needs under this overview."
+            )
+
+
+def _scaled(extent: Extent, factor: float, rounded: Callable[[float], int]) -> Extent:
+    """Returns a field of view times a factor, in whole pixels, or in whole micrometres from 100 on."""
+
+    def one(value: float) -> float:
+        digits = 0 if extent.unit == "px" else max(0, _DIGITS[extent.unit] - 1 - math.floor(math.log10(value)))
+        slip = _EPS if rounded is math.floor else -_EPS
+        return rounded(value * 10**digits * (1 + slip)) / 10**digits or value
+
+    return replace(extent, values=tuple(one(value * factor) for value in extent.values))
+
+
+def _wider(one: Extent, other: Extent) -> bool:
+    return all(a > b for a, b in zip(one.values, other.values, strict=True))
+
+
+def _listed(extents: Sequence[Extent]) -> str:
+    return f"[{', '.join(map(_text, extents))}]"
+
+
+def _text(extent: Extent) -> str:
+    text = [f"{value:.15g}{'' if extent.unit == 'px' else extent.unit}" for value in extent.values]
+    return text[0] if len(text) == 1 else f"[{', '.join(text)}]"
