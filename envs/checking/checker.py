@@ -16,6 +16,7 @@ from glimpse.envs.checking.probe import LONGEST, NotCheckedError, Probe, ProbedE
 from glimpse.sources import ImageSource
 from glimpse.spaces import OBSERVATION_KEYS
 from glimpse.tasks import Task
+from glimpse.views import misordered
 
 TOLERANCE = 1e-5  # allowed error of rewards
 CASES = 12  # so many cases are tried to find telling places, and traces of the target
@@ -29,10 +30,11 @@ class ContractError(Exception):
 def check(env: gymnasium.Env[Any, Any], seed: int = 0) -> tuple[str, ...]:
     """Checks an environment against the contract of `GlimpseEnv`.
 
-    The rules are: the spaces are right and contain all observations; rewards are gains in score less the cost of
-    glimpses; glimpses are read at the location of the action, in the order of the array's axes; `stop` ends the
-    episode, and so does the budget; observations do not depend on the target; episodes with equal seeds are equal; the
-    reset options work; infos are complete.
+    The rules are: the spaces are right and contain all observations; fields of view go from wide to fine; rewards are
+    gains in score less the cost of glimpses; glimpses are read at the location of the action, in the order of the
+    array's axes; `stop` ends the episode, and so does the budget; observations do not depend on the target; episodes
+    with equal seeds are equal; the reset options work; infos are complete, and name the locations and the fields of
+    view that were asked for.
 
     Args:
         env: A `GlimpseEnv`, or any environment with the same spaces, with or without `FlattenAction`. It is reset and
@@ -101,6 +103,8 @@ def _observations(probe: Probe) -> Iterator[str]:
         for step, observation in enumerate(trace.observations):
             if not np.array_equal(observation[key], first[key]):
                 yield f"{key} at step {step} is not that of the reset; within an episode it stays"
+    if why := misordered(np.reshape(first["extents"], (probe.layout.zooms, -1)), "of the image's sides"):
+        yield f"extents: {why}"
     if not np.all(first["extents"] > 0):
         yield f"expected extents above 0 (a glimpse's sides as shares of the image's sides), got {first['extents']}"
     for key in ("glimpse", "location"):
@@ -329,6 +333,10 @@ def _infos(probe: Probe) -> Iterator[str]:
     for key in ("scanpath", "zooms", "score", "pixels_read", "share_read"):
         if key not in last:
             yield f"{key!r} is missing at the end of the episode"
+    zooms = np.array([action.zoom for action in trace.actions[:-1]], np.int64)
+    got = np.asarray(last.get("zooms", zooms))
+    if not np.issubdtype(got.dtype, np.integer) or not np.array_equal(got, zooms):
+        yield f"expected the zooms {zooms.tolist()} that were asked for, as integers, got {got.tolist()} ({got.dtype})"
     asked = np.array([action.location for action in trace.actions[:-1]], np.float32).reshape(-1, probe.layout.ndim)
     path = np.asarray(last.get("scanpath", asked))
     if path.dtype != np.float32 or path.shape != asked.shape or not np.allclose(path, asked, atol=1e-6):

@@ -24,6 +24,7 @@ from tests.contracts.violations import (
     CostsAtTheEndToo,
     DoublesRewards,
     DoublesScores,
+    FineToWide,
     FloatGlimpse,
     ForgetsAKey,
     ForgetsInfo,
@@ -34,6 +35,7 @@ from tests.contracts.violations import (
     IgnoresOptions,
     IgnoresStop,
     IgnoresTheFirstStop,
+    IgnoresZoom,
     LeaksByAnotherKey,
     LeaksByLength,
     LeaksInOneCase,
@@ -53,9 +55,12 @@ from tests.contracts.violations import (
     RemainingOffByOne,
     RemainingOfTheOption,
     ReportsAnotherLocation,
+    ReportsAnotherZoom,
     StopsLate,
     StopsShort,
     SwapsAxes,
+    WideAndFine,
+    WideOnOneAxis,
     WrongDtype,
     WrongShape,
     WrongSpace,
@@ -67,6 +72,7 @@ def test_a_good_environment_passes() -> None:
     assert check(build(GlimpseEnv)) == ()
     assert check(FlattenAction(build(GlimpseEnv)), seed=5) == ()
     assert check(build(GlimpseEnv, max_glimpses=0)) == ()
+    assert check(build(WideAndFine)) == ()
 
 
 @pytest.mark.parametrize(
@@ -112,6 +118,10 @@ def test_a_good_environment_passes() -> None:
         (OffByOneWhereGiven, "reset options: expected 6 steps with the option max_glimpses=5, got 7"),
         (RemainingOffByOne, "observations: remaining at step 0: expected 1.0000"),
         (RemainingOfTheOption, "reset options: with max_glimpses=1, remaining at step 0: expected 0.3333"),
+        (IgnoresZoom, r"infos: expected the zooms \[0, 1, 0\] that were asked for, .* got \[0, 0, 0\]"),
+        (ReportsAnotherZoom, r"infos: expected the zooms \[0, 1, 0\] that were asked for, .* got \[1, 0, 1\]"),
+        (FineToWide, r"observations: extents: the fields of view have to go from wide to fine, .* 0\.133333 x 0\.1, "),
+        (WideOnOneAxis, "observations: extents: the fields of view have to go from wide to fine"),
     ],
 )
 @pytest.mark.parametrize("flat", [False, True])

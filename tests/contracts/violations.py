@@ -18,7 +18,7 @@ def build(cls: type[GlimpseEnv], **options: Any) -> GlimpseEnv:
     rng = np.random.default_rng(0)
     cases = array_cases([rng.integers(0, 256, (1, 60, 80), dtype=np.uint8) for _ in range(3)], [0, 1, 1])
     settings: dict[str, Any] = {"max_glimpses": 3, "glimpse_cost": 0.1} | options
-    return cls(cases, Classification(2), build_views(2, 40, 16, 16), **settings)
+    return cls(cases, Classification(2), build_views(2, 40, 16, cls.__dict__.get("extents", 16)), **settings)
 
 
 class LeaksIntoPixels(GlimpseEnv):
@@ -277,3 +277,38 @@ class GlimpseAtReset(GlimpseEnv):
 class Raises(GlimpseEnv):
     def act(self, action: Any, score: float) -> float:
         raise RuntimeError("out of order")
+
+
+class WideAndFine(GlimpseEnv):
+    """Breaks nothing."""
+
+    extents = (48, 16)
+
+
+class IgnoresZoom(GlimpseEnv):
+    """Reads every glimpse with its first field of view."""
+
+    extents = (48, 16)
+
+    def act(self, action: Any, score: float) -> float:
+        return super().act(action._replace(zoom=np.asarray(0)), score)
+
+
+class ReportsAnotherZoom(GlimpseEnv):
+    """Reads what was asked for, but says otherwise."""
+
+    extents = (48, 16)
+
+    def info(self) -> dict[str, Any]:
+        info = super().info()
+        return info | {"zooms": 1 - info["zooms"]} if "zooms" in info else info
+
+
+class FineToWide(GlimpseEnv):
+    extents = (8, 48)
+
+
+class WideOnOneAxis(GlimpseEnv):
+    """Its second field of view is finer along y only."""
+
+    extents = ((48, 16), (16, 16))
