@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.vec_env import VecEnv
 
 from glimpse.cohort import Cohort
-from glimpse.cohort.preflight import PreflightError, check_sizes, with_known_sizes
+from glimpse.cohort.preflight import PreflightError, check_sizes, check_stepped, with_known_sizes
 from glimpse.cohort.recorded import SPLITS_FILE, read_given_splits, read_learned, read_splits, write_learned
 from glimpse.cohort.settling import with_settled_task
 from glimpse.cohort.skipped import FAILURES_FILE, write_failures
@@ -302,6 +302,8 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
     if not cases.stepped:
         check_sizes(cohort, cases.views, policy.grid, progress=settings["progress"], view_grid=policy.view_grid)
         plan.report.check_patches(cohort, cases.views)
+    else:
+        check_stepped(cases.cases, cases.views, policy.grid, policy.view_grid)
     resume, initial = settings["resume"], settings.get("initial_weights")
     begins = _begins(settings)
     if initial and begins:

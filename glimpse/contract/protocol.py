@@ -13,7 +13,8 @@ A `gymnasium.Env` need not be a `GlimpseEnv`. It needs
 It may also have `views` (a `glimpse.views.Views`), with cases that have sources. If it does, and no wrapper changes its
 observations, pretraining, warm-up and all readers read glimpses directly from the sources. Otherwise
 `glimpse.contract.stepped_sources` reads the glimpses for pretraining and warm-up one by one through `reset` and `step`,
-readers step the environment, and the full scan is left out.
+readers step the environment, and the full scan is left out. Before a training, 12 of its cases are asked for their
+`extents`, which have to go from wide to fine and to be as wide as the cells of the overview lie apart, or wider.
 """
 
 from collections.abc import Sequence

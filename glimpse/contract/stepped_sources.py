@@ -13,14 +13,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from glimpse.cohort import Case
 from glimpse.contract.protocol import EnvContract, ProtocolError, contract_of
-from glimpse.geometry import Extent, Frame, Numbers
+from glimpse.geometry import CellGrid, Extent, Frame, Numbers
 from glimpse.sources import ImageReadError, ImageSource
 from glimpse.tasks import Task
-from glimpse.views import Views
+from glimpse.views import Views, unreached
 
 BUDGET = 10_000  # glimpses of one case before the environment is reset
 _serial = itertools.count()
@@ -126,12 +126,14 @@ class Stepper:
                 )
             return np.array(observation["glimpse"], np.uint8)
 
-    def extents(self, case: int) -> np.ndarray:
-        """Returns the sides of a case's glimpses as shares of the image's sides, (zoom, d), as the environment says."""
+    def extents(self, case: int) -> Float[np.ndarray, "zoom d"]:
+        """Returns the sides of a case's glimpses as shares of its image's sides; the next reset is seeded as before."""
         with self._lock:
             if case not in self._extents:
-                shown = np.asarray(self.first(case)["extents"], np.float64)
-                self._extents[case] = shown.reshape(self.parts.layout.zooms, -1)
+                before = self._seed
+                extents = self.first(case)["extents"]
+                self._seed, self._case = before, None
+                self._extents[case] = np.asarray(extents, np.float64).reshape(-1, self.parts.layout.ndim)
             return self._extents[case]
 
     def _step(self, location: Numbers, zoom: int, stop: bool) -> tuple[dict[str, Any], dict[str, Any], bool]:
@@ -212,6 +214,17 @@ class SteppedViews(Views):
         """Returns the glimpse that a step to the location shows; `margin` is not used."""
         assert isinstance(source, SteppedSource)
         return source.stepper.glimpse(source.index, location, int(zoom))
+
+    def problems(
+        self, image: ImageSource | Frame, grid: CellGrid | None = None, view_grid: CellGrid | None = None
+    ) -> list[str]:
+        """Says whether all of an image can be reached, from the extents that its environment shows at a reset."""
+        assert isinstance(image, SteppedSource)
+        if grid is None:
+            return []
+        extents = image.stepper.extents(image.index) * image.shape
+        why = unreached(image.shape, extents, grid, view_grid or grid, "pixels of the overview")
+        return [f"{image.name}: {why}"] if why else []
 
 
 def _shape(stepper: Stepper, name: str) -> tuple[int, ...]:

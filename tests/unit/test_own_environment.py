@@ -12,11 +12,13 @@ from omegaconf import OmegaConf
 
 import glimpse
 from glimpse.cohort import Cohort
+from glimpse.cohort.preflight import PreflightError, check_stepped
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import viewable_cases
 from glimpse.envs import FlattenAction, GlimpseVecEnv, check
 from glimpse.errors import EvaluationError
 from glimpse.evaluate import evaluate
+from glimpse.geometry import CellGrid
 from glimpse.reading.lanes import access_to
 from glimpse.reading.readers import reader_named
 from glimpse.reading.records import Reading
@@ -61,9 +63,13 @@ class OwnEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
     def __init__(self, cohort: Any, split: str | None = "train", max_glimpses: int = 3, zooms: int = 1) -> None:
         self.cases = [case for case in cohort if split is None or case.split == split]
         self.task, self.max_glimpses, self.glimpse_cost = Classification(2), max_glimpses, 0.1
-        self.layout, self.extents = ActionLayout(2, 2, zooms), np.full(2 * zooms, PATCH / SIDE, np.float32)
-        self.observation_space = observation_space(1, Views((32, 32), (PATCH, PATCH), (PATCH,) * zooms))  # type: ignore[assignment]
+        self.layout, self.spans = ActionLayout(2, 2, zooms), self.spans_of(zooms)
+        self.observation_space = observation_space(1, Views((32, 32), (PATCH, PATCH), self.spans))  # type: ignore[assignment,arg-type]
         self.action_space = self.layout.dict_space()  # type: ignore[assignment]
+
+    def spans_of(self, zooms: int) -> list[int]:
+        """The sides of glimpses in pixels of the picture; each is twice the next."""
+        return [PATCH << (zooms - 1 - zoom) for zoom in range(zooms)]
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
@@ -85,8 +91,12 @@ class OwnEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
             reward -= self.glimpse_cost
             self.path.append(parts.location)
             self.zooms.append(int(parts.zoom))
-            y, x = np.floor((parts.location + 1) / 2 * SIDE + 0.5).astype(int) + PATCH // 2
-            self.patch = np.pad(self.image, PATCH)[None, y : y + PATCH, x : x + PATCH]
+            span = self.spans[int(parts.zoom)]
+            y, x = np.floor((parts.location + 1) / 2 * SIDE + 0.5).astype(int) + SIDE - span // 2
+            shown = np.pad(self.image, SIDE)[y : y + span, x : x + span]
+            step = max(1, span // PATCH)
+            whole = np.kron(shown, np.ones((step * PATCH // span,) * 2, np.uint8))
+            self.patch = whole.reshape(1, PATCH, step, PATCH, step).mean((2, 4)).astype(np.uint8)
         info: dict[str, Any] = {"case": self.case.id, "target": self.case.target}
         if ended:
             pixels = len(self.path) * PATCH**2
@@ -102,7 +112,7 @@ class OwnEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
             "glimpse": self.patch,
             "location": self.path[-1] if self.path else np.zeros(2, np.float32),
             "remaining": np.array([left], np.float32),
-            "extents": self.extents,
+            "extents": np.repeat(self.spans, 2).astype(np.float32) / SIDE,
         }
 
 
@@ -160,10 +170,6 @@ def test_all_stages_run_and_its_readers_are_compared(
 
 
 def test_wrappers_are_stepped_through(tmp_path: Path) -> None:
-    class Dimmed(gymnasium.ObservationWrapper):
-        def observation(self, observation: Any) -> Any:
-            return {**observation, "glimpse": observation["glimpse"] // 2}
-
     env = Dimmed(OwnEnv(load_pictures()))
     vector = GlimpseVecEnv([env])
     vector.set_options([{"case": 0}])
@@ -202,15 +208,83 @@ def test_looks_go_through_its_steps() -> None:
     np.testing.assert_array_equal(looked.views.overview(source), image.reshape(1, 32, 2, 32, 2).mean((2, 4)) // 1)
     assert looked.views.foreground(source).all()
     for _ in range(2):  # again, after another case
-        np.testing.assert_array_equal(looked.views.glimpse(source, [0.0, 0.5])[0], image[24:40, 40:56])
+        np.testing.assert_array_equal(looked.views.glimpse(source, [0.0, 0.5], 1)[0], image[24:40, 40:56])
+        wide = image[16:48, 32:64].reshape(16, 2, 16, 2).mean((1, 3)) // 1
+        np.testing.assert_array_equal(looked.views.glimpse(source, [0.0, 0.5], 0)[0], wide)
         looked.views.glimpse(looked.cases[0].source, [0.0, 0.0])
     np.testing.assert_allclose(looked.views.extent(source, 1), [8, 8])  # a quarter of the overview's side
+    np.testing.assert_allclose(looked.views.extent(source, 0), [16, 16])
+    single = viewable_cases(OwnEnv(load_pictures()))
+    np.testing.assert_allclose(single.views.extent(single.cases[0].source), [8, 8])
+
+
+# ---------------------------------------------------------------------------------------------- sizes are checked
+class FineFirst(OwnEnv):
+    """Its fields of view go from fine to wide."""
+
+    def spans_of(self, zooms: int) -> list[int]:
+        return super().spans_of(zooms)[::-1]
+
+
+class Narrow(OwnEnv):
+    """Its glimpses span 4 of 64 pixels, and the cells of its overview lie 8 apart."""
+
+    def spans_of(self, zooms: int) -> list[int]:
+        return [4]
+
+
+class Dimmed(gymnasium.ObservationWrapper):
+    def observation(self, observation: Any) -> Any:
+        return {**observation, "glimpse": observation["glimpse"] // 2}
+
+
+def narrow_and_wrapped(cohort: Any, **options: Any) -> Dimmed:
+    return Dimmed(Narrow(cohort, **options))
+
+
+@pytest.mark.parametrize(
+    ("made", "zooms", "words"),
+    [
+        ("FineFirst", 2, "fields of view have to go from wide to fine.* 8 x 8, 16 x 16 pixels of the overview"),
+        ("Narrow", 1, "8 x 8 cells lie 4 x 4 pixels of the overview apart, but a glimpse spans 2 x 2"),
+        ("narrow_and_wrapped", 1, "cells coarser than glimpses"),
+    ],
+)
+def test_sizes_that_do_not_go_together_end_a_training_before_it_begins(
+    made: str, zooms: int, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(PreflightError, match=words) as raised:
+        train(configuration(tmp_path, _target_=f"{HERE}.{made}", zooms=zooms))
+    assert "(And 6 more.) Change the environment's overview" in str(raised.value)  # of 8 cases, 2 are shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_check_of_sizes_asks_a_few_cases_and_leaves_the_seed_for_the_first_reading() -> None:
+    class Noting(OwnEnv):
+        seeds: list[Any] = []
+        asked: list[int] = []
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            self.seeds.append(seed)
+            self.asked.append(options["case"])
+            return super().reset(seed=seed, options=options)
+
+    looked = viewable_cases(Noting(load_pictures(80)), seed=7)
+    check_stepped(looked.cases, looked.views, CellGrid((32, 32), (4, 4)))
+    assert len(looked.cases) == 40 and Noting.asked == sorted(set(Noting.asked))
+    assert len(Noting.asked) == 12 and (Noting.asked[0], Noting.asked[-1]) == (0, 39)
+    Noting.seeds.clear()
+    looked.views.glimpse(looked.cases[3].source, [0.0, 0.0])
+    looked.views.glimpse(looked.cases[4].source, [0.0, 0.0])
+    assert Noting.seeds == [7, None]
 
 
 def test_each_field_of_view_is_as_wide_as_the_observation_says() -> None:
-    env = OwnEnv(load_pictures(), zooms=2)
-    env.extents = np.array([0.5, 0.25, 0.125, 0.0625], np.float32)  # unlike on both axes
-    looked = viewable_cases(env)
+    class Uneven(gymnasium.ObservationWrapper):
+        def observation(self, observation: Any) -> Any:
+            return {**observation, "extents": np.array([0.5, 0.25, 0.125, 0.0625], np.float32)}
+
+    looked = viewable_cases(Uneven(OwnEnv(load_pictures(), zooms=2)))
     for zoom, sides in enumerate(([16, 8], [4, 2])):  # in pixels of the overview
         assert looked.views.extent(looked.cases[1].source, zoom).tolist() == sides
 
@@ -235,10 +309,6 @@ class SourcedPicture(Picture):
 
 
 def test_sources_are_read_directly_unless_a_wrapper_changes_what_is_shown() -> None:
-    class Dimmed(gymnasium.ObservationWrapper):
-        def observation(self, observation: Any) -> Any:
-            return {**observation, "glimpse": observation["glimpse"] // 2}
-
     env = SourcedEnv(load_pictures())
     assert not viewable_cases(env).stepped and not viewable_cases(FlattenAction(env)).stepped
     assert viewable_cases(Dimmed(env)).stepped
