@@ -101,8 +101,8 @@ def test_stable_baselines_checker_with_pictures() -> None:
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
-        ((300,), {"glimpse_size": 16, "glimpse_extents": [16, 64]}),
-        ((20, 60, 50), {"glimpse_size": [4, 16, 16], "glimpse_extents": [[4, 16, 16], [8, 32, 32]]}),
+        ((300,), {"glimpse_size": 16, "glimpse_extents": [64, 16]}),
+        ((20, 60, 50), {"glimpse_size": [4, 16, 16], "glimpse_extents": [[8, 32, 32], [4, 16, 16]]}),
     ],
     ids=["signal", "volume"],
 )

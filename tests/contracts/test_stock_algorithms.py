@@ -59,7 +59,7 @@ def env(
         "glimpse/Photo-v0": {"cohort": tiny_photos, "overview_size": 64, "glimpse_size": 32},
         "glimpse/MRI-v0": {"cohort": tiny_mri, "overview_size": 24, "glimpse_size": 12},
         "glimpse/CT-v0": {"cohort": tiny_ct, "overview_size": (12, 24, 24), "glimpse_size": (6, 12, 12)},
-        "glimpse/Array-v0": {"cohort": arrays((90, 120)), "glimpse_size": 8, "glimpse_extents": [8, 32]},
+        "glimpse/Array-v0": {"cohort": arrays((90, 120)), "glimpse_size": 8, "glimpse_extents": [32, 8]},
         "glimpse/MegapixelMNIST-v0": {"root": tiny_mnist, "n": few, "size": 600, "glimpse_size": 32},
         "glimpse/GigapixelMNIST-v0": {
             "root": tiny_mnist,
