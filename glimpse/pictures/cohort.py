@@ -173,8 +173,8 @@ def telling_glimpses(
             parts += [_lines([name], width, _HEADING), *rows]
             told.append(f"{name}: {'; '.join(', '.join((one.id, *_of_look(one))) for one in chosen)}.")
     note = (
-        "Ranked by how much the answer would differ without them: blue has added to it, orange has taken from it; "
-        "grey: no change."
+        "Ranked by how much the answer would differ without them: blue has raised the number that is named below it, "
+        "orange has lowered it; grey: no change."
     )
     image = below([parts[0], _wrapped(note, width), *parts[1:]], _GAP)
     return Sheet(image, f"Glimpses, with what each has added to the answer. {' '.join(told)}")

@@ -201,7 +201,7 @@ class Claims:
                 os.link(aside, path)
         with suppress(OSError):
             aside.unlink()
-        if self.counts_deaths and not mistaken and not path.name.startswith("~"):
+        if self.counts_deaths and not mistaken and is_of_a_case(path.name):
             self.count(path.name, self.deaths(path.name) + 1)
         return not mistaken
 
@@ -228,6 +228,11 @@ class Claims:
         finally:
             with suppress(OSError):
                 probe.unlink()
+
+
+def is_of_a_case(name: str) -> bool:
+    """Tells whether a case is claimed, and not the tables that all processes write: names of files begin otherwise."""
+    return not name.startswith("~")
 
 
 def _linked(unfinished: Path, path: Path) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from glimpse.predicting.claims import started
+from glimpse.predicting.claims import is_of_a_case, started
 from glimpse.predicting.hand import claims_in
 from glimpse.predicting.outputs import FAILURES, RECORDS
 from glimpse.settings.terminal import printable
@@ -33,7 +33,7 @@ _began: float | None = None
 
 
 def began() -> float | None:
-    """Returns when the command was started that this process goes on with, by the clock; None in the first process."""
+    """Returns when the command was typed, by the clock, in a child that replaces one that has died; else None."""
     return _began
 
 
@@ -60,7 +60,7 @@ def survived(work: Callable[[], None], folder: Path) -> None:
             child = _forked(work, blocked, before)
             born = started(child)
             code, asked = _end_of(child, heard)
-            cases = [name for name in claims_in(folder).of_process(child, born) if not name.startswith("~")]
+            cases = [name for name in claims_in(folder).of_process(child, born) if is_of_a_case(name)]
             vain = vain + 1 if _finished(folder) == done else 0
             if asked:
                 claims_in(folder).release(cases)

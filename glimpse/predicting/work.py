@@ -89,7 +89,7 @@ class Work:
         message = "glimpse: stopping after this case; the same command goes on from there. (Once more stops at once.)"
         self._tidy()
         moment = self.moment
-        if began() is None:  # what processes of earlier commands died of is tried once, at least
+        if began() is None:  # not in a child that goes on: what earlier commands have given up gets one more try
             for name, deaths in self.claims.all_deaths().items():
                 self.claims.count(name, min(deaths, DEATHS - 1))
         try:

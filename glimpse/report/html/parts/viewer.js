@@ -251,7 +251,7 @@
       parts.push(`Its place had the probability ${look.chance.toPrecision(2)}; the most probable cell of the overview had ${(reading.peaks[step - 1] ?? NaN).toPrecision(2)}.`);
     }
     if (look.contribution) {
-      parts.push(`Without this look, the last answer for ${reading.columns[shownOutput]} would differ by ${signed(look.contribution[shownOutput] && -look.contribution[shownOutput])}.`);
+      parts.push(`It has added ${signed(look.contribution[shownOutput])} to the last answer for ${reading.columns[shownOutput]}.`);
     }
     return parts.join(" ");
   }
