@@ -23,9 +23,7 @@ _USUAL = 10.0  # micrometres per pixel times the objective's power: 0.5 at 20, 0
 _LENGTHS = 1.05  # largest factor between two statements of one length that is rounding
 
 
-def contradictions(
-    path: Path, ndim: int, given: bool = False, series: str | None = None, frame: Any = None
-) -> list[str]:
+def contradictions(path: Path, ndim: int, given: bool = False, series: Any = None, frame: Any = None) -> list[str]:
     """Says where a header contradicts itself about the size of a pixel; an empty list if it does not.
 
     Args:
@@ -72,9 +70,9 @@ def _pair(stated: Any) -> tuple[float, float] | None:
     return (down, across) if 0 < down < math.inf and 0 < across < math.inf else None
 
 
-def _of_series(path: Path, series: str | None, frame: Any) -> list[str]:
+def _of_series(path: Path, series: Any, frame: Any) -> list[str]:
     """Compares the distance of slices by their positions with the one that their headers state."""
-    headers = chosen_headers(path, series)
+    headers = chosen_headers(path, None if series is None else str(series))  # a command line makes numbers of names
     stated = {abs(_number(str(header.get("SpacingBetweenSlices") or ""))) for _, header in headers}
     if len(stated) != 1 or not (between := stated.pop()) > 0:
         return []

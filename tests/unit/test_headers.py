@@ -92,4 +92,4 @@ def test_only_the_chosen_series_counts(tmp_path: Path) -> None:
     series(folder / "a", [0.0, 3.0, 6.0], 3.0, SeriesInstanceUID="1.2.3", SeriesNumber=1)
     series(folder / "b", [0.0, 3.0, 6.0], 1.0, SeriesInstanceUID="1.2.4", SeriesNumber=2)
     assert contradictions(folder, 3, series="1") == []
-    assert len(contradictions(folder, 3, series="2")) == 1
+    assert len(contradictions(folder, 3, series=2)) == 1
