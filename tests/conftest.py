@@ -46,6 +46,14 @@ def tiny_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an untrained run on the tiny slides, which tests only read; modules may have one of their own."""
+    from tests.predictions import slide_run
+
+    return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
+
+
+@pytest.fixture(scope="session")
 def tiny_radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort of 12 synthetic radiographs of 512 x 512 pixels; returns the path of its CSV."""
     from glimpse.synthetic.radiographs.recipe import embedded_cohort

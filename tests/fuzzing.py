@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import glimpse
@@ -278,3 +279,54 @@ class Exploit:
 
 
 PICKLE = pickle.dumps(Exploit())
+
+
+@dataclass(frozen=True)
+class Explored:
+    """What has come of all examples.
+
+    Attributes:
+        count: how many were tried.
+        read: how many of them were read to their end, without an error.
+        faults: each kind of fault, with how often it was found, where, and one example.
+    """
+
+    count: int
+    read: int
+    faults: list[str]
+
+    @property
+    def deep(self) -> bool:
+        """Whether mutations try anything behind the first check; few examples may all end there."""
+        return self.read > 0 or self.count < 50
+
+
+def explored(share: float, strategy: st.SearchStrategy[Any], tried: Callable[[Any], Outcome]) -> Explored:
+    """Tries a share of all examples, and returns what has come of them; a fault is printed as soon as it is found."""
+    faults: dict[tuple[str, str], list[Any]] = {}
+    outcomes: list[Outcome] = []
+
+    @settings(
+        max_examples=max(2, round(share * EXAMPLES)),
+        database=None,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def run(example: Any) -> None:
+        outcome = tried(example)
+        outcomes.append(outcome)
+        if outcome.fault:
+            found = faults.setdefault((outcome.fault[:70], outcome.where), [])
+            found.append((example, outcome.fault))
+            if len(found) == 1:
+                print(f"fault: {outcome.fault}\n   at {outcome.where}\n   such as {example!r}"[:1500], flush=True)
+
+    run()
+    told = [
+        f"{len(found)} x {found[0][1]}\n   at {where}\n   such as {found[0][0]!r}"[:1500]
+        for (_, where), found in faults.items()
+    ]
+    return Explored(len(outcomes), sum(not outcome.fault and not outcome.error for outcome in outcomes), told)

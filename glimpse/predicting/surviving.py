@@ -50,21 +50,24 @@ def survived(work: Callable[[], None], folder: Path) -> None:
     if sys.platform != "linux":
         work()
         return
-    start, before, vain = time.time(), None, 0
+    start, before, vain, finished = time.time(), None, 0, -1
     heard = {one for one in _ASKED if signal.getsignal(one) != signal.SIG_IGN}  # nohup ignores SIGHUP
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {*heard, signal.SIGCHLD})
     children = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it never learns how a child has ended
     try:
         while True:
-            done = _finished(folder)
             child = _forked(work, blocked, before)
             born = started(child)
             code, asked = _end_of(child, heard)
             cases = [name for name in claims_in(folder).of_process(child, born) if is_of_a_case(name)]
-            vain = vain + 1 if _finished(folder) == done else 0
             if asked:
                 claims_in(folder).release(cases)
-            if asked or not cases or vain >= _IN_VAIN:
+            if asked or not cases:
+                vain = 0
+                break
+            before_it, finished = finished, _finished(folder)
+            vain = vain + 1 if finished == before_it else 1
+            if vain >= _IN_VAIN:
                 break
             _say(f"the process that read {', '.join(cases)} has died ({_how(code)}); another one goes on, with the "
                  "other cases first.")  # fmt: skip
@@ -72,7 +75,7 @@ def survived(work: Callable[[], None], folder: Path) -> None:
     finally:
         signal.signal(signal.SIGCHLD, children)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    if vain >= _IN_VAIN and cases and not asked:
+    if vain >= _IN_VAIN:
         _say(f"{vain} processes in a row have died ({_how(code)}) without finishing a case, of too little memory "
              "perhaps. The same command goes on from there.")  # fmt: skip
     _end(code, asked)

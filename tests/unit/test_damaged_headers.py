@@ -27,7 +27,7 @@ from glimpse.settings.composing import composed
 from glimpse.sources import ImageReadError, open_source
 from glimpse.sources.base import ImageMemoryError, UnsupportedImageError, understood
 from glimpse.train import planned
-from tests.predictions import slide_run, write_slide
+from tests.predictions import write_slide
 from tests.radiograph_files import dataset, save, values
 
 
@@ -89,11 +89,6 @@ def test_what_does_not_fit_into_memory_is_a_finding_of_its_own() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- run folders
-@pytest.fixture(scope="module")
-def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
-
-
 @pytest.mark.parametrize(
     "target",
     [

@@ -24,11 +24,6 @@ from tests.predictions import contents, nested_slides, slide_run, write_slide
 
 
 @pytest.fixture(scope="module")
-def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
-
-
-@pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return nested_slides(tmp_path_factory.mktemp("slides"))
 

@@ -15,7 +15,7 @@ from glimpse.predict import predict
 from glimpse.predicting.claims import Claims
 from glimpse.predicting.claims import started as started_at
 from glimpse.predicting.hand import DEATHS
-from tests.predictions import contents, slide_run, write_slide
+from tests.predictions import contents, write_slide
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children of other systems outlive their parent")
 
@@ -40,11 +40,6 @@ Agent.read = deadly_read
 sys.argv = ["glimpse predict", *sys.argv[1:]]
 predict.main()
 """
-
-
-@pytest.fixture(scope="module")
-def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +83,25 @@ def test_an_image_that_crashes_every_process_fails_and_all_others_are_read(
     again = predict(run, slides, tmp_path / "out").done  # by a process in which it does not crash
     assert (again.read, again.known, again.failed) == (1, 5, ["broken"])
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_where_every_image_is_deadly_it_gives_in(run: Path, slides: Path, tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from glimpse import predict
+from glimpse.predicting import surviving
+from glimpse.predicting.agent import Agent
+surviving._IN_VAIN = 2
+Agent.read = lambda self, *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)
+sys.argv = ["glimpse predict", *sys.argv[1:]]
+predict.main()
+"""
+    done = started(script, run, slides, tmp_path / "out")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.stderr.count("has died (SIGKILL)") == 1
+    assert "2 processes in a row have died (SIGKILL) without finishing a case" in done.stderr
+    again = predict(run, slides, tmp_path / "out").done
+    assert (again.read, again.failed) == (6, ["broken"]), "what has died in vain is not blamed for ever"
 
 
 def test_a_process_that_dies_of_no_case_is_not_started_again(run: Path, slides: Path, tmp_path: Path) -> None:

@@ -22,18 +22,13 @@ from glimpse.predicting.hand import Outcome
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.order import Order
 from glimpse.settings.options import check_device
-from tests.predictions import command, contents, slide_run, write_slide
+from tests.predictions import command, contents, write_slide
 
 COUNT, BROKEN = 6, 2
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed"))
     for name in ("submitit", "ray")
 ]
-
-
-@pytest.fixture(scope="module")
-def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
 
 
 @pytest.fixture(scope="module")

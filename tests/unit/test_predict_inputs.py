@@ -20,14 +20,9 @@ from glimpse.predicting.cells import table_text
 from glimpse.predicting.inputs import find_items
 from glimpse.runs.checkpoints import CheckpointError
 from tests.geojson import valid
-from tests.predictions import command, contents, nested_slides, slide_run, write_slide
+from tests.predictions import command, contents, nested_slides, write_slide
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,10 @@ from glimpse.atomic import replacing
 from glimpse.predict import predict
 from glimpse.predicting.claims import STALE, Claims
 from glimpse.predicting.outputs import Form, Outputs
-from tests.predictions import command, contents, slide_run, write_slide
+from tests.predictions import command, contents, write_slide
 
 COUNT = 60
 BROKEN = 4
-
-
-@pytest.fixture(scope="module")
-def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return slide_run(tmp_path_factory.mktemp("runs") / "one", tiny_slides)
 
 
 @pytest.fixture(scope="module")
