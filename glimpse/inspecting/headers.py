@@ -73,10 +73,11 @@ def _pair(stated: Any) -> tuple[float, float] | None:
 def _of_series(path: Path, series: Any, frame: Any) -> list[str]:
     """Compares the distance of slices by their positions with the one that their headers state."""
     headers = chosen_headers(path, None if series is None else str(series))  # a command line makes numbers of names
-    stated = {abs(_number(str(header.get("SpacingBetweenSlices") or ""))) for _, header in headers}
+    slices = [one for file, header in headers for one in slices_of(file, header)]
+    stated = {one.between for one in slices}
     if len(stated) != 1 or not (between := stated.pop()) > 0:
         return []
-    ordered = in_order(path, [one for file, header in headers for one in slices_of(file, header)], frame)
+    ordered = in_order(path, slices, frame)
     steps = np.diff([one.position for one in ordered], axis=0)
     if not len(steps):
         return []

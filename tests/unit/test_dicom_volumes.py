@@ -84,14 +84,16 @@ def test_volumes_at_one_place_are_chosen_by_frame(tmp_path: Path) -> None:
         open_source(tmp_path / "mr", frame=2).check()
 
 
-def enhanced(path: Path, values: np.ndarray, times: int = 1) -> None:
-    """One file with frames (time, slice, row, column), from the top down, 2.5 mm apart."""
+def enhanced(path: Path, values: np.ndarray, times: int = 1, between: float | None = None) -> None:
+    """One file with frames (time, slice, row, column), from the top down, 2.5 mm apart; it may state a distance."""
     group, many = pydicom.dataset.Dataset, np.ascontiguousarray(values.reshape(-1, *values.shape[-2:]))
     write_slice(path, many[0], (0, 0, 0), ImagePositionPatient=None, ImageOrientationPatient=None, PixelSpacing=None)
     data = pydicom.dcmread(path)
     data.NumberOfFrames, data.PixelData = len(many), many.astype("<u2").tobytes()
     shared, measures, direction = group(), group(), group()
     measures.PixelSpacing, direction.ImageOrientationPatient = [0.75, 0.5], list(AXIAL)
+    if between is not None:
+        measures.SpacingBetweenSlices = between
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [direction]
     data.SharedFunctionalGroupsSequence, frames = [shared], []
     for index in range(len(many)):

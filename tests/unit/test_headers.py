@@ -10,6 +10,7 @@ from glimpse.inspecting.headers import contradictions
 from tests.checks import found_in
 from tests.radiograph_files import dataset, save, values
 from tests.unit.test_dicom_series import write_slice
+from tests.unit.test_dicom_volumes import enhanced
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,12 @@ def test_only_the_chosen_series_counts(tmp_path: Path) -> None:
     series(folder / "b", [0.0, 3.0, 6.0], 1.0, SeriesInstanceUID="1.2.4", SeriesNumber=2)
     assert contradictions(folder, 3, series="1") == []
     assert len(contradictions(folder, 3, series=2)) == 1
+
+
+@pytest.mark.parametrize(("between", "wrong"), [(None, False), (2.5, False), (4.0, True)])
+def test_frames_of_enhanced_files_state_their_distance_in_groups(
+    tmp_path: Path, between: float | None, wrong: bool
+) -> None:
+    enhanced(tmp_path / "one.dcm", np.full((5, 6, 7), 1100, np.uint16), between=between)
+    found = contradictions(tmp_path, 3)
+    assert len(found) == wrong and all("2.5 mm apart according to their positions, but 4 mm" in one for one in found)

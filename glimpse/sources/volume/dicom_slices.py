@@ -37,6 +37,7 @@ class Slice:
         limits: of stored values.
         frame: of the file that it is.
         order: tells slices of one place from each other, and sorts them.
+        between: how far slices lie apart according to the header (SpacingBetweenSlices); 0 where it does not say.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Slice:
     limits: tuple[int, int]
     frame: int = 0
     order: tuple[float, ...] = ()
+    between: float = 0.0
 
 
 def slices_of(path: Path, header: Any) -> list[Slice]:
@@ -118,6 +120,7 @@ def _slice(path: Path, header: Any, own: dict[str, Any], frame: int = 0) -> Slic
         (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1),
         frame,
         tuple(_number(get(name)) for name in _ORDER),
+        abs(_number(get("SpacingBetweenSlices"))),
     )
 
 
