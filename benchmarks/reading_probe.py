@@ -1,13 +1,12 @@
 """One measurement of `benchmarks.reading`, in a process of its own: it prints reads per second as its last line.
 
-python -m benchmarks.reading_probe '{"what": "environment", "cohort": "cohort.csv", ...}'
+python -m benchmarks.reading_probe '{"cohort": "cohort.csv", "lanes": 64, "steps": 15, "threads": 2, "seed": 0}'
 """
 
 import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,8 @@ from glimpse.tasks import Classification
 from glimpse.views import Views
 
 _CACHE = 512 * 2**20  # bytes of decoded tiles, as glimpse keeps them
+_STEPS = 3  # of all lanes by one, then the same regions by the other
+_CLOCKS = ("by_clock", "by_processor")
 
 Box = tuple[str, tuple[int, int], int, tuple[int, int]]
 """A path, and what `read_region` is asked for: the corner (x, y), the level and the size."""
@@ -34,71 +35,71 @@ def main() -> None:
         make_modality([cohort[lane % len(cohort)]], None, modality="wsi", max_glimpses=given["steps"], shuffle=False)
         for lane in range(given["lanes"])
     ]
-    if given["what"] == "environment":
-        seconds = _environment(envs, places, given["threads"])
-    else:
-        seconds = _raw(_boxes(envs, places), given["threads"])
+    readers = {"environment": Environment(envs, given["threads"]), "openslide": Raw(envs, given["threads"])}
+    seconds = {name: np.zeros(2) for name in readers}
+    for turn, begin in enumerate(range(0, given["steps"], _STEPS)):  # a machine that slows down slows down both
+        for name in sorted(readers, reverse=bool((turn + given["seed"]) % 2)):
+            seconds[name] += readers[name].seconds(places[begin : begin + _STEPS])
     count = given["steps"] * given["lanes"]
-    print(json.dumps({"by_clock": count / seconds[0], "by_processor": count / seconds[1]}))
+    print(json.dumps({name: dict(zip(_CLOCKS, count / one, strict=True)) for name, one in seconds.items()}))
 
 
-def _environment(envs: list[Any], places: np.ndarray, threads: int) -> tuple[float, float]:
-    """Steps all lanes together, at the given places; the overviews that a reset reads do not count."""
-    vector = GlimpseVecEnv(envs, threads=threads, park=True)
-    vector.reset()
-    lanes, layout = len(envs), vector.layout
-    seconds, answers = np.zeros(2), np.zeros((lanes, layout.outputs), np.float32)
-    for step in places:
-        packed, began = layout.pack(step, np.zeros(lanes, bool), answers), _clocks()
-        vector.step(packed)
-        seconds += _clocks() - began
-    vector.close()
-    return float(seconds[0]), float(seconds[1])
+class Environment:
+    """Steps all lanes together; the overviews that a reset reads do not count."""
+
+    def __init__(self, envs: list[Any], threads: int) -> None:
+        self.vector = GlimpseVecEnv(envs, threads=threads, park=True)
+        self.vector.reset()
+
+    def seconds(self, places: np.ndarray) -> np.ndarray:
+        """Reads glimpses at places `(step, lane, 2)`; returns the seconds of both clocks."""
+        lanes, layout = self.vector.num_envs, self.vector.layout
+        seconds, answers = np.zeros(2), np.zeros((lanes, layout.outputs), np.float32)
+        for step in places:
+            packed, began = layout.pack(step, np.zeros(lanes, bool), answers), _clocks()
+            self.vector.step(packed)
+            seconds += _clocks() - began
+        return seconds
+
+
+class Raw:
+    """Reads the same regions with OpenSlide alone, by as many threads, with a cache of the same size."""
+
+    def __init__(self, envs: list[Any], threads: int) -> None:
+        self.lanes = [(env.cases[0].source, env.views) for env in envs]
+        cache = openslide.OpenSlideCache(_CACHE)
+        self.slides = {str(source.path): openslide.OpenSlide(source.path) for source, _ in self.lanes}
+        for slide in self.slides.values():
+            slide.set_cache(cache)
+            slide.read_region((0, 0), slide.level_count - 1, (1, 1))
+        self.pool = ThreadPoolExecutor(threads)
+        list(self.pool.map(len, [()] * threads))  # so that the threads are there
+
+    def seconds(self, places: np.ndarray) -> np.ndarray:
+        """Reads the regions of glimpses at places `(step, lane, 2)`; returns the seconds of both clocks."""
+        boxes = [self._box(lane, place) for step in places for lane, place in zip(self.lanes, step, strict=True)]
+        began = _clocks()
+        for _ in self.pool.map(self._read, boxes):
+            pass
+        return _clocks() - began
+
+    def _read(self, box: Box) -> Any:
+        return self.slides[box[0]].read_region(*box[1:])
+
+    def _box(self, lane: tuple[Any, Views], place: np.ndarray) -> Box:
+        """The region from which the environment's glimpse at a place is made."""
+        source, views = lane
+        low, high = views.shown(source, place) + np.asarray(source.offset)
+        downsamples = self.slides[str(source.path)].level_downsamples
+        wanted = views.extent(source)[0] / views.glimpse_size[0]
+        level = max(i for i, one in enumerate(downsamples) if i == 0 or one <= wanted * 1.01)
+        size = np.round((high - low) / downsamples[level]).astype(int)
+        return str(source.path), (int(low[1]), int(low[0])), level, (int(size[1]), int(size[0]))
 
 
 def _clocks() -> np.ndarray:
     """Seconds by the clock, and of the processor in all threads."""
     return np.array([time.perf_counter(), time.process_time()])
-
-
-def _boxes(envs: list[Any], places: np.ndarray) -> list[Box]:
-    """The regions from which the environments' glimpses are made, in the order in which they are read."""
-    boxes = []
-    for step in places:
-        for env, place in zip(envs, step, strict=True):
-            source, views = env.cases[0].source, env.views
-            boxes.append(_box(source, views, place))
-    return boxes
-
-
-def _box(source: Any, views: Views, place: np.ndarray) -> Box:
-    low, high = views.shown(source, place) + np.asarray(source.offset)
-    with openslide.OpenSlide(source.path) as slide:
-        downsamples = slide.level_downsamples
-    wanted = views.extent(source)[0] / views.glimpse_size[0]
-    level = max(i for i, one in enumerate(downsamples) if i == 0 or one <= wanted * 1.01)
-    size = np.round((high - low) / downsamples[level]).astype(int)
-    return str(source.path), (int(low[1]), int(low[0])), level, (int(size[1]), int(size[0]))
-
-
-def _raw(boxes: list[Box], threads: int) -> tuple[float, float]:
-    """Reads the same regions with OpenSlide alone, by as many threads, with a cache of the same size."""
-    cache = openslide.OpenSlideCache(_CACHE)
-    slides = {path: openslide.OpenSlide(Path(path)) for path in {box[0] for box in boxes}}
-    for slide in slides.values():
-        slide.set_cache(cache)
-        slide.read_region((0, 0), slide.level_count - 1, (1, 1))
-
-    def read(box: Box) -> Any:
-        return slides[box[0]].read_region(*box[1:])
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(len, [()] * threads))  # so that the threads are there
-        began = _clocks()
-        for _ in pool.map(read, boxes):
-            pass
-        seconds = _clocks() - began
-    return float(seconds[0]), float(seconds[1])
 
 
 if __name__ == "__main__":

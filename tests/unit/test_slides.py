@@ -1,5 +1,6 @@
 """Slides as sources: what is read is what lies there, and broken files say so."""
 
+import ctypes
 import pickle
 import threading
 import warnings
@@ -23,7 +24,7 @@ from glimpse.sources import (
 )
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.slide.files import known_mpp
-from glimpse.sources.slide.pixels import Kept, opaque_pixels
+from glimpse.sources.slide.pixels import Kept, on_white, read_pixels
 from glimpse.sources.thresholds import otsu_threshold
 from tests.predictions import write_scn
 
@@ -87,9 +88,9 @@ def test_svs_reads_the_best_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def watched(slide, corner, level, size, kept):
         levels.append(level)
-        return opaque_pixels(slide, corner, level, size, kept)
+        return read_pixels(slide, corner, level, size, kept)
 
-    monkeypatch.setattr(slide_module, "opaque_pixels", watched)
+    monkeypatch.setattr(slide_module, "read_pixels", watched)
     source.read((512, 512), extent, (64, 64))
     assert levels == [level], "255 is within 1 % of level 1, 252 is not"
 
@@ -149,14 +150,14 @@ def test_transparent_pixels_are_white():
 @pytest.mark.parametrize("private", [True, False])
 @pytest.mark.parametrize("kept", [None, (slice(10, 80), slice(60, 190))])
 @pytest.mark.parametrize("corner", [(10, 20), (120, 430)])
-def test_opaque_pixels_are_those_of_read_region_on_white(
+def test_pixels_are_those_of_read_region_on_white(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corner: tuple[int, int], kept: Kept | None, private: bool
 ):
     if not private:  # as a version of openslide-python without these functions
         monkeypatch.setattr(slide_pixels, "_read", None)
     with openslide.OpenSlide(write_scn(tmp_path / "a.scn")) as slide:
         rgba = np.array(slide.read_region(corner, 0, (200, 90)))
-        found = opaque_pixels(slide, corner, 0, (200, 90), kept).copy()
+        found = on_white(read_pixels(slide, corner, 0, (200, 90), kept)).copy()
     shown = np.zeros((90, 200), bool)
     shown[kept or ()] = True
     alpha = np.where(shown, rgba[..., 3], 0)[..., None] / 255
@@ -169,19 +170,37 @@ def test_opaque_pixels_are_those_of_read_region_on_white(
 @pytest.mark.parametrize("across", [1, 2, 5, 8, 16])
 def test_planes_are_means_rounded_as_pillow_rounds_them(down: int, across: int):
     read = np.random.default_rng(down).integers(0, 256, (down * 6, across * 5, 4), np.uint8)
+    read[..., 3] = 255
     for made in (read, read | np.uint8(250)):  # the largest sums, too
         picture = Image.frombuffer("RGBX", (across * 5, down * 6), made.tobytes(), "raw", "RGBX", 0, 1)
         expected = np.asarray(picture.reduce((across, down)))[..., 2::-1].transpose(2, 0, 1)
         np.testing.assert_array_equal(slide_pixels.planes(made, down, across), expected)
 
 
+@pytest.mark.parametrize("down", [1, 2, 3, 16])
+@pytest.mark.parametrize("across", [1, 2, 16])
+@pytest.mark.parametrize("alpha", [0, 1, 254])
+def test_one_pixel_that_is_not_opaque_is_seen_in_every_mean(down: int, across: int, alpha: int):
+    read = np.full((down * 6, across * 5, 4), 255, np.uint8)
+    read[..., :3] = np.random.default_rng(down).integers(0, 256, (down * 6, across * 5, 3), np.uint8)
+    read[down * 2, across * 3] = (0, alpha // 2, alpha, alpha)
+    expected = slide_pixels.planes(on_white(read.copy()), down, across)
+    found = slide_pixels.planes(read.copy(), down, across)
+    np.testing.assert_array_equal(found, expected)
+    untouched = slide_pixels.planes(read | np.array([0, 0, 0, 255], np.uint8), down, across)
+    assert alpha or (found != untouched).any(), "white lies under it"
+
+
 def test_a_thread_keeps_little_memory_to_read_into():
-    small = slide_pixels._room(64, 64)
-    assert np.shares_memory(small, slide_pixels._room(32, 128))
-    large = slide_pixels._room(1024, 1024)
+    small, pointer = slide_pixels._room_to_read(64, 64)
+    other, same = slide_pixels._room_to_read(32, 128)
+    assert np.shares_memory(small, other) and same is pointer
+    large, elsewhere = slide_pixels._room_to_read(1024, 1024)
     assert not np.shares_memory(small, large) and large.shape == (1024, 1024, 4)
+    assert ctypes.addressof(elsewhere.contents) == large.ctypes.data
+    assert ctypes.addressof(pointer.contents) == small.ctypes.data
     with ThreadPoolExecutor(1) as pool:
-        assert not np.shares_memory(small, pool.submit(slide_pixels._room, 64, 64).result())
+        assert not np.shares_memory(small, pool.submit(slide_pixels._room_to_read, 64, 64).result()[0])
 
 
 class Bounded(openslide.OpenSlide):
@@ -338,7 +357,7 @@ def test_a_read_that_fails_names_the_file_and_the_next_one_works(tmp_path: Path,
         raise openslide.OpenSlideError("cannot decode tile")
 
     with monkeypatch.context() as patch:
-        patch.setattr(slide_module, "opaque_pixels", fail)
+        patch.setattr(slide_module, "read_pixels", fail)
         with pytest.raises(
             ImageReadError, match=r"a\.svs: cannot be read at level 0, 8 x 8 pixels .*cannot decode tile"
         ):

@@ -29,7 +29,7 @@ from glimpse.geometry import Frame
 from glimpse.sources import ArraySource, ImageReadError, ImageSource, SlideSource
 from glimpse.sources.base import RegionReadError
 from glimpse.sources.caches import ByteCache
-from glimpse.sources.slide.pixels import opaque_pixels
+from glimpse.sources.slide.pixels import read_pixels
 from glimpse.sources.tolerant import TolerantSource, unread
 from glimpse.tasks import Classification
 from glimpse.views import Views
@@ -201,9 +201,9 @@ def test_a_failure_in_one_thread_is_none_of_another(tmp_path: Path, monkeypatch:
         if threading.current_thread() is not threading.main_thread() and not inside.is_set():
             inside.set()
             failed.wait(10)  # holds the handle while the main thread spoils it
-        return opaque_pixels(slide, *asked)
+        return read_pixels(slide, *asked)
 
-    monkeypatch.setattr(slide_module, "opaque_pixels", watched)
+    monkeypatch.setattr(slide_module, "read_pixels", watched)
     with ThreadPoolExecutor(1) as pool:
         good = pool.submit(source.read, (32, 32), 32, (32, 32))
         inside.wait(10)

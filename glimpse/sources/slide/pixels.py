@@ -1,13 +1,14 @@
-"""Opaque pixels of a slide, read without the copies that a picture of Pillow costs.
+"""Pixels of a slide, read and composited on white without the copies that a picture of Pillow costs.
 
 `openslide.OpenSlide.read_region` turns what OpenSlide writes, (blue, green, red, alpha) with colours multiplied by
 alpha, into a picture, and an array is a copy of that picture. Where every pixel is opaque, and that is nearly always
-so, nothing of this is needed: this module has OpenSlide write into an array, and leaves the order of the colours to
-whoever has fewer pixels in hand. The functions of openslide-python that it calls for this are not public; where a
+so, nothing of this is needed: this module has OpenSlide write into an array, and looks at alpha and the order of the
+colours when fewer pixels are in hand. The functions of openslide-python that it calls for this are not public; where a
 version lacks them, it goes the public way.
 """
 
 import ctypes
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import openslide
 from jaxtyping import UInt8
+from numpy.typing import DTypeLike
 from openslide import lowlevel
 from PIL import Image
 
@@ -29,26 +31,30 @@ _read: Callable[..., Any] | None = getattr(lowlevel, "_read_region", None)
 Kept = tuple[slice, slice]
 """The rows and columns that are shown."""
 
+Written = UInt8[np.ndarray, "height width 4"]
+"""Pixels as OpenSlide writes them: blue, green, red and alpha, with colours multiplied by alpha."""
+
 _OPAQUE = 0xFF000000
-_HELD = 1 << 20  # bytes that each thread keeps to read into
+_HELD = 1 << 20  # bytes that each thread keeps of each kind of memory
+_PIXEL = ctypes.POINTER(ctypes.c_uint32)
 _own = threading.local()
 _TURNED = [2, 1, 0, 3]  # red and blue change places
 
 
-def opaque_pixels(
+def read_pixels(
     slide: openslide.OpenSlide, corner: tuple[int, int], level: int, size: tuple[int, int], kept: Kept | None = None
-) -> UInt8[np.ndarray, "height width 4"]:
-    """Reads a region, and composites it on white.
+) -> Written:
+    """Reads a region as OpenSlide writes it, for `planes` or `on_white`.
 
     Args:
         slide: the slide.
         corner: level-0 pixels (x, y).
         level: which level to read.
         size: pixels of the level (width, height), at least 1.
-        kept: what lies outside becomes white, too; None where all is shown.
+        kept: what lies outside becomes transparent; None where all is shown.
 
     Returns:
-        Blue, green, red, and a byte that means nothing; the next read of this thread may write over it.
+        The region; the next read of this thread may write over it.
 
     Raises:
         openslide.OpenSlideError: the region is damaged.
@@ -56,47 +62,61 @@ def opaque_pixels(
     handle = getattr(slide, "_osr", None)
     if _read is None or _to_rgba is None or handle is None:
         pixels = _shown(np.asarray(slide.read_region(corner, level, size)), kept)
-        opaque = pixels.view("<u4").min() >= _OPAQUE
-        return (pixels if opaque else _on_white(pixels)).take(_TURNED, axis=-1)
-    pixels = _room(size[1], size[0])
-    _read(handle, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32)), *corner, level, *size)
-    pixels = _shown(pixels, kept)
-    if pixels.view("<u4").min() >= _OPAQUE:
+        return _on_white(pixels).take(_TURNED, axis=-1)
+    pixels, pointer = _room_to_read(size[1], size[0])
+    _read(handle, pointer, *corner, level, *size)
+    return _shown(pixels, kept)
+
+
+def on_white(pixels: Written) -> Written:
+    """Composites pixels on white, perhaps in their own memory; where all are opaque they are returned as they are."""
+    if _to_rgba is None or pixels.view("<u4").min() >= _OPAQUE:
         return pixels
     _to_rgba(pixels.view(np.uint32))  # in place
     return _on_white(pixels).take(_TURNED, axis=-1)
 
 
-def planes(
-    pixels: UInt8[np.ndarray, "height width 4"], down: int = 1, across: int = 1
-) -> UInt8[np.ndarray, "3 rows columns"]:
-    """Returns red, green and blue of what `opaque_pixels` has read, each of them the mean of down x across pixels.
+def planes(pixels: Written, down: int = 1, across: int = 1) -> UInt8[np.ndarray, "3 rows columns"]:
+    """Returns red, green and blue on white, each of them the mean of down x across pixels.
 
     It rounds as `PIL.Image.Image.reduce` does, and takes half its time where down x across is a power of two up to 256,
-    as between most levels: rows are added as 16 bits per colour, and columns as whole pixels of 64 bits.
+    as between most levels: rows are added as 16 bits per colour, and columns as whole pixels of 64 bits. The sums of
+    alpha, which are the highest bits, tell whether all pixels are opaque.
 
     Args:
-        pixels: blue, green, red, and a byte that means nothing.
+        pixels: what `read_pixels` has returned.
         down: how many rows become one; a divisor of the height.
         across: how many columns become one; a divisor of the width.
     """
     height, width = pixels.shape[:2]
     count = down * across
     if count == 1:
-        return _split(pixels.reshape(height, -1).view("<u4"), 8, 0)
+        return _split(on_white(pixels).reshape(height, -1).view("<u4"), 8, 0)
     if count > 256 or count & (count - 1):
-        picture = Image.frombuffer("RGBX", (width, height), np.ascontiguousarray(pixels), "raw", "RGBX", 0, 1)
-        return planes(np.asarray(picture.reduce((across, down))))
+        opaque = np.ascontiguousarray(on_white(pixels))
+        picture = Image.frombuffer("RGBX", (width, height), opaque, "raw", "RGBX", 0, 1)
+        return _split(np.asarray(picture.reduce((across, down))).reshape(height // down, -1).view("<u4"), 8, 0)
     flat = pixels.reshape(height, -1)
-    rows = flat[::down].astype("<u2") if down == 1 else np.add(flat[::down], flat[1::down], dtype="<u2")
-    for row in range(2, down):
-        rows += flat[row::down]
+    rows = _summed("rows", [flat[row::down] for row in range(down)], np.dtype("<u2"))
     whole = rows.view("<u8")
-    summed = whole[:, ::across].copy()
-    for column in range(1, across):
-        summed += whole[:, column::across]
-    summed += np.uint64(0x0001000100010001 * (count // 2))
+    summed = _summed("whole", [whole[:, column::across] for column in range(across)], whole.dtype)
+    if summed.min() < count * 255 << 48:
+        opaque = on_white(pixels)
+        return planes(opaque, down, across)
+    summed += np.uint64(0x0000000100010001 * (count // 2))
     return _split(summed, 16, count.bit_length() - 1)
+
+
+def _summed(name: str, parts: list[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
+    """Returns the sum of arrays, in memory that the next sum of the same name in this thread writes over."""
+    made = _room(name, parts[0].shape, dtype)
+    if len(parts) == 1:
+        made[...] = parts[0]
+    else:
+        np.add(*parts[:2], out=made, dtype=dtype)
+    for part in parts[2:]:
+        made += part
+    return made
 
 
 def _split(pixels: np.ndarray, bits: int, rounded: int) -> UInt8[np.ndarray, "3 height width"]:
@@ -107,15 +127,28 @@ def _split(pixels: np.ndarray, bits: int, rounded: int) -> UInt8[np.ndarray, "3 
     return made
 
 
-def _room(height: int, width: int) -> UInt8[np.ndarray, "height width 4"]:
-    """Returns memory to read into; for glimpses it is the thread's own, since fresh memory costs time at each page."""
-    count = height * width * 4
+def _room_to_read(height: int, width: int) -> tuple[Written, Any]:
+    """Returns memory to read into, and a pointer to it, which is made once for each thread's own."""
+    pixels = _room("read", (height, width, 4), np.uint8)
+    if pixels.nbytes > _HELD:
+        return pixels, pixels.ctypes.data_as(_PIXEL)
+    pointer = getattr(_own, "pointer", None)
+    if pointer is None:
+        pointer = _own.pointer = pixels.ctypes.data_as(_PIXEL)
+    return pixels, pointer
+
+
+def _room(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Returns memory to write into; for glimpses it is the thread's own, since fresh memory costs time at each page."""
+    dtype = np.dtype(dtype)
+    count = math.prod(shape) * dtype.itemsize
     if count > _HELD:
-        return np.empty((height, width, 4), np.uint8)
-    held = getattr(_own, "held", None)
+        return np.empty(shape, dtype)
+    held = getattr(_own, name, None)
     if held is None:
-        held = _own.held = np.empty(_HELD, np.uint8)
-    return held[:count].reshape(height, width, 4)
+        held = np.empty(_HELD, np.uint8)
+        setattr(_own, name, held)
+    return held[:count].view(dtype).reshape(shape)
 
 
 def _shown(pixels: np.ndarray, kept: Kept | None) -> np.ndarray:

@@ -35,7 +35,7 @@ from glimpse.sources.slide.files import (
     known_mpp,
 )
 from glimpse.sources.slide.foreground import tissue
-from glimpse.sources.slide.pixels import Kept, opaque_pixels, planes
+from glimpse.sources.slide.pixels import Kept, on_white, planes, read_pixels
 from glimpse.sources.volume.dicom_folder import files_below, folder_identity
 
 _SINGLE_FILES = (".svs", ".ndpi", ".scn", ".tif", ".tiff", ".bif", ".svslide")  # with all pixels in the one file
@@ -129,7 +129,7 @@ class SlideSource(ImageSource):
         if cut.high * cut.wide > MAX_PIXELS and max(size) > 1:
             return read_in_parts(self, start, width, size)
         if cut.factors is None:
-            return planes(np.asarray(self._resample(levels, cut, (size[0], size[1]))))
+            return np.moveaxis(np.asarray(self._resample(levels, cut, (size[0], size[1])))[..., 2::-1], -1, 0).copy()
         down, across = cut.factors
         pixels = self._pixels(levels, cut.level, cut.first, (down * size[0], across * size[1]))
         return planes(pixels, down, across)
@@ -204,14 +204,14 @@ class SlideSource(ImageSource):
     def _pixels(
         self, levels: _Levels, level: int, first: tuple[int, int], size: tuple[int, int]
     ) -> UInt8[np.ndarray, "height width 4"]:
-        """Reads pixels of a level from ``first`` on, as `opaque_pixels` does."""
+        """Reads pixels of a level from ``first`` on, as `read_pixels` does."""
         scale = levels.downsamples[level]
         corner = _level_0(first, scale)[::-1]
         kept = _inside(levels, scale, first) if levels.bounded else None
         return self._region(corner, level, (size[1], size[0]), kept)
 
     def _region(self, corner: tuple[int, int], level: int, size: tuple[int, int], kept: Kept | None) -> np.ndarray:
-        """Reads a region as `opaque_pixels` does.
+        """Reads a region as `read_pixels` does.
 
         OpenSlide keeps a handle in its error state for ever, and every read of the handle then fails. So a read that
         fails is made again with a handle of its own: perhaps another thread's read has failed, not this one.
@@ -227,12 +227,12 @@ class SlideSource(ImageSource):
         """
         slide = self._handle()
         try:
-            return opaque_pixels(slide, corner, level, size, kept)
+            return read_pixels(slide, corner, level, size, kept)
         except openslide.OpenSlideError:
             self._drop(slide)
         fresh = _open(self.path)
         try:
-            return opaque_pixels(fresh, corner, level, size, kept)
+            return read_pixels(fresh, corner, level, size, kept)
         except openslide.OpenSlideError as error:
             place = f"level {level}, {size[0]} x {size[1]} pixels from (x {corner[0]}, y {corner[1]}) at level 0"
             raise RegionReadError(
@@ -252,7 +252,8 @@ class SlideSource(ImageSource):
         top, left = math.floor(box[0]), math.floor(box[1])
         bottom, right = max(math.ceil(box[2]), top + 1), max(math.ceil(box[3]), left + 1)
         pixels = self._pixels(levels, cut.level, (top, left), (bottom - top, right - left))
-        picture = Image.frombuffer("RGBX", (right - left, bottom - top), pixels, "raw", "RGBX", 0, 1)
+        size_read = (right - left, bottom - top)
+        picture = Image.frombuffer("RGBX", size_read, on_white(pixels), "raw", "RGBX", 0, 1)
         inner = (box[1] - left, box[0] - top, box[3] - left, box[2] - top)
         return picture.resize((size[1], size[0]), Image.Resampling.BOX, box=inner)
 
