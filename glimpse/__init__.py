@@ -11,12 +11,13 @@ locations that it chooses itself, and predicts the target from what it has seen.
 Importing this package is quick: PyTorch and the image readers are imported by the first name that needs them.
 """
 
-import gc
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+
+from glimpse.collecting import without_collecting
 
 if TYPE_CHECKING:
     from glimpse.cohort import Case, Cohort
@@ -62,13 +63,8 @@ def __getattr__(name: str) -> Any:
     name = _FORMER_NAMES.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module 'glimpse' has no attribute {name!r}; its public names are {', '.join(__all__)}.")
-    collects = gc.isenabled()
-    gc.disable()  # what is imported stays, and looking through all of it again and again takes a tenth of a second
-    try:
+    with without_collecting():
         value = getattr(import_module(_HOMES[name]), name)
-    finally:
-        if collects:
-            gc.enable()
     globals()[name] = value
     return value
 

@@ -1,7 +1,6 @@
 """The command `glimpse`, or `python -m glimpse`: lists the commands, or runs one, such as `glimpse train env=wsi`."""
 
 import ast
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import glimpse
+from glimpse.collecting import without_collecting
 from glimpse.settings.nearest import suggestion
 
 EXAMPLE = "glimpse train env=wsi agent=ppo"
@@ -70,11 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.path.append(os.getcwd())
     sys.argv = [f"glimpse {word}", *arguments[1:]]
     try:
-        gc.disable()  # imports make many objects that stay, and looking through them again and again takes time
-        try:
+        with without_collecting():
             module = import_module(f"glimpse.{name}.__main__" if package else f"glimpse.{name}")
-        finally:
-            gc.enable()
         return int(module.main() or 0)
     except KeyboardInterrupt:  # before the command itself could take care of it
         print("glimpse: stopped.", file=sys.stderr)

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from glimpse.cohort import Case
+from glimpse.collecting import without_collecting
 from glimpse.errors import SettingsError, UserError
 from glimpse.geometry import Extent
 from glimpse.networks.feature_store import FeatureStore
@@ -139,7 +140,8 @@ def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cp
         SettingsError: PyTorch cannot compute on the device.
     """
     folder = Path(run)
-    return _loaded(folder, *_read(folder, file), device, changes)
+    with without_collecting():  # it imports what the settings name
+        return _loaded(folder, *_read(folder, file), device, changes)
 
 
 def load_together(

@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+import weakref
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import glimpse
 from glimpse import __main__ as cli
+from glimpse.collecting import without_collecting
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -165,6 +167,31 @@ def test_a_public_name_leaves_the_collection_of_garbage_as_it_was(
             assert gc.isenabled() == collects and paused.pop()
     finally:
         gc.enable()
+
+
+def test_what_was_made_while_nothing_is_collected_counts_as_old_and_is_collected_all_the_same() -> None:
+    class Ring:
+        def __init__(self) -> None:
+            self.itself = self
+
+    with without_collecting():
+        kept, lost = Ring(), weakref.ref(Ring())
+        assert not gc.isenabled()
+    assert gc.isenabled() and any(one is kept for one in gc.get_objects(generation=2))
+    assert lost() is not None
+    gc.collect()
+    assert lost() is None
+
+
+def test_what_others_have_frozen_stays_so() -> None:
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with without_collecting():
+            kept = [[]]
+        assert gc.get_freeze_count() >= frozen - 100 and any(one is kept for one in gc.get_objects())
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("module", ["glimpse.evaluate", "glimpse.report.__main__"])
