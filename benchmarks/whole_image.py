@@ -1,5 +1,6 @@
 """A small convolutional network on whole images, reduced to a fixed size: what benchmarks compare the agent with."""
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from glimpse.cohort import Case
 
 _CHANNELS = (16, 32, 64, 64, 128)  # of blocks, each of which halves the image
 _BATCH, _RATE, _DECAY = 16, 1e-3, 1e-4
-_WARM = 0.05  # share of the time in which the learning rate rises
+_LAYOUT = torch.channels_last  # takes six tenths of the time
+_WARM = 0.05  # share of the steps in which the learning rate rises
 
 
 class SmallNetwork(nn.Sequential):
@@ -41,53 +43,51 @@ def accuracy_of_whole_images(
     classes: int,
     *,
     side: int,
-    seconds: float,
+    passes: float,
     seed: int = 0,
     device: str = "cpu",
     threads: int = 2,
 ) -> dict[str, float]:
-    """Trains the network on all images of a split, for so many seconds, and tests it.
+    """Trains the network on all images of a split, for so many passes through them, and tests it.
 
-    The learning rate rises, and then falls to 0 along half a cosine over the seconds; at least two steps are made.
+    The learning rate rises, and then falls to 0 along half a cosine; at least two steps are made.
 
     Args:
         train: images to learn from, with classes as targets.
         test: images to test on.
         classes: their number.
         side: pixels per side to which images are reduced.
-        seconds: of training, reading included.
+        passes: through the training images; 0.5 sees half of them once.
         seed: of weights and order.
         device: where it computes.
         threads: that read images ahead.
 
     Returns:
         "accuracy" on the test images, "accuracy_train" on the last 512 images of training, each as it was learned from,
-        "passes" over the training images, and "seconds" of training.
+        "passes" as they were made, and "seconds" of training, reading included.
     """
     torch.manual_seed(seed)
-    network = SmallNetwork(train[0].source.channels, classes).to(device)
+    network = SmallNetwork(train[0].source.channels, classes).to(device, memory_format=_LAYOUT)
     optimizer = torch.optim.AdamW(network.parameters(), _RATE, weight_decay=_DECAY)
-    started, steps, right = time.perf_counter(), 0, list[bool]()
+    batch, started, right = min(_BATCH, len(train)), time.perf_counter(), list[bool]()
+    steps = max(round(passes * len(train) / batch), 2)
+    order = itertools.islice(_endless(len(train), seed), steps)
     with ThreadPoolExecutor(threads) as pool:
-        for images, targets in _batches(train, side, _endless(len(train), seed), pool):
-            passed = (time.perf_counter() - started) / max(seconds, 1e-9)
-            if steps >= 2 and passed >= 1:
-                break
+        for step, (images, targets) in enumerate(_batches(train, side, order, pool)):
+            passed = step / steps
             for group in optimizer.param_groups:
-                group["lr"] = _RATE * min(passed / _WARM, 1) * (1 + math.cos(math.pi * min(passed, 1))) / 2
-            outputs = network(images.to(device).float() / 255)
+                group["lr"] = _RATE * min((step + 1) / steps / _WARM, 1) * (1 + math.cos(math.pi * passed)) / 2
+            outputs = network(_input(images, device))
             optimizer.zero_grad()
             F.cross_entropy(outputs, targets.to(device)).backward()
             optimizer.step()
             right += (outputs.argmax(1).cpu() == targets).tolist()
-            steps += 1
         spent = time.perf_counter() - started
         found = _tested(network, test, side, device, pool)
-    passes = steps * min(_BATCH, len(train)) / len(train)
     return {
         "accuracy": found,
         "accuracy_train": float(np.mean(right[-512:])),
-        "passes": passes,
+        "passes": steps * batch / len(train),
         "seconds": spent,
     }
 
@@ -97,10 +97,14 @@ def _tested(network: nn.Module, cases: Sequence[Case], side: int, device: str, p
     network.eval()
     order = (range(start, min(start + _BATCH, len(cases))) for start in range(0, len(cases), _BATCH))
     right = [
-        network(images.to(device).float() / 255).argmax(1).cpu() == targets
+        network(_input(images, device)).argmax(1).cpu() == targets
         for images, targets in _batches(cases, side, order, pool)
     ]
     return float(torch.cat(right).float().mean())
+
+
+def _input(images: Tensor, device: str) -> Tensor:
+    return images.to(device, torch.float32, memory_format=_LAYOUT) / 255
 
 
 def _endless(count: int, seed: int) -> Iterator[Sequence[int]]:
