@@ -72,7 +72,7 @@ def plain(net: nn.Module, train: Bags, val: Bags, rate: float) -> Callable[[Sequ
     def logits(bags: Sequence[Tensor]) -> Tensor:
         return torch.stack([net((bag - mean) / std) for bag in bags])
 
-    while waited < 15:
+    while waited < 8:
         net.train()
         for rows in torch.randperm(len(train[0])).split(16):
             loss = F.binary_cross_entropy_with_logits(logits([train[0][i] for i in rows]), train[1][rows].float())
@@ -93,7 +93,7 @@ def plain(net: nn.Module, train: Bags, val: Bags, rate: float) -> Callable[[Sequ
 def test_it_is_as_good_as_plain_implementations_of_both_heads() -> None:
     task = Classification(2)
     found: dict[str, list[float]] = {"gated": [], "top": [], "own": [], "folds": []}
-    for seed in range(3):
+    for seed in range(2):
         rng = np.random.default_rng(seed)
         train, val, test = (drawn(count, rng) for count in (60, 20, 200))
         torch.manual_seed(seed)
