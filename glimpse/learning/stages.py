@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glimpse.contract.stepped_sources import ViewableCases
-from glimpse.errors import DivergedError
+from glimpse.errors import DivergedError, SettingsError
 from glimpse.learning.second_look import SecondLook, ZoomSecondLook
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up import TokenWarmUp
@@ -102,10 +102,16 @@ class WarmUp:
         """Refuses options that do not suit a policy.
 
         Raises:
-            SettingsError: `branches` are of another number of fields of view.
+            SettingsError: `branches` are of another number of fields of view, or there are `look_contexts` with one.
         """
+        options = TokenWarmUp.parse_options(self.options)
         if policy.layout.zooms > 1:
-            TokenWarmUp.parse_options(self.options).glimpses.branches_of(policy.layout.zooms)
+            options.glimpses.branches_of(policy.layout.zooms)
+        elif options.losses.look_contexts:
+            raise SettingsError(
+                "warm_up.look_contexts says what finest glimpses bring where there are several fields of view, and "
+                "there is one: set it to 0, or name more of them in env.make.glimpse_extents."
+            )
 
     def run(self, training: Training, name: str) -> None:
         zooms = training.policy.layout.zooms > 1

@@ -85,6 +85,10 @@ class WarmUpLosses:
             second look, too, to equal what such judges answer from it (smooth L1 loss, weight 1). With few cases,
             answers learn these by heart, by where glimpses lie for instance, which a judge does not know. With several
             fields of view, judges see the finest glimpses. None: there are no such judges.
+        look_contexts: With several fields of view, where a target lies in how glimpses relate: how many random contexts
+            of a case say in each step what a finest glimpse brings, which is L(S) - L(S + j) for a context S and a
+            glimpse j. A context is the overview and up to `max_sequence` glimpses. 0: it is what the glimpse answers
+            alone.
         look_by_state: Whether the memory's state has a say in the choice, or only the look of each cell. The memory is
             not trained here. With few cases, what the locator learns from its state is chance. With several fields of
             view it never has.
@@ -101,12 +105,19 @@ class WarmUpLosses:
     look_entropy: float = 0.01
     look_expected: bool = False
     look_judges: Sequence[int] | None = None
+    look_contexts: int = 0
     answer_judges: Sequence[int] | None = None
     look_by_state: bool = True
     look_calibrated: bool = True
     look_inside: bool = True
 
     def __post_init__(self) -> None:
+        at_least("look_contexts of the warm-up", self.look_contexts, 0, whole=True)
+        if self.look_contexts and self.look_judges is not None:
+            raise SettingsError(
+                "Judges say what single glimpses are worth, not in contexts: set warm_up.look_judges=null or "
+                "warm_up.look_contexts=0."
+            )
         for name in ("look_judges", "answer_judges"):
             judges = getattr(self, name)
             if judges is None:

@@ -2,10 +2,10 @@
 
 Of each case, wide glimpses are read at random cells of the overview, finer ones at random cells of these, and so on,
 once. Answers learn from sequences of all of them. What a glimpse of the finest field of view is worth is how much lower
-the loss of the answer from it is than the mean over the case. The cells in which these glimpses lie learn to choose
-among them. A wider glimpse is worth what the choice inside it is expected to bring, and the cells of the level above
-learn to choose by that, up to the cells of the overview. There is no trial and error in this: a random look hits so
-rarely that there would be nothing to learn from.
+the loss of the answer from it is than the mean over the case, or what it brings to random others (`look_contexts`). The
+cells in which these glimpses lie learn to choose among them. A wider glimpse is worth what the choice inside it is
+expected to bring, and the cells of the level above learn to choose by that, up to the cells of the overview. There is
+no trial and error in this: a random look hits so rarely that there would be nothing to learn from.
 """
 
 import math
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from glimpse.cohort import Case
 from glimpse.learning.augment import Augment, still_augment
+from glimpse.learning.contexts import losses_in_contexts
 from glimpse.learning.judging import unlike
 from glimpse.learning.looking import InnerWorth, Worth, choice_loss
 from glimpse.learning.warm_up import TokenWarmUp
@@ -35,6 +36,7 @@ from glimpse.views import Views
 
 _FIXED = Conduct(train_encoder=False)
 _AT_ONCE = 256  # glimpses that are encoded at once
+_CONTEXTS = 8  # in which glimpses are judged in the end, if they are judged in contexts
 _BEST = 0.99  # quantile of the scores at which the best places begin
 
 
@@ -232,19 +234,30 @@ class ZoomWarmUp(TokenWarmUp):
     def _loss(self, cases: Int[Tensor, " case"], order: Int[Tensor, "case glimpse"]) -> Tensor:
         policy, losses = self.policy, self.options.losses
         tokens = [self._tokens_of(zoom, cases) for zoom in range(len(self.levels))]
-        every = self._losses(policy.answer_head(policy.aggregator(self._sequence(tokens, cases, order))), cases)
+        sequence = self._sequence(tokens, cases, order)
+        every = self._losses(policy.answer_head(policy.aggregator(sequence)), cases)
         single = [self._losses(policy.glimpse_head(level), cases) for level in self._judged(tokens)]
         loss = every[:, -1].mean() + losses.prefix_coef * every.mean()
         loss = loss + losses.glimpse_coef * sum(part.mean() for part in single)
         loss = loss + unlike(policy, tokens[-1], self.answers, cases)
         if self.looks:
             known = [part[cases] for part in self.judged] or [part.detach() for part in single]
+            if losses.look_contexts:
+                lengths = torch.randint(sequence.shape[1], (losses.look_contexts,), generator=self.generator) + 1
+                known[-1] = self._in_contexts(sequence, tokens[-1], cases, lengths.tolist())
             if self.expect is not None:
                 expected = [self._expected(level) for level in self._judged(tokens)]
                 loss = loss + sum(F.mse_loss(*pair) for pair in zip(expected, known, strict=True))
                 known = [part.detach() for part in expected]
             loss = loss + losses.look_coef * self._looking(known, cases)
         return loss
+
+    def _in_contexts(self, sequence: Tensor, tokens: Tensor, cases: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Returns minus what finest glimpses bring to the beginnings of sequences that have these lengths."""
+        policy = self.policy
+        return losses_in_contexts(
+            policy.aggregator, policy.answer_head, sequence, tokens, lengths, lambda found: self._losses(found, cases)
+        )
 
     def _judged(self, levels: Sequence[Any]) -> Sequence[Any]:
         """Returns those of all levels whose glimpses are worth what they answer: the finest one."""
@@ -300,14 +313,27 @@ class ZoomWarmUp(TokenWarmUp):
     def _all_worths(self) -> dict[int, tuple[Tensor, Tensor]]:
         """Returns the locator's scores of all glimpses, and what they are worth, (case, glimpse), by level."""
         found: dict[int, list[tuple[Tensor, Tensor]]] = {zoom: [] for zoom in range(len(self.levels))}
+        generator = torch.Generator().manual_seed(self.seed)  # the same contexts whenever it is asked
         for cases in torch.arange(len(self.cases), device=self.policy.device).split(self.batch):
-            tokens = self._judged([self._tokens_of(zoom, cases) for zoom in range(len(self.levels))])
-            single = [self._known(part, cases, level) for level, part in enumerate(tokens)]
+            every = [self._tokens_of(zoom, cases) for zoom in range(len(self.levels))]
+            single = [self._known(part, cases, level) for level, part in enumerate(self._judged(every))]
+            if self.options.losses.look_contexts and self.expect is None:
+                single[-1] = self._in_many_contexts(every, cases, generator)
             for zoom, logits, worth in self._worths(single, cases):
                 found[zoom].append((logits, worth))
         return {
             zoom: (torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts])) for zoom, parts in found.items()
         }
+
+    def _in_many_contexts(self, tokens: Sequence[Tensor], cases: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns minus what finest glimpses bring, from sequences of their own for each context."""
+        found = torch.zeros_like(tokens[-1][..., 0])
+        for _ in range(_CONTEXTS):
+            order = torch.rand(len(cases), self._of_each, generator=generator).argsort(1)
+            sequence = self._sequence(tokens, cases, order)
+            length = int(torch.randint(sequence.shape[1], (), generator=generator)) + 1
+            found += self._in_contexts(sequence, tokens[-1], cases, [length])
+        return found / _CONTEXTS
 
     def worth(self) -> Worth:
         """Returns what glimpses of all levels are worth now, as losses: the lower, the better."""

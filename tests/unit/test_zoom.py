@@ -256,6 +256,26 @@ def test_the_locator_learns_to_find_what_only_fine_glimpses_tell() -> None:
         assert penalty.item() == pytest.approx(max(10.0, float(scores.quantile(0.99) - scores.mean())), rel=0.05)
 
 
+@pytest.mark.parametrize("expected", [False, True])
+def test_finest_glimpses_may_be_worth_what_they_bring_in_contexts(expected: bool) -> None:
+    policy, trainer = warmed(spotted(), 4, look_contexts=3, look_expected=expected)
+    losses = [trainer.step() for _ in range(4)]
+    assert np.isfinite(losses).all()
+    worth, again = trainer.worth(), trainer.worth()
+    assert torch.equal(worth.losses, again.losses) and torch.equal(worth.inner[0].losses, again.inner[0].losses)
+    tokens = [trainer._tokens_of(zoom, torch.arange(24)) for zoom in (0, 1)]
+    alone = trainer._losses(policy.glimpse_head(tokens[1]), torch.arange(24)).detach()
+    told = -(alone - alone.mean(1, keepdim=True)).unflatten(1, (6, 5))
+    assert not torch.allclose(-worth.inner[0].losses, told, atol=1e-3), "of single glimpses, it would be this"
+
+
+def test_contexts_are_refused_where_there_is_one_field_of_view(tiny_slides: Path, tmp_path: Path) -> None:
+    given = ["env=wsi", f"env.cohort.path={tiny_slides}", "experiment=smoke", f"run={tmp_path / 'run'}"]
+    with pytest.raises(SettingsError, match=r"look_contexts .* set it to 0"):
+        train(composed(*given, "warm_up.look_contexts=2"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_for_comparison_each_level_may_be_worth_what_its_own_glimpses_answer() -> None:
     _, trainer = warmed(spotted(), 3, look_inside=False, look_expected=True)
     cases, wide, fine = torch.tensor([2, 7]), torch.rand(2, 6), torch.rand(2, 30)
