@@ -169,6 +169,25 @@ def test_a_run_killed_in_the_joint_stage_goes_on(tiny_slides: Path, tmp_path: Pa
     assert timeless(json.loads((tmp_path / "killed" / "metrics.json").read_text())) == timeless(uninterrupted)
 
 
+def test_a_zoom_that_is_killed_in_the_joint_stage_goes_on_to_the_same_parameters(
+    tiny_slides: Path, tmp_path: Path
+) -> None:
+    given = ["env.make.glimpse_extents=[256,64]", "warm_up.branches=[3,2]", "warm_up.look_contexts=1"]
+    given += ["joint.updates=12", "report.readers=[wide_first]", "save_seconds=0", "agent.algorithm.look_coef=1"]
+    whole = train(tmp_path, tiny_slides, "run=whole", *given)
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(command(tiny_slides, "run=killed", *given), cwd=tmp_path, env=environment())
+    last = tmp_path / "killed" / "checkpoints" / "last.safetensors"
+    stop(process, signal.SIGKILL, lambda: joint_updates(last) >= 3)
+    assert 3 <= joint_updates(last) < 12
+    resumed = resume(tmp_path, "killed")
+    assert resumed.returncode == 0, resumed.stderr
+    first, second = (glimpse.load(tmp_path / run).policy.state_dict() for run in ("whole", "killed"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("whole", "killed")]
+    assert timeless(metrics[0]) == timeless(metrics[1]) and "wide_first" in metrics[0]["readers"]
+
+
 def in_second_look(last: Path) -> bool:
     try:
         return "second_look" in Checkpoint.load(last).tensors
