@@ -1,10 +1,13 @@
 """What a check leaves behind: tables, thumbnails, the estimate, and the text that is printed."""
 
 import base64
+import csv
 import json
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ Listed = tuple[Candidate, Seen, tuple[Finding, ...]]
 def write_all(
     folder: Path, cases: Sequence[Listed], tables: Sequence[tuple[Path, Finding]], estimates: Sequence[Estimate]
 ) -> None:
-    """Writes both tables, the thumbnails and the estimate, each atomically.
+    """Writes both tables, the thumbnails and the estimate, each atomically; an earlier check's thumbnails go.
 
     Raises:
         WriteError: a file cannot be written.
@@ -43,9 +46,23 @@ def write_all(
     for picture, (_, seen, _) in zip(pictures, cases, strict=True):
         if picture:
             write_bytes_atomically(folder / picture, base64.b64decode(seen.thumbnail))
+    earlier = _earlier_thumbnails(folder)
     write_atomically(folder / CASES, _cases(cases, pictures))
     write_atomically(folder / FINDINGS, _findings(cases, pictures, tables))
     write_atomically(folder / ESTIMATE, json.dumps([one.record() for one in estimates], indent=1) + "\n")
+    for picture in earlier.difference(pictures):
+        with suppress(OSError):
+            (folder / picture).unlink()
+
+
+def _earlier_thumbnails(folder: Path) -> set[str]:
+    """Returns those that the table of an earlier check in a folder names, and no other file."""
+    try:
+        with open(folder / CASES, newline="", encoding="utf-8") as file:
+            named = {row.get("thumbnail") or "" for row in csv.DictReader(file)}
+    except (OSError, ValueError, csv.Error):
+        return set()
+    return {one for one in named if re.fullmatch(rf"{THUMBNAILS}/[^/\\]+\.png", one)}
 
 
 def _cases(cases: Sequence[Listed], pictures: Sequence[str]) -> str:
@@ -71,7 +88,7 @@ def _cases(cases: Sequence[Listed], pictures: Sequence[str]) -> str:
 
 def _findings(cases: Sequence[Listed], pictures: Sequence[str], tables: Sequence[tuple[Path, Finding]]) -> str:
     header = ["slide_id", "path", "csv", "line", "rule", "kind", "what", "remedy", "thumbnail"]
-    rows: list[list[Any]] = [["", "", str(csv), None, *_words(finding), ""] for csv, finding in tables]
+    rows: list[list[Any]] = [["", "", str(path), None, *_words(finding), ""] for path, finding in tables]
     for (candidate, _, findings), picture in zip(cases, pictures, strict=True):
         where = [candidate.id, str(candidate.path or ""), str(candidate.csv or ""), candidate.line or None]
         rows += [[*where, *_words(finding), picture] for finding in findings]
@@ -89,8 +106,8 @@ def table(cases: Sequence[Listed], tables: Sequence[tuple[Path, Finding]], width
     Findings with the same words are one line. Rules come in the order of `RULES`, notes last.
     """
     together: dict[Finding, list[str]] = {}
-    for csv, finding in tables:
-        together.setdefault(finding, []).append(csv.name)
+    for path, finding in tables:
+        together.setdefault(finding, []).append(path.name)
     for candidate, _, findings in cases:
         for finding in findings:
             together.setdefault(finding, []).append(candidate.id)

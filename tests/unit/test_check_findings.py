@@ -228,6 +228,21 @@ def test_volumes_radiographs_and_slides_in_one_folder(tmp_path: Path, small_brai
             assert max(picture.size) >= 192
 
 
+def test_a_second_check_takes_away_the_thumbnails_of_the_first_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray((values(300, 280) >> 4).astype(np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    how: dict[str, Any] = {"env": "xray", "workers": 1, "estimate": False}
+    thumbnails = check(tmp_path / "in", tmp_path / "out", **how).folder / "thumbnails"
+    (thumbnails / "own.png").write_bytes(b"a file of the user's")
+    table = tmp_path / "out" / "cases.csv"
+    table.write_text(table.read_text().replace("thumbnails/b.png", "thumbnails/../../in/b.png"))  # by someone else
+    (tmp_path / "in" / "a.png").unlink()
+    check(tmp_path / "in", tmp_path / "out", **how)
+    assert {file.name for file in thumbnails.iterdir()} == {"b.png", "own.png"}
+    assert (tmp_path / "in" / "b.png").exists()
+
+
 def test_a_radiograph_without_pixel_size_is_only_a_note(tmp_path: Path) -> None:
     path = tmp_path / "chest.png"
     Image.fromarray((values(300, 280) >> 4).astype(np.uint8)).save(path)
