@@ -113,7 +113,7 @@ def _summed(name: str, parts: list[np.ndarray], dtype: np.dtype[Any]) -> np.ndar
     if len(parts) == 1:
         made[...] = parts[0]
     else:
-        np.add(*parts[:2], out=made, dtype=dtype)
+        np.add(parts[0], parts[1], out=made, dtype=dtype)
     for part in parts[2:]:
         made += part
     return made
