@@ -6,6 +6,7 @@ python -m benchmarks.reading_probe '{"cohort": "cohort.csv", "lanes": 64, "steps
 import json
 import sys
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -72,19 +73,28 @@ class Raw:
         for slide in self.slides.values():
             slide.set_cache(cache)
             slide.read_region((0, 0), slide.level_count - 1, (1, 1))
+        self.others = threads - 1  # the caller's thread reads, too, as in the environment
         self.pool = ThreadPoolExecutor(threads)
         list(self.pool.map(len, [()] * threads))  # so that the threads are there
 
     def seconds(self, places: np.ndarray) -> np.ndarray:
         """Reads the regions of glimpses at places `(step, lane, 2)`; returns the seconds of both clocks."""
-        boxes = [self._box(lane, place) for step in places for lane, place in zip(self.lanes, step, strict=True)]
+        boxes = deque(self._box(lane, place) for step in places for lane, place in zip(self.lanes, step, strict=True))
         began = _clocks()
-        for _ in self.pool.map(self._read, boxes):
-            pass
+        reading = [self.pool.submit(self._read, boxes) for _ in range(self.others)]
+        self._read(boxes)
+        for one in reading:
+            one.result()
         return _clocks() - began
 
-    def _read(self, box: Box) -> Any:
-        return self.slides[box[0]].read_region(*box[1:])
+    def _read(self, boxes: deque[Box]) -> None:
+        """Reads one region after another until none is left."""
+        while boxes:
+            try:
+                path, *region = boxes.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            self.slides[path].read_region(*region)
 
     def _box(self, lane: tuple[Any, Views], place: np.ndarray) -> Box:
         """The region from which the environment's glimpse at a place is made."""

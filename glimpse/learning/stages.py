@@ -25,6 +25,7 @@ from glimpse.learning.second_look import SecondLook, ZoomSecondLook
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.learning.zoom_warm_up import ZoomWarmUp
+from glimpse.networks.locator import PointerLocator
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.ranks.group import once
 from glimpse.ranks.sharing import align
@@ -102,15 +103,17 @@ class WarmUp:
         """Refuses options that do not suit a policy.
 
         Raises:
-            SettingsError: `branches` are of another number of fields of view, or there are `look_contexts` with one.
+            SettingsError: `branches` are of another number of fields of view, or `look_contexts` would do nothing.
         """
         options = TokenWarmUp.parse_options(self.options)
-        if policy.layout.zooms > 1:
+        zooms, losses = policy.layout.zooms > 1, options.losses
+        if zooms:
             options.glimpses.branches_of(policy.layout.zooms)
-        elif options.losses.look_contexts:
+        if losses.look_contexts and not (zooms and losses.look_coef and isinstance(policy.locator, PointerLocator)):
             raise SettingsError(
-                "warm_up.look_contexts says what finest glimpses bring where there are several fields of view, and "
-                "there is one: set it to 0, or name more of them in env.make.glimpse_extents."
+                "warm_up.look_contexts teaches a locator that points at cells, with several fields of view and "
+                "look_coef above 0: set it to 0, or change network.locator, env.make.glimpse_extents or "
+                "warm_up.look_coef."
             )
 
     def run(self, training: Training, name: str) -> None:

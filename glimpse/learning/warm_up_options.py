@@ -87,8 +87,10 @@ class WarmUpLosses:
             fields of view, judges see the finest glimpses. None: there are no such judges.
         look_contexts: With several fields of view, where a target lies in how glimpses relate: how many random contexts
             of a case say in each step what a finest glimpse brings, which is L(S) - L(S + j) for a context S and a
-            glimpse j. A context is the overview and up to `max_sequence` glimpses. 0: it is what the glimpse answers
-            alone.
+            glimpse j. A context is the overview and up to `max_sequence` glimpses, the beginning of a sequence; those
+            of a step are beginnings of the same one. What tells together with j is rarely in S, unless sequences hold a
+            good part of the glimpses of a case: few `branches`, a large `max_sequence`. 0: it is what the glimpse
+            answers alone.
         look_by_state: Whether the memory's state has a say in the choice, or only the look of each cell. The memory is
             not trained here. With few cases, what the locator learns from its state is chance. With several fields of
             view it never has.

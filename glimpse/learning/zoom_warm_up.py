@@ -36,7 +36,7 @@ from glimpse.views import Views
 
 _FIXED = Conduct(train_encoder=False)
 _AT_ONCE = 256  # glimpses that are encoded at once
-_CONTEXTS = 8  # in which glimpses are judged in the end, if they are judged in contexts
+_ORDERS, _LENGTHS = 8, 4  # in the end: of random orders of glimpses so many beginnings each, if contexts judge
 _BEST = 0.99  # quantile of the scores at which the best places begin
 
 
@@ -285,7 +285,8 @@ class ZoomWarmUp(TokenWarmUp):
         """Returns the loss of the locator's choices at all levels, from the finest up to the overview's cells.
 
         Args:
-            single: The loss of the answer from each glimpse alone, of the finest level, or of all (see `_judged`).
+            single: The loss of the answer from each glimpse alone, of the finest level, or of all (see `_judged`);
+                or minus what finest ones bring in contexts.
             cases: The cases.
         """
         total = single[-1].new_zeros(())
@@ -326,14 +327,18 @@ class ZoomWarmUp(TokenWarmUp):
         }
 
     def _in_many_contexts(self, tokens: Sequence[Tensor], cases: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns minus what finest glimpses bring, from sequences of their own for each context."""
-        found = torch.zeros_like(tokens[-1][..., 0])
-        for _ in range(_CONTEXTS):
-            order = torch.rand(len(cases), self._of_each, generator=generator).argsort(1)
-            sequence = self._sequence(tokens, cases, order)
-            length = int(torch.randint(sequence.shape[1], (), generator=generator)) + 1
-            found += self._in_contexts(sequence, tokens[-1], cases, [length])
-        return found / _CONTEXTS
+        """Returns minus what finest glimpses bring, the mean over many contexts."""
+        found, training = torch.zeros_like(tokens[-1][..., 0]), self.policy.training
+        self.policy.set_training_mode(False)  # else some answers would be without the overview, at random
+        try:
+            for _ in range(_ORDERS):
+                order = torch.rand(len(cases), self._of_each, generator=generator).argsort(1)
+                sequence = self._sequence(tokens, cases, order)
+                lengths = torch.randint(sequence.shape[1], (_LENGTHS,), generator=generator) + 1
+                found += self._in_contexts(sequence, tokens[-1], cases, lengths.tolist())
+        finally:
+            self.policy.set_training_mode(training)
+        return found / _ORDERS
 
     def worth(self) -> Worth:
         """Returns what glimpses of all levels are worth now, as losses: the lower, the better."""

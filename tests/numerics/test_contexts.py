@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glimpse.errors import SettingsError
+from glimpse.learning import contexts
 from glimpse.learning.contexts import losses_in_contexts
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.aggregator import AttentionPooling, CausalTransformer, MeanPooling, ScorePooling
@@ -25,10 +26,16 @@ def squared(targets: Tensor) -> Any:
     return lambda found: (found[..., 0] - targets[:, None]) ** 2
 
 
+@pytest.mark.parametrize("at_once", [2048, 6])
 @pytest.mark.parametrize("name", AGGREGATORS)
-def test_it_is_the_loss_with_the_glimpse_less_that_without(name: str) -> None:
+def test_it_is_the_loss_with_the_glimpse_less_that_without(
+    name: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contexts, "_AT_ONCE", at_once)  # of 15
     torch.manual_seed(0)
     aggregator, head = AGGREGATORS[name]().train(), nn.Linear(WIDTH, 1)
+    if isinstance(aggregator, ScorePooling):
+        nn.init.ones_(aggregator.weight)  # it begins without what its transformer says
     sequence, tokens, lengths = torch.randn(3, 6, WIDTH), torch.randn(3, 5, WIDTH), [1, 4, 4, 6]
     losses = squared(torch.tensor([0.0, 1.0, 2.0]))
     found = losses_in_contexts(aggregator, head, sequence, tokens, lengths, losses)

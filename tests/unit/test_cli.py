@@ -7,7 +7,7 @@ import weakref
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -169,13 +169,27 @@ def test_a_public_name_leaves_the_collection_of_garbage_as_it_was(
         gc.enable()
 
 
-def test_what_was_made_while_nothing_is_collected_counts_as_old_and_is_collected_all_the_same() -> None:
-    class Ring:
-        def __init__(self) -> None:
-            self.itself = self
+class Ring:
+    def __init__(self) -> None:
+        self.itself = self
 
+
+def test_garbage_of_many_rounds_is_collected_where_nothing_is_imported() -> None:
+    gc.unfreeze()
+    lost = []
+    for _ in range(200):
+        with without_collecting():
+            lost += [weakref.ref(Ring()) for _ in range(10)]
+    assert sum(one() is not None for one in lost) < 1900, "as without it"
+
+
+def test_what_was_made_during_an_import_counts_as_old_and_is_collected_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gc.unfreeze()  # other tests may have run commands, which freeze what they have imported
     with without_collecting():
         kept, lost = Ring(), weakref.ref(Ring())
+        monkeypatch.setitem(sys.modules, "imported inside", ModuleType("imported"))
         assert not gc.isenabled()
     assert gc.isenabled() and any(one is kept for one in gc.get_objects(generation=2))
     assert lost() is not None
@@ -183,12 +197,13 @@ def test_what_was_made_while_nothing_is_collected_counts_as_old_and_is_collected
     assert lost() is None
 
 
-def test_what_others_have_frozen_stays_so() -> None:
+def test_what_others_have_frozen_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.freeze()
     try:
         frozen = gc.get_freeze_count()
         with without_collecting():
             kept = [[]]
+            monkeypatch.setitem(sys.modules, "imported inside", ModuleType("imported"))
         assert gc.get_freeze_count() >= frozen - 100 and any(one is kept for one in gc.get_objects())
     finally:
         gc.unfreeze()

@@ -17,6 +17,8 @@ from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Tas
 
 Bags = tuple[list[Tensor], Tensor]
 
+PATIENCE = 8  # passes without a lower loss, after which training ends
+
 
 def drawn(count: int, rng: np.random.Generator, positive: float = 0.5, shift: float = 2.5) -> Bags:
     """Bags of 20 to 80 instances in 40 dimensions; in positive ones 1 to 3 instances are shifted in 3 dimensions."""
@@ -72,7 +74,7 @@ def plain(net: nn.Module, train: Bags, val: Bags, rate: float) -> Callable[[Sequ
     def logits(bags: Sequence[Tensor]) -> Tensor:
         return torch.stack([net((bag - mean) / std) for bag in bags])
 
-    while waited < 8:
+    while waited < PATIENCE:
         net.train()
         for rows in torch.randperm(len(train[0])).split(16):
             loss = F.binary_cross_entropy_with_logits(logits([train[0][i] for i in rows]), train[1][rows].float())
@@ -103,7 +105,7 @@ def test_it_is_as_good_as_plain_implementations_of_both_heads() -> None:
                 found[name].append(auc(logits(test[0]), test[1]))
         checks = {"own": examples(val, task), "folds": None} if seed == 0 else {"own": examples(val, task)}
         for name, checked in checks.items():
-            head = HeadTrainer(task, HeadTraining(), seed).fit(examples(train, task), checked)
+            head = HeadTrainer(task, HeadTraining(patience=PATIENCE), seed).fit(examples(train, task), checked)
             with torch.no_grad():
                 outputs = head(test[0])
             found[name].append(auc(outputs[:, 1] - outputs[:, 0], test[1]))

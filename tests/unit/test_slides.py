@@ -180,15 +180,26 @@ def test_planes_are_means_rounded_as_pillow_rounds_them(down: int, across: int):
 @pytest.mark.parametrize("down", [1, 2, 3, 16])
 @pytest.mark.parametrize("across", [1, 2, 16])
 @pytest.mark.parametrize("alpha", [0, 1, 254])
-def test_one_pixel_that_is_not_opaque_is_seen_in_every_mean(down: int, across: int, alpha: int):
+@pytest.mark.parametrize("private", [True, False])
+def test_one_pixel_that_is_not_opaque_is_seen_in_every_mean(
+    monkeypatch: pytest.MonkeyPatch, down: int, across: int, alpha: int, private: bool
+):
+    if not private:
+        monkeypatch.setattr(slide_pixels, "_to_rgba", None)
+    composited: list[bool] = []
     read = np.full((down * 6, across * 5, 4), 255, np.uint8)
     read[..., :3] = np.random.default_rng(down).integers(0, 256, (down * 6, across * 5, 3), np.uint8)
     read[down * 2, across * 3] = (0, alpha // 2, alpha, alpha)
     expected = slide_pixels.planes(on_white(read.copy()), down, across)
+    monkeypatch.setattr(slide_pixels, "on_white", lambda pixels: composited.append(True) or on_white(pixels))
     found = slide_pixels.planes(read.copy(), down, across)
     np.testing.assert_array_equal(found, expected)
-    untouched = slide_pixels.planes(read | np.array([0, 0, 0, 255], np.uint8), down, across)
-    assert alpha or (found != untouched).any(), "white lies under it"
+    assert composited, "white lies under it"
+    opaque = read | np.array([0, 0, 0, 255], np.uint8)
+    composited.clear()
+    untouched = slide_pixels.planes(opaque, down, across)
+    assert alpha or (found != untouched).any()
+    assert not composited or down * across in (1, 3, 6, 48), "sums told that nothing has to be done"
 
 
 def test_a_thread_keeps_little_memory_to_read_into():

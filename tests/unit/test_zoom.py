@@ -257,10 +257,37 @@ def test_the_locator_learns_to_find_what_only_fine_glimpses_tell() -> None:
 
 
 @pytest.mark.parametrize("expected", [False, True])
-def test_finest_glimpses_may_be_worth_what_they_bring_in_contexts(expected: bool) -> None:
-    policy, trainer = warmed(spotted(), 4, look_contexts=3, look_expected=expected)
+def test_the_locator_learns_from_what_finest_glimpses_bring_in_contexts(
+    monkeypatch: pytest.MonkeyPatch, expected: bool
+) -> None:
+    """Where contexts say 5 of all glimpses, this is what the locator is told, or what is learned to be expected."""
+    _, trainer = warmed(spotted(), 60, look_contexts=3, look_expected=expected)
+    asked: list[list[int]] = []
+
+    def in_contexts(sequence: Any, tokens: Any, cases: Any, lengths: list[int]) -> Any:
+        asked.append(lengths)
+        return torch.full(tokens.shape[:2], 5.0)
+
+    told: list[Any] = []
+    looking = trainer._looking
+    monkeypatch.setattr(trainer, "_in_contexts", in_contexts)
+    monkeypatch.setattr(trainer, "_looking", lambda known, cases: told.append(known[-1]) or looking(known, cases))
+    for _ in range(60):
+        trainer.step()
+    assert all(len(lengths) == 3 and 1 <= min(lengths) <= max(lengths) <= 11 for lengths in asked[:60])
+    assert len({tuple(lengths) for lengths in asked[:60]}) > 20
+    if expected:
+        assert told[-1].mean() > 2 > told[0].mean()
+    else:
+        assert all((one == 5).all() for one in told)
+
+
+def test_finest_glimpses_may_be_worth_what_they_bring_in_contexts() -> None:
+    policy, trainer = warmed(spotted(), 4, look_contexts=3)
+    policy.overview_dropout = 0.3
     losses = [trainer.step() for _ in range(4)]
     assert np.isfinite(losses).all()
+    policy.set_training_mode(True)
     worth, again = trainer.worth(), trainer.worth()
     assert torch.equal(worth.losses, again.losses) and torch.equal(worth.inner[0].losses, again.inner[0].losses)
     tokens = [trainer._tokens_of(zoom, torch.arange(24)) for zoom in (0, 1)]
@@ -269,10 +296,13 @@ def test_finest_glimpses_may_be_worth_what_they_bring_in_contexts(expected: bool
     assert not torch.allclose(-worth.inner[0].losses, told, atol=1e-3), "of single glimpses, it would be this"
 
 
-def test_contexts_are_refused_where_there_is_one_field_of_view(tiny_slides: Path, tmp_path: Path) -> None:
-    given = ["env=wsi", f"env.cohort.path={tiny_slides}", "experiment=smoke", f"run={tmp_path / 'run'}"]
+@pytest.mark.parametrize("given", [[], ["env.make.glimpse_extents=[256,64]", "warm_up.look_coef=0"]])
+def test_contexts_are_refused_where_they_would_teach_nothing(
+    tiny_slides: Path, tmp_path: Path, given: list[str]
+) -> None:
+    fixed = ["env=wsi", f"env.cohort.path={tiny_slides}", "experiment=smoke", f"run={tmp_path / 'run'}"]
     with pytest.raises(SettingsError, match=r"look_contexts .* set it to 0"):
-        train(composed(*given, "warm_up.look_contexts=2"))
+        train(composed(*fixed, *given, "warm_up.look_contexts=2"))
     assert not (tmp_path / "run").exists()
 
 

@@ -34,7 +34,7 @@ Kept = tuple[slice, slice]
 Written = UInt8[np.ndarray, "height width 4"]
 """Pixels as OpenSlide writes them: blue, green, red and alpha, with colours multiplied by alpha."""
 
-_OPAQUE = 0xFF000000
+_OPAQUE, _OPAQUE_PIXEL = 0xFF000000, np.array([0, 0, 0, 255], np.uint8)
 _HELD = 1 << 20  # bytes that each thread keeps of each kind of memory
 _PIXEL = ctypes.POINTER(ctypes.c_uint32)
 _own = threading.local()
@@ -70,8 +70,10 @@ def read_pixels(
 
 def on_white(pixels: Written) -> Written:
     """Composites pixels on white, perhaps in their own memory; where all are opaque they are returned as they are."""
-    if _to_rgba is None or pixels.view("<u4").min() >= _OPAQUE:
+    if pixels.view("<u4").min() >= _OPAQUE:
         return pixels
+    if _to_rgba is None:
+        return np.minimum(pixels.astype(np.uint16) + (255 - pixels[..., 3:]), 255).astype(np.uint8) | _OPAQUE_PIXEL
     _to_rgba(pixels.view(np.uint32))  # in place
     return _on_white(pixels).take(_TURNED, axis=-1)
 
@@ -95,7 +97,7 @@ def planes(pixels: Written, down: int = 1, across: int = 1) -> UInt8[np.ndarray,
     if count > 256 or count & (count - 1):
         opaque = np.ascontiguousarray(on_white(pixels))
         picture = Image.frombuffer("RGBX", (width, height), opaque, "raw", "RGBX", 0, 1)
-        return _split(np.asarray(picture.reduce((across, down))).reshape(height // down, -1).view("<u4"), 8, 0)
+        return planes_of(picture.reduce((across, down)))
     flat = pixels.reshape(height, -1)
     rows = _summed("rows", [flat[row::down] for row in range(down)], np.dtype("<u2"))
     whole = rows.view("<u8")
@@ -105,6 +107,11 @@ def planes(pixels: Written, down: int = 1, across: int = 1) -> UInt8[np.ndarray,
         return planes(opaque, down, across)
     summed += np.uint64(0x0000000100010001 * (count // 2))
     return _split(summed, 16, count.bit_length() - 1)
+
+
+def planes_of(picture: Image.Image) -> UInt8[np.ndarray, "3 rows columns"]:
+    """Returns red, green and blue of a picture that was made of opaque pixels, which are blue, green, red and alpha."""
+    return _split(np.asarray(picture).reshape(picture.height, -1).view("<u4"), 8, 0)
 
 
 def _summed(name: str, parts: list[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:

@@ -35,7 +35,7 @@ from glimpse.sources.slide.files import (
     known_mpp,
 )
 from glimpse.sources.slide.foreground import tissue
-from glimpse.sources.slide.pixels import Kept, on_white, planes, read_pixels
+from glimpse.sources.slide.pixels import Kept, on_white, planes, planes_of, read_pixels
 from glimpse.sources.volume.dicom_folder import files_below, folder_identity
 
 _SINGLE_FILES = (".svs", ".ndpi", ".scn", ".tif", ".tiff", ".bif", ".svslide")  # with all pixels in the one file
@@ -129,7 +129,7 @@ class SlideSource(ImageSource):
         if cut.high * cut.wide > MAX_PIXELS and max(size) > 1:
             return read_in_parts(self, start, width, size)
         if cut.factors is None:
-            return np.moveaxis(np.asarray(self._resample(levels, cut, (size[0], size[1])))[..., 2::-1], -1, 0).copy()
+            return planes_of(self._resample(levels, cut, (size[0], size[1])))
         down, across = cut.factors
         pixels = self._pixels(levels, cut.level, cut.first, (down * size[0], across * size[1]))
         return planes(pixels, down, across)
