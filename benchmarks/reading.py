@@ -3,10 +3,10 @@
 python -m benchmarks.reading
 
 Both read the same regions of the same slides, at random places, with as many threads and by turns, a few steps of all
-lanes each; each has a cache of decoded tiles of its own, and one of them is first as often as the other. There are 64 lanes, as a training of `env=wsi agent=ppo` steps together. The
-second table is a process that loads a trained run and reads one slide, beside one that imports the packages which every
-such process needs. Seconds are those of the clock and those of the processor, which other work on the machine changes
-less.
+lanes each; each has a cache of decoded tiles of its own, and one of them is first as often as the other. There are 64
+lanes, as a training of `env=wsi agent=ppo` steps together. The second table is a process that loads a trained run and
+reads one slide, beside one that imports the packages which every such process needs. Seconds are those of the clock and
+those of the processor, which other work on the machine changes less.
 """
 
 import argparse
