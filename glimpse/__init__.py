@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from glimpse.collecting import without_collecting
+from glimpse.settings.collecting import without_collecting
 
 if TYPE_CHECKING:
     from glimpse.cohort import Case, Cohort

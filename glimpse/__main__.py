@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import glimpse
-from glimpse.collecting import without_collecting
+from glimpse.settings.collecting import without_collecting
 from glimpse.settings.nearest import suggestion
 
 EXAMPLE = "glimpse train env=wsi agent=ppo"

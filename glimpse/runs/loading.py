@@ -14,7 +14,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from glimpse.cohort import Case
-from glimpse.collecting import without_collecting
 from glimpse.errors import SettingsError, UserError
 from glimpse.geometry import Extent
 from glimpse.networks.feature_store import FeatureStore
@@ -24,6 +23,7 @@ from glimpse.ranks.group import from_first
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 from glimpse.runs.parts import REMEDY, foreign_targets, told
 from glimpse.settings.building import build, build_setting
+from glimpse.settings.collecting import without_collecting
 from glimpse.settings.options import at_least, check_device
 from glimpse.spaces import ActionLayout, observation_space
 from glimpse.views import Views

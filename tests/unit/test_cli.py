@@ -13,7 +13,7 @@ import pytest
 
 import glimpse
 from glimpse import __main__ as cli
-from glimpse.collecting import without_collecting
+from glimpse.settings.collecting import without_collecting
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
