@@ -44,8 +44,8 @@ def options() -> argparse.ArgumentParser:
     made = parser(NAME, __doc__)
     made.add_argument("--read-threads", type=int, nargs="+", default=[1, 2], help="threads that read (default: 1 2)")
     made.add_argument("--lanes", type=int, default=64, help="environments that are stepped together (default: 64)")
-    made.add_argument("--steps", type=int, default=15, help="glimpses of each (default: 15)")
-    made.add_argument("--repeats", type=int, default=5, help="processes; medians count (default: 5)")
+    made.add_argument("--steps", type=int, default=16, help="glimpses of each (default: 16)")
+    made.add_argument("--repeats", type=int, default=6, help="processes; medians count (default: 6)")
     made.add_argument("--overrides", nargs="+", default=[], help="settings of the training of the second table")
     return made
 
