@@ -100,8 +100,8 @@ def _measure(bench: Benchmark, size: int, seed: int) -> Row:
 def report(bench: Benchmark) -> None:
     """Prints and draws the accuracy of every reader over the size of the canvas."""
     rows = sorted(bench.results.rows, key=lambda row: (row["grows"], row["size"], row["seed"]))
-    header = ("pixels per side", "clutter", "seed", *READERS, "3s hit", "glimpses", "training, s")
-    print(table(header, [[str(row["size"]), "grows" if row["grows"] else "fixed", row["seed"],
+    header = ("pixels per side", "clutter", "seed", "passes", *READERS, "3s hit", "glimpses", "training, s")
+    print(table(header, [[str(row["size"]), "grows" if row["grows"] else "fixed", row["seed"], row["passes"],
                           *(row[f"{reader} accuracy"] for reader in READERS), row["hit_rate"], row["glimpses"],
                           row["seconds"]] for row in rows]))  # fmt: skip
     made, axes = figure()
@@ -111,7 +111,10 @@ def report(bench: Benchmark) -> None:
         label = "network, whole image" if reader == "network" else reader
         axes.plot(sizes, [row[f"{reader} accuracy"] for row in chosen], "o", ls="-", label=label)
     axes.axhline(0.5, color="black", ls=":", label="chance")
-    axes.set(xscale="log", xlabel="pixels per side", ylabel="test accuracy", ylim=(0.4, 1.02))
+    axes.set(xscale="log", xlabel="pixels per side", ylabel="test accuracy", xlim=(400, 8000), ylim=(0.4, 1.02))
+    axes.set_xticks(sorted({row["size"] for row in chosen}))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.minorticks_off()
     axes.legend(fontsize="small")
     bench.picture(made)
 

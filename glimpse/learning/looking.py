@@ -146,9 +146,8 @@ class InnerPlaces:
 class Worth:
     """How well single glimpses at random places predicted the targets of the training cases, after the warm-up.
 
-    Or what they brought to others, with `look_contexts`.
-
-    With several fields of view, `cells` and `losses` are of wide glimpses, and say what the choice inside these brings.
+    With several fields of view, `cells` and `losses` are of wide glimpses, and say what the choice inside these brings;
+    with `look_contexts`, what the finest ones bring beside others.
 
     Attributes:
         cases: The names of the cases.

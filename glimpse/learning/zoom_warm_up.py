@@ -104,6 +104,7 @@ class ZoomWarmUp(TokenWarmUp):
             shape = policy.observation_space["glimpse"].shape  # type: ignore[index]
             self.still = still_augment(shape, policy.encoder.background, self.options.glimpses.augment)
         self.levels: list[Level] = []
+        self.brought: tuple[int, Tensor] | None = None  # after how many steps, and what was found then
 
     def _affordable(self, branches: tuple[int, ...]) -> tuple[int, ...]:
         """Reads less of each case where there are so many cases that the largest number of glimpses would be passed.
@@ -314,31 +315,39 @@ class ZoomWarmUp(TokenWarmUp):
     def _all_worths(self) -> dict[int, tuple[Tensor, Tensor]]:
         """Returns the locator's scores of all glimpses, and what they are worth, (case, glimpse), by level."""
         found: dict[int, list[tuple[Tensor, Tensor]]] = {zoom: [] for zoom in range(len(self.levels))}
-        generator = torch.Generator().manual_seed(self.seed)  # the same contexts whenever it is asked
+        in_contexts = self.options.losses.look_contexts and self.expect is None
+        brought = self._in_many_contexts() if in_contexts else None
         for cases in torch.arange(len(self.cases), device=self.policy.device).split(self.batch):
-            every = [self._tokens_of(zoom, cases) for zoom in range(len(self.levels))]
-            single = [self._known(part, cases, level) for level, part in enumerate(self._judged(every))]
-            if self.options.losses.look_contexts and self.expect is None:
-                single[-1] = self._in_many_contexts(every, cases, generator)
+            tokens = self._judged([self._tokens_of(zoom, cases) for zoom in range(len(self.levels))])
+            single = [self._known(part, cases, level) for level, part in enumerate(tokens)]
+            if brought is not None:
+                single[-1] = brought[cases]
             for zoom, logits, worth in self._worths(single, cases):
                 found[zoom].append((logits, worth))
         return {
             zoom: (torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts])) for zoom, parts in found.items()
         }
 
-    def _in_many_contexts(self, tokens: Sequence[Tensor], cases: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns minus what finest glimpses bring, the mean over many contexts."""
-        found, training = torch.zeros_like(tokens[-1][..., 0]), self.policy.training
-        self.policy.set_training_mode(False)  # else some answers would be without the overview, at random
-        try:
-            for _ in range(_ORDERS):
-                order = torch.rand(len(cases), self._of_each, generator=generator).argsort(1)
-                sequence = self._sequence(tokens, cases, order)
-                lengths = torch.randint(sequence.shape[1], (_LENGTHS,), generator=generator) + 1
-                found += self._in_contexts(sequence, tokens[-1], cases, lengths.tolist())
-        finally:
-            self.policy.set_training_mode(training)
-        return found / _ORDERS
+    def _in_many_contexts(self) -> Float[Tensor, "case glimpse"]:
+        """Returns minus what the finest glimpses of all cases bring, the mean over many contexts; once after a step."""
+        if self.brought is None or self.brought[0] != self.done:
+            generator = torch.Generator().manual_seed(self.seed)  # the same contexts whenever it is asked
+            training, found = self.policy.training, []
+            self.policy.set_training_mode(False)  # else some answers would be without the overview, at random
+            try:
+                for cases in torch.arange(len(self.cases), device=self.policy.device).split(self.batch):
+                    tokens = [self._tokens_of(zoom, cases) for zoom in range(len(self.levels))]
+                    parts = []
+                    for _ in range(_ORDERS):
+                        order = torch.rand(len(cases), self._of_each, generator=generator).argsort(1)
+                        sequence = self._sequence(tokens, cases, order)
+                        lengths = torch.randint(sequence.shape[1], (_LENGTHS,), generator=generator) + 1
+                        parts.append(self._in_contexts(sequence, tokens[-1], cases, lengths.tolist()))
+                    found.append(torch.stack(parts).mean(0))
+            finally:
+                self.policy.set_training_mode(training)
+            self.brought = self.done, torch.cat(found)
+        return self.brought[1]
 
     def worth(self) -> Worth:
         """Returns what glimpses of all levels are worth now, as losses: the lower, the better."""

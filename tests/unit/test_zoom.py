@@ -288,7 +288,10 @@ def test_finest_glimpses_may_be_worth_what_they_bring_in_contexts() -> None:
     losses = [trainer.step() for _ in range(4)]
     assert np.isfinite(losses).all()
     policy.set_training_mode(True)
-    worth, again = trainer.worth(), trainer.worth()
+    worth = trainer.worth()
+    assert trainer.brought is not None and trainer.brought[0] == 4, "once for the levels and for the joint stage"
+    trainer.brought = None
+    again = trainer.worth()
     assert torch.equal(worth.losses, again.losses) and torch.equal(worth.inner[0].losses, again.inner[0].losses)
     tokens = [trainer._tokens_of(zoom, torch.arange(24)) for zoom in (0, 1)]
     alone = trainer._losses(policy.glimpse_head(tokens[1]), torch.arange(24)).detach()

@@ -103,8 +103,7 @@ def planes(pixels: Written, down: int = 1, across: int = 1) -> UInt8[np.ndarray,
     whole = rows.view("<u8")
     summed = _summed("whole", [whole[:, column::across] for column in range(across)], whole.dtype)
     if summed.min() < count * 255 << 48:
-        opaque = on_white(pixels)
-        return planes(opaque, down, across)
+        return planes(on_white(pixels), down, across)
     summed += np.uint64(0x0000000100010001 * (count // 2))
     return _split(summed, 16, count.bit_length() - 1)
 
