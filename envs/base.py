@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -15,7 +15,7 @@ from glimpse.envs.episode import Episode, Ragged
 from glimpse.envs.rendering import Window, draw
 from glimpse.spaces import Action, ActionLayout, observation_space
 from glimpse.tasks import Task
-from glimpse.views import Views
+from glimpse.views import Views, identity_of
 
 Observation = dict[str, NDArray[Any]]
 
@@ -82,6 +82,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         self.action_space = self.layout.dict_space()
         self._queue: list[int] = []
         self._episode: Episode | None = None
+        self._identity: Hashable | None = None  # of its pixels
         self._glimpse = self._blank()
         self._window: Window | None = None
 
@@ -149,7 +150,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
                 f"{chosen.id} has {len(chosen.source.shape)} axes and {chosen.source.channels} channels, but the "
                 f"first case has {self.ndim} and {self.channels}; keep images of different kinds in separate cohorts."
             )
-        self._episode = Episode(chosen, int(budget), self.glimpse_cost)
+        self._episode, self._identity = Episode(chosen, int(budget), self.glimpse_cost), None
         self._glimpse = self._blank()
 
     def scores(self, predictions: NDArray[np.float32]) -> NDArray[Any]:
@@ -172,7 +173,10 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
     def read_glimpse(self) -> NDArray[np.uint8]:
         """Reads and returns the glimpse that the last action asked for, `(channel, *glimpse_size)`."""
         episode = self.episode
-        self._glimpse = self.views.kept_glimpse(episode.case.source, episode.locations[-1], episode.zooms[-1])
+        source = episode.case.source
+        if self._identity is None:
+            self._identity = identity_of(source)
+        self._glimpse = self.views.kept_glimpse(source, episode.locations[-1], episode.zooms[-1], self._identity)
         return self._glimpse
 
     def location_and_remaining(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,5 +1,6 @@
 """What an agent sees of a case: the overview, its foreground, and glimpses. All code that reads cases uses this."""
 
+import functools
 import itertools
 import math
 from collections.abc import Hashable, Sequence
@@ -55,12 +56,12 @@ class Views:
         return len(self.overview_size)
 
     def extent(self, source: ImageSource, zoom: int = 0) -> np.ndarray:
-        """Returns the field of view of a zoom in level-0 pixels of a source, float64 (d,).
+        """Returns the field of view of a zoom in level-0 pixels of a source, float64 (d,), read-only.
 
         Raises:
             MissingSpacingError: the extent is physical and the source's spacing is unknown.
         """
-        return self.glimpse_extents[zoom].to_pixels(source.frame)
+        return _in_pixels(self.glimpse_extents[zoom], source.frame)
 
     def extents(self, source: ImageSource) -> Float[np.ndarray, "zoom d"]:
         """Returns all fields of view in level-0 pixels of a source (see `extent`)."""
@@ -77,12 +78,12 @@ class Views:
 
     def overview(self, source: ImageSource) -> UInt8[np.ndarray, "channel *size"]:
         """Returns the whole image at the size of the overview; it is cached and read-only."""
-        key = ("overview", _identity(source), self.overview_size)
+        key = ("overview", identity_of(source), self.overview_size)
         return overviews.get(key, lambda: source.overview(self.overview_size))
 
     def foreground(self, source: ImageSource) -> UInt8[np.ndarray, "1 *size"]:
         """Returns the foreground of the overview, 0 or 1; it is cached and read-only."""
-        key = ("foreground", _identity(source), self.overview_size)
+        key = ("foreground", identity_of(source), self.overview_size)
         return overviews.get(key, lambda: source.foreground(self.overview(source))[None].astype(np.uint8))
 
     def glimpse(
@@ -110,10 +111,19 @@ class Views:
         """Returns the region that `glimpse` shows: its low and high corner in level-0 pixels of the source's frame."""
         return source.shown(source.frame.to_pixels(location), self.extent(source, zoom), self.glimpse_size)
 
-    def kept_glimpse(self, source: ImageSource, location: Numbers, zoom: int = 0) -> UInt8[np.ndarray, "channel *size"]:
-        """Returns what `glimpse` returns, read-only, from a cache if it was read before."""
+    def kept_glimpse(
+        self, source: ImageSource, location: Numbers, zoom: int = 0, identity: Hashable | None = None
+    ) -> UInt8[np.ndarray, "channel *size"]:
+        """Returns what `glimpse` returns, read-only, from a cache if it was read before.
+
+        Args:
+            source: the image.
+            location: centre of the glimpse in [-1, 1]^d, (d,).
+            zoom: index into ``glimpse_extents``.
+            identity: what `identity_of` returns; where it is given, the file is not looked at again.
+        """
         place, extent = np.asarray(location, np.float32).tobytes(), self.glimpse_extents[zoom]
-        key = ("glimpse", _identity(source), self.glimpse_size, extent.values, extent.unit, place)
+        key = (identity or identity_of(source), self.glimpse_size, extent.values, extent.unit, place)
         return glimpses.get(key, lambda: self.glimpse(source, location, zoom))
 
     def pixels_read(self, source: ImageSource, locations: np.ndarray, zooms: Sequence[int] | np.ndarray) -> int:
@@ -252,8 +262,16 @@ def misordered(extents: Float[np.ndarray, "zoom d"], unit: str = "pixels") -> st
     )
 
 
-def _identity(source: ImageSource) -> Hashable:
+def identity_of(source: ImageSource) -> Hashable:
+    """Returns what tells the pixels of a source from those of all others, and of the same file before a change."""
     return (type(source).__qualname__, source.identity)
+
+
+@functools.lru_cache(1024)
+def _in_pixels(extent: Extent, frame: Frame) -> np.ndarray:
+    pixels = extent.to_pixels(frame)
+    pixels.setflags(write=False)
+    return pixels
 
 
 def _sizes(values: Sequence[float | int] | np.ndarray) -> str:

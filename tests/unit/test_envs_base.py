@@ -12,6 +12,7 @@ from gymnasium.error import ResetNeeded
 import glimpse
 from glimpse.envs import GlimpseEnv, array_cases, build_views, check, make_array, make_wsi
 from glimpse.sources import ImageReadError
+from glimpse.sources.slide.source import SlideSource
 from glimpse.tasks import Classification
 
 
@@ -204,6 +205,22 @@ def test_a_slide_that_breaks_later_is_named(tiny_slides: Path, tmp_path: Path) -
     source.path.write_bytes(b"")
     with pytest.raises(ImageReadError, match=source.path.name):
         env.reset(options={"case": 0})
+
+
+def test_an_episode_asks_only_once_which_file_it_reads(tiny_slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_wsi(tiny_slides, glimpse_size=32, max_glimpses=4)
+    env.reset(options={"case": 0})
+    asked: list[Path] = []
+    whole = SlideSource.identity.fget
+    assert whole is not None
+    monkeypatch.setattr(SlideSource, "identity", property(lambda source: asked.append(source.path) or whole(source)))
+    for place in (-0.5, 0.0, 0.5):
+        env.unwrapped.act(env.layout.from_dict({"location": [place, 0.0], "stop": 0, "prediction": [0.0, 0.0]}), 0.0)
+        env.unwrapped.read_glimpse()
+    assert len(asked) == 1
+    env.reset(options={"case": 1})
+    look(env, [0.1, 0.1])
+    assert asked[-1] != asked[0]
 
 
 def test_gymnasium_collects_frames() -> None:

@@ -1,5 +1,6 @@
 """Whole-slide images through OpenSlide: SVS, NDPI, MRXS, SCN, tiled TIFF, DICOM."""
 
+import functools
 import math
 import os
 import threading
@@ -125,24 +126,23 @@ class SlideSource(ImageSource):
     def read(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> UInt8[np.ndarray, "channel *size"]:
         levels = self._levels or self._known_levels()
         start, width = region(center, extent, size, 2)
-        cut = _cut(levels, start, width, size)
+        cut = _cut(levels.downsamples, tuple(width), tuple(size))
         if cut.high * cut.wide > MAX_PIXELS and max(size) > 1:
             return read_in_parts(self, start, width, size)
         if cut.factors is None:
-            return planes_of(self._resample(levels, cut, (size[0], size[1])))
+            return planes_of(self._resample(levels, cut, cut.begin(levels, start), (size[0], size[1])))
         down, across = cut.factors
-        pixels = self._pixels(levels, cut.level, cut.first, (down * size[0], across * size[1]))
+        pixels = self._pixels(levels, cut.level, cut.first(levels, start), (down * size[0], across * size[1]))
         return planes(pixels, down, across)
 
     def shown(self, center: Numbers, extent: Numbers, size: Sequence[int]) -> Float[np.ndarray, "2 d"]:
         levels = self._known_levels()
         start, width = region(center, extent, size, 2)
-        cut = _cut(levels, start, width, size)
+        cut = _cut(levels.downsamples, tuple(width), tuple(size))
         if cut.factors is None or cut.high * cut.wide > MAX_PIXELS:
             return np.stack([start, np.add(start, width)])
-        scale = levels.downsamples[cut.level]
-        low = np.subtract(_level_0(cut.first, scale), levels.offset).astype(np.float64)
-        return np.stack([low, low + np.multiply(cut.factors, size) * scale])
+        low = np.subtract(_level_0(cut.first(levels, start), cut.scale), levels.offset).astype(np.float64)
+        return np.stack([low, low + np.multiply(cut.factors, size) * cut.scale])
 
     @property
     def offset(self) -> tuple[int, ...]:
@@ -246,9 +246,11 @@ class SlideSource(ImageSource):
             if self._slide is slide:
                 self._slide = None
 
-    def _resample(self, levels: _Levels, cut: "_Cut", size: tuple[int, int]) -> Image.Image:
+    def _resample(
+        self, levels: _Levels, cut: "_Cut", begin: tuple[float, float], size: tuple[int, int]
+    ) -> Image.Image:
         """Resamples a region whose edges fall inside pixels."""
-        box = (cut.top, cut.left, cut.top + cut.high, cut.left + cut.wide)
+        box = (*begin, begin[0] + cut.high, begin[1] + cut.wide)
         top, left = math.floor(box[0]), math.floor(box[1])
         bottom, right = max(math.ceil(box[2]), top + 1), max(math.ceil(box[3]), left + 1)
         pixels = self._pixels(levels, cut.level, (top, left), (bottom - top, right - left))
@@ -260,37 +262,42 @@ class SlideSource(ImageSource):
 
 @dataclass(frozen=True)
 class _Cut:
-    """A region in pixels of the level from which it is read.
+    """How regions of one extent and size are read.
 
     Attributes:
-        level: the level.
-        top, left, high, wide: where the region that was asked for lies.
-        factors: pixels (y, x) of the level per pixel of the result, where these are whole; the region starts at the
-            nearest pixel then. Otherwise None.
+        level: the level to read.
+        scale: its downsample.
+        high, wide: sides of a region in pixels of the level.
+        factors: pixels (y, x) of the level per pixel of the result, where these are whole; regions start at the nearest
+            pixel then. Otherwise None.
     """
 
     level: int
-    top: float
-    left: float
+    scale: float
     high: float
     wide: float
     factors: tuple[int, int] | None
 
-    @property
-    def first(self) -> tuple[int, int]:
-        """The pixel (y, x) nearest to where the region begins."""
-        return math.floor(self.top + 0.5), math.floor(self.left + 0.5)
+    def begin(self, levels: _Levels, start: Sequence[float]) -> tuple[float, float]:
+        """Where a region begins, in pixels (y, x) of the level."""
+        (top, left), scale = levels.offset, self.scale
+        return (start[0] + top) / scale, (start[1] + left) / scale
+
+    def first(self, levels: _Levels, start: Sequence[float]) -> tuple[int, int]:
+        """The pixel (y, x) of the level nearest to where a region begins."""
+        top, left = self.begin(levels, start)
+        return math.floor(top + 0.5), math.floor(left + 0.5)
 
 
-def _cut(levels: _Levels, start: Sequence[float], width: Sequence[float], size: Sequence[int]) -> _Cut:
+@functools.lru_cache(1024)
+def _cut(downsamples: tuple[float, ...], width: tuple[float, ...], size: tuple[int, ...]) -> _Cut:
     rows, columns = size
-    level = _best_level(levels.downsamples, min(width[0] / rows, width[1] / columns))
-    scale = levels.downsamples[level]
+    level = _best_level(downsamples, min(width[0] / rows, width[1] / columns))
+    scale = downsamples[level]
     high, wide = width[0] / scale, width[1] / scale
-    top, left = (start[0] + levels.offset[0]) / scale, (start[1] + levels.offset[1]) / scale
     down, across = round(high / rows), round(wide / columns)
     whole = down >= 1 and across >= 1 and abs(down * rows - high) < 0.5 and abs(across * columns - wide) < 0.5
-    return _Cut(level, top, left, high, wide, (down, across) if whole else None)
+    return _Cut(level, scale, high, wide, (down, across) if whole else None)
 
 
 def _level_0(pixel: tuple[int, int], scale: float) -> tuple[int, int]:
