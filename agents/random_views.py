@@ -32,11 +32,9 @@ def random_view(env: VecEnv, policy: GlimpsePolicy, options: Mapping[str, Any] |
     def view(glimpses: torch.Tensor, zoom: torch.Tensor) -> torch.Tensor:
         if not finest:
             return moving.whole_pixels(glimpses, torch.default_generator)
-        made = glimpses.clone()
-        for augment, rows in ((moving, zoom == finest), (still, zoom < finest)):
-            if rows.any():
-                made[rows] = augment.whole_pixels(glimpses[rows], torch.default_generator)
-        return made
+        # Both are drawn for all glimpses, since ranks draw the same numbers and do not have the same fields of view.
+        moved, stayed = (augment.whole_pixels(glimpses, torch.default_generator) for augment in (moving, still))
+        return torch.where((zoom == finest).reshape(-1, *[1] * (glimpses.ndim - 1)), moved, stayed)
 
     return view
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import gymnasium
@@ -142,8 +143,8 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         case, budget = options.pop("case", None), options.pop("max_glimpses", self.max_glimpses)
         if options:
             raise ValueError(f"Unknown reset options {sorted(options)}; known are 'case' and 'max_glimpses'.")
-        if budget < 0:
-            raise ValueError(f"Expected the reset option max_glimpses to be at least 0, got {budget}.")
+        if not _whole(budget) or budget < 0:
+            raise ValueError(f"Expected the reset option max_glimpses to be a whole number from 0 on, got {budget!r}.")
         chosen = self.cases[self._next_case() if case is None else self._checked_case(case)]
         if (len(chosen.source.shape), chosen.source.channels) != (self.ndim, self.channels):
             raise ValueError(
@@ -250,9 +251,13 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         return self._queue.pop()
 
     def _checked_case(self, index: int) -> int:
-        if not 0 <= index < len(self.cases):
-            raise ValueError(f"Expected the reset option case from 0 to {len(self.cases) - 1}, got {index}.")
+        if not _whole(index) or not 0 <= index < len(self.cases):
+            raise ValueError(f"Expected the reset option case from 0 to {len(self.cases) - 1}, got {index!r}.")
         return int(index)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _check_arguments(cases: Sequence[Case], max_glimpses: int, glimpse_cost: float, render_mode: str | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import glimpse
 from glimpse.settings.collecting import without_collecting
 from glimpse.settings.nearest import suggestion
+from glimpse.settings.terminal import put_out
 
 EXAMPLE = "glimpse train env=wsi agent=ppo"
 # Listed first, in this order; others follow by name.
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command, or lists all of them; returns the exit code, which is 2 if the command does not exist."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview())
+        put_out(overview())
         return 0
     if arguments[0] == "--version":
         print(glimpse.__version__)

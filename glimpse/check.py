@@ -24,7 +24,7 @@ from glimpse.inspecting.findings import Finding
 from glimpse.inspecting.fitting import Network, coarse_cells, network_for
 from glimpse.inspecting.inputs import Candidate, find_candidates
 from glimpse.inspecting.looking import Seen, seen_of
-from glimpse.inspecting.outputs import FINDINGS, Listed, table, told_of, write_all
+from glimpse.inspecting.outputs import FINDINGS, Listed, check_free, table, told_of, write_all
 from glimpse.inspecting.remembering import remember
 from glimpse.inspecting.together import check_together
 from glimpse.inspecting.workers import fair_memory, fair_workers, looked_at
@@ -136,6 +136,7 @@ def check(
     given = listed_paths("input", input)
     folder = _folder(given[0], output)
     settings_of = _settings(tuple(settings))
+    check_free(folder)
     found = find_candidates(given, env, settings_of, folder)
     workers = workers or fair_workers()
     how = {"places": int(places), "seed": int(seed), "thumbnail": int(thumbnail)}

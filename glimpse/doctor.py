@@ -11,6 +11,7 @@ from typing import Any
 
 from glimpse.inspecting.machine import Section, examine
 from glimpse.inspecting.probes import Probed
+from glimpse.settings.terminal import put_out
 
 BROKEN_CODE = 1  # the exit code where something that is needed does not work; 2 is a mistake in the command
 _USAGE = """glimpse doctor [json=true]
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     sections = doctor()
     plain: dict[str, Any] = {section.title: [asdict(line) for line in section.lines] for section in sections}
-    print(json.dumps(plain, indent=1) if "json=true" in arguments else written(sections))
+    put_out(json.dumps(plain, indent=1) if "json=true" in arguments else written(sections))
     return BROKEN_CODE if is_broken(sections) else 0
 
 

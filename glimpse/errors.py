@@ -9,6 +9,8 @@ REMEDIES = {
     errno.EROFS: "Choose a folder that can be written.",
     errno.EACCES: "Allow this user to read and write there, or choose another folder.",
     errno.EPERM: "Allow this user to read and write there, or choose another folder.",
+    errno.EEXIST: "There is a file of this name: choose another name.",
+    errno.ENOTDIR: "A part of the path is a file and no folder: choose another path.",
     errno.EISDIR: "There is a folder of this name: choose another name.",
     errno.EIO: "The disk has failed; copy what is on it.",
 }

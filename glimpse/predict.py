@@ -15,11 +15,12 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from glimpse.errors import EvaluationError, SettingsError
+from glimpse.predicting.agent import MOST_GLIMPSES
 from glimpse.predicting.engines import hands_of
 from glimpse.predicting.order import Order
-from glimpse.predicting.outputs import Form
+from glimpse.predicting.outputs import FAILED, PREDICTIONS, Form
 from glimpse.predicting.surviving import survived
-from glimpse.predicting.work import FAILED, PREDICTIONS, Done, Work
+from glimpse.predicting.work import Done, Work
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import at_least, check_device, refuse_unknown
@@ -122,7 +123,7 @@ def predict(
         check_kind(name, value, bool)
     part, form = _shard(shard), Form(objects, subtract_bounds, gzip)
     if max_glimpses is not None:
-        at_least("max_glimpses", max_glimpses, 0, whole=True)
+        at_least("max_glimpses", max_glimpses, 0, whole=True, most=MOST_GLIMPSES)
     device = check_device(device, here=engine is None)  # workers of an engine may be on machines that have others
     folder, runs, images = folder_for("output", output), listed_paths("model", model), listed_paths("input", input)
     budget = None if max_glimpses is None else int(max_glimpses)

@@ -7,6 +7,7 @@ glimpse train resume=runs/wsi-ppo-0 joint.updates=400
 
 import contextlib
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -304,6 +305,13 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
         plan.report.check_patches(cohort, cases.views)
     else:
         check_stepped(cases.cases, cases.views, policy.grid, policy.view_grid)
+    if 0 < settings["max_glimpses"] < policy.layout.zooms:
+        warnings.warn(
+            f"max_glimpses={settings['max_glimpses']}: with {policy.layout.zooms} fields of view, each is reached only "
+            f"by way of all wider ones, so the finest is never seen. Give at least {policy.layout.zooms}, better more.",
+            UserWarning,
+            stacklevel=2,
+        )
     resume, initial = settings["resume"], settings.get("initial_weights")
     begins = _begins(settings)
     if initial and begins:

@@ -123,7 +123,7 @@ class Views:
             identity: what `identity_of` returns; where it is given, the file is not looked at again.
         """
         place, extent = np.asarray(location, np.float32).tobytes(), self.glimpse_extents[zoom]
-        key = (identity or identity_of(source), self.glimpse_size, extent.values, extent.unit, place)
+        key = (identity or identity_of(source), self.glimpse_size, extent.values, extent.unit, int(zoom), place)
         return glimpses.get(key, lambda: self.glimpse(source, location, zoom))
 
     def pixels_read(self, source: ImageSource, locations: np.ndarray, zooms: Sequence[int] | np.ndarray) -> int:

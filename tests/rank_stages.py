@@ -97,8 +97,10 @@ def warmed(kind: type[TokenWarmUp], second: bool = False, **options: Any) -> dic
     return dict(trainer.modules())
 
 
-def played(kind: Any, extents: list[int], **options: Any) -> dict[str, nn.Module]:
-    _, policy = made(extents)
+def played(
+    kind: Any, extents: list[int], stop_bias: float = -0.5, worth: bool = False, **options: Any
+) -> dict[str, nn.Module]:
+    env, policy = made(extents)
     if "replay_steps" in options:
         policy.overview_dropout = 1.0
     given: dict[str, Any] = {"cases_per_rollout": 5, "rollouts_per_case": 2, "stop_from": 0.2, "seed": 3, **options}
@@ -106,7 +108,11 @@ def played(kind: Any, extents: list[int], **options: Any) -> dict[str, nn.Module
     lanes = GlimpseVecEnv([environment(extents) for _ in range(2 * (share.stop - share.start))], park=True)
     agent = kind(policy, lanes, device="cpu", **given)
     with torch.no_grad():
-        policy.stop_head.bias.fill_(-0.5)  # episodes of different lengths
+        policy.stop_head.bias.fill_(stop_bias)  # episodes of different lengths
+    if worth:
+        warm_up = ZoomWarmUp(policy, env.cases, env.views, env.task, branches=[3, 2], max_sequence=4, threads=1, seed=0)
+        warm_up.encode()
+        agent.worth = warm_up.worth()
     agent.learn(STEPS * agent.steps_per_update)
     return {"policy": policy}
 
@@ -125,7 +131,12 @@ STAGES: dict[str, Callable[[], dict[str, nn.Module]]] = {
     "zoom warm_up, contexts": lambda: warmed(ZoomWarmUp, branches=[3, 2], learning_rate=1e-3, look_contexts=2),
     "reinforce": lambda: played(Reinforce, [8], encoder_share=0.5, overview_share=0.5, min_glimpses=1),
     "ppo": lambda: played(PPO, [8, 16], baseline="critic"),
+    # Of the few episodes of a rank, often all stop before a wide glimpse.
+    "zoom": lambda: played(PPO, [24, 8], 1.5, worth=True, cases_per_rollout=2, stop_from=0.0, look_coef=0.1),
     "replay": lambda: played(Reinforce, [8], min_glimpses=1, replay_steps=3, replay_rollouts=2),
+    "replay of zoom, random views": lambda: played(
+        Reinforce, [24, 8], min_glimpses=1, replay_steps=3, replay_rollouts=2, augment={"noise": 2.0, "zoom": 0.0}
+    ),
 }
 
 

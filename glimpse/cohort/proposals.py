@@ -11,6 +11,7 @@ from jaxtyping import Float
 from glimpse.geometry import CellGrid, Extent, Frame, MissingSpacingError
 from glimpse.views import Views, misordered
 
+_EXTENTS = "env.make.glimpse_extents"
 _MOST = 8  # fields of view that are proposed
 _WORTH = 1.5  # a field of view that only fills the image is proposed if it is so many times as wide as the next one
 _DIGITS = {"um": 3, "mm": 4}  # at least so many digits are written
@@ -116,14 +117,15 @@ class _Asked:
         more = narrower if several and self._narrow() else ""
         chain = next(filter(None, (self._reaching(*slacks) for slacks in _SLACKS)), None)
         if chain is not None:
-            zoom = f"{'' if several else 'Zoom: '}glimpse_extents={_listed(chain)} would do."
+            zoom = f"{'' if several else 'Zoom: '}{_EXTENTS}={_listed(chain)} would do."
             return zoom + (f" Or choose {others}." if others else "") + more
         both = next(filter(None, (self._with_larger_overview(view_slack) for view_slack in (2.0, 1.0))), None)
         said = [f"Choose {others}."] if others else []
         if both is not None:
             chain, overview = both
             size = f"[{','.join(map(str, overview))}]"
-            said += [*self._in_the_way(), f"overview_size={size} and glimpse_extents={_listed(chain)} would do."]
+            extents = f"{_EXTENTS}={_listed(chain)}"
+            said += [*self._in_the_way(), f"env.make.overview_size={size} and {extents} would do."]
         return (" ".join(said) + more).strip()
 
     def _others(self) -> Iterator[str]:
@@ -213,9 +215,9 @@ def _wider(one: Extent, other: Extent) -> bool:
 
 
 def _listed(extents: Sequence[Extent]) -> str:
-    return f"[{', '.join(map(_text, extents))}]"
+    return f"[{','.join(map(_text, extents))}]"  # without spaces, so that it can be typed
 
 
 def _text(extent: Extent) -> str:
     text = [f"{value:.15g}{'' if extent.unit == 'px' else extent.unit}" for value in extent.values]
-    return text[0] if len(text) == 1 else f"[{', '.join(text)}]"
+    return text[0] if len(text) == 1 else f"[{','.join(text)}]"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glimpse.atomic import write_atomically, write_bytes_atomically, write_error
+from glimpse.errors import EvaluationError
 from glimpse.inspecting.estimate import Estimate
 from glimpse.inspecting.findings import RULES, Finding
 from glimpse.inspecting.inputs import Candidate
@@ -21,12 +22,47 @@ from glimpse.runs.file_names import file_names
 from glimpse.settings.terminal import printable
 
 FINDINGS, CASES, ESTIMATE, THUMBNAILS = "findings.csv", "cases.csv", "estimate.json", "thumbnails"
+_CASES_HEADER = [
+    "slide_id", "path", "env", "split", "target", "state", "rules", "shape", "channels", "spacing", "unit",
+    "foreground", "ms_per_glimpse", "thumbnail",
+]  # fmt: skip
+_FINDINGS_HEADER = ["slide_id", "path", "csv", "line", "rule", "kind", "what", "remedy", "thumbnail"]
+_LONGEST = 10_000  # bytes of a first line
+_ELSEWHERE = "Choose another folder with output=."
 _SHOWN = 40  # so many lines of the table are printed
 _NAMED = 3  # so many cases with the same finding are named in one line
 _RULE, _CASE = 12, 34  # characters of these columns
 
 Listed = tuple[Candidate, Seen, tuple[Finding, ...]]
 """A case, what looking at it has told, and all that is wrong with it."""
+
+
+def check_free(folder: Path) -> None:
+    """Refuses a folder in which the tables of a check would be written over other files.
+
+    Raises:
+        EvaluationError: the message names a file.
+    """
+    for name, header in ((CASES, _CASES_HEADER), (FINDINGS, _FINDINGS_HEADER)):
+        first = _first_line(folder / name)
+        if first not in (None, ",".join(header)):
+            raise EvaluationError(f"{folder / name}: this is another file, and no table of glimpse check. {_ELSEWHERE}")
+    others = folder / ESTIMATE, folder / THUMBNAILS
+    if _first_line(folder / CASES) is None:
+        for path in others:
+            if path.is_file() or (path.is_dir() and next(path.iterdir(), None) is not None):
+                raise EvaluationError(f"{path}: this is not of glimpse check (there is no {CASES}). {_ELSEWHERE}")
+
+
+def _first_line(path: Path) -> str | None:
+    """Returns the first line of a file; None where there is no file."""
+    try:
+        with open(path, "rb") as file:
+            return file.readline(_LONGEST).decode("utf-8", "replace").rstrip("\r\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def write_all(
@@ -37,16 +73,18 @@ def write_all(
     Raises:
         WriteError: a file cannot be written.
     """
+    earlier = _earlier_thumbnails(folder)
     try:
         (folder / THUMBNAILS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(folder / THUMBNAILS, error) from error
+    if not (folder / CASES).exists():  # before all else, since it says whose files these are
+        write_atomically(folder / CASES, table_text(_CASES_HEADER, []))
     names = file_names([candidate.id for candidate, _, _ in cases])
     pictures = [f"{THUMBNAILS}/{name}.png" if seen.thumbnail else "" for name, (_, seen, _) in zip(names, cases)]  # noqa: B905
     for picture, (_, seen, _) in zip(pictures, cases, strict=True):
         if picture:
             write_bytes_atomically(folder / picture, base64.b64decode(seen.thumbnail))
-    earlier = _earlier_thumbnails(folder)
     write_atomically(folder / CASES, _cases(cases, pictures))
     write_atomically(folder / FINDINGS, _findings(cases, pictures, tables))
     write_atomically(folder / ESTIMATE, json.dumps([one.record() for one in estimates], indent=1) + "\n")
@@ -66,10 +104,6 @@ def _earlier_thumbnails(folder: Path) -> set[str]:
 
 
 def _cases(cases: Sequence[Listed], pictures: Sequence[str]) -> str:
-    header = [
-        "slide_id", "path", "env", "split", "target", "state", "rules", "shape", "channels", "spacing", "unit",
-        "foreground", "ms_per_glimpse", "thumbnail",
-    ]  # fmt: skip
     rows: list[list[Any]] = []
     for (candidate, seen, findings), picture in zip(cases, pictures, strict=True):
         wrong = [one for one in findings if not one.note]
@@ -83,16 +117,15 @@ def _cases(cases: Sequence[Listed], pictures: Sequence[str]) -> str:
             " x ".join(map(str, seen.shape)), seen.channels or None, spacing, seen.unit, seen.foreground, milliseconds,
             picture,
         ])  # fmt: skip
-    return table_text(header, rows)
+    return table_text(_CASES_HEADER, rows)
 
 
 def _findings(cases: Sequence[Listed], pictures: Sequence[str], tables: Sequence[tuple[Path, Finding]]) -> str:
-    header = ["slide_id", "path", "csv", "line", "rule", "kind", "what", "remedy", "thumbnail"]
     rows: list[list[Any]] = [["", "", str(path), None, *_words(finding), ""] for path, finding in tables]
     for (candidate, _, findings), picture in zip(cases, pictures, strict=True):
         where = [candidate.id, str(candidate.path or ""), str(candidate.csv or ""), candidate.line or None]
         rows += [[*where, *_words(finding), picture] for finding in findings]
-    return table_text(header, rows)
+    return table_text(_FINDINGS_HEADER, rows)
 
 
 def _words(finding: Finding) -> list[str]:

@@ -49,7 +49,8 @@ def judged_answers(
     total: Tensor | None = None
     for count in highest:
         for _ in range(_EACH):
-            judge = TopKHead(features.shape[-1], task, count).to(features.device)
+            with torch.random.fork_rng(devices=()):  # a training that goes on comes here with its generators restored
+                judge = TopKHead(features.shape[-1], task, count).to(features.device)
             _teach(judge, features, (mean, spread), targets, task, generator, chunk)
             with torch.no_grad():
                 answers = torch.cat([judge.alone((part - mean) / spread) for part in features.split(chunk)])

@@ -202,11 +202,12 @@ class Worth:
         """
         found = [moments_of(gathered(logits.flatten()), -gathered(self.losses.flatten()))]
         for zoom, one in enumerate(self.inner, 1):
-            if wide is None:
-                found.append(torch.full_like(found[0], torch.nan))
-                continue
-            known = one.known(wide, zoom)
-            found.append(moments_of(gathered(known.logits[known.there]), -gathered(known.losses[known.there])))
+            nothing = logits.new_zeros(0)  # which is gathered all the same: other ranks may have wide glimpses
+            of_these = (nothing, nothing)
+            if wide is not None:
+                known = one.known(wide, zoom)
+                of_these = known.logits[known.there], known.losses[known.there]
+            found.append(moments_of(gathered(of_these[0]), -gathered(of_these[1])))
         return torch.stack(found)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -60,7 +60,8 @@ class WarmUpGlimpses:
             return (16, 6) if levels == 2 else (12, *[4] * (levels - 1))
         if len(self.branches) != levels:
             raise SettingsError(
-                f"Expected one of warm_up.branches for each of the {levels} fields of view, got {list(self.branches)}."
+                f"Expected one of warm_up.branches for each of the {levels} fields of view, got {list(self.branches)}. "
+                f"Give {levels} numbers, or warm_up.branches=null, which fits any number of them."
             )
         return tuple(self.branches)
 

@@ -28,7 +28,7 @@ class Described:
 
     Attributes:
         keys, unary: As of `glimpse.networks.where.Candidates`.
-        open: Whether a cell has any foreground and lies inside the image.
+        open: Whether a cell lies inside the image and is not plain.
         location: Centres in [-1, 1]^d of the image.
     """
 

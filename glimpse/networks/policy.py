@@ -209,7 +209,11 @@ class GlimpsePolicy(GlimpseNetwork):
     def _log_prob(
         self, episodes: Episodes, states: Tensor, candidates: Candidates, history: History, conduct: Conduct
     ) -> tuple[Tensor, Tensor]:
-        """Returns log-probabilities of decisions and entropies of where to look, (batch, step); 0 at other steps."""
+        """Returns log-probabilities of decisions and entropies of where to look, (batch, step); 0 at other steps.
+
+        Of several fields of view, an entropy is that of their choice and that of the place with the one chosen: on
+        average the entropy of both, which needs no distribution over the places of the others.
+        """
         read = F.pad(episodes.read, (0, 1))
         # The last step reads no glimpse: its choice is filled with zeros, and its log-probability is masked below.
         choice = Choice(F.pad(episodes.location, (0, 0, 0, 1)), F.pad(episodes.cell, (0, 1)))
@@ -240,7 +244,8 @@ class GlimpsePolicy(GlimpseNetwork):
             levels = self.levels(states, where, conduct).log_softmax(-1)
             where = at_level(where, zoom)
             zoomed = levels.gather(-1, zoom[..., None])[..., 0]
-            return where.log_prob(Choice(location, cell)) + zoomed, where.entropy()
+            entropy = where.entropy() - (levels.exp() * levels.clamp_min(-50)).sum(-1)
+            return where.log_prob(Choice(location, cell)) + zoomed, entropy
 
         rows = (states, choice.location, choice.cell, zoom)
         each = max(1, batch * candidates.unary.shape[1])

@@ -193,12 +193,16 @@ class SeeingNetwork(BasePolicy):
     ) -> Bool[Tensor, "glimpse cell"]:
         """Returns which cells of wide glimpses may be looked at: those inside the image that are not plain.
 
+        A cell of one pixel is plain where it and its neighbours are.
+
         Args:
             glimpses: uint8 (glimpse, channel, *size).
             places: The centres of their cells in [-1, 1]^d of the image.
         """
-        pool, grid, pixels = _MAX_POOL[len(self.view_grid.side)], self.view_grid, glimpses.to(self.device).float()
-        highest, lowest = pool(_edged(pixels, grid), grid.side), -pool(_edged(-pixels, grid), grid.side)
+        pool, grid = _MAX_POOL[len(self.view_grid.side)], self.view_grid
+        pixels = _edged(glimpses.to(self.device).float(), grid)
+        window, padding = (grid.side, 0) if max(grid.side) > 1 else (3, 1)
+        highest, lowest = (sign * pool(sign * pixels, window, grid.side, padding) for sign in (1, -1))
         plain = (highest - lowest).amax(1).flatten(1) < PLAIN
         return ~plain & (places.abs() <= 1).all(-1)
 

@@ -12,7 +12,7 @@ import torch
 
 from glimpse.cohort import Case
 from glimpse.cohort.preflight import PreflightError
-from glimpse.errors import EvaluationError
+from glimpse.errors import EvaluationError, SettingsError
 from glimpse.geometry import Extent
 from glimpse.modalities import Modality, find_modality
 from glimpse.networks.policy import GlimpsePolicy
@@ -30,6 +30,7 @@ from glimpse.sources import ImageSource, open_source
 from glimpse.tasks import Task
 from glimpse.views import Views
 
+MOST_GLIMPSES = 100_000  # of a reading; what is kept of each takes some kilobytes
 _LANES = 16  # rollouts that are read at once
 
 
@@ -162,6 +163,7 @@ class Agent:
     def read(
         self,
         image: str | os.PathLike[str] | ImageSource | Case,
+        /,
         max_glimpses: int | None = None,
         *,
         name: str | None = None,
@@ -173,12 +175,12 @@ class Agent:
             image: A file, or a folder that is one image; a source; or a case.
             max_glimpses: The budget, any number; the run's own if not given.
             name: The name of the case; by default that of the file without its suffix, as in `glimpse predict`.
-            **options: Options of the source, as for `open`.
+            **options: Options of the source, as for `open`; a source or a case has its own already.
 
         Raises:
             ImageReadError, UnsupportedImageError: The image is missing, damaged, or of another kind.
             PreflightError: The run's sizes do not fit the image.
-            SettingsError: `max_glimpses` is no whole number from 0 on.
+            SettingsError: `max_glimpses` is no whole number from 0 to 100,000, or options would have no effect.
         """
         with self._case(image, name, options) as case:
             (reading,) = self._read(case, max_glimpses)
@@ -187,6 +189,7 @@ class Agent:
     def rollouts(
         self,
         image: str | os.PathLike[str] | ImageSource | Case,
+        /,
         count: int = 16,
         max_glimpses: int | None = None,
         *,
@@ -218,6 +221,11 @@ class Agent:
         self, image: str | os.PathLike[str] | ImageSource | Case, name: str | None, options: Mapping[str, Any]
     ) -> Iterator[Case]:
         """Opens an image as a case."""
+        if options and isinstance(image, Case | ImageSource):
+            raise SettingsError(
+                f"{', '.join(sorted(options))}: options are of files, and this image is open already. Give its path, "
+                "or give them to what opens it."
+            )
         if isinstance(image, Case):
             yield image
             return
@@ -233,7 +241,7 @@ class Agent:
     def _read(self, case: Case, max_glimpses: int | None, count: int = 1, seed: int | None = None) -> list[CaseReading]:
         """Reads a case `count` times; choices are drawn if there is a seed."""
         budget = self.budget if max_glimpses is None else max_glimpses
-        at_least("max_glimpses", budget, 0, whole=True)
+        at_least("max_glimpses", budget, 0, whole=True, most=MOST_GLIMPSES)
         source, policy = case.source, self.policy
         space: Any = policy.observation_space
         axes = len(space["overview"].shape) - 1

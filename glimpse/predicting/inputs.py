@@ -16,7 +16,7 @@ from glimpse.errors import EvaluationError
 from glimpse.modalities import OPTION_COLUMNS, Modality
 from glimpse.settings.nearest import suggestion
 from glimpse.sources import ImageReadError
-from glimpse.sources.base import begins_as_dicom, unopened
+from glimpse.sources.base import begins_as_dicom
 from glimpse.sources.registry import Reader, knows_nothing, reader_named
 from glimpse.sources.staged.remote import RemotePath, local, remote
 from glimpse.sources.staged.stage import ROOM
@@ -163,8 +163,8 @@ def _composed(text: str) -> str:
 # ---------------------------------------------------------------------------------------------- folders
 def _in_folder(top: Path, reader: Reader, without: Path | None) -> list[Found]:
     """Returns the images below a folder, those of linked folders included; hidden ones are left out."""
-    found, others = [], Counter[str]()
-    for folder, files in walked(top, without):
+    found, others, unread = [], Counter[str](), list[Path]()
+    for folder, files in walked(top, without, unread):
         if _is_one_image(files, reader):
             below = folder.relative_to(top).as_posix()
             found.append(Found(folder, top.name if below == "." else below))
@@ -174,6 +174,7 @@ def _in_folder(top: Path, reader: Reader, without: Path | None) -> list[Found]:
                 found.append(Found(file, file.relative_to(top).as_posix()))
             else:
                 others[file.suffix.lower() or "no suffix"] += 1
+    found += [Found(folder, folder.relative_to(top).as_posix()) for folder in unread]  # each fails by itself
     if not found:
         kinds = ", ".join(f"{count} of {kind}" for kind, count in others.most_common(_SHOWN)) or "it is empty"
         raise EvaluationError(
@@ -183,7 +184,9 @@ def _in_folder(top: Path, reader: Reader, without: Path | None) -> list[Found]:
     return found
 
 
-def walked(top: Path, without: Path | None = None) -> Iterator[tuple[Path, list[Path]]]:
+def walked(
+    top: Path, without: Path | None = None, unread: list[Path] | None = None
+) -> Iterator[tuple[Path, list[Path]]]:
     """Yields every folder from `top` on with its files in order, linked folders once.
 
     Hidden ones are left out, and so are the copies in a stage, earlier predictions and runs, whose pictures are none
@@ -192,13 +195,20 @@ def walked(top: Path, without: Path | None = None) -> Iterator[tuple[Path, list[
     Args:
         top: the folder.
         without: a folder that is left out, since results lie there.
+        unread: gets the folders below `top` that may not be read.
 
     Raises:
-        ImageReadError: a folder may not be read.
+        ImageReadError: a folder may not be read, and there is no list for it.
     """
 
     def refused(error: OSError) -> None:
-        raise unopened(Path(error.filename or top), error) from error
+        folder = Path(error.filename or top)
+        if unread is None or folder == top:
+            raise ImageReadError(
+                f"{folder}: cannot be opened ({error.strerror or error}). Get the right to read it, e.g. with 'chmod "
+                f"u+rX {folder}', or give other folders."
+            ) from error
+        unread.append(folder)
 
     seen = set() if without is None else {os.path.realpath(without)}
     for here, inner, names in os.walk(top, onerror=refused, followlinks=True):

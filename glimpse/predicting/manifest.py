@@ -18,6 +18,7 @@ from typing import Any
 import glimpse
 from glimpse.atomic import write_atomically
 from glimpse.errors import EvaluationError
+from glimpse.predicting.outputs import WRITTEN
 from glimpse.reading.calibration import CALIBRATION_FILE
 from glimpse.runs.loading import CONFIG_FILE, POLICY_FILE
 
@@ -77,13 +78,16 @@ class Manifest:
         self._began = time.perf_counter()
 
     def check(self) -> None:
-        """Refuses a folder with results that other models or arguments have made.
+        """Refuses a folder with results that other models or arguments have made, or with files that are none.
 
         Raises:
-            EvaluationError: the message says what differs.
+            EvaluationError: the message says what differs, or what would be written over.
         """
         before = (self._read() or {}).get("made")
-        if not isinstance(before, dict) or before == self.made:
+        if not isinstance(before, dict):
+            self._check_free()
+            return
+        if before == self.made:
             return
         names = sorted({*before, *self.made})
         differ = [name for name in names if before.get(name) != self.made.get(name)]
@@ -96,6 +100,18 @@ class Manifest:
             f"{self.path.parent}: this folder holds predictions that were made otherwise ({said or 'other settings'}). "
             "Choose another output folder, or remove this one."
         )
+
+    def _check_free(self) -> None:
+        """Refuses a folder without a manifest that holds what results would be written over."""
+        folder = self.path.parent
+        for name in (MANIFEST, *WRITTEN):
+            path = folder / name
+            if (path.is_dir() and next(path.iterdir(), None) is not None) or path.is_file():
+                what = f"a file {name}" if path.is_file() else f"a folder {name} with files"
+                raise EvaluationError(
+                    f"{folder}: it has {what}, which is not of glimpse predict (no {MANIFEST} says so) and would be "
+                    "written over. Choose another output folder."
+                )
 
     def write(self, records: Sequence[Mapping[str, Any]], failed: int, done: Mapping[str, int]) -> None:
         """Writes the manifest; the caller must have claimed the folder's tables.

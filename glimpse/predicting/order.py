@@ -117,7 +117,7 @@ def _absolute(path: str) -> str:
 def _check_together(agents: Sequence[Agent]) -> None:
     """Finds out, before any image is read, whether all runs say how images are read, and predict the same."""
     for one in agents:
-        one.modality, one.task, one.views, one.threads  # noqa: B018 - each says what is wrong with the run
+        one.modality, one.task, one.views, one.threads, one.temperature  # noqa: B018 - each says what is wrong with the run
     first = agents[0]
     for other in agents[1:]:
         if other.task != first.task or other.modality.name != first.modality.name:

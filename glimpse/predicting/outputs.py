@@ -35,6 +35,10 @@ _ENDINGS = (
     (FAILURES, ".json"),
     (FAILURES, ".png"),
 )
+PREDICTIONS, FAILED = "predictions.csv", "failures.csv"
+WRITTEN = (PREDICTIONS, FAILED, *dict.fromkeys((RECORDS, *(room for room, _ in _ENDINGS))))
+"""The tables and folders in an output folder; whatever else they hold would be written over."""
+
 _OF_TRAINING = re.compile(  # remedies that only training has; here the case is left out already
     r",? or leave the case out \(env\.cohort\.on_error=skip\)"
     r"|; env\.cohort\.on_error=skip shows such parts as background"

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from glimpse.atomic import replacing
+from glimpse.atomic import write_bytes_atomically
 from glimpse.errors import EvaluationError, MissingExtraError
 from glimpse.pictures.episodes import scanpath_picture
 from glimpse.pictures.geojson import to_geojson
@@ -69,7 +69,7 @@ class CaseReading(Reading):
 
     @property
     def attention(self) -> Float[np.ndarray, "step *grid"]:
-        """The probability of looking at each cell of the overview next, before the first glimpse and after each one."""
+        """The probability that the next glimpse lies in each cell of the overview, before the first and after each."""
         return self.traced.cells
 
     @property
@@ -91,10 +91,14 @@ class CaseReading(Reading):
         picture = Image.fromarray(scanpath_picture(self))
         if path is not None:
             form = Image.registered_extensions().get(Path(path).suffix.lower())
-            if form not in Image.SAVE:
-                raise EvaluationError(f"{path}: pictures of this suffix cannot be written. Call it .png or .jpg.")
-            with replacing(path) as unfinished:
-                picture.save(unfinished, form)
+            held = io.BytesIO()
+            try:
+                picture.save(held, form)
+            except (KeyError, OSError, ValueError) as error:  # of a format that holds no colours, for example
+                raise EvaluationError(
+                    f"{path}: pictures of this suffix cannot be written. Call it .png or .jpg."
+                ) from error
+            write_bytes_atomically(path, held.getvalue())
         return picture
 
     def to_geojson(

@@ -16,6 +16,7 @@ from glimpse.predicting.hand import DEATHS, ELSEWHERE, FAILED_BEFORE, KNOWN, REA
 from glimpse.predicting.hand import FAILED as FAILED_NOW
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.manifest import MANIFEST, Manifest
+from glimpse.predicting.outputs import FAILED, PREDICTIONS
 from glimpse.predicting.surviving import began
 from glimpse.reading.looks import spacing_text
 from glimpse.runs.file_names import file_names
@@ -23,7 +24,6 @@ from glimpse.runs.stopping import Stopping
 from glimpse.settings.progress import say, silent
 from glimpse.settings.terminal import printable
 
-PREDICTIONS, FAILED = "predictions.csv", "failures.csv"
 _TABLES = "~tables"  # a claim that no case can have: names of files have no such sign
 _SECONDS = 5.0  # between two times that tables are written, at least
 _LINE = 60.0  # seconds between two lines of progress, where no terminal shows a bar
@@ -84,7 +84,8 @@ class Work:
             WriteError: results cannot be written.
             KeyboardInterrupt, SystemExit: it was asked to stop; the tables hold all that was read.
         """
-        own = self._named(items)[shard[0] - 1 :: shard[1]]
+        named = self._named(items)
+        own = named[shard[0] - 1 :: shard[1]]
         stopping = Stopping()
         message = "glimpse: stopping after this case; the same command goes on from there. (Once more stops at once.)"
         self._tidy()
@@ -100,6 +101,7 @@ class Work:
         finally:
             self.hands.stop()
             self.manifest.end()
+            self._forget_renamed(named)
             self._tidy()
             for name in self.claims.all_deaths():
                 if self.outputs.record(name) is not None or self.outputs.failed_since(name, moment):
@@ -144,6 +146,14 @@ class Work:
         names = file_names([item.id for item in items])
         self._check_same_images(items, names)
         return list(zip(items, names, strict=True))
+
+    def _forget_renamed(self, named: Sequence[Named]) -> None:
+        """Removes what was read of these items under other names, which they had beside other ones."""
+        names = {writable(item.id): name for item, name in named}
+        for record in self.outputs.records():
+            name = names.get(record["slide_id"], record["file"])
+            if name != record["file"] and self.outputs.record(name) is not None:
+                self.outputs.clear(record["file"])
 
     def _check_same_images(self, items: Sequence[Item], names: Sequence[str]) -> None:
         """Refuses images that would take the place of others, which the folder calls by the same names."""
@@ -211,13 +221,15 @@ class Work:
                     path.unlink(missing_ok=True)
             self.manifest.check()
             records, failures = outputs.records(), outputs.failures()
+            own = self.done.counts if self.hands.counts else {**self.done.counts, "read": 0, "failed": 0}
+            if not (folder / MANIFEST).exists():  # before all else, since it says whose files these are
+                self.manifest.write((), 0, own)
             write_atomically(folder / PREDICTIONS, predictions_table(records, self.columns))
             if failures:
                 write_atomically(folder / FAILED, failures_table(failures))
             else:
                 with suppress(OSError):
                     (folder / FAILED).unlink(missing_ok=True)
-            own = self.done.counts if self.hands.counts else {**self.done.counts, "read": 0, "failed": 0}
             self.manifest.write(records, len(failures), own)
         self._written = time.monotonic()
         self._cost = self._written - began

@@ -16,7 +16,7 @@ from glimpse.errors import EvaluationError
 from glimpse.networks.devices import on_host, to_device
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Conduct, Decision, Scene, State
-from glimpse.networks.where import CellDistribution, Choice, GaussianDistribution, at_level
+from glimpse.networks.where import CellDistribution, Choice, GaussianDistribution
 from glimpse.reading.lanes import Access, Ending, Lanes, Seen, Start
 from glimpse.reading.records import Reading, Trace
 from glimpse.spaces import Action
@@ -112,15 +112,15 @@ def _to_the_end(
     while True:
         decision = policy.decide(scene, state, _tensor(policy, exhausted), generator is None, generator, conduct)
         action = _action(policy, decision)
-        places = None
+        places = cells = None
         if aside is not None:
             with aside.noting():
-                places = place_probabilities(policy, scene, state, decision.zoom, conduct)
+                places, cells = place_probabilities(policy, scene, state, decision.zoom, conduct)
         seen = lanes.step(action)
         for lane in going:
             notes[lane].predictions.append(action.prediction[lane])
-            if places is not None:
-                notes[lane].cells.append(places[lane, : len(policy.cells)].reshape(scene.candidates.grid.cells))
+            if cells is not None:
+                notes[lane].cells.append(cells[lane].reshape(scene.candidates.grid.cells))
                 notes[lane].tokens.append(token[lane])
         going = [lane for lane in going if not seen.ended[lane]]
         if not going:
@@ -157,22 +157,30 @@ def _tensor(policy: GlimpsePolicy, array: np.ndarray) -> Tensor:
 
 def place_probabilities(
     policy: GlimpsePolicy, scene: Scene, state: State, zoom: Tensor, conduct: Conduct
-) -> Float[np.ndarray, "lane place"]:
-    """Returns the probability of looking at each place next: the cells of the overview, then those of wide glimpses.
+) -> tuple[Float[np.ndarray, "lane place"], Float[np.ndarray, "lane cell"]]:
+    """Returns how probable it is that the next glimpse lies at each place, and in each cell of the overview.
 
-    For a Gaussian, it is the normalised density.
+    Places are the cells of the overview, then those of wide glimpses, and their probabilities are those with the field
+    of view `zoom`; those of cells are with any. For a Gaussian, both are the normalised density.
     """
-    where = policy.where(state.memory[:, None], *policy.choices(scene, state, conduct), conduct)
-    where = at_level(where, zoom[:, None])
+    states = state.memory[:, None]
+    where = policy.where(states, *policy.choices(scene, state, conduct), conduct)
     if isinstance(where, GaussianDistribution):
         centres = scene.candidates.locations[None]
         logits = where.log_prob(Choice(centres, scene.candidates.nearest(centres)))
-        probabilities = logits.reshape(len(state.memory), -1).softmax(-1)
-    else:
-        assert isinstance(where, CellDistribution)
-        count = max(len(policy.cells), 0 if where.index is None else int(where.index.max()) + 1)
-        probabilities = where.of_all(count)[:, 0]
-    return probabilities.float().cpu().numpy()
+        probabilities = logits.reshape(len(states), -1).softmax(-1).float().cpu().numpy()
+        return probabilities, probabilities
+    assert isinstance(where, CellDistribution)
+    count = max(len(policy.cells), 0 if where.index is None else int(where.index.max()) + 1)
+    probabilities = where.at(zoom[:, None]).of_all(count)[:, 0].float()
+    cells = probabilities[:, : len(policy.cells)]
+    if where.level is not None:
+        levels, cells = policy.levels(states, where, conduct).softmax(-1)[:, 0], torch.zeros_like(cells)
+        inside = scene.candidates.nearest(where.locations).expand(len(states), -1)
+        for level, probability in enumerate(levels.unbind(-1)):
+            with_it = where.at(torch.full_like(zoom, level)[:, None]).logits[:, 0].softmax(-1)
+            cells = cells.scatter_add(-1, inside, (probability[:, None] * with_it).float())
+    return probabilities.cpu().numpy(), cells.cpu().numpy()
 
 
 def _check_kinds(policy: GlimpsePolicy, cases: Sequence[Case]) -> None:

@@ -21,8 +21,8 @@ class Trace:
         foreground: Where in the overview looking can make sense: 0 or 1.
         glimpses: The glimpses as they were read, in order.
         extents: The field of view of each glimpse, as a share of the image along each axis.
-        cells: The probability of looking at each cell next, before the first glimpse and after each glimpse; the last
-            axes are those of the grid of cells over the overview.
+        cells: The probability that the next glimpse lies in each cell, whatever its field of view, before the first
+            glimpse and after each glimpse; the last axes are those of the grid of cells over the overview.
         parents: For each glimpse, the index of the wide glimpse that showed its place; -1 where that was the overview.
         shown: The low and high corner of what each glimpse showed, in level-0 pixels of the frame; None where only its
             centre is known.
@@ -69,7 +69,8 @@ class Reading:
         zooms: The index of each glimpse's field of view in `Views.glimpse_extents`.
         glimpses: How many glimpses were read.
         share_read: `pixels_read` divided by the number of pixels in the foreground.
-        pixels_read: Level-0 pixels that the glimpses cover.
+        pixels_read: Level-0 pixels that the glimpses cover, clipped to the image; overlaps count each time, and a
+            glimpse that is wider than the finest counts like a finest one.
         seconds: Wall-clock time, reading of pixels included; of cases that were read together, their mean.
         hits: For each of the case's marks, whether any glimpse hit it; None where the case has no marks.
         trace: What was seen on the way; None unless it was asked for.

@@ -25,8 +25,8 @@ CAPTION = (
     "answers never see the overview, one of the same kind trained to answer from overviews alone."
 )
 HIT_RATE = (
-    "A mark (an annotated region) is hit where a glimpse shows it whole or lies in it; the patches of a full scan may "
-    "cut it."
+    "A mark (an annotated region) is hit where a glimpse shows it whole or lies in it; of several fields of view, only "
+    "the finest counts. The patches of a full scan may cut it."
 )
 _FEW, _FEW_PATIENTS = "Bootstrapped intervals of so few patients are too narrow.", 20
 _COST = ("glimpses", "% of foreground read", "s/case")

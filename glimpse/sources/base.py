@@ -340,12 +340,12 @@ def read_in_parts(
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x93NUMPY", "a NumPy array"),
-    (0, b"II*\0", "a TIFF image"),
-    (0, b"MM\0*", "a TIFF image"),
-    (0, b"II+\0", "a BigTIFF image"),
-    (0, b"MM\0+", "a BigTIFF image"),
+    *((0, magic, "a TIFF image") for magic in (b"II*\0", b"MM\0*")),
+    *((0, magic, "a BigTIFF image") for magic in (b"II+\0", b"MM\0+")),
     (0, b"\xff\xd8\xff", "a JPEG image"),
     (0, b"\x89PNG", "a PNG image"),
+    (0, b"GIF8", "a GIF image"),
+    (4, b"ftyphei", "a HEIC image"),
     (0, b"PK\x03\x04", "a ZIP archive"),
     (0, b"\x1f\x8b", "gzip-compressed data"),
     (0, b"%PDF", "a PDF document"),

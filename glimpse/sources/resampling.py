@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+_SMALL = np.float32(1e-6)  # a smaller share of a box is rounding
+
 
 @runtime_checkable
 class Sliced(Protocol):
@@ -68,17 +70,29 @@ class Cut:
         return math.prod(last - first for first, last in zip(self.first, self.last, strict=True))
 
     def means(self, image: Sliced) -> tuple[Float[np.ndarray, "*size"], Float[np.ndarray, "*size"]]:
-        """Means over the part of each box that lies in an image (*shape), and how large that part is, 0 to 1."""
+        """Means over the part of each box that lies in an image (*shape), and how large that part is, 0 to 1.
+
+        Values that are not finite are left out of the means; a box that has no other is NaN.
+        """
         block: np.ndarray = image[
             tuple(
                 slice(min(max(a, 0), n), max(min(b, n), 0))
                 for a, b, n in zip(self.first, self.last, image.shape, strict=True)
             )
         ]
-        cover = np.ones((1,) * image.ndim, np.float32)
-        for axis, length in enumerate(image.shape):
+        known = np.isfinite(block) if block.dtype.kind == "f" else np.True_
+        if known.all():
+            return self._means(block, image.shape)
+        values, cover = self._means(np.where(known, block, 0), image.shape)
+        share = self._means(known.astype(np.float64), image.shape)[0]
+        return np.where(share > _SMALL, values / np.maximum(share, _SMALL), np.float32(np.nan)), cover
+
+    def _means(self, block: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what `means` does, of what was cut from an image of a shape."""
+        cover = np.ones((1,) * block.ndim, np.float32)
+        for axis, length in enumerate(shape):
             block, part = self._mean_along(block, axis, length)
-            cover = cover * part.reshape([-1 if other == axis else 1 for other in range(image.ndim)])
+            cover = cover * part.reshape([-1 if other == axis else 1 for other in range(block.ndim)])
         return block.astype(np.float32, copy=False), cover
 
     def _mean_along(self, block: np.ndarray, axis: int, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -211,6 +211,8 @@ def test_looks_go_through_its_steps() -> None:
         np.testing.assert_array_equal(looked.views.glimpse(source, [0.0, 0.5], 1)[0], image[24:40, 40:56])
         wide = image[16:48, 32:64].reshape(16, 2, 16, 2).mean((1, 3)) // 1
         np.testing.assert_array_equal(looked.views.glimpse(source, [0.0, 0.5], 0)[0], wide)
+        for zoom, seen in ((1, image[24:40, 40:56]), (0, wide)):
+            np.testing.assert_array_equal(looked.views.kept_glimpse(source, [0.0, 0.5], zoom)[0], seen)
         looked.views.glimpse(looked.cases[0].source, [0.0, 0.0])
     np.testing.assert_allclose(looked.views.extent(source, 1), [8, 8])  # a quarter of the overview's side
     np.testing.assert_allclose(looked.views.extent(source, 0), [16, 16])

@@ -60,7 +60,7 @@ def message(frames: Sequence[Frame], views: Views, grid: CellGrid = OVERVIEW, vi
 
 def read(said: str) -> tuple[list[Any], tuple[int, ...] | None]:
     """The fields of view that a message proposes, and the overview that goes with them."""
-    found = re.search(r"(?:overview_size=(\[[\d,]+\]) and )?glimpse_extents=(\[.*?\]) would do\.", said)
+    found = re.search(r"(?:overview_size=(\[[\d,]+\]) and )?env\.make\.glimpse_extents=(\[\S*?\]) would do\.", said)
     assert found is not None, said
     quoted = re.sub(r"([\d.]+(?:um|mm|mpp))", r"'\1'", found[2])
     return yaml.safe_load(quoted), tuple(yaml.safe_load(found[1])) if found[1] else None
@@ -121,10 +121,10 @@ def test_a_volume_of_thick_slices_is_proposed_what_fits_on_each_axis(finest: Any
 def test_cells_of_wide_glimpses_that_are_too_coarse() -> None:
     grid, view_grid, image = CellGrid((10, 14), (1, 1)), CellGrid((8, 8), (2, 2)), Frame((40, 60), name="a.npy")
     said = message([image], views_of(20, 4, overview=grid, glimpse=view_grid), grid, view_grid)
-    assert "glimpse_extents=[16, 8, 4] would do. A smaller network.view_cell" in said and "Zoom" not in said
+    assert "env.make.glimpse_extents=[16,8,4] would do. A smaller network.view_cell" in said and "Zoom" not in said
     big = Frame((400, 600), name="big.npy")  # cells 40 and 42.9 pixels apart; each extent is twice the next
     said = message([big], views_of(4, overview=grid, glimpse=view_grid), grid, view_grid)
-    assert "Zoom: glimpse_extents=[128, 64, 32, 16, 8, 4] would do." in said
+    assert "Zoom: env.make.glimpse_extents=[128,64,32,16,8,4] would do." in said
     assert message([big], views_of(128, 64, 32, 16, 8, 4, overview=grid, glimpse=view_grid), grid, view_grid) == ""
 
 
@@ -181,7 +181,7 @@ def test_whatever_is_proposed_is_accepted(seed: int) -> None:
         size = tuple(map(int, more[1].split(" x ")))
         assert accepted(served, [finest], CellGrid(size, grid.side), view_grid)
     if wider := re.search(r"glimpse_extents \((\[.*?\]|[^ ]+) (?:pixels are|is) enough", said):
-        ((extent,), _) = read(f"glimpse_extents=[{wider[1]}] would do.")
+        ((extent,), _) = read(f"env.make.glimpse_extents=[{wider[1]}] would do.")
         assert accepted(served, [extent], grid, view_grid)
     assert not said or not accepted(served, [finest], grid, view_grid)
 

@@ -13,9 +13,13 @@ from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
 from glimpse.errors import SettingsError
 from glimpse.learning.zoom_warm_up import ZoomWarmUp
 from glimpse.networks import ConvEncoder
+from glimpse.networks.aggregator import CausalTransformer
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.overlap import NEAR, covered_shares
 from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.where import Where, at_level
+from glimpse.reading.lanes import Access
+from glimpse.reading.readers import reader_named
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.settings.composing import composed
 from glimpse.train import train
@@ -96,6 +100,60 @@ def test_plain_cells_and_those_beyond_the_image_are_closed() -> None:
     assert torch.equal(opened[2], (places.abs() <= 1).all(-1)) and not opened[2].all()
 
 
+def test_cells_of_one_pixel_are_plain_where_their_neighbours_are_too() -> None:
+    env = environment()
+    policy = policy_for(env, view_cell=1)
+    assert max(policy.view_grid.side) == 1
+    glimpses = torch.full((1, *policy.glimpse_shape), 100, dtype=torch.uint8)
+    glimpses[..., 0, 0] = 200
+    opened = policy.open_view_cells(glimpses, torch.zeros(1, len(policy.view_grid.locations()), 2))
+    expected = torch.zeros(policy.view_grid.cells, dtype=torch.bool)
+    expected[:2, :2] = True
+    assert torch.equal(opened.reshape(policy.view_grid.cells), expected)
+
+
+def test_the_entropy_is_that_of_the_field_of_view_and_of_the_place_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = trained(3, stop_from=1.0)
+    policy, whole = agent.policy, GlimpsePolicy.levels
+    asked: list[tuple[torch.Tensor, Where]] = []
+
+    def levels(self: GlimpsePolicy, states: torch.Tensor, where: Where, *rest: Any) -> torch.Tensor:
+        asked.append((whole(self, states, where, *rest), where))
+        return asked[-1][0]
+
+    monkeypatch.setattr(GlimpsePolicy, "levels", levels)
+    entropy = policy.evaluate_episodes(agent.episodes, conduct=agent.conduct).entropy
+    logits, where = asked[-1]
+    zoom = torch.nn.functional.pad(agent.episodes.zoom, (0, 1))
+    expected = torch.distributions.Categorical(logits=logits).entropy() + at_level(where, zoom).entropy()
+    decided = agent.episodes.decided
+    torch.testing.assert_close(entropy[decided], expected[decided])
+    assert torch.distributions.Categorical(logits=logits).entropy()[decided].max() > 0.1
+    entropy.sum().backward()
+    assert any(float(one.grad.abs().max()) > 0 for one in policy.zoom_head.parameters() if one.grad is not None)
+
+
+@pytest.mark.parametrize("wide_worth", [0.0, 5.0])
+def test_a_trace_says_where_the_next_glimpse_lies_whatever_its_field_of_view(wide_worth: float) -> None:
+    env = environment(levels=3)
+    policy = policy_for(env)
+    inner: Any = env.unwrapped
+    locator: Any = policy.locator
+    with torch.no_grad():
+        locator.worth_offset[1:] = wide_worth  # the second time it looks closely as soon as it can
+    reader = reader_named("policy", policy, Access(inner.views, inner.task, threads=1), 6)
+    reading = reader.read(inner.cases[:1], trace=True)[0]
+    trace = reading.traced
+    np.testing.assert_allclose(trace.cells.sum((1, 2)), 1, atol=1e-5)
+    assert (reading.zooms > 0).any() == (wide_worth > 0)
+    inside = (reading.scanpath + 1) / 2 * policy.grid.cells
+    inside = np.minimum(inside.astype(int), np.array(policy.grid.cells) - 1)
+    assert np.unravel_index(trace.cells[0].argmax(), policy.grid.cells) == tuple(inside[0])
+    for step, zoom in enumerate(reading.zooms):
+        if zoom:  # what is chosen inside a wide glimpse counts for the cell of the overview in which it lies
+            assert trace.cells[step][tuple(inside[step])] >= trace.chances[step] / 3
+
+
 @pytest.mark.parametrize("levels", [2, 3, 4])
 def test_wide_glimpses_cover_no_finer_candidate(levels: int) -> None:
     """The coverage that grows step by step is that of all glimpses that are not wider, by their overlaps."""
@@ -149,8 +207,10 @@ def spotted() -> FlattenAction:
     return FlattenAction(make_array(cases, split=None, max_glimpses=6, **sizes))
 
 
-def warmed(env: FlattenAction, steps: int, **options: Any) -> tuple[GlimpsePolicy, ZoomWarmUp]:
-    policy, inner = policy_for(env, overview_dropout=1.0), env.unwrapped
+def warmed(
+    env: FlattenAction, steps: int, aggregator: Any = CausalTransformer, **options: Any
+) -> tuple[GlimpsePolicy, ZoomWarmUp]:
+    policy, inner = policy_for(env, overview_dropout=1.0, aggregator=aggregator), env.unwrapped
     given = {"branches": [6, 5], "batch": 8, "steps": steps, "max_sequence": 10, "threads": 1, "look_by_state": False}
     trainer = ZoomWarmUp(policy, inner.cases, inner.views, inner.task, **given | options)
     trainer.encode()
@@ -342,17 +402,20 @@ def test_images_that_are_plain_teach_nothing_and_break_nothing() -> None:
     assert locator.worth_slope[1] == locator.worth_offset[1] == 0  # no fine glimpse could be chosen
 
 
-def test_a_warm_up_goes_on_where_it_stopped() -> None:
-    whole, stopped = warmed(spotted(), 6)[1], warmed(spotted(), 6)[1]
+@pytest.mark.parametrize("judges", [None, [1, 2]])
+def test_a_warm_up_goes_on_where_it_stopped(judges: list[int] | None) -> None:
+    aggregator = partial(CausalTransformer, dropout=0.2)  # whose draws are the global generator's
+    whole = warmed(spotted(), 6, aggregator=aggregator, look_judges=judges)[1]
     losses = [whole.step().item() for _ in range(6)]
+    stopped = warmed(spotted(), 6, aggregator=aggregator, look_judges=judges)[1]  # with the same seed again
     for _ in range(3):
         stopped.step()
     checkpoint = Checkpoint()
     stopped.save_state(checkpoint)
-    policy = policy_for(spotted(), overview_dropout=1.0)
+    policy = policy_for(spotted(), overview_dropout=1.0, aggregator=aggregator)
     inner: Any = spotted().unwrapped
     given = {"branches": [6, 5], "batch": 8, "steps": 6, "max_sequence": 10, "threads": 1, "look_by_state": False}
-    again = ZoomWarmUp(policy, inner.cases, inner.views, inner.task, **given)
+    again = ZoomWarmUp(policy, inner.cases, inner.views, inner.task, look_judges=judges, **given)
     again.restore_state(checkpoint)
     again.encode()
     assert [again.step().item() for _ in range(3)] == pytest.approx(losses[3:], rel=1e-5)

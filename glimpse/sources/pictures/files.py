@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from glimpse.sources.base import ImageReadError, UnsupportedImageError
+from glimpse.sources.base import ImageReadError, UnsupportedImageError, describe_content
 from glimpse.sources.pictures import orientation
 from glimpse.sources.pictures.errors import damaged, truncated, unsupported
 from glimpse.sources.quiet import quiet
@@ -67,6 +67,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except (OSError, SyntaxError, ValueError) as error:
         if head.startswith(JPEG):  # so short a beginning is also found in files that are no pictures
             raise unsupported(path, "but not one that can be read", "Copy or export it again.") from error
+        if kind is JpegImageFile and not describe_content(path).startswith(("unknown", "no content")):
+            raise unsupported(path, "which is not read", "Export it as PNG or JPEG.") from error
         raise damaged(path, "its header cannot be read" if os.path.getsize(path) else "it is empty") from error
     with image:
         check_size(path, image.height, image.width)

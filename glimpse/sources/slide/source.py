@@ -246,9 +246,7 @@ class SlideSource(ImageSource):
             if self._slide is slide:
                 self._slide = None
 
-    def _resample(
-        self, levels: _Levels, cut: "_Cut", begin: tuple[float, float], size: tuple[int, int]
-    ) -> Image.Image:
+    def _resample(self, levels: _Levels, cut: "_Cut", begin: tuple[float, float], size: tuple[int, int]) -> Image.Image:
         """Resamples a region whose edges fall inside pixels."""
         box = (*begin, begin[0] + cut.high, begin[1] + cut.wide)
         top, left = math.floor(box[0]), math.floor(box[1])

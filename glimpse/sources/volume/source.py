@@ -81,7 +81,8 @@ class _Opened:
     def _meant(self, stored: np.ndarray) -> Float[np.ndarray, "*size"]:
         """Returns what stored values mean, float32; NaN becomes the lowest value that is shown."""
         # The rows of a block lie far apart, so fetching takes most of the time; converting goes faster from a copy.
-        values = np.ascontiguousarray(stored).astype(np.float32)
+        with np.errstate(over="ignore"):  # what is beyond its range becomes infinite
+            values = np.ascontiguousarray(stored).astype(np.float32)
         if self.slope != 1.0:
             values *= np.float32(self.slope)
         if self.intercept != 0.0:
