@@ -132,6 +132,19 @@ def test_sources_and_cases_can_be_read(agent: Agent, slide: Path, reading: CaseR
         np.testing.assert_array_equal(again.probabilities, reading.probabilities)
 
 
+def test_options_are_of_files(agent: Agent, slide: Path) -> None:
+    assert agent.read(slide, 1, mpp=0.25).spacing == (0.25, 0.25)
+    with pytest.raises(SettingsError, match="mpp: options are of files, and this image is open already"):
+        agent.read(agent.open(slide), 1, mpp=0.25)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".xbm", ".msp"])
+def test_a_picture_that_cannot_be_written_in_a_format(reading: CaseReading, tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(EvaluationError, match=r"cannot be written. Call it .png or .jpg"):
+        reading.plot(tmp_path / f"a{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_order_of_images_changes_nothing(agent: Agent, slide: Path, reading: CaseReading, tmp_path: Path) -> None:
     other = write_slide(tmp_path / "b.svs", 1, side=1024)
     first = agent.read(other)

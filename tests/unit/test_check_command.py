@@ -105,6 +105,20 @@ def test_the_exit_code_says_whether_something_is_wrong(three: Path, tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checks", "o", "slides"]
 
 
+def test_files_of_others_are_not_written_over(three: Path, tmp_path: Path) -> None:
+    path, own = listed(tmp_path / "cases.csv", f"p0,c0,{three / 's0.svs'},0,train"), tmp_path / "own"
+    with pytest.raises(EvaluationError, match=r"cases.csv: this is another file, and no table .* with output="):
+        check(path, tmp_path, **FAST)
+    assert "c0" in path.read_text()
+    (own / "thumbnails").mkdir(parents=True)
+    (own / "thumbnails" / "s0.png").write_bytes(b"mine")
+    with pytest.raises(EvaluationError, match=r"thumbnails: this is not of glimpse check"):
+        check(path, own, **FAST)
+    shutil.rmtree(own)
+    for _ in range(2):  # into what an earlier check has written
+        assert len(check(path, own, **FAST).cases) == 1
+
+
 def test_the_command_of_a_training_can_be_checked_as_it_is(three: Path, tmp_path: Path) -> None:
     path = listed(three / "whole.csv", *(f"p{i},c{i},s{i}.svs,{i % 2},train" for i in range(3)))
     named = ("env=wsi", "agent=ppo", "network/encoder=small", f"env.cohort.path={path}", "joint.updates=2", *SIZES)

@@ -51,6 +51,16 @@ def test_it_describes_this_installation() -> None:
     assert "NIfTI: can be read" in done.stdout and "All that is needed works." in done.stdout
 
 
+@pytest.mark.parametrize("words", [["doctor"], ["doctor", "json=true"], []])
+def test_a_full_disk_ends_it_in_one_line(words: list[str]) -> None:
+    line = [sys.executable, "-m", "glimpse", *words]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "glimpse: what is printed cannot be written (No space left on device)."
+    assert "Traceback" not in done.stderr
+
+
 def test_it_is_read_by_programs_too() -> None:
     done = run("json=true")
     plain = json.loads(done.stdout)

@@ -85,8 +85,9 @@ def test_reset_options() -> None:
         env.reset(options={"case": 3})
     with pytest.raises(ValueError, match="budget"):
         env.reset(options={"budget": 3})
-    with pytest.raises(ValueError, match="at least 0, got -1"):
-        env.reset(options={"max_glimpses": -1})
+    for name, value in (("max_glimpses", -1), ("max_glimpses", "3"), ("case", "array-0001"), ("case", 1.5)):
+        with pytest.raises(ValueError, match=f"reset option {name} .*got {value!r}"):
+            env.reset(options={name: value})
 
 
 def test_what_is_returned_belongs_to_the_caller() -> None:

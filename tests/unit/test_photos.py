@@ -276,6 +276,21 @@ def test_a_picture_that_is_cut_short_says_so(tmp_path: Path) -> None:
             PhotoSource(tmp_path / name).check()
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"GIF89a" + bytes(50), "a GIF image"), (b"\0\0\0\x18ftypheic" + bytes(50), "a HEIC image"),
+     (b"<html><body>404</body></html>", "text")],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_what_another_kind_of_file_is_stands_in_the_message(
+    tmp_path: Path, content: bytes, said: str, suffix: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UnsupportedImageError, match=rf"with {said} as content, which is not read\. Export it as PNG"):
+        _ = PhotoSource(path).shape
+
+
 # ---------------------------------------------------------------------------------------------- the field of view
 def scene(light: float, radius: float | None, seed: int = 0, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """A picture with a gradient of light, and where it shows something: in a disc before black, or everywhere."""

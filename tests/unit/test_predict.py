@@ -157,6 +157,87 @@ def test_a_folder_of_other_predictions_is_refused(run: Path, slides: Path, predi
     assert contents(predicted) == before
 
 
+@pytest.mark.parametrize(
+    "name", ["labels/s0.nii.gz", "pages/s0.json", "predictions.csv", "failures.csv", "manifest.json"]
+)
+def test_files_of_others_are_neither_replaced_nor_removed(run: Path, tmp_path: Path, name: str) -> None:
+    write_slide(tmp_path / "images" / "s0.svs", 0)
+    (tmp_path / "images" / "s1.svs").write_bytes(b"no slide")
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('{"name": "mine"}')
+    before = contents(tmp_path)
+    with pytest.raises(
+        EvaluationError, match=f"has a (file|folder) {name.split('/')[0]}.* written over. Choose another"
+    ):
+        predict(run, tmp_path / "images", tmp_path)
+    assert contents(tmp_path, ()) == before | {name: file.read_bytes()}
+    shutil.rmtree(file.parent) if file.parent != tmp_path else file.unlink()
+    done = predict(run, tmp_path / "images", tmp_path).done  # the images alone are in nobody's way
+    assert (done.read, done.failed) == (1, ["s1"])
+    assert predict(run, tmp_path / "images", tmp_path).done.known == 1
+
+
+def test_a_folder_says_whose_it_is_before_anything_else_is_written(
+    run: Path, slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> str:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(work, "predictions_table", killed)
+        predict(run, slides, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*") if path.is_file()] == ["manifest.json"]
+    assert predict(run, slides / "a", tmp_path / "out").done.read == 3
+
+
+def test_a_run_is_no_output_folder(run: Path, slides: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "predictions.csv").write_text("reader,slide_id\n")
+    with pytest.raises(EvaluationError, match=r"has a file predictions\.csv"):
+        predict(run, slides, tmp_path / "run")
+
+
+def test_a_case_stands_there_once_although_another_is_called_alike(run: Path, tmp_path: Path) -> None:
+    write_slide(tmp_path / "in" / "x.svs", 0)
+    predict(run, tmp_path / "in", tmp_path / "out")
+    write_slide(tmp_path / "in" / "X.svs", 1)
+    predict(run, tmp_path / "in", tmp_path / "out")
+    predict(run, tmp_path / "in", tmp_path / "both")
+    assert [line["slide_id"] for line in rows(tmp_path / "out" / "predictions.csv")] == ["X", "x"]
+    assert contents(tmp_path / "out") == contents(tmp_path / "both")
+
+
+def test_what_is_wrong_with_a_model_is_said_before_any_image_is_read(run: Path, slides: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "calibration.json").write_text('{"ppo":')
+    with pytest.raises(EvaluationError, match=r"calibration\.json"):
+        predict(tmp_path / "run", slides, tmp_path / "out")
+    with pytest.raises(SettingsError, match=r"max_glimpses .*from 0 to 100000, got 20000000"):
+        predict(run, slides, tmp_path / "out", max_glimpses=20_000_000)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_may_not_be_read_is_a_case_that_fails(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_slide(tmp_path / "in" / "a.svs", 0)
+    (tmp_path / "in" / "locked").mkdir()
+    scandir = os.scandir
+
+    def without_right(path: str | Path = ".") -> object:
+        if os.path.basename(path) == "locked":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", without_right)
+    done = predict(run, tmp_path / "in", tmp_path / "out").done
+    assert (done.read, done.failed) == (1, ["locked"])
+    (failure,) = rows(tmp_path / "out" / "failures.csv")
+    assert "locked: cannot be opened (Permission denied)" in failure["reason"] and "chmod" in failure["reason"]
+    assert "on_error" not in failure["reason"]
+
+
 def test_shards_make_the_same_tables(run: Path, slides: Path, predicted: Path, tmp_path: Path) -> None:
     counts = [predict(run, slides, tmp_path / "out", shard=f"{i}/4").cases for i in (3, 1, 4, 2)]
     assert counts == [1, 2, 1, 2] and contents(tmp_path / "out") == contents(predicted)

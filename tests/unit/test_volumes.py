@@ -168,6 +168,31 @@ def test_nan_is_black_and_infinite_is_at_an_end(tmp_path: Path):
     assert (whole(automatic) == 0).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_values_beyond_single_precision_are_at_an_end(tmp_path: Path):
+    values = np.array([-1e300, 50, 1e300], np.float64).reshape(3, 1, 1)
+    source = open_source(write(tmp_path / "a.nii", values), windows=[0, 100])
+    np.testing.assert_array_equal(whole(source)[0, 0, 0], [0, 128, 255])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [(4, 4), (5, 3), (40, 40)])
+@pytest.mark.parametrize("missing", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_missing_is_missing_in_its_own_box_alone(size: tuple[int, int], missing: float):
+    image = RNG.normal(5, 1, size=(40, 40)).astype(np.float32)
+    cut = Cut.of((0, 0), (40, 40), size)
+    expected, _ = cut.means(image)
+    image[3, 20] = missing
+    values, cover = cut.means(image)
+    box = (3 * size[0] // 40, 20 * size[1] // 40)
+    assert np.isnan(values[box]) == (size == (40, 40)) and (cover == 1).all()
+    others = np.ones(size, bool)
+    others[box] = False
+    np.testing.assert_allclose(values[others], expected[others], atol=1e-5)
+    if size != (40, 40):
+        assert abs(values[box] - expected[box]) < 0.1
+
+
 def test_colours_are_refused(tmp_path: Path):
     colours = np.zeros((2, 3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     path = write(tmp_path / "a.nii", colours)
