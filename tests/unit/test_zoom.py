@@ -463,3 +463,17 @@ def test_branches_that_do_not_fit_are_refused_before_anything_is_done(tiny_mnist
     with pytest.raises(SettingsError, match=r"one of warm_up\.branches for each of the 2 fields of view"):
         train(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_with_which_the_finest_field_of_view_is_never_reached_is_warned_of(
+    tiny_mnist: Path, tmp_path: Path
+) -> None:
+    config = composed(
+        "env=gigapixel_mnist", f"env.root={tiny_mnist}", "env.cohort.n={train: 4, val: 2, test: 2}", "max_glimpses=1",
+        "env.cohort.size=4000", "env.cohort.islands=3", "warm_up.branches=[4]", f"run={tmp_path / 'run'}",
+    )  # fmt: skip
+    with (
+        pytest.warns(UserWarning, match="max_glimpses=1: with 2 fields of view, .* Give at least 2, better more"),
+        pytest.raises(SettingsError, match="branches"),  # so that nothing is learned
+    ):
+        train(config)
