@@ -125,10 +125,24 @@ def _of_grammar(override: str, reason: str) -> str:
     key, equals, value = override.partition("=")
     if not equals or not value:
         return f"{override}: expected key=value ({reason})."
+    whole = _with_spaces(override, sys.argv[1:])
+    if whole is not None:
+        return f'{override}: the shell has parted this at a space. Type "{whole}" instead, with the quotes.'
     names = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else []
     if names and not any(set(name) & set("[]{}'\"") for name in names):  # texts that lack their quotes
         return f"{override}: cannot be read ({reason}). Type {typed_list(key, map(str.strip, names))} instead."
     return f"{override}: cannot be read ({reason}). If the value is a text, type {typed(key, value)} instead."
+
+
+def _with_spaces(override: str, words: Sequence[str]) -> str | None:
+    """Returns an override with the words after it up to the end of its list; None if it has none, or has its end."""
+    open_ones, text = 0, ""
+    for word in words[words.index(override) :] if override in words else ():
+        text = f"{text} {word}" if text else word
+        open_ones += sum(word.count(sign) for sign in "[{") - sum(word.count(sign) for sign in "]}")
+        if open_ones <= 0:
+            break
+    return text if open_ones == 0 and text not in ("", override) else None
 
 
 def _of_groups(overrides: Sequence[str], reason: str) -> str:

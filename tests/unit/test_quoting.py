@@ -7,7 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from glimpse.settings.command import in_one_line
+from glimpse.settings.command import _with_spaces, in_one_line
 from glimpse.settings.composing import composed
 from glimpse.settings.quoting import plain, typed, typed_list, with_paths
 
@@ -98,3 +98,20 @@ def test_what_is_no_path_stays_as_it_was_typed(tmp_path: Path, monkeypatch: pyte
         assert with_paths(same, "run") == same
     (tmp_path / "lr=0.1").mkdir()
     assert with_paths(["lr=0.1"], "run") == ['run="lr=0.1"']
+
+
+@pytest.mark.parametrize(
+    ("words", "whole"),
+    [
+        (["a=1", "b=[4096um,", "512um,", "64um]", "c=2"], "b=[4096um, 512um, 64um]"),
+        (["b={train:", "1,", "val:", "[2,", "3]}"], "b={train: 1, val: [2, 3]}"),
+        (["b=[4096um,", "512um"], None),
+        (["b=a:b", "c=2"], None),
+    ],
+)
+def test_a_list_that_the_shell_has_parted_at_spaces_is_put_together(words: list[str], whole: str | None) -> None:
+    parted = next(word for word in words if word.startswith("b="))
+    assert _with_spaces(parted, words) == whole
+    if whole is not None:
+        assert shlex.split(f'"{whole}"') == [whole]
+        assert OverridesParser.create().parse_override(whole).key_or_group == "b"
