@@ -115,8 +115,18 @@ def _explained(error: HydraException) -> str:
     key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
     if isinstance(error, ConfigCompositionException) and isinstance(parent, DictConfig) and key:
         known = [str(one) for one in parent if one not in ("_target_", "_partial_")]
-        return no_such_setting(str(key), str(key).rpartition(".")[0], known)
+        section, _, name = str(key).rpartition(".")
+        return no_such_setting(str(key), section, known, _called(name, parent._get_root()))
     return _first_line(error)
+
+
+def _called(name: str, node: Any, section: str = "") -> Iterator[str]:
+    """Yields all settings of a name, in whatever section, such as "env.make.glimpse_extents"."""
+    for key in node if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing() else ():
+        path = f"{section}.{key}" if section else str(key)
+        if key == name:
+            yield path
+        yield from _called(name, node._get_node(key), path)
 
 
 def _of_grammar(override: str, reason: str) -> str:

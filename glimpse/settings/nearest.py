@@ -16,16 +16,17 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return "" if meant is None else f" (did you mean {meant!r}?)"
 
 
-def no_such_setting(full_key: str, section: str, known: Iterable[str]) -> str:
+def no_such_setting(full_key: str, section: str, known: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
     """Returns one sentence that a section has no such setting, with the nearest one and all that there are.
 
     Args:
         full_key: The key with its section, such as "joint.updatez".
         section: The section, such as "joint"; empty for the top level.
         known: The keys of the section.
+        elsewhere: Settings of other sections that are called alike; the first of them is what was meant.
     """
-    names = sorted(known)
-    meant = suggestion(full_key, (f"{section}.{name}" if section else name for name in names))
+    names, alike = sorted(known), next(iter(elsewhere), None)
+    meant = f" (did you mean {alike!r}?)" if alike else suggestion(full_key, (f"{section}.{name}" if section else name for name in names))
     return f"There is no setting {full_key!r}{meant}. {section or 'The top level'} has: {', '.join(names) or 'none'}."
 
 
