@@ -283,6 +283,7 @@ class GlimpseNetwork(SeeingNetwork):
             self.answer_head(state.answer),
             log_prob.masked_fill(exhausted, 0.0),
             self.value_head(state.memory)[:, 0],
+            zoom_log_probs,
         )
 
     def where(self, states: Tensor, candidates: Candidates, seen: Coverage, conduct: Conduct = OWN_CONDUCT) -> Where:

@@ -96,6 +96,7 @@ class Decision(NamedTuple):
     prediction: Tensor  # float (batch, output)
     log_prob: Tensor  # float (batch,)
     value: Tensor  # float (batch,)
+    zoom_log_probs: Tensor  # float (batch, zoom), of all fields of view
 
 
 @dataclass

@@ -115,7 +115,7 @@ def _to_the_end(
         places = cells = None
         if aside is not None:
             with aside.noting():
-                places, cells = place_probabilities(policy, scene, state, decision.zoom, conduct)
+                places, cells = place_probabilities(policy, scene, state, decision, conduct)
         seen = lanes.step(action)
         for lane in going:
             notes[lane].predictions.append(action.prediction[lane])
@@ -156,28 +156,28 @@ def _tensor(policy: GlimpsePolicy, array: np.ndarray) -> Tensor:
 
 
 def place_probabilities(
-    policy: GlimpsePolicy, scene: Scene, state: State, zoom: Tensor, conduct: Conduct
+    policy: GlimpsePolicy, scene: Scene, state: State, decision: Decision, conduct: Conduct
 ) -> tuple[Float[np.ndarray, "lane place"], Float[np.ndarray, "lane cell"]]:
     """Returns how probable it is that the next glimpse lies at each place, and in each cell of the overview.
 
     Places are the cells of the overview, then those of wide glimpses, and their probabilities are those with the field
-    of view `zoom`; those of cells are with any. For a Gaussian, both are the normalised density.
+    of view that was decided on; those of cells are with any. For a Gaussian, both are the normalised density.
     """
-    states = state.memory[:, None]
-    where = policy.where(states, *policy.choices(scene, state, conduct), conduct)
+    zoom = decision.zoom
+    where = policy.where(state.memory[:, None], *policy.choices(scene, state, conduct), conduct)
     if isinstance(where, GaussianDistribution):
         centres = scene.candidates.locations[None]
         logits = where.log_prob(Choice(centres, scene.candidates.nearest(centres)))
-        probabilities = logits.reshape(len(states), -1).softmax(-1).float().cpu().numpy()
+        probabilities = logits.reshape(len(zoom), -1).softmax(-1).float().cpu().numpy()
         return probabilities, probabilities
     assert isinstance(where, CellDistribution)
     count = max(len(policy.cells), 0 if where.index is None else int(where.index.max()) + 1)
     probabilities = where.at(zoom[:, None]).of_all(count)[:, 0].float()
     cells = probabilities[:, : len(policy.cells)]
     if where.level is not None:
-        levels, cells = policy.levels(states, where, conduct).softmax(-1)[:, 0], torch.zeros_like(cells)
-        inside = scene.candidates.nearest(where.locations).expand(len(states), -1)
-        for level, probability in enumerate(levels.unbind(-1)):
+        cells = torch.zeros_like(cells)
+        inside = scene.candidates.nearest(where.locations).expand(len(zoom), -1)
+        for level, probability in enumerate(decision.zoom_log_probs.exp().unbind(-1)):
             with_it = where.at(torch.full_like(zoom, level)[:, None]).logits[:, 0].softmax(-1)
             cells = cells.scatter_add(-1, inside, (probability[:, None] * with_it).float())
     return probabilities.cpu().numpy(), cells.cpu().numpy()

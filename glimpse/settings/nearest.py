@@ -26,7 +26,11 @@ def no_such_setting(full_key: str, section: str, known: Iterable[str], elsewhere
         elsewhere: Settings of other sections that are called alike; the first of them is what was meant.
     """
     names, alike = sorted(known), next(iter(elsewhere), None)
-    meant = f" (did you mean {alike!r}?)" if alike else suggestion(full_key, (f"{section}.{name}" if section else name for name in names))
+    meant = (
+        f" (did you mean {alike!r}?)"
+        if alike
+        else suggestion(full_key, (f"{section}.{name}" if section else name for name in names))
+    )
     return f"There is no setting {full_key!r}{meant}. {section or 'The top level'} has: {', '.join(names) or 'none'}."
 
 

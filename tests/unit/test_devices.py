@@ -22,7 +22,7 @@ def test_on_the_cpu_nothing_is_copied() -> None:
     same = (to_device(values, CPU), on_host(values)[0], leaving(values))
     assert [one.data_ptr() for one in same] == [values.data_ptr()] * 3
     arrived(CPU)
-    decisions = [Decision(*(torch.full((2,), float(i)) for i in range(7))) for _ in range(3)]
+    decisions = [Decision(*(torch.full((2,), float(i)) for i in range(8))) for _ in range(3)]
     columns = columns_on_host(decisions, "cell", "value")
     assert {name: column.tolist() for name, column in columns.items()} == {
         "cell": [[1.0] * 3] * 2,

@@ -154,6 +154,21 @@ def test_a_trace_says_where_the_next_glimpse_lies_whatever_its_field_of_view(wid
             assert trace.cells[step][tuple(inside[step])] >= trace.chances[step] / 3
 
 
+@pytest.mark.parametrize("name", ["policy", "random", "wide_first", "grid"])
+def test_a_trace_changes_neither_looks_nor_answers(name: str) -> None:
+    env = environment(levels=3)
+    policy = policy_for(env)
+    inner: Any = env.unwrapped
+    bare, traced = (
+        reader_named(name, policy, Access(inner.views, inner.task, threads=1), 6).read(inner.cases[:2], trace=trace)
+        for trace in (False, True)
+    )
+    for one, other in zip(bare, traced, strict=True):
+        np.testing.assert_array_equal(one.zooms, other.zooms)
+        np.testing.assert_array_equal(one.scanpath, other.scanpath)
+        np.testing.assert_array_equal(one.predictions, other.predictions)
+
+
 @pytest.mark.parametrize("levels", [2, 3, 4])
 def test_wide_glimpses_cover_no_finer_candidate(levels: int) -> None:
     """The coverage that grows step by step is that of all glimpses that are not wider, by their overlaps."""
