@@ -168,8 +168,8 @@ def place_probabilities(
     if isinstance(where, GaussianDistribution):
         centres = scene.candidates.locations[None]
         logits = where.log_prob(Choice(centres, scene.candidates.nearest(centres)))
-        probabilities = logits.reshape(len(zoom), -1).softmax(-1).float().cpu().numpy()
-        return probabilities, probabilities
+        density = logits.reshape(len(zoom), -1).softmax(-1).float().cpu().numpy()
+        return density, density
     assert isinstance(where, CellDistribution)
     count = max(len(policy.cells), 0 if where.index is None else int(where.index.max()) + 1)
     probabilities = where.at(zoom[:, None]).of_all(count)[:, 0].float()

@@ -123,7 +123,7 @@ def _explained(error: HydraException) -> str:
 def _called(name: str, node: Any, section: str = "") -> Iterator[str]:
     """Yields all settings of a name, in whatever section, such as "env.make.glimpse_extents"."""
     for key in node if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing() else ():
-        path = f"{section}.{key}" if section else str(key)
+        path = ".".join(filter(None, (section, str(key))))
         if key == name:
             yield path
         yield from _called(name, node._get_node(key), path)

@@ -80,10 +80,11 @@ class Cut:
                 for a, b, n in zip(self.first, self.last, image.shape, strict=True)
             )
         ]
-        known = np.isfinite(block) if block.dtype.kind == "f" else np.True_
+        known: np.ndarray = np.isfinite(block) if block.dtype.kind == "f" else np.ones(1, bool)
         if known.all():
             return self._means(block, image.shape)
-        values, cover = self._means(np.where(known, block, 0), image.shape)
+        there: np.ndarray = np.where(known, block, 0)
+        values, cover = self._means(there, image.shape)
         share = self._means(known.astype(np.float64), image.shape)[0]
         return np.where(share > _SMALL, values / np.maximum(share, _SMALL), np.float32(np.nan)), cover
 
