@@ -25,6 +25,7 @@ COLUMNS = ("path", "slide_id", "mpp", *OPTION_COLUMNS)
 _CSV = (".csv", ".tsv", *SUFFIXES)
 _DOUBLE = (".nii.gz", ".ome.tiff", ".ome.tif")  # suffixes of two parts
 _NO_IMAGES = ({ROOM}, {"manifest.json", "predictions.csv"}, {"config.yaml", "policy.safetensors"})
+_WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods")
 _SHOWN = 5
 
 
@@ -112,7 +113,7 @@ def there(given: str | os.PathLike[str]) -> Path:
     """Returns the absolute path of what was given, or the address of an image on another machine.
 
     Raises:
-        EvaluationError: there is nothing, or it is a list on another machine.
+        EvaluationError: there is nothing, or it is a list on another machine, or in a workbook.
     """
     text = local(os.fspath(given))
     address = remote(text)
@@ -128,6 +129,8 @@ def there(given: str | os.PathLike[str]) -> Path:
         raise EvaluationError(
             f"input={text}: cannot be read ({reason}). Give a folder, a CSV with the column path, or an image."
         ) from error
+    if path.suffix.lower() in _WORKBOOKS:
+        raise EvaluationError(f"input={text}: this is a workbook, and lists of images are CSV. Save it as CSV.")
     return path
 
 

@@ -287,3 +287,10 @@ def test_cells_that_spreadsheets_would_compute_are_made_texts() -> None:
     first = ["'=a", "'=1+1", "'+x", "'-x", "'@x", "' =x", "a=b"]
     assert [line[0] for line in csv.reader(text.splitlines())] == first
     assert [line[1] for line in csv.reader(text.splitlines())][1:3] == ["-0.500000", "1"]
+
+
+@pytest.mark.parametrize("name", ["cases.xlsx", "cases.XLS", "cases.ods"])
+def test_workbooks_are_to_be_saved_as_csv(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04")
+    with pytest.raises(EvaluationError, match=r"this is a workbook, .* Save it as CSV"):
+        find_items([tmp_path / name], find_modality("wsi"))
