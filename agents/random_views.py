@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
-from glimpse.learning.augment import glimpse_augment, still_augment
+from glimpse.learning.augment import glimpse_augment
 from glimpse.networks.policy import GlimpsePolicy
 
 View = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -27,14 +27,11 @@ def random_view(env: VecEnv, policy: GlimpsePolicy, options: Mapping[str, Any] |
         return None
     shape: Any = policy.observation_space["glimpse"].shape  # type: ignore[index]
     given = (shape, policy.encoder.background, options, _sides(env))
-    moving, still, finest = glimpse_augment(*given), still_augment(*given), policy.layout.zooms - 1
+    augment, finest = glimpse_augment(*given), policy.layout.zooms - 1
 
     def view(glimpses: torch.Tensor, zoom: torch.Tensor) -> torch.Tensor:
-        if not finest:
-            return moving.whole_pixels(glimpses, torch.default_generator)
-        # Both are drawn for all glimpses, since ranks draw the same numbers and do not have the same fields of view.
-        moved, stayed = (augment.whole_pixels(glimpses, torch.default_generator) for augment in (moving, still))
-        return torch.where((zoom == finest).reshape(-1, *[1] * (glimpses.ndim - 1)), moved, stayed)
+        # Ranks draw the same numbers, and do not have the same fields of view.
+        return augment.whole_pixels(glimpses, torch.default_generator, zoom == finest if finest else None)
 
     return view
 

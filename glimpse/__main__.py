@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         put_out(overview())
         return 0
     if arguments[0] == "--version":
-        print(glimpse.__version__)
+        put_out(glimpse.__version__)
         return 0
     word, known = arguments[0], commands()
     if word not in known:

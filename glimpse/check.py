@@ -120,7 +120,8 @@ def check(
         progress: whether to show a bar, on a terminal.
 
     Raises:
-        SettingsError, EvaluationError: an argument is impossible, or there are no images.
+        SettingsError, EvaluationError: an argument is impossible, there are no images, or the output folder has files
+            of others that would be written over.
         CohortError: a CSV cannot be read, or has no column `path`.
         ModalityError: there is no such environment.
         WriteError: results cannot be written.

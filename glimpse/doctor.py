@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command, which needs none of the packages that it looks for but gymnasium; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if any(one in ("-h", "--help") for one in arguments):
-        print(_USAGE)
+        put_out(_USAGE)
         return 0
     unknown = [one for one in arguments if one not in ("json=true", "json=false")]
     if unknown:

@@ -7,6 +7,7 @@ import functools
 import inspect
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ from glimpse.reading.calibration import SAME_SPLIT, read_temperatures
 from glimpse.reading.costs import Meter
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.playing import compute_threads
-from glimpse.reading.readers import DEFAULT_READERS, check_readers, manner_of, reader_named
+from glimpse.reading.readers import DEFAULT_READERS, MOST_GLIMPSES, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
 from glimpse.report.calibrating import draw_answers, measured
 from glimpse.report.tables import Row, counted, further_table, table, write_predictions
@@ -164,7 +165,8 @@ def _check(readers: Sequence[str], **numbers: int | None) -> None:
     check_readers(readers)
     for name, value in numbers.items():
         if value is not None:
-            at_least(name, value, 1 if name == "lanes" else 0, whole=True)
+            most = MOST_GLIMPSES if name == "max_glimpses" else math.inf
+            at_least(name, value, 1 if name == "lanes" else 0, whole=True, most=most)
 
 
 def _left_out(run: str | Path, settings: Mapping[str, Any]) -> str:

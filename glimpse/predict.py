@@ -15,12 +15,12 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from glimpse.errors import EvaluationError, SettingsError
-from glimpse.predicting.agent import MOST_GLIMPSES
 from glimpse.predicting.engines import hands_of
 from glimpse.predicting.order import Order
 from glimpse.predicting.outputs import FAILED, PREDICTIONS, Form
 from glimpse.predicting.surviving import survived
 from glimpse.predicting.work import Done, Work
+from glimpse.reading.readers import MOST_GLIMPSES
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import at_least, check_device, refuse_unknown
@@ -113,7 +113,8 @@ def predict(
     Raises:
         MissingExtraError: what the engine needs is not installed; the message says how to install it.
         SettingsError, EvaluationError: an argument is impossible, there are no images, two of them are called the same,
-            or the folder holds predictions that were made otherwise, or of other images under the same names.
+            or the folder holds predictions that were made otherwise, or of other images under the same names, or files
+            of others that would be written over.
         CheckpointError: there is no complete run.
         CohortError: a CSV has mistakes.
         WriteError: results cannot be written.

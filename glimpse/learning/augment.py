@@ -126,7 +126,16 @@ class Augment:
                 "pretrain, which warm_up takes over, or agent.algorithm."
             )
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Float[Tensor, "batch channel *size"]:
+    def __call__(
+        self, images: Tensor, generator: torch.Generator, moved: Bool[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch channel *size"]:
+        """Returns a random view of each image.
+
+        Args:
+            images: the images.
+            generator: of the random numbers. They are drawn for all images, whichever are moved.
+            moved: which images are moved, if they have no margin; the others only get colours and noise. None for all.
+        """
         self.check_channels(images.shape[1])
 
         draw = functools.partial(torch.rand, generator=generator)
@@ -135,13 +144,17 @@ class Augment:
             return (own_rows(draw, *shape) * 2 - 1).to(images.device)
 
         view = self._moved(images, uniform) if self.exact else self._interpolated(images, uniform)
+        if moved is not None:
+            view = torch.where(_like(moved, view), view, images.float())
         view = recoloured(view, self.colours, self.background, uniform)
         noise = own_rows(functools.partial(torch.randn, generator=generator), *view.shape)
         return view + noise.to(images.device) * self.colours.noise
 
-    def whole_pixels(self, images: Tensor, generator: torch.Generator) -> UInt8[Tensor, "batch channel *size"]:
+    def whole_pixels(
+        self, images: Tensor, generator: torch.Generator, moved: Bool[Tensor, " batch"] | None = None
+    ) -> UInt8[Tensor, "batch channel *size"]:
         """Makes a random view of each image, rounded to whole pixel values."""
-        return self(images, generator).round().clamp(0, 255).byte()
+        return self(images, generator, moved).round().clamp(0, 255).byte()
 
     # ------------------------------------------------------------------------------------------ whole pixels
     def _moved(self, images: Tensor, uniform: Draw) -> Float[Tensor, "batch channel *size"]:

@@ -40,7 +40,7 @@ from glimpse.networks.records import Conduct
 from glimpse.ranks.sharing import add_gradients, gathered, of_all, over_all, share_of, sharing, total
 from glimpse.settings.options import option_names, sorted_into
 from glimpse.tasks import Task
-from glimpse.views import Views
+from glimpse.views import Views, identity_of
 
 _FIXED = Conduct(train_encoder=False)
 _SAMPLE = 32  # at most so many cases, by whose foreground the number of glimpses of all of them is chosen
@@ -232,12 +232,12 @@ class TokenWarmUp(Trainer):
     def _read(self, index: int) -> tuple[Glanced, np.ndarray, np.ndarray]:
         """Looks up or reads random glimpses of a case; returns them, the cells in which they lie, and their zooms."""
         source, rng, views = self.cases[index].source, np.random.default_rng(self.seeds[index]), self.views
-        cells = self._places(index, rng)
-        zooms = rng.integers(len(views.glimpse_extents), size=self.glimpses_per_case)
+        cells, zooms = self._places(index, rng), rng.integers(len(views.glimpse_extents), size=self.glimpses_per_case)
         locations = self.policy.cells.cpu().numpy()[cells]
 
         def read(missing: list[int]) -> np.ndarray:
-            images = np.stack([views.kept_glimpse(source, locations[one], int(zooms[one])) for one in missing])
+            known = identity_of(source)
+            images = np.stack([views.kept_glimpse(source, locations[one], int(zooms[one]), known) for one in missing])
             return images if self.augment is None else self._augmented(images, index, cells[missing], zooms[missing])
 
         def regions() -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ from glimpse.predicting.readings import CaseReading
 from glimpse.reading.calibration import calibrated, read_temperatures
 from glimpse.reading.lanes import Access
 from glimpse.reading.playing import compute_threads
-from glimpse.reading.readers import PolicyReader
+from glimpse.reading.readers import MOST_GLIMPSES, PolicyReader
 from glimpse.runs.loading import POLICY_FILE, restored
 from glimpse.runs.loading import load as load_policy
 from glimpse.settings.building import build
@@ -30,7 +30,6 @@ from glimpse.sources import ImageSource, open_source
 from glimpse.tasks import Task
 from glimpse.views import Views
 
-MOST_GLIMPSES = 100_000  # of a reading; what is kept of each takes some kilobytes
 _LANES = 16  # rollouts that are read at once
 
 

@@ -82,6 +82,9 @@ MANNERS = {
     "overview": Manner(looks=False),
     "wide_first": Manner(lambda seed, budget, cases: WideFirstLocator(seed, cases, budget)),
 }
+MOST_GLIMPSES = 100_000
+"""The largest budget of a reading: what is kept of each glimpse takes some kilobytes."""
+
 READERS = tuple(MANNERS)
 DEFAULT_READERS = ("policy", "random", "grid", "overview")
 """Those that make sense for every run; "wide_first" differs from "random" with several fields of view only."""

@@ -19,7 +19,7 @@ from glimpse.errors import REMEDIES, UserError
 from glimpse.plugins import load_plugins
 from glimpse.settings.nearest import no_such_setting, suggestion
 from glimpse.settings.quoting import typed, typed_list
-from glimpse.settings.terminal import printable, printable_lines
+from glimpse.settings.terminal import end_unread, printable, printable_lines
 
 EXIT_CODE = 2
 
@@ -85,8 +85,7 @@ def run_command(main: Callable[[], Any]) -> None:
             raise
         _end(_of_groups(sys.argv[1:], str(error)))
     except BrokenPipeError:  # `glimpse train --help | head`: nobody reads any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
-        sys.exit(1)
+        end_unread()
     except KeyboardInterrupt:
         print("glimpse: stopped.", file=sys.stderr)
         sys.exit(130)

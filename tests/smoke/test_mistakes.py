@@ -26,6 +26,8 @@ MISSPELT = {
     "report.reader=[random]": "did you mean 'report.readers'?",
     "+report.full_scan.epoch=3": "did you mean 'report.full_scan.epochs'?",
     "env.cohort.synthetic.sise=1024": "did you mean 'env.cohort.synthetic.size'?",
+    "env.glimpse_extents=[64um]": "did you mean 'env.make.glimpse_extents'?",
+    "branches=[4,4]": "did you mean 'warm_up.branches'?",
     "network/encoder=smal": "did you mean 'small'?",
     "+env.task.clases=3": "There is no setting 'env.task.clases' (did you mean 'env.task.classes'?)",
 }

@@ -16,7 +16,7 @@ from glimpse.reading.attention import attention_between, tokens_of
 from glimpse.reading.lanes import Access
 from glimpse.reading.readers import reader_named
 from glimpse.reading.records import Reading
-from tests.unit.test_zoom import environment, policy_for
+from tests.zooming import environment, policy_for
 
 
 def read(levels: int = 2, glimpses: int = 6, **parts: Any) -> tuple[GlimpsePolicy, Reading]:

@@ -51,7 +51,7 @@ def test_it_describes_this_installation() -> None:
     assert "NIfTI: can be read" in done.stdout and "All that is needed works." in done.stdout
 
 
-@pytest.mark.parametrize("words", [["doctor"], ["doctor", "json=true"], []])
+@pytest.mark.parametrize("words", [["doctor"], ["doctor", "json=true"], ["doctor", "--help"], [], ["--version"]])
 def test_a_full_disk_ends_it_in_one_line(words: list[str]) -> None:
     line = [sys.executable, "-m", "glimpse", *words]
     with open("/dev/full", "w") as full:

@@ -55,6 +55,21 @@ def test_tiff_of_floats_and_white_zero(tmp_path: Path):
     np.testing.assert_array_equal(whole(open_source(tmp_path / "w.tif")), 255 - grey)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("missing", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("window", [None, (0, 1)])
+def test_a_pixel_that_is_missing_changes_no_other(tmp_path: Path, missing: float, window: tuple[int, int] | None):
+    floats = np.tile(np.linspace(0.1, 0.9, 280, dtype=np.float32), (300, 1))
+    views = []
+    for name in ("whole", "missing"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", floats)
+        source = open_source(tmp_path / f"{name}.tif", **({} if window is None else {"window": window}))
+        views.append(np.concatenate([source.overview(size)[0].ravel().astype(int) for size in ((64, 64), (75, 70))]))
+        floats[120, 100] = missing
+    assert views[0].std() > 20 and np.abs(views[0] - views[1]).max() <= 1
+    assert whole(source)[120, 100] == 0
+
+
 def test_eight_bits_are_shown_as_they_are(tmp_path: Path):
     grey = (ramp() >> 8).astype(np.uint8)
     for index, picture in enumerate((grey, np.stack([grey] * 3, -1), np.stack([grey] * 3 + [grey * 0 + 255], -1))):

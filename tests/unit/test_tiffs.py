@@ -389,3 +389,16 @@ def test_a_codec_that_is_missing_is_named_with_its_extra(tmp_path: Path, monkeyp
         MissingExtraError, match=r"compressed as LZW.*package imagecodecs.*pip install .glimpse-rl\[tiff\]"
     ):
         open_source(tmp_path / "a.ome.tif").check()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("missing", [np.nan, np.inf])
+@pytest.mark.parametrize("size", [100, 128])
+def test_a_value_that_is_missing_changes_no_other(tmp_path: Path, missing: float, size: int) -> None:
+    image = np.tile(np.linspace(100, 900, 520, dtype=np.float32), (1, 512, 1))
+    views = []
+    for name in ("whole", "missing"):
+        tifffile.imwrite(tmp_path / f"{name}.ome.tif", image, ome=True, metadata={"axes": "CYX"}, **TILED)
+        views.append(open_source(tmp_path / f"{name}.ome.tif").overview((size, size)).astype(int))
+        image[0, 200, 300] = missing
+    assert views[0].std() > 20 and np.abs(views[0] - views[1]).max() <= 1

@@ -14,7 +14,7 @@ from glimpse.pictures.zooming import zoom_tree
 from glimpse.reading.lanes import Access
 from glimpse.reading.readers import reader_named
 from glimpse.reading.records import Reading
-from tests.unit.test_zoom import environment, policy_for
+from tests.zooming import environment, policy_for
 
 
 def reading_of(levels: int, ndim: int = 2, reader: str = "policy", max_glimpses: int = 9) -> Reading:

@@ -10,7 +10,7 @@ from glimpse.envs import FlattenAction, array_cases, make_array
 from glimpse.learning.zoom_warm_up import ZoomWarmUp
 from glimpse.networks import ConvEncoder
 from glimpse.networks.policy import GlimpsePolicy
-from tests.unit.test_zoom import MOVED
+from tests.zooming import MOVED
 
 CASES, SPACING = 16, np.array([3.0, 1.0, 1.0])
 ENCODER = partial(ConvEncoder, widths=(8, 16), kernels=[4, 3], strides=[2, 1])

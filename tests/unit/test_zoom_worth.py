@@ -18,7 +18,7 @@ from glimpse.networks.locator import PointerLocator, moments_of
 from glimpse.networks.overlap import Coverage
 from glimpse.networks.where import CLOSED, Candidates, CellDistribution, levels_of
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
-from tests.unit.test_zoom import ENCODER, environment, spotted, warmed
+from tests.zooming import ENCODER, environment, spotted, warmed
 
 
 def test_the_worth_of_glimpses_of_all_levels_is_kept(tmp_path: Path) -> None:
