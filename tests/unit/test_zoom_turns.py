@@ -13,7 +13,7 @@ from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
 from glimpse.learning.pretraining import VICReg
 from glimpse.learning.stages import Training
 from glimpse.runs.folder import Run
-from tests.unit.test_zoom import policy_for, warmed
+from tests.zooming import policy_for, warmed
 
 TURNED: dict[str, Any] = {"quarter_turns": True, "flips": False, "zoom": 0, "tilt": 0, "noise": 0, "strength": 0}
 
