@@ -10,8 +10,8 @@ from glimpse.errors import SettingsError
 from glimpse.learning.judging import judged_answers, losses_of
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.tasks import Classification, MultiLabel, Regression, Task
-from tests.unit.test_zoom import spotted, warmed
 from tests.warm_ups import make
+from tests.zooming import spotted, warmed
 
 CASES, GLIMPSES, FEATURES, TELLING = 24, 80, 12, 4
 

@@ -11,8 +11,8 @@ from glimpse.learning.second_look import SecondLook, ZoomSecondLook
 from glimpse.learning.warm_up import TokenWarmUp, answering_parts
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.runs.checkpoints import Checkpoint
-from tests.unit.test_zoom import spotted, warmed
 from tests.warm_ups import CASES, make
+from tests.zooming import spotted, warmed
 
 
 def second(policy: GlimpsePolicy, first: TokenWarmUp, **options: Any) -> SecondLook:
