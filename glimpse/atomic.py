@@ -24,6 +24,11 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> WriteError:
     return WriteError(f"{path}: cannot be written ({error.strerror or error}). {remedy}")
 
 
+def is_taken(path: Path) -> bool:
+    """Tells whether a path is a file, or a folder that is not empty."""
+    return path.is_file() or (path.is_dir() and next(path.iterdir(), None) is not None)
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields the path of an unfinished file, which in the end replaces `path`, unless an error is raised.

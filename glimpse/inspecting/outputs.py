@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from glimpse.atomic import write_atomically, write_bytes_atomically, write_error
+from glimpse.atomic import is_taken, write_atomically, write_bytes_atomically, write_error
 from glimpse.errors import EvaluationError
 from glimpse.inspecting.estimate import Estimate
 from glimpse.inspecting.findings import RULES, Finding
@@ -47,11 +47,9 @@ def check_free(folder: Path) -> None:
         first = _first_line(folder / name)
         if first not in (None, ",".join(header)):
             raise EvaluationError(f"{folder / name}: this is another file, and no table of glimpse check. {_ELSEWHERE}")
-    others = folder / ESTIMATE, folder / THUMBNAILS
-    if _first_line(folder / CASES) is None:
-        for path in others:
-            if path.is_file() or (path.is_dir() and next(path.iterdir(), None) is not None):
-                raise EvaluationError(f"{path}: this is not of glimpse check (there is no {CASES}). {_ELSEWHERE}")
+    for path in (folder / ESTIMATE, folder / THUMBNAILS):
+        if is_taken(path) and not (folder / CASES).exists():
+            raise EvaluationError(f"{path}: this is not of glimpse check (there is no {CASES}). {_ELSEWHERE}")
 
 
 def _first_line(path: Path) -> str | None:

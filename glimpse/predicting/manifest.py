@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import glimpse
-from glimpse.atomic import write_atomically
+from glimpse.atomic import is_taken, write_atomically
 from glimpse.errors import EvaluationError
 from glimpse.predicting.outputs import WRITTEN
 from glimpse.reading.calibration import CALIBRATION_FILE
@@ -106,7 +106,7 @@ class Manifest:
         folder = self.path.parent
         for name in (MANIFEST, *WRITTEN):
             path = folder / name
-            if (path.is_dir() and next(path.iterdir(), None) is not None) or path.is_file():
+            if is_taken(path):
                 what = f"a file {name}" if path.is_file() else f"a folder {name} with files"
                 raise EvaluationError(
                     f"{folder}: it has {what}, which is not of glimpse predict (no {MANIFEST} says so) and would be "
