@@ -212,7 +212,7 @@ class TokenWarmUp(Trainer):
         losses, known = self.options.losses, (self.targets, self.task)
         if self.looks and losses.look_judges is not None:
             answers = [judged_answers(level, *known, losses.look_judges, self.seed) for level in features]
-            self.judged = [losses_of(level, *known) for level in answers]
+            self.judged = [losses_of(level, *known, losses.look_worth) for level in answers]
         if losses.answer_judges is not None:
             self.answers = judged_answers(features[-1], *known, losses.answer_judges, self.seed)
 

@@ -24,7 +24,7 @@ from glimpse.cohort import Case
 from glimpse.learning.augment import Augment, still_augment
 from glimpse.learning.contexts import losses_in_contexts
 from glimpse.learning.judging import unlike
-from glimpse.learning.looking import InnerWorth, Worth, choice_loss
+from glimpse.learning.looking import InnerWorth, Worth, looking_loss
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.locator import PointerLocator, moments_of
 from glimpse.networks.policy import GlimpsePolicy
@@ -290,11 +290,16 @@ class ZoomWarmUp(TokenWarmUp):
                 or minus what finest ones bring in contexts.
             cases: The cases.
         """
-        total = single[-1].new_zeros(())
+        total, entropy = single[-1].new_zeros(()), self.options.losses.look_entropy
         for _, logits, worth in self._worths(single, cases):
-            benefit = worth - worth.mean(1, keepdim=True)
-            total = total + choice_loss(logits, benefit, self.options.losses.look_entropy)
+            count, among = worth.shape[1], self._among(worth.shape[1])
+            order = torch.randperm(count, generator=self.generator) if among < count else torch.arange(count)
+            total = total + looking_loss(logits[:, order], -worth[:, order], among, entropy)
         return total
+
+    def _among(self, count: int) -> int:
+        """Among how many of so many glimpses of one field of view the locator learns to choose."""
+        return min(self.options.glimpses.look_among or count, count)
 
     def _worths(
         self, single: Sequence[Float[Tensor, "batch _"]], cases: Tensor
@@ -358,7 +363,8 @@ class ZoomWarmUp(TokenWarmUp):
             level = self.levels[zoom]
             parts = (level.cells, -found[zoom][1], level.open)
             inner.append(InnerWorth(self.levels[zoom - 1].location, *(one.unflatten(1, (-1, count)) for one in parts)))
-        return Worth(names, self.levels[0].cells, -found[0][1], self.branches[0], losses.look_entropy, tuple(inner))
+        among = self._among(self.branches[0])
+        return Worth(names, self.levels[0].cells, -found[0][1], among, losses.look_entropy, tuple(inner))
 
     @torch.no_grad()
     def _value_levels(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
@@ -68,6 +69,16 @@ class Task(ABC):
         self, prediction: Float[np.ndarray, "*batch output"], target: Num[np.ndarray, "*batch_and_target"]
     ) -> Float[np.ndarray, "*batch"]:
         """Returns how good each prediction is: 1 is perfect, 0 is a blind guess, and no score is below -1."""
+
+    def surprise(
+        self, prediction: Float[Tensor, "*batch output"], before: Float[Tensor, "*#batch output"]
+    ) -> Float[Tensor, "*batch"]:
+        """Returns how much predictions tell that others did not: the divergence of the first from the second, in nats.
+
+        It is what Itti and Baldi (2009, "Bayesian surprise attracts human attention") call surprise. Here it is that of
+        normal distributions of variance 1, half the squared distance of the outputs.
+        """
+        return (prediction - before).square().sum(-1) / 2
 
     def weighing(self, targets: Sequence[Any]) -> dict[str, Any]:
         """Returns options of this task that depend on the targets to learn from, as a section of settings has them."""
@@ -315,3 +326,8 @@ _WORDS = {"auc": "AUC", "c": "C", "f1": "F1", "mae": "MAE", "r2": "R2", "ece": "
 def metric_title(name: str) -> str:
     """Returns the title of a metric for tables and axes: "AUC" for "auc", "max accuracy" for "max_accuracy"."""
     return " ".join(_WORDS.get(word, word) for word in name.split("_"))
+
+
+def divergence(logits: Float[Tensor, "*batch"], before: Float[Tensor, "*#batch"]) -> Float[Tensor, "*batch"]:
+    """Returns the Kullback-Leibler divergence of yes-or-no answers from others before, in nats, from their logits."""
+    return logits.sigmoid() * (logits - before) - F.softplus(logits) + F.softplus(before)

@@ -88,6 +88,13 @@ class Classification(Task):
         )
         return flat.reshape(target.shape)
 
+    def surprise(
+        self, prediction: Float[Tensor, "*batch output"], before: Float[Tensor, "*#batch output"]
+    ) -> Float[Tensor, "*batch"]:
+        """Returns the divergence of the classes' probabilities from those before, ``sum p log(p / q)``, in nats."""
+        own = prediction.log_softmax(-1)
+        return (own.exp() * (own - before.log_softmax(-1))).sum(-1)
+
     def weighing(self, targets: Sequence[Any]) -> dict[str, Any]:
         """Returns the class weights that "balanced" means for these targets; 1 for classes that they lack.
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
-from glimpse.tasks.base import Task, mean_of_defined, ratio, weighted_mean
+from glimpse.tasks.base import Task, divergence, mean_of_defined, ratio, weighted_mean
 from glimpse.tasks.measures import (
     calibration_curve,
     calibration_error,
@@ -75,6 +75,12 @@ class MultiLabel(Task):
         """Returns the binary cross-entropy, averaged over the labels."""
         each = F.binary_cross_entropy_with_logits(prediction, target.to(prediction.dtype), reduction="none")
         return each.mean(-1)
+
+    def surprise(
+        self, prediction: Float[Tensor, "*batch output"], before: Float[Tensor, "*#batch output"]
+    ) -> Float[Tensor, "*batch"]:
+        """Returns the divergence of each label's probability from the one before, averaged over the labels, in nats."""
+        return divergence(prediction, before).mean(-1)
 
     def score(
         self, prediction: Float[np.ndarray, "*batch output"], target: Num[np.ndarray, "*batch output"]

@@ -58,6 +58,13 @@ class MultiTask(Task):
         losses = [task.loss(*part) for task, part in self._parts(prediction, target)]
         return torch.stack(losses).mean(0)
 
+    def surprise(
+        self, prediction: Float[Tensor, "*batch output"], before: Float[Tensor, "*#batch output"]
+    ) -> Float[Tensor, "*batch"]:
+        """Returns the mean of the tasks' surprises."""
+        parts = zip(self.tasks.values(), self._outputs, strict=True)
+        return torch.stack([task.surprise(prediction[..., at], before[..., at]) for task, at in parts]).mean(0)
+
     def score(
         self, prediction: Float[np.ndarray, "*batch output"], target: Num[np.ndarray, "*batch number"]
     ) -> Float[np.ndarray, "*batch"]:

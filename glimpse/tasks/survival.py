@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Num
 from torch import Tensor
 
-from glimpse.tasks.base import Task, weighted_mean
+from glimpse.tasks.base import Task, divergence, weighted_mean
 from glimpse.tasks.concordance import SLACK, kaplan_meier, weighted_brier, weighted_concordance
 
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -192,6 +192,15 @@ class Survival(Task):
                 "the intervals of this Survival are not known yet: call settled(targets) with the targets of the "
                 "training split, or give edges, baseline and blind."
             )
+
+    def surprise(
+        self, prediction: Float[Tensor, "*batch output"], before: Float[Tensor, "*#batch output"]
+    ) -> Float[Tensor, "*batch"]:
+        """Returns the divergence of the times of events, by their intervals, from those before, in nats."""
+        own, other = (part + _like(self._offsets(), part) for part in (prediction, before))
+        lived = F.logsigmoid(-own).cumsum(-1).exp()  # until the end of each interval
+        begun = torch.cat([torch.ones_like(lived[..., :1]), lived[..., :-1]], -1)
+        return (begun * divergence(own, other)).sum(-1)
 
     def score(
         self, prediction: Float[np.ndarray, "*batch output"], target: Num[np.ndarray, "*batch 2"]

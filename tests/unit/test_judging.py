@@ -44,6 +44,30 @@ def test_telling_glimpses_of_positive_cases_have_the_lowest_losses() -> None:
     assert (order < TELLING).float().mean() > 0.95
 
 
+def test_telling_glimpses_surprise_whatever_the_target_and_others_hardly_do() -> None:
+    features, targets = cases()
+    answers = judged_answers(features, targets, Classification(2), [4, 8], seed=0)
+    worth = -losses_of(answers, targets, Classification(2), "surprise")
+    assert torch.equal(worth, -losses_of(answers, 1 - targets, Classification(2), "surprise"))
+    telling = torch.zeros(CASES, GLIMPSES, dtype=torch.bool)
+    telling[targets == 1, :TELLING] = True
+    by_loss = -losses_of(answers, targets, Classification(2))
+    by_loss = by_loss - by_loss.mean(1, keepdim=True)
+
+    def stands_out(one: torch.Tensor) -> float:
+        return float((one[telling].mean() - one[~telling].mean()) / one[~telling].std())
+
+    assert stands_out(worth) > 1.5 * stands_out(by_loss) > 0
+    first, mean = answers[5, 7].softmax(-1), answers[5].mean(0).softmax(-1)
+    surprise = (first * (first / mean).log()).sum()
+    torch.testing.assert_close(
+        worth[5, 7] / worth[5, 8], surprise / Classification(2).surprise(answers[5, 8], answers[5].mean(0))
+    )
+    assert worth.mean().item() == pytest.approx(0.03)
+    same = torch.ones(2, 3, 2)
+    assert torch.equal(losses_of(same, targets[:2], Classification(2), "surprise"), torch.zeros(2, 3))
+
+
 def test_what_judges_say_depends_on_the_seed_alone_and_not_on_the_global_generator() -> None:
     features, targets = cases()
     torch.manual_seed(1)
@@ -73,6 +97,24 @@ def test_judges_answer_all_kinds_of_tasks(task: object, targets: np.ndarray) -> 
 def test_impossible_numbers_are_refused(name: str, given: object) -> None:
     with pytest.raises(SettingsError, match=name):
         TokenWarmUp.parse_options({name: given})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [({"look_worth": "gain", "look_judges": [2]}, "'loss' or 'surprise'"), ({}, "look_judges=")]
+)
+def test_surprise_is_an_option_of_judges(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        TokenWarmUp.parse_options({"look_worth": "surprise"} | given)
+
+
+def test_the_locator_learns_what_surprises() -> None:
+    _, zoomed = warmed(spotted(), 2, look_judges=[2, 3], look_worth="surprise")
+    answers = judged_answers(zoomed.levels[1].features, zoomed.targets, zoomed.task, [2, 3], zoomed.seed)
+    (fine,) = zoomed.judged
+    assert torch.equal(fine, losses_of(answers, zoomed.targets, zoomed.task, "surprise"))
+    assert torch.isfinite(zoomed.step())
+    gain = fine.mean(1, keepdim=True) - fine
+    torch.testing.assert_close(zoomed.worth().inner[0].losses, -gain.unflatten(1, (6, 5)))
 
 
 def test_the_locator_learns_from_judges_instead_of_single_answers() -> None:

@@ -84,6 +84,30 @@ def test_a_wide_glimpse_is_worth_what_the_choice_inside_it_brings() -> None:
             torch.testing.assert_close(outer[case, view], expected)
 
 
+def test_the_locator_chooses_among_sets_of_so_many() -> None:
+    """Of 30 fine glimpses 4 random sets of 7, two being left over; of 6 wide ones a single set."""
+    _, trainer = warmed(spotted(), 3, look_among=7)
+    cases, single = torch.tensor([2, 7]), torch.rand(2, 30)
+    trainer.generator.manual_seed(3)
+    loss = trainer._looking([single], cases)
+    sets = torch.randperm(30, generator=torch.Generator().manual_seed(3))[:28].split(7)
+    (_, scores, worth), (_, wide_scores, outer) = trainer._worths([single], cases)
+
+    def brings(logits: torch.Tensor, worth: torch.Tensor) -> torch.Tensor:
+        logs = logits.log_softmax(-1)
+        return (logs.exp() * (worth - worth.mean(1, keepdim=True) - 0.01 * logs)).sum(1).mean()
+
+    fine = torch.stack([brings(scores[:, one], worth[:, one]) for one in sets]).mean()
+    torch.testing.assert_close(-loss, fine + brings(wide_scores, outer))
+    assert trainer.worth().among == 6
+    assert warmed(spotted(), 3, look_among=4)[1].worth().among == 4
+    before = trainer.generator.get_state()
+    every = warmed(spotted(), 3)[1]
+    every._looking([single], cases)
+    assert torch.equal(every.generator.get_state(), torch.Generator().manual_seed(0).get_state())  # no chance in it
+    assert not torch.equal(before, every.generator.get_state())
+
+
 def test_with_four_levels_each_is_worth_what_the_choice_inside_it_brings() -> None:
     policy, trainer = warmed(environment(4), 2, branches=[3, 2, 4, 2])
     for _ in range(2):
