@@ -6,7 +6,7 @@ multiple-instance learning does, has to find what few of the glimpses show, and 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +18,15 @@ from glimpse.networks.top_k import TopKHead
 from glimpse.ranks.sharing import add_gradients, of_all, sharing
 from glimpse.tasks import Task
 
-LOSS, SURPRISE = "loss", "surprise"
+LOSS: Final = "loss"
+SURPRISE: Final = "surprise"
+WorthBy = Literal["loss", "surprise"]
+"""By what judges say what glimpses are worth (see `losses_of`)."""
 _STEPS, _RATE, _DECAY = 150, 1e-2, 1e-2
 _SHARE = 0.5  # of the glimpses of a case in each step, at random: others may be the highest then
 _EACH = 2  # judges for each number, which differ by the glimpses that they saw
 _SMALL = 1e-6
-_SURPRISE = 0.03  # nats; with more, locators are surer of their choice, and right more rarely
+_MEAN = 0.03  # of surprise in nats: what it was without scaling, on 48 slides of which judges knew what tells
 
 
 def judged_answers(
@@ -62,23 +65,21 @@ def judged_answers(
 
 
 def losses_of(
-    answers: Float[Tensor, "case glimpse output"], targets: Tensor, task: Task, worth: str = LOSS
+    answers: Float[Tensor, "case glimpse output"], targets: Tensor, task: Task, worth: WorthBy = LOSS
 ) -> Float[Tensor, "case glimpse"]:
-    """Returns losses of answers from single glimpses, the lower, the more a glimpse is worth.
+    """Returns minus what glimpses are worth to a locator, up to a constant of each case.
 
     Args:
-        answers: Answers of judges.
+        answers: Answers of judges from single glimpses.
         targets: The targets of the cases; that of a case is that of all its glimpses.
         task: The task.
-        worth: "loss": the task's loss, or "surprise": minus how much the answer tells that the mean answer from all
-            glimpses of the case does not (see `Task.surprise`). That does not ask what the target is. Where few
-            glimpses show what makes it, all others have another loss by chance, and hardly surprise. How sure judges
-            are of their answers depends on how many cases they saw, so it is scaled to a mean of 0.03 over all
-            glimpses, which it had with good judges of 48 slides.
+        worth: "loss": the task's loss of each answer. "surprise": minus the answer's divergence from the mean answer
+            over all glimpses of all cases (see `Task.surprise`), whatever the targets are. How sure judges are depends
+            on how many cases they saw, so divergences are scaled to a mean of 0.03 nats.
     """
     if worth == SURPRISE:
-        found = task.surprise(answers, answers.mean(1, keepdim=True))
-        return -_SURPRISE * found / found.mean().clamp_min(_SMALL)
+        found = task.surprise(answers, answers.mean((0, 1), keepdim=True)).clamp_min(0)  # but for rounding, none is
+        return -_MEAN * found / found.mean().clamp_min(_SMALL)
     return task.loss(answers, targets[:, None].expand(-1, answers.shape[1], *targets.shape[1:]))
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from glimpse.errors import SettingsError
 from glimpse.learning.augment import check_augment
-from glimpse.learning.judging import LOSS, SURPRISE
+from glimpse.learning.judging import LOSS, SURPRISE, WorthBy
 from glimpse.settings.options import above_zero, at_least
 
 
@@ -25,8 +25,9 @@ class WarmUpGlimpses:
         max_sequence: How many glimpses a sequence has at most.
         look_among: Among how many glimpses the locator learns to choose. All glimpses of a case are then parted into
             sets of so many. The fewer there are, the more rarely the locator can do with what is found most easily.
-            None: among those of a sequence; with several fields of view, among all that were read of a case with one of
-            them.
+            None: among those of a sequence. With several fields of view, the glimpses of each are parted into sets by
+            themselves, and None means that those of a case are one set; in the joint stage, which may learn on from
+            them (`look_coef`), only glimpses of the widest field of view are parted.
         branches: With several fields of view: how many glimpses of the first one are read of each case, how many of the
             next in each of these, and so on. None: 16 of the first, 6 of each finer one; with three or more fields of
             view 12 and 4.
@@ -84,10 +85,10 @@ class WarmUpLosses:
         look_judges: Numbers such as [4, 8, 16]. For each of them there are two judges that say what a glimpse is worth,
             in place of the policy's own answers from single glimpses (see `glimpse.learning.judging`). Where few of the
             glimpses of a case show what makes its target, those are chance. None: there are no judges.
-        look_worth: With `look_judges`: "loss", a glimpse is worth how much lower the loss of a judge's answer from it
-            is than the mean over the case, or "surprise", how far that answer is from the mean answer, as the
-            divergence of the one from the other. The loss of a glimpse that tells nothing is mostly chance, and where
-            few tell anything, the locator learns that.
+        look_worth: What a glimpse is worth by `look_judges`. "loss": how much lower the loss of their answer from it is
+            than the mean over the case. "surprise": the divergence of that answer from their mean answer over all
+            cases, whatever the target is, scaled to a mean of 0.03. Where few glimpses tell anything, the losses of all
+            others differ by chance, and locators learn this chance.
         answer_judges: Numbers as of `look_judges`. What the aggregator answers from one glimpse is trained, in the
             second look, too, to equal what such judges answer from it (smooth L1 loss, weight 1). With few cases,
             answers learn these by heart, by where glimpses lie for instance, which a judge does not know. With several
@@ -114,7 +115,7 @@ class WarmUpLosses:
     look_entropy: float = 0.01
     look_expected: bool = False
     look_judges: Sequence[int] | None = None
-    look_worth: Literal["loss", "surprise"] = LOSS
+    look_worth: WorthBy = LOSS
     look_contexts: int = 0
     answer_judges: Sequence[int] | None = None
     look_by_state: bool = True
@@ -125,9 +126,11 @@ class WarmUpLosses:
         at_least("look_contexts of the warm-up", self.look_contexts, 0, whole=True)
         if self.look_contexts and self.look_judges is not None:
             raise SettingsError(
-                "Judges say what single glimpses are worth, not in contexts: set warm_up.look_judges=null or "
-                "warm_up.look_contexts=0."
+                "Judges say what single glimpses are worth, not in contexts: set warm_up.look_contexts=0, or "
+                "warm_up.look_judges=null and warm_up.look_worth=loss."
             )
+        if self.look_worth == SURPRISE and not self.look_inside:
+            raise SettingsError("What surprises is not compared between fields of view: set warm_up.look_worth=loss.")
         if self.look_worth == SURPRISE and self.look_judges is None:
             raise SettingsError(
                 "What surprises is said by judges: set warm_up.look_judges=[2,4,8], or warm_up.look_worth=loss."

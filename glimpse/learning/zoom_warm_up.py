@@ -293,8 +293,10 @@ class ZoomWarmUp(TokenWarmUp):
         total, entropy = single[-1].new_zeros(()), self.options.losses.look_entropy
         for _, logits, worth in self._worths(single, cases):
             count, among = worth.shape[1], self._among(worth.shape[1])
-            order = torch.randperm(count, generator=self.generator) if among < count else torch.arange(count)
-            total = total + looking_loss(logits[:, order], -worth[:, order], among, entropy)
+            if among < count:
+                order = torch.randperm(count, generator=self.generator).to(worth.device)
+                logits, worth = logits[:, order], worth[:, order]
+            total = total + looking_loss(logits, -worth, among, entropy)
         return total
 
     def _among(self, count: int) -> int:

@@ -75,8 +75,9 @@ class Task(ABC):
     ) -> Float[Tensor, "*batch"]:
         """Returns how much predictions tell that others did not: the divergence of the first from the second, in nats.
 
-        It is what Itti and Baldi (2009, "Bayesian surprise attracts human attention") call surprise. Here it is that of
-        normal distributions of variance 1, half the squared distance of the outputs.
+        It is what Itti and Baldi (2009, "Bayesian surprise attracts human attention") call surprise. Unless a task says
+        otherwise, outputs are means of normal distributions of variance 1: it is half their squared distance. Rounding
+        may make it a little less than 0.
         """
         return (prediction - before).square().sum(-1) / 2
 

@@ -197,6 +197,7 @@ class Survival(Task):
         self, prediction: Float[Tensor, "*batch output"], before: Float[Tensor, "*#batch output"]
     ) -> Float[Tensor, "*batch"]:
         """Returns the divergence of the times of events, by their intervals, from those before, in nats."""
+        self._check_settled()
         own, other = (part + _like(self._offsets(), part) for part in (prediction, before))
         lived = F.logsigmoid(-own).cumsum(-1).exp()  # until the end of each interval
         begun = torch.cat([torch.ones_like(lived[..., :1]), lived[..., :-1]], -1)

@@ -101,11 +101,10 @@ def test_the_locator_chooses_among_sets_of_so_many() -> None:
     torch.testing.assert_close(-loss, fine + brings(wide_scores, outer))
     assert trainer.worth().among == 6
     assert warmed(spotted(), 3, look_among=4)[1].worth().among == 4
-    before = trainer.generator.get_state()
     every = warmed(spotted(), 3)[1]
+    before = every.generator.get_state()
     every._looking([single], cases)
-    assert torch.equal(every.generator.get_state(), torch.Generator().manual_seed(0).get_state())  # no chance in it
-    assert not torch.equal(before, every.generator.get_state())
+    assert torch.equal(every.generator.get_state(), before)  # without sets, there is no chance in it
 
 
 def test_with_four_levels_each_is_worth_what_the_choice_inside_it_brings() -> None:
@@ -224,12 +223,14 @@ def test_images_that_are_plain_teach_nothing_and_break_nothing() -> None:
     assert locator.worth_slope[1] == locator.worth_offset[1] == 0  # no fine glimpse could be chosen
 
 
-@pytest.mark.parametrize("judges", [None, [1, 2]])
-def test_a_warm_up_goes_on_where_it_stopped(judges: list[int] | None) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"look_judges": [1, 2]}, {"look_judges": [1, 2], "look_worth": "surprise", "look_among": 4}]
+)
+def test_a_warm_up_goes_on_where_it_stopped(options: dict[str, Any]) -> None:
     aggregator = partial(CausalTransformer, dropout=0.2)  # whose draws are the global generator's
-    whole = warmed(spotted(), 6, aggregator=aggregator, look_judges=judges)[1]
+    whole = warmed(spotted(), 6, aggregator=aggregator, **options)[1]
     losses = [whole.step().item() for _ in range(6)]
-    stopped = warmed(spotted(), 6, aggregator=aggregator, look_judges=judges)[1]  # with the same seed again
+    stopped = warmed(spotted(), 6, aggregator=aggregator, **options)[1]  # with the same seed again
     for _ in range(3):
         stopped.step()
     checkpoint = Checkpoint()
@@ -237,7 +238,7 @@ def test_a_warm_up_goes_on_where_it_stopped(judges: list[int] | None) -> None:
     policy = policy_for(spotted(), overview_dropout=1.0, aggregator=aggregator)
     inner: Any = spotted().unwrapped
     given = {"branches": [6, 5], "batch": 8, "steps": 6, "max_sequence": 10, "threads": 1, "look_by_state": False}
-    again = ZoomWarmUp(policy, inner.cases, inner.views, inner.task, look_judges=judges, **given)
+    again = ZoomWarmUp(policy, inner.cases, inner.views, inner.task, **options, **given)
     again.restore_state(checkpoint)
     again.encode()
     assert [again.step().item() for _ in range(3)] == pytest.approx(losses[3:], rel=1e-5)
