@@ -286,15 +286,14 @@ class ZoomWarmUp(TokenWarmUp):
         """Returns the loss of the locator's choices at all levels, from the finest up to the overview's cells.
 
         Args:
-            single: The loss of the answer from each glimpse alone, of the finest level, or of all (see `_judged`);
-                or minus what finest ones bring in contexts.
+            single: Losses of answers from glimpses of the finest level, or of all (see `_judged`), or minus worths.
             cases: The cases.
         """
         total, entropy = single[-1].new_zeros(()), self.options.losses.look_entropy
         for _, logits, worth in self._worths(single, cases):
-            count, among = worth.shape[1], self._among(worth.shape[1])
-            if among < count:
-                order = torch.randperm(count, generator=self.generator).to(worth.device)
+            among = self._among(worth.shape[1])
+            if among < worth.shape[1]:
+                order = torch.randperm(worth.shape[1], generator=self.generator).to(worth.device)
                 logits, worth = logits[:, order], worth[:, order]
             total = total + looking_loss(logits, -worth, among, entropy)
         return total
@@ -358,15 +357,14 @@ class ZoomWarmUp(TokenWarmUp):
 
     def worth(self) -> Worth:
         """Returns what glimpses of all levels are worth now, as losses: the lower, the better."""
-        found = self._all_worths()
-        names, losses = tuple(case.id for case in self.cases), self.options.losses
+        found, among = self._all_worths(), self._among(self.branches[0])
+        names, entropy = tuple(case.id for case in self.cases), self.options.losses.look_entropy
         inner = []
         for zoom, count in enumerate(self.branches[1:], 1):
             level = self.levels[zoom]
             parts = (level.cells, -found[zoom][1], level.open)
             inner.append(InnerWorth(self.levels[zoom - 1].location, *(one.unflatten(1, (-1, count)) for one in parts)))
-        among = self._among(self.branches[0])
-        return Worth(names, self.levels[0].cells, -found[0][1], among, losses.look_entropy, tuple(inner))
+        return Worth(names, self.levels[0].cells, -found[0][1], among, entropy, tuple(inner))
 
     @torch.no_grad()
     def _value_levels(self) -> None:
