@@ -147,7 +147,8 @@ class Worth:
     """How well single glimpses at random places predicted the targets of the training cases, after the warm-up.
 
     With several fields of view, `cells` and `losses` are of wide glimpses, and say what the choice inside these brings;
-    with `look_contexts`, what the finest ones bring beside others.
+    with `look_contexts`, what the finest ones bring beside others. With `look_worth=surprise`, a glimpse is worth how
+    much judges are surprised by it.
 
     Attributes:
         cases: The names of the cases.

@@ -26,7 +26,7 @@ def glimpse(folder: Path, *words: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS[:1])  # the other one sweeps over folds below
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_sweep_makes_a_run_of_each_job(launcher: str, tiny_slides: Path, tmp_path: Path) -> None:
     words = ["--multirun", f"hydra/launcher={launcher}", "seed=3,4", f"env.cohort.path={tiny_slides}", *SMALL]
     glimpse(tmp_path, "train", *words, "run=runs/sweep-${hydra:job.num}")

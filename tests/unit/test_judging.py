@@ -44,7 +44,7 @@ def test_telling_glimpses_of_positive_cases_have_the_lowest_losses() -> None:
     assert (order < TELLING).float().mean() > 0.95
 
 
-def test_telling_glimpses_surprise_whatever_the_target_and_others_hardly_do() -> None:
+def test_telling_glimpses_surprise_and_others_hardly_do() -> None:
     features, targets = cases()
     answers = judged_answers(features, targets, Classification(2), [4, 8], seed=0)
     worth = -losses_of(answers, targets, Classification(2), "surprise")
