@@ -79,9 +79,9 @@ class WarmUpLosses:
         look_coef: Weight of the locator's loss; with 0 the locator is not trained.
         look_entropy: Weight, within the locator's loss, of the entropy of its choice.
         look_expected: Whether the locator learns from the loss that a glimpse is expected to have by what it shows, and
-            not from the loss that it has (with `look_worth` "surprise", from what is expected of that). A small network learns to expect it, from the tokens of all glimpses. Where
-            it is partly chance whether a glimpse helps (a digit may not be of the majority's class), the losses
-            themselves are learnt by heart.
+            not from the loss that it has (with `look_worth` "surprise", from what is expected of that). A small network
+            learns to expect it, from the tokens of all glimpses. Where it is partly chance whether a glimpse helps (a
+            digit may not be of the majority's class), the losses themselves are learnt by heart.
         look_judges: Numbers such as [4, 8, 16]. For each of them there are two judges that say what a glimpse is worth,
             in place of the policy's own answers from single glimpses (see `glimpse.learning.judging`). Where few of the
             glimpses of a case show what makes its target, those are chance. None: there are no judges.
