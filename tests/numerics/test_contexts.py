@@ -86,7 +86,7 @@ def test_of_two_that_tell_together_each_brings_something_beside_the_other_only()
 
 
 def test_contexts_and_judges_exclude_each_other() -> None:
-    with pytest.raises(SettingsError, match=r"look_judges=null or warm_up\.look_contexts=0"):
+    with pytest.raises(SettingsError, match=r"look_contexts=0, or warm_up\.look_judges=null"):
         TokenWarmUp.parse_options({"look_contexts": 2, "look_judges": [4]})
     with pytest.raises(SettingsError, match="look_contexts of the warm-up"):
         TokenWarmUp.parse_options({"look_contexts": -1})
