@@ -6,11 +6,12 @@ multiple-instance learning does, has to find what few of the glimpses show, and 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from glimpse.networks.policy import GlimpsePolicy
@@ -29,15 +30,51 @@ _SMALL = 1e-6
 _MEAN = 0.03  # of surprise in nats: what it was without scaling, on 48 slides of which judges knew what tells
 
 
-def judged_answers(
+@dataclass
+class Judges:
+    """What some judges say of the glimpses of all cases.
+
+    Attributes:
+        heads: The judges.
+        scores: What each of them gives the glimpses.
+        answers: Their mean answer from each glimpse alone.
+    """
+
+    heads: list[TopKHead]
+    scores: list[Float[Tensor, "case glimpse score"]]
+    answers: Float[Tensor, "case glimpse output"]
+
+    @torch.no_grad()
+    def along(
+        self, cases: Int[Tensor, " batch"], order: Int[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch step output"]:
+        """Returns their mean answers before the first glimpse of sequences and after each of them.
+
+        Before the first one of which they know, it is their mean answer from all single glimpses.
+
+        Args:
+            cases: The cases.
+            order: Their glimpses, one after another; below 0: one of which judges know nothing, such as a wide one.
+        """
+        known = order >= 0
+        rows, total = order.clamp_min(0), self.answers.new_zeros(())
+        for head, scores in zip(self.heads, self.scores, strict=True):
+            seen = scores[cases[:, None], rows].masked_fill(~known[..., None], -torch.inf)
+            total = total + head.along(seen)
+        nothing = self.answers.mean((0, 1)).expand(len(order), 1, -1)
+        told = torch.where(known.cumsum(1)[..., None] > 0, total / len(self.heads), nothing)
+        return torch.cat([nothing, told], 1)
+
+
+def judges_of(
     features: Float[Tensor, "case glimpse pooled"],
     targets: Tensor,
     task: Task,
     highest: Sequence[int],
     seed: int,
     chunk: int = 64,
-) -> Float[Tensor, "case glimpse output"]:
-    """Returns the answer from each glimpse alone, the mean answer of some judges.
+) -> Judges:
+    """Returns some judges that have learned from these cases.
 
     A judge is linear, and learns to answer from the mean of the `highest` scores of half the glimpses of each case.
 
@@ -51,17 +88,19 @@ def judged_answers(
     """
     mean, spread = features.mean((0, 1)), features.std((0, 1)) + _SMALL
     generator = torch.Generator().manual_seed(seed)
-    total: Tensor | None = None
+    heads: list[TopKHead] = []
+    scores: list[Tensor] = []
+    answers: list[Tensor] = []
     for count in highest:
         for _ in range(_EACH):
             with torch.random.fork_rng(devices=()):  # a training that goes on comes here with its generators restored
                 judge = TopKHead(features.shape[-1], task, count).to(features.device)
             _teach(judge, features, (mean, spread), targets, task, generator, chunk)
             with torch.no_grad():
-                answers = torch.cat([judge.alone((part - mean) / spread) for part in features.split(chunk)])
-            total = answers if total is None else total + answers
-    assert total is not None, "there is one number at least"
-    return total / (_EACH * len(highest))
+                scores.append(torch.cat([judge.score((part - mean) / spread) for part in features.split(chunk)]))
+                answers.append(judge.answers_of(scores[-1]))
+            heads.append(judge)
+    return Judges(heads, scores, torch.stack(answers).mean(0))
 
 
 def losses_of(
@@ -83,8 +122,34 @@ def losses_of(
     return task.loss(answers, targets[:, None].expand(-1, answers.shape[1], *targets.shape[1:]))
 
 
+def answering_loss(
+    answers: Float[Tensor, "batch step output"],
+    every: Float[Tensor, "batch step"],
+    prefix_coef: float,
+    judges: Judges | None,
+    cases: Int[Tensor, " batch"],
+    order: Int[Tensor, "batch time"],
+) -> Tensor:
+    """Returns the loss of the aggregator's answers along sequences.
+
+    With judges, answers are to equal theirs (smooth L1 loss), and labels have no say. Without, it is the loss of the
+    last answer, and that of all.
+
+    Args:
+        answers: The answers.
+        every: Their losses by the labels.
+        prefix_coef: The weight of the mean over all of these.
+        judges: The judges.
+        cases: The cases.
+        order: Their glimpses, one after another (see `Judges.along`).
+    """
+    if judges is not None:
+        return F.smooth_l1_loss(answers, judges.along(cases, order))
+    return every[:, -1].mean() + prefix_coef * every.mean()
+
+
 def unlike(
-    policy: GlimpsePolicy, tokens: Float[Tensor, "batch glimpse embed"], answers: Tensor | None, rows: Any
+    policy: GlimpsePolicy, tokens: Float[Tensor, "batch glimpse embed"], judges: Judges | None, rows: Any
 ) -> Tensor:
     """Returns how much the aggregator's answers from one glimpse, and no overview, differ from those of judges.
 
@@ -93,13 +158,13 @@ def unlike(
     Args:
         policy: The policy.
         tokens: The tokens of glimpses.
-        answers: The answers of judges from all glimpses (case, glimpse, output); with None, the result is 0.
-        rows: Which of these glimpses the tokens are of.
+        judges: The judges; with None, the result is 0.
+        rows: Which of the glimpses that they know the tokens are of.
     """
-    if answers is None:
+    if judges is None:
         return tokens.new_zeros(())
     own = policy.answer_head(policy.aggregator(tokens.flatten(0, 1)[:, None]))[:, 0]
-    return F.smooth_l1_loss(own.unflatten(0, tokens.shape[:2]), answers[rows])
+    return F.smooth_l1_loss(own.unflatten(0, tokens.shape[:2]), judges.answers[rows])
 
 
 @torch.enable_grad()  # glimpses are encoded without

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.learning.augment import Augment, glimpse_augment
-from glimpse.learning.judging import judged_answers, losses_of, unlike
+from glimpse.learning.judging import Judges, answering_loss, judges_of, losses_of, unlike
 from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up_options import WarmUpOptions
@@ -96,7 +96,7 @@ class TokenWarmUp(Trainer):
         self.policy, self.cases, self.views, self.task, self.threads = policy, cases, views, task, threads
         self.done, self.places, self.seed = 0, KnownPlaces(None), seed
         self.judged: list[Tensor] = []  # losses (case, glimpse) of answers from single glimpses, by level
-        self.answers: Tensor | None = None  # of judges (case, glimpse, output), from glimpses of the finest level
+        self.judges: Judges | None = None  # from whom answers are learned; they know the glimpses of the finest level
         glimpses = self.options.glimpses
         affordable = glimpses.max_total_glimpses // max(1, len(cases))
         self.glimpses_per_case = max(1, min(self._wanted(), affordable))
@@ -211,10 +211,10 @@ class TokenWarmUp(Trainer):
         """Lets judges answer from each glimpse, if they are wanted, by level."""
         losses, known = self.options.losses, (self.targets, self.task)
         if self.looks and losses.look_judges is not None:
-            answers = [judged_answers(level, *known, losses.look_judges, self.seed) for level in features]
-            self.judged = [losses_of(level, *known, losses.look_worth) for level in answers]
+            judges = [judges_of(level, *known, losses.look_judges, self.seed) for level in features]
+            self.judged = [losses_of(level.answers, *known, losses.look_worth) for level in judges]
         if losses.answer_judges is not None:
-            self.answers = judged_answers(features[-1], *known, losses.answer_judges, self.seed)
+            self.judges = judges_of(features[-1], *known, losses.answer_judges, self.seed)
 
     def _read_ahead(
         self, pool: ThreadPoolExecutor, at_once: int, read_case: Callable[[int], Any]
@@ -291,10 +291,10 @@ class TokenWarmUp(Trainer):
         rows = cases[:, None], order[:, : self.used].to(cases.device)
         tokens, first = self._tokens(rows)
         sequence = torch.cat([first[:, None], tokens[:, : self.max_sequence]], 1)
-        every = self._losses(policy.answer_head(policy.aggregator(sequence)), cases)
-        single = self._losses(policy.glimpse_head(tokens), cases)
-        loss = every[:, -1].mean() + losses.prefix_coef * every.mean() + losses.glimpse_coef * single.mean()
-        loss = loss + unlike(policy, tokens, self.answers, rows)
+        answers = policy.answer_head(policy.aggregator(sequence))
+        every, single = self._losses(answers, cases), self._losses(policy.glimpse_head(tokens), cases)
+        loss = answering_loss(answers, every, losses.prefix_coef, self.judges, cases, rows[1][:, : self.max_sequence])
+        loss = loss + losses.glimpse_coef * single.mean() + unlike(policy, tokens, self.judges, rows)
         if self.looks:
             logits, time = self._look_logits(rows), self.max_sequence
             known = self.judged[0][rows] if self.judged else single.detach()

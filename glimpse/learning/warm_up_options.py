@@ -89,10 +89,11 @@ class WarmUpLosses:
             than the mean over the case. "surprise": the divergence of that answer from their mean answer over all
             cases, whatever the target is, scaled to a mean of 0.03. Where few glimpses tell anything, the losses of all
             others differ by chance, and locators learn this chance.
-        answer_judges: Numbers as of `look_judges`. What the aggregator answers from one glimpse is trained, in the
-            second look, too, to equal what such judges answer from it (smooth L1 loss, weight 1). With few cases,
-            answers learn these by heart, by where glimpses lie for instance, which a judge does not know. With several
-            fields of view, judges see the finest glimpses. None: there are no such judges.
+        answer_judges: Numbers as of `look_judges`. What the aggregator answers is trained, in the second look, too, to
+            equal what such judges answer from the same glimpses: after each glimpse of a sequence, in place of the loss
+            of these answers by the labels, and from each single glimpse (smooth L1 losses, of weight 1). With few
+            cases, answers learn these by heart, by where glimpses lie for instance, which a judge does not know. With
+            several fields of view, judges see the finest glimpses. None: there are no such judges.
         look_contexts: With several fields of view, where a target lies in how glimpses relate: how many random contexts
             of a case say in each step what a finest glimpse brings, which is L(S) - L(S + j) for a context S and a
             glimpse j. A context is the overview and up to `max_sequence` glimpses, the beginning of a sequence; those

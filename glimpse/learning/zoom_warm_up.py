@@ -23,7 +23,7 @@ from torch import Tensor
 from glimpse.cohort import Case
 from glimpse.learning.augment import Augment, still_augment
 from glimpse.learning.contexts import losses_in_contexts
-from glimpse.learning.judging import unlike
+from glimpse.learning.judging import answering_loss, unlike
 from glimpse.learning.looking import InnerWorth, Worth, looking_loss
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.locator import PointerLocator, moments_of
@@ -153,7 +153,7 @@ class ZoomWarmUp(TokenWarmUp):
         foreground = torch.from_numpy(views.foreground(source).copy())[None]
         places = [policy.cells.cpu().numpy()]  # of one view after another: their cells,
         opened = [policy.open_cells(foreground)[0].cpu().numpy()]  # and which of them may be looked at
-        sides = 2 * torch.from_numpy(views.relative_extents(source)).float()[None]
+        sides = 2 * torch.from_numpy(views.relative_extents(source)).float()[None].to(policy.device)
         shown, levels = Shown(np.array(views.overview(source))[None], places, opened), []
         for zoom, count in enumerate(self.branches):
             chosen = self._chosen(shown, count, zoom, rng)
@@ -164,9 +164,9 @@ class ZoomWarmUp(TokenWarmUp):
             images = np.stack([views.glimpse(source, place, zoom) for place in where])
             levels.append(_Read(self._seen(images, index, cells, zoom), cells, where, open_))
             if zoom + 1 < len(self.branches):
-                at = torch.from_numpy(where).to(policy.device)
                 zooms = torch.full((len(where),), zoom, device=policy.device)
-                inner = policy.view_places(at, zooms, sides.to(policy.device).expand(len(where), -1, -1))
+                at, around = torch.from_numpy(where).to(policy.device), sides.expand(len(where), -1, -1)
+                inner = policy.view_places(at, zooms, around)
                 opened = list(policy.open_view_cells(torch.from_numpy(images), inner).cpu().numpy())
                 shown = Shown(images, list(inner.cpu().numpy()), opened)
         return levels
@@ -236,11 +236,12 @@ class ZoomWarmUp(TokenWarmUp):
         policy, losses = self.policy, self.options.losses
         tokens = [self._tokens_of(zoom, cases) for zoom in range(len(self.levels))]
         sequence = self._sequence(tokens, cases, order)
-        every = self._losses(policy.answer_head(policy.aggregator(sequence)), cases)
+        answers = policy.answer_head(policy.aggregator(sequence))
         single = [self._losses(policy.glimpse_head(level), cases) for level in self._judged(tokens)]
-        loss = every[:, -1].mean() + losses.prefix_coef * every.mean()
+        finest = order[:, : sequence.shape[1] - 1].to(cases.device) - (self._of_each - tokens[-1].shape[1])
+        loss = answering_loss(answers, self._losses(answers, cases), losses.prefix_coef, self.judges, cases, finest)
         loss = loss + losses.glimpse_coef * sum(part.mean() for part in single)
-        loss = loss + unlike(policy, tokens[-1], self.answers, cases)
+        loss = loss + unlike(policy, tokens[-1], self.judges, cases)
         if self.looks:
             known = [part[cases] for part in self.judged] or [part.detach() for part in single]
             if losses.look_contexts:
@@ -255,10 +256,8 @@ class ZoomWarmUp(TokenWarmUp):
 
     def _in_contexts(self, sequence: Tensor, tokens: Tensor, cases: Tensor, lengths: Sequence[int]) -> Tensor:
         """Returns minus what finest glimpses bring to the beginnings of sequences that have these lengths."""
-        policy = self.policy
-        return losses_in_contexts(
-            policy.aggregator, policy.answer_head, sequence, tokens, lengths, lambda found: self._losses(found, cases)
-        )
+        parts = self.policy.aggregator, self.policy.answer_head
+        return losses_in_contexts(*parts, sequence, tokens, lengths, lambda found: self._losses(found, cases))
 
     def _judged(self, levels: Sequence[Any]) -> Sequence[Any]:
         """Returns those of all levels whose glimpses are worth what they answer: the finest one."""

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from glimpse.networks.pieces import STEPS_AT_ONCE, is_long, recomputed
+from glimpse.networks.top_k import means_of_highest
 from glimpse.ranks.sharing import Dropout
 
 Cache = dict[str, Any]
@@ -271,30 +272,8 @@ class ScorePooling(nn.Module):
         self.weight = nn.Parameter(torch.zeros(()))
 
     def forward(self, tokens: Float[Tensor, "batch time embed"]) -> Float[Tensor, "batch time embed"]:
-        scores = self.score(tokens)
-        pooled = self.mix(self._pooled(scores, self._rows(scores.detach())))
+        pooled = self.mix(means_of_highest(self.score(tokens), self.highest))
         return pooled if self.together is None else pooled + self.weight * self.together(tokens)
-
-    def _rows(self, scores: Float[Tensor, "batch time score"]) -> Int[Tensor, "batch time highest score"]:
-        """Returns which tokens have the highest values among the first t; `time` stands for none."""
-        batch, time, count = scores.shape
-        best = scores.new_full((batch, self.highest, count), -torch.inf)
-        rows = torch.full(best.shape, time, device=scores.device)
-        found = rows.new_empty(batch, time, *rows.shape[1:])
-        for step in range(time):
-            values = torch.cat([best, scores[:, step : step + 1]], 1)
-            candidates = torch.cat([rows, torch.full_like(rows[:, :1], step)], 1)
-            best, order = values.topk(self.highest, 1)
-            rows = found[:, step] = candidates.gather(1, order)
-        return found
-
-    @staticmethod
-    def _pooled(
-        scores: Float[Tensor, "batch time score"], rows: Int[Tensor, "batch time highest score"]
-    ) -> Float[Tensor, "batch time score"]:
-        padded = F.pad(scores, (0, 0, 0, 1))  # what stands for none adds 0
-        values = padded.gather(1, rows.flatten(1, 2)).view(rows.shape)
-        return values.sum(2) / (rows < scores.shape[1]).sum(2)
 
     def empty(self, token: Tensor, steps: int | None = None) -> Cache:
         cache = {"length": _zero_lengths(token)} if self.together is None else self.together.empty(token, steps)

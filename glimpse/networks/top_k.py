@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -33,13 +34,28 @@ class TopKHead(nn.Module):
         if "mean" in self.kinds:
             means = torch.stack([one.mean(0) for one in scores])
             tops = torch.where(torch.tensor([kind == "mean" for kind in self.kinds], device=tops.device), means, tops)
-        return self._outputs(tops)
+        return self.answers_of(tops)
 
     def alone(self, patches: Float[Tensor, "*tile embed"]) -> Float[Tensor, "*tile output"]:
         """Returns the answer from each patch as if it were the only one of its case."""
-        return self._outputs(self.score(patches))
+        return self.answers_of(self.score(patches))
 
-    def _outputs(self, scores: Float[Tensor, "*batch score"]) -> Float[Tensor, "*batch output"]:
+    def along(self, scores: Float[Tensor, "batch time score"]) -> Float[Tensor, "batch time output"]:
+        """Returns the answers after each patch of a sequence, from the scores of all patches until then.
+
+        Args:
+            scores: What `score` gives for the patches; -inf for those that do not count. The answer from none is that
+                from scores of 0.
+        """
+        tops = means_of_highest(scores, self.k)
+        if "mean" in self.kinds:
+            there = scores.isfinite()
+            means = torch.where(there, scores, 0.0).cumsum(1) / there.cumsum(1).clamp_min(1)
+            tops = torch.where(torch.tensor([kind == "mean" for kind in self.kinds], device=tops.device), means, tops)
+        return self.answers_of(tops)
+
+    def answers_of(self, scores: Float[Tensor, "*batch score"]) -> Float[Tensor, "*batch output"]:
+        """Returns the answers that scores stand for."""
         outputs: list[Tensor] = []
         for score, kind in zip(scores.unbind(-1), self.kinds, strict=True):
             outputs += [-score / 2, score / 2] if kind == "two" else [score]
@@ -51,6 +67,32 @@ class TopKHead(nn.Module):
         k, self.k = self.k, sys.maxsize
         yield
         self.k = k
+
+
+def means_of_highest(scores: Float[Tensor, "batch time score"], k: int) -> Float[Tensor, "batch time score"]:
+    """Returns the mean of the k highest values of each score among the first t, for every t.
+
+    Values of -inf are passed over; where there are fewer than k others, the mean is of these, and that of none is 0.
+    """
+    rows = _highest_so_far(scores.detach(), k)
+    padded = F.pad(scores, (0, 0, 0, 1))  # what stands for none adds 0
+    values = padded.gather(1, rows.flatten(1, 2)).view(rows.shape)
+    there = (rows < scores.shape[1]) & (values > -torch.inf)
+    return torch.where(there, values, 0.0).sum(2) / there.sum(2).clamp_min(1)
+
+
+def _highest_so_far(scores: Float[Tensor, "batch time score"], k: int) -> Int[Tensor, "batch time highest score"]:
+    """Returns which have the highest values among the first t; `time` stands for none."""
+    batch, time, count = scores.shape
+    best = scores.new_full((batch, k, count), -torch.inf)
+    rows = torch.full(best.shape, time, device=scores.device)
+    found = rows.new_empty(batch, time, *rows.shape[1:])
+    for step in range(time):
+        values = torch.cat([best, scores[:, step : step + 1]], 1)
+        candidates = torch.cat([rows, torch.full_like(rows[:, :1], step)], 1)
+        best, order = values.topk(k, 1)
+        rows = found[:, step] = candidates.gather(1, order)
+    return found
 
 
 def _kinds(task: Task) -> list[str]:

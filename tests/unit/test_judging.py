@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from glimpse.errors import SettingsError
-from glimpse.learning.judging import judged_answers, losses_of
+from glimpse.learning.judging import Judges, answering_loss, judges_of, losses_of
 from glimpse.learning.warm_up import TokenWarmUp
+from glimpse.networks.top_k import TopKHead
 from glimpse.tasks import Classification, MultiLabel, Regression, Task
 from tests.warm_ups import make
 from tests.zooming import spotted, warmed
@@ -32,7 +33,7 @@ def cases(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def judged_losses(
     features: torch.Tensor, targets: torch.Tensor, task: Task, highest: list[int], seed: int
 ) -> torch.Tensor:
-    return losses_of(judged_answers(features, targets, task, highest, seed), targets, task)
+    return losses_of(judges_of(features, targets, task, highest, seed).answers, targets, task)
 
 
 def test_telling_glimpses_of_positive_cases_have_the_lowest_losses() -> None:
@@ -46,7 +47,7 @@ def test_telling_glimpses_of_positive_cases_have_the_lowest_losses() -> None:
 
 def test_telling_glimpses_surprise_and_others_hardly_do() -> None:
     features, targets = cases()
-    answers = judged_answers(features, targets, Classification(2), [4, 8], seed=0)
+    answers = judges_of(features, targets, Classification(2), [4, 8], seed=0).answers
     worth = -losses_of(answers, targets, Classification(2), "surprise")
     telling = torch.zeros(CASES, GLIMPSES, dtype=torch.bool)
     telling[targets == 1, :TELLING] = True
@@ -119,7 +120,7 @@ def test_surprise_is_an_option_of_judges(given: dict[str, Any], said: str) -> No
 
 def test_the_locator_learns_what_surprises() -> None:
     _, zoomed = warmed(spotted(), 2, look_judges=[2, 3], look_worth="surprise")
-    answers = judged_answers(zoomed.levels[1].features, zoomed.targets, zoomed.task, [2, 3], zoomed.seed)
+    answers = judges_of(zoomed.levels[1].features, zoomed.targets, zoomed.task, [2, 3], zoomed.seed).answers
     (fine,) = zoomed.judged
     assert torch.equal(fine, losses_of(answers, zoomed.targets, zoomed.task, "surprise"))
     assert torch.isfinite(zoomed.step())
@@ -146,13 +147,69 @@ def test_the_locator_learns_from_judges_instead_of_single_answers() -> None:
     assert not blind.judged and blind.step() > 0
 
 
+def along(task: Task, scores: list[list[float]], k: int, order: list[int]) -> list[list[float]]:
+    """What one judge says along a sequence of glimpses of the only case."""
+    head = TopKHead(1, task, k)
+    given = torch.tensor([scores])
+    judges = Judges([head], [given], head.answers_of(given))
+    return judges.along(torch.tensor([0]), torch.tensor([order]))[0].tolist()
+
+
+def test_along_a_sequence_judges_answer_from_the_highest_scores_so_far() -> None:
+    scores, order = [[2.0], [10.0], [6.0], [-2.0]], [-1, 0, 3, -1, 1, 2]  # -1: a glimpse that they do not know
+    second = [answer for _, answer in along(Classification(2), scores, 2, order)]
+    mean = (1 + 5 + 3 - 1) / 4
+    assert second == [mean, mean, 1, 0, 0, (1 + 5) / 2, (3 + 5) / 2]
+    assert along(Classification(2), scores, 2, order)[5] == [-3, 3]
+    quantity = [answer for (answer,) in along(Regression(mean=0, spread=1), scores, 2, order)]
+    assert quantity == [4, 4, 2, 0, 0, pytest.approx(10 / 3), 4]
+    labels = along(MultiLabel(["a", "b"]), [[1.0, 4.0], [3.0, 0.0]], 1, [1, 0])
+    assert labels == [[2, 2], [3, 0], [3, 4]]
+
+
+def test_judges_of_cases_say_at_the_end_what_their_heads_say_of_all_glimpses() -> None:
+    features, targets = cases()
+    judges = judges_of(features, targets, Classification(2), [2, 4], seed=0)
+    everything = judges.along(torch.arange(CASES), torch.arange(GLIMPSES).expand(CASES, -1))
+    assert everything.shape == (CASES, 1 + GLIMPSES, 2)
+    seen = (features - features.mean((0, 1))) / features.std((0, 1))
+    told = torch.stack([head(seen.flatten(0, 1), [GLIMPSES] * CASES) for head in judges.heads]).mean(0)
+    torch.testing.assert_close(everything[:, -1], told, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("zooms", [1, 2])
+def test_answers_along_sequences_come_to_equal_those_of_judges(zooms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And labels have no say in them."""
+    from glimpse.learning import warm_up, zoom_warm_up
+
+    apart: list[float] = []
+
+    def noted(*given: Any) -> torch.Tensor:
+        answers, every, coef, judges, *sequences = given
+        expected = torch.nn.functional.smooth_l1_loss(answers, judges.along(*sequences))
+        loss = answering_loss(answers, torch.full_like(every, torch.nan), coef, judges, *sequences)
+        assert torch.equal(loss, expected)
+        apart.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(warm_up, "answering_loss", noted)
+    monkeypatch.setattr(zoom_warm_up, "answering_loss", noted)
+    given: dict[str, Any] = {"answer_judges": [2], "look_coef": 0.0}
+    _, trainer = make(**given) if zooms == 1 else warmed(spotted(), 2, **given)
+    if zooms == 1:
+        trainer.encode()
+    for _ in range(60):
+        trainer.step()
+    assert np.mean(apart[-5:]) < 0.5 * np.mean(apart[:3])
+
+
 @pytest.mark.parametrize("zooms", [1, 2])
 def test_answers_from_single_glimpses_come_to_equal_those_of_judges(zooms: int) -> None:
     given: dict[str, Any] = {"answer_judges": [2], "look_coef": 0.0}
     policy, trainer = make(**given) if zooms == 1 else warmed(spotted(), 2, **given)
     if zooms == 1:
         trainer.encode()
-    asked = trainer.answers
+    asked = None if trainer.judges is None else trainer.judges.answers
     assert asked is not None and not trainer.judged
     everyone = torch.arange(len(trainer.cases))
     glimpses = torch.arange(asked.shape[1]).expand(len(everyone), -1)
