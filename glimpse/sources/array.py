@@ -23,6 +23,7 @@ from glimpse.sources.base import (
     region,
 )
 from glimpse.sources.resampling import Cut
+from glimpse.sources.stated import checked_mpp
 
 SUFFIXES = (".npy",)
 MAX_PIXELS = 1 << 24  # a wider read is made in parts
@@ -76,6 +77,7 @@ class ArraySource(ImageSource):
         else:
             self.path = Path(array).absolute()  # whatever the working directory is later
             self.name = name or str(array)
+        checked_mpp(self.name, mpp)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._array if self.path is None else self.path, self._options)

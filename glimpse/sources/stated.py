@@ -53,5 +53,18 @@ def spacing_per_axis(name: str, spacing: Any, ndim: int) -> tuple[float, ...]:
     return tuple(float(value) for value in values) * (ndim // len(values))
 
 
+def checked_mpp(name: str, mpp: Any) -> float | None:
+    """Returns the micrometres per pixel that a user gave, if any.
+
+    Raises:
+        ValueError: It is no number, or not positive.
+    """
+    if mpp is None:
+        return None
+    if not isinstance(mpp, Real) or isinstance(mpp, bool) or not 0 < float(mpp) < math.inf:
+        raise ValueError(f"{name}: expected mpp as one number above 0 (micrometres per pixel) or None, got {mpp!r}.")
+    return float(mpp)
+
+
 def _sizes(values: Sequence[float]) -> str:
     return " x ".join(f"{value:.4g}" for value in (values if len(set(values)) > 1 else values[:1]))

@@ -208,6 +208,20 @@ def test_a_spacing_that_cannot_be_is_said_to_be_one(suffix: str, spacing: object
         open_source(path, spacing=spacing)
 
 
+@pytest.mark.parametrize("suffix", ["npy", "png", "nii", "tif", "svs", "dcm"])
+@pytest.mark.parametrize("mpp", [0, -1, "0.5", math.nan, math.inf, True])
+def test_an_mpp_that_cannot_be_is_not_taken_for_damage_of_the_file(
+    suffix: str, mpp: object, tmp_path: Path, tiny_slides: Path, small_chest: Path
+) -> None:
+    path = {"svs": min(tiny_slides.parent.rglob("*.svs")), "dcm": small_chest}.get(suffix, tmp_path / f"image.{suffix}")
+    if not path.exists():
+        _write_plain(path, 60)
+    unit = {"unit": "mm"} if suffix == "npy" else {}
+    with pytest.raises(ValueError, match=rf"^{path}: expected mpp as one number above 0") as raised:
+        open_source(path, mpp=mpp, **unit)
+    assert not isinstance(raised.value, ImageReadError)
+
+
 @pytest.mark.parametrize("suffix", ["npy", "png", "nii", "tif"])
 def test_relative_paths_mean_the_same_images_wherever_the_working_directory_moves(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,7 @@ from glimpse.sources.dicom import is_dicom
 from glimpse.sources.pictures.errors import damaged
 from glimpse.sources.pictures.files import JPEG, PNG, TIFF, is_webp, magic
 from glimpse.sources.pictures.stored import Pixels, Stored
-from glimpse.sources.stated import given_instead, spacing_per_axis
+from glimpse.sources.stated import checked_mpp, given_instead, spacing_per_axis
 
 MAX_PIXELS = 1 << 24  # a wider read is made in parts
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif")  # of files that are no DICOM, whatever they begin with
@@ -80,7 +80,7 @@ class PlaneSource(ImageSource):
         self.path: Path = Path(path).absolute()  # whatever the working directory is later
         self.name = name or str(path)
         self._spacing = None if spacing is None else spacing_per_axis(self.name, spacing, 2)
-        self._frame_index, self._mpp = whole_frame(self.path, frame), mpp
+        self._frame_index, self._mpp = whole_frame(self.path, frame), checked_mpp(self.name, mpp)
         self._options: dict[str, Any] = {"spacing": spacing, "frame": frame, "name": name, "mpp": mpp}
         self._lock = threading.Lock()
         self._header: Any = None
@@ -103,7 +103,7 @@ class PlaneSource(ImageSource):
         if self._frame is None:
             header, spacing = self._known_header(), None
             if self._mpp is not None:
-                spacing = given_instead(self.name, (float(self._mpp) / 1000,) * 2, header.spacing, "mm", "mpp")
+                spacing = given_instead(self.name, (self._mpp / 1000,) * 2, header.spacing, "mm", "mpp")
             elif self._spacing is not None:
                 spacing = given_instead(self.name, self._spacing, header.spacing, "mm", "spacing")
             else:

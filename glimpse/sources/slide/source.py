@@ -37,6 +37,7 @@ from glimpse.sources.slide.files import (
 )
 from glimpse.sources.slide.foreground import tissue
 from glimpse.sources.slide.pixels import Kept, on_white, planes, planes_of, read_pixels
+from glimpse.sources.stated import checked_mpp
 from glimpse.sources.volume.dicom_folder import files_below, folder_identity
 
 _SINGLE_FILES = (".svs", ".ndpi", ".scn", ".tif", ".tiff", ".bif", ".svslide")  # with all pixels in the one file
@@ -82,7 +83,7 @@ class SlideSource(ImageSource):
     def __init__(self, path: str | os.PathLike[str], mpp: float | int | None = None, name: str | None = None) -> None:
         self.path: Path = Path(path).absolute()  # whatever the working directory is later
         self.name = name or str(path)
-        self._mpp = None if mpp is None else float(mpp)
+        self._mpp = checked_mpp(self.name, mpp)
         self._options: dict[str, Any] = {"mpp": mpp, "name": name}
         self._lock = threading.Lock()
         self._levels: _Levels | None = None

@@ -26,7 +26,7 @@ from glimpse.sources.base import (
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.resampling import Cut
 from glimpse.sources.slide.foreground import bright_on_dark, ground_is_bright, tissue
-from glimpse.sources.stated import given_instead
+from glimpse.sources.stated import checked_mpp, given_instead
 from glimpse.sources.tiff.channels import channel_windows, check_windows, chosen_channels
 from glimpse.sources.tiff.layout import Layout, Level, cut_short, describe
 from glimpse.sources.tiff.segments import SegmentError, Stack
@@ -106,7 +106,8 @@ class TiffSource(ImageSource):
         self.name = name or str(path)
         check_windows(windows)
         self._options: dict[str, Any] = {
-            "channels": channels, "windows": windows, "frame": frame, "image": image, "mpp": mpp, "name": name,
+            "channels": channels, "windows": windows, "frame": frame, "image": image, "name": name,
+            "mpp": checked_mpp(self.name, mpp),
         }  # fmt: skip
         self._plane = whole_frame(self.path, frame)
         self._lock = threading.RLock()
@@ -126,8 +127,7 @@ class TiffSource(ImageSource):
             layout = self._known_layout()
             spacing: tuple[float, ...] | None = layout.spacing
             if self._options["mpp"] is not None:
-                given = float(self._options["mpp"])
-                spacing = given_instead(self.name, (given, given), spacing, "um", "mpp")
+                spacing = given_instead(self.name, (self._options["mpp"],) * 2, spacing, "um", "mpp")
             self._frame = Frame(layout.levels[0].shape, spacing, "um" if spacing else None, self.name)
         return self._frame
 

@@ -17,7 +17,7 @@ from glimpse.geometry import Frame, Numbers
 from glimpse.sources.base import ImageSource, check_readable, file_identity, one_frame, region, understood, whole_frame
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.resampling import Cut
-from glimpse.sources.stated import given_instead, spacing_per_axis
+from glimpse.sources.stated import checked_mpp, given_instead, spacing_per_axis
 from glimpse.sources.volume import nifti
 from glimpse.sources.volume.body import HOUNSFIELD_AIR, ValueRange, body_mask, lung_mask
 from glimpse.sources.volume.dicom_folder import files_below, folder_identity
@@ -160,7 +160,7 @@ class VolumeSource(ImageSource):
         self._windows = parse_windows(windows)
         self._spacing = None if spacing is None else spacing_per_axis(self.name, spacing, 3)
         self._volume, self._series = whole_frame(self.path, frame), None if series is None else str(series)
-        self._mpp = None if mpp is None else float(mpp)
+        self._mpp = checked_mpp(self.name, mpp)
         self._lock = threading.Lock()
         self._layout: NiftiLayout | None = None
         self._frame: Frame | None = None
