@@ -131,6 +131,9 @@ STAGES: dict[str, Callable[[], dict[str, nn.Module]]] = {
     "zoom warm_up, surprise": lambda: warmed(
         ZoomWarmUp, branches=[3, 2], learning_rate=1e-3, look_judges=[2], look_worth="surprise", look_among=3
     ),
+    "zoom warm_up, answers of judges": lambda: warmed(
+        ZoomWarmUp, branches=[3, 2], learning_rate=1e-3, answer_judges=[2]
+    ),
     "zoom warm_up, contexts": lambda: warmed(ZoomWarmUp, branches=[3, 2], learning_rate=1e-3, look_contexts=2),
     "reinforce": lambda: played(Reinforce, [8], encoder_share=0.5, overview_share=0.5, min_glimpses=1),
     "ppo": lambda: played(PPO, [8, 16], baseline="critic"),

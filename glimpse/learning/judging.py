@@ -1,4 +1,4 @@
-"""Judges: what single glimpses say, by scores that have learned from whole cases.
+"""Judges: what glimpses say, single ones and along sequences, by scores that have learned from whole cases.
 
 A label says little about one glimpse of many. A head that learns it from each glimpse learns the cases by heart, and
 what it says of a glimpse is mostly chance. A head that learns it from the mean of the highest scores of a case, as
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glimpse.networks.policy import GlimpsePolicy
-from glimpse.networks.top_k import TopKHead
+from glimpse.networks.top_k import TopKHead, answers_along
 from glimpse.ranks.sharing import add_gradients, of_all, sharing
 from glimpse.tasks import Task
 
@@ -48,22 +48,19 @@ class Judges:
     def along(
         self, cases: Int[Tensor, " batch"], order: Int[Tensor, "batch time"]
     ) -> Float[Tensor, "batch step output"]:
-        """Returns their mean answers before the first glimpse of sequences and after each of them.
+        """Returns their mean answer before any glimpse of a sequence, and after each glimpse.
 
-        Before the first one of which they know, it is their mean answer from all single glimpses.
+        Until the first glimpse that they know, it is the mean of their answers from all single glimpses of all cases.
 
         Args:
             cases: The cases.
             order: Their glimpses, one after another; below 0: one of which judges know nothing, such as a wide one.
         """
         known = order >= 0
-        rows, total = order.clamp_min(0), self.answers.new_zeros(())
-        for head, scores in zip(self.heads, self.scores, strict=True):
-            seen = scores[cases[:, None], rows].masked_fill(~known[..., None], -torch.inf)
-            total = total + head.along(seen)
+        rows = cases[:, None], order.clamp_min(0)
+        told = answers_along(self.heads, [one[rows].masked_fill(~known[..., None], -torch.inf) for one in self.scores])
         nothing = self.answers.mean((0, 1)).expand(len(order), 1, -1)
-        told = torch.where(known.cumsum(1)[..., None] > 0, total / len(self.heads), nothing)
-        return torch.cat([nothing, told], 1)
+        return torch.cat([nothing, torch.where(known.cumsum(1)[..., None] > 0, told, nothing)], 1)
 
 
 def judges_of(
@@ -132,8 +129,8 @@ def answering_loss(
 ) -> Tensor:
     """Returns the loss of the aggregator's answers along sequences.
 
-    With judges, answers are to equal theirs (smooth L1 loss), and labels have no say. Without, it is the loss of the
-    last answer, and that of all.
+    With judges, answers are to equal theirs (smooth L1 loss), and labels have no say in this loss. Without, it is the
+    loss of the last answer plus `prefix_coef` times the mean over all answers.
 
     Args:
         answers: The answers.

@@ -56,8 +56,8 @@ def answering_parts(policy: GlimpsePolicy) -> nn.ModuleDict:
 class TokenWarmUp(Trainer):
     """Supervised learning on sequences of random glimpses of each case, from features that are computed once.
 
-    The loss is the supervised loss of all agents: that of the last answer, of the mean over all prefixes, and of
-    answers from single glimpses. The locator's loss is added to it (see `glimpse.learning.looking`).
+    The loss is that of the last answer, of the mean over all prefixes (of both: see `answer_judges`), and of answers
+    from single glimpses, as all agents have it, plus the locator's loss (see `glimpse.learning.looking`).
 
     Args:
         policy: The policy to train, except its encoder and its memory. Its locator is trained only if it is a

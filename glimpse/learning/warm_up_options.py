@@ -71,7 +71,7 @@ class WarmUpGlimpses:
 
 @dataclass(frozen=True)
 class WarmUpLosses:
-    """Weights of the parts of the loss; the loss of the last answer of a sequence has weight 1.
+    """Weights of the parts of the loss; that of the last answer of a sequence has weight 1 (but see `answer_judges`).
 
     Attributes:
         prefix_coef: Weight of the loss averaged over all answers of a sequence.
@@ -91,9 +91,11 @@ class WarmUpLosses:
             others differ by chance, and locators learn this chance.
         answer_judges: Numbers as of `look_judges`. What the aggregator answers is trained, in the second look, too, to
             equal what such judges answer from the same glimpses: after each glimpse of a sequence, in place of the loss
-            of these answers by the labels, and from each single glimpse (smooth L1 losses, of weight 1). With few
-            cases, answers learn these by heart, by where glimpses lie for instance, which a judge does not know. With
-            several fields of view, judges see the finest glimpses. None: there are no such judges.
+            of these answers by the labels (`prefix_coef` has no effect then), and from each single glimpse (smooth L1
+            losses, of weight 1). With few cases, answers that learn from labels know the cases by heart, by where
+            glimpses lie for instance, which a judge does not know. Judges know glimpses, with several fields of view
+            the finest ones: nothing is learned from others, or from overviews, until the joint stage. None: there are
+            no such judges.
         look_contexts: With several fields of view, where a target lies in how glimpses relate: how many random contexts
             of a case say in each step what a finest glimpse brings, which is L(S) - L(S + j) for a context S and a
             glimpse j. A context is the overview and up to `max_sequence` glimpses, the beginning of a sequence; those
@@ -125,6 +127,11 @@ class WarmUpLosses:
 
     def __post_init__(self) -> None:
         at_least("look_contexts of the warm-up", self.look_contexts, 0, whole=True)
+        if self.look_contexts and self.answer_judges is not None:
+            raise SettingsError(
+                "Answers that learn from judges say nothing of how glimpses relate: set warm_up.look_contexts=0, or "
+                "warm_up.answer_judges=null."
+            )
         if self.look_contexts and self.look_judges is not None:
             raise SettingsError(
                 "Judges say what single glimpses are worth, not in contexts: set warm_up.look_contexts=0, or "

@@ -250,7 +250,7 @@ class ScorePooling(nn.Module):
     z_t = W m_t + g r_t. Here m_t is, for each of a few linear scores of a token, the mean of its `highest` largest
     values among the first t tokens (of all, if there are fewer), and r_t is the embedding that a causal transformer
     gives. The weight g begins at 0, as in ReZero (Bachlechner et al. 2021), so that answers begin as those of scores
-    alone. With few cases, a transformer alone learns them by heart; the mean of the highest scores cannot, and it
+    alone. With few cases, a transformer alone learns them by heart; the mean of the highest scores does so less, and it
     finds what few of many glimpses show (top-k pooling in multiple-instance learning).
 
     Args:

@@ -1,7 +1,7 @@
 """Scores of single patches, of which the highest answer: top-k pooling in multiple-instance learning."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -36,24 +36,6 @@ class TopKHead(nn.Module):
             tops = torch.where(torch.tensor([kind == "mean" for kind in self.kinds], device=tops.device), means, tops)
         return self.answers_of(tops)
 
-    def alone(self, patches: Float[Tensor, "*tile embed"]) -> Float[Tensor, "*tile output"]:
-        """Returns the answer from each patch as if it were the only one of its case."""
-        return self.answers_of(self.score(patches))
-
-    def along(self, scores: Float[Tensor, "batch time score"]) -> Float[Tensor, "batch time output"]:
-        """Returns the answers after each patch of a sequence, from the scores of all patches until then.
-
-        Args:
-            scores: What `score` gives for the patches; -inf for those that do not count. The answer from none is that
-                from scores of 0.
-        """
-        tops = means_of_highest(scores, self.k)
-        if "mean" in self.kinds:
-            there = scores.isfinite()
-            means = torch.where(there, scores, 0.0).cumsum(1) / there.cumsum(1).clamp_min(1)
-            tops = torch.where(torch.tensor([kind == "mean" for kind in self.kinds], device=tops.device), means, tops)
-        return self.answers_of(tops)
-
     def answers_of(self, scores: Float[Tensor, "*batch score"]) -> Float[Tensor, "*batch output"]:
         """Returns the answers that scores stand for."""
         outputs: list[Tensor] = []
@@ -69,20 +51,49 @@ class TopKHead(nn.Module):
         self.k = k
 
 
-def means_of_highest(scores: Float[Tensor, "batch time score"], k: int) -> Float[Tensor, "batch time score"]:
+def answers_along(
+    heads: Sequence[TopKHead], scores: Sequence[Float[Tensor, "batch time score"]]
+) -> Float[Tensor, "batch time output"]:
+    """Returns the mean answer of several heads after each patch of sequences, from all patches until then.
+
+    Args:
+        heads: The heads, of one task.
+        scores: What the `score` of each of them gives for the patches; -inf for those that do not count. The answer
+            from none is that from scores of 0.
+    """
+    kinds = [kind for head in heads for kind in head.kinds]
+    together = torch.cat(list(scores), -1)
+    tops = means_of_highest(together, [head.k for head in heads for _ in head.kinds])
+    if "mean" in kinds:
+        there = together != -torch.inf
+        means = torch.where(there, together, 0.0).cumsum(1) / there.cumsum(1).clamp_min(1)
+        tops = torch.where(torch.tensor([kind == "mean" for kind in kinds], device=tops.device), means, tops)
+    parts = tops.split([len(head.kinds) for head in heads], -1)
+    return torch.stack([head.answers_of(part) for head, part in zip(heads, parts, strict=True)]).mean(0)
+
+
+def means_of_highest(
+    scores: Float[Tensor, "batch time score"], k: int | Sequence[int]
+) -> Float[Tensor, "batch time score"]:
     """Returns the mean of the k highest values of each score among the first t, for every t.
 
     Values of -inf are passed over; where there are fewer than k others, the mean is of these, and that of none is 0.
+
+    Args:
+        scores: The scores.
+        k: One number for all scores, or one for each.
     """
-    rows = _highest_so_far(scores.detach(), k)
+    each = [k] * scores.shape[2] if isinstance(k, int) else list(k)
+    rows, counts = _highest_so_far(scores.detach(), max(each)), torch.tensor(each, device=scores.device)
     padded = F.pad(scores, (0, 0, 0, 1))  # what stands for none adds 0
     values = padded.gather(1, rows.flatten(1, 2)).view(rows.shape)
-    there = (rows < scores.shape[1]) & (values > -torch.inf)
+    there = (rows < scores.shape[1]) & (values != -torch.inf)
+    there &= torch.arange(rows.shape[2], device=scores.device)[:, None] < counts
     return torch.where(there, values, 0.0).sum(2) / there.sum(2).clamp_min(1)
 
 
 def _highest_so_far(scores: Float[Tensor, "batch time score"], k: int) -> Int[Tensor, "batch time highest score"]:
-    """Returns which have the highest values among the first t; `time` stands for none."""
+    """Returns which have the highest values among the first t, from high to low; `time` stands for none."""
     batch, time, count = scores.shape
     best = scores.new_full((batch, k, count), -torch.inf)
     rows = torch.full(best.shape, time, device=scores.device)

@@ -62,7 +62,10 @@ def checked_mpp(name: str, mpp: Any) -> float | None:
     if mpp is None:
         return None
     if not isinstance(mpp, Real) or isinstance(mpp, bool) or not 0 < float(mpp) < math.inf:
-        raise ValueError(f"{name}: expected mpp as one number above 0 (micrometres per pixel) or None, got {mpp!r}.")
+        raise ValueError(
+            f"{name}: expected mpp as one number above 0 (micrometres per pixel), got {mpp!r}. "
+            "Correct mpp, such as mpp=0.5."
+        )
     return float(mpp)
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from glimpse.errors import SettingsError
+from glimpse.learning import warm_up, zoom_warm_up
 from glimpse.learning.judging import Judges, answering_loss, judges_of, losses_of
 from glimpse.learning.warm_up import TokenWarmUp
-from glimpse.networks.top_k import TopKHead
-from glimpse.tasks import Classification, MultiLabel, Regression, Task
+from glimpse.networks.top_k import TopKHead, means_of_highest
+from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Task
 from tests.warm_ups import make
 from tests.zooming import spotted, warmed
 
@@ -148,11 +149,11 @@ def test_the_locator_learns_from_judges_instead_of_single_answers() -> None:
 
 
 def along(task: Task, scores: list[list[float]], k: int, order: list[int]) -> list[list[float]]:
-    """What one judge says along a sequence of glimpses of the only case."""
+    """What one judge says along a sequence of glimpses of the second of two cases."""
     head = TopKHead(1, task, k)
-    given = torch.tensor([scores])
-    judges = Judges([head], [given], head.answers_of(given))
-    return judges.along(torch.tensor([0]), torch.tensor([order]))[0].tolist()
+    given = torch.tensor([[[9.0] * len(scores[0])] * len(scores), scores])
+    judges = Judges([head], [given], head.answers_of(given[1:]).expand(2, -1, -1))
+    return judges.along(torch.tensor([1]), torch.tensor([order]))[0].tolist()
 
 
 def test_along_a_sequence_judges_answer_from_the_highest_scores_so_far() -> None:
@@ -167,40 +168,84 @@ def test_along_a_sequence_judges_answer_from_the_highest_scores_so_far() -> None
     assert labels == [[2, 2], [3, 0], [3, 4]]
 
 
-def test_judges_of_cases_say_at_the_end_what_their_heads_say_of_all_glimpses() -> None:
-    features, targets = cases()
-    judges = judges_of(features, targets, Classification(2), [2, 4], seed=0)
-    everything = judges.along(torch.arange(CASES), torch.arange(GLIMPSES).expand(CASES, -1))
-    assert everything.shape == (CASES, 1 + GLIMPSES, 2)
-    seen = (features - features.mean((0, 1))) / features.std((0, 1))
-    told = torch.stack([head(seen.flatten(0, 1), [GLIMPSES] * CASES) for head in judges.heads]).mean(0)
-    torch.testing.assert_close(everything[:, -1], told, atol=1e-3, rtol=1e-3)
+def test_along_a_sequence_judges_answer_as_their_heads_answer_its_beginnings() -> None:
+    task = MultiTask({"two": Classification(2), "three": Classification(3), "age": Regression(50, 10)})
+    torch.manual_seed(0)
+    heads = [TopKHead(5, task, k) for k in (1, 2, 4)]
+    features = torch.randn(3, 6, 5)
+    with torch.no_grad():
+        judges = Judges(heads, [head.score(features) for head in heads], torch.zeros(3, 6, 6))
+        told = judges.along(torch.tensor([2, 0]), torch.tensor([[5, 1, 3, 0], [0, 1, 2, 3]]))
+        for row, (case, order) in enumerate([(2, [5, 1, 3, 0]), (0, [0, 1, 2, 3])]):
+            for end in range(1, 5):
+                seen = features[case, order[:end]]
+                expected = torch.stack([head(seen, [end])[0] for head in heads]).mean(0)
+                torch.testing.assert_close(told[row, end], expected)
+
+
+def test_means_of_the_highest_pass_over_nothing_but_what_is_not_there() -> None:
+    scores = torch.tensor([[[1.0], [-torch.inf], [5.0], [3.0]]], requires_grad=True)
+    means = means_of_highest(scores, 2)
+    assert means[0, :, 0].tolist() == [1, 1, 3, 4]
+    (gradient,) = torch.autograd.grad(means[0, -1, 0], scores)
+    assert gradient[0, :, 0].tolist() == [0, 0, 0.5, 0.5]
+    both = means_of_highest(torch.tensor([[[1.0, 1.0], [3.0, 3.0], [5.0, 5.0]]]), [1, 3])
+    assert both[0].tolist() == [[1, 1], [3, 2], [5, 3]]
+    assert means_of_highest(torch.tensor([[[1.0], [torch.nan]]]), 2)[0, 1].isnan()  # a training that diverges is seen
+
+
+def stepped(zooms: int, **options: Any) -> TokenWarmUp:
+    """A warm-up whose answers learn from judges, with all glimpses encoded."""
+    given: dict[str, Any] = {"answer_judges": [2], "look_coef": 0.0} | options
+    if zooms == 2:
+        return warmed(spotted(), 60, **given)[1]
+    _, trainer = make(**given)
+    trainer.encode()
+    return trainer
 
 
 @pytest.mark.parametrize("zooms", [1, 2])
 def test_answers_along_sequences_come_to_equal_those_of_judges(zooms: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And labels have no say in them."""
-    from glimpse.learning import warm_up, zoom_warm_up
+    """Each answer is compared with what judges say of the very glimpses that it was given."""
+    trainer, apart, sequences = stepped(zooms), [], []
+    policy: Any = trainer.policy
+    policy.aggregator.register_forward_pre_hook(lambda _, given: sequences.append(given[0].detach()))
 
-    apart: list[float] = []
-
-    def noted(*given: Any) -> torch.Tensor:
-        answers, every, coef, judges, *sequences = given
-        expected = torch.nn.functional.smooth_l1_loss(answers, judges.along(*sequences))
-        loss = answering_loss(answers, torch.full_like(every, torch.nan), coef, judges, *sequences)
-        assert torch.equal(loss, expected)
+    def noted(answers: Any, every: Any, coef: float, judges: Any, cases: torch.Tensor, order: torch.Tensor) -> Any:
+        known, shown = order >= 0, sequences[-1][:, 1:]
+        if zooms == 2:
+            tokens = trainer._tokens_of(1, cases).detach()  # type: ignore[attr-defined]
+            tokens = tokens[torch.arange(len(cases))[:, None], order.clamp_min(0)]
+            assert 0 < known.sum() < known.numel()
+        else:
+            tokens, _ = trainer._tokens((cases[:, None], order))
+            assert known.all()
+        assert torch.equal(shown[known], tokens.detach()[known])
+        loss = answering_loss(answers, every, coef, judges, cases, order)
         apart.append(loss.item())
         return loss
 
-    monkeypatch.setattr(warm_up, "answering_loss", noted)
-    monkeypatch.setattr(zoom_warm_up, "answering_loss", noted)
-    given: dict[str, Any] = {"answer_judges": [2], "look_coef": 0.0}
-    _, trainer = make(**given) if zooms == 1 else warmed(spotted(), 2, **given)
-    if zooms == 1:
-        trainer.encode()
+    for module in (warm_up, zoom_warm_up):
+        monkeypatch.setattr(module, "answering_loss", noted)
     for _ in range(60):
         trainer.step()
     assert np.mean(apart[-5:]) < 0.5 * np.mean(apart[:3])
+
+
+@pytest.mark.parametrize("zooms", [1, 2])
+def test_labels_reach_answers_by_way_of_judges_only(zooms: int) -> None:
+    trainers = [stepped(zooms, glimpse_coef=0.0) for _ in range(2)]
+    trainers[1].targets = 1 - trainers[1].targets
+    for trainer in trainers:
+        for _ in range(3):
+            trainer.step()
+    one, other = (trainer.policy.state_dict() for trainer in trainers)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_answers_of_judges_do_not_go_with_contexts() -> None:
+    with pytest.raises(SettingsError, match=r"look_contexts=0, or warm_up\.answer_judges=null"):
+        TokenWarmUp.parse_options({"look_contexts": 1, "answer_judges": [2]})
 
 
 @pytest.mark.parametrize("zooms", [1, 2])

@@ -220,6 +220,8 @@ def test_an_mpp_that_cannot_be_is_not_taken_for_damage_of_the_file(
     with pytest.raises(ValueError, match=rf"^{path}: expected mpp as one number above 0") as raised:
         open_source(path, mpp=mpp, **unit)
     assert not isinstance(raised.value, ImageReadError)
+    for possible in (np.float32(0.5), np.int64(1), 1):
+        open_source(path, mpp=possible, **unit).close()
 
 
 @pytest.mark.parametrize("suffix", ["npy", "png", "nii", "tif"])

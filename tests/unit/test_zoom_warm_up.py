@@ -224,7 +224,12 @@ def test_images_that_are_plain_teach_nothing_and_break_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"look_judges": [1, 2]}, {"look_judges": [1, 2], "look_worth": "surprise", "look_among": 4}]
+    "options",
+    [
+        {},
+        {"look_judges": [1, 2], "answer_judges": [2]},
+        {"look_judges": [1, 2], "look_worth": "surprise", "look_among": 4},
+    ],
 )
 def test_a_warm_up_goes_on_where_it_stopped(options: dict[str, Any]) -> None:
     aggregator = partial(CausalTransformer, dropout=0.2)  # whose draws are the global generator's
