@@ -38,6 +38,7 @@ class _Baseline(GlimpseAlgorithm):
         "replay_rollouts",
         "replay_steps",
         "stop_from",
+        "train_answers",
         "vf_coef",
     })  # fmt: skip
 

@@ -24,7 +24,7 @@ from glimpse.agents.returns import (
 from glimpse.errors import DivergedError
 from glimpse.learning.looking import WideLooks, Worth
 from glimpse.networks.devices import to_device
-from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.policy import GlimpsePolicy, answering_parts
 from glimpse.networks.records import OWN_CONDUCT, Conduct, Episodes, Evaluation, Glimpses
 from glimpse.ranks.group import ranks
 from glimpse.ranks.sharing import add_gradients, declared, of_all, own_order, share_of_part, sharing, totals
@@ -109,6 +109,7 @@ class Learner:
         self.rollouts, self.losses, self.updates = options.rollouts, options.losses, options.updates
         options.check_replay(policy.overview_dropout)
         self.replay = Replay(options.updates.replay_rollouts)
+        self.untrained = [] if self.updates.train_answers else list(answering_parts(policy).parameters())
         give_optimizer(policy, learning_rate)
         self.skipped = 0  # steps one after the other whose gradients were not finite
         for group in policy.optimizer.param_groups:
@@ -217,6 +218,8 @@ class Learner:
         optimizer.zero_grad()
         loss.backward()
         add_gradients(optimizer)
+        for parameter in self.untrained:  # the optimizer passes over it then
+            parameter.grad = None
         # The encoder's gradient can be a hundred times larger than the rest, so both are clipped separately.
         groups = [group["params"] for group in optimizer.param_groups]
         norms = (nn.utils.clip_grad_norm_(group, self.updates.max_grad_norm) for group in groups)

@@ -135,6 +135,9 @@ class Updates:
         encoder_rate: Learning rate of the shared encoder, as a share of the learning rate. With 0 the encoder is not
             trained, which is also faster. An encoder none of whose parameters trains (`requires_grad`) is not
             trained at any rate.
+        train_answers: Whether what answers (the projection of tokens, the aggregator and the heads of answers) is
+            trained. If not, it stays as it is, and only the search is learned. For few cases, whose labels answers
+            would learn by heart, after a warm-up in which they have learned otherwise (`warm_up.answer_judges`).
         encoder_share: Share of each case's rollouts whose glimpses are encoded again in an update, with a gradient. The
             encoder learns from these only; all other parts learn from all rollouts. Below 1, the other glimpses and the
             overviews keep the features that were computed when the rollout was played. Rollouts of a case show much the
@@ -156,6 +159,7 @@ class Updates:
     max_grad_norm: float = 1.0
     weight_decay: float = 0.01
     encoder_rate: float = 1.0
+    train_answers: bool = True
     encoder_share: float = 1.0
     overview_share: float = 0.0
     replay_steps: int = 0
@@ -169,6 +173,8 @@ class Updates:
         at_least("replay_rollouts", self.replay_rollouts, 1, whole=True)
         at_least("encoder_rate", self.encoder_rate, 0)
         above_zero("max_grad_norm", self.max_grad_norm)
+        if self.replay_steps and not self.train_answers:
+            raise SettingsError("Extra steps train answers only: set replay_steps=0, or train_answers=true.")
         if not 0 < self.encoder_share <= 1:
             raise SettingsError(f"Expected encoder_share above 0 and up to 1, got {self.encoder_share}.")
         if not 0 <= self.overview_share <= 1:

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glimpse.cohort import Case
-from glimpse.learning.warm_up import TokenWarmUp, answering_parts
+from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.learning.zoom_warm_up import Shown, ZoomWarmUp, drawn
-from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.policy import GlimpsePolicy, answering_parts
 from glimpse.networks.records import Conduct
 from glimpse.networks.where import CellDistribution
 from glimpse.runs.checkpoints import Checkpoint

@@ -35,7 +35,7 @@ from glimpse.learning.warm_up_options import WarmUpOptions
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.overlap import NEAR, mutual
 from glimpse.networks.places import Glanced, KnownPlaces
-from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.policy import GlimpsePolicy, answering_parts
 from glimpse.networks.records import Conduct
 from glimpse.ranks.sharing import add_gradients, gathered, of_all, over_all, share_of, sharing, total
 from glimpse.settings.options import option_names, sorted_into
@@ -45,12 +45,6 @@ from glimpse.views import Views, identity_of
 _FIXED = Conduct(train_encoder=False)
 _SAMPLE = 32  # at most so many cases, by whose foreground the number of glimpses of all of them is chosen
 _MOST = 4  # times `glimpses_per_case`, where it is chosen by the foreground
-
-
-def answering_parts(policy: GlimpsePolicy) -> nn.ModuleDict:
-    """Returns what makes answers of the pooled features of glimpses, but for the embeddings of places and extents."""
-    names = ("aggregator", "answer_head", "glimpse_head")
-    return nn.ModuleDict({"project": policy.pool.project} | {name: getattr(policy, name) for name in names})
 
 
 class TokenWarmUp(Trainer):

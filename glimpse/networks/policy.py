@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from glimpse.networks.devices import indices, to_device
@@ -356,3 +356,9 @@ def _merge(old: Any, new: Any, rows: Tensor) -> Any:
     if old.ndim > 2 and old.shape[2] != new.shape[2]:  # the old cache has grown
         new = F.pad(new, (0, 0, 0, old.shape[2] - new.shape[2]))
     return torch.where(rows.view(-1, *[1] * (old.ndim - 1)), new, old)
+
+
+def answering_parts(policy: GlimpsePolicy) -> nn.ModuleDict:
+    """Returns what makes answers of the pooled features of glimpses, but for the embeddings of places and extents."""
+    names = ("aggregator", "answer_head", "glimpse_head")
+    return nn.ModuleDict({"project": policy.pool.project} | {name: getattr(policy, name) for name in names})

@@ -16,6 +16,7 @@ from glimpse.agents.learner import Loss
 from glimpse.agents.ppo import PPOLearner
 from glimpse.agents.schedules import Cosine
 from glimpse.errors import SettingsError
+from glimpse.networks.policy import answering_parts
 from glimpse.networks.records import Conduct, Episodes, Evaluation
 from tests.small_images import BASELINE, SMALL, environment, lanes
 
@@ -119,6 +120,26 @@ def test_an_encoder_rate_of_zero_leaves_the_encoder_as_it_is() -> None:
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in before if name.startswith("encoder.")} <= same
     assert "pool.project.weight" not in same
+
+
+@pytest.mark.parametrize("agent", [PPO, Reinforce])
+def test_answers_that_are_not_trained_stay_as_they_are_while_the_search_learns(agent: type) -> None:
+    model = agent("GlimpsePolicy", lanes(), train_answers=False, **SMALL)
+    before = parameters(model)
+    model.learn(2 * model.steps_per_update)
+    after = parameters(model)
+    answering = {id(parameter) for parameter in answering_parts(model.policy).parameters()}
+    changed = {name: not torch.equal(before[name], after[name]) for name in before}
+    for name, parameter in model.policy.named_parameters():
+        assert not (changed[name] and id(parameter) in answering), name
+    assert any(changed[name] for name in changed if name.startswith("locator."))
+    assert any(changed[name] for name in changed if name.startswith("memory."))
+    assert all(parameter.requires_grad for parameter in model.policy.parameters())  # for whoever trains on
+
+
+def test_extra_steps_of_answers_that_are_not_trained_are_refused() -> None:
+    with pytest.raises(SettingsError, match="replay_steps=0"):
+        PPO("GlimpsePolicy", lanes(), train_answers=False, replay_steps=2, **SMALL)
 
 
 def test_glimpses_are_seen_in_random_views_where_the_encoder_is_trained() -> None:

@@ -8,8 +8,8 @@ import torch
 
 from glimpse.errors import SettingsError
 from glimpse.learning.second_look import SecondLook, ZoomSecondLook
-from glimpse.learning.warm_up import TokenWarmUp, answering_parts
-from glimpse.networks.policy import GlimpsePolicy
+from glimpse.learning.warm_up import TokenWarmUp
+from glimpse.networks.policy import GlimpsePolicy, answering_parts
 from glimpse.runs.checkpoints import Checkpoint
 from tests.warm_ups import CASES, make
 from tests.zooming import spotted, warmed
