@@ -316,6 +316,8 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
     begins = _begins(settings)
     if initial and begins:
         take_weights(policy, initial, settings)
+    if not initial:
+        _check_answers_learn(settings)
     for stage in plan.stages.values():
         if hasattr(stage, "check"):
             stage.check(policy)
@@ -330,6 +332,21 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
         write_learned(run.folder, run_of(initial))
     threads = 1 if cases.stepped else settings["read_threads"] or 1
     return Training(run, policy, cases, lanes, viewable, seed, threads, settings["progress"])
+
+
+def _check_answers_learn(settings: Mapping[str, Any]) -> None:
+    """Refuses a training in which nothing teaches answers: neither the warm-up nor the joint stage.
+
+    Raises:
+        SettingsError: it is one.
+    """
+    algorithm, warm_up = settings["joint"].get("algorithm") or {}, settings["warm_up"]
+    untaught = warm_up["_target_"].endswith(".NoStage") or warm_up.get("steps") == 0
+    if algorithm.get("train_answers") is False and untaught:
+        raise SettingsError(
+            "Answers would never learn: there is no warm-up, and agent.algorithm.train_answers=false leaves them as "
+            "they are. Set agent.algorithm.train_answers=true, keep the warm-up, or give initial_weights=<run folder>."
+        )
 
 
 def _one(config: DictConfig) -> None:
