@@ -200,6 +200,7 @@ def _check_values(settings: Mapping[str, Any]) -> None:
         raise _no_path("run", settings["run"])
     if not isinstance(settings.get("splits"), str | None):
         raise _no_path("splits", settings["splits"], "CSV")
+    _check_answers_learn(settings)
     if not isinstance(settings.get("initial_weights"), str | None):
         raise _no_path("initial_weights", settings["initial_weights"], "run folder")
     check_kind("progress", settings["progress"], bool)
@@ -316,8 +317,6 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
     begins = _begins(settings)
     if initial and begins:
         take_weights(policy, initial, settings)
-    if not initial:
-        _check_answers_learn(settings)
     for stage in plan.stages.values():
         if hasattr(stage, "check"):
             stage.check(policy)
@@ -342,7 +341,7 @@ def _check_answers_learn(settings: Mapping[str, Any]) -> None:
     """
     algorithm, warm_up = settings["joint"].get("algorithm") or {}, settings["warm_up"]
     untaught = warm_up["_target_"].endswith(".NoStage") or warm_up.get("steps") == 0
-    if algorithm.get("train_answers") is False and untaught:
+    if algorithm.get("train_answers") is False and untaught and not settings.get("initial_weights"):
         raise SettingsError(
             "Answers would never learn: there is no warm-up, and agent.algorithm.train_answers=false leaves them as "
             "they are. Set agent.algorithm.train_answers=true, keep the warm-up, or give initial_weights=<run folder>."
