@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.vec_env import VecEnv
 
 from glimpse.atomic import write_atomically
-from glimpse.cohort import Case, Cohort
+from glimpse.cohort import Cohort
 from glimpse.cohort.preflight import PreflightError, check_sizes, with_known_sizes
 from glimpse.cohort.recorded import read_learned, read_splits
 from glimpse.cohort.splits import SPLITS
 from glimpse.contract.protocol import ProtocolError
-from glimpse.contract.stepped_sources import viewable_cases
+from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
 from glimpse.errors import EvaluationError, UserError
 from glimpse.networks.feature_store import using
 from glimpse.networks.policy import GlimpsePolicy
@@ -34,9 +34,20 @@ from glimpse.reading.calibration import SAME_SPLIT, read_temperatures
 from glimpse.reading.costs import Meter
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.playing import compute_threads
-from glimpse.reading.readers import DEFAULT_READERS, MOST_GLIMPSES, check_readers, manner_of, reader_named
+from glimpse.reading.readers import (
+    DEFAULT_READERS,
+    FULL_SCAN,
+    MOST_GLIMPSES,
+    READERS,
+    PolicyReader,
+    Reader,
+    check_readers,
+    manner_of,
+    reader_named,
+)
 from glimpse.reading.records import Reading
 from glimpse.report.calibrating import draw_answers, measured
+from glimpse.report.scanning import NO_TILING, scan_of_run
 from glimpse.report.tables import Row, counted, further_table, table, write_predictions
 from glimpse.runs.file_names import file_names
 from glimpse.runs.loading import feature_store, load, overview_network
@@ -114,7 +125,8 @@ def evaluate(
         split: "train", "val", "test" or "all". The cases of a split are those that it had in training.
         readers: names of the readers, of `glimpse.reading.readers.READERS`. "overview" is left out, and a line says so,
             where the network of the run never sees overviews when it answers and the run has kept no other network that
-            does.
+            does. Or "full_scan", which embeds every patch; its heads learn from the run's own training cases, whose
+            embedded patches are kept in the run folder.
         cohort: path of the CSV of another cohort, or of the run's own one if it was moved. Images that the run knows,
             and other cases of their patients, stay in the split that they had in training. The run's own cohort if not
             given.
@@ -162,7 +174,7 @@ def _check(readers: Sequence[str], **numbers: int | None) -> None:
     """Refuses readers that there are not, and numbers that are out of range; None stands for the run's own."""
     if isinstance(readers, str) or not isinstance(readers, Sequence):
         raise EvaluationError(f"Expected readers as a list such as [policy,random], got {readers!r}.")
-    check_readers(readers)
+    check_readers(readers, (*READERS, FULL_SCAN))
     for name, value in numbers.items():
         if value is not None:
             most = MOST_GLIMPSES if name == "max_glimpses" else math.inf
@@ -177,11 +189,21 @@ def _left_out(run: str | Path, settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Cases:
-    """The cases to evaluate, how readers reach their pixels, and the number of cases of all splits."""
+    """The cases to evaluate, how readers reach their pixels, and the number of cases of all splits.
 
-    cases: Sequence[Case]
+    Attributes:
+        looked: the cases, and how they are looked at.
+        access: how readers reach their pixels.
+        of: the number of cases of all splits.
+        own: loads the run's own cohort, with all splits.
+        whole: whether the cases are one whole split of that cohort.
+    """
+
+    looked: ViewableCases
     access: Access
     of: int
+    own: Callable[[], Cohort]
+    whole: bool
 
 
 def _cases(
@@ -218,9 +240,12 @@ def _cases(
     def vector(count: int) -> VecEnv:
         return build(settings["vector"])([make() for _ in range(count)])
 
-    return _Cases(
-        looked.cases, access_to(looked, vector, lanes=lanes, threads=int(settings["read_threads"])), len(cohort)
-    )
+    access = access_to(looked, vector, lanes=lanes, threads=int(settings["read_threads"]))
+    own = env["cohort"].get("path")
+    moved = own is not None and not Path(own).exists()  # then the given cohort is the run's own, or nothing is
+    load_own = functools.partial(_cohort, env, run, None, changes)
+    whole = path is None and split != "all"
+    return _Cases(looked, access, len(cohort), (lambda: cohort) if path is None or moved else load_own, whole)
 
 
 def _cohort(env: Mapping[str, Any], run: Path, path: str | Path | None, changes: dict[str, Any]) -> Cohort:
@@ -253,21 +278,32 @@ def _read(
 ) -> tuple[dict[str, list[Reading]], dict[str, Meter]]:
     """Reads the cases once for each reader; returns the readings and what they cost, by the name of the reader."""
     settings = policy.settings
-    readings, spent = dict[str, list[Reading]](), dict[str, Meter]()
-    store = feature_store(settings, found.cases)
+    readings, spent, reasons = dict[str, list[Reading]](), dict[str, Meter](), list[str]()
+    looked, cases, scan = found.looked, found.looked.cases, None
+    if FULL_SCAN in readers and not looked.stepped:
+        scan = scan_of_run(run, policy, looked, found.own(), keep=found.whole, progress=progress)
+    store = feature_store(settings, cases)
     with compute_threads(int(settings["threads"])), closing(found.access) as access, using(store):
         # The policy reads as its agent does, and tables call it after that agent.
         for name in dict.fromkeys(settings["agent"]["name"] if name == "policy" else name for name in readers):
-            network = overview_network(run, policy) if name == "overview" else policy
-            if network is None:
-                print(_left_out(run, settings))
+            reader: Reader | None
+            if name == FULL_SCAN:
+                reader = scan and scan()
+            else:
+                network = overview_network(run, policy) if name == "overview" else policy
+                named = functools.partial(reader_named, manner_of(name), seed=seed, called=name)
+                reader = None if network is None else named(network, access, budget)
+            if reader is None:
+                reasons.append(NO_TILING if name == FULL_SCAN else _left_out(run, settings))
+                print(reasons[-1])
                 continue
-            reader = reader_named(manner_of(name), network, access, budget, seed=seed, called=name)
             with Meter(policy.device) as spent[name]:
-                read = reader.read(found.cases, progress=progress)
-            readings[name] = reader.counted(read)
+                read = reader.read(cases, progress=progress)
+            if getattr(reader, "known_before", False):  # its patches were embedded by an earlier command
+                spent[name].forget()
+            readings[name] = reader.counted(read) if isinstance(reader, PolicyReader) else read
     if not readings:
-        raise EvaluationError(_left_out(run, settings))
+        raise EvaluationError(" ".join(reasons))
     return readings, spent
 
 

@@ -25,6 +25,7 @@ from glimpse.reading.records import Reading
 from glimpse.report.calibrating import draw_answers, measured, told
 from glimpse.report.html.writing import write_report
 from glimpse.report.keeping import Kept
+from glimpse.report.scanning import NO_TILING, check_patches, fitted_scan
 from glimpse.report.tables import Row, counted, further_table, summarise, table, value_of, write_predictions
 from glimpse.runs.folder import Run
 from glimpse.runs.loading import OVERVIEW_FILE, POLICY_FILE, load_together, save_policy
@@ -137,9 +138,8 @@ class Report:
         Raises:
             SettingsError: the message names the case and the setting.
         """
-        check = getattr(getattr(self.full_scan, "func", None), "check_patches", None)
-        if FULL_SCAN in self.readers and check is not None:
-            check(self.full_scan.keywords, views, cohort)  # type: ignore[attr-defined]
+        if FULL_SCAN in self.readers:
+            check_patches(self.full_scan, views, cohort)
 
     def access(self, trained: Trained, looked: ViewableCases, split: str) -> Access:
         """Returns how readers reach the pixels of a split; `looked` are the cases of this split."""
@@ -231,9 +231,7 @@ class Report:
         names = [self.agent, *(name for name in self.readers if name != self.agent)]
         for name in tqdm(names, desc="report", unit="reader", disable=silent(trained.progress)):
             if name == FULL_SCAN and trained.cases.stepped:
-                first() and print(
-                    "full_scan is left out: this environment is read through its steps, which show no whole tiling."
-                )
+                first() and print(NO_TILING)
             elif name == FULL_SCAN:
                 scan = self._full_scan(trained, policy, cohort)
                 yield name, functools.partial(_on_any, scan)
@@ -280,19 +278,16 @@ class Report:
 
     def _full_scan(self, trained: Trained, policy: GlimpsePolicy, cohort: Cohort) -> Reader:
         """Trains the full scan, with the encoder as it was after pretraining (or the final one if there was none)."""
-        scan = self.full_scan(
+        return fitted_scan(
+            self.full_scan,
             _pretrained(trained, policy),
-            trained.cases.views,
-            trained.cases.task,
+            trained.cases,
+            cohort,
             folder=trained.run.folder / "checkpoints",
             seed=self.seed,
             threads=trained.threads,
             progress=trained.progress,
         )
-        scan.fit(cohort.split("train"), cohort.split("val"))
-        if first():
-            print(scan.choice)
-        return scan
 
 
 def _pretrained(trained: Trained, otherwise: GlimpsePolicy | str, **changes: Any) -> GlimpsePolicy:

@@ -31,6 +31,7 @@ from glimpse.views import Views
 _SAID = 500  # characters of an error that are repeated
 _NEWEST = "read_threads"  # a setting that only runs have whose cells lie in the middle of what they see
 POLICY_FILE, CONFIG_FILE = "policy.safetensors", "config.yaml"
+PRETRAINED_FILE = "checkpoints/pretrained.safetensors"  # the policy at the end of pretraining
 OVERVIEW_FILE = "checkpoints/overview.safetensors"  # a separate network that answers from overviews alone
 
 

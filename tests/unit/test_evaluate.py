@@ -104,6 +104,46 @@ def test_the_overview_row_is_of_the_network_that_was_kept_for_it(run: Path) -> N
     np.testing.assert_allclose(answer.prediction, decision.prediction[0].numpy(), atol=1e-5)
 
 
+def test_a_full_scan_learns_from_the_training_cases_of_the_run(run: Path, tiny_slides: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    first = evaluate(own, readers=["full_scan"], progress=False)
+    again = evaluate(own, readers=["full_scan", "policy"], seed=5, max_glimpses=2, progress=False)
+    other = evaluate(own, readers=["full_scan"], cohort=_without_training(tiny_slides, tmp_path), split="all")
+    by_id = {name: read.prediction for name, read in _by_id(other).items()}
+    assert list(again.rows) == ["full_scan", "ppo"]
+    for found in (first, again):
+        for name, reading in _by_id(found).items():
+            assert reading.share_read > 0.9, "every patch"
+            np.testing.assert_allclose(reading.prediction, by_id[name], rtol=1e-4, atol=1e-5)
+    kept = sorted(path.name for path in (own / "checkpoints").glob("full_scan-*"))
+    assert kept == ["full_scan-test.safetensors", "full_scan-train.safetensors", "full_scan-val.safetensors"]
+    assert [row["seconds_per_case"] > 0 for row in first.rows.values()] == [True]
+
+
+def test_a_full_scan_without_training_cases_is_refused_before_anything_is_read(
+    run: Path, tiny_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    config = OmegaConf.load(own / "config.yaml")
+    config.env.cohort.path = str(tmp_path / "gone.csv")
+    (own / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    monkeypatch.setattr("glimpse.reading.readers.PolicyReader.read", lambda *_, **__: pytest.fail("it has read"))
+    cohort = _without_training(tiny_slides, tmp_path)
+    with pytest.raises(EvaluationError, match=r"training cases, which are not there any more.*leave full_scan out"):
+        evaluate(own, readers=["policy", "full_scan"], cohort=cohort, split="all")
+
+
+def _without_training(cohort: Path, folder: Path) -> Path:
+    rows = [row for row in csv.DictReader(cohort.open()) if row["split"] != "train"]
+    path = folder / "others.csv"
+    _write_csv(path, [row | {"path": str(cohort.parent / row["path"])} for row in rows])
+    return path
+
+
+def _by_id(result: glimpse.evaluate.Result) -> dict[str, Reading]:
+    return {reading.id: reading for reading in result.readings["full_scan"]}
+
+
 def test_without_such_a_network_the_overview_is_left_out(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
