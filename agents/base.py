@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -175,9 +174,8 @@ class GlimpseAlgorithm(SavedAgent):
         if env.get_attr("layout", [0])[0] != self.layout:
             raise SettingsError(f"Expected an environment with actions of the layout {self.layout}.")
         self.task, self.n_cases = env.get_attr("task", [0])[0], len(env.get_attr("cases", [0])[0])
-        rollouts = self.asked.rollouts.settled(env.get_attr("max_glimpses", [0])[0])
-        self.options = replace(self.asked, rollouts=rollouts)
-        self.view = random_view(env, self.policy, rollouts.augment)
+        self.options = self.asked.settled(env.get_attr("max_glimpses", [0])[0])
+        self.view = random_view(env, self.policy, self.options.rollouts.augment)
         self.learner = self.learner_class(self.policy, self.task, self.options, self.lr_schedule(1))
         self.queue.clear()
         self.n_steps = self.steps_per_update // env.num_envs

@@ -109,7 +109,7 @@ class Learner:
         self.rollouts, self.losses, self.updates = options.rollouts, options.losses, options.updates
         options.check_replay(policy.overview_dropout)
         self.replay = Replay(options.updates.replay_rollouts)
-        self.untrained = [] if self.updates.train_answers else list(answering_parts(policy).parameters())
+        self.untrained = [] if self.updates.train_answers else _what_answers(policy)
         give_optimizer(policy, learning_rate)
         self.skipped = 0  # steps one after the other whose gradients were not finite
         for group in policy.optimizer.param_groups:
@@ -244,9 +244,14 @@ class Learner:
         return self.answer_loss(episodes, evaluation)
 
     def answer_loss(self, episodes: Episodes, evaluation: Evaluation) -> Loss:
-        """Returns the task's loss of last answers, plus weighted losses of all answers and of single glimpses."""
+        """Returns the task's loss of last answers, plus weighted losses of all answers and of single glimpses.
+
+        It has no gradient where answers are not trained.
+        """
         answers = evaluation.prediction, evaluation.glimpse_prediction
         loss = self._losses_of(*answers, episodes.target, episodes.length, episodes.answered, episodes.read)
+        if not self.updates.train_answers:
+            return Loss(loss.value.detach(), loss.logs)
         if evaluation.extra_prediction is None:
             return loss
         extra = evaluation.extra_prediction
@@ -309,6 +314,12 @@ class PolicyLearner(Learner):
             return loss
         value = masked_mean((evaluation.value - credit.returns) ** 2, episodes.decided)
         return loss + Loss(self.losses.vf_coef * value, {"value_loss": value.detach()})
+
+
+def _what_answers(policy: GlimpsePolicy) -> list[nn.Parameter]:
+    """Returns the parameters of which answers are made, but for the encoder, which the search shares."""
+    parts = nn.ModuleList([answering_parts(policy), policy.scale, policy.position])
+    return list(parts.parameters())
 
 
 def _wide_looks(episodes: Episodes, evaluation: Evaluation) -> WideLooks | None:

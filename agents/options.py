@@ -135,9 +135,11 @@ class Updates:
         encoder_rate: Learning rate of the shared encoder, as a share of the learning rate. With 0 the encoder is not
             trained, which is also faster. An encoder none of whose parameters trains (`requires_grad`) is not
             trained at any rate.
-        train_answers: Whether what answers (the projection of tokens, the aggregator and the heads of answers) is
-            trained. If not, it stays as it is, and only the search is learned. For few cases, whose labels answers
-            would learn by heart, after a warm-up in which they have learned otherwise (`warm_up.answer_judges`).
+        train_answers: Whether answers are trained. If not, labels teach nothing here, and tokens, the aggregator and
+            the heads of answers stay as they are; only the search is learned, and an encoder that is trained follows it
+            (`encoder_rate`). For few cases, whose labels answers would learn by heart, after a warm-up in which they
+            have learned otherwise (`warm_up.answer_judges`). `prefix_coef` and `glimpse_coef` have no effect then, and
+            there are no extra glimpses.
         encoder_share: Share of each case's rollouts whose glimpses are encoded again in an update, with a gradient. The
             encoder learns from these only; all other parts learn from all rollouts. Below 1, the other glimpses and the
             overviews keep the features that were computed when the rollout was played. Rollouts of a case show much the
@@ -188,6 +190,19 @@ class Options:
     rollouts: Rollouts
     losses: Losses
     updates: Updates
+
+    def __post_init__(self) -> None:
+        if self.rollouts.extra_glimpses and not self.updates.train_answers:
+            raise SettingsError("Extra glimpses train answers only: set extra_glimpses=0, or train_answers=true.")
+
+    def settled(self, max_glimpses: int) -> "Options":
+        """Returns these options with every None replaced, for an environment with a budget of `max_glimpses`.
+
+        Raises:
+            SettingsError: `min_glimpses` is above the budget.
+        """
+        none = {} if self.updates.train_answers else {"extra_glimpses": 0}
+        return replace(self, rollouts=replace(self.rollouts, **none).settled(max_glimpses))
 
     def check_replay(self, overview_dropout: float) -> None:
         """Refuses to learn from kept glimpses alone if answers see the overview, too.

@@ -219,13 +219,14 @@ def _episodes(name: str, stage: Mapping[str, Any], settings: Mapping[str, Any], 
     cases = int(algorithm.get("cases_per_rollout") or 0)
     rollouts = cases * int(algorithm.get("rollouts_per_case") or 1)
     extra = algorithm.get("extra_glimpses")
-    extra = (budget if algorithm.get("min_glimpses") else 0) if extra is None else int(extra)
+    if extra is None:
+        extra = budget if algorithm.get("min_glimpses") and algorithm.get("train_answers") is not False else 0
     every = int(stage.get("validate_every") or 0)
     validated = updates // every * counts.val if every else 0
     learning = float(algorithm.get("encoder_rate") or 0) > 0
     share = float(algorithm.get("encoder_share") or 1)
     encoded = 1 + (_OF_UPDATES * int(algorithm.get("n_epochs") or 1) * share if learning else 0)
-    glimpses = updates * rollouts * budget + updates // 4 * rollouts * extra + validated * budget
+    glimpses = updates * rollouts * budget + updates // 4 * rollouts * int(extra) + validated * budget
     seen = min(updates * cases, counts.train) + (counts.val if validated else 0)  # overviews are read once, and kept
     return Part(name, glimpses, seen, encoded)
 
