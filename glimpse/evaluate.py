@@ -125,8 +125,9 @@ def evaluate(
         split: "train", "val", "test" or "all". The cases of a split are those that it had in training.
         readers: names of the readers, of `glimpse.reading.readers.READERS`. "overview" is left out, and a line says so,
             where the network of the run never sees overviews when it answers and the run has kept no other network that
-            does. Or "full_scan", which embeds every patch; its heads learn from the run's own training cases, whose
-            embedded patches are kept in the run folder.
+            does. "full_scan" embeds every patch. Its heads learn here, with the run's seed, from the run's own training
+            cases, whose images must be there; their embedded patches are kept in the run folder. It has no budget, and
+            is calibrated only where the run's own report had it.
         cohort: path of the CSV of another cohort, or of the run's own one if it was moved. Images that the run knows,
             and other cases of their patients, stay in the split that they had in training. The run's own cohort if not
             given.
@@ -138,7 +139,8 @@ def evaluate(
         stage_gigabytes: how much copies may take there; those used longest ago are removed first.
 
     Raises:
-        SettingsError: A number is out of range, or the stage is none.
+        SettingsError: A number is out of range, the stage is none, or patches of a full scan cannot be read of all
+            cases.
         EvaluationError: readers, split or budget cannot be used.
         CheckpointError: there is no complete run in the folder.
         CohortError, PreflightError: the cohort has problems, or does not fit the run's sizes.
@@ -241,11 +243,17 @@ def _cases(
         return build(settings["vector"])([make() for _ in range(count)])
 
     access = access_to(looked, vector, lanes=lanes, threads=int(settings["read_threads"]))
-    own = env["cohort"].get("path")
-    moved = own is not None and not Path(own).exists()  # then the given cohort is the run's own, or nothing is
-    load_own = functools.partial(_cohort, env, run, None, changes)
-    whole = path is None and split != "all"
-    return _Cases(looked, access, len(cohort), (lambda: cohort) if path is None or moved else load_own, whole)
+    own = (lambda: cohort) if path is None else functools.partial(_own, env, run, cohort, changes)
+    return _Cases(looked, access, len(cohort), own, whole=path is None and split != "all")
+
+
+def _own(env: Mapping[str, Any], run: Path, other: Cohort, changes: dict[str, Any]) -> Cohort:
+    """Loads the run's own cohort; where its CSV is gone, its cases can only be in the other one that was given."""
+    path = env["cohort"].get("path")
+    if path is None or Path(path).exists():
+        return _cohort(env, run, None, changes)
+    recorded = read_splits(run)
+    return Cohort([]) if recorded is None else recorded.known_of(other)
 
 
 def _cohort(env: Mapping[str, Any], run: Path, path: str | Path | None, changes: dict[str, Any]) -> Cohort:
@@ -280,22 +288,21 @@ def _read(
     settings = policy.settings
     readings, spent, reasons = dict[str, list[Reading]](), dict[str, Meter](), list[str]()
     looked, cases, scan = found.looked, found.looked.cases, None
-    if FULL_SCAN in readers and not looked.stepped:
-        scan = scan_of_run(run, policy, looked, found.own(), keep=found.whole, progress=progress)
     store = feature_store(settings, cases)
     with compute_threads(int(settings["threads"])), closing(found.access) as access, using(store):
+        if FULL_SCAN in readers and not looked.stepped:  # what it lacks is said before anything is read
+            scan = scan_of_run(run, policy, looked, found.own(), keep=found.whole, progress=progress)
         # The policy reads as its agent does, and tables call it after that agent.
         for name in dict.fromkeys(settings["agent"]["name"] if name == "policy" else name for name in readers):
             reader: Reader | None
             if name == FULL_SCAN:
-                reader = scan and scan()
+                reader = None if scan is None else scan()
             else:
                 network = overview_network(run, policy) if name == "overview" else policy
                 named = functools.partial(reader_named, manner_of(name), seed=seed, called=name)
                 reader = None if network is None else named(network, access, budget)
             if reader is None:
                 reasons.append(NO_TILING if name == FULL_SCAN else _left_out(run, settings))
-                print(reasons[-1])
                 continue
             with Meter(policy.device) as spent[name]:
                 read = reader.read(cases, progress=progress)
@@ -304,6 +311,7 @@ def _read(
             readings[name] = reader.counted(read) if isinstance(reader, PolicyReader) else read
     if not readings:
         raise EvaluationError(" ".join(reasons))
+    print(*reasons, sep="\n", end="\n" * bool(reasons))
     return readings, spent
 
 

@@ -94,6 +94,11 @@ class RecordedSplits:
             )
         return Cohort(moved, cohort.skipped, cohort.unsplit if any(case.split is None for case in moved) else "")
 
+    def known_of(self, cohort: Cohort) -> Cohort:
+        """Returns those cases of another cohort whose images the run knows, in the splits that they have in the run."""
+        found = [(case, self._by_name_and_image(case) or self._by_image(case)) for case in cohort]
+        return Cohort([_moved(case, record.split) for case, record in found if record], cohort.skipped)
+
     def kept_apart(self, cohort: Cohort) -> Cohort:
         """Returns a cohort for a training that begins with the weights of this run.
 

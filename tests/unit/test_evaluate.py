@@ -128,9 +128,37 @@ def test_a_full_scan_without_training_cases_is_refused_before_anything_is_read(
     config.env.cohort.path = str(tmp_path / "gone.csv")
     (own / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     monkeypatch.setattr("glimpse.reading.readers.PolicyReader.read", lambda *_, **__: pytest.fail("it has read"))
-    cohort = _without_training(tiny_slides, tmp_path)
-    with pytest.raises(EvaluationError, match=r"training cases, which are not there any more.*leave full_scan out"):
-        evaluate(own, readers=["policy", "full_scan"], cohort=cohort, split="all")
+    others = _without_training(tiny_slides, tmp_path), tiny_slides  # the run has no splits.csv, so it knows none
+    for cohort in others:
+        with pytest.raises(EvaluationError, match=r"training cases, which are not there any more.*leave full_scan out"):
+            evaluate(own, readers=["policy", "full_scan"], cohort=cohort, split="all")
+
+
+def test_a_full_scan_of_a_moved_cohort_learns_from_cases_that_the_run_knows(
+    run: Path, tiny_slides: Path, tmp_path: Path
+) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    cohort = instantiate(load(run).settings["env"]["cohort"])
+    cohort.write_splits(own / "splits.csv")
+    expected = _by_id(evaluate(own, readers=["full_scan"], progress=False))
+    shutil.rmtree(own / "checkpoints")
+    config = OmegaConf.load(own / "config.yaml")
+    config.env.cohort.path = str(tmp_path / "gone.csv")
+    (own / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    rows = [row | {"path": str(tiny_slides.parent / row["path"])} for row in csv.DictReader(tiny_slides.open())]
+    _write_csv(tmp_path / "moved.csv", rows)
+    found = _by_id(evaluate(own, readers=["full_scan"], cohort=tmp_path / "moved.csv", progress=False))
+    for name, reading in expected.items():
+        np.testing.assert_allclose(found[name].prediction, reading.prediction, rtol=1e-4, atol=1e-5)
+    foreign = []
+    for seed, split in enumerate(("train", "test")):
+        pixels = np.random.default_rng(seed).integers(0, 200, (1024, 1024, 3), np.uint8)
+        path, stated = tmp_path / f"{split}.tif", {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
+        tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb", **stated)
+        foreign.append({**rows[0], "path": str(path), "slide_id": f"f{seed}", "case_id": f"f{seed}", "split": split})
+    _write_csv(tmp_path / "foreign.csv", foreign)
+    with pytest.raises(EvaluationError, match="training cases, which are not there any more"):
+        evaluate(own, readers=["full_scan"], cohort=tmp_path / "foreign.csv", split="all")
 
 
 def _without_training(cohort: Path, folder: Path) -> Path:
