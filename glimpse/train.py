@@ -316,7 +316,13 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
     resume, initial = settings["resume"], settings.get("initial_weights")
     begins = _begins(settings)
     if initial and begins:
-        take_weights(policy, initial, settings)
+        answers = take_weights(policy, initial, settings)
+        if not answers and _untaught(settings):
+            raise SettingsError(
+                f"Answers would never learn: they begin anew beside the weights of {initial}, there is no warm-up, and "
+                "agent.algorithm.train_answers=false leaves them as they are. Set agent.algorithm.train_answers=true, "
+                "or keep the warm-up."
+            )
     for stage in plan.stages.values():
         if hasattr(stage, "check"):
             stage.check(policy)
@@ -339,13 +345,18 @@ def _check_answers_learn(settings: Mapping[str, Any]) -> None:
     Raises:
         SettingsError: it is one.
     """
-    algorithm, warm_up = settings["joint"].get("algorithm") or {}, settings["warm_up"]
-    untaught = warm_up["_target_"].endswith(".NoStage") or warm_up.get("steps") == 0
-    if algorithm.get("train_answers") is False and untaught and not settings.get("initial_weights"):
+    if _untaught(settings) and not settings.get("initial_weights"):
         raise SettingsError(
             "Answers would never learn: there is no warm-up, and agent.algorithm.train_answers=false leaves them as "
             "they are. Set agent.algorithm.train_answers=true, keep the warm-up, or give initial_weights=<run folder>."
         )
+
+
+def _untaught(settings: Mapping[str, Any]) -> bool:
+    """Whether no stage teaches answers."""
+    algorithm, warm_up = settings["joint"].get("algorithm") or {}, settings["warm_up"]
+    without = warm_up["_target_"].endswith(".NoStage") or 0 in (warm_up.get("steps"), warm_up.get("updates"))
+    return algorithm.get("train_answers") is False and without
 
 
 def _one(config: DictConfig) -> None:

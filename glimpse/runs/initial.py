@@ -15,11 +15,12 @@ from glimpse.settings.progress import say
 
 _BEST = "checkpoints/best.safetensors"
 _HEADS = ("answer_head", "glimpse_head", "value_head")  # what depends on the task
+_ANSWER = ("answer_head.", "aggregator.", "pool.project.")  # without which no answer makes sense
 _FORMS = ("_target_", "name", "stride", "strides", "kernels", "widths", "lora_rank")  # of an encoder: other features
 _HELD = ("stop_bias", "locator.seen_penalty", "locator.near_penalty", "locator.std")  # settings that weights replace
 
 
-def take_weights(policy: GlimpsePolicy, run: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+def take_weights(policy: GlimpsePolicy, run: str | os.PathLike[str], settings: Mapping[str, Any]) -> bool:
     """Copies the weights of a run that has ended into a policy, where both networks are alike.
 
     Fields of view correspond from the finest one on (see `glimpse.networks.transfer`). Answers begin anew where the
@@ -30,6 +31,9 @@ def take_weights(policy: GlimpsePolicy, run: str | os.PathLike[str], settings: M
         policy: what is changed, in place.
         run: the run folder, or a file of weights, such as its `checkpoints/best.safetensors`.
         settings: the settings by which the policy was made.
+
+    Returns:
+        Whether all that answers has taken its weights.
 
     Raises:
         CheckpointError: there are no such weights, or they are of another encoder.
@@ -65,6 +69,7 @@ def take_weights(policy: GlimpsePolicy, run: str | os.PathLike[str], settings: M
     if held:
         named = ", ".join(f"network.{name}" for name in held)
         warnings.warn(f"No effect beside initial_weights, which has values of its own: {named}.", stacklevel=2)
+    return not any(name.startswith(_ANSWER) for name in kept)
 
 
 def run_of(weights: str | os.PathLike[str]) -> Path:

@@ -360,3 +360,36 @@ def test_settings_that_differ_from_those_of_the_run_are_named(first: Path) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         take_weights(network(), first, composed(*SHORT))
+
+
+# ---------------------------------------------------------------------------------------------- nothing teaches answers
+UNTAUGHT = {
+    "no warm-up": ("warm_up=none",),
+    "no steps": ("warm_up=tokens", "warm_up.steps=0"),
+    "no updates": ("warm_up=random", "warm_up.updates=0"),
+}
+
+
+@pytest.mark.parametrize("without", UNTAUGHT)
+def test_answers_that_nothing_teaches_are_refused_before_anything_is_done(without: str, tmp_path: Path) -> None:
+    config = composed(*SHORT, *UNTAUGHT[without], "agent.algorithm.train_answers=false", f"run={tmp_path / 'run'}")
+    with pytest.raises(SettingsError, match=r"agent\.algorithm\.train_answers=true"):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_answers_of_another_run_need_no_teaching_but_those_that_begin_anew_do(
+    first: Path, slides: list[Path], tmp_path: Path
+) -> None:
+    cohort = write(tmp_path / "other.csv", slides[6:12], "ttttve")
+    own = ("pretrain=none", "warm_up=none", "agent.algorithm.train_answers=false")
+    with (
+        pytest.raises(SettingsError, match=r"they begin anew beside the weights of .*keep the warm-up"),
+        pytest.warns(UserWarning, match="begin anew: answer_head"),
+    ):
+        again(first, cohort, tmp_path / "anew", *own, "env.task.classes=[no,yes]")
+    assert not (tmp_path / "anew").exists()
+    again(first, cohort, tmp_path / "same", *own)
+    old, new = load(first).state_dict(), load(tmp_path / "same").state_dict()
+    torch.testing.assert_close(new["answer_head.weight"], old["answer_head.weight"], rtol=0, atol=0)
+    torch.testing.assert_close(new["position.project.2.weight"], old["position.project.2.weight"], rtol=0, atol=0)

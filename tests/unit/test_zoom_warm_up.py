@@ -251,20 +251,6 @@ def test_a_warm_up_goes_on_where_it_stopped(options: dict[str, Any]) -> None:
         torch.testing.assert_close(policy.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("without", ["warm_up=none", "warm_up.steps=0"])
-def test_answers_that_nothing_teaches_are_refused_before_anything_is_done(
-    without: str, tiny_mnist: Path, tmp_path: Path
-) -> None:
-    config = composed(
-        "env=gigapixel_mnist", f"env.root={tiny_mnist}", "env.cohort.n={train: 4, val: 2, test: 2}",
-        "env.cohort.size=4000", "env.cohort.islands=3", "agent.algorithm.train_answers=false",
-        "agent.algorithm.replay_steps=0", without, f"run={tmp_path / 'run'}",
-    )  # fmt: skip
-    with pytest.raises(SettingsError, match=r"agent\.algorithm\.train_answers=true"):
-        train(config)
-    assert not (tmp_path / "run").exists()
-
-
 def test_branches_that_do_not_fit_are_refused_before_anything_is_done(tiny_mnist: Path, tmp_path: Path) -> None:
     config = composed(
         "env=gigapixel_mnist", f"env.root={tiny_mnist}", "env.cohort.n={train: 4, val: 2, test: 2}",
