@@ -316,13 +316,7 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
     resume, initial = settings["resume"], settings.get("initial_weights")
     begins = _begins(settings)
     if initial and begins:
-        answers = take_weights(policy, initial, settings)
-        if not answers and _untaught(settings):
-            raise SettingsError(
-                f"Answers would never learn: they begin anew beside the weights of {initial}, there is no warm-up, and "
-                "agent.algorithm.train_answers=false leaves them as they are. Set agent.algorithm.train_answers=true, "
-                "or keep the warm-up."
-            )
+        _check_taken(take_weights(policy, initial, settings), initial, settings)
     for stage in plan.stages.values():
         if hasattr(stage, "check"):
             stage.check(policy)
@@ -349,6 +343,16 @@ def _check_answers_learn(settings: Mapping[str, Any]) -> None:
         raise SettingsError(
             "Answers would never learn: there is no warm-up, and agent.algorithm.train_answers=false leaves them as "
             "they are. Set agent.algorithm.train_answers=true, keep the warm-up, or give initial_weights=<run folder>."
+        )
+
+
+def _check_taken(answers: bool, initial: str, settings: Mapping[str, Any]) -> None:
+    """Refuses answers that begin anew beside the weights of a run, and that nothing teaches."""
+    if not answers and _untaught(settings):
+        raise SettingsError(
+            f"Answers would never learn: they begin anew beside the weights of {initial}, there is no warm-up, and "
+            "agent.algorithm.train_answers=false leaves them as they are. Set agent.algorithm.train_answers=true, or "
+            "keep the warm-up."
         )
 
 

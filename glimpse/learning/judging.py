@@ -22,7 +22,7 @@ from glimpse.tasks import Task
 LOSS: Final = "loss"
 SURPRISE: Final = "surprise"
 WorthBy = Literal["loss", "surprise"]
-"""By what judges say what glimpses are worth (see `losses_of`)."""
+"""By what judges say what glimpses are worth (see `minus_worth`)."""
 _STEPS, _RATE, _DECAY = 150, 1e-2, 1e-2
 _SHARE = 0.5  # of the glimpses of a case in each step, at random: others may be the highest then
 _EACH = 2  # judges for each number, which differ by the glimpses that they saw
@@ -48,7 +48,7 @@ class Judges:
     def along(
         self, cases: Int[Tensor, " batch"], order: Int[Tensor, "batch time"]
     ) -> Float[Tensor, "batch step output"]:
-        """Returns their mean answer before any glimpse of a sequence, and after each glimpse.
+        """Returns their mean answer before any glimpse of a sequence, and after each glimpse: time + 1 answers.
 
         Until the first glimpse that they know, it is the mean of their answers from all single glimpses of all cases.
 
@@ -73,15 +73,15 @@ def judges_of(
 ) -> Judges:
     """Returns some judges that have learned from these cases.
 
-    A judge is linear, and learns to answer from the mean of the `highest` scores of half the glimpses of each case.
+    A judge is linear, and learns to answer from the mean of the highest scores of half the glimpses of each case.
 
     Args:
         features: Pooled features of the glimpses.
         targets: The targets of the cases, as `task.stack` makes them.
         task: The task.
-        highest: There are two judges for each of these numbers.
+        highest: Of how many highest scores the mean is; there are two judges for each of these numbers.
         seed: Seed of the glimpses that a judge sees in each step.
-        chunk: Cases in each step at most.
+        chunk: Cases in each step at most, and how many are scored at once.
     """
     mean, spread = features.mean((0, 1)), features.std((0, 1)) + _SMALL
     generator = torch.Generator().manual_seed(seed)
@@ -100,7 +100,7 @@ def judges_of(
     return Judges(heads, scores, torch.stack(answers).mean(0))
 
 
-def losses_of(
+def minus_worth(
     answers: Float[Tensor, "case glimpse output"], targets: Tensor, task: Task, worth: WorthBy = LOSS
 ) -> Float[Tensor, "case glimpse"]:
     """Returns minus what glimpses are worth to a locator, up to a constant of each case.
@@ -136,7 +136,7 @@ def answering_loss(
         answers: The answers.
         every: Their losses by the labels.
         prefix_coef: The weight of the mean over all of these.
-        judges: The judges.
+        judges: The judges; with None, labels teach.
         cases: The cases.
         order: Their glimpses, one after another (see `Judges.along`).
     """
@@ -145,10 +145,10 @@ def answering_loss(
     return every[:, -1].mean() + prefix_coef * every.mean()
 
 
-def unlike(
+def single_answer_loss(
     policy: GlimpsePolicy, tokens: Float[Tensor, "batch glimpse embed"], judges: Judges | None, rows: Any
 ) -> Tensor:
-    """Returns how much the aggregator's answers from one glimpse, and no overview, differ from those of judges.
+    """Returns a loss: how much the aggregator's answers from one glimpse, and no overview, differ from judges' answers.
 
     The policy's `glimpse_head`, which also answers from single glimpses, learns from labels alone.
 

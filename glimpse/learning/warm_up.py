@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from glimpse.cohort import Case
 from glimpse.learning.augment import Augment, glimpse_augment
-from glimpse.learning.judging import Judges, answering_loss, judges_of, losses_of, unlike
+from glimpse.learning.judging import Judges, answering_loss, judges_of, minus_worth, single_answer_loss
 from glimpse.learning.looking import Worth, looking_loss
 from glimpse.learning.trainer import Trainer
 from glimpse.learning.warm_up_options import WarmUpOptions
@@ -50,8 +50,9 @@ _MOST = 4  # times `glimpses_per_case`, where it is chosen by the foreground
 class TokenWarmUp(Trainer):
     """Supervised learning on sequences of random glimpses of each case, from features that are computed once.
 
-    The loss is that of the last answer, of the mean over all prefixes (of both: see `answer_judges`), and of answers
-    from single glimpses, as all agents have it, plus the locator's loss (see `glimpse.learning.looking`).
+    The loss is that of the last answer and of the mean over all prefixes (with `answer_judges`, the distance from what
+    judges answer in place of both), and of answers from single glimpses, as all agents have it, plus the locator's loss
+    (see `glimpse.learning.looking`).
 
     Args:
         policy: The policy to train, except its encoder and its memory. Its locator is trained only if it is a
@@ -67,6 +68,7 @@ class TokenWarmUp(Trainer):
         done: How many steps have been made.
         used: How many glimpses of a case one step uses; the first `max_sequence` of them are the sequence.
         among: Among how many glimpses the locator learns to choose.
+        judges: From whom answers learn in place of labels, if they do; they know glimpses of the finest level.
         unlearned: What answers, as it was before the first step, if it is to learn anew later.
 
     Raises:
@@ -89,8 +91,8 @@ class TokenWarmUp(Trainer):
         self.options = self.parse_options(options)
         self.policy, self.cases, self.views, self.task, self.threads = policy, cases, views, task, threads
         self.done, self.places, self.seed = 0, KnownPlaces(None), seed
-        self.judged: list[Tensor] = []  # losses (case, glimpse) of answers from single glimpses, by level
-        self.judges: Judges | None = None  # from whom answers are learned; they know the glimpses of the finest level
+        self.judged: list[Tensor] = []  # (case, glimpse) by level: losses of what judges answer, or minus its surprise
+        self.judges: Judges | None = None
         glimpses = self.options.glimpses
         affordable = glimpses.max_total_glimpses // max(1, len(cases))
         self.glimpses_per_case = max(1, min(self._wanted(), affordable))
@@ -202,11 +204,14 @@ class TokenWarmUp(Trainer):
         self._judge([self.kept["features"]])
 
     def _judge(self, features: Sequence[Tensor]) -> None:
-        """Lets judges answer from each glimpse, if they are wanted, by level."""
+        """Makes the judges that are wanted: those of what glimpses of each level are worth, and those of answers."""
         losses, known = self.options.losses, (self.targets, self.task)
         if self.looks and losses.look_judges is not None:
             judges = [judges_of(level, *known, losses.look_judges, self.seed) for level in features]
-            self.judged = [losses_of(level.answers, *known, losses.look_worth) for level in judges]
+            self.judged = [minus_worth(level.answers, *known, losses.look_worth) for level in judges]
+            if losses.answer_judges == losses.look_judges:  # they would be the same again
+                self.judges = judges[-1]
+                return
         if losses.answer_judges is not None:
             self.judges = judges_of(features[-1], *known, losses.answer_judges, self.seed)
 
@@ -288,7 +293,7 @@ class TokenWarmUp(Trainer):
         answers = policy.answer_head(policy.aggregator(sequence))
         every, single = self._losses(answers, cases), self._losses(policy.glimpse_head(tokens), cases)
         loss = answering_loss(answers, every, losses.prefix_coef, self.judges, cases, rows[1][:, : self.max_sequence])
-        loss = loss + losses.glimpse_coef * single.mean() + unlike(policy, tokens, self.judges, rows)
+        loss = loss + losses.glimpse_coef * single.mean() + single_answer_loss(policy, tokens, self.judges, rows)
         if self.looks:
             logits, time = self._look_logits(rows), self.max_sequence
             known = self.judged[0][rows] if self.judged else single.detach()

@@ -89,13 +89,14 @@ class WarmUpLosses:
             than the mean over the case. "surprise": the divergence of that answer from their mean answer over all
             cases, whatever the target is, scaled to a mean of 0.03. Where few glimpses tell anything, the losses of all
             others differ by chance, and locators learn this chance.
-        answer_judges: Numbers as of `look_judges`. What the aggregator answers is trained, in the second look, too, to
-            equal what such judges answer from the same glimpses: after each glimpse of a sequence, in place of the loss
-            of these answers by the labels (`prefix_coef` has no effect then), and from each single glimpse (smooth L1
-            losses, of weight 1). With few cases, answers that learn from labels know the cases by heart, by where
-            glimpses lie for instance, which a judge does not know. Judges know glimpses, with several fields of view
-            the finest ones: nothing is learned from others, or from overviews, until the joint stage. None: there are
-            no such judges.
+        answer_judges: Numbers as of `look_judges`. After each glimpse of a sequence, what the aggregator answers learns
+            to equal what such judges answer from the same glimpses, in the second look, too. This takes the place of
+            the loss by the labels, so that `prefix_coef` has no effect. What it answers from each single glimpse learns
+            to equal the judges' answers, too (smooth L1 losses, of weight 1). Tokens still learn from labels, by the
+            answers of `glimpse_coef`. With few cases, answers that learn from labels know the cases by heart, by where
+            glimpses lie for instance, which a judge does not know. With several fields of view, judges know the finest
+            glimpses only: after a wide one, or the overview, answers are to stay what they were. They learn more from
+            these in the joint stage, if answers are trained there. None: there are no such judges.
         look_contexts: With several fields of view, where a target lies in how glimpses relate: how many random contexts
             of a case say in each step what a finest glimpse brings, which is L(S) - L(S + j) for a context S and a
             glimpse j. A context is the overview and up to `max_sequence` glimpses, the beginning of a sequence; those

@@ -23,7 +23,7 @@ from torch import Tensor
 from glimpse.cohort import Case
 from glimpse.learning.augment import Augment, still_augment
 from glimpse.learning.contexts import losses_in_contexts
-from glimpse.learning.judging import answering_loss, unlike
+from glimpse.learning.judging import answering_loss, single_answer_loss
 from glimpse.learning.looking import InnerWorth, Worth, looking_loss
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.locator import PointerLocator, moments_of
@@ -238,10 +238,11 @@ class ZoomWarmUp(TokenWarmUp):
         sequence = self._sequence(tokens, cases, order)
         answers = policy.answer_head(policy.aggregator(sequence))
         single = [self._losses(policy.glimpse_head(level), cases) for level in self._judged(tokens)]
-        finest = order[:, : sequence.shape[1] - 1].to(cases.device) - (self._of_each - tokens[-1].shape[1])
+        wider = self._of_each - tokens[-1].shape[1]  # glimpses of wider fields of view come first
+        finest = order[:, : sequence.shape[1] - 1].to(cases.device) - wider  # below 0: a wider one
         loss = answering_loss(answers, self._losses(answers, cases), losses.prefix_coef, self.judges, cases, finest)
         loss = loss + losses.glimpse_coef * sum(part.mean() for part in single)
-        loss = loss + unlike(policy, tokens[-1], self.judges, cases)
+        loss = loss + single_answer_loss(policy, tokens[-1], self.judges, cases)
         if self.looks:
             known = [part[cases] for part in self.judged] or [part.detach() for part in single]
             if losses.look_contexts:

@@ -18,6 +18,11 @@ class TopKHead(nn.Module):
 
     There is one score for each class or label. Of two classes there is one score: the logit of the second less that of
     the first. A quantity is the average over all patches.
+
+    Args:
+        embed: The number of features of a patch.
+        task: What is to be answered.
+        k: How many patches of each score are averaged; all, where a case has fewer.
     """
 
     def __init__(self, embed: int, task: Task, k: int) -> None:
@@ -26,10 +31,11 @@ class TopKHead(nn.Module):
         self.score = nn.Linear(embed, len(self.kinds))
 
     def forward(self, patches: Float[Tensor, "tile embed"], lengths: list[int]) -> Float[Tensor, "batch output"]:
+        """Returns an answer for each case; `lengths` says how many of the patches, in their order, each case has."""
         scores = self.score(patches).split(lengths)
         padded = pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
         highest = padded.topk(min(self.k, padded.shape[1]), 1).values
-        there = highest.isfinite()
+        there = highest != -torch.inf  # what is not a number stays, so that a training that diverges is seen
         tops = torch.where(there, highest, 0.0).sum(1) / there.sum(1)
         if "mean" in self.kinds:
             means = torch.stack([one.mean(0) for one in scores])
@@ -47,8 +53,10 @@ class TopKHead(nn.Module):
     def of_all(self) -> Iterator[None]:
         """Inside, all patches count, as if k were large."""
         k, self.k = self.k, sys.maxsize
-        yield
-        self.k = k
+        try:
+            yield
+        finally:
+            self.k = k
 
 
 def answers_along(
@@ -84,7 +92,8 @@ def means_of_highest(
         k: One number for all scores, or one for each.
     """
     each = [k] * scores.shape[2] if isinstance(k, int) else list(k)
-    rows, counts = _highest_so_far(scores.detach(), max(each)), torch.tensor(each, device=scores.device)
+    most, counts = min(max(each), scores.shape[1]), torch.tensor(each, device=scores.device)
+    rows = _highest_so_far(scores.detach(), most)
     padded = F.pad(scores, (0, 0, 0, 1))  # what stands for none adds 0
     values = padded.gather(1, rows.flatten(1, 2)).view(rows.shape)
     there = (rows < scores.shape[1]) & (values != -torch.inf)

@@ -42,10 +42,7 @@ def spacing_per_axis(name: str, spacing: Any, ndim: int) -> tuple[float, ...]:
         ValueError: it is neither, or not positive.
     """
     values = spacing if isinstance(spacing, Sequence | np.ndarray) and not isinstance(spacing, str) else [spacing]
-    numbers = all(
-        isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf for value in values
-    )
-    if not numbers or len(values) not in (1, ndim):
+    if not all(map(_is_length, values)) or len(values) not in (1, ndim):
         raise ValueError(
             f"{name}: expected spacing as one number above 0, or {ndim} of them (one per axis), got {spacing!r}. "
             "Correct env.cohort.spacing, such as env.cohort.spacing=0.5."
@@ -61,12 +58,16 @@ def checked_mpp(name: str, mpp: Any) -> float | None:
     """
     if mpp is None:
         return None
-    if not isinstance(mpp, Real) or isinstance(mpp, bool) or not 0 < float(mpp) < math.inf:
+    if not _is_length(mpp):
         raise ValueError(
             f"{name}: expected mpp as one number above 0 (micrometres per pixel), got {mpp!r}. "
-            "Correct mpp, such as mpp=0.5."
+            "Correct it: mpp=0.5 in Python, or the column mpp of the cohort."
         )
     return float(mpp)
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
 
 
 def _sizes(values: Sequence[float]) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from glimpse.errors import SettingsError
 from glimpse.learning import warm_up, zoom_warm_up
-from glimpse.learning.judging import Judges, answering_loss, judges_of, losses_of
+from glimpse.learning.judging import Judges, answering_loss, judges_of, minus_worth
 from glimpse.learning.warm_up import TokenWarmUp
 from glimpse.networks.top_k import TopKHead, means_of_highest
 from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Task
@@ -34,7 +34,7 @@ def cases(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def judged_losses(
     features: torch.Tensor, targets: torch.Tensor, task: Task, highest: list[int], seed: int
 ) -> torch.Tensor:
-    return losses_of(judges_of(features, targets, task, highest, seed).answers, targets, task)
+    return minus_worth(judges_of(features, targets, task, highest, seed).answers, targets, task)
 
 
 def test_telling_glimpses_of_positive_cases_have_the_lowest_losses() -> None:
@@ -49,10 +49,10 @@ def test_telling_glimpses_of_positive_cases_have_the_lowest_losses() -> None:
 def test_telling_glimpses_surprise_and_others_hardly_do() -> None:
     features, targets = cases()
     answers = judges_of(features, targets, Classification(2), [4, 8], seed=0).answers
-    worth = -losses_of(answers, targets, Classification(2), "surprise")
+    worth = -minus_worth(answers, targets, Classification(2), "surprise")
     telling = torch.zeros(CASES, GLIMPSES, dtype=torch.bool)
     telling[targets == 1, :TELLING] = True
-    by_loss = -losses_of(answers, targets, Classification(2))
+    by_loss = -minus_worth(answers, targets, Classification(2))
     by_loss = by_loss - by_loss.mean(1, keepdim=True)
 
     def stands_out(one: torch.Tensor) -> float:
@@ -64,7 +64,7 @@ def test_telling_glimpses_surprise_and_others_hardly_do() -> None:
     torch.testing.assert_close(worth, 0.03 * apart / apart.mean(), atol=1e-5, rtol=1e-3)
     assert worth.mean().item() == pytest.approx(0.03)
     same = torch.ones(2, 3, 2)
-    assert torch.equal(losses_of(same, targets[:2], Classification(2), "surprise"), torch.zeros(2, 3))
+    assert torch.equal(minus_worth(same, targets[:2], Classification(2), "surprise"), torch.zeros(2, 3))
 
 
 def test_what_judges_say_depends_on_the_seed_alone_and_not_on_the_global_generator() -> None:
@@ -102,7 +102,7 @@ def test_where_most_glimpses_of_positive_cases_tell_the_others_surprise_less() -
     """A slide of which nine tenths are tumour: it is not the normal rest that is worth a look."""
     task, targets = Classification(2), torch.tensor([0, 1])
     answers = torch.tensor([[[1.5, -1.5]] * 10, [[-1.5, 1.5]] * 9 + [[1.5, -1.5]]])
-    worth = -losses_of(answers, targets, task, "surprise")
+    worth = -minus_worth(answers, targets, task, "surprise")
     assert worth[1, 0] > 1.2 * worth[1, 9] > 0
 
 
@@ -123,7 +123,7 @@ def test_the_locator_learns_what_surprises() -> None:
     _, zoomed = warmed(spotted(), 2, look_judges=[2, 3], look_worth="surprise")
     answers = judges_of(zoomed.levels[1].features, zoomed.targets, zoomed.task, [2, 3], zoomed.seed).answers
     (fine,) = zoomed.judged
-    assert torch.equal(fine, losses_of(answers, zoomed.targets, zoomed.task, "surprise"))
+    assert torch.equal(fine, minus_worth(answers, zoomed.targets, zoomed.task, "surprise"))
     assert torch.isfinite(zoomed.step())
     gain = fine.mean(1, keepdim=True) - fine
     torch.testing.assert_close(zoomed.worth().inner[0].losses, -gain.unflatten(1, (6, 5)))
