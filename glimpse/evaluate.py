@@ -5,12 +5,11 @@ glimpse evaluate run=runs/wsi-ppo-0 max_glimpses=32
 
 import functools
 import inspect
-import itertools
-import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.vec_env import VecEnv
 
-from glimpse.atomic import write_atomically
-from glimpse.cohort import Cohort
+from glimpse.cohort import Case, Cohort
 from glimpse.cohort.preflight import PreflightError, check_sizes, with_known_sizes
 from glimpse.cohort.recorded import read_learned, read_splits
 from glimpse.cohort.splits import SPLITS
@@ -46,10 +44,10 @@ from glimpse.reading.readers import (
     reader_named,
 )
 from glimpse.reading.records import Reading
-from glimpse.report.calibrating import draw_answers, measured
+from glimpse.report.calibrating import measured
+from glimpse.report.evaluations import write_evaluation
 from glimpse.report.scanning import NO_TILING, scan_of_run
-from glimpse.report.tables import Row, counted, further_table, table, write_predictions
-from glimpse.runs.file_names import file_names
+from glimpse.report.tables import Row, counted, further_table, table
 from glimpse.runs.loading import feature_store, load, overview_network
 from glimpse.settings.building import build
 from glimpse.settings.command import in_one_line, run_command
@@ -57,8 +55,8 @@ from glimpse.settings.options import at_least, check_device, refuse_unknown
 from glimpse.settings.quoting import typed, with_paths
 from glimpse.sources.staged.stage import Stage
 from glimpse.sources.tolerant import unread
-from glimpse.tasks import Task
 
+_NAMED = 5  # so many cases are named in a message
 _SIZES_STAY = "A run keeps the sizes that it was trained with: leave these cases out of the CSV, or train another run."
 
 
@@ -73,7 +71,8 @@ class Result:
         files: paths of the files that were written.
         of: the number of cases in the cohort, of all splits.
         further: the metrics that a second table shows.
-        note: why answers are not calibrated, though the run has temperatures, as a sentence; else empty.
+        note: sentences on what numbers are worth: which cases the run has learned from, and whose answers are not
+            calibrated though others are; else empty.
     """
 
     record: dict[str, Any]
@@ -163,13 +162,18 @@ def evaluate(
     readings, spent = _read(policy, Path(run), readers, found, budget, seed, progress)
     task = found.access.task
     temperatures = read_temperatures(Path(run)) if task.calibrates else {}
-    note = f"Not calibrated: {SAME_SPLIT}." if temperatures and split == "val" else ""
-    readings, rows = measured(readings, {} if note else temperatures, task, seed, spent)
+    if split == "val":
+        note = f"Not calibrated: {SAME_SPLIT}." if temperatures else ""
+        temperatures = {}
+    else:
+        without = [name for name in readings if temperatures and name not in temperatures]
+        note = f"Not calibrated: {', '.join(without)}, which the run's own report did not have." if without else ""
+    readings, rows = measured(readings, temperatures, task, seed, spent)
     record = {"split": split, "seed": seed, "max_glimpses": budget, "readers": rows}
     if cohort is not None:
         record["cohort"] = os.path.abspath(cohort)
-    files = _write(Path(run), record, readings, task)
-    return Result(record, readings, task.headline, files, found.of, task.further, note)
+    files, notes = write_evaluation(Path(run), record, readings, task), " ".join([*found.learned, note]).strip()
+    return Result(record, readings, task.headline, files, found.of, task.further, notes)
 
 
 def _check(readers: Sequence[str], **numbers: int | None) -> None:
@@ -197,6 +201,7 @@ class _Cases:
         looked: the cases, and how they are looked at.
         access: how readers reach their pixels.
         of: the number of cases of all splits.
+        learned: a sentence that names those from which the run has learned, where they stand among others; else none.
         own: loads the run's own cohort, with all splits.
         whole: whether the cases are one whole split of that cohort.
     """
@@ -204,6 +209,7 @@ class _Cases:
     looked: ViewableCases
     access: Access
     of: int
+    learned: Sequence[str]
     own: Callable[[], Cohort]
     whole: bool
 
@@ -244,7 +250,24 @@ def _cases(
 
     access = access_to(looked, vector, lanes=lanes, threads=int(settings["read_threads"]))
     own = (lambda: cohort) if path is None else functools.partial(_own, env, run, cohort, changes)
-    return _Cases(looked, access, len(cohort), own, whole=path is None and split != "all")
+    mixed = path is not None or split == "all"  # with cases that the run knows, and others
+    return _Cases(looked, access, len(cohort), _learned(run, part) if mixed else (), own, whole=not mixed)
+
+
+def _learned(run: Path, cases: Iterable[Case]) -> list[str]:
+    """Says which cases the run has learned from, if it has from any."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing is recorded was said before
+        recorded = read_learned(run)
+    cases = list(cases)
+    names = [] if recorded is None else recorded.learned_in(cases)
+    if not names:
+        return []
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return [
+        f"Of the {len(cases)} cases, {len(names)} ({', '.join(names[:_NAMED])}{more}) show patients of whom images "
+        "were in the run's training or validation split: answers to them may be better than to new ones."
+    ]
 
 
 def _own(env: Mapping[str, Any], run: Path, other: Cohort, changes: dict[str, Any]) -> Cohort:
@@ -313,29 +336,6 @@ def _read(
         raise EvaluationError(" ".join(reasons))
     print(*reasons, sep="\n", end="\n" * bool(reasons))
     return readings, spent
-
-
-def _write(run: Path, record: dict[str, Any], readings: dict[str, list[Reading]], task: Task) -> tuple[Path, ...]:
-    of = f"{record['split']}-{record['max_glimpses']}"
-    if "cohort" in record:
-        (name,) = file_names([Path(record["cohort"]).stem])  # which is not too long
-        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-        free = (f"{one}-{of}" for one in names if _is_of(run / f"evaluation-{one}-{of}.json", record["cohort"]))
-        of = next(free)
-    summary, answers = run / f"evaluation-{of}.json", run / f"predictions-{of}.csv"
-    write_predictions(answers, readings, task, record["split"])
-    write_atomically(summary, json.dumps(record, indent=2) + "\n")
-    return summary, answers, *draw_answers(record["readers"], run, f"-{of}")
-
-
-def _is_of(summary: Path, cohort: str) -> bool:
-    """Returns whether an evaluation is of this cohort, or does not exist yet; others may be called the same."""
-    try:
-        return json.loads(summary.read_text("utf-8")).get("cohort") == cohort
-    except FileNotFoundError:
-        return True
-    except (ValueError, AttributeError):  # no evaluation of ours
-        return False
 
 
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="evaluate")

@@ -24,6 +24,9 @@ _VALUE = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµμ]*)
 _UNITS = {"": "px", "px": "px", "um": "um", "µm": "um", "μm": "um", "mm": "mm", "mpp": "mpp"}
 
 
+UNKNOWN_SIZE = "needs the size of a pixel, which the file does not state"
+
+
 class MissingSpacingError(UserError, ValueError):
     """A physical size was asked of an image whose pixels have no known physical size."""
 
@@ -97,9 +100,9 @@ class Frame:
     def _known_spacing(self, what: str) -> np.ndarray:
         if self.spacing is None:
             raise MissingSpacingError(
-                f"{self.name}: {what} in micrometres or millimetres needs the size of a pixel, which the file does not "
-                "state. Give sizes in pixels, or state it: in a column 'mpp' of the cohort's CSV (micrometres per "
-                "pixel), or for volumes and radiographs with env.cohort.spacing (millimetres per pixel)."
+                f"{self.name}: {what} in micrometres or millimetres {UNKNOWN_SIZE}. State it in a column 'mpp' of the "
+                "CSV, or with mpp= in Python (micrometres per pixel); for volumes and radiographs with "
+                "env.cohort.spacing, or spacing= in Python (millimetres per pixel)."
             )
         return np.asarray(self.spacing, np.float64)
 

@@ -13,7 +13,7 @@ from glimpse.cohort.proposals import advice
 from glimpse.cohort.remembered import Remembered
 from glimpse.cohort.skipped import Skipped
 from glimpse.errors import UserError
-from glimpse.geometry import CellGrid, Extent, Frame, MissingSpacingError
+from glimpse.geometry import UNKNOWN_SIZE, CellGrid, Extent, Frame, MissingSpacingError
 from glimpse.settings.progress import silent
 from glimpse.sources.tolerant import unread
 from glimpse.views import Views
@@ -24,6 +24,7 @@ _ASKED = 12  # cases of an environment that is stepped
 _SETTINGS = (
     "Change env.make.overview_size, env.make.glimpse_size or env.make.glimpse_extents; network.cell for finer cells."
 )
+_SKIPPED = "Where nobody knows it: env.cohort.on_error=skip leaves such cases out."
 _OWN = "Change the environment's overview or its extents; network.cell or network.view_cell for finer cells."
 _WHOLE_SLIDES = "Whole slides up to 32 mm wide: experiment=whole_slides."
 _OF_WHOLE_SLIDES, _VIEW_CELL = ("1024um", "64um"), 8  # what that experiment sets
@@ -123,7 +124,7 @@ def check_sizes(
         problems = [problem for several in bar for problem in several]
     remembered.save()
     if problems:
-        _refuse(problems, *_remedies(cases, views, grid, view_grid, remedy))
+        _refuse(problems, *_remedies(problems, cases, views, grid, view_grid, remedy))
 
 
 def check_stepped(cases: Sequence[Case], views: Views, grid: CellGrid, view_grid: CellGrid | None = None) -> None:
@@ -153,9 +154,16 @@ def _refuse(problems: Sequence[str], *remedies: str) -> None:
 
 
 def _remedies(
-    cases: Sequence[Case], views: Views, grid: CellGrid, view_grid: CellGrid | None, remedy: str
+    problems: Sequence[str],
+    cases: Sequence[Case],
+    views: Views,
+    grid: CellGrid,
+    view_grid: CellGrid | None,
+    remedy: str,
 ) -> list[str]:
     """Returns sentences that say what to do: where settings can be changed, what would fit all cases."""
+    if all(UNKNOWN_SIZE in problem for problem in problems):  # other sizes would not help
+        return [_SKIPPED if remedy == _SETTINGS else ""]
     if remedy != _SETTINGS:
         return [remedy]
     with ThreadPoolExecutor(4) as pool:  # those that were remembered are opened now

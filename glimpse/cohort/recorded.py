@@ -94,6 +94,12 @@ class RecordedSplits:
             )
         return Cohort(moved, cohort.skipped, cohort.unsplit if any(case.split is None for case in moved) else "")
 
+    def learned_in(self, cohort: Iterable[Case]) -> list[str]:
+        """Returns the names of those cases from whose image, or from another one of whose patient, the run learned."""
+        cases = list(cohort)
+        patients = {case.patient for case in cases if self._has_learned(case)}
+        return [case.id for case in cases if case.patient in patients]
+
     def known_of(self, cohort: Cohort) -> Cohort:
         """Returns those cases of another cohort whose images the run knows, in the splits that they have in the run."""
         found = [(case, self._by_name_and_image(case) or self._by_image(case)) for case in cohort]

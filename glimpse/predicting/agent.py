@@ -13,7 +13,7 @@ import torch
 from glimpse.cohort import Case
 from glimpse.cohort.preflight import PreflightError
 from glimpse.errors import EvaluationError, SettingsError
-from glimpse.geometry import Extent
+from glimpse.geometry import UNKNOWN_SIZE, Extent
 from glimpse.modalities import Modality, find_modality
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.predicting.inputs import Found
@@ -31,6 +31,7 @@ from glimpse.tasks import Task
 from glimpse.views import Views
 
 _LANES = 16  # rollouts that are read at once
+_SIZES_STAY = "A run keeps the sizes that it was trained with: leave this image out, or train another run."
 
 
 class Agent:
@@ -246,10 +247,8 @@ class Agent:
         axes = len(space["overview"].shape) - 1
         problems = self.views.problems(source, policy.grid, policy.view_grid) if source.ndim == axes else []
         if problems:
-            raise PreflightError(
-                f"{' '.join(problems)} A run keeps the sizes that it was trained with: leave this image out, or train "
-                "another run."
-            )
+            unknown = all(UNKNOWN_SIZE in problem for problem in problems)
+            raise PreflightError(" ".join(problems if unknown else [*problems, _SIZES_STAY]))
         access = Access(self.views, self.task, lanes=min(count, _LANES), threads=1)
         reader = PolicyReader("policy", policy, access, int(budget), seed=seed or 0, drawn=seed is not None)
         devices = [policy.device] if policy.device.type == "cuda" else []

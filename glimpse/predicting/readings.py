@@ -61,6 +61,10 @@ class CaseReading(Reading):
             glimpse_spacings=tuple(tuple(row) for row in per_pixel.tolist()),
         )
 
+    def __repr__(self) -> str:  # that of a dataclass writes out every number of every array
+        answer = ", ".join(f"{name}={value:.3g}" for name, value in self.answer.items())
+        return f"CaseReading({self.id!r}: {answer}; {self.glimpses} glimpses)"
+
     # ------------------------------------------------------------------------------------------ the answer
     @property
     def answer(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ from glimpse.report.tables import Row, summarise
 from glimpse.tasks import Task
 
 _PANELS = 12  # labels that are drawn
+_FEW = 20  # validation cases, of which Platt's targets (see `temperature_of`) leave room for doubt
 _COMPARED = ("brier", "ece", "score", "calibration", "labels")  # what calibration changes
 
 
@@ -55,7 +56,8 @@ def told(found: Mapping[str, Temperature]) -> str:
     if len(without) < len(found):
         count = max(one.cases for one in found.values())
         text = f"Calibrated: probabilities, by a temperature for each reader, fitted on {count} validation cases"
-        return f"{text} ({CALIBRATION_FILE})."
+        few = " With so few cases, even right answers are made less sure." if count < _FEW else ""
+        return f"{text} ({CALIBRATION_FILE}).{few}"
     return f"Not calibrated: {next(iter(without.values()))}."
 
 

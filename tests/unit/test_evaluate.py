@@ -80,6 +80,35 @@ def test_a_saved_run_reads_with_any_number_of_glimpses(run: Path) -> None:
     assert len(lines) == 4 * len(result.readings["ppo"]) and {line["split"] for line in lines} == {"test"}
 
 
+def test_other_readers_replace_no_earlier_evaluation(run: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    asked = (["overview"], ["grid"], ["overview", "grid"], ["grid"])
+    found = [evaluate(own, max_glimpses=2, readers=readers).files[0].name for readers in asked]
+    assert found == [f"evaluation-test-2{number}.json" for number in ("", "-2", "", "-2")]
+
+
+def test_cases_that_the_run_has_learned_from_are_named(run: Path, tiny_slides: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    instantiate(load(run).settings["env"]["cohort"]).write_splits(own / "splits.csv")
+    rows = [row | {"path": str(tiny_slides.parent / row["path"])} for row in csv.DictReader(tiny_slides.open())]
+    learned = [row for row in rows if row["split"] == "train"][:1]
+    others = [{**row, "slide_id": f"new {row['slide_id']}", "case_id": f"new {row['case_id']}"} for row in learned]
+    _write_csv(tmp_path / "others.csv", others + [row for row in rows if row["split"] == "test"])
+    result = evaluate(own, max_glimpses=1, readers=["grid"], cohort=tmp_path / "others.csv", split="all")
+    assert f"Of the {result.of} cases, 1 ({others[0]['slide_id']}) show patients of whom images were in" in result.note
+    whole = evaluate(own, max_glimpses=1, readers=["grid"], split="all")
+    count = sum(row["split"] in ("train", "val") for row in rows)
+    assert f"Of the {len(rows)} cases, {count} (" in whole.note
+    assert evaluate(own, max_glimpses=1, readers=["grid"]).note == ""
+
+
+def test_a_reader_that_the_report_did_not_have_is_said_to_be_uncalibrated(run: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    write_temperatures(own, {"ppo": Temperature(4.0, 5)})
+    found = evaluate(own, max_glimpses=1, readers=["policy", "grid"])
+    assert found.note == "Not calibrated: grid, which the run's own report did not have."
+
+
 def test_the_result_of_a_cohort_of_any_name_can_be_written(run: Path, tiny_slides: Path) -> None:
     named = tiny_slides.with_name("x" * 240 + ".csv")
     shutil.copy(tiny_slides, named)

@@ -1,0 +1,55 @@
+"""The files of an evaluation, in the folder of the run that was evaluated."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from glimpse.atomic import write_atomically
+from glimpse.reading.records import Reading
+from glimpse.report.calibrating import draw_answers
+from glimpse.report.tables import write_predictions
+from glimpse.runs.file_names import file_names
+from glimpse.tasks import Task
+
+
+def write_evaluation(
+    run: Path, record: Mapping[str, Any], readings: Mapping[str, Sequence[Reading]], task: Task
+) -> tuple[Path, ...]:
+    """Writes ``evaluation-<split>-<n>.json``, ``predictions-<split>-<n>.csv`` and pictures; returns their paths.
+
+    Of another cohort, its name stands before the split. An earlier evaluation by the same readers, or by some of them,
+    is replaced; where it has others, or is of another cohort of this name, the new names get a number.
+
+    Args:
+        run: the run folder.
+        record: what the JSON file holds: "split", "max_glimpses", "readers", and "cohort" of another cohort.
+        readings: the readings of each reader.
+        task: what was predicted.
+
+    Raises:
+        WriteError: a file cannot be written.
+    """
+    of, numbers = f"{record['split']}-{record['max_glimpses']}", (f"-{number}" for number in itertools.count(2))
+    first, last = of, ""
+    if "cohort" in record:
+        (first,) = file_names([Path(record["cohort"]).stem])  # which is not too long
+        last = f"-{of}"
+    names = (f"{first}{number}{last}" for number in itertools.chain([""], numbers))
+    of = next(one for one in names if _may_replace(run / f"evaluation-{one}.json", record))
+    summary, answers = run / f"evaluation-{of}.json", run / f"predictions-{of}.csv"
+    write_predictions(answers, readings, task, record["split"])
+    write_atomically(summary, json.dumps(record, indent=2) + "\n")
+    return summary, answers, *draw_answers(record["readers"], run, f"-{of}")
+
+
+def _may_replace(summary: Path, record: Mapping[str, Any]) -> bool:
+    """Returns whether there is no such evaluation yet, or one of the same cohort whose readers are all there again."""
+    try:
+        earlier = json.loads(summary.read_text("utf-8"))
+        return earlier.get("cohort") == record.get("cohort") and set(earlier["readers"]) <= set(record["readers"])
+    except FileNotFoundError:
+        return True
+    except (ValueError, AttributeError, KeyError, TypeError):  # no evaluation of ours
+        return False
