@@ -29,6 +29,7 @@ from glimpse.inspecting.remembering import remember
 from glimpse.inspecting.together import check_together
 from glimpse.inspecting.workers import fair_memory, fair_workers, looked_at
 from glimpse.modalities import find_modality
+from glimpse.settings.checking import checked
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.composing import composed
 from glimpse.settings.kinds import check_kind
@@ -160,12 +161,13 @@ def _folder(first: str | os.PathLike[str], output: Any) -> Path:
 
 
 def _settings(typed: tuple[str, ...]) -> Callable[[str], Mapping[str, Any]]:
-    """Returns what composes the settings of a training for an environment; each is composed once."""
+    """Returns what composes and checks the settings of a training for an environment; each is composed once."""
 
     @cache
     def of(env: str) -> Mapping[str, Any]:
-        found: Any = OmegaConf.to_container(composed(f"env={env}", *typed), resolve=True)
-        return found
+        overrides = (f"env={env}", *typed)
+        found: Any = OmegaConf.to_container(composed(*overrides), resolve=True)
+        return checked(found, overrides)
 
     return of
 
@@ -287,9 +289,9 @@ def main() -> None:
             options["input"] = options["input"] or _cohort_of(training)
             if options["input"] is None:
                 raise EvaluationError("Which images? glimpse check input=<folder, CSV or image>.")
-            checked = check(**options, env=env, settings=training)
-            print(checked.told)
-        if checked.wrong:
+            result = check(**options, env=env, settings=training)
+            print(result.told)
+        if result.wrong:
             sys.exit(FOUND_CODE)
 
     run_command(command)

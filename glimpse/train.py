@@ -359,7 +359,7 @@ def _check_taken(answers: bool, initial: str, settings: Mapping[str, Any]) -> No
 def _untaught(settings: Mapping[str, Any]) -> bool:
     """Whether no stage teaches answers."""
     algorithm, warm_up = settings["joint"].get("algorithm") or {}, settings["warm_up"]
-    without = warm_up["_target_"].endswith(".NoStage") or 0 in (warm_up.get("steps"), warm_up.get("updates"))
+    without = warm_up.get("_target_", "").endswith(".NoStage") or 0 in (warm_up.get("steps"), warm_up.get("updates"))
     return algorithm.get("train_answers") is False and without
 
 

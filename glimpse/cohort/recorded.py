@@ -101,9 +101,23 @@ class RecordedSplits:
         return [case.id for case in cases if case.patient in patients]
 
     def known_of(self, cohort: Cohort) -> Cohort:
-        """Returns those cases of another cohort whose images the run knows, in the splits that they have in the run."""
+        """Returns those cases of another cohort whose images the run knows, in the splits that they have in the run.
+
+        Raises:
+            CohortError: there are some, but not all that the run has learned from.
+        """
         found = [(case, self._by_name_and_image(case) or self._by_image(case)) for case in cohort]
+        there = {record.fingerprint for _, record in found if record}
+        lacking = [name for name in self.cases if self.cases[name].fingerprint not in there and self._learned(name)]
+        if lacking and there:
+            raise CohortError(
+                f"Of the images that the run has learned from, {len(lacking)} are not in the cohort that was given: "
+                f"{_named(lacking)} of {self.path}. Put the run's own cohort back where it was in training."
+            )
         return Cohort([_moved(case, record.split) for case, record in found if record], cohort.skipped)
+
+    def _learned(self, name: str) -> bool:
+        return self.cases[name].split in _LEARNED
 
     def kept_apart(self, cohort: Cohort) -> Cohort:
         """Returns a cohort for a training that begins with the weights of this run.

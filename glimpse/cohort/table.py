@@ -234,6 +234,8 @@ def column_problems(columns: Sequence[str], target_columns: Sequence[str] = ("ta
             hint = f", or env.task._target_=glimpse.tasks.Survival for {' and '.join(_OF_SURVIVAL)}"
         elif len(target_columns) > 1 and name in target_columns:
             hint = f"; +env.task.{_OF_SURVIVAL[target_columns.index(name)]}=<column> names another one"
+        elif name == "case_id":
+            hint = ". It is the patient; where each has one image, repeat the name of the image"
         problems.append(f"line 1: column {name!r} is missing; needed are {', '.join(required)}{hint}")
     return problems
 

@@ -83,7 +83,7 @@ def judges_of(
         seed: Seed of the glimpses that a judge sees in each step.
         chunk: Cases in each step at most, and how many are scored at once.
     """
-    mean, spread = features.mean((0, 1)), features.std((0, 1)) + _SMALL
+    mean, spread = features.mean((0, 1)), features.std((0, 1), correction=0) + _SMALL
     generator = torch.Generator().manual_seed(seed)
     heads: list[TopKHead] = []
     scores: list[Tensor] = []

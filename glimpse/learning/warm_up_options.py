@@ -9,6 +9,8 @@ from glimpse.learning.augment import check_augment
 from glimpse.learning.judging import LOSS, SURPRISE, WorthBy
 from glimpse.settings.options import above_zero, at_least
 
+_MOST_SCORES = 1_000_000  # of which a judge takes the mean: more than any case has glimpses
+
 
 @dataclass(frozen=True)
 class WarmUpGlimpses:
@@ -153,7 +155,7 @@ class WarmUpLosses:
                     f"Expected {name} of the warm-up as a list such as [4,8,16], or null, got {judges}."
                 )
             for count in judges:
-                at_least(f"{name} of the warm-up", count, 1, whole=True)
+                at_least(f"{name} of the warm-up", count, 1, whole=True, most=_MOST_SCORES)
 
 
 @dataclass(frozen=True)

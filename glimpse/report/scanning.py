@@ -83,14 +83,19 @@ def scan_of_run(
             f"{run}: full_scan learns from the run's own training cases, which are not there any more. Put its cohort "
             "back where it was in training, or leave full_scan out of readers."
         )
+    pretrained, pretrain = run / PRETRAINED_FILE, settings.get("pretrain") or {}
+    if pretrain.get("steps") and not pretrained.exists():
+        raise EvaluationError(
+            f"{pretrained}: the encoder of a full scan is missing. Restore the file from a copy of the run, or leave "
+            "full_scan out of readers."
+        )
     make = build(section)
     check_patches(make, looked.views, [*train, *val, *looked.cases])
 
     def fit() -> Reader:
-        begun = (run / PRETRAINED_FILE).exists()
         scan = fitted_scan(
             make,
-            load(run, PRETRAINED_FILE, str(policy.device)) if begun else policy,
+            load(run, PRETRAINED_FILE, str(policy.device)) if pretrained.exists() else policy,
             looked,
             cohort,
             folder=run / "checkpoints",

@@ -141,6 +141,11 @@ def test_all_problems_at_once(folder: Path):
         ("case_id,slide_id,path,target,spilt", "column 'spilt' looks like 'split'"),
         ("case_id,slide_id,path,target,MPP", "column 'MPP' looks like 'mpp'"),
         ("case_id,slide_id,path", "column 'target' is missing; needed are case_id, slide_id, path, target"),
+        (
+            "slide_id,path,target",
+            "column 'case_id' is missing; needed are case_id, slide_id, path, target. It is the patient; where each "
+            "has one image, repeat the name of the image",
+        ),
         ("case_id,slide_id,path,target,age,note,age", "column 'age' occurs twice"),
         ("case_id,slideid,path,target", "column 'slideid' looks like 'slide_id'"),
     ],

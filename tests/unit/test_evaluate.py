@@ -36,7 +36,7 @@ def run(tiny_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that has learned nothing."""
     folder = tmp_path_factory.mktemp("run")
     own = [f"env.cohort.path={tiny_slides}", f"run={folder}", "env.make.glimpse_extents=[128]"]
-    config = composed("experiment=smoke", *own)
+    config = composed("experiment=smoke", "pretrain.steps=0", *own)
     torch.manual_seed(0)
     env = instantiate(config.env.make, cohort=instantiate(config.env.cohort), split="train").unwrapped
     save_policy(build_policy(config.network, env.observation_space, env.layout), folder / "policy.safetensors")
@@ -179,6 +179,10 @@ def test_a_full_scan_of_a_moved_cohort_learns_from_cases_that_the_run_knows(
     found = _by_id(evaluate(own, readers=["full_scan"], cohort=tmp_path / "moved.csv", progress=False))
     for name, reading in expected.items():
         np.testing.assert_allclose(found[name].prediction, reading.prediction, rtol=1e-4, atol=1e-5)
+    train = [row for row in rows if row["split"] == "train"]
+    _write_csv(tmp_path / "part.csv", [*train[:1], *(row for row in rows if row["split"] != "train")])
+    with pytest.raises(CohortError, match=r"Of the images that the run has learned from, \d are not in the cohort"):
+        evaluate(own, readers=["full_scan"], cohort=tmp_path / "part.csv", split="all")
     foreign = []
     for seed, split in enumerate(("train", "test")):
         pixels = np.random.default_rng(seed).integers(0, 200, (1024, 1024, 3), np.uint8)
@@ -188,6 +192,15 @@ def test_a_full_scan_of_a_moved_cohort_learns_from_cases_that_the_run_knows(
     _write_csv(tmp_path / "foreign.csv", foreign)
     with pytest.raises(EvaluationError, match="training cases, which are not there any more"):
         evaluate(own, readers=["full_scan"], cohort=tmp_path / "foreign.csv", split="all")
+
+
+def test_a_full_scan_without_the_encoder_of_its_run_is_refused(run: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    config = OmegaConf.load(own / "config.yaml")
+    config.pretrain.steps = 2
+    (own / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    with pytest.raises(EvaluationError, match=r"pretrained\.safetensors: the encoder of a full scan is missing"):
+        evaluate(own, readers=["full_scan"])
 
 
 def _without_training(cohort: Path, folder: Path) -> Path:
