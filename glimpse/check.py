@@ -17,6 +17,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from glimpse.envs.modality import load_modality, make_modality
 from glimpse.errors import EvaluationError
 from glimpse.inspecting.estimate import Estimate
 from glimpse.inspecting.estimate import estimate as estimate_of
@@ -38,6 +39,7 @@ from glimpse.settings.paths import folder_for, listed_paths
 from glimpse.settings.progress import silent
 from glimpse.settings.quoting import with_paths
 
+_NO_SETTINGS = ("_target_", "modality", "cohort", "options")
 FOUND_CODE = 1  # the exit code where something is wrong; 2 is a mistake in the command
 _DEFAULT = "checks"  # the folder for results, in the working folder
 
@@ -167,6 +169,11 @@ def _settings(typed: tuple[str, ...]) -> Callable[[str], Mapping[str, Any]]:
     def of(env: str) -> Mapping[str, Any]:
         overrides = (f"env={env}", *typed)
         found: Any = OmegaConf.to_container(composed(*overrides), resolve=True)
+        known = find_modality(env).config()
+        for part, maker in (("cohort", load_modality), ("make", make_modality)):
+            names = dict.fromkeys([*known[part], *inspect.signature(maker).parameters])
+            given = [name for name in found["env"][part] if name not in _NO_SETTINGS]
+            refuse_unknown(given, [name for name in names if name not in _NO_SETTINGS], f"env.{part} of {env}")
         return checked(found, overrides)
 
     return of

@@ -59,6 +59,8 @@ IMPOSSIBLE = {
     "agent.algorithm.ent_coef=-1": "ent_coef",
     "report=null": "report: expected a section",
     "~env.cohort": "env.cohort: expected a section",
+    "~warm_up": "warm_up: expected a stage",
+    "warm_up.answer_judges=[9223372036854775808]": "answer_judges",
     "+env.learning.updates=3": "env.learning: its settings have moved",
     "seed=99999999999999999999": "seed",
     "run=3": "run: expected the path",

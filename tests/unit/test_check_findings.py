@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from glimpse.check import Checked, check
+from glimpse.errors import SettingsError
 from glimpse.inspecting.findings import RULES
 from glimpse.inspecting.tiles import damaged_tiles
 from tests.checks import FAST, SIZES, broken_tiles, found_in, listed, rows, rules, without_mpp
@@ -155,6 +156,12 @@ def test_a_slide_without_pixel_size_is_read_with_that_of_the_csv(tmp_path: Path)
     without_mpp(tmp_path / "s.svs", 0)
     table_file = listed(tmp_path / "c.csv", "s.svs,0.5", header="path,mpp")
     assert check(table_file, tmp_path / "out", **FAST).wrong == 0
+
+
+@pytest.mark.parametrize("setting", ["+env.cohort.mpp=0.5", "+env.make.side=2", "++joint.updtes=3"])
+def test_settings_that_training_refuses_are_refused(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=setting.partition("=")[0].rpartition(".")[2]):
+        check(write_slide(tmp_path / "s.svs"), tmp_path / "out", **{**FAST, "settings": (setting,)})
 
 
 def test_a_glimpse_that_is_larger_than_the_image(tmp_path: Path) -> None:
