@@ -201,7 +201,7 @@ class Options:
         Raises:
             SettingsError: `min_glimpses` is above the budget.
         """
-        none = {} if self.updates.train_answers else {"extra_glimpses": 0}
+        none: dict[str, Any] = {} if self.updates.train_answers else {"extra_glimpses": 0}
         return replace(self, rollouts=replace(self.rollouts, **none).settled(max_glimpses))
 
     def check_replay(self, overview_dropout: float) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from glimpse.envs.modality import load_modality, make_modality
 from glimpse.errors import EvaluationError
 from glimpse.inspecting.estimate import Estimate
 from glimpse.inspecting.estimate import estimate as estimate_of
@@ -170,7 +170,8 @@ def _settings(typed: tuple[str, ...]) -> Callable[[str], Mapping[str, Any]]:
         overrides = (f"env={env}", *typed)
         found: Any = OmegaConf.to_container(composed(*overrides), resolve=True)
         known = find_modality(env).config()
-        for part, maker in (("cohort", load_modality), ("make", make_modality)):
+        for part in ("cohort", "make"):
+            maker = get_method(known[part]["_target_"])
             names = dict.fromkeys([*known[part], *inspect.signature(maker).parameters])
             given = [name for name in found["env"][part] if name not in _NO_SETTINGS]
             refuse_unknown(given, [name for name in names if name not in _NO_SETTINGS], f"env.{part} of {env}")
