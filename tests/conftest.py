@@ -29,9 +29,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _few_threads() -> None:
-    """Limits torch to one thread: what tests compute is so small that more threads only wait for each other."""
+    """Limits torch to one thread: what tests compute is so small that more threads only wait for each other.
+
+    It does so for each test anew, since a training in this process sets the number for all that follows.
+    """
     import torch
 
     torch.set_num_threads(1)
