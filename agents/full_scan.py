@@ -187,8 +187,8 @@ class FullScan:
         Processes that train together all call it; each embeds its share, and all have all patches.
         """
         probe = self._probe(cases[0].source)
-        meta = {"slides": [case.id for case in cases], "views": repr(self.views), "zoom": 0}
-        meta["images"] = [getattr(case, "fingerprint", "") for case in cases]
+        images = [getattr(case, "fingerprint", "") for case in cases]
+        meta = {"slides": [case.id for case in cases], "images": images, "views": repr(self.views), "zoom": 0}
         path = self.folder / f"full_scan-{cases[0].split or 'cases'}.safetensors" if self.folder else None
         found = kept(path, meta, probe) if path else None
         missing = largest(int(found is None))  # a shared disk may not show it to all of them yet

@@ -16,7 +16,6 @@ from glimpse.agents.learner import Loss
 from glimpse.agents.ppo import PPOLearner
 from glimpse.agents.schedules import Cosine
 from glimpse.errors import SettingsError
-from glimpse.networks.policy import answering_parts
 from glimpse.networks.records import Conduct, Episodes, Evaluation
 from tests.small_images import BASELINE, SMALL, environment, lanes
 
@@ -120,47 +119,6 @@ def test_an_encoder_rate_of_zero_leaves_the_encoder_as_it_is() -> None:
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in before if name.startswith("encoder.")} <= same
     assert "pool.project.weight" not in same
-
-
-@pytest.mark.parametrize("agent", [PPO, Reinforce])
-def test_answers_that_are_not_trained_stay_as_they_are_while_the_search_learns(agent: type) -> None:
-    model = agent("GlimpsePolicy", lanes(), train_answers=False, encoder_rate=0.0, min_glimpses=1, **SMALL)
-    before, seen = parameters(model), torch.rand(3, model.policy.encoder.embed * 2)
-    places, zooms = torch.rand(3, 2), torch.zeros(3, dtype=torch.int64)
-
-    def answers() -> Tensor:
-        with torch.no_grad():
-            tokens = model.policy.glimpse_token(seen, places, zooms)
-            return model.policy.answer_head(model.policy.aggregator(tokens[:, None]))
-
-    first = answers()
-    model.learn(4 * model.steps_per_update)  # the fourth update would read extra glimpses
-    after = parameters(model)
-    torch.testing.assert_close(answers(), first, rtol=0, atol=0)
-    parts = torch.nn.ModuleList([answering_parts(model.policy), model.policy.scale, model.policy.position])
-    answering = {id(parameter) for parameter in parts.parameters()}
-    changed = {name: not torch.equal(before[name], after[name]) for name in before}
-    for name, parameter in model.policy.named_parameters():
-        assert not (changed[name] and id(parameter) in answering), name
-    assert any(changed[name] for name in changed if name.startswith("locator."))
-    assert any(changed[name] for name in changed if name.startswith("memory."))
-    assert all(parameter.requires_grad for parameter in model.policy.parameters())  # for whoever trains on
-
-
-def test_labels_teach_the_encoder_nothing_where_answers_are_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PPO.learner_class, "policy_loss", lambda self, episodes, evaluation, advantage: Loss(
-        0.0 * evaluation.log_prob.sum(), {}))  # fmt: skip
-    model = PPO("GlimpsePolicy", lanes(), train_answers=False, ent_coef=0.0, weight_decay=0.0, **SMALL)
-    before = parameters(model)
-    model.learn(model.steps_per_update)
-    after = parameters(model)
-    assert [name for name in before if not torch.equal(before[name], after[name])] == []
-
-
-@pytest.mark.parametrize("option", ["replay_steps", "extra_glimpses"])
-def test_what_trains_only_answers_is_refused_where_they_are_not_trained(option: str) -> None:
-    with pytest.raises(SettingsError, match=f"{option}=0"):
-        PPO("GlimpsePolicy", lanes(), train_answers=False, **{option: 2}, **SMALL)
 
 
 def test_glimpses_are_seen_in_random_views_where_the_encoder_is_trained() -> None:
