@@ -16,7 +16,7 @@ from glimpse.report.over_folds import summarised, table_over_folds
 from glimpse.report.paired import compared
 from glimpse.report.tables import summarise, write_predictions
 from glimpse.tasks import Classification, MultiLabel, MultiTask, Regression, Task
-from tests.unit.test_evaluate import reading
+from tests.unit.test_tables import reading
 
 TASK = Classification(2)
 SEVERAL = MultiTask({"grade": Classification(3), "signs": MultiLabel(2), "age": Regression(50, 10)})
