@@ -1,5 +1,6 @@
 """The embedded patches of cases, in memory and in the files of a run folder."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from glimpse.atomic import WriteError
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
 
 _LOSS = 0.01  # the largest rounding error of a feature, as a share of its standard deviation, that is taken as none
@@ -43,16 +45,13 @@ def sum_of(parts: Sequence[Float32[Tensor, "_ embed"]]) -> Tensor:
 
 
 def keep(path: Path, meta: dict[str, object], probe: Tensor, bags: Sequence[Bag]) -> None:
-    """Writes the bags to a file, with what says later whether they still fit.
+    """Writes the bags to a file, with what says later whether they still fit; if it cannot, a warning says so.
 
     Args:
         path: the file.
         meta: what was embedded, and how; it must be writable as JSON.
         probe: embedding of a fixed image, which shows with which weights it was made.
         bags: what to keep.
-
-    Raises:
-        WriteError: the file cannot be written.
     """
     tensors = {
         "probe": probe,
@@ -61,7 +60,10 @@ def keep(path: Path, meta: dict[str, object], probe: Tensor, bags: Sequence[Bag]
         "lengths": torch.tensor([len(bag.embeddings) for bag in bags]),
         "seconds": torch.tensor([bag.seconds for bag in bags], dtype=torch.float64),
     }
-    Checkpoint(tensors, dict(meta)).save(path)
+    try:
+        Checkpoint(tensors, dict(meta)).save(path)
+    except WriteError as error:  # what was read is not lost for that
+        warnings.warn(f"{error} Patches are not kept, so another command embeds them again.", UserWarning, stacklevel=2)
 
 
 def kept(path: Path, meta: dict[str, object], probe: Tensor) -> list[Bag] | None:

@@ -10,10 +10,11 @@ WSI = Modality(
     "wsi",
     SlideSource,
     reader="slide",
+    # mpp: micrometres per pixel, in place of what files state; a column mpp counts more. The others are
     # of TIFFs that OpenSlide does not read, such as OME-TIFF; channels: names or numbers, such as [DAPI,CD3];
     # windows: "auto" (percentiles), [low, high], a list, or by name, such as {DAPI: [0, 4000]}; frame: which plane of a
     # stack, from 0; image: which one of a file that holds several, by name or number
-    options={"channels": None, "windows": None, "frame": None, "image": None},
+    options={"mpp": None, "channels": None, "windows": None, "frame": None, "image": None},
     synthetic="glimpse.synthetic.slides.recipe:embedded_cohort",
     overview_size=256,
     glimpse_size=128,

@@ -24,6 +24,19 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> WriteError:
     return WriteError(f"{path}: cannot be written ({error.strerror or error}). {remedy}")
 
 
+def made_folder(path: Path) -> Path:
+    """Makes a folder, and those above it, where they do not exist; returns it.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+    return path
+
+
 def is_taken(path: Path) -> bool:
     """Tells whether a path is a file, or a folder that is not empty."""
     return path.is_file() or (path.is_dir() and next(path.iterdir(), None) is not None)

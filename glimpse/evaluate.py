@@ -19,6 +19,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.vec_env import VecEnv
 
+from glimpse.atomic import made_folder
 from glimpse.cohort import Case, Cohort
 from glimpse.cohort.preflight import PreflightError, check_sizes, with_known_sizes
 from glimpse.cohort.recorded import read_learned, read_splits
@@ -52,6 +53,7 @@ from glimpse.runs.loading import feature_store, load, overview_network
 from glimpse.settings.building import build
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import at_least, check_device, refuse_unknown
+from glimpse.settings.paths import folder_for
 from glimpse.settings.quoting import typed, with_paths
 from glimpse.sources.staged.stage import Stage
 from glimpse.sources.tolerant import unread
@@ -106,6 +108,7 @@ def evaluate(
     split: str = "test",
     readers: Sequence[str] = DEFAULT_READERS,
     cohort: str | Path | None = None,
+    output: str | Path | None = None,
     lanes: int = 20,
     seed: int | None = None,
     device: str = "cpu",
@@ -113,7 +116,7 @@ def evaluate(
     stage: str | Path | None = None,
     stage_gigabytes: float | None = None,
 ) -> Result:
-    """Reads a split with the policy of a run and with its baselines, and writes the result into the run folder.
+    """Reads a split with the policy of a run and with its baselines, and writes the result.
 
     Probabilities are calibrated by the temperatures that the run has for its readers (see
     `glimpse.reading.calibration`); not where the validation split is read, on which they were fitted.
@@ -122,14 +125,16 @@ def evaluate(
         run: the run folder.
         max_glimpses: budget of each case, any number; the run's own if not given.
         split: "train", "val", "test" or "all". The cases of a split are those that it had in training.
-        readers: names of the readers, of `glimpse.reading.readers.READERS`. "overview" is left out, and a line says so,
-            where the network of the run never sees overviews when it answers and the run has kept no other network that
-            does. "full_scan" embeds every patch. Its heads learn here, with the run's seed, from the run's own training
-            cases, whose images must be there; their embedded patches are kept in the run folder. It has no budget, and
-            is calibrated only where the run's own report had it.
+        readers: names of the readers, of `glimpse.reading.readers.READERS`; "policy" may also be called as in tables,
+            by the name of the run's agent. "overview" is left out, and a line says so, where the network of the run
+            never sees overviews when it answers and the run has kept no other network that does. "full_scan" embeds
+            every patch. Its heads learn here, with the run's seed, from the run's own training cases, whose images must
+            be there; their embedded patches are kept beside the result. It has no budget, and is calibrated only where
+            the run's own report had it.
         cohort: path of the CSV of another cohort, or of the run's own one if it was moved. Images that the run knows,
             and other cases of their patients, stay in the split that they had in training. The run's own cohort if not
             given.
+        output: the folder for the result, which is made if need be; the run folder if not given.
         lanes: how many cases are read at once.
         seed: seed of the random reader and the bootstrap; the run's own if not given.
         device: the device on which all networks compute.
@@ -143,23 +148,21 @@ def evaluate(
         EvaluationError: readers, split or budget cannot be used.
         CheckpointError: there is no complete run in the folder.
         CohortError, PreflightError: the cohort has problems, or does not fit the run's sizes.
+        WriteError: the result cannot be written.
     """
     _check(readers, max_glimpses=max_glimpses, seed=seed, lanes=lanes)
     check_device(device)
     Stage.of(stage, stage_gigabytes)  # says at once what is wrong with them
     staging = {"stage": stage, "stage_gigabytes": stage_gigabytes}
     policy = load(run, device=device)
-    if not os.access(run, os.W_OK):
-        raise EvaluationError(
-            f"{run}: the result could not be written into this run folder. Allow this user to write there, or evaluate "
-            "a copy of it."
-        )
+    folder = _folder(run, output)
     settings = policy.settings
+    check_readers(["policy" if name == settings["agent"]["name"] else name for name in readers], (*READERS, FULL_SCAN))
     budget = int(settings["max_glimpses"] if max_glimpses is None else max_glimpses)
     seed = int(settings["seed"] if seed is None else seed)
     changes = {name: value for name, value in staging.items() if value is not None} | {"progress": progress}
     found = _cases(policy, Path(run), cohort, split, lanes, changes)
-    readings, spent = _read(policy, Path(run), readers, found, budget, seed, progress)
+    readings, spent = _read(policy, Path(run), folder, readers, found, budget, seed, progress)
     task = found.access.task
     temperatures = read_temperatures(Path(run)) if task.calibrates else {}
     if split == "val":
@@ -172,7 +175,9 @@ def evaluate(
     record = {"split": split, "seed": seed, "max_glimpses": budget, "readers": rows}
     if cohort is not None:
         record["cohort"] = os.path.abspath(cohort)
-    files, notes = write_evaluation(Path(run), record, readings, task), " ".join([*found.learned, note]).strip()
+    if output is not None:
+        record["run"] = os.path.abspath(run)
+    files, notes = write_evaluation(folder, record, readings, task), " ".join([*found.learned, note]).strip()
     return Result(record, readings, task.headline, files, found.of, task.further, notes)
 
 
@@ -180,11 +185,21 @@ def _check(readers: Sequence[str], **numbers: int | None) -> None:
     """Refuses readers that there are not, and numbers that are out of range; None stands for the run's own."""
     if isinstance(readers, str) or not isinstance(readers, Sequence):
         raise EvaluationError(f"Expected readers as a list such as [policy,random], got {readers!r}.")
-    check_readers(readers, (*READERS, FULL_SCAN))
     for name, value in numbers.items():
         if value is not None:
             most = MOST_GLIMPSES if name == "max_glimpses" else math.inf
             at_least(name, value, 1 if name == "lanes" else 0, whole=True, most=most)
+
+
+def _folder(run: str | Path, output: str | Path | None) -> Path:
+    """Returns the folder for the result; another one than that of the run is made if need be."""
+    folder = Path(run) if output is None else made_folder(folder_for("output", output))
+    if not os.access(folder, os.W_OK):
+        raise EvaluationError(
+            f"{folder}: the result could not be written into this folder. Allow this user to write there, or choose "
+            "another one: output=<folder>."
+        )
+    return folder
 
 
 def _left_out(run: str | Path, settings: Mapping[str, Any]) -> str:
@@ -305,7 +320,14 @@ def _cohort(env: Mapping[str, Any], run: Path, path: str | Path | None, changes:
 
 
 def _read(
-    policy: GlimpsePolicy, run: Path, readers: Sequence[str], found: _Cases, budget: int, seed: int, progress: bool
+    policy: GlimpsePolicy,
+    run: Path,
+    folder: Path,
+    readers: Sequence[str],
+    found: _Cases,
+    budget: int,
+    seed: int,
+    progress: bool,
 ) -> tuple[dict[str, list[Reading]], dict[str, Meter]]:
     """Reads the cases once for each reader; returns the readings and what they cost, by the name of the reader."""
     settings = policy.settings
@@ -314,7 +336,7 @@ def _read(
     store = feature_store(settings, cases)
     with compute_threads(int(settings["threads"])), closing(found.access) as access, using(store):
         if FULL_SCAN in readers and not looked.stepped:  # what it lacks is said before anything is read
-            scan = scan_of_run(run, policy, looked, found.own(), keep=found.whole, progress=progress)
+            scan = scan_of_run(run, policy, looked, found.own(), folder, keep=found.whole, progress=progress)
         # The policy reads as its agent does, and tables call it after that agent.
         for name in dict.fromkeys(settings["agent"]["name"] if name == "policy" else name for name in readers):
             reader: Reader | None

@@ -101,8 +101,8 @@ class Frame:
         if self.spacing is None:
             raise MissingSpacingError(
                 f"{self.name}: {what} in micrometres or millimetres {UNKNOWN_SIZE}. State it in a column 'mpp' of the "
-                "CSV, or with mpp= in Python (micrometres per pixel); for volumes and radiographs with "
-                "env.cohort.spacing, or spacing= in Python (millimetres per pixel)."
+                "CSV, or with mpp= of glimpse predict and in Python (micrometres per pixel); in training, for slides "
+                "with env.cohort.mpp, for volumes and radiographs with env.cohort.spacing (millimetres per pixel)."
             )
         return np.asarray(self.spacing, np.float64)
 

@@ -23,7 +23,7 @@ from glimpse.predicting.work import Done, Work
 from glimpse.reading.readers import MOST_GLIMPSES
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.kinds import check_kind
-from glimpse.settings.options import at_least, check_device, refuse_unknown
+from glimpse.settings.options import above_zero, at_least, check_device, refuse_unknown
 from glimpse.settings.paths import folder_for, listed_paths
 from glimpse.settings.terminal import printable
 from glimpse.sources.staged.stage import Stage
@@ -74,6 +74,7 @@ def predict(
     output: str | os.PathLike[str],
     *,
     max_glimpses: int | None = None,
+    mpp: float | None = None,
     shard: str | None = None,
     objects: str = "annotation",
     subtract_bounds: bool = True,
@@ -97,6 +98,8 @@ def predict(
             an image or its URL, or a list of these.
         output: the folder for results.
         max_glimpses: budget of each case, any number; each run's own if not given.
+        mpp: micrometres per pixel of all images, in place of what their files state; the column `mpp` of a CSV counts
+            more.
         shard: the part of the images to read, such as "1/4" for the first of four.
         objects: the kind of QuPath's objects in GeoJSON, "annotation" or "detection".
         subtract_bounds: whether GeoJSON begins at the bounds that a slide states, as QuPath shows it.
@@ -125,13 +128,16 @@ def predict(
     part, form = _shard(shard), Form(objects, subtract_bounds, gzip)
     if max_glimpses is not None:
         at_least("max_glimpses", max_glimpses, 0, whole=True, most=MOST_GLIMPSES)
+    if mpp is not None:
+        above_zero("mpp", mpp)
     device = check_device(device, here=engine is None)  # workers of an engine may be on machines that have others
     folder, runs, images = folder_for("output", output), listed_paths("model", model), listed_paths("input", input)
     budget = None if max_glimpses is None else int(max_glimpses)
     texts = [tuple(os.fspath(one) for one in paths) for paths in (runs, images)]
     Stage.of(stage, stage_gigabytes)  # says at once what is wrong with them
     staging = None if stage is None else os.fspath(stage), None if stage_gigabytes is None else float(stage_gigabytes)
-    order = Order(texts[0], texts[1], os.fspath(folder), budget, form, device, engine, *staging, here=engine and "cpu")
+    size, where = None if mpp is None else float(mpp), os.fspath(folder)
+    order = Order(texts[0], texts[1], where, budget, form, device, engine, *staging, here=engine and "cpu", mpp=size)
     hands = hands_of(engine, workers, jobs, shard)
     items, manifest, own = order.items, order.manifest(shard), order.hand()
     work = Work(own, manifest, progress, None if hands is None else hands(order, own))

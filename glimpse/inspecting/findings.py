@@ -32,8 +32,8 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     SPACING: (
         "The size of a pixel is known and not contradictory.",
-        "Write the micrometres per pixel into the column mpp of the CSV; for volumes and radiographs there is also "
-        "env.cohort.spacing, in millimetres.",
+        "Write the micrometres per pixel into the column mpp of the CSV, or for all slides into env.cohort.mpp; for "
+        "volumes and radiographs there is env.cohort.spacing, in millimetres.",
     ),
     SIZE: ("Glimpses fit into the image.", "Choose a smaller env.make.glimpse_extents, or leave the case out."),
     FOREGROUND: (

@@ -68,16 +68,23 @@ def draw_scanpath(
         centres, boxes = plane.places(scanpath) * panel.size, plane.lengths(extents) * panel.size
         halves, near = np.maximum(boxes / 2, 3), plane.crosses(at, scanpath, extents)
         _draw_path(panel, centres, halves, near, [colour for _, colour in marks])
-        kept = [*_name(plane, panel), *_scale(plane, panel, sides, unit)]
-        _number(panel, np.concatenate([centres - halves, centres + halves], 1), near, marks, kept)
+        outlines = np.concatenate([centres - halves, centres + halves], 1)
+        kept = [*_name(plane, panel), *_scale(plane, panel, sides, unit, outlines)]
+        _number(panel, outlines, near, marks, kept)
     return np.array(beside([panel for _, panel in panels]))
 
 
-def _scale(plane: Plane, panel: Image.Image, sides: Sequence[float] | None, unit: str | None) -> list[Box]:
-    """Draws a scale bar, where there is room, and returns what it covers."""
+def _scale(
+    plane: Plane,
+    panel: Image.Image,
+    sides: Sequence[float] | None,
+    unit: str | None,
+    outlines: Float[np.ndarray, "glimpse 4"] | None = None,
+) -> list[Box]:
+    """Draws a scale bar, where there is room, beside outlines if it can; returns what it covers."""
     if sides is None or unit is None or min(panel.size) < _LEAST_SCALED:
         return []
-    return [draw_scale_bar(panel, plane.proportions(sides)[1], unit)]
+    return [draw_scale_bar(panel, plane.proportions(sides)[1], unit, outlines)]
 
 
 def _draw_path(

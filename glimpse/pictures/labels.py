@@ -130,13 +130,17 @@ def length_text(length: float, unit: str) -> str:
     return f"{length / _MICROMETRES:g} mm" if large else f"{length:g} {unit.replace('um', 'µm')}"
 
 
-def draw_scale_bar(panel: Image.Image, width: float, unit: str) -> tuple[float, float, float, float]:
-    """Draws a scale bar of about a fifth of the width into the lower left corner of a picture.
+def draw_scale_bar(
+    panel: Image.Image, width: float, unit: str, boxes: Float[np.ndarray, "glimpse 4"] | None = None
+) -> tuple[float, float, float, float]:
+    """Draws a scale bar of about a fifth of the width into a corner of a picture: the lower left one, if it can be.
 
     Args:
         panel: the picture.
         width: physical length of its width.
         unit: of the width, "um" or "mm".
+        boxes: left, top, right and bottom of outlines; of the lower corners and the upper right one, that is taken
+            where the bar lies on the fewest.
 
     Returns:
         Left, top, right and bottom of what it covers.
@@ -145,8 +149,20 @@ def draw_scale_bar(panel: Image.Image, width: float, unit: str) -> tuple[float, 
     text, wide = length_text(length, unit), round(length / width * panel.width)
     pen, font = ImageDraw.Draw(panel), letters(_BAR_TEXT)
     room = max(wide, font.getlength(text)) + 10
-    top = panel.height - 28
-    plate(pen, (4, top), (room, 24), _LIGHT)
-    pen.text((9, top + 1), text, fill=_INK, font=font)
-    pen.rectangle([9, top + 18, 9 + wide - 1, top + 20], fill=_INK)
-    return 4, top, 4 + room, top + 24
+    low, right = panel.height - 28, panel.width - 4 - room
+    corners = [(4.0, float(low)), (right, float(low)), (right, 4.0)]
+    left, top = min(corners, key=lambda corner: _outlines_below((*corner, corner[0] + room, corner[1] + 24), boxes))
+    plate(pen, (left, top), (room, 24), _LIGHT)
+    pen.text((left + 5, top + 1), text, fill=_INK, font=font)
+    pen.rectangle([left + 5, top + 18, left + 5 + wide - 1, top + 20], fill=_INK)
+    return left, top, left + room, top + 24
+
+
+def _outlines_below(bar: tuple[float, float, float, float], boxes: Float[np.ndarray, "glimpse 4"] | None) -> int:
+    """Returns how many boxes a bar covers in part: not those around it."""
+    if boxes is None or not len(boxes):
+        return 0
+    left, top, right, bottom = bar
+    met = (boxes[:, 0] < right) & (boxes[:, 2] > left) & (boxes[:, 1] < bottom) & (boxes[:, 3] > top)
+    around = (boxes[:, 0] < left) & (boxes[:, 2] > right) & (boxes[:, 1] < top) & (boxes[:, 3] > bottom)
+    return int((met & ~around).sum())

@@ -33,6 +33,7 @@ class Order:
         engine: who reads, such as "ray"; None for the process that was asked.
         stage: a folder on a local disk, to which images are copied before they are read; None reads them in place.
         stage_gigabytes: how much copies may take there.
+        mpp: micrometres per pixel of images of which no CSV states them; None for what files state.
     """
 
     models: tuple[str, ...]
@@ -45,6 +46,7 @@ class Order:
     stage: str | None = None
     stage_gigabytes: float | None = None
     here: str | None = None
+    mpp: float | None = None
 
     @property
     def absolute(self) -> "Order":
@@ -68,7 +70,9 @@ class Order:
     @cached_property
     def items(self) -> list[Item]:
         """The images (see `glimpse.predicting.inputs.find_items`)."""
-        return find_items(self.inputs, self.agents[0].modality, without=Path(self.folder))
+        found = find_items(self.inputs, self.agents[0].modality, without=Path(self.folder))
+        given = {} if self.mpp is None else {"mpp": self.mpp}
+        return [replace(item, options=given | item.options) for item in found]
 
     @cached_property
     def budgets(self) -> list[int]:
@@ -95,7 +99,7 @@ class Order:
         """
         given = {"model": [one["run"] for one in self._facts], "input": list(self.inputs)}
         asked = {**given, "max_glimpses": self.max_glimpses, **asdict(self.form)}
-        asked |= {"device": self.device, "engine": self.engine}
+        asked |= {"mpp": self.mpp, "device": self.device, "engine": self.engine}
         manifest = Manifest(Path(self.folder), self._made, asked, shard)
         manifest.check()
         return manifest

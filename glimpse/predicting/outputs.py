@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from glimpse.atomic import write_atomically, write_bytes_atomically, write_error
+from glimpse.atomic import made_folder, write_atomically, write_bytes_atomically, write_error
 from glimpse.cohort.fingerprints import fingerprint
 from glimpse.errors import SettingsError, UserError
 from glimpse.pictures.drawing import below
@@ -82,11 +82,7 @@ class Outputs:
     """
 
     def __init__(self, folder: Path, form: Form, key: str, models: Sequence[str]) -> None:
-        self.folder, self.form, self.key, self.models = folder, form, key, tuple(models)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_error(folder, error) from error
+        self.folder, self.form, self.key, self.models = made_folder(folder), form, key, tuple(models)
 
     # ------------------------------------------------------------------------------------------ what is there
     def record(self, name: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The files of an evaluation, in the folder of the run that was evaluated."""
+"""The files of an evaluation."""
 
 import itertools
 import json
@@ -15,16 +15,17 @@ from glimpse.tasks import Task
 
 
 def write_evaluation(
-    run: Path, record: Mapping[str, Any], readings: Mapping[str, Sequence[Reading]], task: Task
+    folder: Path, record: Mapping[str, Any], readings: Mapping[str, Sequence[Reading]], task: Task
 ) -> tuple[Path, ...]:
     """Writes ``evaluation-<split>-<n>.json``, ``predictions-<split>-<n>.csv`` and pictures; returns their paths.
 
     Of another cohort, its name stands before the split. An earlier evaluation by the same readers, or by some of them,
-    is replaced; where it has others, or is of another cohort of this name, the new names get a number.
+    is replaced; where it has others, or is of another cohort of this name or another run, the new names get a number.
 
     Args:
-        run: the run folder.
-        record: what the JSON file holds: "split", "max_glimpses", "readers", and "cohort" of another cohort.
+        folder: where they are written, such as the run folder.
+        record: what the JSON file holds: "split", "max_glimpses", "readers", "cohort" of another cohort than the run's
+            own, and "run" in another folder than its own.
         readings: the readings of each reader.
         task: what was predicted.
 
@@ -37,18 +38,19 @@ def write_evaluation(
         (first,) = file_names([Path(record["cohort"]).stem])  # which is not too long
         last = f"-{of}"
     names = (f"{first}{number}{last}" for number in itertools.chain([""], numbers))
-    of = next(one for one in names if _may_replace(run / f"evaluation-{one}.json", record))
-    summary, answers = run / f"evaluation-{of}.json", run / f"predictions-{of}.csv"
+    of = next(one for one in names if _may_replace(folder / f"evaluation-{one}.json", record))
+    summary, answers = folder / f"evaluation-{of}.json", folder / f"predictions-{of}.csv"
     write_predictions(answers, readings, task, record["split"])
     write_atomically(summary, json.dumps(record, indent=2) + "\n")
-    return summary, answers, *draw_answers(record["readers"], run, f"-{of}")
+    return summary, answers, *draw_answers(record["readers"], folder, f"-{of}")
 
 
 def _may_replace(summary: Path, record: Mapping[str, Any]) -> bool:
-    """Returns whether there is no such evaluation yet, or one of the same cohort whose readers are all there again."""
+    """Returns whether there is none yet, or one of the same run and cohort whose readers are all there again."""
     try:
         earlier = json.loads(summary.read_text("utf-8"))
-        return earlier.get("cohort") == record.get("cohort") and set(earlier["readers"]) <= set(record["readers"])
+        same = all(earlier.get(name) == record.get(name) for name in ("run", "cohort"))
+        return same and set(earlier["readers"]) <= set(record["readers"])
     except FileNotFoundError:
         return True
     except (ValueError, AttributeError, KeyError, TypeError):  # no evaluation of ours

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,14 @@ from glimpse.tasks import Interval, Task, interval, metric_title, resampled_weig
 
 Row = dict[str, Any]
 
-FULL_SCAN_CAPTION = (
-    "'full_scan' is what people do today: every foreground patch is embedded by the pretrained encoder, and gated "
-    "attention or the mean of the highest scores pools them, by default whichever is better on the validation split."
-)
-CAPTION = (
-    "Intervals are 95 %, bootstrapped over patients. 'random' and 'grid' are this run's own network sent to other "
-    "places (it was not trained for them). 'overview' answers before the first glimpse: the same network, or where its "
-    "answers never see the overview, one of the same kind trained to answer from overviews alone."
-)
+_SENT = ("random", "grid", "wide_first")
+_CAPTIONS = {
+    "overview": "'overview' answers before the first glimpse: the same network, or where its answers never see the "
+    "overview, one of the same kind trained to answer from overviews alone.",
+    FULL_SCAN: "'full_scan' is what people do today: every foreground patch is embedded by the pretrained encoder, and "
+    "gated attention or the mean of the highest scores pools them, by default whichever is better on the validation "
+    "split.",
+}
 HIT_RATE = (
     "A mark (an annotated region) is hit where a glimpse shows it whole or lies in it; of several fields of view, only "
     "the finest counts. The patches of a full scan may cut it."
@@ -102,12 +101,21 @@ def _mean_hit_rate(readings: Sequence[Reading], seed: int) -> Interval:
     return interval(rates.mean(), weighted_mean(rates, weights))
 
 
-def table(rows: Mapping[str, Row], caption: str = CAPTION, headline: Sequence[str] = ("auc", "accuracy")) -> str:
+def caption_of(readers: Iterable[str]) -> str:
+    """Returns the text above a table, which explains its rows."""
+    names = list(readers)
+    texts = ["Intervals are 95 %, bootstrapped over patients."]
+    if sent := [repr(name) for name in _SENT if name in names]:
+        listed = f"{', '.join(sent[:-1])} and {sent[-1]} are" if len(sent) > 1 else f"{sent[0]} is"
+        texts.append(f"{listed} this run's own network sent to other places (it was not trained for them).")
+    return " ".join([*texts, *(text for name, text in _CAPTIONS.items() if name in names)])
+
+
+def table(rows: Mapping[str, Row], headline: Sequence[str] = ("auc", "accuracy")) -> str:
     """Returns an aligned plain-text table with a caption above it.
 
     Args:
         rows: one row per reader, as `summarise` returns it.
-        caption: the text above the table, which explains its rows; the full scan is explained where it has a row.
         headline: the metrics to show, usually `Task.headline`; the first one is shown with its interval.
     """
     marked = any("hit_rate" in row for row in rows.values())
@@ -119,7 +127,7 @@ def table(rows: Mapping[str, Row], caption: str = CAPTION, headline: Sequence[st
     cells = [header]
     cells += [(*_cells(reader, row, headline, marked), *spent_cells(row, spent)) for reader, row in rows.items()]
     lines = aligned(cells)
-    text = " ".join([caption, *([FULL_SCAN_CAPTION] if FULL_SCAN in rows else []), *([HIT_RATE] if marked else [])])
+    text = " ".join([caption_of(rows), *([HIT_RATE] if marked else [])])
     text += " % read: of the foreground. " + SPENT_CAPTION if spent else ""
     return "\n".join([*wrapped(text, max(80, len(lines[1]))), "", *(line.rstrip() for line in lines)])
 

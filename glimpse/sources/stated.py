@@ -61,7 +61,7 @@ def checked_mpp(name: str, mpp: Any) -> float | None:
     if not _is_length(mpp):
         raise ValueError(
             f"{name}: expected mpp as one number above 0 (micrometres per pixel), got {mpp!r}. "
-            "Correct it: mpp=0.5 in Python, or the column mpp of the cohort."
+            "Correct it: mpp=0.5 in Python, env.cohort.mpp, or the column mpp of the cohort."
         )
     return float(mpp)
 

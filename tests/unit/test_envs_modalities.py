@@ -9,7 +9,8 @@ import pytest
 
 import glimpse
 from glimpse.cohort import Case
-from glimpse.envs import GlimpseEnv, check, make_ct, make_mri, make_xray
+from glimpse.envs import GlimpseEnv, check, make_ct, make_mri, make_wsi, make_xray
+from tests.checks import listed, without_mpp
 
 
 def play(env: GlimpseEnv, locations: list[list[float]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -68,3 +69,17 @@ def test_an_empty_split_is_said_so(name: str, request: pytest.FixtureRequest) ->
     csv = request.getfixturevalue({"MRI": "tiny_mri", "CT": "tiny_ct", "XRay": "tiny_radiographs"}[name])
     with pytest.raises(ValueError, match="split"):
         gymnasium.make(f"glimpse/{name}-v0", cohort=csv, split="nonsense")
+
+
+def test_a_pixel_size_of_all_slides_gives_way_to_the_column_mpp(tmp_path: Path) -> None:
+    for seed in range(2):
+        without_mpp(tmp_path / f"{seed}.svs", seed)
+    table = listed(
+        tmp_path / "c.csv",
+        "p,a,0.svs,0,train,",
+        "q,b,1.svs,1,train,0.25",
+        header="case_id,slide_id,path,target,split,mpp",
+    )
+    sizes = {"overview_size": 64, "glimpse_size": 32, "glimpse_extents": "32um"}
+    cases = make_wsi(cohort=table, split="train", mpp=0.5, **sizes).cases
+    assert [case.source.spacing for case in cases] == [(0.5, 0.5), (0.25, 0.25)]

@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import glimpse.evaluate
+from glimpse.atomic import WriteError
 from glimpse.cohort import CohortError
 from glimpse.cohort.preflight import PreflightError
 from glimpse.errors import EvaluationError, SettingsError
@@ -84,6 +85,19 @@ def test_other_readers_replace_no_earlier_evaluation(run: Path, tmp_path: Path) 
     assert found == [f"evaluation-test-2{number}.json" for number in ("", "-2", "", "-2")]
 
 
+def test_the_result_can_lie_in_a_folder_of_several_runs(run: Path, tmp_path: Path) -> None:
+    before, out = sorted(run.rglob("*")), tmp_path / "all" / "results"
+    runs = [run, shutil.copytree(run, tmp_path / "run"), run]
+    found = [evaluate(one, max_glimpses=1, readers=["grid", "full_scan"], output=out) for one in runs]
+    assert [one.files[0].name for one in found] == [f"evaluation-test-1{number}.json" for number in ("", "-2", "")]
+    assert all(file.exists() and file.parent == out for one in found for file in one.files)
+    assert json.loads(found[1].files[0].read_text())["run"] == str(tmp_path / "run")
+    assert (out / "checkpoints" / "full_scan-test.safetensors").exists() and sorted(run.rglob("*")) == before
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match=r"file: cannot be written"):
+        evaluate(run, max_glimpses=1, readers=["grid"], output=tmp_path / "file")
+
+
 def test_cases_that_the_run_has_learned_from_are_named(run: Path, tiny_slides: Path, tmp_path: Path) -> None:
     own = shutil.copytree(run, tmp_path / "run")
     instantiate(load(run).settings["env"]["cohort"]).write_splits(own / "splits.csv")
@@ -137,6 +151,7 @@ def test_a_full_scan_learns_from_the_training_cases_of_the_run(run: Path, tiny_s
     other = evaluate(own, readers=["full_scan"], cohort=_without_training(tiny_slides, tmp_path), split="all")
     by_id = {name: read.prediction for name, read in _by_id(other).items()}
     assert list(again.rows) == ["full_scan", "ppo"]
+    assert list(evaluate(own, readers=["ppo", "policy"], max_glimpses=2).rows) == ["ppo"]
     for found in (first, again):
         for name, reading in _by_id(found).items():
             assert reading.share_read > 0.9, "every patch"
@@ -197,6 +212,10 @@ def test_a_full_scan_without_the_encoder_of_its_run_is_refused(run: Path, tmp_pa
     config.pretrain.steps = 2
     (own / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     with pytest.raises(EvaluationError, match=r"pretrained\.safetensors: the encoder of a full scan is missing"):
+        evaluate(own, readers=["full_scan"])
+    del config.report.full_scan
+    (own / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    with pytest.raises(EvaluationError, match=r"no section report\.full_scan\. Leave full_scan out"):
         evaluate(own, readers=["full_scan"])
 
 
@@ -290,8 +309,8 @@ def test_what_cannot_be_evaluated_is_refused(run: Path, tmp_path: Path) -> None:
         evaluate(tmp_path)
     with pytest.raises(EvaluationError, match="got 'tests'"):
         evaluate(run, split="tests")
-    with pytest.raises(EvaluationError, match="got 'ppo'"):
-        evaluate(run, readers=["ppo"])
+    with pytest.raises(EvaluationError, match="got 'reinforce'"):
+        evaluate(run, readers=["reinforce"])
     with pytest.raises(SettingsError, match="lanes as a whole number of at least 1, got 0"):
         evaluate(run, lanes=0)
     with pytest.raises(CohortError, match=r"absent\.csv"):

@@ -230,11 +230,21 @@ def test_embeddings_take_half_the_space_where_nothing_is_lost(tmp_path: Path) ->
         assert all(torch.equal(one.embeddings, other.embeddings) for one, other in zip(made, again, strict=True))
 
 
-@pytest.mark.parametrize("change", ["weights", "cases", "views", "broken"])
+def test_patches_that_cannot_be_kept_are_no_loss(tmp_path: Path) -> None:
+    (tmp_path / "full_scan-train.safetensors").mkdir()
+    scan = FullScan(brightness, VIEWS, Classification(2), folder=tmp_path)
+    with pytest.warns(UserWarning, match=r"full_scan-train\.safetensors: cannot be written.*are not kept"):
+        assert len(scan.bags(made_cases(3, 0, "train"))) == 3
+
+
+@pytest.mark.parametrize("change", ["weights", "cases", "views", "images", "broken"])
 def test_embeddings_of_something_else_are_not_used(tmp_path: Path, counted: list[int], change: str) -> None:
     cases = made_cases(3, 0, "train")
+    cases = [replace(case, fingerprint=f"{case.id} as it was") for case in cases]
     FullScan(brightness, VIEWS, Classification(2), folder=tmp_path).bags(cases)
     counted.clear()
+    if change == "images":  # only in places that no probe looks at
+        cases[2] = replace(cases[2], fingerprint="another image of the same name")
     embed = (lambda images: brightness(images) * 1.1) if change == "weights" else brightness
     views = Views((24, 24), (4, 4), (Extent.parse(8),)) if change == "views" else VIEWS
     if change == "broken":

@@ -143,6 +143,14 @@ def test_top_k_by_hand() -> None:
     torch.testing.assert_close(head(torch.cat([first, second]), [3, 1]), torch.tensor(expected))
 
 
+def test_top_k_of_what_is_not_a_number_is_none() -> None:
+    """A training that diverges has to be seen; patches that only fill up a batch are passed over all the same."""
+    head = TopKHead(1, Classification(2), 2)
+    for score in (torch.nan, torch.inf):
+        answers = head(torch.tensor([[1.0], [score], [3.0], [2.0]]), [3, 1])
+        assert not torch.isfinite(answers[0]).any() and torch.isfinite(answers[1]).all()
+
+
 def test_an_ensemble_is_the_mean_of_its_members_on_standardised_patches() -> None:
     task = Classification(2)
     heads, mean, std = [TopKHead(3, task, 1) for _ in "ab"], torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 1, 1])

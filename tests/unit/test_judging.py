@@ -183,6 +183,14 @@ def test_along_a_sequence_judges_answer_as_their_heads_answer_its_beginnings() -
                 torch.testing.assert_close(told[row, end], expected)
 
 
+def test_judges_of_a_single_glimpse_in_all_answer_with_numbers() -> None:
+    judges = judges_of(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([1]), Classification(2), [1, 4], 0)
+    assert judges.answers.shape == (1, 1, 2) and torch.isfinite(judges.answers).all()
+    assert torch.isfinite(minus_worth(judges.answers, torch.tensor([1]), Classification(2), "surprise")).all()
+    told = judges.along(torch.tensor([0]), torch.tensor([[0, -1]]))
+    torch.testing.assert_close(told, judges.answers.expand(1, 3, 2))
+
+
 def test_means_of_the_highest_pass_over_nothing_but_what_is_not_there() -> None:
     scores = torch.tensor([[[1.0], [-torch.inf], [5.0], [3.0]]], requires_grad=True)
     means = means_of_highest(scores, 2)

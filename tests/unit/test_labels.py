@@ -57,6 +57,18 @@ def test_lengths_are_written_with_their_unit() -> None:
     assert [length_text(*one) for one in ((500, "um"), (2000, "um"), (0.5, "mm"))] == ["500 µm", "2 mm", "0.5 mm"]
 
 
+def test_a_scale_bar_lies_where_the_fewest_outlines_are() -> None:
+    around, left, right = [0, 100, 400, 300], [5, 275, 15, 285], [380, 280, 390, 290]
+    for boxes, corner in (
+        ([around], (4, 272)), ([around, left], (400, 272)), ([left, right], (400, 4)), ([], (4, 272)),
+    ):  # fmt: skip
+        panel = Image.new("RGB", (400, 300))
+        given = np.array(boxes, np.float64).reshape(-1, 4)
+        covered = draw_scale_bar(panel, 2000.0, "um", given)
+        at = covered[0] if corner[0] == 4 else covered[2] + 4
+        assert (at, covered[1]) == corner
+
+
 def test_a_scale_bar_is_as_long_as_it_says() -> None:
     panel = Image.new("RGB", (400, 300), (120, 60, 90))
     covered = draw_scale_bar(panel, 2000.0, "um")  # of which 500 um are a quarter

@@ -164,6 +164,11 @@ def test_all_stages_run_and_its_readers_are_compared(
     assert len(list((tmp_path / "run" / "scanpaths").glob("*.png"))) == 1
     result = evaluate(tmp_path / "run", max_glimpses=5, readers=("policy", "grid"), progress=False)
     assert result.rows["grid"]["glimpses"] == 5
+    capsys.readouterr()
+    result = evaluate(tmp_path / "run", max_glimpses=2, readers=("full_scan", "grid"))
+    assert list(result.rows) == ["grid"] and "full_scan is left out" in capsys.readouterr().out
+    with pytest.raises(EvaluationError, match="full_scan is left out: this environment is read through its steps"):
+        evaluate(tmp_path / "run", readers=("full_scan",))
     saved = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert saved["readers"]["ppo"] == metrics["readers"]["ppo"]
     assert glimpse.load(tmp_path / "run").layout.zooms == zooms

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glimpse.errors import SettingsError
 from glimpse.geometry import Extent
 from glimpse.predict import predict
 from glimpse.predicting.agent import load
@@ -133,6 +134,20 @@ def test_a_slide_without_a_pixel_size_fails_and_the_column_mpp_mends_it(run: Run
         "0.5 x 0.5",
         "; ".join(f"{size:g} x {size:g}" for size in run.spacings),
     )
+    assert predict(run.folder, tmp_path / "s.svs", tmp_path / "out", mpp=0.5).done.failed == []
+    assert rows(tmp_path / "out" / "predictions.csv") == [line] and not rows(tmp_path / "out" / "failures.csv")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["arguments"]["mpp"] == 0.5
+
+
+def test_a_pixel_size_of_all_images_gives_way_to_the_column_mpp(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_slide(tmp_path / f"{name}.svs", mpp=0.25, image=tissue_on_glass(3, 1024, grain=16))
+    (tmp_path / "in.csv").write_text("path,mpp\na.svs,\nb.svs,0.5\n")
+    with pytest.warns(UserWarning, match=r"according to mpp, but 0\.25 um according to the file"):
+        predict(run.folder, tmp_path / "in.csv", tmp_path / "out", mpp=0.4)
+    assert [line["spacing"] for line in rows(tmp_path / "out" / "predictions.csv")] == ["0.4 x 0.4", "0.5 x 0.5"]
+    with pytest.raises(SettingsError, match="Expected mpp above 0, got -1"):
+        predict(run.folder, tmp_path / "in.csv", tmp_path / "out", mpp=-1)
 
 
 def test_micrometres_per_pixel_are_an_extent_of_glimpses() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from glimpse.atomic import write_atomically
 from glimpse.reading.records import Reading
-from glimpse.report.tables import CAPTION, FULL_SCAN_CAPTION, summarise, table, write_predictions
+from glimpse.report.tables import caption_of, summarise, table, write_predictions
 from glimpse.tasks import Classification
 
 
@@ -67,8 +67,16 @@ def test_the_table_is_aligned_and_says_what_its_rows_are() -> None:
     row = {"auc": interval, "accuracy": interval, "glimpses": 12.0, "share_read": 0.0432, "seconds_per_case": 0.0312}
     text = table({"ppo": row, "full_scan": {**row, "glimpses": 351.5, "share_read": 1.0}})
     caption, rows = text.split("\n\n")
-    assert " ".join(caption.split()) == f"{CAPTION} {FULL_SCAN_CAPTION}"
-    assert "full_scan" not in table({"ppo": row})  # what has no row is not explained
+    caption = " ".join(caption.split())
+    assert caption == caption_of(["full_scan"])
+    assert caption.startswith("Intervals are 95 %") and "every foreground patch" in caption
+    alone = table({"ppo": row})  # what has no row is not explained
+    assert not any(name in alone for name in ("random", "grid", "overview", "full_scan"))
+    assert caption_of(["ppo", "random"]).endswith(
+        "'random' is this run's own network sent to other places (it was not trained for them)."
+    )
+    sent, overview = caption_of(["ppo", "random", "grid", "wide_first", "overview"]).split("'overview'")
+    assert "'random', 'grid' and 'wide_first' are" in sent and overview.startswith(" answers before")
     header, _, first, second = rows.splitlines()
     assert first.split() == ["ppo", "0.951", "(0.900", "to", "1.000)", "0.951", "12.0", "4.3", "0.031"]
     assert second.split()[-3:] == ["351.5", "100.0", "0.031"]

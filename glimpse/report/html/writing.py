@@ -19,9 +19,9 @@ import glimpse
 from glimpse.atomic import write_atomically, write_error
 from glimpse.errors import EvaluationError
 from glimpse.pictures.cohort import BEST_AND_WORST, DESCRIPTION, TELLING
-from glimpse.report.html.contents import Table, answer_charts, learning_charts, result_tables
+from glimpse.report.html.contents import answer_charts, learning_charts, result_tables
 from glimpse.report.html.gathering import Gathered, Listed, gathered, page_of
-from glimpse.report.tables import CAPTION, FULL_SCAN_CAPTION
+from glimpse.report.tables import caption_of
 from glimpse.settings.options import at_least
 
 REPORT = "report.html"
@@ -202,7 +202,7 @@ class _Writer:
             facts=found.facts,
             unfinished=self._unfinished(),
             tables=tables,
-            explained=_explained(tables),
+            explained=caption_of(row[0] for table in tables[:1] for row in table.rows),
             answers=answer_charts(found),
             sheets=list(_sheets(found)),
             learning=learning_charts(found) if found.kind == "run" else [],
@@ -255,11 +255,6 @@ def _shown(values: Sequence[Any], pictured: Sequence[int]) -> list[Any]:
 
 def _page_file(case: Listed) -> str:
     return f"{case.record.stem}.html"
-
-
-def _explained(tables: Sequence[Table]) -> str:
-    readers = {row[0] for table in tables[:1] for row in table.rows}
-    return " ".join([CAPTION, *([FULL_SCAN_CAPTION] if "full_scan" in readers else [])])
 
 
 def _sheets(found: Gathered) -> Iterator[dict[str, Any]]:
