@@ -122,15 +122,12 @@ class RecordedSplits:
     def kept_apart(self, cohort: Cohort) -> Cohort:
         """Returns a cohort for a training that begins with the weights of this run.
 
-        Of patients of whom the run has learned from an image, no case is validated or tested on: those that were to be
-        are in the training split. A warning names them; another one names cases that have only their names in common
-        with what was learned from.
+        Of patients of whom the run has learned from an image, no case is tested on, and none is validated on but of
+        those on whom the run was only validated: the others are in the training split. A warning names them; another
+        one names cases that have only their names in common with what was learned from.
         """
-        patients = {case.patient for case in cohort if self._has_learned(case)}
-        tested = ("val", "test")
-        cases = [
-            _moved(case, "train") if case.patient in patients and case.split in tested else case for case in cohort
-        ]
+        unfit, known = self._unfit(cohort, tested := ("val", "test")), set(self.learned_in(cohort))
+        cases = [_moved(case, "train") if case.id in unfit else case for case in cohort]
         if moved := [one.id for one, was in zip(cases, cohort, strict=True) if one.split != was.split]:
             warnings.warn(
                 f"The weights were learned from images of the patients of {_named(moved)} ({self.path}): they are in "
@@ -140,7 +137,9 @@ class RecordedSplits:
             )
         names = {name for name, one in self.cases.items() if one.split in _LEARNED}
         names |= {one.patient for one in self.cases.values() if one.split in _LEARNED}
-        files = [one for one in cases if one.split in tested and _mark(one)]  # drawn images have no marks
+        files = [
+            one for one in cases if one.split in tested and one.id not in known and _mark(one)
+        ]  # drawn ones have none
         if alike := [one.id for one in files if names & {one.id, one.patient}]:
             warnings.warn(
                 f"The weights were learned from cases or patients with the names of {_named(alike)} ({self.path}), but "
@@ -156,16 +155,29 @@ class RecordedSplits:
         Raises:
             CohortError: the message names the cases.
         """
-        patients = {case.patient for case in cohort if self._has_learned(case)}
-        if learned := [case.id for case in cohort if case.patient in patients and case.split in splits]:
+        if learned := self._unfit(cohort, splits):
             raise CohortError(
                 f"The weights were learned from images of the patients of {_named(learned)} ({self.path}), which are "
                 "to be validated or tested on. Leave out initial_weights, or give a run that was trained on others."
             )
 
-    def _has_learned(self, case: Case) -> bool:
+    def _unfit(self, cohort: Iterable[Case], splits: Sequence[str | None]) -> list[str]:
+        """Returns the names of cases of splits that must not be validated or tested on, since the run knows patients.
+
+        Whom it was only validated on may be validated on again.
+        """
+        cases = list(cohort)
+        patients = {case.patient for case in cases if self._has_learned(case)}
+        trained = {case.patient for case in cases if self._has_learned(case, ("train",))}
+        return [
+            case.id
+            for case in cases
+            if case.split in splits and case.patient in (trained if case.split == "val" else patients)
+        ]
+
+    def _has_learned(self, case: Case, splits: Sequence[str] = _LEARNED) -> bool:
         record = self._images.get(_mark(case)) or self._files.get(_file(_mark(case)))
-        return record is not None and record.split in _LEARNED
+        return record is not None and record.split in splits
 
     def _as_known(self, cohort: Cohort) -> list[Case]:
         """Returns the cases in the splits that their images, files or patients have in the run, or in their own."""
