@@ -25,8 +25,9 @@ _CAPTIONS = {
 }
 HIT_RATE = (
     "A mark (an annotated region) is hit where a glimpse shows it whole or lies in it; of several fields of view, only "
-    "the finest counts. The patches of a full scan may cut it."
+    "the finest counts."
 )
+_CUT = "The patches of a full scan may cut it."
 _FEW, _FEW_PATIENTS = "Bootstrapped intervals of so few patients are too narrow.", 20
 _COST = ("glimpses", "% of foreground read", "s/case")
 MEASURED = ("seconds_per_case", "peak_mib", "joules_per_case")
@@ -40,9 +41,9 @@ SPENT = {
 """What else a case costs: the title of the column, the factor to its unit, and the digits."""
 SPENT_CAPTION = (
     "Mpixel: megapixels of all glimpses. GMAC: billions of multiply-adds of networks, if nothing is kept from before. "
-    "MiB: the highest memory while reading, of a process, or of PyTorch on a GPU. J: energy of all GPUs. Neither is "
-    "known of a full scan whose patches were kept from before."
+    "MiB: the highest memory while reading, of a process, or of PyTorch on a GPU. J: energy of all GPUs."
 )
+_KEPT = "Neither is known of a full scan whose patches were kept from before."
 
 
 def summarise(readings: Sequence[Reading], task: Task, seed: int = 0, bootstrap: int = 1000) -> Row:
@@ -127,8 +128,10 @@ def table(rows: Mapping[str, Row], headline: Sequence[str] = ("auc", "accuracy")
     cells = [header]
     cells += [(*_cells(reader, row, headline, marked), *spent_cells(row, spent)) for reader, row in rows.items()]
     lines = aligned(cells)
-    text = " ".join([caption_of(rows), *([HIT_RATE] if marked else [])])
-    text += " % read: of the foreground. " + SPENT_CAPTION if spent else ""
+    scanned = FULL_SCAN in rows
+    texts = [caption_of(rows), *([HIT_RATE, *([_CUT] if scanned else [])] if marked else [])]
+    texts += ["% read: of the foreground.", SPENT_CAPTION, *([_KEPT] if scanned else [])] if spent else []
+    text = " ".join(texts)
     return "\n".join([*wrapped(text, max(80, len(lines[1]))), "", *(line.rstrip() for line in lines)])
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ from glimpse.settings.quoting import typed, typed_list
 from glimpse.settings.terminal import end_unread, printable, printable_lines
 
 EXIT_CODE = 2
+_SEVERAL = re.compile(r"Ambiguous value for argument '([^=]+)=(.*)'\n")  # how Hydra begins
+_COMMA_NUMBER = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
 
 @contextmanager
@@ -116,7 +119,17 @@ def _explained(error: HydraException) -> str:
         known = [str(one) for one in parent if one not in ("_target_", "_partial_")]
         section, _, name = str(key).rpartition(".")
         return no_such_setting(str(key), section, known, _called(name, parent._get_root()))
-    return _first_line(error)
+    several = _SEVERAL.match(str(error))
+    return _of_commas(*several.groups()) if several else _first_line(error)
+
+
+def _of_commas(key: str, value: str) -> str:
+    """Explains a value with commas, which Hydra takes for several values: a number is meant, or a list."""
+    listed = typed_list(key, map(str.strip, value.split(",")))
+    meant = f"Type {listed} for a list, or add --multirun to try one after another."
+    if _COMMA_NUMBER.fullmatch(value):
+        meant = f"Type {key}={value.replace(',', '.')} if it is a number, or {listed} for a list."
+    return f"{key}={value}: this is read as several values. {meant}"
 
 
 def _called(name: str, node: Any, section: str = "") -> Iterator[str]:

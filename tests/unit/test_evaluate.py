@@ -309,8 +309,9 @@ def test_what_cannot_be_evaluated_is_refused(run: Path, tmp_path: Path) -> None:
         evaluate(tmp_path)
     with pytest.raises(EvaluationError, match="got 'tests'"):
         evaluate(run, split="tests")
-    with pytest.raises(EvaluationError, match="got 'reinforce'"):
-        evaluate(run, readers=["reinforce"])
+    for name, said in (("polcy", r"got 'polcy' \(did you mean 'policy'\?\)"), ("reinforce", "got 'reinforce'")):
+        with pytest.raises(EvaluationError, match=said):
+            evaluate(run, readers=[name])
     with pytest.raises(SettingsError, match="lanes as a whole number of at least 1, got 0"):
         evaluate(run, lanes=0)
     with pytest.raises(CohortError, match=r"absent\.csv"):
