@@ -1,4 +1,4 @@
-"""The embedded patches of cases, in memory and in the files of a run folder."""
+"""The embedded patches of cases, in memory and in files."""
 
 import warnings
 from collections.abc import Sequence
@@ -63,7 +63,11 @@ def keep(path: Path, meta: dict[str, object], probe: Tensor, bags: Sequence[Bag]
     try:
         Checkpoint(tensors, dict(meta)).save(path)
     except WriteError as error:  # what was read is not lost for that
-        warnings.warn(f"{error} Patches are not kept, so another command embeds them again.", UserWarning, stacklevel=2)
+        warnings.warn(
+            f"{error} Patches are not kept, so they are embedded anew whenever they are needed.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def kept(path: Path, meta: dict[str, object], probe: Tensor) -> list[Bag] | None:

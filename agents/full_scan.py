@@ -23,6 +23,7 @@ from glimpse.agents.heads import Ensemble, Examples, HeadTrainer, HeadTraining
 from glimpse.agents.seen_tiles import SeenTiles
 from glimpse.agents.tiles import blocks, foreground_tiles, read_tiles, tile_locations
 from glimpse.cohort import Case
+from glimpse.cohort.remembered import options_of
 from glimpse.errors import SettingsError
 from glimpse.geometry import Extent
 from glimpse.ranks.group import everyones, largest, once
@@ -188,7 +189,13 @@ class FullScan:
         """
         probe = self._probe(cases[0].source)
         images = [getattr(case, "fingerprint", "") for case in cases]
-        meta = {"slides": [case.id for case in cases], "images": images, "views": repr(self.views), "zoom": 0}
+        options = [repr(options_of(case.source)) for case in cases]  # such as the size of a pixel
+        meta: dict[str, object] = {
+            "slides": [case.id for case in cases],
+            "images": images,
+            "views": repr(self.views),
+            "options": options,
+        }
         path = self.folder / f"full_scan-{cases[0].split or 'cases'}.safetensors" if self.folder else None
         found = kept(path, meta, probe) if path else None
         missing = largest(int(found is None))  # a shared disk may not show it to all of them yet

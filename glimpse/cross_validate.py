@@ -131,7 +131,7 @@ def cross_validate(
         )
     initial = plan.get("initial_weights")
     if initial and (learned := read_learned(run_of(initial))) is not None:
-        learned.check_not_learned(cohort, ("train", "val", "test", None))  # each is tested on in one of the folds
+        learned.check_not_learned(cohort, folds=True)
     task: Task = build(plan["env"]["make"].get("task") or plan["env"]["task"])
     with Claims(path / "claims").awaited("folds"):
         found = _folds(path, cohort, task, folds, validation, int(plan["seed"]))

@@ -49,7 +49,7 @@ from glimpse.report.calibrating import measured
 from glimpse.report.evaluations import write_evaluation
 from glimpse.report.scanning import NO_TILING, scan_of_run
 from glimpse.report.tables import Row, counted, further_table, table
-from glimpse.runs.loading import feature_store, load, overview_network
+from glimpse.runs.loading import POLICY_FILE, feature_store, load, overview_network
 from glimpse.settings.building import build
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import at_least, check_device, refuse_unknown
@@ -129,7 +129,7 @@ def evaluate(
             by the name of the run's agent. "overview" is left out, and a line says so, where the network of the run
             never sees overviews when it answers and the run has kept no other network that does. "full_scan" embeds
             every patch. Its heads learn here, with the run's seed, from the run's own training cases, whose images must
-            be there; their embedded patches are kept beside the result. It has no budget, and is calibrated only where
+            be there; their embedded patches are kept in the run folder. It has no budget, and is calibrated only where
             the run's own report had it.
         cohort: path of the CSV of another cohort, or of the run's own one if it was moved. Images that the run knows,
             and other cases of their patients, stay in the split that they had in training. The run's own cohort if not
@@ -155,14 +155,16 @@ def evaluate(
     Stage.of(stage, stage_gigabytes)  # says at once what is wrong with them
     staging = {"stage": stage, "stage_gigabytes": stage_gigabytes}
     policy = load(run, device=device)
-    folder = _folder(run, output)
     settings = policy.settings
-    check_readers(["policy" if name == settings["agent"]["name"] else name for name in readers], (*READERS, FULL_SCAN))
+    known = ["policy" if name == settings["agent"]["name"] else name for name in readers]
+    check_readers(known, (*READERS, FULL_SCAN))
+    output = _other_folder(run, output)
     budget = int(settings["max_glimpses"] if max_glimpses is None else max_glimpses)
     seed = int(settings["seed"] if seed is None else seed)
     changes = {name: value for name, value in staging.items() if value is not None} | {"progress": progress}
     found = _cases(policy, Path(run), cohort, split, lanes, changes)
-    readings, spent = _read(policy, Path(run), folder, readers, found, budget, seed, progress)
+    folder = Path(run) if output is None else made_folder(output)
+    readings, spent = _read(policy, Path(run), readers, found, budget, seed, progress)
     task = found.access.task
     temperatures = read_temperatures(Path(run)) if task.calibrates else {}
     if split == "val":
@@ -182,7 +184,7 @@ def evaluate(
 
 
 def _check(readers: Sequence[str], **numbers: int | None) -> None:
-    """Refuses readers that there are not, and numbers that are out of range; None stands for the run's own."""
+    """Refuses readers that are no list, and numbers that are out of range; None stands for the run's own."""
     if isinstance(readers, str) or not isinstance(readers, Sequence):
         raise EvaluationError(f"Expected readers as a list such as [policy,random], got {readers!r}.")
     for name, value in numbers.items():
@@ -191,14 +193,18 @@ def _check(readers: Sequence[str], **numbers: int | None) -> None:
             at_least(name, value, 1 if name == "lanes" else 0, whole=True, most=most)
 
 
-def _folder(run: str | Path, output: str | Path | None) -> Path:
-    """Returns the folder for the result; another one than that of the run is made if need be."""
-    folder = Path(run) if output is None else made_folder(folder_for("output", output))
-    if not os.access(folder, os.W_OK):
+def _other_folder(run: str | Path, output: str | Path | None) -> Path | None:
+    """Returns the folder for the result, or None if it is that of the run, which must then allow to write there."""
+    folder = Path(run) if output is None else folder_for("output", output)
+    if folder.exists() and not os.access(folder, os.W_OK):
         raise EvaluationError(
             f"{folder}: the result could not be written into this folder. Allow this user to write there, or choose "
             "another one: output=<folder>."
         )
+    if folder.resolve() == Path(run).resolve():
+        return None
+    if (folder / POLICY_FILE).exists():
+        raise EvaluationError(f"output={folder}: this is the folder of another run. Choose another one.")
     return folder
 
 
@@ -320,14 +326,7 @@ def _cohort(env: Mapping[str, Any], run: Path, path: str | Path | None, changes:
 
 
 def _read(
-    policy: GlimpsePolicy,
-    run: Path,
-    folder: Path,
-    readers: Sequence[str],
-    found: _Cases,
-    budget: int,
-    seed: int,
-    progress: bool,
+    policy: GlimpsePolicy, run: Path, readers: Sequence[str], found: _Cases, budget: int, seed: int, progress: bool
 ) -> tuple[dict[str, list[Reading]], dict[str, Meter]]:
     """Reads the cases once for each reader; returns the readings and what they cost, by the name of the reader."""
     settings = policy.settings
@@ -336,7 +335,7 @@ def _read(
     store = feature_store(settings, cases)
     with compute_threads(int(settings["threads"])), closing(found.access) as access, using(store):
         if FULL_SCAN in readers and not looked.stepped:  # what it lacks is said before anything is read
-            scan = scan_of_run(run, policy, looked, found.own(), folder, keep=found.whole, progress=progress)
+            scan = scan_of_run(run, policy, looked, found.own(), keep=found.whole, progress=progress)
         # The policy reads as its agent does, and tables call it after that agent.
         for name in dict.fromkeys(settings["agent"]["name"] if name == "policy" else name for name in readers):
             reader: Reader | None

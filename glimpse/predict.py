@@ -99,7 +99,7 @@ def predict(
         output: the folder for results.
         max_glimpses: budget of each case, any number; each run's own if not given.
         mpp: micrometres per pixel of all images, in place of what their files state; the column `mpp` of a CSV counts
-            more.
+            more. If not given, `env.cohort.mpp` of the run holds, where it was set.
         shard: the part of the images to read, such as "1/4" for the first of four.
         objects: the kind of QuPath's objects in GeoJSON, "annotation" or "detection".
         subtract_bounds: whether GeoJSON begins at the bounds that a slide states, as QuPath shows it.

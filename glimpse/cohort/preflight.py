@@ -57,7 +57,7 @@ def with_known_sizes(cohort: Cohort, make: Mapping[str, Any]) -> Cohort:
         message = (
             f"{case.id}: {case.source.name}: the file does not state the size of a pixel, and glimpses are "
             f"{', '.join(map(str, listed))} wide. Write the micrometres per pixel into the column mpp of the cohort, "
-            "or for all slides into env.cohort.mpp."
+            "or in training for all slides into env.cohort.mpp."
         )
         messages.append(Skipped(message, case.id, str(case.source.name), MissingSpacingError.__name__))
         warnings.warn(f"skipped {messages[-1]}", UserWarning, stacklevel=2)

@@ -18,6 +18,7 @@ from glimpse.cohort.splits import SPLITS
 SPLITS_FILE = "splits.csv"
 LEARNED_FILE = "learned_before.csv"  # what the weights were learned from that a run began with
 _LEARNED = ("train", "val")
+_KNOWN = {"val": ("train",), "test": _LEARNED}  # by split: where a run may not have had a patient before
 _COLUMNS = ("case_id", "slide_id", "split")
 _NAMED = 5  # so many cases are named in a message
 
@@ -122,11 +123,11 @@ class RecordedSplits:
     def kept_apart(self, cohort: Cohort) -> Cohort:
         """Returns a cohort for a training that begins with the weights of this run.
 
-        Of patients of whom the run has learned from an image, no case is tested on, and none is validated on but of
-        those on whom the run was only validated: the others are in the training split. A warning names them; another
-        one names cases that have only their names in common with what was learned from.
+        Nobody is tested on of whom the run has learned from an image, and nobody is validated on of whom it was trained
+        on an image: such cases are in the training split, and a warning names them. Another warning names cases that
+        have only their names in common with what was learned from.
         """
-        unfit, known = self._unfit(cohort, tested := ("val", "test")), set(self.learned_in(cohort))
+        unfit, known = self._unfit(cohort), set(self.learned_in(cohort))
         cases = [_moved(case, "train") if case.id in unfit else case for case in cohort]
         if moved := [one.id for one, was in zip(cases, cohort, strict=True) if one.split != was.split]:
             warnings.warn(
@@ -135,12 +136,10 @@ class RecordedSplits:
                 UserWarning,
                 stacklevel=2,
             )
-        names = {name for name, one in self.cases.items() if one.split in _LEARNED}
-        names |= {one.patient for one in self.cases.values() if one.split in _LEARNED}
-        files = [
-            one for one in cases if one.split in tested and one.id not in known and _mark(one)
-        ]  # drawn ones have none
-        if alike := [one.id for one in files if names & {one.id, one.patient}]:
+        # Drawn images have no marks, and whom the run was only validated on may be validated on again.
+        files = [one for one in cases if one.split in _KNOWN and one.id not in known and _mark(one)]
+        named = {split: self._names(splits) for split, splits in _KNOWN.items()}
+        if alike := [one.id for one in files if named[one.split or ""] & {one.id, one.patient}]:
             warnings.warn(
                 f"The weights were learned from cases or patients with the names of {_named(alike)} ({self.path}), but "
                 "from other images. If they are the same patients, put them into the training split.",
@@ -149,31 +148,35 @@ class RecordedSplits:
             )
         return Cohort(cases, cohort.skipped, cohort.unsplit)
 
-    def check_not_learned(self, cohort: Cohort, splits: Sequence[str | None] = ("val", "test")) -> None:
-        """Refuses a cohort whose given splits have images or patients that the run has learned from.
+    def check_not_learned(self, cohort: Cohort, folds: bool = False) -> None:
+        """Refuses a cohort with cases in its splits that must not be validated or tested on (see `kept_apart`).
+
+        Args:
+            cohort: the cases.
+            folds: whether each of them is tested on, in one of several folds, whatever its split is.
 
         Raises:
             CohortError: the message names the cases.
         """
-        if learned := self._unfit(cohort, splits):
+        if learned := self.learned_in(cohort) if folds else self._unfit(cohort):
             raise CohortError(
                 f"The weights were learned from images of the patients of {_named(learned)} ({self.path}), which are "
                 "to be validated or tested on. Leave out initial_weights, or give a run that was trained on others."
             )
 
-    def _unfit(self, cohort: Iterable[Case], splits: Sequence[str | None]) -> list[str]:
-        """Returns the names of cases of splits that must not be validated or tested on, since the run knows patients.
-
-        Whom it was only validated on may be validated on again.
-        """
+    def _unfit(self, cohort: Iterable[Case]) -> list[str]:
+        """Returns the names of cases that are in a split in which they must not be (see `kept_apart`)."""
         cases = list(cohort)
-        patients = {case.patient for case in cases if self._has_learned(case)}
-        trained = {case.patient for case in cases if self._has_learned(case, ("train",))}
-        return [
-            case.id
-            for case in cases
-            if case.split in splits and case.patient in (trained if case.split == "val" else patients)
-        ]
+        known = {
+            split: {case.patient for case in cases if self._has_learned(case, splits)}
+            for split, splits in _KNOWN.items()
+        }
+        return [case.id for case in cases if case.patient in known.get(case.split or "", ())]
+
+    def _names(self, splits: Sequence[str]) -> set[str]:
+        """Returns the names of the cases and patients that the run has in these splits."""
+        pairs = [(name, one.patient) for name, one in self.cases.items() if one.split in splits]
+        return {name for pair in pairs for name in pair}
 
     def _has_learned(self, case: Case, splits: Sequence[str] = _LEARNED) -> bool:
         record = self._images.get(_mark(case)) or self._files.get(_file(_mark(case)))

@@ -108,5 +108,13 @@ def _made_of(source: ImageSource) -> str:
     return repr(made[1])
 
 
+def options_of(source: ImageSource) -> dict[str, Any]:
+    """Returns the options that a source was made with, such as ``mpp``, besides its path and its name."""
+    source = _innermost(source)
+    given: Any = source.made_of if isinstance(source, RemoteSource) else source.__reduce_ex__(4)[1][-1:]
+    found = given[0] if isinstance(given, tuple) and given and isinstance(given[0], dict) else {"made": given}
+    return {name: value for name, value in found.items() if name != "name"}
+
+
 def _digest(value: Hashable) -> str:
     return hashlib.sha256(repr(value).encode("utf-8", "surrogateescape")).hexdigest()[:24]

@@ -41,6 +41,7 @@ def draw_scanpath(
     order: Sequence[int] | None = None,
     count: int = 0,
     unit: str | None = None,
+    bar_aside: bool = False,
 ) -> Picture:
     """Draws the scanpath on the overview: one numbered box of true size per glimpse, joined by lines.
 
@@ -57,6 +58,8 @@ def draw_scanpath(
         order: where only some glimpses are drawn: the place of each one among all of them, from 0 on.
         count: the number of all glimpses, of which those in `order` are drawn; 0 where all of them are.
         unit: of `sides`, "um" or "mm", for scale bars; None draws none.
+        bar_aside: whether a scale bar may be in another corner than the lower left one, where it lies on fewer boxes.
+            Not for films, in which it would move about.
     """
     if at is None:
         at = scanpath[-1] if len(scanpath) else np.zeros(overview.ndim - 1)
@@ -69,7 +72,7 @@ def draw_scanpath(
         halves, near = np.maximum(boxes / 2, 3), plane.crosses(at, scanpath, extents)
         _draw_path(panel, centres, halves, near, [colour for _, colour in marks])
         outlines = np.concatenate([centres - halves, centres + halves], 1)
-        kept = [*_name(plane, panel), *_scale(plane, panel, sides, unit, outlines)]
+        kept = [*_name(plane, panel), *_scale(plane, panel, sides, unit, outlines if bar_aside else None)]
         _number(panel, outlines, near, marks, kept)
     return np.array(beside([panel for _, panel in panels]))
 

@@ -133,7 +133,7 @@ def length_text(length: float, unit: str) -> str:
 def draw_scale_bar(
     panel: Image.Image, width: float, unit: str, boxes: Float[np.ndarray, "glimpse 4"] | None = None
 ) -> tuple[float, float, float, float]:
-    """Draws a scale bar of about a fifth of the width into a corner of a picture: the lower left one, if it can be.
+    """Draws a scale bar of about a fifth of the width into a corner of a picture, by default the lower left one.
 
     Args:
         panel: the picture.

@@ -62,7 +62,8 @@ class _Tree:
             centre, reach = self.reading.scanpath[view], trace.extents[view]
             places, extents, sides = (places - centre) / reach, extents / reach, sides * reach
             image, height = trace.glimpses[view], self.height
-        order: dict[str, Any] = {"order": inside, "count": len(self.colours)}
+        # In a volume, the number of the look is in the lower right corner.
+        order: dict[str, Any] = {"order": inside, "count": len(self.colours), "bar_aside": image.ndim == 3}
         drawn = draw_scanpath(image, places, extents, height, sides.tolist(), unit=trace.frame.unit, **order)
         colour, number = (self.colours[view], str(view + 1)) if view >= 0 else (DARK, "")
         return framed(Image.fromarray(drawn), colour, number, low=image.ndim > 3)  # cuts have their names above

@@ -186,7 +186,7 @@ class Jobs:
     def _written(self, missing: Mapping[str, Item], moment: float) -> Iterator[tuple[str, Outcome]]:
         """Yields the missing cases that have been written since, and what became of them."""
         for name in self._names(RECORDS) & missing.keys():
-            if self._outputs.record(name) is not None:
+            if self._outputs.is_done(missing[name], name):  # not what was read before its options changed
                 yield name, Outcome(READ)
         for name in self._names(FAILURES) & missing.keys():
             if self._outputs.failed_since(name, moment):

@@ -1,5 +1,6 @@
 """What `glimpse predict` was asked for, in texts and numbers that can be sent to other processes."""
 
+import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -7,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from glimpse.errors import EvaluationError
+from glimpse.errors import EvaluationError, SettingsError
 from glimpse.predicting.agent import Agent, load
 from glimpse.predicting.hand import OwnHand
 from glimpse.predicting.inputs import Item, find_items
 from glimpse.predicting.manifest import Manifest, digest_of, model_facts
 from glimpse.predicting.outputs import Form, Outputs
+from glimpse.sources import ImageSource
 from glimpse.sources.staged.remote import is_url
 from glimpse.sources.staged.stage import STAGING
 
@@ -33,7 +35,8 @@ class Order:
         engine: who reads, such as "ray"; None for the process that was asked.
         stage: a folder on a local disk, to which images are copied before they are read; None reads them in place.
         stage_gigabytes: how much copies may take there.
-        mpp: micrometres per pixel of images of which no CSV states them; None for what files state.
+        mpp: micrometres per pixel of images of which no CSV states them; None for those of the run's settings, which
+            have none in most runs, or what files state.
     """
 
     models: tuple[str, ...]
@@ -69,8 +72,18 @@ class Order:
 
     @cached_property
     def items(self) -> list[Item]:
-        """The images (see `glimpse.predicting.inputs.find_items`)."""
-        found = find_items(self.inputs, self.agents[0].modality, without=Path(self.folder))
+        """The images (see `glimpse.predicting.inputs.find_items`).
+
+        Raises:
+            SettingsError: the size of their pixels was given, and what reads them does not take it.
+        """
+        modality = self.agents[0].modality
+        if self.mpp is not None and modality.source is not None and not _takes(modality.source, "mpp"):
+            raise SettingsError(
+                f"mpp={self.mpp:g}: {modality.source.__name__}, which reads images of {modality.name}, takes no mpp. "
+                "Leave it out, or give it this argument."
+            )
+        found = find_items(self.inputs, modality, without=Path(self.folder))
         given = {} if self.mpp is None else {"mpp": self.mpp}
         return [replace(item, options=given | item.options) for item in found]
 
@@ -112,6 +125,12 @@ class Order:
         """
         outputs = Outputs(Path(self.folder), self.form, digest_of(self._made), _names(self.agents))
         return OwnHand(self.agents, self.budgets, outputs, {name: getattr(self, name) for name in STAGING})
+
+
+def _takes(source: type[ImageSource], option: str) -> bool:
+    """Tells whether the images of a source can be opened with an option."""
+    given = inspect.signature(source).parameters.values()
+    return any(one.name == option or one.kind is one.VAR_KEYWORD for one in given)
 
 
 def _absolute(path: str) -> str:

@@ -53,27 +53,19 @@ def fitted_scan(
 
 
 def scan_of_run(
-    run: Path,
-    policy: GlimpsePolicy,
-    looked: ViewableCases,
-    cohort: Cohort,
-    folder: Path,
-    *,
-    keep: bool,
-    progress: bool = False,
+    run: Path, policy: GlimpsePolicy, looked: ViewableCases, cohort: Cohort, *, keep: bool, progress: bool = False
 ) -> Callable[[], Reader]:
     """Returns what trains the full scan of a saved run, once it has been checked that this is possible.
 
     It has the settings, the encoder and the seed of the run's own report. The encoder is that of the end of
     pretraining, or the final one if there was none. Patches of the training and validation cases are embedded once, and
-    kept.
+    kept in the run folder; a warning says where that is impossible.
 
     Args:
         run: the run folder.
         policy: its policy.
         looked: the cases that are to be read, how they are looked at, and their task.
         cohort: the run's own cases, of all splits.
-        folder: where patches are kept, in its folder `checkpoints`.
         keep: whether the patches of the cases that are read are kept, too.
         progress: whether to show progress bars.
 
@@ -106,7 +98,7 @@ def scan_of_run(
             load(run, PRETRAINED_FILE, str(policy.device)) if pretrained.exists() else policy,
             looked,
             cohort,
-            folder=folder / "checkpoints",
+            folder=run / "checkpoints",
             seed=int(settings["seed"]),
             threads=int(settings["read_threads"]),
             progress=progress,

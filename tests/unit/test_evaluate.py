@@ -88,14 +88,23 @@ def test_other_readers_replace_no_earlier_evaluation(run: Path, tmp_path: Path) 
 def test_the_result_can_lie_in_a_folder_of_several_runs(run: Path, tmp_path: Path) -> None:
     before, out = sorted(run.rglob("*")), tmp_path / "all" / "results"
     runs = [run, shutil.copytree(run, tmp_path / "run"), run]
-    found = [evaluate(one, max_glimpses=1, readers=["grid", "full_scan"], output=out) for one in runs]
+    found = [evaluate(one, max_glimpses=1, readers=["grid"], output=out) for one in runs]
     assert [one.files[0].name for one in found] == [f"evaluation-test-1{number}.json" for number in ("", "-2", "")]
     assert all(file.exists() and file.parent == out for one in found for file in one.files)
     assert json.loads(found[1].files[0].read_text())["run"] == str(tmp_path / "run")
-    assert (out / "checkpoints" / "full_scan-test.safetensors").exists() and sorted(run.rglob("*")) == before
+    assert sorted(run.rglob("*")) == before
+    with pytest.raises(EvaluationError, match="this is the folder of another run"):
+        evaluate(run, max_glimpses=1, readers=["grid"], output=tmp_path / "run")
+    for _ in "ab":  # its own folder is the one that is meant anyway
+        own = evaluate(tmp_path / "run", max_glimpses=1, readers=["grid"], output=tmp_path / "run")
+        assert own.files[0].name == "evaluation-test-1.json" and "run" not in own.record
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match=r"file: cannot be written"):
         evaluate(run, max_glimpses=1, readers=["grid"], output=tmp_path / "file")
+    for wrong in ({"readers": ["grdi"]}, {"split": "tset"}):
+        with pytest.raises(EvaluationError):
+            evaluate(run, output=tmp_path / "none", **wrong)
+    assert not (tmp_path / "none").exists()
 
 
 def test_cases_that_the_run_has_learned_from_are_named(run: Path, tiny_slides: Path, tmp_path: Path) -> None:

@@ -237,12 +237,14 @@ def test_patches_that_cannot_be_kept_are_no_loss(tmp_path: Path) -> None:
         assert len(scan.bags(made_cases(3, 0, "train"))) == 3
 
 
-@pytest.mark.parametrize("change", ["weights", "cases", "views", "images", "broken"])
+@pytest.mark.parametrize("change", ["weights", "cases", "views", "images", "pixels", "broken"])
 def test_embeddings_of_something_else_are_not_used(tmp_path: Path, counted: list[int], change: str) -> None:
     cases = made_cases(3, 0, "train")
     cases = [replace(case, fingerprint=f"{case.id} as it was") for case in cases]
     FullScan(brightness, VIEWS, Classification(2), folder=tmp_path).bags(cases)
     counted.clear()
+    if change == "pixels":
+        cases[0] = replace(cases[0], source=ArraySource(image(np.random.default_rng(0), 0), name=cases[0].id, mpp=0.5))
     if change == "images":  # only in places that no probe looks at
         cases[2] = replace(cases[2], fingerprint="another image of the same name")
     embed = (lambda images: brightness(images) * 1.1) if change == "weights" else brightness

@@ -309,6 +309,9 @@ def test_a_patient_whose_image_was_learned_from_is_not_tested_with_others(first:
         assert [one.split for one in learned.kept_apart(Cohort(validated))] == ["train", "val"]
     with pytest.raises(CohortError, match="of the patients of case 0 "):
         learned.check_not_learned(Cohort(validated))
+    learned.check_not_learned(Cohort(validated[1:]))
+    with pytest.raises(CohortError, match="of the patients of case 4 "):
+        learned.check_not_learned(Cohort(validated[1:]), folds=True)
     renamed = [case(slides[0].stem, "p", slides[9])]
     with pytest.warns(UserWarning, match=f"with the names of case {slides[0].stem} .*, but from other images"):
         assert [one.split for one in learned.kept_apart(Cohort(renamed))] == ["test"]

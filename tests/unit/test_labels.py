@@ -69,6 +69,16 @@ def test_a_scale_bar_lies_where_the_fewest_outlines_are() -> None:
         assert (at, covered[1]) == corner
 
 
+def test_the_scale_bar_of_a_scanpath_goes_aside_where_it_may() -> None:
+    overview, corner, extents = np.full((3, 256, 256), 200, np.uint8), np.array([[0.9, -0.9]]), np.full((1, 2), 0.06)
+    still, aside = (
+        draw_scanpath(overview, corner, extents, 256, [512.0, 512.0], unit="um", bar_aside=aside)
+        for aside in (False, True)
+    )
+    different = np.argwhere((still != aside).any(-1))[:, 1]
+    assert different.min() < 64 and different.max() > 192
+
+
 def test_a_scale_bar_is_as_long_as_it_says() -> None:
     panel = Image.new("RGB", (400, 300), (120, 60, 90))
     covered = draw_scale_bar(panel, 2000.0, "um")  # of which 500 um are a quarter

@@ -52,7 +52,7 @@ def known_mpp(properties: Mapping[str, str], name: str, given: float | None) -> 
     warnings.warn(
         f"{name}: the slide states no pixel size; assuming {guess:g} um per pixel from its objective power of "
         f"{power:g}. Physical sizes are only as good as this guess: if it is wrong, write the pixel size into the "
-        "column mpp of the cohort, or for all slides into env.cohort.mpp.",
+        "column mpp of the CSV, or for all slides into env.cohort.mpp, or mpp of glimpse predict.",
         UserWarning,
         stacklevel=2,
     )
