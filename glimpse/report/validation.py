@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,9 +33,11 @@ def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
 
     looked = functools.cache(lambda: trained.viewable("val"))
 
+    access = functools.cache(lambda: report.access(trained, looked(), "val"))
+
     @functools.cache
-    def reader() -> PolicyReader:
-        return report.own_reader(trained.policy, report.access(trained, looked(), "val"))
+    def reader(budget: int) -> PolicyReader:
+        return replace(report, max_glimpses=budget).own_reader(trained.policy, access())
 
     def validate() -> Validated:
         if ranks().size == 1:
@@ -44,14 +47,22 @@ def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
 
     def validated() -> Validated:
         cases = looked().cases
-        readings = reader().read(cases)
+        readings = reader(report.max_glimpses).read(cases)
         row = summarise(readings, trained.cases.task, bootstrap=0)
         found = {name: value_of(row, name) for name in ("score", *row)}
         scores = {name: value for name, value in found.items() if value is not None} | {"glimpses": row["glimpses"]}
+        if report.validate_glimpses and "score" in scores:
+            each: dict[int, float | None] = {report.max_glimpses: scores.pop("score")}
+            for budget in report.validate_glimpses:
+                others = summarise(reader(budget).read(cases), trained.cases.task, bootstrap=0)
+                each[budget] = value_of(others, "score")
+            defined = {f"score_with_{budget}": score for budget, score in each.items() if score is not None}
+            mean = {"score": sum(defined.values()) / len(each)} if len(defined) == len(each) else {}
+            scores = mean | defined | scores
         if not first():  # pictures and histograms are shown by the first process
             return Validated(scores)
         shown = watched_of(cases, trained.cases.task.strata([case.target for case in cases]))
-        watched = list(reader().each(shown, trace=True))
+        watched = list(reader(report.max_glimpses).each(shown, trace=True))
         gains = np.concatenate([reading.gains for reading in watched])
         spreads = {
             "glimpses_of_a_case": np.array([reading.glimpses for reading in readings], np.float64),
