@@ -21,7 +21,7 @@ from PIL import Image
 from pydicom.uid import RLELossless, generate_uid
 
 from glimpse.inspecting.looking import look
-from glimpse.modalities import find_modality
+from glimpse.modalities import OPTION_COLUMNS, find_modality
 from glimpse.sources import open_source
 from glimpse.synthetic.slides.svs import write_svs
 from glimpse.views import Views
@@ -188,9 +188,10 @@ def test_cohorts(tmp_path: Path) -> None:
         write_slide(tmp_path / "slides" / f"{name}.svs", i)
     table, modality = tmp_path / "cohort.csv", find_modality("wsi")
     composed_once: Any = composed("env=wsi")
+    columns = [name for name in OPTION_COLUMNS if name in modality.options]  # as environments do
     works: list[Callable[[], Any]] = [
         lambda: Cohort.from_csv(table, Classification((0, 1)), source_options={"reader": "slide"}),
-        lambda: Cohort.from_csv(table, Classification((0, 1)), on_error="skip", option_columns=modality.options),
+        lambda: Cohort.from_csv(table, Classification((0, 1)), on_error="skip", option_columns=columns),
         lambda: find_items([table], modality),
         lambda: find_candidates([table], "wsi", lambda env: composed_once, tmp_path / "out"),
     ]

@@ -158,7 +158,7 @@ def test_a_slide_without_pixel_size_is_read_with_that_of_the_csv(tmp_path: Path)
     assert check(table_file, tmp_path / "out", **FAST).wrong == 0
 
 
-@pytest.mark.parametrize("setting", ["+env.cohort.mpp=0.5", "+env.make.side=2", "++joint.updtes=3"])
+@pytest.mark.parametrize("setting", ["+env.cohort.pixels=0.5", "+env.make.side=2", "++joint.updtes=3"])
 def test_settings_that_training_refuses_are_refused(setting: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=setting.partition("=")[0].rpartition(".")[2]):
         check(write_slide(tmp_path / "s.svs"), tmp_path / "out", **{**FAST, "settings": (setting,)})
