@@ -226,7 +226,8 @@ def _episodes(name: str, stage: Mapping[str, Any], settings: Mapping[str, Any], 
     learning = float(algorithm.get("encoder_rate") or 0) > 0
     share = float(algorithm.get("encoder_share") or 1)
     encoded = 1 + (_OF_UPDATES * int(algorithm.get("n_epochs") or 1) * share if learning else 0)
-    glimpses = updates * rollouts * budget + updates // 4 * rollouts * int(extra) + validated * budget
+    looks = sum({budget, *(stage.get("validate_glimpses") or ())})  # of a validation case
+    glimpses = updates * rollouts * budget + updates // 4 * rollouts * int(extra) + validated * looks
     seen = min(updates * cases, counts.train) + (counts.val if validated else 0)  # overviews are read once, and kept
     return Part(name, glimpses, seen, encoded)
 

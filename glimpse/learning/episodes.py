@@ -1,7 +1,7 @@
 """The stage in which an agent plays episodes and learns from them, with a validation at intervals."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,8 +17,10 @@ from glimpse.learning.stages import STAGES, Training
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.ranks.group import agreed, from_first, once
 from glimpse.ranks.sharing import align, share_of
+from glimpse.reading.readers import MOST_GLIMPSES
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.loading import save_policy
+from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import above_zero, at_least, check_later
 from glimpse.settings.progress import say, silent
 
@@ -51,6 +53,8 @@ class EpisodeLearning:
         validate_every: number of updates between two validations; 0 means that there are none.
         average: decay of the running average of the parameters, which is validated and kept; 0 means no average.
         keep: whether to save the policy of every validation, not only the best one.
+        validate_glimpses: further budgets of validations; the score that chooses the policy is the mean over these and
+            the budget of the run.
     """
 
     algorithm: Any
@@ -59,10 +63,14 @@ class EpisodeLearning:
     validate_every: int
     average: float
     keep: bool
+    validate_glimpses: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         at_least("updates", self.updates, 0, whole=True)
         at_least("validate_every", self.validate_every, 0, whole=True)
+        check_kind("validate_glimpses", self.validate_glimpses, Sequence[int])
+        for budget in self.validate_glimpses:
+            at_least("validate_glimpses", budget, 0, whole=True, most=MOST_GLIMPSES)
         at_least("average", self.average, 0)
         if not self.average < 1:
             raise SettingsError(f"Expected average of at least 0 and below 1, got {self.average!r}.")
@@ -197,7 +205,7 @@ class StageCallback(BaseCallback):
         run, policy = self.training_.run, self.training_.policy
         run.tick(self.stage)  # so that the recorded seconds do not include this validation
         seconds = round(sum(run.seconds.values()), 1)
-        validated = self.training_.validate()
+        validated = self.training_.validate(self.settings.validate_glimpses)
         scores = validated.scores
         for name, value in scores.items():
             self.logger.record(f"validation/{name}", value)

@@ -8,7 +8,7 @@ Its method `run` then does the work; a stage that was interrupted continues from
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -55,7 +55,7 @@ class Training:
         seed: seed of all random numbers.
         threads: how many threads read images.
         progress: whether to show progress bars.
-        validate: reads the validation split with the current policy.
+        validate: reads the validation split with the current policy, and with further budgets.
     """
 
     run: Run
@@ -66,7 +66,7 @@ class Training:
     seed: int
     threads: int
     progress: bool
-    validate: Callable[[], Validated] = Validated
+    validate: Callable[[Sequence[int]], Validated] = lambda budgets: Validated()
 
 
 class Stage(Protocol):

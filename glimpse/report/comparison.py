@@ -20,16 +20,7 @@ from glimpse.ranks.group import agreed, first, once, ranks
 from glimpse.reading.calibration import CALIBRATION_FILE, SAME_SPLIT, Temperature, fit, write_temperatures
 from glimpse.reading.costs import Meter
 from glimpse.reading.lanes import Access, access_to
-from glimpse.reading.readers import (
-    FULL_SCAN,
-    MOST_GLIMPSES,
-    READERS,
-    PolicyReader,
-    Reader,
-    check_readers,
-    manner_of,
-    reader_named,
-)
+from glimpse.reading.readers import FULL_SCAN, READERS, PolicyReader, Reader, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
 from glimpse.report.calibrating import draw_answers, measured, told
 from glimpse.report.html.writing import write_report
@@ -88,8 +79,6 @@ class Report:
         calibrate: whether probabilities of classes are calibrated by a temperature for each reader, which is fitted on
             the validation split (see `glimpse.reading.calibration`).
         pages: of how many cases what the agent saw is recorded in the run folder, for their pages in `report.html`.
-        validate_glimpses: further budgets with which validation cases are read during training; the score by which
-            policies are chosen is the mean over these and `max_glimpses`.
     """
 
     agent: str
@@ -103,7 +92,6 @@ class Report:
     pictures: int = 6
     calibrate: bool = True
     pages: int = 500
-    validate_glimpses: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.readers, str) or not isinstance(self.readers, Sequence):
@@ -116,9 +104,6 @@ class Report:
         at_least("report.pictures", self.pictures, 0, whole=True)
         check_kind("report.calibrate", self.calibrate, bool)
         at_least("report.pages", self.pages, 0, whole=True)
-        check_kind("report.validate_glimpses", self.validate_glimpses, Sequence[int])
-        for budget in self.validate_glimpses:
-            at_least("report.validate_glimpses", budget, 0, whole=True, most=MOST_GLIMPSES)
         self._check_overview(getattr(self.overview, "keywords", {}))
 
     def _check_overview(self, options: Mapping[str, Any]) -> None:

@@ -14,14 +14,16 @@ from glimpse.reading.records import Validated
 from glimpse.report.comparison import Report, Trained, own_random_numbers
 from glimpse.report.tables import summarise, value_of
 
-Validate = Callable[[], Validated]
+Validate = Callable[[Sequence[int]], Validated]
 _WATCHED = 4  # cases whose scanpaths are drawn at every validation
 
 
 def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
     """Returns a function that reads the validation split with the policy as it is at the time of each call.
 
-    It draws the scanpaths of the same few cases each time, of as many targets as possible.
+    It takes further budgets, with which the cases are read, too: "score" is the mean over these and the budget of the
+    report, and there is a "score_with_<budget>" for each. It draws the scanpaths of the same few cases each time, of as
+    many targets as possible.
 
     Args:
         trained: the training that is going on.
@@ -29,7 +31,7 @@ def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
         report: the settings of the final report; validation reads cases in the same way.
     """
     if not len(cohort.split("val")):
-        return Validated
+        return lambda budgets: Validated()
 
     looked = functools.cache(lambda: trained.viewable("val"))
 
@@ -39,21 +41,21 @@ def validator(trained: Trained, cohort: Cohort, report: Report) -> Validate:
     def reader(budget: int) -> PolicyReader:
         return replace(report, max_glimpses=budget).own_reader(trained.policy, access())
 
-    def validate() -> Validated:
+    def validate(budgets: Sequence[int]) -> Validated:
         if ranks().size == 1:
-            return validated()
+            return validated(budgets)
         with own_random_numbers(trained.policy.device):  # ranks have different shares
-            return validated()
+            return validated(budgets)
 
-    def validated() -> Validated:
+    def validated(budgets: Sequence[int]) -> Validated:
         cases = looked().cases
         readings = reader(report.max_glimpses).read(cases)
         row = summarise(readings, trained.cases.task, bootstrap=0)
         found = {name: value_of(row, name) for name in ("score", *row)}
         scores = {name: value for name, value in found.items() if value is not None} | {"glimpses": row["glimpses"]}
-        if report.validate_glimpses and "score" in scores:
+        if budgets and "score" in scores:
             each: dict[int, float | None] = {report.max_glimpses: scores.pop("score")}
-            for budget in report.validate_glimpses:
+            for budget in sorted({*budgets} - {report.max_glimpses}):
                 others = summarise(reader(budget).read(cases), trained.cases.task, bootstrap=0)
                 each[budget] = value_of(others, "score")
             defined = {f"score_with_{budget}": score for budget, score in each.items() if score is not None}

@@ -28,9 +28,7 @@ _SECTIONS: dict[Path, tuple[str, ...]] = {
         "vector", "report",
     ),
     ("agent",): ("name", "algorithm"),
-    ("report",): (
-        "split", "readers", "lanes", "pictures", "calibrate", "validate_glimpses", "pages", "overview", "full_scan",
-    ),
+    ("report",): ("split", "readers", "lanes", "pictures", "calibrate", "pages", "overview", "full_scan"),
     ("pretrain", "augment"): (
         "turn", "quarter_turns", "tilt", "zoom", "shift", "flips", "strength", "stain", "stain_shift", "brightness",
         "gamma", "noise", "blur",

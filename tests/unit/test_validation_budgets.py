@@ -16,7 +16,7 @@ def test_the_score_that_chooses_is_the_mean_over_budgets(tiny_slides: Path, tmp_
     own = (f"env.cohort.path={tiny_slides}", "joint.updates=1")
     plain = train(composed(*SHORT, *own, f"run={tmp_path / 'plain'}"))["validation"][0]
     assert not [name for name in plain if name.startswith("score_")]
-    metrics = train(composed(*SHORT, *own, f"run={tmp_path / 'run'}", "report.validate_glimpses=[1,0]"))
+    metrics = train(composed(*SHORT, *own, f"run={tmp_path / 'run'}", "joint.validate_glimpses=[1,0,3]"))
     for found in metrics["validation"]:
         each = [found[f"score_with_{budget}"] for budget in (3, 1, 0)]
         assert found["score"] == pytest.approx(sum(each) / 3) and len(set(each)) == 3
@@ -29,7 +29,7 @@ def test_the_score_that_chooses_is_the_mean_over_budgets(tiny_slides: Path, tmp_
 
 @pytest.mark.parametrize("given", ["[1.5]", "[-1]", "3", "[x]", "null"])
 def test_budgets_are_whole_numbers(given: str, tiny_slides: Path, tmp_path: Path) -> None:
-    settings = (f"env.cohort.path={tiny_slides}", f"run={tmp_path / 'run'}", f"report.validate_glimpses={given}")
-    with pytest.raises(SettingsError, match=r"report\.validate_glimpses"):
+    settings = (f"env.cohort.path={tiny_slides}", f"run={tmp_path / 'run'}", f"joint.validate_glimpses={given}")
+    with pytest.raises(SettingsError, match=r"validate_glimpses"):
         train(composed(*SHORT, *settings))
     assert not (tmp_path / "run").exists()
