@@ -48,7 +48,8 @@ def sixty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checked_sixty(sixty: Path) -> Checked:
-    return check(sixty, sixty.parent / "out", **{**FAST, "workers": 2, "estimate": True})
+    settings = (*SIZES, "joint.validate_glimpses=[3,8]")
+    return check(sixty, sixty.parent / "out", **{**FAST, "workers": 2, "estimate": True, "settings": settings})
 
 
 def test_of_sixty_slides_the_five_broken_ones_are_named_and_why(checked_sixty: Checked) -> None:
@@ -95,7 +96,7 @@ def test_the_estimate_follows_the_recipe(checked_sixty: Checked) -> None:
     assert parts["warm-up"].glimpses == 2 * 96 * train
     validated = 8 * sum(case.split == "val" for case, seen, _ in checked_sixty.cases if seen.opened)
     extra = 0  # the recipe has none
-    assert parts["joint stage"].glimpses == 80 * 16 * 4 * 8 + extra + validated * 8
+    assert parts["joint stage"].glimpses == 80 * 16 * 4 * 8 + extra + validated * (8 + 3)
     assert parts["report"].glimpses == 3 * 8 * test  # the agent, random places and a grid
     # tissue of 128 micrometres a side, glimpses of 64
     assert parts["full scan (report.readers)"].glimpses == pytest.approx(57 * 4, rel=0.1)

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +19,11 @@ import torch
 from glimpse.errors import MissingExtraError, SettingsError
 from glimpse.predict import predict
 from glimpse.predicting.actors import share_of_gpu
-from glimpse.predicting.hand import Outcome
+from glimpse.predicting.hand import READ, Outcome
 from glimpse.predicting.inputs import Item
+from glimpse.predicting.jobs import Jobs
 from glimpse.predicting.order import Order
+from glimpse.runs.file_names import file_names
 from glimpse.settings.options import check_device
 from tests.predictions import command, contents, write_slide
 
@@ -51,6 +54,22 @@ def whole(run: Path, slides: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def written(folder: Path) -> dict[str, bytes]:
     return {name: content for name, content in contents(folder).items() if not name.startswith("jobs/")}
+
+
+def test_jobs_wait_for_what_is_asked_now_not_for_what_was_read_before(
+    run: Path, slides: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    for name, content in whole.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    order = Order((str(run),), (str(slides),), str(tmp_path))
+    jobs: Any = object.__new__(Jobs)  # as much of them as is asked
+    jobs._outputs = order.hand().outputs
+    items = dict(zip(file_names([item.id for item in order.items]), order.items, strict=True))
+    read = [name for name, outcome in jobs._written(items, time.time() + 1) if outcome.state == READ]
+    assert len(read) == COUNT - BROKEN
+    otherwise = {name: replace(item, options={"mpp": 0.4}) for name, item in items.items()}
+    assert list(jobs._written(otherwise, time.time() + 1)) == []
 
 
 @pytest.mark.parametrize("engine", ENGINES)
