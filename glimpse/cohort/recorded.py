@@ -127,7 +127,7 @@ class RecordedSplits:
         on an image: such cases are in the training split, and a warning names them. Another warning names cases that
         have only their names in common with what was learned from.
         """
-        unfit, known = self._unfit(cohort), set(self.learned_in(cohort))
+        unfit, known = set(self._unfit(cohort)), set(self.learned_in(cohort))
         cases = [_moved(case, "train") if case.id in unfit else case for case in cohort]
         if moved := [one.id for one, was in zip(cases, cohort, strict=True) if one.split != was.split]:
             warnings.warn(

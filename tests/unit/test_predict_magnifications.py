@@ -4,15 +4,19 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from glimpse.errors import SettingsError
 from glimpse.geometry import Extent
+from glimpse.modalities import Modality
 from glimpse.predict import predict
 from glimpse.predicting.agent import load
+from glimpse.predicting.order import Order
 from glimpse.predicting.readings import CaseReading
+from glimpse.sources import ImageSource
 from glimpse.synthetic.slides.svs import write_svs
 from glimpse.views import Views
 from tests.checks import without_mpp
@@ -148,6 +152,17 @@ def test_a_pixel_size_of_all_images_gives_way_to_the_column_mpp(run: Run, tmp_pa
     assert [line["spacing"] for line in rows(tmp_path / "out" / "predictions.csv")] == ["0.4 x 0.4", "0.5 x 0.5"]
     with pytest.raises(SettingsError, match="Expected mpp above 0, got -1"):
         predict(run.folder, tmp_path / "in.csv", tmp_path / "out", mpp=-1)
+
+
+def test_a_pixel_size_is_refused_at_once_where_what_reads_images_takes_none() -> None:
+    class Scan(ImageSource):
+        def __init__(self, path: str) -> None:
+            self.path = path
+
+    order = Order(("run",), ("images",), "out", mpp=0.5)
+    vars(order)["agents"] = [SimpleNamespace(modality=Modality("scan", Scan))]
+    with pytest.raises(SettingsError, match=r"mpp=0\.5: Scan, which reads images of scan, takes no mpp"):
+        order.items  # noqa: B018 - it says what is wrong
 
 
 def test_micrometres_per_pixel_are_an_extent_of_glimpses() -> None:
