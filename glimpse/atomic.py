@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from glimpse.errors import REMEDIES, UserError
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
+_UNFINISHED = re.compile(r"\..+\.(?P<process>\d+)-\d+\.unfinished")  # of files that are not complete
 
 
 class WriteError(UserError, OSError):
@@ -64,6 +66,30 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(*folders: Path) -> None:
+    """Removes the files in folders that `replacing` left unfinished when their process was killed.
+
+    Only for folders that no other machine writes to: a process is gone if none with its number runs on this one.
+    """
+    for folder in folders:
+        for path in folder.glob(".*.unfinished"):
+            found = _UNFINISHED.fullmatch(path.name)
+            if found is not None and not _runs(int(found["process"])):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Tells whether another process with this number is running on this machine."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return process != os.getpid()
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:

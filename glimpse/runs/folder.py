@@ -10,7 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import HParam, Logger, TensorBoardOutputFormat
 
-from glimpse.atomic import write_atomically
+from glimpse.atomic import remove_unfinished, write_atomically
 from glimpse.errors import UserError
 from glimpse.ranks.group import agreed, first, in_turn, largest, once, ranks
 from glimpse.runs.checkpoints import Checkpoint
@@ -18,6 +18,7 @@ from glimpse.runs.loading import CONFIG_FILE, no_run, read_settings, settings_te
 from glimpse.runs.stopping import Stopping
 from glimpse.settings.quoting import typed
 
+_ROOMS = ("checkpoints", "scanpaths", "pages")  # the folders of a run that only its training writes to
 _EVENTS = "events.out.tfevents.*"  # the names of TensorBoard's files
 
 
@@ -82,6 +83,7 @@ class Run:
         self.logger = Logger(str(self.folder), [])
         if not first():
             return
+        remove_unfinished(self.folder, *(self.folder / room for room in _ROOMS))
         last = self.checkpoint("last")
         self.last = Checkpoint.load(last) if last.exists() else self.last
         if resume:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -78,3 +80,20 @@ def test_the_remedy_for_a_folder_in_use_can_be_pasted(tmp_path: Path) -> None:
     with pytest.raises(RunError) as refused:
         Run(tmp_path / "lr=0.1", {})
     assert f"Continue it with \"resume='{tmp_path}/lr=0.1'\", or" in str(refused.value)
+
+
+def test_a_run_that_goes_on_removes_what_a_killed_process_left_unfinished(tmp_path: Path) -> None:
+    Run(tmp_path, {}).save(Checkpoint({"x": torch.ones(1)}, {"updates": 1}), "joint")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    kept, rooms = [], ("", "checkpoints", "scanpaths")
+    (tmp_path / "scanpaths").mkdir()
+    for room in rooms:
+        (tmp_path / room / f".last.safetensors.{gone.pid}-139965143448448.unfinished").touch()
+        kept.append(tmp_path / room / f".last.safetensors.{os.getppid()}-139965143448448.unfinished")
+        kept.append(tmp_path / room / ".mine.unfinished")
+        for path in kept:
+            path.touch()
+    run = Run(tmp_path, {}, resume=True)
+    assert sorted(tmp_path.rglob("*.unfinished")) == sorted(kept)
+    assert run.last.meta["updates"] == 1
