@@ -166,7 +166,7 @@ class Frontier:
             path, zooms = self.path[rows], self.zooms[rows]
             shares = shares_of_candidates(new.location, level, path, zooms, sides[rows], enlarged)
             parts[name][rows, slots] = shares.sum(1)
-        parts["visited"][rows, slots] = False
+        parts["visited"][rows, slots] = torch.zeros_like(level, dtype=torch.bool)  # a number would wait for the device
         flat: dict[str, Any] = {name: part.flatten(1, 2) for name, part in parts.items()}
         views = self.views.clone()
         views[on_host] += 1

@@ -88,12 +88,19 @@ def test_choices_are_those_of_multinomial() -> None:
     assert torch.equal(raced(probs, torch.Generator().manual_seed(3)), expected)
 
 
+PUT = (torch.ops.aten.index_put, torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_)
+
+
 class Refused(TorchDispatchMode):
-    """Refuses what would wait for a device if these tensors were on one: to read numbers, and to index by masks."""
+    """Refuses what would wait for a device if these tensors were on one.
+
+    That is: to read numbers, to index by masks, and to put a plain number where indices point.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         masks = [one for one in args[1] if one is not None] if func.overloadpacket == torch.ops.aten.index else []
         waits = func.overloadpacket == torch.ops.aten._local_scalar_dense
+        waits |= func.overloadpacket in PUT and args[2].ndim == 0
         assert not waits and all(one.dtype != torch.bool for one in masks), f"{func} waits for a device"
         return func(*args, **(kwargs or {}))
 
