@@ -137,6 +137,7 @@ class EpisodePlayer:
             cell=columns["cell"][:, :-1],
             zoom=columns["zoom"][:, :-1],
             length=length,
+            budget=torch.full_like(length, self.max_glimpses),
             forced=exhausted.gather(1, last)[:, 0],
             prediction=columns["prediction"].clamp(-self.policy.layout.limit, self.policy.layout.limit),
             log_prob=columns["log_prob"],

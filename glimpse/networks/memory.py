@@ -1,21 +1,55 @@
-"""The memory: a recurrent state, updated by each token, from which the locator, stop and value heads compute."""
+"""The memory: a recurrent state, updated by each token, from which decisions and their values are computed."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glimpse.networks.pieces import is_long, recomputed
+from glimpse.settings.options import at_least
 
 _AT_ONCE = 32  # steps: each of them leaves many small tensors and nodes of the graph
 
 
-class GRUMemory(nn.Module):
-    """A gated recurrent unit over tokens (Cho et al. 2014); the state before the first token is zero."""
+class LooksLeft(nn.Module):
+    """Lets decisions depend on how many glimpses may still be read; in the beginning they do not.
 
-    def __init__(self, embed: int, hidden: int | None = None) -> None:
+    Args:
+        hidden: Size of the states of a memory.
+        most: With so many left, or more, decisions are the same.
+
+    Raises:
+        SettingsError: `most` is less than 1.
+    """
+
+    def __init__(self, hidden: int, most: int) -> None:
+        super().__init__()
+        at_least("looks_left", most, 1, whole=True)
+        self.most, self.weight = most, nn.Parameter(torch.zeros(hidden))
+
+    def forward(
+        self, states: Float[Tensor, "*batch hidden"], left: Int[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch hidden"]:
+        """Returns the states of a memory, each with what `left` glimpses before the end add to it."""
+        share = left.clamp(0, self.most).to(states) / self.most
+        return states + share[..., None] * self.weight
+
+
+class GRUMemory(nn.Module):
+    """A gated recurrent unit over tokens (Cho et al. 2014); the state before the first token is zero.
+
+    Args:
+        embed: Size of the tokens.
+        hidden: Size of the state; None means that of the tokens.
+        looks_left: If given, decisions depend on how many glimpses may still be read, up to this number, too (see
+            `LooksLeft`); otherwise only on what was seen. A memory without the attribute `looks_left` knows nothing of
+            it.
+    """
+
+    def __init__(self, embed: int, hidden: int | None = None, looks_left: int | None = None) -> None:
         super().__init__()
         self.hidden = hidden or embed
         self.cell = nn.GRU(embed, self.hidden, batch_first=True)
+        self.looks_left = None if looks_left is None else LooksLeft(self.hidden, looks_left)
 
     def step(
         self, token: Float[Tensor, "batch embed"], state: Float[Tensor, "batch hidden"]

@@ -18,7 +18,7 @@ from glimpse.networks.frontier import Described, Frontier, with_frontier
 from glimpse.networks.locator import PointerLocator
 from glimpse.networks.memory import GRUMemory
 from glimpse.networks.overlap import NEAR, Coverage, overlaps, product
-from glimpse.networks.records import OWN_CONDUCT, Conduct, Decision, Scene, State, WideGlimpses
+from glimpse.networks.records import ENDLESS, OWN_CONDUCT, Conduct, Decision, Scene, State, WideGlimpses
 from glimpse.networks.seeing import Encoding, Part, SeeingNetwork
 from glimpse.networks.where import Candidates, Where, at_level, levels_of, open_ones
 from glimpse.ranks.sharing import own_choices, own_rows
@@ -103,7 +103,7 @@ class GlimpseNetwork(SeeingNetwork):
         hidden = self.memory.hidden
         self.locator, self.aggregator = locator(embed, hidden, ndim, layout.zooms), aggregator(embed)
         self._takes_room = len(inspect.signature(self.aggregator.empty).parameters) > 1
-        self.answer_head, self.glimpse_head = nn.Linear(embed, layout.outputs), nn.Linear(embed, layout.outputs)
+        self.answer_head, self.glimpse_head = (nn.Linear(embed, layout.outputs) for _ in range(2))
         self.stop_head, self.value_head = nn.Linear(hidden, 1), nn.Linear(hidden, 1)
         self.zoom_head = nn.Linear(hidden, layout.zooms)
         nn.init.zeros_(self.stop_head.weight)
@@ -237,10 +237,15 @@ class GlimpseNetwork(SeeingNetwork):
         covered = sides.new_zeros(len(token), len(self.cells))
         none = torch.zeros(len(token), dtype=torch.long, device=token.device)
         shown = self.pool.shift.reshape(-1, self.pool.shift.shape[-1])[0].expand(len(token), -1)
-        zooms = self.layout.zooms > 1
-        cells = len(self.view_cells)
-        frontier = Frontier.empty(token, self.layout.ndim, cells, self.minds_near) if zooms else None
-        return State(memory, answer, cache, visited, sides, covered, covered, none, none, shown, none, frontier)
+        cells, several = len(self.view_cells), self.layout.zooms > 1
+        frontier = Frontier.empty(token, self.layout.ndim, cells, self.minds_near) if several else None
+        parts = (none, none, shown, none, torch.full_like(none, ENDLESS if budget is None else budget), frontier)
+        return State(memory, answer, cache, visited, sides, covered, covered, *parts)
+
+    def mindful(self, states: Float[Tensor, "*batch hidden"], left: Int[Tensor, "*batch"]) -> Tensor:
+        """Returns what decisions are made from: the memory's states, and how many glimpses are left if that counts."""
+        looks_left = getattr(self.memory, "looks_left", None)
+        return states if looks_left is None else looks_left(states, left)
 
     def decide(
         self,
@@ -261,9 +266,10 @@ class GlimpseNetwork(SeeingNetwork):
             generator: Random generator; PyTorch's global one by default.
             conduct: Says which locator is used, and whether the policy may stop.
         """
-        states, stop_logit = state.memory[:, None], self.stop_head(state.memory)[:, 0]
-        where = self.where(states, *self.choices(scene, state, conduct), conduct)
-        zoom_log_probs = self.levels(states, where, conduct)[:, 0].log_softmax(-1)
+        states = self.mindful(state.memory, state.left)
+        stop_logit = self.stop_head(states)[:, 0]
+        where = self.where(states[:, None], *self.choices(scene, state, conduct), conduct)
+        zoom_log_probs = self.levels(states[:, None], where, conduct)[:, 0].log_softmax(-1)
         if deterministic:
             zoom, stop = zoom_log_probs.argmax(-1), stop_logit > 0
         else:
@@ -282,7 +288,7 @@ class GlimpseNetwork(SeeingNetwork):
             stop,
             self.answer_head(state.answer),
             log_prob.masked_fill(exhausted, 0.0),
-            self.value_head(state.memory)[:, 0],
+            self.value_head(states)[:, 0],
             zoom_log_probs,
         )
 
@@ -337,8 +343,8 @@ class GlimpseNetwork(SeeingNetwork):
             place, level, sides = (one[wide.rows] for one in (location, zoom, state.sides))
             new = self.cells_of_views(wide.features, place, level, sides, wide.opened, wide.zoom)
             frontier = frontier.grown(wide.rows, level, state.sides, new, wide.on_host)
-        step = state.step + 1
-        return State(memory, answer, cache, visited, state.sides, covered, near, zoom, cell, seen, step, frontier, wide)
+        parts = (state.sides, covered, near, zoom, cell, seen, state.step + 1, state.left - 1, frontier, wide)
+        return State(memory, answer, cache, visited, *parts)
 
     def _looked_at(
         self,

@@ -81,7 +81,7 @@ class GlimpsePolicy(GlimpseNetwork):
         tokens = along_time(self.tokens, seen, episodes.location, episodes.zoom, on_host.read)
         overview = scene.token.repeat_interleave(episodes.rollouts, 0)
         first, sequence = self.overview_in_answers(overview), torch.cat([overview[:, None], tokens], 1)
-        states = self.memory(sequence)
+        states = self.mindful(self.memory(sequence), episodes.left)
         candidates, history = self._places(episodes, on_host, scene.candidates, maps, conduct)
         log_prob, entropy = self._log_prob(episodes, states, candidates, history, conduct)
         prediction, after_extra = self._answers(first, tokens, episodes.length, extra)
@@ -290,6 +290,8 @@ class GlimpsePolicy(GlimpseNetwork):
         batch = len(tensors["remaining"])
         anew = torch.as_tensor(np.broadcast_to(state is None if episode_start is None else episode_start, batch).copy())
         scene, carried = self._carry(tensors, state, anew.to(self.device), conduct)
+        if (known := getattr(self.memory, "looks_left", None)) is not None:
+            carried.left = (tensors["remaining"][:, 0] * known.most).round().long()
         decision = self.decide(scene, carried, tensors["remaining"][:, 0] <= 0, deterministic, conduct=conduct)
         carried.zoom, carried.cell = decision.zoom, decision.cell
         parts = (decision.location, decision.stop, decision.prediction, decision.zoom)

@@ -31,6 +31,8 @@ class Conduct:
 OWN_CONDUCT = Conduct()
 NEVER = 1 << 30
 """The step of what was never read."""
+ENDLESS = 1 << 30
+"""The number of glimpses that are left where nobody has said how many may be read."""
 
 
 @dataclass
@@ -76,6 +78,7 @@ class State:
     cell: Int[Tensor, "batch"]  # the index of the candidate at which the last glimpse lies
     seen: Float[Tensor, "batch pooled"]  # pooled features of the last glimpse
     step: Int[Tensor, "batch"]  # how many glimpses were read
+    left: Int[Tensor, "batch"]  # how many may still be read
     frontier: Frontier | None = None  # where there are several fields of view
     wide: WideGlimpses | None = None  # of the last glimpses
 
@@ -116,6 +119,7 @@ class Episodes:
     cell: Int[Tensor, "batch time"]
     zoom: Int[Tensor, "batch time"]
     length: Int[Tensor, "batch"]
+    budget: Int[Tensor, "batch"]  # how many glimpses could be read
     forced: Bool[Tensor, "batch"]  # True where the spent budget, not the policy, ended the episode
     prediction: Float[Tensor, "batch step output"]  # step = time + 1
     log_prob: Float[Tensor, "batch step"]
@@ -130,6 +134,11 @@ class Episodes:
     def rollouts(self) -> int:
         """Rollouts per case."""
         return len(self.length) // len(self.overview)
+
+    @property
+    def left(self) -> Int[Tensor, "batch step"]:
+        """How many glimpses could still be read at each step."""
+        return self.budget[:, None] - torch.arange(self.cell.shape[1] + 1, device=self.budget.device)
 
     @property
     def read(self) -> Bool[Tensor, "batch time"]:

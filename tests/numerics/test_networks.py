@@ -88,7 +88,8 @@ def play(policy: GlimpsePolicy, cases: int = 2, rollouts: int = 8, time: int = 5
 
     return Episodes(
         overview, foreground, extents, scene.features, glimpses, torch.stack(seen, 1), column("location", time),
-        column("cell", time), column("zoom", time), length, length == time, column("prediction", time + 1),
+        column("cell", time), column("zoom", time), length, torch.full_like(length, time), length == time,
+        column("prediction", time + 1),
         column("log_prob", time + 1), column("value", time + 1),
         torch.zeros(batch, time + 1), torch.zeros(batch, dtype=torch.long), **views.stacked(),
     )  # fmt: skip
