@@ -101,7 +101,7 @@ class SecondLook(_Again):
         extents = torch.from_numpy(views.relative_extents(source))[None].to(policy.device)
         scene = policy.scene(overview, foreground, extents, conduct=_FIXED)
         state = policy.begin(scene)
-        where = policy.where(policy.mindful(state.memory, state.left)[:, None], *policy.choices(scene, state))
+        where = policy.where(state.memory[:, None], *policy.choices(scene, state))
         assert isinstance(where, CellDistribution), "only a locator that points at cells is taught"
         inside, log_probs = scene.open[0].cpu().numpy(), np.full(len(policy.cells), -np.inf, np.float32)
         log_probs[slice(None) if where.index is None else where.index[0].cpu().numpy()] = where.log_probs[0, 0].cpu()

@@ -13,6 +13,9 @@ _AT_ONCE = 32  # steps: each of them leaves many small tensors and nodes of the 
 class LooksLeft(nn.Module):
     """Lets decisions depend on how many glimpses may still be read; in the beginning they do not.
 
+    These are the choice of a field of view, stopping, and values. Places do not depend on it: see
+    `benchmarks/README.md` for what came of that.
+
     Args:
         hidden: Size of the states of a memory.
         most: With so many left, or more, decisions are the same.
@@ -40,9 +43,9 @@ class GRUMemory(nn.Module):
     Args:
         embed: Size of the tokens.
         hidden: Size of the state; None means that of the tokens.
-        looks_left: If given, decisions depend on how many glimpses may still be read, up to this number, too (see
-            `LooksLeft`); otherwise only on what was seen. A memory without the attribute `looks_left` knows nothing of
-            it.
+        looks_left: If given, the field of view depends on how many glimpses may still be read, too, up to this number
+            (see `LooksLeft`); otherwise on what was seen only. A memory without the attribute `looks_left` knows
+            nothing of it.
     """
 
     def __init__(self, embed: int, hidden: int | None = None, looks_left: int | None = None) -> None:

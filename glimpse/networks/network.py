@@ -243,7 +243,7 @@ class GlimpseNetwork(SeeingNetwork):
         return State(memory, answer, cache, visited, sides, covered, covered, *parts)
 
     def mindful(self, states: Float[Tensor, "*batch hidden"], left: Int[Tensor, "*batch"]) -> Tensor:
-        """Returns what decisions are made from: the memory's states, and how many glimpses are left if that counts."""
+        """Returns what fields of view, stopping and values depend on: states, and how many glimpses are left."""
         looks_left = getattr(self.memory, "looks_left", None)
         return states if looks_left is None else looks_left(states, left)
 
@@ -266,10 +266,10 @@ class GlimpseNetwork(SeeingNetwork):
             generator: Random generator; PyTorch's global one by default.
             conduct: Says which locator is used, and whether the policy may stop.
         """
-        states = self.mindful(state.memory, state.left)
-        stop_logit = self.stop_head(states)[:, 0]
-        where = self.where(states[:, None], *self.choices(scene, state, conduct), conduct)
-        zoom_log_probs = self.levels(states[:, None], where, conduct)[:, 0].log_softmax(-1)
+        mindful = self.mindful(state.memory, state.left)
+        stop_logit = self.stop_head(mindful)[:, 0]
+        where = self.where(state.memory[:, None], *self.choices(scene, state, conduct), conduct)
+        zoom_log_probs = self.levels(mindful[:, None], where, conduct)[:, 0].log_softmax(-1)
         if deterministic:
             zoom, stop = zoom_log_probs.argmax(-1), stop_logit > 0
         else:
@@ -288,7 +288,7 @@ class GlimpseNetwork(SeeingNetwork):
             stop,
             self.answer_head(state.answer),
             log_prob.masked_fill(exhausted, 0.0),
-            self.value_head(states)[:, 0],
+            self.value_head(mindful)[:, 0],
             zoom_log_probs,
         )
 

@@ -81,14 +81,15 @@ class GlimpsePolicy(GlimpseNetwork):
         tokens = along_time(self.tokens, seen, episodes.location, episodes.zoom, on_host.read)
         overview = scene.token.repeat_interleave(episodes.rollouts, 0)
         first, sequence = self.overview_in_answers(overview), torch.cat([overview[:, None], tokens], 1)
-        states = self.mindful(self.memory(sequence), episodes.left)
+        states = self.memory(sequence)
+        mindful = self.mindful(states, episodes.left)
         candidates, history = self._places(episodes, on_host, scene.candidates, maps, conduct)
-        log_prob, entropy = self._log_prob(episodes, states, candidates, history, conduct)
+        log_prob, entropy = self._log_prob(episodes, (states, mindful), candidates, history, conduct)
         prediction, after_extra = self._answers(first, tokens, episodes.length, extra)
         return Evaluation(
             log_prob=log_prob,
             entropy=entropy,
-            value=self.value_head(states)[..., 0],
+            value=self.value_head(mindful)[..., 0],
             prediction=prediction,
             glimpse_prediction=self.glimpse_head(tokens),
             extra_prediction=after_extra,
@@ -207,9 +208,16 @@ class GlimpsePolicy(GlimpseNetwork):
         return joined(candidates, Described(*by_row), level.repeat_interleave(new.unary.shape[1], 1)), history
 
     def _log_prob(
-        self, episodes: Episodes, states: Tensor, candidates: Candidates, history: History, conduct: Conduct
+        self,
+        episodes: Episodes,
+        states: tuple[Tensor, Tensor],
+        candidates: Candidates,
+        history: History,
+        conduct: Conduct,
     ) -> tuple[Tensor, Tensor]:
         """Returns log-probabilities of decisions and entropies of where to look, (batch, step); 0 at other steps.
+
+        `states` are those of the memory, from which places are chosen, and mindful ones, for all else.
 
         Of several fields of view, an entropy is that of their choice and that of the place with the one chosen: on
         average the entropy of both, which needs no distribution over the places of the others.
@@ -219,13 +227,13 @@ class GlimpsePolicy(GlimpseNetwork):
         choice = Choice(F.pad(episodes.location, (0, 0, 0, 1)), F.pad(episodes.cell, (0, 1)))
         zoom = F.pad(episodes.zoom, (0, 1))
         looked, entropy = self._looked(states, candidates, history, choice, zoom, conduct)
-        stop_logit = self.stop_head(states)[..., 0]
+        stop_logit = self.stop_head(states[1])[..., 0]
         log_prob = with_stop(~read, stop_logit, looked, conduct)
         return log_prob.masked_fill(~episodes.decided, 0.0), entropy.masked_fill(~episodes.decided, 0.0)
 
     def _looked(
         self,
-        states: Tensor,
+        states: tuple[Tensor, Tensor],
         candidates: Candidates,
         history: History,
         choice: Choice,
@@ -237,17 +245,19 @@ class GlimpsePolicy(GlimpseNetwork):
         Distributions over all cells at a thousand steps would need more memory than the encoder. If there are that
         many, a few steps are computed at a time, and computed a second time in the backward pass.
         """
-        batch, steps = states.shape[:2]
+        batch, steps = zoom.shape
 
-        def part(states: Tensor, location: Tensor, cell: Tensor, zoom: Tensor, steps: range) -> tuple[Tensor, Tensor]:
+        def part(
+            states: Tensor, mindful: Tensor, location: Tensor, cell: Tensor, zoom: Tensor, steps: range
+        ) -> tuple[Tensor, Tensor]:
             where = self.where(states, candidates, history.before(steps, zoom), conduct)
-            levels = self.levels(states, where, conduct).log_softmax(-1)
+            levels = self.levels(mindful, where, conduct).log_softmax(-1)
             where = at_level(where, zoom)
             zoomed = levels.gather(-1, zoom[..., None])[..., 0]
             entropy = where.entropy() - (levels.exp() * levels.clamp_min(-50)).sum(-1)
             return where.log_prob(Choice(location, cell)) + zoomed, entropy
 
-        rows = (states, choice.location, choice.cell, zoom)
+        rows = (*states, choice.location, choice.cell, zoom)
         each = max(1, batch * candidates.unary.shape[1])
         if not self.encoding.chunk or steps * each <= _MANY_CELLS:
             return part(*rows, range(steps))

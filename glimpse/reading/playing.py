@@ -164,8 +164,7 @@ def place_probabilities(
     of view that was decided on; those of cells are with any. For a Gaussian, both are the normalised density.
     """
     zoom = decision.zoom
-    states = policy.mindful(state.memory, state.left)[:, None]
-    where = policy.where(states, *policy.choices(scene, state, conduct), conduct)
+    where = policy.where(state.memory[:, None], *policy.choices(scene, state, conduct), conduct)
     if isinstance(where, GaussianDistribution):
         centres = scene.candidates.locations[None]
         logits = where.log_prob(Choice(centres, scene.candidates.nearest(centres)))

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from glimpse.settings.building import build
 from glimpse.settings.composing import composed
 from glimpse.synthetic.volumes.recipe import HEAD, THORAX
 from glimpse.synthetic.volumes.spots import draw_spots
+from tests.commands import ran
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(
@@ -99,6 +101,16 @@ def test_what_a_benchmark_needs_is_asked_for(name: str, tmp_path: Path, capsys: 
 
 
 # ---------------------------------------------------------------------------------------------- at their smallest
+@pytest.fixture(autouse=True)
+def _trainings_begin_with_everything_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(line: list[str], cwd: Path) -> Any:
+        done = ran(*line[2:], folder=cwd)
+        print(done.stdout, done.stderr)
+        return done
+
+    monkeypatch.setattr(common, "subprocess", SimpleNamespace(run=run))
+
+
 def written(folder: Path, name: str) -> dict[str, Any]:
     """The JSON that a benchmark has left, beside its picture."""
     assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")

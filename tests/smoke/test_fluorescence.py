@@ -1,9 +1,7 @@
 """Slides of many channels: a training on two of four, chosen and windowed by name, and what it predicts."""
 
 import csv
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +10,8 @@ import tifffile
 from omegaconf import OmegaConf
 
 from glimpse.envs.modality import load_modality
+from tests.commands import ran
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["DAPI", "CD3", "CD8", "CK"]
 CHOSEN = ["env.cohort.channels=[DAPI,CD3]", "env.cohort.windows={DAPI:[0,1200],CD3:auto}"]
 
@@ -55,9 +53,7 @@ def test_the_options_reach_the_images(cohort: Path) -> None:
 
 def test_two_of_four_channels_are_trained_on_and_read_again(cohort: Path, tmp_path: Path) -> None:
     def run(*line: str) -> subprocess.CompletedProcess[str]:
-        given = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "glimpse", *line]
-        return subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=300)
+        return ran("glimpse", *line, folder=tmp_path)
 
     quick = ["env=wsi", "progress=false", "report.readers=[random]", "joint.updates=1", f"env.cohort.path={cohort}"]
     done = run("train", "experiment=[fluorescence,smoke]", "run=run", *quick, *CHOSEN)

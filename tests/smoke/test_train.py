@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import glimpse
 from glimpse.report.tables import MEASURED
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
+from tests.commands import ran
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,15 +34,12 @@ def environment() -> dict[str, str]:
 
 
 def train(folder: Path, cohort: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(cohort, *options), cwd=folder, env=environment(), capture_output=True, text=True, timeout=300
-    )
+    return ran(*command(cohort, *options)[2:], folder=folder)
 
 
 def resume(folder: Path, run: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Goes on with a run, under its own settings."""
-    given = [sys.executable, "-m", "glimpse.train", f"resume={run}", "progress=false", *options]
-    return subprocess.run(given, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
+    return ran("glimpse.train", f"resume={run}", "progress=false", *options, folder=folder)
 
 
 def timeless(metrics: dict) -> dict:

@@ -22,6 +22,7 @@ from glimpse.inspecting.looking import Seen, look
 from glimpse.inspecting.outputs import duration, milliseconds, size, table
 from glimpse.inspecting.workers import fair_memory, looked_at
 from tests.checks import FAST, SIZES, listed, three_slides
+from tests.commands import ran
 from tests.predictions import write_slide
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,9 +89,7 @@ def test_any_error_of_a_reader_is_a_finding() -> None:
 
 # ---------------------------------------------------------------------------------------------- the command
 def command(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    line = [sys.executable, "-m", "glimpse", "check", *map(str, arguments)]
-    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return ran("glimpse", "check", *arguments, folder=folder, environment=os.environ | {"COLUMNS": "120"})
 
 
 def test_the_exit_code_says_whether_something_is_wrong(three: Path, tmp_path: Path) -> None:

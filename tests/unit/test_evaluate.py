@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +23,7 @@ from glimpse.reading.records import Reading
 from glimpse.runs.checkpoints import CheckpointError
 from glimpse.runs.loading import OVERVIEW_FILE, build_policy, load, save_policy
 from glimpse.settings.composing import composed
+from tests.commands import ran
 
 
 # ---------------------------------------------------------------------------------------------- a saved run
@@ -331,13 +329,6 @@ def test_what_cannot_be_evaluated_is_refused(run: Path, tmp_path: Path) -> None:
     ("options", "said"), [([], "run=<run folder>"), (["run=nowhere"], "nowhere: not a run folder")]
 )
 def test_a_mistake_is_one_line_and_exit_code_two(tmp_path: Path, options: list[str], said: str) -> None:
-    root = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
-        [sys.executable, "-m", "glimpse.evaluate", *options],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-    )
+    done = ran("glimpse.evaluate", *options, folder=tmp_path)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and said in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -6,8 +6,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,6 +24,7 @@ from glimpse.predicting.work import failures_table, predictions_table
 from glimpse.reading.records import Reading
 from glimpse.report.html.learning import learning_curves
 from glimpse.report.html.writing import _shown, write_report
+from tests.commands import ran
 from tests.reports import GLIMPSES, HOSTILE, NAMES, readings_of, write_pages, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -303,8 +302,7 @@ def test_the_command_and_its_settings(run: Path, tmp_path: Path) -> None:
     listed: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "report.yaml"))
     (_, *options), arguments = inspect.signature(write_report).parameters.values(), listed
     assert {one.name: one.default for one in options} == {name: arguments[name] for name in ("output", "megabytes")}
-    line = [sys.executable, "-m", "glimpse", "report", f"run={run}", f"output={tmp_path}/of one/r.html"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    done = ran("glimpse", "report", f"run={run}", f"output={tmp_path}/of one/r.html", folder=tmp_path)
     file = tmp_path / "of one" / "r.html"
     assert (done.returncode, done.stderr) == (0, "") and file.is_file()
     assert done.stdout == f"Written: {file}, 6 cases, 6 of them with a page in it.\n"

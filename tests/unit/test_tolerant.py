@@ -4,8 +4,6 @@ import builtins
 import os
 import pickle
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +32,7 @@ from glimpse.sources.tolerant import TolerantSource, unread
 from glimpse.tasks import Classification
 from glimpse.views import Views
 from tests.checks import without_mpp
+from tests.commands import ran
 from tests.predictions import write_slide
 from tests.volume_files import write
 
@@ -307,8 +306,7 @@ def test_a_command_names_the_cases_that_it_left_out_at_its_end(tmp_path: Path) -
     rows = [f"{name},{name},{name}.tiff,{name in 'bc':d},{'train' if name in 'ac' else 'test'}" for name in "abcd"]
     (tmp_path / "c.csv").write_text("\n".join(["patient,case,path,target,split", *rows]), encoding="utf-8")
     options = ["env=wsi", "agent=random", "threads=1", "env.cohort.on_error=skip", "env.cohort.path=c.csv"]
-    command = [sys.executable, "-m", "glimpse", "train", *options, "env.make.glimpse_extents=[9999]"]
-    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120).stderr.splitlines()
+    said = ran("glimpse", "train", *options, "env.make.glimpse_extents=[9999]", folder=tmp_path).stderr.splitlines()
     left_out = "glimpse: 2 cases were left out, since images or masks cannot be read: c, d"
     assert said[-2] == left_out, said  # the last line is the error that ends this command
     assert [line.partition("c.csv: skipped ")[0] for line in said[:2]] == [f"glimpse: warning: {tmp_path}{os.sep}"] * 2
