@@ -174,7 +174,9 @@ class GlimpseAlgorithm(SavedAgent):
         if env.get_attr("layout", [0])[0] != self.layout:
             raise SettingsError(f"Expected an environment with actions of the layout {self.layout}.")
         self.task, self.n_cases = env.get_attr("task", [0])[0], len(env.get_attr("cases", [0])[0])
-        self.options = self.asked.settled(env.get_attr("max_glimpses", [0])[0])
+        budget = env.get_attr("max_glimpses", [0])[0]
+        self.policy.check_budget(budget)
+        self.options = self.asked.settled(budget)
         self.view = random_view(env, self.policy, self.options.rollouts.augment)
         self.learner = self.learner_class(self.policy, self.task, self.options, self.lr_schedule(1))
         self.queue.clear()

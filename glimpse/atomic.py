@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,17 +69,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
-def remove_unfinished(*folders: Path) -> None:
+def remove_unfinished(*folders: Path, seconds: float = 0) -> None:
     """Removes the files in folders that `replacing` left unfinished when their process was killed.
 
-    Only for folders that no other machine writes to: a process is gone if none with its number runs on this one.
+    Args:
+        folders: Those that are not there are passed over.
+        seconds: How old a file is at least that is removed. A process is taken to be gone if none with its number runs
+            on this machine; where others may be writing, too, give more than writing takes.
     """
     for folder in folders:
         for path in folder.glob(".*.unfinished"):
             found = _UNFINISHED.fullmatch(path.name)
             if found is not None and not _runs(int(found["process"])):
                 with suppress(OSError):
-                    path.unlink(missing_ok=True)
+                    if time.time() - path.stat().st_mtime >= seconds:
+                        path.unlink()
 
 
 def _runs(process: int) -> bool:

@@ -6,10 +6,10 @@ what tests of the wheel, of the documentation's commands and of processes that a
 """
 
 import atexit
-import io
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,42 +42,54 @@ def ran(
 
     Raises:
         subprocess.TimeoutExpired: It takes longer, and was killed.
+        AssertionError: It left processes behind, which were killed.
     """
     _serve()
     line = [sys.executable, "-m", module, *map(str, words)]
     variables = dict(os.environ if environment is None else environment)
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), variables.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory() as said:
         printed = [Path(said, name) for name in ("stdout", "stderr")]
         process = _CONTEXT.Process(target=_run, args=(module, line[3:], str(folder), variables, *map(str, printed)))
         process.start()
         process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
+        in_time = process.exitcode is not None
+        left = _ended(process.pid)
+        if not in_time:
             process.join()
             raise subprocess.TimeoutExpired(line, timeout)
+        assert not left, f"{line} left processes behind"
         out, err = (path.read_text("utf-8") if path.exists() else "" for path in printed)
     return subprocess.CompletedProcess(line, process.exitcode, out, err)
+
+
+def _ended(group: int) -> bool:
+    """Ends what is left of a group of processes; returns whether anything was."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @cache
 def _serve() -> None:
     """Starts the server; it finds what it imports by PYTHONPATH only."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
-    forkserver.ensure_running()
-    os.environ.pop("PYTHONPATH")
-    if before is not None:
-        os.environ["PYTHONPATH"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        forkserver.ensure_running()
 
 
 def _run(module: str, words: list[str], folder: str, variables: dict[str, str], out: str, err: str) -> None:
     """What the fork does: it prints into files, and ends as a command does."""
+    os.setsid()  # so that whatever it starts can be ended with it
     for number, path in ((0, os.devnull), (1, out), (2, err)):
         file = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(file, number)
         os.close(file)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process lives
-    sys.stdout, sys.stderr = (_stream(number) for number in (1, 2))
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)
@@ -103,7 +117,3 @@ def _code(module: str, words: list[str]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return code
-
-
-def _stream(number: int) -> io.TextIOWrapper:
-    return open(number, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)

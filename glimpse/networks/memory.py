@@ -13,12 +13,12 @@ _AT_ONCE = 32  # steps: each of them leaves many small tensors and nodes of the 
 class LooksLeft(nn.Module):
     """Lets decisions depend on how many glimpses may still be read; in the beginning they do not.
 
-    These are the choice of a field of view, stopping, and values. Places do not depend on it: see
-    `benchmarks/README.md` for what came of that.
+    These are the choice of a field of view, and of stopping, and values. Places do not depend on it: when they did,
+    fewer answers were right (`benchmarks/README.md`, `gigapixel_mnist`).
 
     Args:
         hidden: Size of the states of a memory.
-        most: With so many left, or more, decisions are the same.
+        most: The budget of training. With more left, decisions are as with so many.
 
     Raises:
         SettingsError: `most` is less than 1.
@@ -43,9 +43,9 @@ class GRUMemory(nn.Module):
     Args:
         embed: Size of the tokens.
         hidden: Size of the state; None means that of the tokens.
-        looks_left: If given, the field of view depends on how many glimpses may still be read, too, up to this number
-            (see `LooksLeft`); otherwise on what was seen only. A memory without the attribute `looks_left` knows
-            nothing of it.
+        looks_left: The budget of training, if fields of view, stopping and values are to depend on how many glimpses
+            may still be read (see `LooksLeft`). With None they depend on what was seen only. Another memory may have
+            an attribute `looks_left`, too, which is None or a `LooksLeft`.
     """
 
     def __init__(self, embed: int, hidden: int | None = None, looks_left: int | None = None) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from glimpse.errors import SettingsError
 from glimpse.networks.devices import indices, to_device
 from glimpse.networks.frontier import Described, Frontier, joined
 from glimpse.networks.history import History, WideCells
@@ -283,6 +284,9 @@ class GlimpsePolicy(GlimpseNetwork):
     ) -> tuple[np.ndarray, tuple[Scene, State]]:
         """Chooses actions; this is the method `predict` of Stable-Baselines3's policies.
 
+        Where the memory minds how many glimpses are left, `remaining` is taken to be a share of the number that it
+        knows, with which it was trained.
+
         Args:
             observation: A batch of observations, or a single one.
             state: The state that the previous call returned; None at the start.
@@ -307,6 +311,19 @@ class GlimpsePolicy(GlimpseNetwork):
         parts = (decision.location, decision.stop, decision.prediction, decision.zoom)
         action = self.layout.pack(*(part.cpu().numpy() for part in parts))
         return (action[0] if single else action), (scene, carried)
+
+    def check_budget(self, budget: int) -> None:
+        """Refuses a memory that counts other numbers of glimpses than environments that say `remaining` of `budget`.
+
+        Raises:
+            SettingsError: `looks_left` is not the budget.
+        """
+        known = getattr(self.memory, "looks_left", None)
+        if known is not None and known.most != budget:
+            raise SettingsError(
+                f"network.memory.looks_left={known.most} counts other glimpses than max_glimpses={budget}. "
+                "Give both the same number."
+            )
 
     def _check_sizes(self, observation: dict[str, np.ndarray]) -> None:
         """Refuses observations of other sizes than those that the policy was made for."""

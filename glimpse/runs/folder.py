@@ -18,7 +18,8 @@ from glimpse.runs.loading import CONFIG_FILE, no_run, read_settings, settings_te
 from glimpse.runs.stopping import Stopping
 from glimpse.settings.quoting import typed
 
-_ROOMS = ("checkpoints", "scanpaths", "pages")  # the folders of a run that only its training writes to
+_ROOMS = ("checkpoints", "scanpaths")  # the folders of a run that only its training writes to
+_LONG = 3600  # seconds after which nobody is writing a file any more; other commands write into the run folder, too
 _EVENTS = "events.out.tfevents.*"  # the names of TensorBoard's files
 
 
@@ -79,11 +80,12 @@ class Run:
                 f"{self.folder}: cannot be made a run folder ({error.strerror}). Choose another one with run=."
             ) from error
         if first():
+            remove_unfinished(*(self.folder / room for room in _ROOMS))  # before all else, for they may fill the disk
+            remove_unfinished(self.folder, seconds=_LONG)
             write_atomically(self.folder / CONFIG_FILE, settings_text(settings))
         self.logger = Logger(str(self.folder), [])
         if not first():
             return
-        remove_unfinished(self.folder, *(self.folder / room for room in _ROOMS))
         last = self.checkpoint("last")
         self.last = Checkpoint.load(last) if last.exists() else self.last
         if resume:

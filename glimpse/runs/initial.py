@@ -64,6 +64,12 @@ def take_weights(policy: GlimpsePolicy, run: str | os.PathLike[str], settings: M
     if kept:
         why = "their task is another one" if other_task else "they have other shapes, or are not there"
         warnings.warn(f"Not taken from {run}, so that they begin anew: {_named(policy, kept)} ({why}).", stacklevel=2)
+    if "memory.looks_left.weight" in state and "memory.looks_left.weight" not in own_parts:
+        warnings.warn(
+            f"The policy of {run} minds how many looks are left, and without that decides as if none were: add "
+            "network.memory.looks_left with the number of max_glimpses.",
+            stacklevel=2,
+        )
     own, replaced = _flat(settings["network"]), _flat(others)
     held = [name for name in _HELD if name in own and replaced.get(name, own[name]) != own[name]]
     if held:

@@ -103,12 +103,14 @@ def test_what_a_benchmark_needs_is_asked_for(name: str, tmp_path: Path, capsys: 
 # ---------------------------------------------------------------------------------------------- at their smallest
 @pytest.fixture(autouse=True)
 def _trainings_begin_with_everything_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(line: list[str], cwd: Path) -> Any:
-        done = ran(*line[2:], folder=cwd)
+    def run(line: list[str], cwd: Path, check: bool = False) -> Any:
+        done = ran(*line[2:], folder=cwd, timeout=900)
         print(done.stdout, done.stderr)
+        assert not (check and done.returncode), done.stderr
         return done
 
-    monkeypatch.setattr(common, "subprocess", SimpleNamespace(run=run))
+    for benchmark in (common, features_cache):
+        monkeypatch.setattr(benchmark, "subprocess", SimpleNamespace(run=run))
 
 
 def written(folder: Path, name: str) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """With `looks_left`, decisions depend on how many glimpses may still be read: in rollouts, updates and readings."""
 
+import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from glimpse.networks.memory import GRUMemory, LooksLeft
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.reading.lanes import Access
 from glimpse.reading.readers import reader_named
+from glimpse.settings.composing import composed
+from glimpse.train import train
 from tests.zooming import environment, policy_for
 
 MOST = 4
@@ -60,9 +64,11 @@ def test_a_policy_without_it_has_no_part_of_it() -> None:
 
 @pytest.mark.parametrize("levels", [2, 3])
 def test_an_update_sees_the_decisions_that_the_rollout_made(levels: int) -> None:
-    env = environment(levels, max_glimpses=6)
+    env = environment(levels, max_glimpses=MOST)
     policy = mindful(env)
-    agent = PPO(policy, env, cases_per_rollout=2, rollouts_per_case=2, min_glimpses=3, seed=1, device="cpu")
+    agent = PPO(
+        policy, env, cases_per_rollout=2, rollouts_per_case=2, min_glimpses=1, weight_decay=0.0, seed=1, device="cpu"
+    )
     weight, budgets = policy.memory.looks_left.weight.clone(), set()
     for total in (1, 2, 3, 4):
         agent.learn(total, reset_num_timesteps=False)
@@ -70,7 +76,7 @@ def test_an_update_sees_the_decisions_that_the_rollout_made(levels: int) -> None
         budgets |= {*episodes.budget.tolist()}
         assert torch.equal(episodes.left[:, 0], episodes.budget) and (episodes.length <= episodes.budget).all()
         assert (episodes.left[episodes.answered] >= 0).all()
-    assert len(budgets) > 1 and budgets <= {3, 4, 5, 6}
+    assert len(budgets) > 1 and budgets <= {1, 2, 3, 4}
     assert not torch.equal(policy.memory.looks_left.weight, weight)  # it is learned
     agent.collect_rollouts(agent.env, agent._init_callback(None), agent.rollout_buffer, 1)
     evaluation, episodes = policy.evaluate_episodes(agent.episodes, conduct=agent.conduct), agent.episodes
@@ -94,3 +100,22 @@ def test_readings_and_stable_baselines_decide_alike_and_by_what_is_left() -> Non
     assert [reading.zooms.tolist()[1:] for reading in read(policy, env, 2)] == [[1]] * 3
     for reading in read(policy, env, MOST + 3):  # with more than it knows of, it looks as with all that it knows of
         assert reading.zooms[[0, 1, 2, 3, 4, 6]].tolist() == [0, 0, 0, 0, 0, 1]
+
+
+def test_it_counts_the_glimpses_that_the_environment_counts() -> None:
+    env = environment(max_glimpses=MOST + 1)
+    with pytest.raises(SettingsError, match=f"looks_left={MOST} counts other glimpses than max_glimpses={MOST + 1}"):
+        PPO(mindful(env), env, cases_per_rollout=2, rollouts_per_case=2, device="cpu")
+
+
+def test_weights_that_mind_what_is_left_are_not_taken_over_in_silence(tiny_slides: Path, tmp_path: Path) -> None:
+    short = ["experiment=smoke", "env=wsi", "threads=1", "progress=false", "report.readers=[]", "report.pictures=0"]
+    short += ["joint.updates=1", "pretrain=none", "warm_up=none", f"env.cohort.path={tiny_slides}"]
+    train(composed(*short, f"run={tmp_path / 'one'}", "network.memory.looks_left=3"))
+    kept = [*short, f"initial_weights={tmp_path / 'one'}"]
+    with pytest.warns(UserWarning, match=r"minds how many looks are left.*add network\.memory\.looks_left"):
+        train(composed(*kept, f"run={tmp_path / 'two'}"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        train(composed(*kept, f"run={tmp_path / 'three'}", "network.memory.looks_left=3"))
+    assert not [one for one in told if "looks_left" in str(one.message)]

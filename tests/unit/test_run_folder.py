@@ -86,14 +86,18 @@ def test_a_run_that_goes_on_removes_what_a_killed_process_left_unfinished(tmp_pa
     Run(tmp_path, {}).save(Checkpoint({"x": torch.ones(1)}, {"updates": 1}), "joint")
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    kept, rooms = [], ("", "checkpoints", "scanpaths")
     (tmp_path / "scanpaths").mkdir()
-    for room in rooms:
-        (tmp_path / room / f".last.safetensors.{gone.pid}-139965143448448.unfinished").touch()
-        kept.append(tmp_path / room / f".last.safetensors.{os.getppid()}-139965143448448.unfinished")
-        kept.append(tmp_path / room / ".mine.unfinished")
+    kept, name = [], ".last.safetensors.{}-139965143448448.unfinished"
+    for room in (tmp_path, tmp_path / "checkpoints", tmp_path / "scanpaths"):
+        (room / name.format(gone.pid)).touch()
+        (room / name.format(os.getpid())).touch()  # this process writes nothing yet, so an earlier one had its number
+        kept += [room / name.format(os.getppid()), room / ".mine.unfinished"]
         for path in kept:
             path.touch()
+    recent = tmp_path / f".report.html.{gone.pid}-1.unfinished"  # perhaps of another machine
+    recent.touch()
+    for path in (tmp_path / name.format(gone.pid), tmp_path / name.format(os.getpid()), *kept):
+        os.utime(path, times=(0, time.time() - 7200))
     run = Run(tmp_path, {}, resume=True)
-    assert sorted(tmp_path.rglob("*.unfinished")) == sorted(kept)
+    assert sorted(tmp_path.rglob("*.unfinished")) == sorted([*kept, recent])
     assert run.last.meta["updates"] == 1
