@@ -69,32 +69,47 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
-def remove_unfinished(*folders: Path, seconds: float = 0) -> None:
+def remove_unfinished(*folders: Path, seconds: float = 3600) -> None:
     """Removes the files in folders that `replacing` left unfinished when their process was killed.
+
+    A process is taken to be gone if there is none with its number on this machine, or if it is this one.
 
     Args:
         folders: Those that are not there are passed over.
-        seconds: How old a file is at least that is removed. A process is taken to be gone if none with its number runs
-            on this machine; where others may be writing, too, give more than writing takes.
+        seconds: How old a file is at least that is removed: longer than writing takes, where other machines may be
+            writing, too.
     """
     for folder in folders:
         for path in folder.glob(".*.unfinished"):
             found = _UNFINISHED.fullmatch(path.name)
-            if found is not None and not _runs(int(found["process"])):
-                with suppress(OSError):
-                    if time.time() - path.stat().st_mtime >= seconds:
-                        path.unlink()
+            if found is None or (int(found["process"]) != os.getpid() and started(int(found["process"]))):
+                continue
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime >= seconds:
+                    path.unlink()
 
 
-def _runs(process: int) -> bool:
-    """Tells whether another process with this number is running on this machine."""
+def started(process: int) -> str | None:
+    """Returns when a process of this machine was started, in its own count; None if there is no such process.
+
+    With it, another process that has the same number later is not taken for it.
+    """
     try:
+        text = Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
+        fields = text.rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]  # it has ended, and nobody has asked how
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            return None
+    except (OSError, IndexError):
+        pass
+    try:  # a system without /proc
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # it is another user's
-        return True
-    return process != os.getpid()
+        return None
+    except OSError:
+        pass
+    return "alive"
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from glimpse.atomic import write_atomically, write_error
+from glimpse.atomic import remove_unfinished, write_atomically, write_error
 from glimpse.cohort import Cohort
 from glimpse.cohort.folds import FOLDS_FILE, Folds, make_folds, read_folds
 from glimpse.cohort.recorded import SPLITS_FILE, read_learned
@@ -236,6 +236,7 @@ def _folds(path: Path, cohort: Cohort, task: Task, given: Any, validation: float
 
 def _check_same(path: Path, plan: Mapping[str, Any]) -> None:
     """Writes the settings of all folds into the folder, or refuses those that differ from what is there."""
+    remove_unfinished(path)
     file, now = path / SETTINGS_FILE, _flat({key: value for key, value in plan.items() if key not in _OWN})
     if now.get("initial_weights"):  # wherever they lie by now
         now["initial_weights"] = f"weights with the checksum {weights_checksum(now['initial_weights'])}"

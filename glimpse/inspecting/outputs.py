@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from glimpse.atomic import is_taken, write_atomically, write_bytes_atomically, write_error
+from glimpse.atomic import is_taken, remove_unfinished, write_atomically, write_bytes_atomically, write_error
 from glimpse.errors import EvaluationError
 from glimpse.inspecting.estimate import Estimate
 from glimpse.inspecting.findings import RULES, Finding
@@ -76,6 +76,7 @@ def write_all(
         (folder / THUMBNAILS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(folder / THUMBNAILS, error) from error
+    remove_unfinished(folder, folder / THUMBNAILS)
     if not (folder / CASES).exists():  # before all else, since it says whose files these are
         write_atomically(folder / CASES, table_text(_CASES_HEADER, []))
     names = file_names([candidate.id for candidate, _, _ in cases])

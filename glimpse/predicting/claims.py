@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from glimpse.atomic import write_error
+from glimpse.atomic import started, write_error
 
 BEAT = 10.0  # seconds after which a claim says again that it is alive
 STALE = 120.0  # seconds of silence after which a claim of another machine counts as left behind
@@ -286,26 +286,3 @@ def _namespace() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
-
-
-def started(process: int) -> str | None:
-    """Returns when a process of this machine was started, in its own count; None if there is no such process.
-
-    With it, another process that has the same number later is not taken for it.
-    """
-    try:
-        text = Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
-        fields = text.rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else fields[19]  # it has ended, and nobody has asked how
-    except (FileNotFoundError, ProcessLookupError):
-        if Path("/proc/self/stat").exists():
-            return None
-    except (OSError, IndexError):
-        pass
-    try:  # a system without /proc
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:
-        pass
-    return "alive"

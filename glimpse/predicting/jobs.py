@@ -18,10 +18,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from glimpse.atomic import write_atomically, write_error
+from glimpse.atomic import started, write_atomically, write_error
 from glimpse.errors import SettingsError
 from glimpse.predicting.actors import library
-from glimpse.predicting.claims import BEAT, STALE, Claims, started
+from glimpse.predicting.claims import BEAT, STALE, Claims
 from glimpse.predicting.hand import ELSEWHERE, FAILED, KNOWN, READ, Named, Outcome, OwnHand, claims_in
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.order import Order

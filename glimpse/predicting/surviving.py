@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from glimpse.predicting.claims import is_of_a_case, started
+from glimpse.atomic import started
+from glimpse.predicting.claims import is_of_a_case
 from glimpse.predicting.hand import claims_in
 from glimpse.predicting.outputs import FAILURES, RECORDS
 from glimpse.settings.terminal import printable

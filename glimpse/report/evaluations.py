@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glimpse.atomic import write_atomically
+from glimpse.atomic import remove_unfinished, write_atomically
 from glimpse.reading.records import Reading
 from glimpse.report.calibrating import draw_answers
 from glimpse.report.tables import write_predictions
@@ -32,6 +32,7 @@ def write_evaluation(
     Raises:
         WriteError: a file cannot be written.
     """
+    remove_unfinished(folder)
     of, numbers = f"{record['split']}-{record['max_glimpses']}", (f"-{number}" for number in itertools.count(2))
     first, last = of, ""
     if "cohort" in record:

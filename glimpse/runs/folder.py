@@ -19,7 +19,6 @@ from glimpse.runs.stopping import Stopping
 from glimpse.settings.quoting import typed
 
 _ROOMS = ("checkpoints", "scanpaths")  # the folders of a run that only its training writes to
-_LONG = 3600  # seconds after which nobody is writing a file any more; other commands write into the run folder, too
 _EVENTS = "events.out.tfevents.*"  # the names of TensorBoard's files
 
 
@@ -80,8 +79,8 @@ class Run:
                 f"{self.folder}: cannot be made a run folder ({error.strerror}). Choose another one with run=."
             ) from error
         if first():
-            remove_unfinished(*(self.folder / room for room in _ROOMS))  # before all else, for they may fill the disk
-            remove_unfinished(self.folder, seconds=_LONG)
+            remove_unfinished(*(self.folder / room for room in _ROOMS), seconds=0)  # first, for they may fill the disk
+            remove_unfinished(self.folder)  # other commands write there, too
             write_atomically(self.folder / CONFIG_FILE, settings_text(settings))
         self.logger = Logger(str(self.folder), [])
         if not first():

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from glimpse.atomic import started as started_at
 from glimpse.predict import predict
 from glimpse.predicting.claims import Claims
-from glimpse.predicting.claims import started as started_at
 from glimpse.predicting.hand import DEATHS
 from tests.predictions import contents, write_slide
 

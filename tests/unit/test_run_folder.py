@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from glimpse.inspecting.outputs import write_all
+from glimpse.report.evaluations import write_evaluation
+from glimpse.report.html.writing import write_report
 from glimpse.runs.checkpoints import Checkpoint
 from glimpse.runs.folder import Run, RunError
+from glimpse.tasks import Classification
 
 
 def offered(run: Run, steps: int, now: int = -1) -> list[int]:
@@ -101,3 +105,22 @@ def test_a_run_that_goes_on_removes_what_a_killed_process_left_unfinished(tmp_pa
     run = Run(tmp_path, {}, resume=True)
     assert sorted(tmp_path.rglob("*.unfinished")) == sorted([*kept, recent])
     assert run.last.meta["updates"] == 1
+
+
+def test_other_commands_remove_what_a_killed_process_left_an_hour_ago(run: Path, tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    output, report, checked = tmp_path / "evaluated", tmp_path / "report", tmp_path / "checked"
+    left = []
+    for folder in (output, report, checked, checked / "thumbnails"):
+        folder.mkdir()
+        left += [folder / f".a.{gone.pid}-1.unfinished", folder / f".b.{os.getppid()}-1.unfinished"]
+        left += [folder / f".c.{gone.pid}-1.unfinished"]
+        for path in left[-3:]:
+            path.touch()
+        for path in left[-3:-1]:
+            os.utime(path, times=(0, time.time() - 7200))
+    write_evaluation(output, {"split": "test", "max_glimpses": 1, "readers": {}}, {}, Classification(2))
+    write_report(run, report / "report.html")
+    write_all(checked, [], [], [])
+    assert [path for path in left if path.exists()] == [path for path in left if path.name[1] != "a"]

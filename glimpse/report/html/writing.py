@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 import glimpse
-from glimpse.atomic import write_atomically, write_error
+from glimpse.atomic import remove_unfinished, write_atomically, write_error
 from glimpse.errors import EvaluationError
 from glimpse.pictures.cohort import BEST_AND_WORST, DESCRIPTION, TELLING
 from glimpse.report.html.contents import answer_charts, learning_charts, result_tables
@@ -123,6 +123,7 @@ class _Writer:
 
     def write(self) -> Written:
         """Writes the pages, and in the end the file from which they are reached."""
+        remove_unfinished(self.file.parent, self.pages)
         cases = list(self._cases())
         content = self._list(cases)
         _make(self.file.parent)
