@@ -75,6 +75,7 @@ class Result:
         further: the metrics that a second table shows.
         note: sentences on what numbers are worth: which cases the run has learned from, and whose answers are not
             calibrated though others are; else empty.
+        agent: what tables call the agent of the run.
     """
 
     record: dict[str, Any]
@@ -84,6 +85,7 @@ class Result:
     of: int
     further: tuple[str, ...] = ()
     note: str = ""
+    agent: str = ""
 
     @property
     def rows(self) -> dict[str, Row]:
@@ -180,7 +182,8 @@ def evaluate(
     if output is not None:
         record["run"] = os.path.abspath(run)
     files, notes = write_evaluation(folder, record, readings, task), " ".join([*found.learned, note]).strip()
-    return Result(record, readings, task.headline, files, found.of, task.further, notes)
+    agent = settings["agent"]["name"]
+    return Result(record, readings, task.headline, files, found.of, task.further, notes, agent)
 
 
 def _check(readers: Sequence[str], **numbers: int | None) -> None:
@@ -368,8 +371,8 @@ def _main(config: DictConfig) -> None:
         if run is None:
             raise EvaluationError("Which run? Give its folder: glimpse evaluate run=<run folder>.")
         result = evaluate(run, **options)
-        texts = (table(result.rows, headline=result.headline), further_table(result.rows, result.further), result.note)
-        print("\n" + "\n\n".join([*filter(None, texts), result.counted]))
+        tables = table(result.rows, result.headline, result.agent), further_table(result.rows, result.further)
+        print("\n" + "\n\n".join([*filter(None, (*tables, result.note)), result.counted]))
         print(f"Written: {', '.join(map(str, result.files))}")
 
 

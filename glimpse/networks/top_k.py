@@ -35,8 +35,9 @@ class TopKHead(nn.Module):
         scores = self.score(patches).split(lengths)
         padded = pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
         highest = padded.topk(min(self.k, padded.shape[1]), 1).values
-        there = highest != -torch.inf  # what is not a number stays, so that a training that diverges is seen
-        tops = torch.where(there, highest, 0.0).sum(1) / there.sum(1)
+        counts = torch.tensor(lengths, device=highest.device)[:, None, None]
+        there = torch.arange(highest.shape[1], device=highest.device)[:, None] < counts  # padding is the lowest
+        tops = torch.where(there, highest, 0.0).sum(1) / there.sum(1)  # a score of -inf stays: a divergence is seen
         if "mean" in self.kinds:
             means = torch.stack([one.mean(0) for one in scores])
             tops = torch.where(torch.tensor([kind == "mean" for kind in self.kinds], device=tops.device), means, tops)

@@ -211,7 +211,7 @@ class Report:
         run.write_json("metrics.json", metrics)
         patients = [reading.patient for reading in next(iter(readings.values())) if reading.target is not None]
         of = f"Split {self.split}: {counted(len(patients), len(set(patients)))}"
-        texts = (of, table(rows, headline=task.headline), further_table(rows, task.further), told(found))
+        texts = (of, table(rows, task.headline, self.agent), further_table(rows, task.further), told(found))
         print("\n" + "\n\n".join([*filter(None, texts), f"Run folder: {run.folder}"]))
         return metrics
 

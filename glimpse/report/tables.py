@@ -102,22 +102,26 @@ def _mean_hit_rate(readings: Sequence[Reading], seed: int) -> Interval:
     return interval(rates.mean(), weighted_mean(rates, weights))
 
 
-def caption_of(readers: Iterable[str]) -> str:
-    """Returns the text above a table, which explains its rows."""
+def caption_of(readers: Iterable[str], agent: str = "") -> str:
+    """Returns the text above a table, which explains its rows; `agent` is what the run's own agent is called.
+
+    The row of an agent that is itself called "grid" or "random" was trained for its places.
+    """
     names = list(readers)
     texts = ["Intervals are 95 %, bootstrapped over patients."]
-    if sent := [repr(name) for name in _SENT if name in names]:
+    if sent := [repr(name) for name in _SENT if name in names and name != agent]:
         listed = f"{', '.join(sent[:-1])} and {sent[-1]} are" if len(sent) > 1 else f"{sent[0]} is"
         texts.append(f"{listed} this run's own network sent to other places (it was not trained for them).")
     return " ".join([*texts, *(text for name, text in _CAPTIONS.items() if name in names)])
 
 
-def table(rows: Mapping[str, Row], headline: Sequence[str] = ("auc", "accuracy")) -> str:
+def table(rows: Mapping[str, Row], headline: Sequence[str] = ("auc", "accuracy"), agent: str = "") -> str:
     """Returns an aligned plain-text table with a caption above it.
 
     Args:
         rows: one row per reader, as `summarise` returns it.
         headline: the metrics to show, usually `Task.headline`; the first one is shown with its interval.
+        agent: what the run's own agent is called, which the caption knows from baselines of the same name.
     """
     marked = any("hit_rate" in row for row in rows.values())
     titles = [metric_title(name) for name in headline]
@@ -129,7 +133,7 @@ def table(rows: Mapping[str, Row], headline: Sequence[str] = ("auc", "accuracy")
     cells += [(*_cells(reader, row, headline, marked), *spent_cells(row, spent)) for reader, row in rows.items()]
     lines = aligned(cells)
     scanned = FULL_SCAN in rows
-    texts = [caption_of(rows), *([HIT_RATE, *([_CUT] if scanned else [])] if marked else [])]
+    texts = [caption_of(rows, agent), *([HIT_RATE, *([_CUT] if scanned else [])] if marked else [])]
     texts += ["% read: of the foreground.", SPENT_CAPTION, *([_KEPT] if scanned else [])] if spent else []
     text = " ".join(texts)
     return "\n".join([*wrapped(text, max(80, len(lines[1]))), "", *(line.rstrip() for line in lines)])

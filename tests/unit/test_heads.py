@@ -143,11 +143,13 @@ def test_top_k_by_hand() -> None:
     torch.testing.assert_close(head(torch.cat([first, second]), [3, 1]), torch.tensor(expected))
 
 
-def test_top_k_of_what_is_not_a_number_is_none() -> None:
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+def test_top_k_of_what_is_no_finite_number_is_none(wrong: float) -> None:
     """A training that diverges has to be seen; what only fills up a batch is passed over all the same."""
     head = TopKHead(1, Classification(2), 2)
-    answers = head(torch.tensor([[1.0], [torch.nan], [3.0], [2.0]]), [3, 1])
-    assert answers[0].isnan().all() and answers[1].isfinite().all()
+    nn.init.constant_(head.score.weight, -1)  # makes a score of -inf of inf, as filling is
+    answers = head(torch.tensor([[1.0], [wrong], [2.0]]), [2, 1])
+    assert not answers[0].isfinite().any() and answers[1].isfinite().all()
 
 
 def test_an_ensemble_is_the_mean_of_its_members_on_standardised_patches() -> None:

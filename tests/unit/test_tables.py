@@ -75,6 +75,7 @@ def test_the_table_is_aligned_and_says_what_its_rows_are() -> None:
     assert caption_of(["ppo", "random"]).endswith(
         "'random' is this run's own network sent to other places (it was not trained for them)."
     )
+    assert "'random'" not in caption_of(["random", "overview"], agent="random"), "it was trained for them"
     sent, overview = caption_of(["ppo", "random", "grid", "wide_first", "overview"]).split("'overview'")
     assert "'random', 'grid' and 'wide_first' are" in sent and overview.startswith(" answers before")
     header, _, first, second = rows.splitlines()

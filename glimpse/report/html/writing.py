@@ -203,7 +203,7 @@ class _Writer:
             facts=found.facts,
             unfinished=self._unfinished(),
             tables=tables,
-            explained=caption_of(row[0] for table in tables for row in table.rows),
+            explained=caption_of((row[0] for table in tables for row in table.rows), found.agent),
             answers=answer_charts(found),
             sheets=list(_sheets(found)),
             learning=learning_charts(found) if found.kind == "run" else [],
