@@ -34,6 +34,7 @@ from glimpse.ranks.sharing import own_rows, own_some
 
 _MANY_CELLS = 1 << 20  # of so many numbers (rows x steps x cells) the locator's distributions are computed in pieces
 _CELLS_AT_ONCE = 1 << 17  # how many numbers a piece has
+_STEPS_AT_ONCE = 8  # but it has as many steps, since each adds to the gradient of the keys of all cells
 
 
 class GlimpsePolicy(GlimpseNetwork):
@@ -262,7 +263,7 @@ class GlimpsePolicy(GlimpseNetwork):
         each = max(1, batch * candidates.unary.shape[1])
         if not self.encoding.chunk or steps * each <= _MANY_CELLS:
             return part(*rows, range(steps))
-        size = max(1, _CELLS_AT_ONCE // each)
+        size = max(_STEPS_AT_ONCE, _CELLS_AT_ONCE // each)
         ranges = [range(first, min(first + size, steps)) for first in range(0, steps, size)]
         pieces = zip(*(tensor.split(size, 1) for tensor in rows), ranges, strict=True)
         parts = [checkpoint(part, *piece, use_reentrant=False) for piece in pieces]

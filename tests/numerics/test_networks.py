@@ -174,6 +174,7 @@ def test_an_unknown_keyword_of_the_network_is_refused() -> None:
 @pytest.mark.parametrize("cells_at_once", [1 << 22, 1])
 def test_chunks_leave_the_gradient_as_it_is(cells_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_module, "_CELLS_AT_ONCE", cells_at_once)
+    monkeypatch.setattr(policy_module, "_STEPS_AT_ONCE", 1)
     policy = make_policy().double()
     episodes = play(policy)
     gradients = []
