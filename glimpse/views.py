@@ -253,8 +253,13 @@ def unreached(
 
 
 def misordered(extents: Float[np.ndarray, "zoom d"], unit: str = "pixels") -> str:
-    """Says that fields of view do not go from wide to fine on every axis; "" if they do. `unit` is that of extents."""
-    if (np.diff(extents, axis=0) < 0).all():
+    """Says that fields of view do not go from wide to fine; "" if they do. `unit` is that of extents.
+
+    None is wider than the one before it on any axis, and each is finer on one axis at least: of a stack of few slices,
+    all of them may span the whole depth.
+    """
+    before, change = extents[:-1], np.diff(extents, axis=0)
+    if (change <= 1e-9 * before).all() and (change < -1e-9 * before).any(axis=1).all():
         return ""
     return (
         "the fields of view have to go from wide to fine, each finer than the one before it, but they span "

@@ -19,5 +19,5 @@ def environment(max_glimpses: int = 3, ndim: int = 2) -> FlattenAction:
     return FlattenAction(make_array(cases, split=None, max_glimpses=max_glimpses, **sizes))
 
 
-def lanes(count: int = 8) -> GlimpseVecEnv:
-    return GlimpseVecEnv([environment() for _ in range(count)], park=True)
+def lanes(count: int = 8, max_glimpses: int = 3) -> GlimpseVecEnv:
+    return GlimpseVecEnv([environment(max_glimpses) for _ in range(count)], park=True)

@@ -21,12 +21,12 @@ LEVELS: dict[int, dict[str, Any]] = {
 }
 
 
-def environment(levels: int = 2, max_glimpses: int = 6, ndim: int = 2) -> FlattenAction:
+def environment(levels: int = 2, max_glimpses: int = 6, ndim: int = 2, **sizes: Any) -> FlattenAction:
     """Noise of which a corner is plain."""
     arrays = np.random.default_rng(0).integers(0, 255, (CASES, 1, *[SIDE] * ndim), np.uint8)
     arrays[:, :, : SIDE // 3, : SIDE // 3] = 0
     cases = array_cases(arrays, np.arange(CASES) % 2)
-    return FlattenAction(make_array(cases, split=None, max_glimpses=max_glimpses, **LEVELS[levels]))
+    return FlattenAction(make_array(cases, split=None, max_glimpses=max_glimpses, **LEVELS[levels] | sizes))
 
 
 def policy_for(env: FlattenAction, **parts: Any) -> GlimpsePolicy:

@@ -101,6 +101,19 @@ class _Asked:
     def fits(self, extent: Extent) -> bool:
         return bool((self.pixels(extent) <= self.shapes).all())
 
+    def _within(self, extent: Extent) -> Extent:
+        """Returns a field of view that is given per axis, such as of a stack of few slices, no wider than any image."""
+        if len(extent.values) == 1:
+            return extent
+        room = (self.shapes / self.units).min(0)
+        return replace(
+            extent,
+            values=tuple(
+                min(value, _round(most, extent.unit, math.floor))
+                for value, most in zip(extent.values, room.tolist(), strict=True)
+            ),
+        )
+
     def apart(self, extent: Extent) -> Float[np.ndarray, "frame d"]:
         """Returns the distance of cells of the overview, as shares of a glimpse's sides."""
         return self.shapes * self.grid.pitch / self.pixels(extent)
@@ -162,9 +175,9 @@ class _Asked:
         chain: tuple[Extent, ...] = (self.finest,)
         ratio = self._ratio(view_slack)
         while (short := overview_slack * float(self.apart(chain[0]).max())) > 1 + _EPS:
-            wider = _scaled(chain[0], ratio, math.floor) if ratio > 1 else chain[0]
+            wider = self._within(_scaled(chain[0], ratio, math.floor)) if ratio > 1 else chain[0]
             if not self.fits(wider):  # then as wide as it has to be, which may be less
-                wider = _scaled(chain[0], short, math.ceil)
+                wider = self._within(_scaled(chain[0], short, math.ceil))
             if not (_wider(wider, chain[0]) and self.fits(wider) and len(chain) < _MOST):
                 return None
             chain = (wider, *chain)
@@ -175,7 +188,7 @@ class _Asked:
         chain: tuple[Extent, ...] = (self.finest,)
         ratio = self._ratio(view_slack)
         while len(chain) < _MOST and ratio > 1:
-            wider = _scaled(chain[0], ratio, math.floor)
+            wider = self._within(_scaled(chain[0], ratio, math.floor))
             if not self.fits(wider):
                 room = float((self.shapes / self.pixels(chain[0])).min())
                 wider = _scaled(chain[0], room, math.floor) if room >= _WORTH else chain[0]
@@ -201,17 +214,19 @@ class _Asked:
 
 def _scaled(extent: Extent, factor: float, rounded: Callable[[float], int]) -> Extent:
     """Returns a field of view times a factor, in whole pixels, or in whole micrometres from 100 on."""
+    return replace(extent, values=tuple(_round(value * factor, extent.unit, rounded) for value in extent.values))
 
-    def one(value: float) -> float:
-        digits = 0 if extent.unit == "px" else max(0, _DIGITS[extent.unit] - 1 - math.floor(math.log10(value)))
-        slip = _EPS if rounded is math.floor else -_EPS
-        return rounded(value * 10**digits * (1 + slip)) / 10**digits or value
 
-    return replace(extent, values=tuple(one(value * factor) for value in extent.values))
+def _round(value: float, unit: str, rounded: Callable[[float], int]) -> float:
+    digits = 0 if unit == "px" else max(0, _DIGITS[unit] - 1 - math.floor(math.log10(value)))
+    slip = _EPS if rounded is math.floor else -_EPS
+    return rounded(value * 10**digits * (1 + slip)) / 10**digits or value
 
 
 def _wider(one: Extent, other: Extent) -> bool:
-    return all(a > b for a, b in zip(one.values, other.values, strict=True))
+    """Whether one field of view is wider than another: on one axis at least, and narrower on none."""
+    pairs = list(zip(one.values, other.values, strict=True))
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
 def _listed(extents: Sequence[Extent]) -> str:

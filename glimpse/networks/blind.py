@@ -109,7 +109,9 @@ class GridLocator(nn.Module):
 
     def __init__(self, budget: int) -> None:
         super().__init__()
-        self.budget = budget
+        self.budget = max(budget, 1)  # without glimpses, nobody asks where they lie
+        self._given: tuple[Tensor, ...] = ()
+        self._plans: tuple[Tensor, Tensor] | None = None
 
     def forward(
         self,
@@ -118,14 +120,22 @@ class GridLocator(nn.Module):
         seen: Coverage,
     ) -> CellDistribution:
         assert seen.step is not None, "a grid goes on from how many glimpses were read"
-        plans = torch.stack([self.plan(row, candidates.grid.cells) for row in candidates.open.cpu()])
-        centres, finest = candidates.locations.cpu(), candidates.sides[:, -1].cpu()
-        points = [_spread(plan, centres, candidates.grid, sides) for plan, sides in zip(plans, finest, strict=True)]
+        plans, points = self._planned(candidates)
         step = seen.step.clamp_max(self.budget - 1)
         rows = torch.arange(len(step), device=step.device)[:, None] // (len(step) // len(plans))
-        cell, place = (planned.to(step.device)[rows, step] for planned in (plans, torch.stack(points)))
+        cell, place = (planned.to(step.device)[rows, step] for planned in (plans, points))
         logits = states.new_full(seen.visited.shape, CLOSED).scatter_(-1, cell[..., None], 0.0)
         return _Planned(logits, candidates.locations, place)
+
+    def _planned(self, candidates: Candidates) -> tuple[Int[Tensor, "case budget"], Float[Tensor, "case budget d"]]:
+        """Returns the cells to look at and the places in them; those of the last step, if the images are the same."""
+        given = candidates.open.cpu(), candidates.locations.cpu(), candidates.sides[:, -1].cpu()
+        if self._plans is None or not all(map(torch.equal, given, self._given)):
+            opened, centres, finest = given
+            plans = [self.plan(row, candidates.grid.cells) for row in opened]
+            points = [_spread(plan, centres, candidates.grid, sides) for plan, sides in zip(plans, finest, strict=True)]
+            self._given, self._plans = given, (torch.stack(plans), torch.stack(points))
+        return self._plans
 
     def plan(self, foreground: Bool[Tensor, "cell"], grid: tuple[int, ...]) -> Int[Tensor, "budget"]:
         """Returns the indices of the cells to look at, in order."""

@@ -19,6 +19,7 @@ from glimpse.networks.devices import to_device
 from glimpse.networks.overlap import NEAR, Coverage, covered_shares
 from glimpse.networks.where import Candidates
 
+_SAME = 0.01  # of the side of a view
 _PADDED = ("keys", "unary", "open", "location", "level", "covered", "near", "visited")
 
 
@@ -114,6 +115,7 @@ class Frontier:
         visited, at = self.visited, index.clamp_min(0)[:, None]
         if visited.shape[1]:
             visited = visited.scatter(1, at, visited.gather(1, at) | (index >= 0)[:, None])
+            visited = visited | same_view(self.location, self.level, place[:, None], zoom[:, None], sides)[:, 0]
         path, zooms = torch.cat([self.path, place[:, None]], 1), torch.cat([self.zooms, zoom[:, None]], 1)
         return replace(self, **parts, visited=visited, path=path, zooms=zooms)
 
@@ -166,7 +168,9 @@ class Frontier:
             path, zooms = self.path[rows], self.zooms[rows]
             shares = shares_of_candidates(new.location, level, path, zooms, sides[rows], enlarged)
             parts[name][rows, slots] = shares.sum(1)
-        parts["visited"][rows, slots] = torch.zeros_like(level, dtype=torch.bool)  # a number would wait for the device
+        parts["visited"][rows, slots] = same_view(
+            new.location, level, self.path[rows], self.zooms[rows], sides[rows]
+        ).any(1)
         flat: dict[str, Any] = {name: part.flatten(1, 2) for name, part in parts.items()}
         views = self.views.clone()
         views[on_host] += 1
@@ -225,6 +229,23 @@ def shares_of_candidates(
     views, own = sides[rows, level], sides[rows, zoom.clamp_min(0)]
     shares = covered_shares(location.to(sides), views, place.to(sides), enlarged * own)
     return shares * (zoom[:, :, None] >= level[:, None])
+
+
+def same_view(
+    location: Float[Tensor, "batch n d"],
+    level: Int[Tensor, "batch n"],
+    place: Float[Tensor, "batch time d"],
+    zoom: Int[Tensor, "batch time"],
+    sides: Float[Tensor, "batch zoom d"],
+) -> Bool[Tensor, "batch time n"]:
+    """Returns which candidates would show what each glimpse has shown: of wide glimpses that overlap, all have them.
+
+    They need not lie in exactly one place: a hundredth of a side makes no difference.
+    """
+    rows = torch.arange(len(sides), device=sides.device)[:, None]
+    far = _SAME * sides[rows, zoom.clamp_min(0)]
+    near = (location.to(sides)[:, None] - place.to(sides)[:, :, None]).abs() <= far[:, :, None]
+    return near.all(-1) & (level[:, None] == zoom[:, :, None])
 
 
 def with_frontier(candidates: Candidates, frontier: Frontier) -> Candidates:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from glimpse.networks.frontier import same_view
 from glimpse.networks.overlap import NEAR, Coverage, overlaps, product, summed
 from glimpse.networks.records import Episodes
 
@@ -70,7 +71,7 @@ class History:
         if index is not None:
             first = torch.cat([first.gather(1, index), first[:, cells:]], 1)
             self.along = torch.unravel_index(index, [len(axis) for axis in axes])
-        self.first_read = first
+        self.first_read = first if wide is None else self._also_elsewhere(first, wide)
 
     def _first_read(self, count: int, of_overview: int) -> Int[Tensor, "batch cell"]:
         """Returns the step at which each candidate was first looked at; time + 1 where it never was."""
@@ -79,6 +80,19 @@ class History:
         never = ~self.read if count > of_overview else ~self.read | (self.cell >= of_overview)
         first = torch.full((batch, count), time + 1, device=self.cell.device)
         return first.scatter_reduce_(1, self.cell.clamp_max(count - 1), steps.masked_fill(never, time + 1), "amin")
+
+    def _also_elsewhere(self, first: Int[Tensor, "batch cell"], wide: WideCells) -> Int[Tensor, "batch cell"]:
+        """Returns the same steps; a place that several wide glimpses show was looked at in all of them at once."""
+        location = wide.location.flatten(1, 2)
+        level = wide.level.repeat_interleave(wide.location.shape[2], 1)
+        own = first[:, first.shape[1] - level.shape[1] :]
+        for step in reversed(range(self.cell.shape[1])):
+            at = slice(step, step + 1)
+            same = (
+                same_view(location, level, self.location[:, at], self.zoom[:, at], self.sides)[:, 0] & self.read[:, at]
+            )
+            own = torch.where(same, own.clamp_max(step), own)
+        return torch.cat([first[:, : first.shape[1] - level.shape[1]], own], 1)
 
     @torch.no_grad()
     def before(self, steps: range, zoom: Int[Tensor, "batch some"]) -> Coverage:

@@ -59,7 +59,7 @@ class GlimpseNetwork(SeeingNetwork):
         overview_dropout: Probability, in training, that answers are computed without the overview. With few cases, the
             labels of the overviews would be learned by heart, and no glimpse could improve the answer. With 1, answers
             never use the overview, not even after training; it is then used only to choose where to look.
-        **encoding: The fields of `Encoding`: `view_cell`, `chunk`, `autocast` and `compile`.
+        **encoding: The fields of `Encoding`: `view_cell`, `plain`, `chunk`, `autocast` and `compile`.
 
     Raises:
         SettingsError: A keyword does not exist or has an impossible value.

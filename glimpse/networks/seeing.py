@@ -21,20 +21,22 @@ from glimpse.networks.kept import KeptFeatures
 from glimpse.networks.pieces import recomputed
 from glimpse.networks.places import KnownPlaces
 from glimpse.networks.records import OWN_CONDUCT, Conduct
+from glimpse.settings.options import at_least
 
 Part = Callable[..., Any]
 _FIXED = Conduct(train_encoder=False)
-PLAIN = 8  # of 255: in a cell of a wide glimpse that is plain, no channel varies by so much
 _MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How images are encoded. All but `view_cell` change time and memory, but not the results, except for rounding.
+    """How images are encoded. All but `view_cell` and `plain` change time and memory only, and results by rounding.
 
     Attributes:
         view_cell: Side of a cell of wide glimpses in their pixels, one number or one per axis, where there are several
             fields of view and it is to be narrower than the encoder's stride. None means the stride.
+        plain: Cells of wide glimpses in which no channel varies by so much, of 255, are no places for finer glimpses.
+            0 makes all of them places.
         chunk: How many glimpses are encoded at once in an update, or overviews of as many pixels; 0 encodes all of them
             at once. The chunks are encoded a second time in the backward pass, so that the gradient is exact and only
             one chunk is held in memory.
@@ -45,13 +47,14 @@ class Encoding:
     """
 
     view_cell: Cell = None
+    plain: int = 8
     chunk: int = 0
     autocast: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.chunk < 0:
-            raise SettingsError(f"Expected chunk of at least 0, got {self.chunk}.")
+        at_least("chunk", self.chunk, 0, whole=True)
+        at_least("plain", self.plain, 0)
 
 
 class SeeingNetwork(BasePolicy):
@@ -203,7 +206,7 @@ class SeeingNetwork(BasePolicy):
         pixels = _edged(glimpses.to(self.device).float(), grid)
         window, padding = (grid.side, 0) if max(grid.side) > 1 else (3, 1)
         highest, lowest = (sign * pool(sign * pixels, window, grid.side, padding) for sign in (1, -1))
-        plain = (highest - lowest).amax(1).flatten(1) < PLAIN
+        plain = (highest - lowest).amax(1).flatten(1) < self.encoding.plain
         return ~plain & (places.abs() <= 1).all(-1)
 
     def blank_views(self, count: int) -> Tensor:

@@ -78,7 +78,7 @@ class Manner:
 MANNERS = {
     "policy": Manner(),
     "random": Manner(lambda seed, budget, cases: ShuffledLocator(seed, cases)),
-    "grid": Manner(lambda seed, budget, cases: GridLocator(max(budget, 1))),
+    "grid": Manner(lambda seed, budget, cases: GridLocator(budget)),
     "overview": Manner(looks=False),
     "wide_first": Manner(lambda seed, budget, cases: WideFirstLocator(seed, cases, budget)),
 }

@@ -309,6 +309,6 @@ class FineToWide(GlimpseEnv):
 
 
 class WideOnOneAxis(GlimpseEnv):
-    """Its second field of view is finer along y only."""
+    """Its second field of view is finer along y, and wider along x."""
 
-    extents = ((48, 16), (16, 16))
+    extents = ((48, 16), (16, 24))

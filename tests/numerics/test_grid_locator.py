@@ -63,6 +63,18 @@ def test_a_grid_divides_cells_by_the_width_of_glimpses_and_stays_inside_the_imag
     torch.testing.assert_close(place, torch.tensor([[14.0, 24.0], [18.0, 24.0], [22.0, 24.0]]))
 
 
+def test_what_is_planned_for_some_images_is_not_taken_for_others() -> None:
+    locator, seen, step = GridLocator(2), torch.zeros(1, 1, 12), torch.zeros(1, 1, dtype=torch.long)
+    for half in (slice(0, 6), slice(6, 12), slice(0, 6)):
+        foreground = torch.zeros(1, 12, dtype=torch.bool)
+        foreground[:, half] = True
+        given = candidates(foreground, (3, 4))
+        given.locations = torch.rand(12, 2)
+        choice = locator(torch.zeros(1, 1, 4), given, Coverage(seen > 0, seen, seen, step, step=step)).mode()
+        assert choice.cell.item() == locator.plan(foreground[0], (3, 4))[0]
+        assert torch.equal(choice.location[0, 0], given.locations[choice.cell.item()])
+
+
 def test_a_grid_of_enough_cells_looks_at_their_centres() -> None:
     many = candidates(torch.ones(2, 12, dtype=torch.bool), (3, 4))
     many.locations = torch.rand(12, 2)

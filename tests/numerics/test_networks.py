@@ -167,7 +167,7 @@ def test_an_unknown_keyword_of_the_network_is_refused() -> None:
     assert make_policy(chunk=4, autocast=True).encoding == Encoding(chunk=4, autocast=True)
     with pytest.raises(SettingsError, match="GlimpsePolicy has no option 'chunks'; did you mean 'chunk'"):
         make_policy(chunks=4)
-    with pytest.raises(SettingsError, match="chunk of at least 0, got -1"):
+    with pytest.raises(SettingsError, match="chunk as a whole number of at least 0, got -1"):
         make_policy(chunk=-1)
 
 

@@ -40,6 +40,15 @@ def test_every_agent_learns_and_predicts(agent: type) -> None:
     assert int(model.episodes.length.max()) == expected
 
 
+@pytest.mark.parametrize("agent", [PPO, Reinforce, Random, Grid, Overview])
+def test_every_agent_learns_without_glimpses(agent: type) -> None:
+    options = SMALL if agent in (PPO, Reinforce) else {**BASELINE, "cases_per_rollout": 8}
+    model = agent("GlimpsePolicy", lanes(max_glimpses=0), **options)
+    model.learn(model.steps_per_update)
+    assert model.updates == 1 and model.episodes is not None
+    assert not model.episodes.length.any()
+
+
 def test_ppo_with_one_epoch_and_one_minibatch_is_reinforce() -> None:
     """Both begin with the same parameters and draw the same episodes; nothing has moved that could be clipped."""
     once, learned = {**SMALL, "n_epochs": 1, "minibatches": 1, "seed": 0}, []

@@ -104,7 +104,7 @@ def test_fields_of_view_reach_all_of_all_images(frames: list[Frame], finest: Any
     [
         ("24mm", ["216mm", "72mm", "24mm"]),  # cells are a third of a glimpse wide; 648 mm would not fit
         ([24, 96, 96], None),
-        ([8, 32, 32], [[57, 228, 228], [24, 96, 96], [8, 32, 32]]),  # cells lie 113.8 voxels apart
+        ([8, 32, 32], [[60, 288, 288], [24, 96, 96], [8, 32, 32]]),  # the first one spans the whole depth
         (["24mm", "32mm", "32mm"], [["216mm", "288mm", "288mm"], ["72mm", "96mm", "96mm"], ["24mm", "32mm", "32mm"]]),
     ],
 )
@@ -116,6 +116,19 @@ def test_a_volume_of_thick_slices_is_proposed_what_fits_on_each_axis(finest: Any
     assert chain is None or found == chain
     assert message([volume], views_of(*found, overview=grid, glimpse=view_grid), grid, view_grid) == ""
     assert accepted([volume], found, grid, view_grid)
+
+
+def test_all_fields_of_view_may_span_the_whole_depth_of_a_few_slices() -> None:
+    stack, grid, view_grid = (
+        Frame((8, 4096, 4096), (5.0, 0.1, 0.1), "mm", "stack.nii"),
+        CellGrid((8, 96, 96), (1, 8, 8)),
+        CellGrid((8, 32, 32), (1, 4, 4)),
+    )
+    found = read(
+        message([stack], views_of(["40mm", "6.4mm", "6.4mm"], overview=grid, glimpse=view_grid), grid, view_grid)
+    )[0]
+    assert found == [["40mm", f"{wide}mm", f"{wide}mm"] for wide in (102.4, 25.6, 6.4)]
+    assert accepted([stack], found, grid, view_grid)
 
 
 def test_cells_of_wide_glimpses_that_are_too_coarse() -> None:

@@ -73,6 +73,9 @@ def test_plain_cells_and_those_beyond_the_image_are_closed() -> None:
     assert opened[1].any() and not opened[1].all()
     places = policy.view_places(at, torch.zeros(3, dtype=torch.long), sides)[2]
     assert torch.equal(opened[2], (places.abs() <= 1).all(-1)) and not opened[2].all()
+    assert policy_for(env, plain=0).open_view_cells(glimpses, torch.zeros(3, len(policy.view_cells), 2)).all()
+    with pytest.raises(SettingsError, match="plain of at least 0"):
+        policy_for(env, plain=-1)
 
 
 def test_cells_of_one_pixel_are_plain_where_their_neighbours_are_too() -> None:
@@ -173,6 +176,41 @@ def test_wide_glimpses_cover_no_finer_candidate(levels: int) -> None:
             share = covered_shares(frontier.location, views, place[:, None], own[:, None])[:, 0]
             expected += share * (zoom >= frontier.level)
         torch.testing.assert_close(getattr(frontier, name), expected)
+
+
+@pytest.mark.parametrize(("levels", "sizes"), [(2, {"glimpse_extents": [32, 8]}), (3, {})])
+def test_a_place_that_several_wide_glimpses_show_is_looked_at_once(levels: int, sizes: dict[str, Any]) -> None:
+    """Without a penalty on what was seen nothing else keeps the policy from it; a replay knows the same places."""
+    lanes = GlimpseVecEnv([environment(levels, max_glimpses=60, **sizes) for _ in range(4)], park=True)
+    locator = partial(PointerLocator, seen_penalty=0.0, learn_seen_penalty=False)
+    kwargs = {"encoder": ENCODER, "stop_bias": -50.0, "locator": locator}
+    given = {"cases_per_rollout": 2, "rollouts_per_case": 2, "seed": 0, "device": "cpu", "policy_kwargs": kwargs}
+    agent = PPO("GlimpsePolicy", lanes, 0.0, **given)
+    episodes, policy = agent.learn(agent.steps_per_update).episodes, agent.policy
+    assert episodes is not None and episodes.read.all()
+    offered = 0
+    for row in range(len(episodes.length)):
+        looks = [
+            (*place, zoom)
+            for place, zoom in zip(_rounded(episodes.location[row]), episodes.zoom[row].tolist(), strict=True)
+        ]
+        finer = [look for look in looks if look[-1] > 0]
+        assert len(set(finer)) == len(finer) > 20
+        wide = [look for look in looks if look[-1] < levels - 1]
+        shown = [
+            (*place, look[-1] + 1)
+            for look in wide
+            for place in _rounded(torch.tensor(look[:2]) + policy.view_cells * episodes.extents[row // 2, look[-1]])
+        ]
+        offered += sum(shown.count(look) > 1 for look in finer)
+    assert offered > 20, "or there was nothing to repeat"
+    with torch.no_grad():
+        replayed = policy.evaluate_episodes(episodes).log_prob
+    torch.testing.assert_close(replayed[episodes.decided], episodes.log_prob[episodes.decided], atol=1e-5, rtol=0)
+
+
+def _rounded(places: torch.Tensor) -> list[tuple[float, ...]]:
+    return [tuple(round(value, 3) for value in place) for place in places.tolist()]
 
 
 def test_episodes_that_begin_anew_among_others_are_as_alone() -> None:
