@@ -14,7 +14,7 @@ class LooksLeft(nn.Module):
     """Lets decisions depend on how many glimpses may still be read; in the beginning they do not.
 
     These are the choice of a field of view, and of stopping, and values. Places do not depend on it: when they did,
-    fewer answers were right (`benchmarks/README.md`, `gigapixel_mnist`).
+    fewer answers were right (`docs/results.md`).
 
     Args:
         hidden: Size of the states of a memory.
