@@ -28,6 +28,7 @@ from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
 from glimpse.errors import DivergedError, SettingsError, UserError
 from glimpse.learning.allocator import keep_freed_memory
+from glimpse.learning.remarks import remarks
 from glimpse.learning.stages import STAGES, Stage, Training, restore_policy, seed_everything
 from glimpse.networks.feature_store import using
 from glimpse.ranks.group import agreed, alike, first, machine_by_machine, once, taking_part
@@ -306,13 +307,8 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
         plan.report.check_patches(cohort, cases.views)
     else:
         check_stepped(cases.cases, cases.views, policy.grid, policy.view_grid)
-    if 0 < settings["max_glimpses"] < policy.layout.zooms:
-        warnings.warn(
-            f"max_glimpses={settings['max_glimpses']}: with {policy.layout.zooms} fields of view, each is reached only "
-            f"by way of all wider ones, so the finest is never seen. Give at least {policy.layout.zooms}, better more.",
-            UserWarning,
-            stacklevel=2,
-        )
+    for remark in remarks(settings, policy):
+        warnings.warn(remark, UserWarning, stacklevel=2)
     resume, initial = settings["resume"], settings.get("initial_weights")
     begins = _begins(settings)
     if initial and begins:

@@ -1,0 +1,46 @@
+"""What settings ask for in vain: it is said before a training begins, and not refused."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from glimpse.networks.policy import GlimpsePolicy
+from glimpse.networks.records import OWN_CONDUCT
+
+_CHOICES = ("trainable", "lora_rank")  # of encoders: what of them trains
+
+
+def remarks(settings: Mapping[str, Any], policy: GlimpsePolicy) -> Iterator[str]:
+    """Yields a sentence for each thing that these settings ask for and that a training with them does not do.
+
+    Args:
+        settings: All settings of the training.
+        policy: The policy that it begins with.
+    """
+    budget, zooms = settings["max_glimpses"], policy.layout.zooms
+    if 0 < budget < zooms and not policy.roams(OWN_CONDUCT) and settings["agent"]["name"] != "grid":
+        yield (
+            f"max_glimpses={budget}: with {zooms} fields of view, each is reached only by way of all wider ones, so "
+            f"the finest is never seen. Give at least {zooms}, better more."
+        )
+    asked = list(_asked(settings["network"].get("encoder"), "network.encoder"))
+    if asked and not any(_trains(settings)):
+        yield (
+            f"{', '.join(asked)} has no effect: no stage of this training trains the encoder. Give "
+            "agent.algorithm.encoder_rate=1 for the joint stage, or a pretraining (pretrain.steps=1000)."
+        )
+
+
+def _asked(encoder: Any, name: str) -> Iterator[str]:
+    if isinstance(encoder, Mapping):
+        for key, value in encoder.items():
+            if key in _CHOICES and value:
+                yield f"{name}.{key}={value}"
+            yield from _asked(value, f"{name}.{key}")
+
+
+def _trains(settings: Mapping[str, Any]) -> Iterator[bool]:
+    """Yields for each stage whether it trains the encoder."""
+    pretrain, warm_up, joint = (settings.get(name) or {} for name in ("pretrain", "warm_up", "joint"))
+    yield pretrain.get("steps", 0) > 0
+    yield "algorithm" in warm_up and warm_up["algorithm"].get("encoder_rate", 1) > 0
+    yield bool(joint) and settings["agent"]["algorithm"].get("encoder_rate", 1) > 0

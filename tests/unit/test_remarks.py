@@ -1,0 +1,45 @@
+"""What settings ask for in vain is said before a training begins."""
+
+from typing import Any, cast
+
+import pytest
+from omegaconf import OmegaConf
+
+from glimpse.learning.remarks import remarks
+from glimpse.networks.locator import GaussianLocator
+from glimpse.settings.composing import composed
+from tests.zooming import environment, policy_for
+
+
+def said(*overrides: str, **parts: Any) -> list[str]:
+    settings = OmegaConf.to_container(composed(*overrides), resolve=False)
+    return list(remarks(cast(dict[str, Any], settings), policy_for(environment(levels=3), **parts)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked"),
+    [
+        (["env=wsi", "network.encoder.lora_rank=8"], "network.encoder.lora_rank=8 has"),
+        (["env=wsi", "agent=grid", "network.encoder.trainable=all"], "network.encoder.trainable=all has"),
+        (["env=mri", "network.encoder.planar.trainable=2"], "network.encoder.planar.trainable=2 has"),
+        (["env=wsi", "network.encoder.trainable=2", "pretrain=none", "warm_up=random"], "trainable=2 has"),
+        (["env=relations", "network/encoder=efficientnet_lite0", "network.encoder.lora_rank=4", "joint=none"], ""),
+        (["env=wsi", "network.encoder.lora_rank=8", "agent.algorithm.encoder_rate=1"], ""),
+        (["env=wsi", "network.encoder.lora_rank=8", "pretrain.steps=10"], ""),
+        (["env=wsi", "network.encoder.lora_rank=8", "agent=overview"], ""),
+        (["env=wsi"], ""),
+        (["env=gigapixel_mnist", "pretrain=none", "agent.algorithm.encoder_rate=0.0"], ""),
+    ],
+)
+def test_an_encoder_that_no_stage_trains(overrides: list[str], asked: str) -> None:
+    found = said(*overrides, "max_glimpses=8")
+    assert [one for one in found if asked in one and "encoder_rate=1" in one] == found
+    assert len(found) == bool(asked)
+
+
+def test_a_budget_with_which_the_finest_field_of_view_is_never_reached() -> None:
+    given = ["env=gigapixel_mnist", "max_glimpses=2"]
+    (found,) = said(*given)
+    assert "max_glimpses=2: with 3 fields of view" in found and "at least 3" in found
+    assert said("env=gigapixel_mnist", "max_glimpses=3") == said("env=gigapixel_mnist", "max_glimpses=0") == []
+    assert said(*given, locator=GaussianLocator) == said(*given, "agent=grid") == []  # these look anywhere
