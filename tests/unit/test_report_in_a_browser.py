@@ -144,6 +144,45 @@ def test_a_browser_sorts_filters_and_steps(run: Path, readings: list[Reading], t
     assert said["next"] == said["backAt"] == (following or [HOSTILE])[0] and said["back"]
 
 
+WAY = """
+addEventListener("load", () => {
+  const by = (id) => document.getElementById(id);
+  location.hash = "#page-0";
+  setTimeout(() => {
+    const said = { looks: [...by("looks-table").tBodies[0].rows].map((row) => row.cells[0].textContent), told: [] };
+    said.dashed = [];
+    for (const step of [3, 2, 1]) {
+      by("slider").value = step;
+      by("slider").dispatchEvent(new Event("input"));
+      said.told.push(by("told").textContent);
+      said.dashed.push(document.querySelectorAll("#panels [stroke-dasharray]").length);
+    }
+    const result = document.createElement("pre");
+    result.id = "said";
+    result.textContent = JSON.stringify(said);
+    document.body.append(result);
+  }, 200);
+});
+"""
+
+
+@in_a_browser
+@pytest.mark.parametrize("zooms", [False, True])
+def test_a_look_says_inside_which_wide_look_it_lies(readings: list[Reading], tmp_path: Path, zooms: bool) -> None:
+    first = readings[0]
+    if zooms:
+        trace = replace(first.traced, parents=np.array([-1, 0, -1]))
+        first = replace(first, zooms=np.array([0, 1, 0]), trace=trace)
+    text = write_report(write_run(tmp_path / "one", [first])).file.read_text()
+    text = re.sub(r"<meta http-equiv=[^>]*>", "", text).replace("</body>", f"<script>{WAY}</script></body>")
+    (tmp_path / "way.html").write_text(text)
+    said = said_in(dumped((tmp_path / "way.html").as_uri()))
+    assert said["looks"] == ["0", "1", "2 in 1" if zooms else "2", "3"]
+    assert ["from the overview" in one for one in said["told"]] == [zooms, False, zooms]
+    assert ["lies inside look 1." in one for one in said["told"]] == [False, zooms, False]
+    assert said["dashed"] == [0, int(zooms), 0]
+
+
 SORTED = """
 addEventListener("load", () => {
   const buttons = [...document.querySelectorAll("#cases-table th button")];

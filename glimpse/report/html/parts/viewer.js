@@ -153,10 +153,12 @@
       for (const look of looks) {
         const [x, y, width, height] = this.box(look);
         const near = this.crossed(look, now);
-        const thick = look === now ? 4 : near ? 2.5 : 1;
+        const around = now.parent === look.order; // the wide look inside which the last one lies
+        const thick = look === now || around ? 4 : near ? 2.5 : 1;
         const rectangle = { ...thin, x, y, width, height };
         if (near) make("rect", { ...rectangle, stroke: look === now ? "#000" : "#fff", "stroke-width": thick + 3 }, this.svg);
-        make("rect", { ...rectangle, stroke: look.colour, "stroke-width": thick }, this.svg);
+        const dashes = around ? { "stroke-dasharray": "10 5" } : {};
+        make("rect", { ...rectangle, ...dashes, stroke: look.colour, "stroke-width": thick }, this.svg);
       }
     }
     tags() { // numbers on light tags; where there is room none covers another; their size is that of letters, however far one zooms
@@ -241,11 +243,13 @@
     if (wanted === "off") return null;
     return wanted === "before" ? Math.max(step - 1, 0) : step;
   }
+  const zooms = () => reading.looks.some((look) => look.level > 0);
   function told() {
     const [caption] = reading.captions[step];
     if (!step) return `Before the first look: ${caption}.`;
     const look = reading.looks[step - 1];
     const parts = [`Look ${step} of ${reading.looks.length}: ${look.where}.`];
+    if (zooms()) parts.push(look.parent ? `It lies inside look ${look.parent}.` : "It was chosen from the overview.");
     parts.push(`After it ${caption}, before it ${reading.captions[step - 1][0]}.`);
     if (look.chance !== null) {
       parts.push(`Its place had the probability ${look.chance.toPrecision(2)}; the most probable cell of the overview had ${(reading.peaks[step - 1] ?? NaN).toPrecision(2)}.`);
@@ -303,7 +307,9 @@
       button.type = "button";
       button.setAttribute("aria-label", i ? `Show look ${i}` : "Show step 0, before the first look");
       button.addEventListener("click", () => show(i));
-      row.insertCell().append(button);
+      const first = row.insertCell();
+      first.append(button);
+      if (look?.parent) first.append(element("span", ` in ${look.parent}`, "inside"));
       row.append(element("td", reading.captions[i][0]), element("td", look ? signed(look.gain) : "", "number"));
       const cell = element("td", look?.contribution ? signed(given[i - 1]) : "", "number");
       if (look?.contribution) cell.append(bar(given[i - 1], most));
