@@ -22,6 +22,13 @@ def remarks(settings: Mapping[str, Any], policy: GlimpsePolicy) -> Iterator[str]
             f"max_glimpses={budget}: with {zooms} fields of view, each is reached only by way of all wider ones, so "
             f"the finest is never seen. Give at least {zooms}, better more."
         )
+    least = settings["agent"]["algorithm"].get("min_glimpses")
+    if least is not None and least < zooms <= budget:
+        yield (
+            f"agent.algorithm.min_glimpses={least}: with {zooms} fields of view, episodes of fewer than {zooms} "
+            "glimpses never reach the finest, and learn nothing there. Give more, such as a third of max_glimpses. "
+            "For slides, experiment=whole_slides has settings that suit several fields of view."
+        )
     asked = list(_asked(settings["network"].get("encoder"), "network.encoder"))
     if asked and not any(_trains(settings)):
         yield (

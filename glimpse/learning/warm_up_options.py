@@ -10,6 +10,8 @@ from glimpse.learning.judging import LOSS, SURPRISE, WorthBy
 from glimpse.settings.options import above_zero, at_least
 
 _MOST_SCORES = 1_000_000  # of which a judge takes the mean: more than any case has glimpses
+_BRANCHES = {2: (16, 6), 3: (12, 4, 4), 4: (8, 3, 3, 3)}
+"""How many glimpses are read at each level, 100 to 300 of a case in all."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class WarmUpGlimpses:
             SettingsError: `branches` are of another number of levels.
         """
         if self.branches is None:
-            return (16, 6) if levels == 2 else (12, *[4] * (levels - 1))
+            return _BRANCHES[levels] if levels in _BRANCHES else (6, *[2] * (levels - 1))
         if len(self.branches) != levels:
             raise SettingsError(
                 f"Expected one of warm_up.branches for each of the {levels} fields of view, got {list(self.branches)}. "

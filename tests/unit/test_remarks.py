@@ -32,9 +32,17 @@ def said(*overrides: str, **parts: Any) -> list[str]:
     ],
 )
 def test_an_encoder_that_no_stage_trains(overrides: list[str], asked: str) -> None:
-    found = said(*overrides, "max_glimpses=8")
+    least = [] if "agent=" in " ".join(overrides) else ["agent.algorithm.min_glimpses=3"]
+    found = said(*overrides, *least, "max_glimpses=8")
     assert [one for one in found if asked in one and "encoder_rate=1" in one] == found
     assert len(found) == bool(asked)
+
+
+def test_episodes_that_never_reach_the_finest_field_of_view() -> None:
+    given = ["env=wsi", "env.make.glimpse_extents=[4096um,512um,64um]"]
+    (found,) = said(*given)
+    assert "min_glimpses=1: with 3 fields" in found and "experiment=whole_slides" in found
+    assert said("env=wsi", "experiment=whole_slides") == said(*given, "agent.algorithm.min_glimpses=3") == []
 
 
 def test_a_budget_with_which_the_finest_field_of_view_is_never_reached() -> None:

@@ -1,5 +1,6 @@
 """The warm-up with several fields of view: what glimpses are worth is learned from the finest ones up."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from glimpse.agents import PPO
 from glimpse.envs import FlattenAction, GlimpseVecEnv, array_cases, make_array
 from glimpse.errors import SettingsError
+from glimpse.learning.warm_up_options import WarmUpGlimpses
 from glimpse.learning.zoom_warm_up import ZoomWarmUp
 from glimpse.networks.aggregator import CausalTransformer
 from glimpse.runs.checkpoints import Checkpoint
@@ -198,6 +200,13 @@ def test_for_comparison_each_level_may_be_worth_what_its_own_glimpses_answer() -
     torch.testing.assert_close(found[1], fine.mean(1, keepdim=True) - fine)
     losses = [trainer.step() for _ in range(3)]
     assert np.isfinite(losses).all()
+
+
+def test_more_fields_of_view_do_not_make_the_warm_up_read_many_times_as_much() -> None:
+    for levels in range(2, 8):
+        branches = WarmUpGlimpses().branches_of(levels)
+        total = sum(math.prod(branches[: level + 1]) for level in range(levels))
+        assert len(branches) == levels and 100 < total <= 800
 
 
 @pytest.mark.parametrize("branches", [[4], [4, 2, 2], [0, 2]])
