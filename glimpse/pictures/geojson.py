@@ -31,8 +31,9 @@ def to_geojson(
     """Returns the looks as a FeatureCollection of polygons in level-0 pixels (x, y), which QuPath imports.
 
     Each look is a locked object, with a classification (its level, where there are several), and as measurements its
-    order, its level, the answer after it, its gain, the locator's probability and the size of a pixel as it was seen
-    (`spacing_x_um`). Its uuid depends on what it is only, so that the same reading gives the same file.
+    order, its level, the wide look inside which it lies (`inside`, where there are several levels; 0: the overview),
+    the answer after it, its gain, the locator's probability and the size of a pixel as it was seen (`spacing_x_um`).
+    Its uuid depends on what it is only, so that the same reading gives the same file.
 
     Args:
         reading: a reading with a trace.
@@ -55,7 +56,7 @@ def to_geojson(
         raise ValueError(f"{reading.id}: GeoJSON is for two-dimensional images, this one has {ndim} axes.")
     looks, colours = looks_of(reading, offset), order_colours(reading.glimpses)
     features = [
-        _feature(look, list(colour), objects, f"{name}: level {look.level}" if levels > 1 else name, (key, reading.id))
+        _feature(look, list(colour), objects, (name, levels), (key, reading.id))
         for look, colour in zip(looks, colours, strict=True)
     ]
     collection = {"type": "FeatureCollection", "features": features}
@@ -65,11 +66,14 @@ def to_geojson(
 
 
 def _feature(
-    look: Look, colour: list[int], objects: str, classification: str, owner: tuple[str, ...]
+    look: Look, colour: list[int], objects: str, classes: tuple[str, int], owner: tuple[str, ...]
 ) -> dict[str, Any]:
     (top, left), (bottom, right) = ([plain_number(value) for value in corner] for corner in (look.low, look.high))
     ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
-    measurements: dict[str, float] = {"order": look.order, "level": look.level, **look.answer, "gain": look.gain}
+    name, levels = classes
+    classification, inside = (f"{name}: level {look.level}", {"inside": look.inside}) if levels > 1 else (name, {})
+    measurements: dict[str, float] = {"order": look.order, "level": look.level, **inside, **look.answer}
+    measurements["gain"] = look.gain
     if look.chance is not None:
         measurements["locator_probability"] = look.chance
     measurements |= {f"spacing_{axis}_{look.unit}": size for axis, size in zip("yx", look.spacing, strict=True)}

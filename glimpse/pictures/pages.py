@@ -152,7 +152,7 @@ def _looks(reading: Reading, shown: Sequence[Plane], offset: Sequence[int]) -> l
                 "order": look.order,
                 "level": look.level,
                 "colour": "#{:02x}{:02x}{:02x}".format(*colours[index]),
-                "parent": int(trace.parents[index]) + 1,
+                "parent": look.inside,
                 "where": _where(look, trace.frame.spacing, trace.frame.unit),
                 "boxes": boxes[index].tolist(),
                 "place": _numbers(reading.scanpath[index]),

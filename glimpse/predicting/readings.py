@@ -135,21 +135,26 @@ class CaseReading(Reading):
     def table(self) -> Table:
         """Returns names of columns and one row per look: order, level, box, answer, gain, and how it was seen.
 
+        With several fields of view, the third column, "inside", is the order of the wide look that showed its place, or
+        0 where that was the overview.
+
         Boxes of planes are `minx, miny, width, height` in level-0 pixels of the file. Those of volumes are in voxels
         (i, j, k) as the file stores them, followed by the centre in millimetres to the right, front and top (RAS).
         The last columns are the locator's probability, and the size of a pixel as it was seen, with its unit.
         """
         looks = self.looks
         names, boxes = self._boxes(looks)
-        columns = list(self.traced.task.columns)
+        columns, several = list(self.traced.task.columns), len(self.glimpse_spacings) > 1
         rows = [
             [
-                *(look.order, look.level, *box, *(look.answer[name] for name in columns)),
+                *(look.order, look.level, *([look.inside] if several else []), *box),
+                *(look.answer[name] for name in columns),
                 *(look.gain, look.chance, spacing_text(look.spacing), look.unit),
             ]
             for look, box in zip(looks, boxes, strict=True)
         ]
-        return ["order", "level", *names, *columns, "gain", "locator_probability", "spacing", "unit"], rows
+        own = ["order", "level", *(["inside"] if several else []), *names]
+        return [*own, *columns, "gain", "locator_probability", "spacing", "unit"], rows
 
     def _boxes(self, looks: Sequence[Look]) -> tuple[list[str], list[list[int | float]]]:
         """Returns the names of the columns in which a box is written, and the numbers of each look."""

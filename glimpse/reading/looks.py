@@ -17,6 +17,7 @@ class Look:
     Attributes:
         order: its place in the scanpath, from 1 on.
         level: the index of its field of view; 0 is the widest.
+        inside: the order of the wide look that showed its place; 0 where that was the overview.
         low: its low corner in level-0 pixels of the file, in the order of the image's axes.
         high: its high corner.
         answer: the probabilities (or quantities) after it, by the name of their column.
@@ -28,6 +29,7 @@ class Look:
 
     order: int
     level: int
+    inside: int
     low: tuple[float, ...]
     high: tuple[float, ...]
     answer: dict[str, float]
@@ -59,6 +61,7 @@ def looks_of(reading: Reading, offset: Sequence[int] = ()) -> list[Look]:
         Look(
             order=index + 1,
             level=int(reading.zooms[index]),
+            inside=int(trace.parents[index]) + 1,
             low=tuple(boxes[index, 0].tolist()),
             high=tuple(boxes[index, 1].tolist()),
             answer=dict(zip(trace.task.columns, _rounded(after[index]), strict=True)),

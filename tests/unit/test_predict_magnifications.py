@@ -106,6 +106,10 @@ def test_every_output_says_how_large_a_pixel_was_that_was_seen(run: Run, tmp_pat
             size = run.spacings[int(look["level"])]
             assert (look["spacing"], look["unit"]) == (f"{size:g} x {size:g}", "um")
             told = feature["properties"]
+            parent = page["readings"][0]["looks"][int(look["order"]) - 1]["parent"]
+            several = str(parent) if len(run.spacings) > 1 else None
+            assert look.get("inside") == several and (int(look["level"]) == 0) == (parent == 0)
+            assert told["measurements"].get("inside") == (None if several is None else parent)
             assert told["measurements"]["spacing_x_um"] == told["measurements"]["spacing_y_um"] == size
             # One glimpse is of one level only, but the names of all cases of a run go together.
             levels = f": level {look['level']}" if len(run.spacings) > 1 else ""
