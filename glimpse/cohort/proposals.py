@@ -175,9 +175,10 @@ class _Asked:
         chain: tuple[Extent, ...] = (self.finest,)
         ratio = self._ratio(view_slack)
         while (short := overview_slack * float(self.apart(chain[0]).max())) > 1 + _EPS:
-            wider = self._within(_scaled(chain[0], ratio, math.floor)) if ratio > 1 else chain[0]
+            wider = wanted = _scaled(chain[0], ratio, math.floor) if ratio > 1 else chain[0]
             if not self.fits(wider):  # then as wide as it has to be, which may be less
-                wider = self._within(_scaled(chain[0], short, math.ceil))
+                wider = _scaled(chain[0], short, math.ceil)
+            wider = wider if self.fits(wider) else self._within(wanted)
             if not (_wider(wider, chain[0]) and self.fits(wider) and len(chain) < _MOST):
                 return None
             chain = (wider, *chain)
@@ -188,10 +189,13 @@ class _Asked:
         chain: tuple[Extent, ...] = (self.finest,)
         ratio = self._ratio(view_slack)
         while len(chain) < _MOST and ratio > 1:
-            wider = self._within(_scaled(chain[0], ratio, math.floor))
+            wider = _scaled(chain[0], ratio, math.floor)
             if not self.fits(wider):
-                room = float((self.shapes / self.pixels(chain[0])).min())
-                wider = _scaled(chain[0], room, math.floor) if room >= _WORTH else chain[0]
+                room = self.shapes / self.pixels(chain[0])
+                least = float(room.min())
+                wider = _scaled(chain[0], least, math.floor) if least >= _WORTH else self._within(wider)
+                if room.min(0).max() < _WORTH:
+                    break
             if not (_wider(wider, chain[0]) and self.fits(wider)):
                 break
             chain = (wider, *chain)

@@ -17,13 +17,14 @@ def remarks(settings: Mapping[str, Any], policy: GlimpsePolicy) -> Iterator[str]
         policy: The policy that it begins with.
     """
     budget, zooms = settings["max_glimpses"], policy.layout.zooms
-    if 0 < budget < zooms and not policy.roams(OWN_CONDUCT) and settings["agent"]["name"] != "grid":
+    zooms_in = not policy.roams(OWN_CONDUCT) and settings["agent"]["name"] not in ("grid", "overview")
+    if 0 < budget < zooms and zooms_in:
         yield (
             f"max_glimpses={budget}: with {zooms} fields of view, each is reached only by way of all wider ones, so "
             f"the finest is never seen. Give at least {zooms}, better more."
         )
     least = settings["agent"]["algorithm"].get("min_glimpses")
-    if least is not None and least < zooms <= budget:
+    if least is not None and least < zooms <= budget and zooms_in and _updates(settings, "joint"):
         yield (
             f"agent.algorithm.min_glimpses={least}: with {zooms} fields of view, episodes of fewer than {zooms} "
             "glimpses never reach the finest, and learn nothing there. Give more, such as a third of max_glimpses. "
@@ -47,7 +48,11 @@ def _asked(encoder: Any, name: str) -> Iterator[str]:
 
 def _trains(settings: Mapping[str, Any]) -> Iterator[bool]:
     """Yields for each stage whether it trains the encoder."""
-    pretrain, warm_up, joint = (settings.get(name) or {} for name in ("pretrain", "warm_up", "joint"))
-    yield pretrain.get("steps", 0) > 0
-    yield "algorithm" in warm_up and warm_up["algorithm"].get("encoder_rate", 1) > 0
-    yield bool(joint) and settings["agent"]["algorithm"].get("encoder_rate", 1) > 0
+    yield (settings.get("pretrain") or {}).get("steps", 0) > 0
+    yield _updates(settings, "warm_up") and settings["warm_up"]["algorithm"].get("encoder_rate", 1) > 0
+    yield _updates(settings, "joint") and settings["agent"]["algorithm"].get("encoder_rate", 1) > 0
+
+
+def _updates(settings: Mapping[str, Any], stage: str) -> bool:
+    """Returns whether a stage learns from episodes."""
+    return (settings.get(stage) or {}).get("updates", 0) > 0

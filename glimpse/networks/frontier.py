@@ -238,9 +238,9 @@ def same_view(
     zoom: Int[Tensor, "batch time"],
     sides: Float[Tensor, "batch zoom d"],
 ) -> Bool[Tensor, "batch time n"]:
-    """Returns which candidates would show what each glimpse has shown: of wide glimpses that overlap, all have them.
+    """Returns which candidates would show what each glimpse has shown.
 
-    They need not lie in exactly one place: a hundredth of a side makes no difference.
+    Cells of several wide glimpses may lie at one place; a hundredth of a side makes no difference.
     """
     rows = torch.arange(len(sides), device=sides.device)[:, None]
     far = _SAME * sides[rows, zoom.clamp_min(0)]

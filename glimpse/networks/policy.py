@@ -34,7 +34,7 @@ from glimpse.ranks.sharing import own_rows, own_some
 
 _MANY_CELLS = 1 << 20  # of so many numbers (rows x steps x cells) the locator's distributions are computed in pieces
 _CELLS_AT_ONCE = 1 << 17  # how many numbers a piece has
-_STEPS_AT_ONCE = 8  # but it has as many steps, since each adds to the gradient of the keys of all cells
+_STEPS_AT_ONCE = 8  # or more, up to so many steps: each piece adds to the gradient of the keys of all cells
 
 
 class GlimpsePolicy(GlimpseNetwork):

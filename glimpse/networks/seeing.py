@@ -30,7 +30,7 @@ _MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How images are encoded. All but `view_cell` and `plain` change time and memory only, and results by rounding.
+    """How images are encoded. All but `view_cell` and `plain` change time and memory, and results by rounding only.
 
     Attributes:
         view_cell: Side of a cell of wide glimpses in their pixels, one number or one per axis, where there are several

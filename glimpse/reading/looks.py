@@ -17,7 +17,7 @@ class Look:
     Attributes:
         order: its place in the scanpath, from 1 on.
         level: the index of its field of view; 0 is the widest.
-        inside: the order of the wide look that showed its place; 0 where that was the overview.
+        inside: the order of the wide look that showed its place; 0 where that was the overview, or where nothing did.
         low: its low corner in level-0 pixels of the file, in the order of the image's axes.
         high: its high corner.
         answer: the probabilities (or quantities) after it, by the name of their column.

@@ -173,8 +173,12 @@ def test_an_unknown_keyword_of_the_network_is_refused() -> None:
 
 @pytest.mark.parametrize("cells_at_once", [1 << 22, 1])
 def test_chunks_leave_the_gradient_as_it_is(cells_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy_module, "_CELLS_AT_ONCE", cells_at_once)
-    monkeypatch.setattr(policy_module, "_STEPS_AT_ONCE", 1)
+    for name, value in (("_MANY_CELLS", 0), ("_CELLS_AT_ONCE", cells_at_once), ("_STEPS_AT_ONCE", 1)):
+        monkeypatch.setattr(policy_module, name, value)
+    made, pieces = policy_module.checkpoint, list[int]()
+    monkeypatch.setattr(
+        policy_module, "checkpoint", lambda *given, **named: (pieces.append(1), made(*given, **named))[1]
+    )
     policy = make_policy().double()
     episodes = play(policy)
     gradients = []
@@ -186,6 +190,7 @@ def test_chunks_leave_the_gradient_as_it_is(cells_at_once: int, monkeypatch: pyt
         gradients.append([p.grad.clone() for p in policy.parameters() if p.grad is not None])
     for direct, chunked in zip(*gradients, strict=True):
         assert torch.allclose(direct, chunked, atol=1e-12)
+    assert (len(pieces) > 1) == (cells_at_once == 1) and pieces
 
 
 def test_an_update_encodes_no_more_pixels_at_once_than_a_chunk_or_one_image_has() -> None:

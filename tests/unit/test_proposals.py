@@ -104,7 +104,7 @@ def test_fields_of_view_reach_all_of_all_images(frames: list[Frame], finest: Any
     [
         ("24mm", ["216mm", "72mm", "24mm"]),  # cells are a third of a glimpse wide; 648 mm would not fit
         ([24, 96, 96], None),
-        ([8, 32, 32], [[60, 288, 288], [24, 96, 96], [8, 32, 32]]),  # the first one spans the whole depth
+        ([8, 32, 32], [[57, 228, 228], [24, 96, 96], [8, 32, 32]]),  # cells lie 113.8 voxels apart
         (["24mm", "32mm", "32mm"], [["216mm", "288mm", "288mm"], ["72mm", "96mm", "96mm"], ["24mm", "32mm", "32mm"]]),
     ],
 )
@@ -129,6 +129,13 @@ def test_all_fields_of_view_may_span_the_whole_depth_of_a_few_slices() -> None:
     )[0]
     assert found == [["40mm", f"{wide}mm", f"{wide}mm"] for wide in (102.4, 25.6, 6.4)]
     assert accepted([stack], found, grid, view_grid)
+
+
+@pytest.mark.parametrize("finest", [96, [96, 96]])
+def test_no_field_of_view_is_proposed_that_is_hardly_wider_than_the_next(finest: Any) -> None:
+    frames = [Frame((300, 300), name="small.png"), Frame((4000, 4000), name="large.png")]
+    found = read(message(frames, views_of(finest)))[0]
+    assert [np.atleast_1d(one).tolist() for one in found] == [[250] * np.size(finest), [96] * np.size(finest)]
 
 
 def test_cells_of_wide_glimpses_that_are_too_coarse() -> None:

@@ -24,6 +24,11 @@ def said(*overrides: str, **parts: Any) -> list[str]:
         (["env=mri", "network.encoder.planar.trainable=2"], "network.encoder.planar.trainable=2 has"),
         (["env=wsi", "network.encoder.trainable=2", "pretrain=none", "warm_up=random"], "trainable=2 has"),
         (["env=relations", "network/encoder=efficientnet_lite0", "network.encoder.lora_rank=4", "joint=none"], ""),
+        (["env=wsi", "network.encoder.lora_rank=8", "agent.algorithm.encoder_rate=1", "joint=none"], "lora_rank=8 has"),
+        (
+            ["env=wsi", "network.encoder.lora_rank=8", "agent.algorithm.encoder_rate=1", "joint.updates=0"],
+            "lora_rank=8",
+        ),
         (["env=wsi", "network.encoder.lora_rank=8", "agent.algorithm.encoder_rate=1"], ""),
         (["env=wsi", "network.encoder.lora_rank=8", "pretrain.steps=10"], ""),
         (["env=wsi", "network.encoder.lora_rank=8", "agent=overview"], ""),
@@ -43,6 +48,7 @@ def test_episodes_that_never_reach_the_finest_field_of_view() -> None:
     (found,) = said(*given)
     assert "min_glimpses=1: with 3 fields" in found and "experiment=whole_slides" in found
     assert said("env=wsi", "experiment=whole_slides") == said(*given, "agent.algorithm.min_glimpses=3") == []
+    assert said(*given, "joint=none") == said(*given, locator=GaussianLocator) == said(*given, "agent=grid") == []
 
 
 def test_a_budget_with_which_the_finest_field_of_view_is_never_reached() -> None:
@@ -51,3 +57,4 @@ def test_a_budget_with_which_the_finest_field_of_view_is_never_reached() -> None
     assert "max_glimpses=2: with 3 fields of view" in found and "at least 3" in found
     assert said("env=gigapixel_mnist", "max_glimpses=3") == said("env=gigapixel_mnist", "max_glimpses=0") == []
     assert said(*given, locator=GaussianLocator) == said(*given, "agent=grid") == []  # these look anywhere
+    assert said(*given, "agent=overview") == []  # or nowhere

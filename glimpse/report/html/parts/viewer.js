@@ -249,7 +249,8 @@
     if (!step) return `Before the first look: ${caption}.`;
     const look = reading.looks[step - 1];
     const parts = [`Look ${step} of ${reading.looks.length}: ${look.where}.`];
-    if (zooms()) parts.push(look.parent ? `It lies inside look ${look.parent}.` : "It was chosen from the overview.");
+    if (look.parent) parts.push(`It lies inside look ${look.parent}.`);
+    else if (zooms() && !look.level) parts.push("It was chosen from the overview.");
     parts.push(`After it ${caption}, before it ${reading.captions[step - 1][0]}.`);
     if (look.chance !== null) {
       parts.push(`Its place had the probability ${look.chance.toPrecision(2)}; the most probable cell of the overview had ${(reading.peaks[step - 1] ?? NaN).toPrecision(2)}.`);
