@@ -221,8 +221,8 @@ class GlimpsePolicy(GlimpseNetwork):
 
         `states` are those of the memory, from which places are chosen, and mindful ones, for all else.
 
-        Of several fields of view, an entropy is that of their choice and that of the place with the one chosen: on
-        average the entropy of both, which needs no distribution over the places of the others.
+        Of several fields of view, an entropy is that of the place with the one chosen. The entropy of the field of view
+        is left out: where a bonus kept that choice open, fewer answers were right (`docs/results.md`).
         """
         read = F.pad(episodes.read, (0, 1))
         # The last step reads no glimpse: its choice is filled with zeros, and its log-probability is masked below.
@@ -256,8 +256,7 @@ class GlimpsePolicy(GlimpseNetwork):
             levels = self.levels(mindful, where, conduct).log_softmax(-1)
             where = at_level(where, zoom)
             zoomed = levels.gather(-1, zoom[..., None])[..., 0]
-            entropy = where.entropy() - (levels.exp() * levels.clamp_min(-50)).sum(-1)
-            return where.log_prob(Choice(location, cell)) + zoomed, entropy
+            return where.log_prob(Choice(location, cell)) + zoomed, where.entropy()
 
         rows = (*states, choice.location, choice.cell, zoom)
         each = max(1, batch * candidates.unary.shape[1])
