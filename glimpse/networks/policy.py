@@ -221,8 +221,8 @@ class GlimpsePolicy(GlimpseNetwork):
 
         `states` are those of the memory, from which places are chosen, and mindful ones, for all else.
 
-        Of several fields of view, an entropy is that of the place with the one chosen. The entropy of the field of view
-        is left out: where a bonus kept that choice open, fewer answers were right (`docs/results.md`).
+        Of several fields of view, an entropy is that of the place with the one chosen. That of the field of view is
+        left out: what the best places are worth decides it, and a bonus would push these scores towards each other.
         """
         read = F.pad(episodes.read, (0, 1))
         # The last step reads no glimpse: its choice is filled with zeros, and its log-probability is masked below.
