@@ -212,7 +212,7 @@ class Options:
         """
         if self.updates.replay_steps and overview_dropout < 1:
             raise SettingsError(
-                "Answers that see the overview cannot learn from kept glimpses alone: leave out replay_steps, or set "
+                "Answers that see the overview cannot learn from kept glimpses alone: set replay_steps=0, or "
                 f"network.overview_dropout=1, not {overview_dropout}."
             )
 

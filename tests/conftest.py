@@ -22,10 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Points GLIMPSE_CACHE to a folder of this run, so that no test reads or fills the user's cache."""
+    """Points GLIMPSE_CACHE to a folder of this run, so that no test reads or fills the user's cache.
+
+    Stable-Baselines3 makes a folder for each agent that is given no logger; they go to a folder of this run, too.
+    """
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLIMPSE_CACHE", str(folder))
+        patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("logs")))
         yield folder
 
 

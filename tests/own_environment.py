@@ -106,7 +106,7 @@ def configuration(folder: Path, **make: Any) -> Any:
     quick = (
         "pretrain=contrastive pretrain.steps=2 pretrain.batch=8 pretrain.pool=16 warm_up.glimpses_per_case=4 "
         "warm_up.batch=4 warm_up.steps=2 joint.updates=3 joint.validate_every=1 max_glimpses=3 "
-        "agent.algorithm.cases_per_rollout=2 agent.algorithm.rollouts_per_case=2 threads=2 progress=false "
+        "agent.algorithm.cases_per_rollout=2 agent.algorithm.rollouts_per_case=2 progress=false "
         "report.lanes=3 report.pictures=1 report.overview.updates=1 report.overview.cases_per_rollout=4"
     )
     encoder = (

@@ -1,5 +1,6 @@
 """Asks, in another process, what can be imported here and what it can do; a package that ends the process is named."""
 
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -134,10 +135,16 @@ def probe(name: str) -> Probed:
 
 def _version(name: str) -> str:
     try:
-        packages = importlib.metadata.packages_distributions().get(name.partition(".")[0]) or [name]
+        packages = _distributions().get(name.partition(".")[0]) or [name]
         return importlib.metadata.version(packages[0])
     except Exception:  # metadata may be missing or broken
         return ""
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Returns which installed packages hold each module; to find them takes up to a second."""
+    return importlib.metadata.packages_distributions()
 
 
 def _of_torch(torch: Any) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def _is_part(target: str) -> bool:
         return False
     if root == "glimpse":
         return target in _of_configs() or _is_own(_found(target))
-    if root in plugins.roots() or root not in packages_distributions():
+    if root in plugins.roots() or root not in _installed(tuple(sys.path)):
         return True
     found = _found(target)
     if found is None:  # there is no such thing, which whoever calls it will be told
@@ -62,6 +62,12 @@ def _is_part(target: str) -> bool:
     if isinstance(found, type) and issubclass(found, _KINDS):
         return True
     return root == "torchvision" and _origin(found)[:2] == ["torchvision", "models"]
+
+
+@functools.lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> frozenset[str]:
+    """Returns which modules installed packages hold, for a `sys.path`; to find them takes up to a second."""
+    return frozenset(packages_distributions())
 
 
 @functools.cache
