@@ -56,6 +56,7 @@ def ran(
         in_time = process.exitcode is not None
         left = _ended(process.pid)
         if not in_time:
+            process.kill()  # it may not have become a group yet
             process.join()
             raise subprocess.TimeoutExpired(line, timeout)
         assert not left, f"{line} left processes behind"
