@@ -23,6 +23,7 @@ from glimpse.settings.options import above_zero, at_least
 _BOUND = 50.0  # lower logits are those of places that are closed, or as good as closed
 _UNIT = 0.05  # of the loss: where levels differ by so much in worth, one is e times as probable as the other
 _NEWEST = 0.05  # share of the newest scores in running means of what scores are worth
+_LEAST_SPREAD = 0.1  # of the median of channels: the least that the features of cells are divided by
 SEEN_PENALTY = 10.0
 """Taken off the logit of a cell whose view was seen completely; for learned locators, the weight before training."""
 
@@ -139,11 +140,16 @@ class PointerLocator(nn.Module):
         return part.key(features) + where, part.unary(features)[..., 0] * self.unary_gain
 
     def calibrate(self, features: Float[Tensor, "*batch embed"], level: int = 0) -> None:
-        """Takes the statistics of features of a sample of cells of a level; they are not trained."""
+        """Takes the statistics of features of a sample of cells of a level; they are not trained.
+
+        A channel that hardly varies over cells is divided by a tenth of the median of all channels' standard
+        deviations. Divided by its own, it would drown all others as soon as the encoder learns to use it.
+        """
         part: Any = self if level == 0 else self.finer[level - 1]
         flat = features.flatten(0, -2)
         part.shift.copy_(flat.mean(0))
-        part.spread.copy_((flat.std(0) if len(flat) > 1 else torch.zeros_like(flat[0])) + 1e-3)
+        spread = flat.std(0) if len(flat) > 1 else torch.zeros_like(flat[0])
+        part.spread.copy_(spread.clamp_min(_LEAST_SPREAD * spread.median()) + 1e-3)
 
     def forward(
         self,

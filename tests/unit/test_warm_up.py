@@ -274,7 +274,7 @@ def test_features_of_cells_are_calibrated_over_the_training_split() -> None:
     policy, trainer = make()
     with torch.no_grad():  # as of a pretrained encoder: channels of very different size, with a common part
         last = policy.encoder.layers[-2]
-        last.weight.copy_(torch.logspace(0, 2, policy.encoder.embed))
+        last.weight.copy_(torch.logspace(0, 1.5, policy.encoder.embed))
         last.bias.copy_(3 * last.weight)
     trainer.encode()
     cells = cells_of_cases(policy, trainer)
@@ -287,6 +287,23 @@ def test_features_of_cells_are_calibrated_over_the_training_split() -> None:
     keys, unary = policy.locator.describe(cells[None], torch.zeros(1, len(cells), policy.encoder.embed))
     assert torch.allclose(keys[0], policy.locator.key(calibrated), atol=1e-4)
     assert torch.allclose(unary[0], 3 * policy.locator.unary(calibrated)[:, 0], atol=1e-4)
+
+
+def test_a_channel_that_hardly_varies_over_cells_does_not_drown_others_once_it_is_used() -> None:
+    policy, _ = make()
+    torch.manual_seed(0)
+    cells = torch.randn(400, policy.encoder.embed)
+    cells[:, 0] *= 1e-4
+    cells[:, 1] = 0.0
+    policy.locator.calibrate(cells[None])
+    median = cells.std(0).median()
+    torch.testing.assert_close(policy.locator.spread[:2], (0.1 * median + 1e-3).expand(2))
+    torch.testing.assert_close(policy.locator.spread[2:], cells.std(0)[2:] + 1e-3)
+    used = torch.randn(400, policy.encoder.embed)  # the encoder has learned to use all channels alike
+    calibrated = (used - policy.locator.shift) / policy.locator.spread
+    assert float(calibrated.std(0).max()) < 12
+    policy.locator.calibrate(cells[:1, :])
+    torch.testing.assert_close(policy.locator.spread, torch.full((policy.encoder.embed,), 1e-3))
 
 
 def test_statistics_of_cells_are_neither_trained_nor_taken_anew(tmp_path: Path) -> None:
