@@ -8,7 +8,16 @@ from glimpse.errors import SettingsError
 
 @dataclass(frozen=True)
 class Cosine:
-    """Falls from `rate` to `rate * floor` along half a cosine, after a linear rise over the first share `rise`."""
+    """Falls from `rate` to `rate * floor` along half a cosine, after a linear rise over the first share `rise`.
+
+    Args:
+        rate: The highest learning rate.
+        floor: The lowest one at the end, as a share of the highest, from 0 to 1.
+        rise: The share of training in which it rises from 0, from 0 to 1.
+
+    Raises:
+        SettingsError: A number is out of range.
+    """
 
     rate: float
     floor: float = 0.0
@@ -18,6 +27,8 @@ class Cosine:
         for name, value in vars(self).items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise SettingsError(f"Expected {name} of a schedule to be a number from 0 on, got {value!r}.")
+            if name != "rate" and value > 1:
+                raise SettingsError(f"Expected {name} of a schedule to be a share, from 0 to 1, got {value!r}.")
 
     def __call__(self, progress_remaining: float) -> float:
         done = 1.0 - progress_remaining

@@ -17,6 +17,8 @@ from glimpse.agents.ppo import PPOLearner
 from glimpse.agents.schedules import Cosine
 from glimpse.errors import SettingsError
 from glimpse.networks.records import Conduct, Episodes, Evaluation
+from glimpse.settings.building import build
+from glimpse.settings.composing import composed
 from tests.small_images import BASELINE, SMALL, environment, lanes
 
 
@@ -373,3 +375,13 @@ def test_cosine() -> None:
     assert schedule(1.0) == pytest.approx(1.0)
     assert schedule(0.5) == pytest.approx(0.55)
     assert schedule(0.0) == pytest.approx(0.1)
+
+
+def test_a_learning_rate_rises_first_where_settings_say_so() -> None:
+    given = composed("env=wsi", "joint.learning_rate={rate: 2, rise: 0.2, floor: 0.5}").joint.learning_rate
+    schedule = build(given)
+    assert [schedule(left) for left in (0.9, 0.8, 0.4, 0.0)] == pytest.approx([1.0, 2.0, 1.5, 1.0], abs=0.01)
+    assert schedule(1.0) < 0.02
+    for name in ("rise", "floor"):
+        with pytest.raises(SettingsError, match=f"{name} of a schedule to be a share, from 0 to 1, got 1.5"):
+            Cosine(**{"rate": 1.0, name: 1.5})
