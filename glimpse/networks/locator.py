@@ -36,8 +36,8 @@ class PointerLocator(nn.Module):
     completely, a penalty is taken: its weight, which is learned for each extent, times the share that was seen.
 
     The channels of a pretrained encoder differ a hundredfold in size, and its features have a large common part.
-    `calibrate` makes them alike: mean 0 and standard deviation 1 over a sample of cells. Before it is called, features
-    are taken as they are.
+    `calibrate` makes them alike: mean 0 and standard deviation 1 over a sample of cells, or less where a channel hardly
+    varies. Before it is called, features are taken as they are.
 
     Args:
         embed: Width of the features of cells.

@@ -123,6 +123,22 @@ def test_what_every_run_names_is_judged_without_being_imported(run: Path, monkey
     assert {*imported} < {*named} and not [one for one in imported if one.split(".")[1] in ("learning", "agents")]
 
 
+def test_installed_packages_are_listed_once_however_many_names_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[int] = []
+
+    def packages() -> dict[str, list[str]]:
+        listed.append(1)
+        return {}
+
+    monkeypatch.setattr(parts, "packages_distributions", packages)
+    for count in (1, 2):  # once for each path that modules are found on
+        monkeypatch.syspath_prepend(tmp_path / str(count))
+        assert list(foreign_targets([{"_target_": f"own.Part{number}"} for number in range(3)])) == []
+        assert len(listed) == count
+
+
 def test_of_torchvision_only_models_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torchvision" / "models").mkdir(parents=True)
     (tmp_path / "torchvision" / "__init__.py").write_text("import torch\n")

@@ -274,7 +274,7 @@ def test_features_of_cells_are_calibrated_over_the_training_split() -> None:
     policy, trainer = make()
     with torch.no_grad():  # as of a pretrained encoder: channels of very different size, with a common part
         last = policy.encoder.layers[-2]
-        last.weight.copy_(torch.logspace(0, 1.5, policy.encoder.embed))
+        last.weight.copy_(torch.logspace(0, 2, policy.encoder.embed))
         last.bias.copy_(3 * last.weight)
     trainer.encode()
     cells = cells_of_cases(policy, trainer)
@@ -283,7 +283,9 @@ def test_features_of_cells_are_calibrated_over_the_training_split() -> None:
     assert float(spread.max() / spread.min()) > 10 and float((cells.mean(0).abs() / spread).min()) > 1
     calibrated = (cells - policy.locator.shift) / policy.locator.spread
     assert float(calibrated.mean(0).abs().max()) < 1e-3
-    assert torch.allclose(calibrated.std(0), torch.ones(policy.encoder.embed), atol=0.01)
+    expected = (spread / (0.1 * spread.median())).clamp_max(1)  # less than 1 where a channel hardly varies
+    assert 0 < int((expected < 1).sum()) < policy.encoder.embed / 4
+    assert torch.allclose(calibrated.std(0), expected.float(), atol=0.01)
     keys, unary = policy.locator.describe(cells[None], torch.zeros(1, len(cells), policy.encoder.embed))
     assert torch.allclose(keys[0], policy.locator.key(calibrated), atol=1e-4)
     assert torch.allclose(unary[0], 3 * policy.locator.unary(calibrated)[:, 0], atol=1e-4)
