@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 import glimpse
 from glimpse.atomic import write_atomically
+from glimpse.runs.allocator import keep_freed_memory
 
 Row = dict[str, Any]
 
@@ -111,6 +112,7 @@ class Benchmark:
         self.out.mkdir(parents=True, exist_ok=True)
         self.runs.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(options.threads)
+        keep_freed_memory()  # as the commands do
         path, command = self.out / f"{name}.json", command_of(name, made, options)
         self.results = Results(path, command, machine(options.threads, options.device), fresh)
 

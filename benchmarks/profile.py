@@ -14,7 +14,6 @@ from torch import Tensor
 
 from benchmarks import throughput
 from benchmarks.common import Benchmark, figure, table
-from glimpse.learning.allocator import keep_freed_memory
 from glimpse.networks.policy import GlimpsePolicy
 
 NAME = "profile"
@@ -58,7 +57,6 @@ def parts_of(algorithm: Any, policy: GlimpsePolicy) -> list[tuple[Any, str, str]
 
 def measure(bench: Benchmark, agent: str) -> dict[str, Any]:
     """Times some updates of the joint stage, after a few that do not count."""
-    keep_freed_memory()  # as the command does
     algorithm, policy, _ = throughput.joint_stage(bench, agent)
     updates, steps = 2 if bench.options.quick else bench.options.updates, algorithm.steps_per_update
     algorithm.learn((1 if bench.options.quick else 3) * steps)

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from benchmarks import reference
 from benchmarks.common import QUICK, QUICK_CASES, Benchmark, Row, figure, parser, setting, table
-from glimpse.learning.allocator import keep_freed_memory
 from glimpse.learning.stages import seed_everything
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import Episodes
@@ -83,7 +82,6 @@ def _reference(bench: Benchmark) -> float:
 # ---------------------------------------------------------------------------------------------- measuring
 def measure(bench: Benchmark, agent: str) -> Row:
     """Times some updates of the joint stage, then the bare encoder on the last of their rollouts."""
-    keep_freed_memory()  # as the command does; for the bare encoder, too
     algorithm, policy, chunk = joint_stage(bench, agent)
     updates, steps = 2 if bench.options.quick else bench.options.updates, algorithm.steps_per_update
     algorithm.learn((1 if bench.options.quick else 3) * steps)

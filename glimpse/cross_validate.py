@@ -19,15 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from glimpse.atomic import remove_unfinished, write_atomically, write_error
 from glimpse.cohort import Cohort
-from glimpse.cohort.folds import FOLDS_FILE, Folds, make_folds, read_folds
+from glimpse.cohort.folds import FOLDS_FILE, Folds, lines_of, make_folds, read_folds
 from glimpse.cohort.recorded import SPLITS_FILE, read_learned
 from glimpse.cohort.table import CohortError
 from glimpse.errors import EvaluationError, SettingsError
-from glimpse.learning.allocator import keep_freed_memory
 from glimpse.predicting.claims import Claims
 from glimpse.report.answers import PREDICTIONS_FILE, read_answers, read_rows, task_of
 from glimpse.report.calibrating import draw_answers
 from glimpse.report.over_folds import predictions_of_folds, summarised, table_over_folds
+from glimpse.runs.allocator import keep_freed_memory
 from glimpse.runs.initial import run_of, weights_checksum
 from glimpse.runs.loading import CONFIG_FILE
 from glimpse.settings.building import build, build_setting
@@ -120,6 +120,7 @@ def cross_validate(
     """
     _check_settings(settings)
     at_least("validation", validation, 0, most=0.9)
+    _check_folds(folds)
     config = composed(*settings)
     plan = planned(config, settings).settings
     path = Path(os.path.abspath(os.path.expanduser(folder or _named(plan, folds))))
@@ -210,13 +211,20 @@ def _named(plan: Mapping[str, Any], folds: int | str | os.PathLike[str]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- the folder
-def _folds(path: Path, cohort: Cohort, task: Task, given: Any, validation: float, seed: int) -> Folds:
-    """Returns the folds of the folder, which are made or copied first where it has none."""
-    file, kept = path / FOLDS_FILE, (path / FOLDS_FILE).exists()
+def _check_folds(given: Any) -> None:
+    """Refuses what can be no folds of any cohort, before cases are opened or made."""
     if isinstance(given, bool) or not isinstance(given, int | str | os.PathLike):
         raise SettingsError(f"Expected folds as a number or as the path of a CSV, got {given!r}.")
     if isinstance(given, int):
         at_least("folds", given, 2, whole=True)
+    else:
+        lines_of(os.path.expanduser(given))
+
+
+def _folds(path: Path, cohort: Cohort, task: Task, given: Any, validation: float, seed: int) -> Folds:
+    """Returns the folds of the folder, which are made or copied first where it has none."""
+    file, kept = path / FOLDS_FILE, (path / FOLDS_FILE).exists()
+    if isinstance(given, int):
         wanted = make_folds(cohort, task, given, validation, seed)
     else:
         wanted = read_folds(os.path.expanduser(given), cohort, task, validation, seed)

@@ -49,6 +49,7 @@ from glimpse.report.calibrating import measured
 from glimpse.report.evaluations import write_evaluation
 from glimpse.report.scanning import NO_TILING, scan_of_run
 from glimpse.report.tables import Row, counted, further_table, table
+from glimpse.runs.allocator import keep_freed_memory
 from glimpse.runs.loading import POLICY_FILE, feature_store, load, overview_network
 from glimpse.settings.building import build
 from glimpse.settings.command import in_one_line, run_command
@@ -366,6 +367,7 @@ def _read(
 def _main(config: DictConfig) -> None:
     options: Any = OmegaConf.to_container(config, resolve=True)
     run = options.pop("run")
+    keep_freed_memory()
     with in_one_line(), unread.named_at_the_end():
         refuse_unknown(options, inspect.signature(evaluate).parameters, "glimpse.evaluate")
         if run is None:

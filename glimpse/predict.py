@@ -21,6 +21,7 @@ from glimpse.predicting.outputs import FAILED, PREDICTIONS, Form
 from glimpse.predicting.surviving import survived
 from glimpse.predicting.work import Done, Work
 from glimpse.reading.readers import MOST_GLIMPSES
+from glimpse.runs.allocator import keep_freed_memory
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import above_zero, at_least, check_device, refuse_unknown
@@ -158,6 +159,7 @@ def _shard(text: Any) -> tuple[int, int]:
 @hydra.main(version_base="1.3", config_path="pkg://glimpse.configs", config_name="predict")
 def _main(config: DictConfig) -> None:
     options: Any = OmegaConf.to_container(config, resolve=True)
+    keep_freed_memory()
     with in_one_line():
         refuse_unknown(options, inspect.signature(predict).parameters, "glimpse.predict")
         for name in ("model", "input", "output"):

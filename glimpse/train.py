@@ -27,7 +27,6 @@ from glimpse.cohort.skipped import FAILURES_FILE, write_failures
 from glimpse.contract.protocol import ProtocolError, contract_of
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
 from glimpse.errors import DivergedError, SettingsError, UserError
-from glimpse.learning.allocator import keep_freed_memory
 from glimpse.learning.remarks import remarks
 from glimpse.learning.stages import STAGES, Stage, Training, restore_policy, seed_everything
 from glimpse.networks.feature_store import using
@@ -35,6 +34,7 @@ from glimpse.ranks.group import agreed, alike, first, machine_by_machine, once, 
 from glimpse.ranks.sharing import check_shared
 from glimpse.report.comparison import Report
 from glimpse.report.validation import validator
+from glimpse.runs.allocator import keep_freed_memory
 from glimpse.runs.folder import Run, check_continues, settings_of
 from glimpse.runs.initial import run_of, take_weights, weights_file
 from glimpse.runs.loading import (

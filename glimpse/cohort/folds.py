@@ -90,7 +90,7 @@ def read_folds(path: str | os.PathLike[str], cohort: Cohort, task: Task, validat
         CohortError: the file cannot be read, or does not fit the cohort: cases without a fold, other images, or a
             patient in several folds.
     """
-    lines = _lines(Path(path))
+    lines = lines_of(path)
     missing = [case.id for case in cohort if not (lines.get(case.id) or {}).get("fold")]
     if missing:
         raise CohortError(
@@ -168,9 +168,14 @@ def _check_patients(
             )
 
 
-def _lines(path: Path) -> dict[str, Mapping[str, str]]:
+def lines_of(path: str | os.PathLike[str]) -> dict[str, Mapping[str, str]]:
+    """Reads a file of folds; returns its lines by the ids of their cases.
+
+    Raises:
+        CohortError: the file cannot be read, lacks a column or lines, or has several lines for a case.
+    """
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
+        rows = list(csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8-sig"), newline="")))
     except OSError as error:
         raise CohortError(f"{path}: cannot be read ({error.strerror}). Give a file of folds, or a number.") from error
     except (UnicodeDecodeError, csv.Error) as error:

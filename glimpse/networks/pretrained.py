@@ -90,6 +90,7 @@ class EfficientNetLite(nn.Module):
         choose_trained(self, list(self.blocks), trainable, lora_rank)
         if not trainable and not lora_rank:
             _fold(self.stem, self.blocks)
+        _without_copies(self)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train()  # modules begin in training mode, in which batch normalisation would use the batch
 
@@ -147,6 +148,20 @@ def _fold(stem: nn.Sequential, blocks: nn.Sequential) -> None:
                 both = getattr(part, convolution).eval(), getattr(part, normalisation).eval()
                 setattr(part, convolution, fuse_conv_bn_eval(*both))
                 setattr(part, normalisation, nn.Identity())
+
+
+def _without_copies(encoder: nn.Module) -> None:
+    """Lets convolutions pad by themselves, and activations write over what they get; the numbers stay the same.
+
+    Padding that is not the same on all sides is left to the module before a convolution.
+    """
+    part: Any
+    for part in encoder.modules():
+        padding = getattr(part, "static_padding", None)
+        if isinstance(padding, nn.ZeroPad2d) and len(set(padding.padding)) == 1:
+            part.padding, part.static_padding = tuple(padding.padding[:2]), nn.Identity()
+        if isinstance(part, nn.ReLU6):
+            part.inplace = True
 
 
 def _packages(version: int) -> tuple[Any, Any]:

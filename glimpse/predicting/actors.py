@@ -18,6 +18,7 @@ from glimpse.predicting.claims import BEAT, STALE, Claims
 from glimpse.predicting.hand import DEATHS, ELSEWHERE, Named, Outcome, OwnHand
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.order import Order
+from glimpse.runs.allocator import keep_freed_memory
 from glimpse.runs.stopping import Stopping
 
 _POLL = 1.0  # seconds between two looks at whether the program was asked to stop
@@ -42,6 +43,7 @@ class _Reader:
     """What an actor is: the agents, loaded once, and one case after the other."""
 
     def __init__(self, order: Order) -> None:
+        keep_freed_memory()  # as the command does in its own process
         self._hand = order.hand()
 
     def ready(self) -> None:

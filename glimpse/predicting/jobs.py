@@ -27,6 +27,7 @@ from glimpse.predicting.inputs import Item
 from glimpse.predicting.order import Order
 from glimpse.predicting.outputs import FAILURES, RECORDS
 from glimpse.predicting.work import Work
+from glimpse.runs.allocator import keep_freed_memory
 from glimpse.runs.stopping import Stopping
 from glimpse.settings.nearest import suggestion
 from glimpse.settings.options import at_least
@@ -61,6 +62,7 @@ class _Share:
 
     def __call__(self) -> dict[str, int]:
         """Returns how many cases it has read, and how many had been read before."""
+        keep_freed_memory()  # as the command does in its own process
         if self.visible is not None:  # before CUDA begins; submitit has named the first ones of the machine
             os.environ["CUDA_VISIBLE_DEVICES"] = self.visible
         if self.order.device == "cuda":

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 import glimpse
 from glimpse.compare import compare
 from glimpse.cross_validate import cross_validate
-from glimpse.errors import EvaluationError, SettingsError
+from glimpse.errors import EvaluationError, SettingsError, UserError
 from glimpse.evaluate import evaluate
 from glimpse.predicting.claims import Claims
 from glimpse.reading.calibration import CALIBRATION_FILE, calibrated
@@ -118,6 +118,18 @@ def test_what_cannot_be_gone_on_with_is_refused(finished: Path, tiny_slides: Pat
     ):
         with pytest.raises(SettingsError, match=said):
             cross_validate(settings(tiny_slides, *more), **{"folds": 2, "folder": finished, **options})
+
+
+@pytest.mark.parametrize(
+    ("folds", "said"), [(1, "folds as a whole number of at least 2"), ("no such.csv", "no such.csv: cannot be read")]
+)
+def test_impossible_folds_are_refused_before_cases_are_made(
+    folds: int | str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[cross_validate.__module__], "build_setting", lambda *_: pytest.fail("made"))
+    with pytest.raises(UserError, match=said):
+        cross_validate(["env=wsi"], folds=folds, folder=tmp_path / "cv")
+    assert not (tmp_path / "cv").exists()
 
 
 def test_a_fold_that_another_process_trains_is_left_to_it(finished: Path, tiny_slides: Path) -> None:

@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
 SCRIPT = """
 import resource, sys
 import torch
-from glimpse.learning.allocator import keep_freed_memory
+from glimpse.runs.allocator import keep_freed_memory
 assert keep_freed_memory() or sys.argv[1] == "0"
 torch.set_num_threads(1)
 for _ in range(20):  # the heap grows until a freed block fits the next
@@ -28,3 +29,18 @@ def test_large_tensors_are_made_in_memory_that_is_there_already() -> None:
 
     assert faults(SCRIPT) < 16384
     assert faults(SCRIPT.replace("assert keep_freed_memory()", "assert True")) > 10 * 16384
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("train", ["threads=-1"]), ("evaluate", []), ("predict", []), ("cross_validate", ["folds=1"])],
+)
+def test_commands_that_compute_keep_freed_memory(
+    command: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, told = import_module(f"glimpse.{command}"), list[bool]()
+    monkeypatch.setattr(module, "keep_freed_memory", lambda: told.append(True))
+    monkeypatch.setattr(sys, "argv", [command, *words])
+    with pytest.raises(SystemExit, match="2"):
+        module.main()
+    assert told == [True]

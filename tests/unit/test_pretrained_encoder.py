@@ -54,6 +54,36 @@ def test_features_are_those_of_the_published_network(version: int) -> None:
         assert torch.allclose(encoder(image), seen[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("version", [EfficientNetLite0, EfficientNetLite1, EfficientNetLite2])
+@pytest.mark.parametrize("trains", [{}, {"trainable": "all"}, {"lora_rank": 2}])
+def test_convolutions_that_pad_by_themselves_compute_the_same(
+    version: type[EfficientNetLite], trains: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.randint(0, 256, (2, 3, 71, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def made() -> tuple[EfficientNetLite, torch.Tensor]:
+        torch.manual_seed(0)
+        encoder = version(3, stride=32, **trains)
+        return encoder, encoder(image)
+
+    encoder, features = made()
+    monkeypatch.setattr(pretrained, "_without_copies", lambda encoder: None)
+    plain, expected = made()
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+    left, before = (
+        [part.padding for part in one.modules() if isinstance(part, torch.nn.ZeroPad2d)] for one in (encoder, plain)
+    )
+    assert left == [sides for sides in before if len(set(sides)) > 1]
+    assert 0 < len(left) < len(before)
+    if trains:
+        gradients = [
+            torch.autograd.grad(one.square().sum(), [p for p in of.parameters() if p.requires_grad])
+            for of, one in ((encoder, features), (plain, expected))
+        ]
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-3 * float(other.abs().max()), rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("version", "stride"),
     [*((EfficientNetLite0, stride) for stride in (4, 8, 16)), (EfficientNetLite1, 16), (EfficientNetLite2, 16)],
