@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 import glimpse
 from glimpse.atomic import write_atomically
-from glimpse.runs.allocator import keep_freed_memory
+from glimpse.settings.allocator import keep_freed_memory
 
 Row = dict[str, Any]
 

@@ -27,9 +27,9 @@ from glimpse.predicting.claims import Claims
 from glimpse.report.answers import PREDICTIONS_FILE, read_answers, read_rows, task_of
 from glimpse.report.calibrating import draw_answers
 from glimpse.report.over_folds import predictions_of_folds, summarised, table_over_folds
-from glimpse.runs.allocator import keep_freed_memory
 from glimpse.runs.initial import run_of, weights_checksum
 from glimpse.runs.loading import CONFIG_FILE
+from glimpse.settings.allocator import keep_freed_memory
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import typed_keys
 from glimpse.settings.command import in_one_line, run_command

@@ -49,8 +49,8 @@ from glimpse.report.calibrating import measured
 from glimpse.report.evaluations import write_evaluation
 from glimpse.report.scanning import NO_TILING, scan_of_run
 from glimpse.report.tables import Row, counted, further_table, table
-from glimpse.runs.allocator import keep_freed_memory
 from glimpse.runs.loading import POLICY_FILE, feature_store, load, overview_network
+from glimpse.settings.allocator import keep_freed_memory
 from glimpse.settings.building import build
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import at_least, check_device, refuse_unknown

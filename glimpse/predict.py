@@ -21,7 +21,7 @@ from glimpse.predicting.outputs import FAILED, PREDICTIONS, Form
 from glimpse.predicting.surviving import survived
 from glimpse.predicting.work import Done, Work
 from glimpse.reading.readers import MOST_GLIMPSES
-from glimpse.runs.allocator import keep_freed_memory
+from glimpse.settings.allocator import keep_freed_memory
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import above_zero, at_least, check_device, refuse_unknown

@@ -34,7 +34,6 @@ from glimpse.ranks.group import agreed, alike, first, machine_by_machine, once, 
 from glimpse.ranks.sharing import check_shared
 from glimpse.report.comparison import Report
 from glimpse.report.validation import validator
-from glimpse.runs.allocator import keep_freed_memory
 from glimpse.runs.folder import Run, check_continues, settings_of
 from glimpse.runs.initial import run_of, take_weights, weights_file
 from glimpse.runs.loading import (
@@ -47,6 +46,7 @@ from glimpse.runs.loading import (
     save_policy,
 )
 from glimpse.runs.parts import REMEDY, foreign_targets, told
+from glimpse.settings.allocator import keep_freed_memory
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.checking import checked, typed_keys
 from glimpse.settings.command import in_one_line, run_command

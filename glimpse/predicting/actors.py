@@ -18,8 +18,8 @@ from glimpse.predicting.claims import BEAT, STALE, Claims
 from glimpse.predicting.hand import DEATHS, ELSEWHERE, Named, Outcome, OwnHand
 from glimpse.predicting.inputs import Item
 from glimpse.predicting.order import Order
-from glimpse.runs.allocator import keep_freed_memory
 from glimpse.runs.stopping import Stopping
+from glimpse.settings.allocator import keep_freed_memory
 
 _POLL = 1.0  # seconds between two looks at whether the program was asked to stop
 

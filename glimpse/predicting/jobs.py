@@ -27,8 +27,8 @@ from glimpse.predicting.inputs import Item
 from glimpse.predicting.order import Order
 from glimpse.predicting.outputs import FAILURES, RECORDS
 from glimpse.predicting.work import Work
-from glimpse.runs.allocator import keep_freed_memory
 from glimpse.runs.stopping import Stopping
+from glimpse.settings.allocator import keep_freed_memory
 from glimpse.settings.nearest import suggestion
 from glimpse.settings.options import at_least
 from glimpse.settings.terminal import printable

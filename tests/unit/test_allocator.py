@@ -3,13 +3,19 @@
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from glimpse.predicting import actors, jobs
+from glimpse.predicting.order import Order
+from glimpse.predicting.outputs import Form
 
 SCRIPT = """
 import resource, sys
 import torch
-from glimpse.runs.allocator import keep_freed_memory
+from glimpse.settings.allocator import keep_freed_memory
 assert keep_freed_memory() or sys.argv[1] == "0"
 torch.set_num_threads(1)
 for _ in range(20):  # the heap grows until a freed block fits the next
@@ -43,4 +49,18 @@ def test_commands_that_compute_keep_freed_memory(
     monkeypatch.setattr(sys, "argv", [command, *words])
     with pytest.raises(SystemExit, match="2"):
         module.main()
+    assert told == [True]
+
+
+@pytest.mark.parametrize("engine", [actors, jobs])
+def test_processes_of_engines_keep_freed_memory(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hand(order: Order) -> None:
+        raise InterruptedError
+
+    told = list[bool]()
+    monkeypatch.setattr(Order, "hand", hand)
+    monkeypatch.setattr(engine, "keep_freed_memory", lambda: told.append(True))
+    order = Order(("run",), ("slides",), "predictions", None, Form(), "cpu", None)
+    with pytest.raises(InterruptedError):
+        actors._Reader(order) if engine is actors else jobs._Share(order, Path(), (1, 1), 0.0)()
     assert told == [True]

@@ -12,8 +12,9 @@ def keep_freed_memory() -> bool:
 
     By default a tensor of more than 32 MiB is mapped anew and unmapped when freed, and the system fills its pages with
     zeros when they are first touched. A training step makes hundreds of such tensors, always of the same sizes; keeping
-    their memory makes a step a fifth to a quarter faster. The peak of memory use stays the same, but between peaks the
-    process does not shrink. The setting holds for the whole process; without glibc nothing is changed.
+    their memory makes a step a fifth to a quarter faster. Encoding large overviews gains likewise. The peak of memory
+    use stays the same, but between peaks the process does not shrink. The setting holds for the whole process; without
+    glibc nothing is changed.
     """
     if not sys.platform.startswith("linux"):
         return False
