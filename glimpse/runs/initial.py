@@ -129,6 +129,9 @@ def _check_encoder(
         f"{name}={two.get(name)} there, {one.get(name)} here"
         for name in sorted(one.keys() | two.keys())
         if theirs and _unmoved(one.get(name)) != _unmoved(two.get(name)) and not name.endswith("checkpoint")
+        if (name in one and name in two)
+        or one.get(name)
+        or two.get(name)  # an option that is new, and off, is no other
     ]
     parts = {name: (tuple(state[name].shape), tuple(policy.state_dict()[name].shape)) for name in names & there}
     shapes = {name: both for name, both in parts.items() if both[0] != both[1]}

@@ -276,6 +276,16 @@ def test_settings_that_differ_from_those_of_the_run_are_named(first: Path) -> No
         take_weights(network(), first, composed(*SHORT))
 
 
+def test_an_option_that_the_run_did_not_know_yet_is_named_only_where_it_is_on(first: Path) -> None:
+    for value, named in ((False, False), (0, False), (None, False), (True, True)):
+        settings = composed(*SHORT)
+        OmegaConf.update(settings, "network.encoder.new_option", value, force_add=True)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            take_weights(network(), first, settings)
+        assert ["new_option=None there, True here" in str(one.message) for one in found] == [True] * named
+
+
 # ---------------------------------------------------------------------------------------------- nothing teaches answers
 UNTAUGHT = {
     "no warm-up": ("warm_up=none",),
