@@ -92,7 +92,7 @@ class GlimpseFeatures(BaseFeaturesExtractor):
 
     def forward(self, observations: dict[str, Tensor]) -> Float[Tensor, "batch features"]:
         pixels = {name: observations[name] * factor for name, factor in self.factors.items()}
-        overview = self._overviews.seen_by(self.encoder, pixels["overview"])
+        overview = self.encoder(self._overviews.enlarged(pixels["overview"]))
         parts = [
             self.pool(self.encoder(pixels["glimpse"])),
             self.pool(overview),

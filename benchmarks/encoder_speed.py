@@ -4,14 +4,12 @@ python -m benchmarks.encoder_speed
 
 Glimpses have the environment's size and hold noise. Batches are encoded without gradients, in turns, so that what else
 the machine does disturbs all encoders alike; the median of the rounds is given. The small encoder is that of
-`benchmarks.probe`. Two rows make maps with cells of 8 pixels, half the stride: one enlarges the image, one drops the
-last stride. EfficientNet-Lite1 and 2 need the extra `encoders`.
+`benchmarks.probe`. EfficientNet-Lite1 and 2 need the extra `encoders`.
 """
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -21,21 +19,14 @@ from torch import nn
 from benchmarks.common import Benchmark, Row, figure, parser, table
 from benchmarks.probe import SMALL
 from glimpse.modalities import find_modality
-from glimpse.networks.cells import ImageCells
 from glimpse.settings.building import build
 from glimpse.settings.composing import composed
 
 NAME = "encoder_speed"
-Encode = Callable[[torch.Tensor], torch.Tensor]
 _PLANES = {
     "small": ["network/encoder=small"],
     "efficientnet_lite0, stride 8": ["network/encoder=efficientnet_lite0", "network.encoder.stride=8"],
     "efficientnet_lite0, stride 16": ["network/encoder=efficientnet_lite0", "network.encoder.stride=16"],
-    "efficientnet_lite0, cells of 8, enlarged": ["network/encoder=efficientnet_lite0"],
-    "efficientnet_lite0, cells of 8, strides dropped": [
-        "network/encoder=efficientnet_lite0",
-        "network.encoder.drop_strides=true",
-    ],
     "efficientnet_lite0, stride 32": ["network/encoder=efficientnet_lite0", "network.encoder.stride=32"],
     "efficientnet_lite1, stride 16": ["network/encoder=efficientnet_lite1", "network.encoder.stride=16"],
     "efficientnet_lite2, stride 16": ["network/encoder=efficientnet_lite2", "network.encoder.stride=16"],
@@ -45,7 +36,6 @@ _VOLUMES = {
     "planar": ["network/encoder=planar"],
     "axial": ["network/encoder=axial"],
 }
-_CELLS_OF_8 = [name for name in _PLANES if "cells of 8" in name]
 ENCODERS = {"wsi": _PLANES, "xray": _PLANES, "photo": _PLANES, "mri": _VOLUMES, "ct": _VOLUMES}
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -77,11 +67,10 @@ def _measure(bench: Benchmark, env: str) -> list[Row]:
     batch, rounds = (2, 1) if given.quick else (given.batch, given.rounds)
     images = torch.randint(256, (batch, channels, *size), dtype=torch.uint8, device=given.device)
     encoders = {name: _encoder(env, name, channels, ndim).to(given.device).eval() for name in ENCODERS[env]}
-    encode = {name: _narrow(one, size) if name in _CELLS_OF_8 else one for name, one in encoders.items()}
     seconds: dict[tuple[str, str], list[float]] = {(name, kind): [] for name in encoders for kind in TYPES}
     for _ in range(1 + rounds):  # the first one warms up
         for (name, kind), taken in seconds.items():
-            taken.append(_seconds(encode[name], images, TYPES[kind]))
+            taken.append(_seconds(encoders[name], images, TYPES[kind]))
     rates = {key: batch / median(taken[1:]) for key, taken in seconds.items()}
     rows: list[Row] = []
     for name in encoders:
@@ -99,13 +88,8 @@ def _encoder(env: str, name: str, channels: int, ndim: int) -> nn.Module:
     return build(config.network.encoder)(channels, ndim)
 
 
-def _narrow(encoder: nn.Module, size: Sequence[int]) -> Encode:
-    """Returns a function that encodes images of this size into cells of 8 pixels."""
-    return partial(ImageCells(encoder, size, 8).seen_by, encoder)
-
-
 @torch.inference_mode()
-def _seconds(encoder: Encode, images: torch.Tensor, kind: torch.dtype) -> float:
+def _seconds(encoder: nn.Module, images: torch.Tensor, kind: torch.dtype) -> float:
     began = time.perf_counter()
     with torch.autocast(images.device.type, kind, enabled=kind is not torch.float32):
         encoder(images).float().sum().item()  # waits for a device, too

@@ -1,4 +1,4 @@
-"""Cells of an image that are narrower than the stride of the encoder."""
+"""Cells of an image: it is enlarged for an encoder whose stride is wider than they should be."""
 
 import math
 from collections.abc import Sequence
@@ -17,11 +17,10 @@ _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class ImageCells:
-    """The cells of overviews or of wide glimpses, and how the encoder makes feature maps that have them.
+    """The cells of overviews or of wide glimpses, and how these are prepared so that their feature maps have them.
 
     An encoder has one vector of features for each block of `stride` pixels. Where cells are to be narrower than that,
-    the image is enlarged by stride / cell, so that each block of the enlarged image shows one cell. An encoder whose
-    attribute `drop_strides` is true makes them narrower itself: `encoder(image, stride // cell)`.
+    the image is enlarged by stride / cell, so that each block of the enlarged image shows one cell.
 
     Args:
         encoder: The encoder. Its `grid(size)` says what its stride is, and its `padding` how it fills what cells reach
@@ -32,11 +31,9 @@ class ImageCells:
 
     Attributes:
         grid: The cells.
-        narrower: stride / cell if the encoder drops strides; 1 if images are enlarged, or cells are the encoder's own.
 
     Raises:
-        SettingsError: A cell is wider than the encoder's stride, or not one number or one per axis, or not what an
-            encoder that drops strides can make.
+        SettingsError: A cell is wider than the encoder's stride, or not one number or one per axis.
     """
 
     def __init__(self, encoder: Any, size: Sequence[int], cell: Cell = None, name: str = "cell") -> None:
@@ -52,28 +49,16 @@ class ImageCells:
         self.grid = CellGrid(self.own.size, side)
         self.background = float(getattr(encoder, "background", 0.0))
         self.padding = getattr(encoder, "padding", "constant")
-        self.narrower = _narrower(self.own, side, name) if getattr(encoder, "drop_strides", False) else 1
-
-    @property
-    def are_narrower(self) -> bool:
-        """Whether cells are narrower than the encoder's stride."""
-        return self.grid != self.own
 
     @property
     def enlarges(self) -> bool:
         """Whether images are enlarged."""
-        return self.are_narrower and self.narrower == 1
+        return self.grid != self.own
 
     @property
     def pixels(self) -> int:
         """How many pixels of an image the encoder sees, at each channel."""
-        sides = self.own.side if self.enlarges else self.grid.side
-        return math.prod(count * side for count, side in zip(self.grid.cells, sides, strict=True))
-
-    def seen_by(self, encoder: Any, image: Tensor) -> Float[Tensor, "batch embed *cells"]:
-        """Returns the feature maps, with these cells, that the encoder makes of images (batch, channel, *size)."""
-        image = self.enlarged(image)
-        return encoder(image) if self.narrower == 1 else encoder(image, self.narrower)
+        return math.prod(count * side for count, side in zip(self.grid.cells, self.own.side, strict=True))
 
     def enlarged(self, image: Tensor) -> Float[Tensor, "batch channel *larger"] | Tensor:
         """Returns images (batch, channel, *size) as the encoder should see them.
@@ -91,19 +76,6 @@ class ImageCells:
             pixels = F.pad(pixels, margins, mode=self.padding)
         target = [count * stride for count, stride in zip(self.grid.cells, self.own.side, strict=True)]
         return F.interpolate(pixels, size=target, mode=_MODES[len(target)], align_corners=False)
-
-
-def _narrower(own: CellGrid, side: tuple[int, ...], name: str) -> int:
-    """Returns stride / cell, which is 1, 2 or 4; refuses other cells."""
-    stride = own.side[0]
-    possible = [stride // times for times in (1, 2, 4) if stride // times >= 2]
-    if len(set(side)) > 1 or side[0] not in possible:
-        raise SettingsError(
-            f"network.encoder.drop_strides=true makes cells of {', '.join(map(str, possible))} pixels only, got "
-            f"network.{name}={_listed(side)}. Type one of these, or network.encoder.drop_strides=false, which enlarges "
-            "images."
-        )
-    return stride // side[0]
 
 
 def _per_axis(cell: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:

@@ -48,8 +48,7 @@ class GlimpseNetwork(SeeingNetwork):
         layout: The layout of the actions.
         encoder: `encoder(channels, ndim)` returns a `ConvEncoder`, or a module with the same `embed` and `grid`.
         cell: Side of a cell in overview pixels, one number or one per axis, where it is to be narrower than the
-            encoder's stride; the overview is then enlarged before it is encoded, or the encoder drops strides. None
-            means the stride.
+            encoder's stride; the overview is then enlarged before it is encoded. None means the stride.
         width: Width of tokens, and of everything that is computed from them, where the encoder has more features than
             the other parts need: features are projected to it, those of glimpses as those of cells. None means as many
             as the encoder has. Below, `embed` is this width.

@@ -67,11 +67,6 @@ class PlanarEncoder(nn.Module):
         self.ndim, self.background = ndim, background
         self.two = channels == 2
         self.planar = planar(3 if self.neighbours or self.two else channels, 2)
-        if getattr(self.planar, "drop_strides", False):
-            raise SettingsError(
-                "A planar network makes the cells of its slices itself, so it drops no strides. Type "
-                "network.encoder.planar.drop_strides=false, and network.encoder.scale=4 for narrower cells."
-            )
         (stride, _) = self.planar.grid((1, 1)).side
         scales = (scale,) * ndim if isinstance(scale, int) else tuple(scale)
         if len(scales) != ndim or min(scales) < 1 or any(stride % one for one in scales):

@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -53,11 +52,6 @@ class EfficientNetLite(nn.Module):
         background: pixel value outside the image; pretraining uses it to augment glimpses.
         trainable: which of the weights train: 0 for none, a number for so many of the last blocks, or "all".
         lora_rank: rank of low-rank adapters, which train beside the weights that do not; 0 for no adapters.
-        drop_strides: whether cells that are narrower than `stride` (`network.cell`, `network.view_cell`) are made by
-            setting the last one or two strides of the network to 1, instead of enlarging the image. This is quicker,
-            and features differ, so it must stay as in training. Cells are then stride / 2 or stride / 4 pixels wide,
-            and respond most to what lies up to half of that beside their middle. Source: Luo et al., Bag of Tricks and
-            a Strong Baseline for Deep Person Re-Identification, 2019, who set the last stride to 1.
 
     Raises:
         MissingExtraError: the packages of the network and its weights are not installed; the message says how to
@@ -79,7 +73,6 @@ class EfficientNetLite(nn.Module):
         background: float = 0.0,
         trainable: Trainable = 0,
         lora_rank: int = 0,
-        drop_strides: bool = False,
     ) -> None:
         super().__init__()
         if ndim != 2 or channels not in (1, 3):
@@ -89,7 +82,7 @@ class EfficientNetLite(nn.Module):
             )
         if stride not in _STRIDES:
             raise ValueError(f"Expected a stride of {', '.join(map(str, _STRIDES))}, got {stride}.")
-        self.ndim, self.stride, self.background, self.drop_strides = ndim, stride, background, drop_strides
+        self.ndim, self.stride, self.background = ndim, stride, background
         whole = _with_weights(self.version)
         self.stem = nn.Sequential(whole._conv_stem, whole._bn0, whole._swish)
         self.blocks = nn.Sequential(*whole._blocks[: _last_block(whole, stride) + 1])
@@ -120,33 +113,12 @@ class EfficientNetLite(nn.Module):
         freeze_statistics(self)
         return self
 
-    def forward(self, image: Tensor, narrower: int = 1) -> Float[Tensor, "batch embed rows columns"]:
-        """Returns the feature map (batch, embed, *cells) of images (batch, channel, *size) in [0, 255].
-
-        Cells are those of `grid(size)`. With `narrower`, 2 or 4, they are so many times narrower: the last one or two
-        strides become 1.
-
-        Raises:
-            ValueError: `narrower` is another number, or cells would be narrower than 2 pixels.
-        """
-        side = self.stride // narrower
-        if narrower not in (1, 2, 4) or side < 2:
-            raise ValueError(f"A stride of {self.stride} cannot become {narrower} times narrower; expected 1, 2 or 4.")
+    def forward(self, image: Tensor) -> Float[Tensor, "batch embed rows columns"]:
+        """Returns the feature map (batch, embed, *grid(size).cells) of images (batch, channel, *size) in [0, 255]."""
         image = image.contiguous(memory_format=torch.channels_last)
         image = (image.to(next(self.parameters()).dtype) - 127) / 128
-        image = whole_cells(image, CellGrid(tuple(image.shape[2:]), (side,) * self.ndim), self.padding)
-        seen = self.stem(image.expand(-1, 3, -1, -1))
-        if narrower == 1:
-            return self.blocks(seen)
-        at, dropped = 2, 0
-        block: Any
-        for block in self.blocks:
-            step = block._depthwise_conv.stride[0]
-            if at * step <= side:
-                seen, at = block(seen), at * step
-            else:  # its weights were trained for a stride of 2, and look half a cell too far to the front
-                seen, dropped = _without_stride(block, seen, behind=dropped % 2), dropped + 1
-        return seen
+        image = whole_cells(image, self.grid(image.shape[2:]), self.padding)
+        return self.blocks(self.stem(image.expand(-1, 3, -1, -1)))
 
 
 class EfficientNetLite0(EfficientNetLite):
@@ -176,18 +148,6 @@ def _fold(stem: nn.Sequential, blocks: nn.Sequential) -> None:
                 both = getattr(part, convolution).eval(), getattr(part, normalisation).eval()
                 setattr(part, convolution, fuse_conv_bn_eval(*both))
                 setattr(part, normalisation, nn.Identity())
-
-
-def _without_stride(block: Any, image: Tensor, behind: int) -> Tensor:
-    """Runs a block of stride 2 with a stride of 1; `behind` moves what it sees by so many cells."""
-    convolution, seen = block._depthwise_conv, image
-    if hasattr(block, "_expand_conv"):
-        seen = block._swish(block._bn0(block._expand_conv(seen)))
-    padding = convolution.kernel_size[0] // 2
-    if behind:
-        seen, padding = F.pad(seen, (padding - behind, padding + behind) * 2), 0
-    seen = F.conv2d(seen, convolution.weight, convolution.bias, 1, padding, groups=convolution.groups)
-    return block._bn2(block._project_conv(block._swish(block._bn1(seen))))
 
 
 def _without_copies(encoder: nn.Module) -> None:

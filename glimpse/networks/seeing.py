@@ -125,15 +125,11 @@ class SeeingNetwork(BasePolicy):
         """Returns tokens of images (batch, channel, *size) that do not contain location and zoom."""
         return self.pool(self.encode(images))
 
-    def encode(self, images: Tensor, conduct: Conduct = OWN_CONDUCT, cells: ImageCells | None = None) -> Tensor:
-        """Returns the feature map (batch, embed, *cells) of images; without gradient if `conduct` does not train it.
-
-        `cells` says which cells the map has; None means those as wide as the encoder's stride.
-        """
+    def encode(self, images: Tensor, conduct: Conduct = OWN_CONDUCT) -> Tensor:
+        """Returns the feature map (batch, embed, *cells) of images; without gradient if `conduct` does not train it."""
         grad, low = torch.is_grad_enabled() and self.trains_encoder(conduct), self.encoding.autocast
         with torch.set_grad_enabled(grad), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            seen = self.encoder(images) if cells is None else cells.seen_by(self.encoder, images)
-            return seen.to(self.pool.project.weight.dtype)
+            return self.encoder(images).to(self.pool.project.weight.dtype)
 
     @torch.no_grad()
     def calibrate(self, images: Tensor, chunk: int = 256) -> None:
@@ -231,11 +227,11 @@ class SeeingNetwork(BasePolicy):
 
     def overview_map(self, overview: Tensor) -> Tensor:
         """Returns the feature maps of overviews without looking for them among those that are kept."""
-        return self.encode(overview, cells=self._overviews)
+        return self.encode(self._overviews.enlarged(overview))
 
     def view_map(self, glimpses: Tensor) -> Tensor:
         """Returns the feature maps of wide glimpses without looking for them among those that are kept."""
-        return self.encode(glimpses, cells=self._views)
+        return self.encode(self._views.enlarged(glimpses))
 
     @property
     def glimpse_shape(self) -> tuple[int, ...]:
@@ -244,10 +240,10 @@ class SeeingNetwork(BasePolicy):
 
     def _maps(self, images: Tensor, cells: ImageCells, conduct: Conduct) -> Tensor:
         def encoded(images: Tensor) -> Tensor:
-            return self.encode(images.to(self.device), conduct, cells)
+            return self.encode(cells.enlarged(images.to(self.device)), conduct)
 
         if not self.trains_encoder(conduct):
-            kind = f"map, cells of {cells.grid.side}" if cells.are_narrower else "map"
+            kind = f"map, cells of {cells.grid.side}" if cells.enlarges else "map"
             return self.kept.of(self.encoder, images, self._kind(kind), encoded, cells.pixels)
         parts = images.split(self._at_once(images, cells))
         if len(parts) == 1:
@@ -259,12 +255,10 @@ class SeeingNetwork(BasePolicy):
     def _at_once(self, images: Tensor, cells: ImageCells) -> int:
         """Returns how many images have as many pixels as a chunk of glimpses, one at least; all without chunks.
 
-        Pixels are those that the encoder sees, of images that are enlarged so that cells are narrow; an encoder that
-        drops strides needs no more memory than for these.
+        Pixels are those that the encoder sees, of images that are enlarged so that cells are narrow.
         """
         pixels = self.encoding.chunk * math.prod(self._glimpse_shape[1:])
-        each = cells.pixels * cells.narrower ** len(cells.grid.side)
-        return max(1, pixels // each) if self.encoding.chunk else max(1, len(images))
+        return max(1, pixels // cells.pixels) if self.encoding.chunk else max(1, len(images))
 
     def _kind(self, name: str) -> str:
         return f"{name}, bfloat16" if self.encoding.autocast else name

@@ -128,10 +128,7 @@ def _check_encoder(
     changed = [
         f"{name}={two.get(name)} there, {one.get(name)} here"
         for name in sorted(one.keys() | two.keys())
-        if theirs and _unmoved(one.get(name)) != _unmoved(two.get(name)) and not name.endswith("checkpoint")
-        if (name in one and name in two)
-        or one.get(name)
-        or two.get(name)  # an option that is new, and off, is no other
+        if theirs and _differs(name, one, two)
     ]
     parts = {name: (tuple(state[name].shape), tuple(policy.state_dict()[name].shape)) for name in names & there}
     shapes = {name: both for name, both in parts.items() if both[0] != both[1]}
@@ -148,6 +145,15 @@ def _check_encoder(
         )
     if changed:
         warnings.warn(f"{run}: network.encoder has {'; '.join(changed)}.", stacklevel=3)
+
+
+def _differs(name: str, one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Returns whether an option differs; one that only the newer of two versions has differs where it is on."""
+    if name.endswith("checkpoint"):
+        return False
+    if name not in one or name not in two:
+        return bool(one.get(name) or two.get(name))
+    return bool(_unmoved(one[name]) != _unmoved(two[name]))
 
 
 def _unmoved(value: Any) -> Any:

@@ -123,34 +123,6 @@ def test_features_that_were_kept_are_those_of_the_same_cells() -> None:
         assert torch.allclose(policy.features(overview, frozen), expected, atol=1e-5)
 
 
-class Dropping(Blocks):
-    """One that makes cells narrower itself."""
-
-    drop_strides = True
-
-    def forward(self, image: Tensor, narrower: int = 1) -> Tensor:
-        self.given.append((*image.shape[2:], narrower))
-        return image[:, :, :: self.stride // narrower, :: self.stride // narrower].float()
-
-
-@pytest.mark.parametrize(("cell", "narrower"), [(None, 1), (16, 1), (8, 2), ([4, 4], 4)])
-def test_an_encoder_that_drops_strides_is_given_the_image_itself(cell: int | list[int] | None, narrower: int) -> None:
-    encoder = Dropping(1)
-    cells = ImageCells(encoder, (32, 48), cell)
-    assert not cells.enlarges and cells.pixels == 32 * 48 and cells.narrower == narrower
-    seen = cells.seen_by(encoder, torch.zeros(1, 1, 32, 48, dtype=torch.uint8))
-    assert encoder.given == [(32, 48, narrower)] and tuple(seen.shape[2:]) == cells.grid.cells
-    assert ImageCells(Dropping(1, stride=4), (32, 48), 2).narrower == 2
-
-
-@pytest.mark.parametrize("cell", [6, 2, 1, [8, 4]])
-def test_an_encoder_that_drops_strides_says_which_cells_it_makes(cell: int | list[int]) -> None:
-    with pytest.raises(
-        SettingsError, match=r"cells of 16, 8, 4 pixels only, got network\.view_cell=.*drop_strides=false"
-    ):
-        ImageCells(Dropping(1), (32, 48), cell, "view_cell")
-
-
 def test_a_policy_learns_through_an_enlarged_overview() -> None:
     policy = policy_of((40, 40), ConvEncoder, cell=4)
     assert policy.grid.cells == (10, 10) and len(policy.cells) == 100
