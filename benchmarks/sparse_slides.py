@@ -2,8 +2,9 @@
 
 python -m benchmarks.sparse_slides
 
-60 slides of 32,768 x 32,768 pixels of real H&E texture (`experiment=sparse_slides`). The agent takes 20 looks at each,
-some of them wide, after it was trained with 24; the full scan embeds every patch of tissue. Features are not kept on
+60 slides of 32,768 x 32,768 pixels of real H&E texture (`experiment=sparse_slides`); or, with `--sizes 49152`, of
+49,152 x 49,152, which have 1.8 times the tissue. The agent, which was trained with 24 looks, some of them wide, takes
+20 at each slide, or 24 at each of the larger ones; the full scan embeds every patch of tissue. Features are not kept on
 disk, so that both read and encode all that they see. Beside them stand the same network at random places, at random
 places with wide looks first, and on a grid.
 """
@@ -16,7 +17,7 @@ from glimpse.evaluate import evaluate
 
 NAME = "sparse_slides"
 _BELOW, _SHARE, _QUICKER = 0.02, 0.01, 30  # of AUC at most; of the patches at most; times at least
-_LOOKS = 20  # 24, with which it is trained, may be more than 1 % of the patches
+_LOOKS: dict[int, int | None] = {32_768: 20, 49_152: None}  # of 32,768 pixels, 24 may be more than 1 % of the patches
 READERS = ("policy", "random", "wide_first", "grid")
 _QUICK = (
     "env.cohort.synthetic.n=12",
@@ -30,31 +31,36 @@ _QUICK = (
 
 def options() -> argparse.ArgumentParser:
     made = parser(NAME, __doc__)
+    made.add_argument("--sizes", type=int, nargs="+", choices=list(_LOOKS), default=[32_768], help="default: 32768")
     add_seeds(made)
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     bench = Benchmark(NAME, options(), arguments)
-    for seed in bench.options.seeds:
-        if bench.results.find(seed=seed) is None:
-            bench.results.put({"seed": seed}, **_measure(bench, seed))
+    for size in bench.options.sizes:
+        for seed in bench.options.seeds:
+            if bench.results.find(seed=seed, size=size) is None:
+                bench.results.put({"seed": seed, "size": size}, **_measure(bench, seed, size))
     report(bench)
 
 
-def _measure(bench: Benchmark, seed: int) -> Row:
+def _measure(bench: Benchmark, seed: int, size: int) -> Row:
     given = ["env=wsi", "experiment=sparse_slides", f"seed={seed}", "features_cache=null", "report.readers=[full_scan]"]
-    run = bench.train(f"sparse-{seed}", [*given, *(_QUICK if bench.options.quick else ())])
-    scan = run.metrics["readers"]["full_scan"]
+    given.append(f"env.cohort.synthetic.size={size}")
+    run = bench.train(f"sparse-{size}-{seed}", [*given, *(_QUICK if bench.options.quick else ())])
+    reported, looks = run.metrics["readers"], None if bench.options.quick else _LOOKS[size]
+    scan = reported["full_scan"]
     row: Row = {"seconds": run.seconds, "patches": scan["glimpses"], **facts_of("full_scan", scan)}
-    looks = None if bench.options.quick else _LOOKS
-    found = evaluate(run.folder, readers=list(READERS), max_glimpses=looks, device=bench.options.device, progress=True)
-    for reader, values in zip(("agent", *READERS[1:]), found.rows.values(), strict=True):
-        row |= facts_of(reader, values)
-        if reader == "agent":
-            row |= {"looks": values["glimpses"], "seconds ratio": scan["seconds_per_case"] / values["seconds_per_case"]}
-            below = (value_of(scan, "auc") or 0) - (value_of(values, "auc") or 0)
-            row |= {"share of patches": values["glimpses"] / scan["glimpses"], "below the full scan": below}
+    readers = READERS if looks else READERS[1:]
+    found = evaluate(run.folder, readers=list(readers), max_glimpses=looks, device=bench.options.device, progress=True)
+    values = dict(zip(readers, found.rows.values(), strict=True))
+    agent = values.pop("policy", next(iter(reported.values())))  # the report of the run has it with all its looks
+    for reader, one in {"agent": agent, **values}.items():
+        row |= facts_of(reader, one)
+    row |= {"looks": agent["glimpses"], "seconds ratio": scan["seconds_per_case"] / agent["seconds_per_case"]}
+    below = (value_of(scan, "auc") or 0) - (value_of(agent, "auc") or 0)
+    row |= {"share of patches": agent["glimpses"] / scan["glimpses"], "below the full scan": below}
     return row
 
 
@@ -62,10 +68,10 @@ def report(bench: Benchmark) -> None:
     """Prints the AUC of all readers and what the agent and the full scan cost, and draws the AUC over the seconds."""
     rows, shown = bench.results.rows, ("agent", "random", "wide_first", "grid", "full_scan")
     costs = ("share of patches", "agent seconds_per_case", "full_scan seconds_per_case", "seconds ratio")
-    header = ("seed", *(f"{name} auc" for name in shown), *costs)
-    print(table(header, [[str(row["seed"]), *(row.get(f"{name} auc") for name in shown), *map(row.get, costs)]
-                         for row in rows]))  # fmt: skip
-    met = [str(row["seed"]) for row in rows if _reached(row)]
+    header = ("pixels", "seed", *(f"{name} auc" for name in shown), *costs)
+    print(table(header, [[str(row["size"]), str(row["seed"]), *(row.get(f"{name} auc") for name in shown),
+                          *map(row.get, costs)] for row in rows]))  # fmt: skip
+    met = [f"{row['seed']} ({row['size']} pixels)" for row in rows if _reached(row)]
     print(
         f"targets: AUC at most {_BELOW} below the full scan's, with {_SHARE:.0%} of its patches and 1/{_QUICKER} of "
         f"its seconds or fewer; all are reached by seed {', '.join(met) or 'none'}"

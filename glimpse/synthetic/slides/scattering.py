@@ -17,7 +17,7 @@ GRID = 256
 SMALLEST = 8192
 """Side of the smallest slide on which fragments surely find room, in pixels."""
 
-_SIDES = ((24_576, 3072), (16_384, 2048), (0, 1024))  # of slides at least, and of their fragments
+_SIDES = ((49_152, 4096), (24_576, 3072), (16_384, 2048), (0, 1024))  # of slides at least, and of their fragments
 _SPOTTED, _HOLDING, _PLAIN = (4, 5), (2, 3), (8, 10)  # least and most: with spots, of which with foci, without spots
 _REDRAWS = 10_000
 
@@ -38,7 +38,7 @@ class Fragment:
 
 
 def fragment_side(size: int) -> int:
-    """Side of the fragments in pixels: 3072 where the slide has 24,576 or more, 2048 from 16,384 on, else 1024."""
+    """Side of the fragments in pixels: 4096 of slides from 49,152 on, 3072 from 24,576, 2048 from 16,384, else 1024."""
     return next(side for least, side in _SIDES if size >= least)
 
 
