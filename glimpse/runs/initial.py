@@ -148,7 +148,7 @@ def _check_encoder(
 
 
 def _differs(name: str, one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Returns whether an option differs; one that only the newer of two versions has differs where it is on."""
+    """Returns whether an option differs; one that only one side has differs if it is on there."""
     if name.endswith("checkpoint"):
         return False
     if name not in one or name not in two:

@@ -19,7 +19,7 @@ from glimpse.synthetic.__main__ import main
 from glimpse.synthetic.slides import recipe
 from glimpse.synthetic.slides.layout import FOCUS
 from glimpse.synthetic.slides.patchwork import Patch, Patchwork
-from glimpse.synthetic.slides.scattering import GRID, Fragment, scatter
+from glimpse.synthetic.slides.scattering import GRID, Fragment, fragment_side, scatter
 from glimpse.synthetic.slides.svs import TILE, write_svs
 from glimpse.synthetic.slides.texture import texture
 
@@ -202,6 +202,11 @@ def test_slides_for_testing_are_made_of_another_half(tmp_path: Path, monkeypatch
 
 
 # --- Asking for them -------------------------------------------------------------------------------------------------
+
+
+def test_larger_slides_have_larger_fragments() -> None:
+    sizes = (8192, 16_128, 16_384, 24_320, 24_576, 48_896, 49_152, 98_304)
+    assert [fragment_side(size) for size in sizes] == [1024, 1024, 2048, 2048, 3072, 3072, 4096, 4096]
 
 
 @pytest.mark.parametrize("size", [3072, 8200])
