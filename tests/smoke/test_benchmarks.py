@@ -25,6 +25,7 @@ from benchmarks import (
     needle_mnist,
     probe,
     profile,
+    sparse_slides,
     survival,
     throughput,
 )
@@ -326,6 +327,39 @@ def test_the_settings_of_every_encoder_fit_its_environment() -> None:
                 alone = composed(f"env={env}", f"pretrain={objective}", "pretrain.steps=5").pretrain
                 rate = 1e-4 if encoder.startswith("pretrained") else alone.learning_rate
                 assert config.pretrain == {**alone, "learning_rate": rate}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "looks", "ratio", "reached"), [(["32768"], 20, 40.0, True), (["49152"], 24, 25.0, False)]
+)
+def test_a_full_scan_is_compared_with_the_looks_of_its_size(
+    sizes: list[str],
+    looks: int,
+    ratio: float,
+    reached: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On 32,768 pixels fewer looks are read than were trained with; otherwise the run's report has the agent."""
+
+    def row(glimpses: int, seconds: float, auc: float = 1.0) -> dict[str, Any]:
+        return {"auc": {"value": auc}, "glimpses": glimpses, "seconds_per_case": seconds}
+
+    def read(folder: Path, readers: list[str], max_glimpses: int | None, **others: Any) -> SimpleNamespace:
+        seconds = {"policy": 0.25, "random": 0.1, "wide_first": 0.2, "grid": 0.3}
+        return SimpleNamespace(rows={one: row(max_glimpses or 24, seconds[one]) for one in readers})
+
+    trained = common.Trained(
+        tmp_path, {"readers": {"ppo": row(24, 0.4), "full_scan": row(2400, 10.0)}, "seconds": {"joint": 1}}
+    )
+    monkeypatch.setattr(sparse_slides.Benchmark, "train", lambda *_: trained)
+    monkeypatch.setattr(sparse_slides, "evaluate", read)
+    sparse_slides.main(["--seeds", "0", "--sizes", *sizes, "--out", str(tmp_path)])
+    (found,) = written(tmp_path, "sparse_slides")["rows"]
+    assert (found["size"], found["looks"], found["seconds ratio"]) == (int(sizes[0]), looks, ratio)
+    assert found["share of patches"] == round(looks / 2400, 5) and found["grid seconds_per_case"] == 0.3
+    assert (f"reached by seed 0 ({sizes[0]} pixels)" in capsys.readouterr().out) == reached
 
 
 def test_the_speed_of_encoders_is_compared_with_the_small_ones(tmp_path: Path) -> None:

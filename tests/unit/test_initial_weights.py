@@ -286,6 +286,19 @@ def test_an_option_that_the_run_did_not_know_yet_is_named_only_where_it_is_on(fi
         assert ["new_option=None there, True here" in str(one.message) for one in found] == [True] * named
 
 
+def test_an_option_that_only_the_run_had_is_named_where_it_was_on_there(first: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(first, run)
+    settings = OmegaConf.load(run / "config.yaml")
+    for value, named in ((False, False), (True, True)):
+        OmegaConf.update(settings, "network.encoder.old_option", value, force_add=True)
+        OmegaConf.save(settings, run / "config.yaml")
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            take_weights(network(), run, composed(*SHORT))
+        assert ["old_option=True there, None here" in str(one.message) for one in found] == [True] * named
+
+
 # ---------------------------------------------------------------------------------------------- nothing teaches answers
 UNTAUGHT = {
     "no warm-up": ("warm_up=none",),
