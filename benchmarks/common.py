@@ -28,7 +28,7 @@ from glimpse.settings.allocator import keep_freed_memory
 Row = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, RUNS = ROOT / "benchmarks" / "results", ROOT / "runs" / "benchmarks"
+RUNS = ROOT / "runs" / "benchmarks"
 
 _FACTS = ("auc", "accuracy", "c_index", "brier", "share_read", "seconds_per_case")  # what tables say of a reader
 
@@ -59,7 +59,7 @@ def parser(name: str, about: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--out", type=Path, help="folder of the JSON and the picture (default: benchmarks/results)")
+    made.add_argument("--out", type=Path, help="folder of the JSON and the picture (default: that of --runs)")
     made.add_argument("--runs", type=Path, help="folder of training runs and images (default: runs/benchmarks)")
     made.add_argument("--threads", type=int, default=1, help="compute threads (default: 1)")
     made.add_argument("--device", default="cpu", help="cpu (default) or cuda")
@@ -104,7 +104,7 @@ class Benchmark:
             runs = (options.runs or options.out or RUNS) / "quick"
         elif options.runs:
             runs = options.runs
-        self.out: Path = (options.out or (runs if options.quick else RESULTS)).resolve()
+        self.out: Path = (options.out or runs).resolve()
         self.runs: Path = runs.resolve() / name
         fresh = options.fresh or options.quick  # of the smallest size nothing is worth keeping
         if fresh:

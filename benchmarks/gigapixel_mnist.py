@@ -58,7 +58,7 @@ def options() -> argparse.ArgumentParser:
     made = parser(NAME, __doc__)
     add_root(made)
     made.add_argument("--ways", nargs="+", choices=sorted(WAYS), default=list(WAYS), help="rows (default: all)")
-    made.add_argument("--updates", type=int, help="of the joint stage (default: those of the recipe)")
+    made.add_argument("--overrides", nargs="+", default=[], help="of the trainings, such as joint.updates=600")
     add_seeds(made)
     return made
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def learn(bench: Benchmark, way: str, seed: int) -> None:
     """One training, then the test split by each reader."""
     given = bench.options
-    settings = {"way": way, "seed": seed, "updates": given.updates}
+    settings = {"way": way, "seed": seed, "overrides": " ".join(given.overrides)}
     if bench.results.find(**settings) is not None:
         return
     run = _trained(bench, way, seed)
@@ -94,16 +94,16 @@ def _trained(bench: Benchmark, way: str, seed: int) -> Trained:
     cases = QUICK_CASES if given.quick else (f"env.cohort.n.train={_TRAIN}", f"env.cohort.n.test={_TEST}")
     more = [f"max_glimpses={_GLIMPSES}", *WAYS[way]]
     more = [one for one in more if not (given.quick and one.startswith(_COSTLY))]
-    more += [] if given.updates is None else [f"joint.updates={given.updates}"]
     if way == "large":
         more.append(setting("initial_weights", _trained(bench, "zoom", seed).folder))
     overrides = ["env=gigapixel_mnist", root_of(bench), f"seed={seed}", "report.readers=[overview]", *cases, *more]
+    overrides += given.overrides
     return bench.train(f"{way.replace(' ', '-')}-{seed}", overrides)
 
 
 def report(bench: Benchmark) -> None:
     """Prints a line per training, and draws accuracy and digits hit of all readers."""
-    rows = [row for row in bench.results.rows if row["updates"] == bench.options.updates]
+    rows = [row for row in bench.results.rows if row["overrides"] == " ".join(bench.options.overrides)]
     shown = ("agent", "random", "wide_first", "grid", "overview")
     header = ("way, seed", "minutes", *(f"{name}: {what}" for name in shown for what in ("accuracy", "hit")))
     names = [f"{name} {metric}" for name in shown for metric in ("accuracy", "hit_rate")]

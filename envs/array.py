@@ -13,6 +13,7 @@ from glimpse.cohort import Case, Cohort
 from glimpse.cohort.settling import settled_task
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
+from glimpse.envs.episode import GlimpseCost
 from glimpse.sources.array import ArraySource
 from glimpse.tasks import Classification, Task
 
@@ -30,7 +31,7 @@ def make_array(
     glimpse_size: Size | None = None,
     glimpse_extents: Extents | None = None,
     max_glimpses: int = 8,
-    glimpse_cost: float = 0.0,
+    glimpse_cost: GlimpseCost = 0.0,
     shuffle: bool = True,
     render_mode: str | None = None,
 ) -> GlimpseEnv:
@@ -46,7 +47,7 @@ def make_array(
         glimpse_size: Pixels of a glimpse; None is 36 per axis, or the first image's size where that is smaller.
         glimpse_extents: Fields of view; None is the size of a glimpse, so that glimpses have full resolution.
         max_glimpses: Budget of an episode.
-        glimpse_cost: What a glimpse costs, in units of the score.
+        glimpse_cost: What a glimpse costs, in units of the score; or a list, with the cost for each field of view.
         shuffle: Whether cases come in random order.
         render_mode: None, "rgb_array", or "human", which shows each step in a window.
 

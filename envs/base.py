@@ -12,7 +12,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from glimpse.cohort import Case
-from glimpse.envs.episode import Episode, Ragged
+from glimpse.envs.episode import Episode, GlimpseCost, Ragged, checked_cost
 from glimpse.envs.rendering import Window, draw
 from glimpse.spaces import Action, ActionLayout, observation_space
 from glimpse.tasks import Task
@@ -49,7 +49,8 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         task: Says what is to be predicted, and scores predictions.
         views: Sizes of overview and glimpses.
         max_glimpses: Budget of an episode.
-        glimpse_cost: What reading one glimpse costs, in units of the score.
+        glimpse_cost: What reading one glimpse costs, in units of the score; or a list, with the cost for each field of
+            view, in their order.
         shuffle: Whether cases come in a random order.
         render_mode: None, "rgb_array", or "human", which shows each step in a window.
 
@@ -67,14 +68,15 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         views: Views,
         *,
         max_glimpses: int,
-        glimpse_cost: float = 0.0,
+        glimpse_cost: GlimpseCost = 0.0,
         shuffle: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        _check_arguments(cases, max_glimpses, glimpse_cost, render_mode)
+        _check_arguments(cases, max_glimpses, render_mode)
         _check_fit(cases[0], views)
         self.cases, self.task, self.views = cases, task, views
-        self.max_glimpses, self.glimpse_cost = int(max_glimpses), float(glimpse_cost)
+        self.max_glimpses = int(max_glimpses)
+        self.glimpse_cost = checked_cost(glimpse_cost, len(views.glimpse_extents))
         self.shuffle, self.render_mode = shuffle, render_mode
         source = cases[0].source
         self.ndim, self.channels = len(source.shape), source.channels
@@ -260,13 +262,11 @@ def _whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _check_arguments(cases: Sequence[Case], max_glimpses: int, glimpse_cost: float, render_mode: str | None) -> None:
+def _check_arguments(cases: Sequence[Case], max_glimpses: int, render_mode: str | None) -> None:
     if not len(cases):
         raise ValueError("Expected at least one case, got none; is the split empty?")
     if max_glimpses < 0:
         raise ValueError(f"Expected max_glimpses to be at least 0, got {max_glimpses}.")
-    if not glimpse_cost >= 0:
-        raise ValueError(f"Expected glimpse_cost to be at least 0, got {glimpse_cost}.")
     if render_mode not in (None, "human", "rgb_array"):
         raise ValueError(f"Expected render_mode None, 'human' or 'rgb_array', got {render_mode!r}.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,36 @@ from numpy.typing import DTypeLike, NDArray
 
 if TYPE_CHECKING:
     from glimpse.cohort import Case
+
+
+GlimpseCost = float | Sequence[float]
+"""What a glimpse costs, in units of the score: one number, or one for each field of view, in their order."""
+
+
+def cost_of(cost: GlimpseCost, zoom: int) -> float:
+    """Returns what a glimpse costs with the field of view at index `zoom`."""
+    return float(cost[zoom]) if isinstance(cost, Sequence) else float(cost)
+
+
+def checked_cost(cost: GlimpseCost, fields: int) -> float | tuple[float, ...]:
+    """Returns the cost of a glimpse as an environment keeps it.
+
+    Args:
+        cost: The cost as it was given; also a list from a configuration.
+        fields: Number of fields of view.
+
+    Raises:
+        ValueError: A cost is below 0, or there are not as many of them as fields of view.
+    """
+    listed = np.ndim(cost) > 0
+    costs = tuple(float(one) for one in np.atleast_1d(np.asarray(cost, np.float64)))
+    if not all(0 <= one < np.inf for one in costs):
+        raise ValueError(f"Expected glimpse_cost to be at least 0, got {cost}.")
+    if listed and len(costs) != fields:
+        raise ValueError(
+            f"Expected glimpse_cost to be one number, or one for each of the {fields} fields of view, got {cost}."
+        )
+    return costs if listed else costs[0]
 
 
 @dataclass
@@ -22,14 +52,15 @@ class Episode:
 
         r_t = s_t - s_{t-1} - c [a glimpse is read now]
 
-    where c is the cost of a glimpse. The rewards of an episode that ends with action T, after T glimpses, add up to
-    s_T - c T, the final score less the cost of looking. An episode ends with an action that stops, or with the first
-    action after the budget is spent. This action reads no glimpse, so an episode has at most budget + 1 actions.
+    where c is the cost of a glimpse, which may depend on its field of view. The rewards of an episode that ends with
+    action T, after T glimpses, add up to s_T less the costs of these, which is s_T - c T where all cost the same. An
+    episode ends with an action that stops, or with the first action after the budget is spent. This action reads no
+    glimpse, so an episode has at most budget + 1 actions.
 
     Attributes:
         case: The case of the episode.
         budget: How many glimpses may be read.
-        glimpse_cost: What each glimpse costs, in units of the score.
+        glimpse_cost: What each glimpse costs, in units of the score; or what one with each field of view costs.
         score: Score of the last prediction; 0, a blind guess, before the first.
         locations: Centres of the glimpses so far, in [-1, 1], each `(d,)`.
         zooms: Indices of their fields of view.
@@ -40,7 +71,7 @@ class Episode:
 
     case: Case
     budget: int
-    glimpse_cost: float = 0.0
+    glimpse_cost: GlimpseCost = 0.0
     score: float = 0.0
     locations: list[NDArray[np.float32]] = field(default_factory=list)
     zooms: list[int] = field(default_factory=list)
@@ -68,7 +99,7 @@ class Episode:
         if not self.ended:
             self.locations.append(np.array(location, np.float32))
             self.zooms.append(int(zoom))
-            reward -= self.glimpse_cost
+            reward -= cost_of(self.glimpse_cost, int(zoom))
         self.total += reward
         self.steps += 1
         return reward

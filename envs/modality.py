@@ -15,6 +15,7 @@ from glimpse.cohort.settling import settled_task
 from glimpse.envs.base import GlimpseEnv
 from glimpse.envs.building import Extents, Size, build_views, cases_of
 from glimpse.envs.cohorts import loaded_once
+from glimpse.envs.episode import GlimpseCost
 from glimpse.errors import SettingsError
 from glimpse.modalities import OPTION_COLUMNS, Modality, find_modality
 from glimpse.settings.building import build
@@ -45,7 +46,7 @@ def make_modality(
     glimpse_size: Size | None = None,
     glimpse_extents: Extents | None = None,
     max_glimpses: int | None = None,
-    glimpse_cost: float | None = None,
+    glimpse_cost: GlimpseCost | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     seed: int = 0,
     shuffle: bool = True,
@@ -65,7 +66,7 @@ def make_modality(
         glimpse_extents: one or several fields of view, such as 128 (level-0 pixels) or "8mm"; of several, each action
             chooses one.
         max_glimpses: budget of an episode.
-        glimpse_cost: what a glimpse costs, in units of the score.
+        glimpse_cost: what a glimpse costs, in units of the score; or a list, with the cost for each field of view.
         on_error: "skip" leaves broken images of a CSV out with a warning; "raise" makes them an error.
         seed: seed of the split, if the CSV has none, and of drawn images.
         shuffle: whether cases come in a random order.

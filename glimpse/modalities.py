@@ -59,7 +59,7 @@ class Modality:
             the size of the first image.
         glimpse_extents: fields of view, from wide to fine, in level-0 pixels, or with a unit such as "8mm".
         max_glimpses: budget of an episode.
-        glimpse_cost: what a glimpse costs, in units of the score.
+        glimpse_cost: what a glimpse costs, in units of the score; or the cost for each field of view.
         background: pixel value outside the image.
         networks: parts of the network that suit these images, each an option of a group of the command line, such as
             `{"encoder": "efficientnet_lite0"}` for `network/encoder=efficientnet_lite0`. Users can still choose others.
@@ -79,7 +79,7 @@ class Modality:
     glimpse_size: Size = 64
     glimpse_extents: Extents = (128,)
     max_glimpses: int = 12
-    glimpse_cost: float = 0.002
+    glimpse_cost: float | Sequence[float] = 0.002
     background: int = 0
     networks: Mapping[str, str] = field(default_factory=dict)
     learning: Mapping[str, Any] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from glimpse.envs.checking.places import PIXEL_TOLERANCE, Places, differ, find_places, other_orders, read_at
 from glimpse.envs.checking.probe import LONGEST, NotCheckedError, Probe, ProbedEpisode
+from glimpse.envs.episode import cost_of
 from glimpse.sources import ImageSource
 from glimpse.spaces import OBSERVATION_KEYS
 from glimpse.tasks import Task
@@ -143,12 +144,13 @@ def _rewards(probe: Probe) -> Iterator[str]:
     yield from _scores(probe, trace, scores)
     cost = probe.attribute("glimpse_cost")
     reads = np.array([not trace.ended or step < len(scores) - 1 for step in range(len(scores))])
-    expected = np.diff([0.0, *scores]) - cost * reads
+    costs = np.array([cost_of(cost, int(action.zoom)) for action in trace.actions]) * reads
+    expected = np.diff([0.0, *scores]) - costs
     for step, (got, wanted) in enumerate(zip(trace.rewards, expected, strict=True)):
         if abs(got - wanted) > TOLERANCE:
             yield f"step {step}: expected score gained less cost {wanted:.6f}, got {got:.6f}"
     final = trace.infos[-1].get("score")
-    if final is not None and abs(sum(trace.rewards) - (final - cost * reads.sum())) > TOLERANCE * len(scores):
+    if final is not None and abs(sum(trace.rewards) - (final - costs.sum())) > TOLERANCE * len(scores):
         yield f"the return {sum(trace.rewards):.6f} is not the final score {final:.6f} less {reads.sum()} glimpses"
 
 

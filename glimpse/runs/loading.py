@@ -59,6 +59,25 @@ def build_policy(network: Any, observation_space: spaces.Dict, layout: ActionLay
     return build(network)(observation_space, layout.box_space(), layout=layout, **changes)
 
 
+def check_costs(make: Mapping[str, Any]) -> None:
+    """Checks the cost of a glimpse in the section `env.make` of a configuration: one, or one for each field of view.
+
+    Raises:
+        SettingsError: a cost is below 0, or there are not as many of them as fields of view.
+    """
+    cost, extents = make.get("glimpse_cost"), make.get("glimpse_extents")
+    if cost is None:
+        return
+    for one in cost if isinstance(cost, list) else [cost]:
+        at_least("env.make.glimpse_cost", one, 0)
+    fields = len(extents) if isinstance(extents, list) else 1
+    if isinstance(cost, list) and extents is not None and len(cost) != fields:
+        raise SettingsError(
+            f"Expected env.make.glimpse_cost to be one number, or one for each of the {fields} fields of view, got "
+            f"{cost}."
+        )
+
+
 def check_sizes_and_network(make: Mapping[str, Any], network: Any) -> None:
     """Checks, before there are any images, that sizes can be read and that a network can be built for them.
 
@@ -72,8 +91,7 @@ def check_sizes_and_network(make: Mapping[str, Any], network: Any) -> None:
     Raises:
         SettingsError: the settings do not go together.
     """
-    if make.get("glimpse_cost") is not None:
-        at_least("env.make.glimpse_cost", make["glimpse_cost"], 0)
+    check_costs(make)
     sizes: list[Any] = [make.get(name) for name in ("overview_size", "glimpse_size")]
     extents = make.get("glimpse_extents")
     if extents is None or not all(isinstance(size, int | list) for size in sizes):

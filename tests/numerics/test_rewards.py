@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from glimpse.cohort import Case
-from glimpse.envs import Episode, FlattenAction, GlimpseVecEnv, array_cases, make_array
+from glimpse.envs import Episode, FlattenAction, GlimpseVecEnv, array_cases, check, make_array
 from glimpse.tasks import Classification
 
 # Raw scores for two classes whose probability of class 1 is 1/2, 1/4, sqrt(1/2) and 0.8; with class 1 as the target
@@ -26,6 +26,25 @@ def test_episode_rewards_are_gains_less_the_cost_of_what_is_read() -> None:
     np.testing.assert_allclose(rewards, [-0.1, -1.1, 1.5])  # the last one reads nothing: the budget is spent
     assert episode.ended and episode.glimpses == 2
     np.testing.assert_allclose(episode.total, 0.5 - 2 * 0.1)
+
+
+def test_a_glimpse_costs_what_its_field_of_view_does() -> None:
+    episode = Episode(case(), budget=5, glimpse_cost=(0.3, 0.1))
+    rewards = [episode.act(0.0, np.zeros(2, np.float32), stop=False, zoom=zoom) for zoom in (0, 1, 1)]
+    np.testing.assert_allclose([*rewards, episode.total], [-0.3, -0.1, -0.1, -0.5])
+    options = {"overview_size": 8, "glimpse_size": 8, "glimpse_extents": [20, 8], "max_glimpses": 2}
+    images = [np.random.default_rng(0).integers(0, 256, (1, 40, 40), np.uint8)]
+    env = make_array((images, [1]), glimpse_cost=[0.3, 0.1], **options)
+    assert env.unwrapped.glimpse_cost == (0.3, 0.1)
+    env.reset(seed=0)
+    action = {**env.action_space.sample(), "prediction": np.zeros(2, np.float32), "stop": 0}  # a blind guess scores 0
+    paid = [env.step({**action, "zoom": zoom})[1] for zoom in (1, 0)]
+    np.testing.assert_allclose(paid, [-0.1, -0.3], atol=1e-6)
+    assert check(env) == ()
+    with pytest.raises(ValueError, match=r"one for each of the 2 fields of view, got \[0\.1\]"):
+        make_array([case()], glimpse_cost=[0.1], **options)
+    with pytest.raises(ValueError, match="at least 0"):
+        make_array([case()], glimpse_cost=[0.1, -0.1], **options)
 
 
 def test_stopping_at_once_costs_nothing() -> None:

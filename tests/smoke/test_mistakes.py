@@ -82,6 +82,8 @@ IMPOSSIBLE = {
     "env.make.glimpse_size=[32,a]": "env.make.glimpse_size: expected a whole number or a list of whole numbers",
     "env.make.glimpse_extents=abc": "cannot read the extent 'abc'",
     "env.make.glimpse_cost=-1": "env.make.glimpse_cost of at least 0",
+    "env.make.glimpse_cost=[0.1,-1]": "env.make.glimpse_cost of at least 0",
+    "env.make.glimpse_cost=[0.1,0.2]": "glimpse_cost to be one number, or one for each of the 1 fields of view",
     "env.task=regression": "env.task: expected a section with a _target_, got 'regression'. Type env.task.classes=",
     "env.task._target_=glimpse.tasks.Nothing": "env.task._target_=glimpse.tasks.Nothing: cannot be imported",
     "env.background=x": "network.encoder.background: expected a number, got 'x'",
