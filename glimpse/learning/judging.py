@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from glimpse.errors import SettingsError
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.top_k import TopKHead, answers_along
 from glimpse.ranks.sharing import add_gradients, of_all, sharing
@@ -69,35 +70,62 @@ def judges_of(
     task: Task,
     highest: Sequence[int],
     seed: int,
+    cross_fitted: bool = False,
     chunk: int = 64,
 ) -> Judges:
     """Returns some judges that have learned from these cases.
 
     A judge is linear, and learns to answer from the mean of the highest scores of half the glimpses of each case.
+    Cross-fitted, each of two judges learns from one half of the cases, at random, and its scores are those of the other
+    half: what it knows by heart has no say (Chernozhukov et al., Double/Debiased Machine Learning, 2018).
 
     Args:
         features: Pooled features of the glimpses.
         targets: The targets of the cases, as `task.stack` makes them.
         task: The task.
         highest: Of how many highest scores the mean is; there are two judges for each of these numbers.
-        seed: Seed of the glimpses that a judge sees in each step.
+        seed: Seed of the glimpses that a judge sees in each step, and of the halves.
+        cross_fitted: Whether judges judge other cases than those they have learned from.
+            `heads` then holds one of the two judges for each number, and `scores` those of both.
         chunk: Cases in each step at most, and how many are scored at once.
+
+    Raises:
+        SettingsError: judges are to be cross-fitted on one case.
     """
     mean, spread = features.mean((0, 1)), features.std((0, 1), correction=0) + _SMALL
     generator = torch.Generator().manual_seed(seed)
     heads: list[TopKHead] = []
     scores: list[Tensor] = []
-    answers: list[Tensor] = []
+    learned = [torch.arange(len(features))] * _EACH
+    if cross_fitted:
+        if len(features) < _EACH:
+            raise SettingsError("Judges of other cases need two cases or more: set warm_up.cross_fitted=false.")
+        learned = list(torch.randperm(len(features), generator=generator).tensor_split(_EACH))
     for count in highest:
-        for _ in range(_EACH):
+        own: list[Tensor] = []
+        for part in learned:
             with torch.random.fork_rng(devices=()):  # a training that goes on comes here with its generators restored
                 judge = TopKHead(features.shape[-1], task, count).to(features.device)
-            _teach(judge, features, (mean, spread), targets, task, generator, chunk)
+            _teach(judge, features, (mean, spread), targets, task, generator, chunk, part)
             with torch.no_grad():
-                scores.append(torch.cat([judge.score((part - mean) / spread) for part in features.split(chunk)]))
-                answers.append(judge.answers_of(scores[-1]))
+                own.append(torch.cat([judge.score((some - mean) / spread) for some in features.split(chunk)]))
             heads.append(judge)
-    return Judges(heads, scores, torch.stack(answers).mean(0))
+        if cross_fitted:
+            own = [_of_the_other(own, learned)]
+            del heads[1 - _EACH :]
+        scores += own
+    answers = torch.stack([judge.answers_of(one) for judge, one in zip(heads, scores, strict=True)]).mean(0)
+    return Judges(heads, scores, answers)
+
+
+def _of_the_other(
+    scores: Sequence[Float[Tensor, "case glimpse score"]], halves: Sequence[Int[Tensor, " half"]]
+) -> Float[Tensor, "case glimpse score"]:
+    """Returns for each case the scores of the judge that has not learned from it."""
+    found = scores[0].clone()
+    first = halves[0].to(found.device)
+    found[first] = scores[1][first]
+    return found
 
 
 def minus_worth(
@@ -173,15 +201,16 @@ def _teach(
     task: Task,
     generator: torch.Generator,
     chunk: int,
+    learned: Int[Tensor, " case"],
 ) -> None:
-    """Trains a judge from scores that are all 0, so that chance has no say in which glimpses are the highest."""
+    """Trains a judge on the cases `learned`, from scores of 0, so that chance has no say in which are the highest."""
     torch.nn.init.zeros_(judge.score.weight)
     torch.nn.init.zeros_(judge.score.bias)
     optimizer = torch.optim.AdamW(judge.parameters(), _RATE, weight_decay=_DECAY)
-    cases, glimpses = features.shape[:2]
+    glimpses = features.shape[1]
     kept = max(1, round(_SHARE * glimpses))
     for _ in range(_STEPS):
-        some = torch.randperm(cases, generator=generator)[:chunk]
+        some = learned[torch.randperm(len(learned), generator=generator)[:chunk]]
         order = torch.rand(len(some), glimpses, generator=generator).argsort(1)[:, :kept]
         with sharing(len(some)) as own:
             rows = some[own, None].to(features.device), order[own].to(features.device)

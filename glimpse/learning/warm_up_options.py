@@ -101,6 +101,9 @@ class WarmUpLosses:
             glimpses lie for instance, which a judge does not know. With several fields of view, judges know the finest
             glimpses only: after a wide one, or the overview, answers are to stay what they were. They learn more from
             these in the joint stage, if answers are trained there. None: there are no such judges.
+        cross_fitted: Whether these judges say what they say of other cases than those they have learned from: two
+            judges learn from half of the cases each, and judge the other half. A judge that knows its cases by heart
+            finds that all of their glimpses help. With few cases, half of them may be too few to learn from.
         look_contexts: With several fields of view, where a target lies in how glimpses relate: how many random contexts
             of a case say in each step what a finest glimpse brings, which is L(S) - L(S + j) for a context S and a
             glimpse j. A context is the overview and up to `max_sequence` glimpses, the beginning of a sequence; those
@@ -126,6 +129,7 @@ class WarmUpLosses:
     look_worth: WorthBy = LOSS
     look_contexts: int = 0
     answer_judges: Sequence[int] | None = None
+    cross_fitted: bool = False
     look_by_state: bool = True
     look_calibrated: bool = True
     look_inside: bool = True
@@ -147,6 +151,11 @@ class WarmUpLosses:
         if self.look_worth == SURPRISE and self.look_judges is None:
             raise SettingsError(
                 "What surprises is said by judges: set warm_up.look_judges=[2,4,8], or warm_up.look_worth=loss."
+            )
+        if self.cross_fitted and self.look_judges is None and self.answer_judges is None:
+            raise SettingsError(
+                "Judges are cross-fitted, and there are none: set warm_up.look_judges=[2,4,8], or "
+                "warm_up.cross_fitted=false."
             )
         for name in ("look_judges", "answer_judges"):
             judges = getattr(self, name)

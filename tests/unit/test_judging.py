@@ -67,6 +67,57 @@ def test_telling_glimpses_surprise_and_others_hardly_do() -> None:
     assert torch.equal(minus_worth(same, targets[:2], Classification(2), "surprise"), torch.zeros(2, 3))
 
 
+def test_cross_fitted_judges_find_no_benefit_in_what_they_know_by_heart() -> None:
+    """Targets are drawn by chance, and cases can be told from each other: there is nothing to find."""
+    task, features = Classification(2), cases()[0][..., 1:]  # without what tells
+    everything, chance = (torch.arange(CASES), torch.arange(GLIMPSES).expand(CASES, -1)), np.log(2)
+    for seed in range(3):
+        targets = torch.randint(2, (CASES,), generator=torch.Generator().manual_seed(seed))
+        by_heart, fitted = (
+            task.loss(judges_of(features, targets, task, [4, 8], seed, crossed).along(*everything)[:, -1], targets)
+            for crossed in (False, True)
+        )
+        assert by_heart.mean() < 0.8 * chance < chance < fitted.mean()
+
+
+def test_cross_fitted_judges_find_what_tells() -> None:
+    parts = [cases(seed) for seed in range(3)]
+    features, targets = (torch.cat(one) for one in zip(*parts, strict=True))
+    judges = judges_of(features, targets, Classification(2), [4, 8], 0, cross_fitted=True)
+    assert len(judges.heads) == len(judges.scores) == 2
+    losses = minus_worth(judges.answers, targets, Classification(2))
+    order = losses[targets == 1].argsort(1)[:, :TELLING]
+    assert (order < TELLING).float().mean() > 0.95
+    along = judges.along(torch.tensor([1]), torch.arange(TELLING)[None])
+    assert along[0, -1].softmax(-1)[1] > 0.8  # of a positive case, after all glimpses that tell
+
+
+def test_cross_fitting_needs_judges_and_cases() -> None:
+    with pytest.raises(SettingsError, match=r"there are none: set warm_up\.look_judges"):
+        TokenWarmUp.parse_options({"cross_fitted": True})
+    with pytest.raises(SettingsError, match="two cases or more"):
+        judges_of(torch.zeros(1, 2, 3), torch.tensor([1]), Classification(2), [1], 0, cross_fitted=True)
+
+
+def test_a_warm_up_takes_cross_fitted_judges() -> None:
+    _, zoomed = warmed(spotted(), 2, look_judges=[2], answer_judges=[2], cross_fitted=True)
+    assert zoomed.judges is not None and len(zoomed.judges.heads) == 1
+    level = zoomed.levels[1].features
+    fitted = judges_of(level, zoomed.targets, zoomed.task, [2], zoomed.seed, cross_fitted=True)
+    torch.testing.assert_close(zoomed.judges.answers, fitted.answers)
+
+
+def test_the_scores_of_a_case_are_those_of_the_judge_that_did_not_learn_from_it() -> None:
+    features, targets = cases()
+    halves = torch.randperm(CASES, generator=torch.Generator().manual_seed(0)).tensor_split(2)
+    whole = judges_of(features, targets, Classification(2), [4], 0, cross_fitted=True).answers
+    other = targets.clone()
+    other[halves[0]] = 1 - other[halves[0]]  # what the first half is called, its own scores do not know
+    changed = judges_of(features, other, Classification(2), [4], 0, cross_fitted=True).answers
+    assert torch.equal(whole[halves[0]], changed[halves[0]])
+    assert not torch.equal(whole[halves[1]], changed[halves[1]])
+
+
 def test_what_judges_say_depends_on_the_seed_alone_and_not_on_the_global_generator() -> None:
     features, targets = cases()
     torch.manual_seed(1)
