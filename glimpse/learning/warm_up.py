@@ -18,7 +18,6 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -207,15 +206,15 @@ class TokenWarmUp(Trainer):
     def _judge(self, features: Sequence[Tensor]) -> None:
         """Makes the judges that are wanted: those of what glimpses of each level are worth, and those of answers."""
         losses, known = self.options.losses, (self.targets, self.task)
+        how = self.seed, losses.cross_fitted
         if self.looks and losses.look_judges is not None:
-            made = partial(judges_of, highest=losses.look_judges, seed=self.seed, cross_fitted=losses.cross_fitted)
-            judges = [made(level, *known) for level in features]
+            judges = [judges_of(level, *known, losses.look_judges, *how) for level in features]
             self.judged = [minus_worth(level.answers, *known, losses.look_worth) for level in judges]
             if losses.answer_judges == losses.look_judges:  # they would be the same again
                 self.judges = judges[-1]
                 return
         if losses.answer_judges is not None:
-            self.judges = judges_of(features[-1], *known, losses.answer_judges, self.seed, losses.cross_fitted)
+            self.judges = judges_of(features[-1], *known, losses.answer_judges, *how)
 
     def _read_ahead(
         self, pool: ThreadPoolExecutor, at_once: int, read_case: Callable[[int], Any]
