@@ -20,6 +20,7 @@ from benchmarks import (
     features_cache,
     few_slides,
     gigapixel,
+    gigapixel_mnist,
     low_data,
     memory,
     needle_mnist,
@@ -29,6 +30,7 @@ from benchmarks import (
     survival,
     throughput,
 )
+from glimpse.runs.folder import settings_of
 from glimpse.runs.loading import build_policy
 from glimpse.settings.building import build
 from glimpse.settings.composing import composed
@@ -156,6 +158,28 @@ def test_trainings_at_their_smallest(name: str, options: list[str], measured: st
     benchmark.main(["--quick", "--threads", "1", "--out", str(tmp_path), *options])
     (row,) = written(tmp_path, name)["rows"]
     assert 0 <= row[measured] <= 1 and row["seconds"] > 0
+
+
+@pytest.mark.slow
+def test_large_images_begin_with_the_weights_of_small_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gigapixel_mnist.main(["--quick", "--ways", "large", "--out", str(tmp_path), "--overrides", "joint.updates=1"])
+    (row,) = written(tmp_path, "gigapixel_mnist")["rows"]
+    assert (row["way"], row["overrides"]) == ("large", "joint.updates=1")
+    for reader in ("agent", "random", "wide_first", "grid", "overview"):
+        assert 0 <= row[f"{reader} accuracy"] <= 1 and 0 <= row[f"{reader} hit_rate"] <= 1
+    small, large = (next(tmp_path.rglob(f"{way}-0-*/metrics.json")).parent for way in ("zoom", "large"))
+    assert Path(settings_of(large)["initial_weights"]) == small
+    assert "target: 0.90" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_sparse_slides_at_their_smallest(tmp_path: Path) -> None:
+    sparse_slides.main(["--quick", "--out", str(tmp_path)])
+    (row,) = written(tmp_path, "sparse_slides")["rows"]
+    assert (row["size"], row["looks"]) == (8192, 2.0) and row["patches"] > 2
+    ratio = row["full_scan seconds_per_case"] / row["agent seconds_per_case"]
+    assert row["seconds ratio"] == pytest.approx(ratio, rel=0.01)
+    assert row["below the full scan"] == pytest.approx(row["full_scan auc"] - row["agent auc"], abs=1e-4)
 
 
 @pytest.mark.slow
