@@ -203,14 +203,17 @@ def masked(logits: Tensor, there: Bool[Tensor, "*batch zoom"]) -> Tensor:
 
 
 def closed_cells(candidates: Candidates, seen: Coverage) -> Bool[Tensor, "batch time cell"]:
-    """Returns which cells may not be chosen: closed and absent ones, and visited ones while others are left."""
+    """Returns which cells may not be chosen: closed and absent ones, and visited ones while others are left.
+
+    With several fields of view, others are those of all levels; where none is left, cells of the overview count again.
+    """
     outside = ~candidates.open.repeat_interleave(seen.visited.shape[0] // len(candidates.open), 0)[:, None]
     outside = outside if seen.absent is None else outside | seen.absent
     closed = outside | seen.visited
     if candidates.level is None:
         return torch.where(closed.all(-1, keepdim=True), outside.expand_as(closed), closed)
     first = candidates.level.repeat_interleave(len(closed) // len(candidates.level), 0)[:, None] == 0
-    return torch.where((closed | ~first).all(-1, keepdim=True) & first, outside.expand_as(closed), closed)
+    return torch.where(closed.all(-1, keepdim=True) & first, outside.expand_as(closed), closed)
 
 
 def over_cells(

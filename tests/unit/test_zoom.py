@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -210,6 +210,26 @@ def test_a_place_that_several_wide_glimpses_show_is_looked_at_once(levels: int, 
     with torch.no_grad():
         replayed = policy.evaluate_episodes(episodes).log_prob
     torch.testing.assert_close(replayed[episodes.decided], episodes.log_prob[episodes.decided], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["policy", "random", "wide_first"])
+@pytest.mark.parametrize("levels", [2, 3])
+def test_no_glimpse_is_read_again_while_others_are_left_at_any_level(name: str, levels: int) -> None:
+    env = environment(levels, overview_size=8)
+    policy, inner = policy_for(env), cast(Any, env.unwrapped)
+    access, cells = Access(inner.views, inner.task, threads=1), len(policy.cells)
+
+    def looks(budget: int) -> list[tuple[float, ...]]:
+        reading = reader_named(name, policy, access, budget).read(inner.cases[:1])[0]
+        pairs = zip(np.round(reading.scanpath, 4).tolist(), reading.zooms.tolist(), strict=True)
+        return [(*place, zoom) for place, zoom in pairs]
+
+    few = looks(5 * cells)
+    assert len(set(few)) == 5 * cells and sum(zoom == 0 for *_, zoom in few) <= cells
+    if levels == 2:  # 16 wide ones, and 16 fine ones in each: then it begins again
+        many = looks(300)
+        used_up = next(step for step in range(300) if many[step] in many[:step])
+        assert len(set(many)) == used_up > 10 * cells and {zoom for *_, zoom in many[used_up:]} == {0}
 
 
 def _rounded(places: torch.Tensor) -> list[tuple[float, ...]]:
