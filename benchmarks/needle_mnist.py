@@ -23,6 +23,11 @@ _PER_PIXEL = 8  # pixels of the image in one of the overview, which a digit of 2
 _LARGEST = 256  # overview; a larger canvas is read with two fields of view
 _WIDE, _FINE, _GLIMPSE = 256, 64, 32  # a wide glimpse has 8 pixels of the image in one of its own, too
 _REDUCED = 512  # side of what the network sees
+_ZOOMED = (
+    "warm_up.branches=[12,2]",  # around most digits in a wide glimpse there is little else to look at
+    "agent.algorithm.replay_steps=8",
+    "agent.algorithm.encoder_rate=1.0",  # what is lacking are answers: the encoder has to learn to tell digits
+)
 
 
 def options() -> argparse.ArgumentParser:
@@ -68,8 +73,7 @@ def views_of(size: int, glimpses: int) -> list[str]:
     extents = f"[{_WIDE},{_FINE}]" if zooms else f"[{_FINE}]"
     made = [f"env.make.overview_size={min(overview, _LARGEST)}", f"env.make.glimpse_size={_GLIMPSE}"]
     made += [f"env.make.glimpse_extents={extents}", f"max_glimpses={2 * glimpses if zooms else glimpses}"]
-    # Around most digits in a wide glimpse there is little else to look at.
-    return [*made, "warm_up.branches=[12,2]"] if zooms else made
+    return [*made, *_ZOOMED] if zooms else made
 
 
 def _measure(bench: Benchmark, size: int, seed: int) -> Row:

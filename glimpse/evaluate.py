@@ -56,6 +56,7 @@ from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.options import at_least, check_device, refuse_unknown
 from glimpse.settings.paths import folder_for
 from glimpse.settings.quoting import typed, with_paths
+from glimpse.sources import caches
 from glimpse.sources.staged.stage import Stage
 from glimpse.sources.tolerant import unread
 
@@ -97,11 +98,15 @@ class Result:
     def counted(self) -> str:
         """A sentence that says how many cases were read, and how to read the others."""
         read, split = next(iter(self.readings.values())), self.record["split"]
-        patients = [reading.patient for reading in read if reading.target is not None]
-        of = f"Measured on {counted(len(patients), len(set(patients)))}"
+        of = _measured_on(self.readings)
         if len(read) == self.of:
             return f"Read: all {len(read)} cases of the cohort (split={split}). {of}"
         return f"Read: {len(read)} of the {self.of} cases of the cohort (split={split}); split=all reads them all. {of}"
+
+
+def _measured_on(readings: Mapping[str, Sequence[Reading]]) -> str:
+    patients = [reading.patient for reading in next(iter(readings.values())) if reading.target is not None]
+    return f"Measured on {counted(len(patients), len(set(patients)))}"
 
 
 def evaluate(
@@ -182,7 +187,9 @@ def evaluate(
         record["cohort"] = os.path.abspath(cohort)
     if output is not None:
         record["run"] = os.path.abspath(run)
-    files, notes = write_evaluation(folder, record, readings, task), " ".join([*found.learned, note]).strip()
+    notes = " ".join([*found.learned, note]).strip()
+    record["remarks"] = [_measured_on(readings), *found.learned, *filter(None, [note])]
+    files = write_evaluation(folder, record, readings, task)
     agent = settings["agent"]["name"]
     return Result(record, readings, task.headline, files, found.of, task.further, notes, agent)
 
@@ -352,6 +359,7 @@ def _read(
             if reader is None:
                 reasons.append(NO_TILING if name == FULL_SCAN else _left_out(run, settings))
                 continue
+            caches.clear_all()  # otherwise what comes first pays for what all read
             with Meter(policy.device) as spent[name]:
                 read = reader.read(cases, progress=progress)
             if getattr(reader, "known_before", False):  # its patches were embedded by an earlier command

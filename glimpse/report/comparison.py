@@ -32,6 +32,7 @@ from glimpse.runs.loading import OVERVIEW_FILE, POLICY_FILE, load_together, save
 from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import above_zero, at_least
 from glimpse.settings.progress import silent
+from glimpse.sources import caches
 from glimpse.tasks import Task
 from glimpse.views import Views
 
@@ -172,6 +173,7 @@ class Report:
                     found |= fitted(name, reader_on)
                     reader = reader_on(access)
                     scale = {name: one.temperature for name, one in found.items()}
+                    caches.clear_all()  # otherwise what comes first pays for what all read
                     with Meter(policy.device) as spent[name]:
                         if not raw and isinstance(reader, PolicyReader):
                             read = kept.of(reader, looked.cases, scale.get(name))

@@ -24,8 +24,8 @@ def write_evaluation(
 
     Args:
         folder: where they are written, such as the run folder.
-        record: what the JSON file holds: "split", "max_glimpses", "readers", "cohort" of another cohort than the run's
-            own, and "run" in another folder than its own.
+        record: what the JSON file holds: "split", "max_glimpses", "readers", "remarks" on what these numbers are worth,
+            "cohort" of another cohort than the run's own, and "run" in another folder than its own.
         readings: the readings of each reader.
         task: what was predicted.
 

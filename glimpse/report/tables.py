@@ -41,7 +41,9 @@ SPENT = {
 """What else a case costs: the title of the column, the factor to its unit, and the digits."""
 SPENT_CAPTION = (
     "Mpixel: megapixels of all glimpses. GMAC: billions of multiply-adds of networks, if nothing is kept from before. "
-    "MiB: the highest memory while reading, of a process, or of PyTorch on a GPU. J: energy of all GPUs."
+    "s/case: the process's caches are empty when a reader begins; features that are on disk are not computed again. "
+    "MiB: the highest memory while reading, of the process with all that it holds, or of PyTorch on a GPU. "
+    "J: energy of all GPUs."
 )
 _KEPT = "Neither is known of a full scan whose patches were kept from before."
 

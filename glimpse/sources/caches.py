@@ -60,6 +60,12 @@ class ByteCache:
         array.setflags(write=False)
         self._keep(key, array)
 
+    def clear(self) -> None:
+        """Lets go of everything that is held."""
+        with self._lock:
+            self._arrays.clear()
+            self._held = 0
+
     def _touch(self, key: Hashable) -> np.ndarray | None:
         found = self._arrays.get(key)
         if found is not None:
@@ -107,3 +113,18 @@ glimpses = _cache("GLIMPSE_GLIMPSE_CACHE_MB", SMALL_CACHE_MB)
 
 features = _cache("GLIMPSE_FEATURE_CACHE_MB", SMALL_CACHE_MB)
 """The process's one cache of features of encoders that are not trained; GLIMPSE_FEATURE_CACHE_MB sets it (256)."""
+
+_further: list[Callable[[], None]] = []
+
+
+def clears(clear: Callable[[], None]) -> None:
+    """Registers a function that clears a further cache, for `clear_all`."""
+    _further.append(clear)
+
+
+def clear_all() -> None:
+    """Lets go of all that this process has read, decoded or computed of images, so that the next read pays for it."""
+    for cache in (images, overviews, glimpses, features):
+        cache.clear()
+    for clear in _further:
+        clear()

@@ -36,6 +36,14 @@ class HeldOpen:
                 if oldest is not None:
                     oldest.let_go()
 
+    def let_all_go(self) -> None:
+        """Lets all of them close their files; they open them again when they are read."""
+        with self._lock:
+            held, self._sources = [one() for one in self._sources.values()], OrderedDict()
+        for source in held:
+            if source is not None:
+                source.let_go()
+
     def forget(self, source: Holding) -> None:
         """To be called when a source has closed its file by itself."""
         with self._lock:

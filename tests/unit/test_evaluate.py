@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,12 @@ from glimpse.errors import EvaluationError, SettingsError
 from glimpse.evaluate import evaluate
 from glimpse.reading.calibration import Temperature, write_temperatures
 from glimpse.reading.records import Reading
+from glimpse.report.html.contents import result_tables
+from glimpse.report.html.gathering import Gathered
 from glimpse.runs.checkpoints import CheckpointError
 from glimpse.runs.loading import OVERVIEW_FILE, build_policy, load, save_policy
 from glimpse.settings.composing import composed
+from glimpse.sources.slide.source import SlideSource
 from tests.commands import ran
 
 
@@ -76,6 +80,14 @@ def test_a_saved_run_reads_with_any_number_of_glimpses(run: Path) -> None:
     assert len(lines) == 4 * len(result.readings["ppo"]) and {line["split"] for line in lines} == {"test"}
 
 
+def test_every_reader_pays_for_what_it_reads(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the first one would take longer than all others, which find overviews in the process's caches."""
+    made, honest = [], SlideSource.overview
+    monkeypatch.setattr(SlideSource, "overview", lambda self, size: made.append(self.path) or honest(self, size))
+    found = evaluate(run, max_glimpses=1, readers=["random", "grid", "policy"], output=tmp_path)
+    assert len(set(made)) == len(found.readings["grid"]) and set(Counter(made).values()) == {3}
+
+
 def test_other_readers_replace_no_earlier_evaluation(run: Path, tmp_path: Path) -> None:
     own = shutil.copytree(run, tmp_path / "run")
     asked = (["overview"], ["grid"], ["overview", "grid"], ["grid"])
@@ -117,6 +129,9 @@ def test_cases_that_the_run_has_learned_from_are_named(run: Path, tiny_slides: P
     whole = evaluate(own, max_glimpses=1, readers=["grid"], split="all")
     count = sum(row["split"] in ("train", "val") for row in rows)
     assert f"Of the {len(rows)} cases, {count} (" in whole.note
+    metrics = Gathered(own, "run", (), (), (), None, result.record)
+    captions = [one.caption for one in result_tables(metrics) if "a later evaluation. " in one.caption]
+    assert any("patients. Bootstrapped intervals" in one and whole.note in one for one in captions)
     assert evaluate(own, max_glimpses=1, readers=["grid"]).note == ""
 
 

@@ -63,7 +63,7 @@ def result_tables(found: Gathered) -> list[Table]:
         try:
             record = json.loads(path.read_text("utf-8"))
             of = f", cohort {record['cohort']}" if "cohort" in record else ""
-            tables.append(_results(record, f"a later evaluation{of}."))
+            tables.append(_results(record, " ".join([f"a later evaluation{of}.", *record.get("remarks", ())])))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no evaluation of ours
             continue
     return tables

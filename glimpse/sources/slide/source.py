@@ -26,6 +26,7 @@ from glimpse.sources.base import (
     region,
     understood,
 )
+from glimpse.sources.caches import clears
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.slide.files import (
     check_complete,
@@ -316,6 +317,17 @@ def _shared_cache() -> openslide.OpenSlideCache:
         if _cache is None:
             _cache = openslide.OpenSlideCache(int(float(os.environ.get("GLIMPSE_OPENSLIDE_CACHE_MB", "512")) * 2**20))
         return _cache
+
+
+def _clear() -> None:
+    """Closes all slides and leaves their decoded tiles; the next ones that are opened have another cache."""
+    global _cache
+    _open_slides.let_all_go()
+    with _cache_lock:
+        _cache = None
+
+
+clears(_clear)
 
 
 def _rebuild(path: Path, options: dict[str, Any]) -> SlideSource:
