@@ -159,7 +159,7 @@ class WarmUp:
                 if ended or trainer.done % _STEPS_PER_LOG == 0:
                     shown = finite(loss, trainer.done)
                     bar.set_postfix(loss=f"{shown:.3f}", refresh=False)
-                    run.logger.record("warm_up/loss", shown)
+                    run.logger.record("warm_up/second_look" if before else "warm_up/loss", shown)
                     run.logger.dump(before + trainer.done)
                 run.offer(name, lambda: state_of(trainer), now=ended)
 

@@ -14,16 +14,24 @@ from glimpse.pictures.planes import Picture
 from glimpse.sources.volume.grid import VoxelGrid
 
 
-def labels_of(boxes: Float[np.ndarray, "look 2 3"], grid: VoxelGrid) -> UInt[np.ndarray, "i j k"]:
-    """Returns for each stored voxel the number of the first look that showed it, from 1 on, and 0 elsewhere.
+def labels_of(
+    boxes: Float[np.ndarray, "look 2 3"], grid: VoxelGrid, zooms: Sequence[int] | None = None
+) -> UInt[np.ndarray, "i j k"]:
+    """Returns for each stored voxel the number of the look that showed it best, from 1 on, and 0 elsewhere.
+
+    That is a look with the finest field of view, since it lies inside wider ones that were read before; of several, the
+    first.
 
     Args:
         boxes: low and high corners of the looks in pixels of the image (z, y, x), in order.
         grid: the grid of the volume's file.
+        zooms: the index of the field of view of each look, from wide to fine; by default all have one.
     """
     labels = np.zeros(grid.shape, np.uint8 if len(boxes) < 256 else np.uint16)
-    for number, box in reversed(list(enumerate(grid.stored(boxes), start=1))):  # so that the first one stays
-        labels[_voxels(box[0].tolist(), box[1].tolist(), grid.shape)] = number
+    stored, levels = grid.stored(boxes), [0] * len(boxes) if zooms is None else [int(zoom) for zoom in zooms]
+    for number in sorted(range(len(boxes)), key=lambda look: (levels[look], -look)):  # the last one written stays
+        low, high = stored[number].tolist()
+        labels[_voxels(low, high, grid.shape)] = number + 1
     return labels
 
 
@@ -35,12 +43,12 @@ def _voxels(low: Sequence[float], high: Sequence[float], shape: Sequence[int]) -
     )
 
 
-def label_map(boxes: Float[np.ndarray, "look 2 3"], grid: VoxelGrid) -> bytes:
+def label_map(boxes: Float[np.ndarray, "look 2 3"], grid: VoxelGrid, zooms: Sequence[int] | None = None) -> bytes:
     """Returns the content of a `.nii.gz` with these labels (see `labels_of`), on the grid of the volume's own file."""
     import nibabel  # planes need none
 
     affine = np.array(grid.affine, np.float64)
-    image = nibabel.Nifti1Image(labels_of(boxes, grid), affine)
+    image = nibabel.Nifti1Image(labels_of(boxes, grid, zooms), affine)
     image.set_sform(affine, grid.code or 1)
     image.set_qform(affine, grid.code or 1, strip_shears=True)
     image.header.set_xyzt_units(grid.unit)

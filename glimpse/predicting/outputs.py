@@ -192,7 +192,8 @@ class Outputs:
             contents[f"{GEOJSON}/{name}{suffix}"] = self._geojson(readings)
         elif first.grid is not None:
             boxes = np.concatenate([reading.boxes for reading in readings])
-            contents[f"{LABELS}/{name}.nii.gz"] = label_map(boxes, first.grid)
+            zooms = np.concatenate([reading.zooms for reading in readings])
+            contents[f"{LABELS}/{name}.nii.gz"] = label_map(boxes, first.grid, zooms.tolist())
         return contents
 
     def _looks(self, readings: Sequence[CaseReading]) -> str:

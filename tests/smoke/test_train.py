@@ -229,7 +229,8 @@ def test_a_run_stopped_between_two_checkpoints_goes_on(
     resumed = resume(tmp_path, "'a=b'")
     assert resumed.returncode == 0, resumed.stderr
     assert timeless(json.loads((run / "metrics.json").read_text())) == timeless(uninterrupted)
-    for tag, steps in (("train/loss", 40), ("rollout/return", 40), ("pretrain/loss", 2), ("warm_up/loss", 2)):
+    counts = {"train/loss": 40, "rollout/return": 40, "pretrain/loss": 2, "warm_up/loss": 1, "warm_up/second_look": 1}
+    for tag, steps in counts.items():
         found = logged(run, tag)
         assert len(found) == len(set(found)) == steps, tag  # each once, also those after the last checkpoint
 

@@ -78,6 +78,7 @@ def run(readings: list[Reading], tmp_path_factory: pytest.TempPathFactory) -> Pa
     events = TensorBoardOutputFormat(str(folder))
     for step, loss in enumerate([2.0, 1.5, float("nan"), 1.25], start=1):
         events.write({"warm_up/loss": loss, "validation/auc": 0.5}, {"warm_up/loss": (), "validation/auc": ()}, step)
+    events.write({"warm_up/second_look": 4.5}, {"warm_up/second_look": ()}, 5)
     events.close()
     return folder
 
@@ -118,7 +119,7 @@ def test_the_file_has_the_table_charts_and_cases_and_loads_nothing(report: Path,
     charts = [svg["aria-label"] or "" for svg in page.all("svg") if svg.get("viewbox")]
     for name in ("Confusion matrix", "Calibration: 1", "Thresholds: 1", "Warm-up: loss", "Validation"):
         assert sum(label.startswith(name) for label in charts) == 1
-    assert "In the end: loss 1.25." in page.text("figcaption")
+    assert "In the end: loss 1.25, loss of answers in the second look 4.5." in page.text("figcaption")
     assert {"answer", "target", "threshold on the probability", "share of cases", "loss"} <= set(page.text("text"))
     assert len([one for one in page.all("tr") if "data-page" in one]) == 6
 

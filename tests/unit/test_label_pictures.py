@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from glimpse.pictures.drawing import draw_labels, order_colours
-from glimpse.pictures.label_map import label_map_picture
+from glimpse.pictures.label_map import label_map_picture, labels_of
+from glimpse.sources.volume.grid import VoxelGrid
 
 SHAPE = (8, 10, 12)  # voxels of 2 x 1 x 1 mm
 
@@ -47,3 +48,14 @@ def test_another_grid_is_refused(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)), labels)  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="on the grid of"):
         label_map_picture(image, labels)
+
+
+def test_the_finest_look_shows_a_voxel_best_and_of_several_the_first() -> None:
+    grid = VoxelGrid((4, 1, 8), (2, 1, 0), (False, False, False), tuple(map(tuple, np.eye(4).tolist())))
+
+    def box(low: int, high: int) -> list[list[float]]:
+        return [[low, 0, 0], [high, 1, 4]]
+
+    boxes = np.array([box(0, 6), box(1, 4), box(3, 8), box(2, 5)], np.float64)
+    assert labels_of(boxes, grid, [0, 1, 0, 1])[0, 0].tolist() == [1, 2, 2, 2, 4, 1, 3, 3]
+    assert labels_of(boxes, grid)[0, 0].tolist() == [1, 1, 1, 1, 1, 1, 3, 3]

@@ -12,7 +12,12 @@ Curve = tuple[list[float], list[float]]
 
 _SHOWN = (
     ("Pretraining", "optimiser steps", "loss", {"pretrain/loss": "loss"}),
-    ("Warm-up", "optimiser steps", "loss", {"warm_up/loss": "loss"}),
+    (
+        "Warm-up",
+        "optimiser steps",
+        "loss",
+        {"warm_up/loss": "loss", "warm_up/second_look": "loss of answers in the second look"},
+    ),
     ("Joint stage", "environment steps", "loss", {"train/loss": "loss"}),
     ("Joint stage", "environment steps", "return per episode", {"rollout/return": "return"}),
     ("Joint stage", "environment steps", "nats", {"train/entropy": "entropy of where to look"}),

@@ -253,7 +253,9 @@
     else if (zooms() && !look.level) parts.push("It was chosen from the overview.");
     parts.push(`After it ${caption}, before it ${reading.captions[step - 1][0]}.`);
     if (look.chance !== null) {
-      parts.push(`Its place had the probability ${look.chance.toPrecision(2)}; the most probable cell of the overview had ${(reading.peaks[step - 1] ?? NaN).toPrecision(2)}.`);
+      const had = `Its place had the probability ${look.chance.toPrecision(2)}`;
+      // With several fields of view, a cell of the overview counts what was likely inside it, too.
+      parts.push(zooms() ? `${had} among all places for a look as wide.` : `${had}; the most probable cell of the overview had ${(reading.peaks[step - 1] ?? NaN).toPrecision(2)}.`);
     }
     if (look.contribution) {
       parts.push(`It has added ${signed(look.contribution[shownOutput])} to the last answer for ${reading.columns[shownOutput]}.`);
