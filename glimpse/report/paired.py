@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from glimpse.errors import EvaluationError
 from glimpse.report.answers import Answers
-from glimpse.report.tables import SPENT, aligned, counted, interval_text, number, wrapped
+from glimpse.report.tables import FEW_PATIENTS, SPENT, aligned, counted, interval_text, number, wrapped
 from glimpse.tasks import Task, interval, metric_title, resampled_weights
 
 _NAMED = 20  # so many cases are named in a table; JSON has all of them
@@ -18,6 +18,7 @@ CAPTION = (
     "Intervals are 95 %, and p-values two-sided, from one bootstrap over patients for both: in each resample, both are "
     "measured on the same cases. p-values are not corrected for the number of metrics."
 )
+_FEW = f"There are no p-values (-): they mean nothing for fewer than {FEW_PATIENTS} patients."
 COSTS = {
     "glimpses": ("glimpses", 1.0, 1),
     "share_read": ("% of foreground read", 100.0, 1),
@@ -41,7 +42,7 @@ class Comparison:
         patients: of how many patients these are.
         only: the cases that only the first, and that only the second has answered; they are left out.
         metrics: of each metric "first", "second" and "difference" (first minus second), each with "value", "low" and
-            "high", and "p"; None where it is not defined.
+            "high", and "p"; None where it is not defined, and for fewer than `FEW_PATIENTS` patients.
         costs: of each of `COSTS` "first", "second" and "difference", means over the cases in the unit that rows of
             `metrics.json` have; None where a table does not say it of each case.
     """
@@ -67,10 +68,11 @@ class Comparison:
     @property
     def told(self) -> str:
         """The table, and the cases that were left out."""
+        few = self.patients < FEW_PATIENTS
         cells = [["metric", *self.names, "difference (95 % interval)", "p"]]
         for name, found in self.metrics.items():
             both = (interval_text(found[one]) for one in ("first", "second"))
-            p = "n/a" if found["p"] is None else f"{found['p']:.4f}"
+            p = "-" if few else "n/a" if found["p"] is None else f"{found['p']:.4f}"
             cells.append([metric_title(name), *both, interval_text(found["difference"], sign="+"), p])
         known = {name: one for name, one in self.costs.items() if (one["first"], one["second"]) != (None, None)}
         cells += [_cost_cells(name, one) for name, one in known.items()]
@@ -81,7 +83,7 @@ class Comparison:
             "",
             *table,
             "",
-            f"Compared: {counted(self.cases, self.patients)}",
+            " ".join([f"Compared: {counted(self.cases, self.patients)}", *([_FEW] if few else [])]),
         ]
         for name, cases in zip(self.names, self.only, strict=True):
             if cases:
@@ -96,7 +98,8 @@ def compared(
     """Compares two readers on the cases that both have answered, paired by the name of the case.
 
     The p-value is ``2 min(P(d <= 0), P(d >= 0))``, at most 1, with d the difference in the resamples, and
-    ``P(A) = (1 + number of resamples with A) / (1 + number of resamples)`` (Davison and Hinkley 1997, 4.2).
+    ``P(A) = (1 + number of resamples with A) / (1 + number of resamples)`` (Davison and Hinkley 1997, 4.2). Where all of
+    a few patients agree, it would be as small as the number of resamples allows; hence `FEW_PATIENTS` are needed.
 
     Args:
         first: the answers of the first reader.
@@ -128,9 +131,12 @@ def compared(
     targets = one.stacked(task)
     weights = np.concatenate([np.ones((1, len(shared))), resampled_weights(one.patients, bootstrap, seed)])
     both = [task.weighted_metrics(answers.predictions, targets, weights) for answers in (one, other)]
+    patients = len(set(one.patients))
     metrics = {name: _difference(both[0][name], both[1][name]) for name in task.metric_names}
+    if patients < FEW_PATIENTS:
+        metrics = {name: found | {"p": None} for name, found in metrics.items()}
     costs = {name: _cost(one, other, name) for name in COSTS}
-    return Comparison(names, len(shared), len(set(one.patients)), (only[0], only[1]), metrics, costs)
+    return Comparison(names, len(shared), patients, (only[0], only[1]), metrics, costs)
 
 
 def _cost(first: Answers, second: Answers, name: str) -> dict[str, float | None]:

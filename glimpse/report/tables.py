@@ -28,7 +28,9 @@ HIT_RATE = (
     "the finest counts."
 )
 _CUT = "The patches of a full scan may cut it."
-_FEW, _FEW_PATIENTS = "Bootstrapped intervals of so few patients are too narrow.", 20
+_FEW = "Bootstrapped intervals of so few patients are too narrow."
+FEW_PATIENTS = 20
+"""With fewer patients than this, bootstrapped intervals are too narrow and p-values mean nothing."""
 _COST = ("glimpses", "% of foreground read", "s/case")
 MEASURED = ("seconds_per_case", "peak_mib", "joules_per_case")
 """What rows say of time, memory and energy: it differs each time."""
@@ -95,7 +97,7 @@ def summarise(readings: Sequence[Reading], task: Task, seed: int = 0, bootstrap:
 def counted(cases: int, patients: int) -> str:
     """Returns how many cases and patients numbers were measured on, and a warning where these are few."""
     text = f"{cases} case{'s'[: cases != 1]} of {patients} patient{'s'[: patients != 1]}."
-    return f"{text} {_FEW}" if patients < _FEW_PATIENTS else text
+    return f"{text} {_FEW}" if patients < FEW_PATIENTS else text
 
 
 def _mean_hit_rate(readings: Sequence[Reading], seed: int) -> Interval:

@@ -40,17 +40,44 @@ def test_a_difference_by_hand() -> None:
     assert (accuracy["first"]["value"], accuracy["second"]["value"]) == (1, 0.5)
     assert accuracy["difference"]["value"] == 0.5 and found.cases == found.patients == 6
     # In a resample, the difference is the share of the three cases that differ: binomial, of 6 with p = 1 / 2.
-    assert accuracy["p"] == pytest.approx(2 / 2**6, abs=0.012)
     assert accuracy["difference"] == pytest.approx({"value": 1 / 2, "low": 1 / 6, "high": 5 / 6})
     mirrored = compared(BAD, GOOD, TASK, ("bad", "good"), bootstrap=2000)
     for name, one in found.metrics.items():
         assert mirrored.metrics[name]["difference"]["value"] == pytest.approx(-one["difference"]["value"])
-        assert mirrored.metrics[name]["p"] == one["p"]
     assert "+0.500 (+0.167 to +0.833)" in found.told and "good" in found.told
 
 
+def of_many(patients: int) -> tuple[Answers, Answers]:
+    """Returns answers that are all right, and answers of which the first three are wrong."""
+    targets, cases = [i % 2 for i in range(patients)], tuple(f"c{i}" for i in range(patients))
+    good = np.array([[0.0, 2.0 * target - 1] for target in targets])
+    bad = np.concatenate([-good[:3], good[3:]])
+    first, second = (Answers("ppo", cases, cases, tuple(map(str, targets)), one) for one in (good, bad))
+    return first, second
+
+
+def test_a_p_value_by_hand() -> None:
+    good, bad = of_many(20)
+    found = compared(good, bad, TASK, ("good", "bad"), bootstrap=2000)
+    # In a resample, the difference is 0 where none of the three cases that differ is drawn: (17 / 20)^20.
+    assert found.metrics["accuracy"]["p"] == pytest.approx(2 * 0.85**20, abs=0.012)
+    mirrored = compared(bad, good, TASK, ("bad", "good"), bootstrap=2000)
+    assert all(mirrored.metrics[name]["p"] == one["p"] for name, one in found.metrics.items())
+    assert f"{found.metrics['accuracy']['p']:.4f}" in found.told and "There are no p-values" not in found.told
+
+
+@pytest.mark.parametrize("patients", [3, 19])
+def test_few_patients_have_no_p_values(patients: int) -> None:
+    found = compared(*of_many(patients), TASK, ("good", "bad"), bootstrap=50)
+    assert {one["p"] for one in found.record()["metrics"].values()} == {None}
+    assert "no p-values (-): they mean nothing for fewer than 20 patients" in found.told.replace("\n", " ")
+    rows = [line for line in found.told.splitlines() if line.startswith(("AUC", "accuracy"))]
+    assert rows and all(line.split()[-1] == "-" for line in rows)
+
+
 def test_the_same_answers_do_not_differ_and_patients_are_resampled() -> None:
-    same = compared(GOOD, GOOD, TASK, ("a", "b"), bootstrap=50)
+    many = of_many(20)[0]
+    same = compared(many, many, TASK, ("a", "b"), bootstrap=50)
     assert {one["p"] for one in same.metrics.values()} == {1.0}
     one = answers([-2, 2, -1, 1, -3, 3], TARGETS, patients="xxxxxx")
     other = answers([2, -2, 1, 1, -3, 3], TARGETS, patients="xxxxxx")
@@ -120,7 +147,8 @@ def test_tables_are_compared_without_their_runs(tmp_path: Path) -> None:
     )
     assert json.loads((tmp_path / "found.json").read_text())["metrics"] == found.metrics
     assert compare([one, other], readers="grid", bootstrap=100).names == ("one", "other")
-    assert compare(one, readers=["ppo", "grid"], bootstrap=10).metrics["auc"]["p"] == 1
+    many = write(tmp_path / "many.csv", [-1, 1, -2, 2] * 5)
+    assert compare(many, readers=["ppo", "grid"], bootstrap=10).metrics["auc"]["p"] == 1
     for given, said in (
         ({"runs": one}, "name two of its readers"),
         ({"runs": [one, other], "readers": "gird"}, r"no answers of 'gird' \(did you mean 'grid'\?\)"),
