@@ -19,12 +19,15 @@ from glimpse.tasks import Task
 
 REQUIRED = ("case_id", "slide_id", "path", "target")
 OPTIONAL = ("split", "mpp", "mask")
-OTHER_NAMES = {"patient": "case_id", "case": "slide_id"}  # columns: other name, usual name
+OTHER_NAMES = {"patient": "case_id", "case": "slide_id"}  # columns: the name that is taught, the name in tables
+_TAUGHT = {name: other for other, name in OTHER_NAMES.items()}
+_HEADER = ",".join(_TAUGHT.get(name, name) for name in REQUIRED)
 _NO_CASES = "the cohort has no cases; add one line per case below the header"
 SEPARATORS = (",", ";", "\t", "|")
 _STATED = re.compile(r"""(?i)"?sep=(?P<separator>.)"?[\s,;|]*""")  # a first line that spreadsheets write
 _OF_SURVIVAL = ("time", "event")  # columns that hold the target of another task, and its options that rename them
 _IDS = ("case_id", "slide_id")  # paths stay as they are: file systems tell two spellings apart
+_COLUMNS = 12  # so many columns of a file are named
 _LISTED = 50  # so many problems are listed; the rest are only counted
 _NUMBERS = 6  # so many lines with the same problem are named
 _NUL = "holds characters of code 0, as texts in UTF-16 that do not say so, or damaged files."
@@ -122,7 +125,7 @@ def read_table(path: Path) -> Table:
     if skipped < len(lines) and (stated := _STATED.fullmatch(lines[skipped])):
         separator, skipped = stated["separator"], skipped + 1
     if skipped == len(lines):
-        raise CohortError(f"{path}: the file is empty. A cohort starts with the header {','.join(REQUIRED)}.")
+        raise CohortError(f"{path}: the file is empty. A cohort starts with the header {_HEADER}.")
     separator = separator or _separator(lines[skipped])
     reader = csv.reader(lines[skipped:], delimiter=separator, strict=True)
     try:
@@ -155,9 +158,7 @@ def _text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise CohortError(
-            f"{path}: no such file. Give the path of a CSV with the columns {','.join(REQUIRED)}."
-        ) from error
+        raise CohortError(f"{path}: no such file. Give the path of a CSV with the columns {_HEADER}.") from error
     except IsADirectoryError as error:
         raise CohortError(f"{path}: this is a folder. Give the path of the CSV that lists the images.") from error
     except OSError as error:
@@ -218,36 +219,56 @@ def column_problems(columns: Sequence[str], target_columns: Sequence[str] = ("ta
         if other in columns and name in columns
     ]
     missing = [name for name in (*required, *OPTIONAL) if name not in columns]
-    suspects: dict[str, str] = {}
+    suspects: dict[str, tuple[str, str]] = {}
     for column in columns:
         if column and column not in (*required, *OPTIONAL):
             near = _lookalike(column, missing)
-            if near is not None and near not in suspects.values():
+            if near is not None and near[0] not in [one for one, _ in suspects.values()]:
                 suspects[column] = near
-    problems += [f"line 1: column {column!r} looks like {near!r}; rename it" for column, near in suspects.items()]
-    lacking = [name for name in missing if name in required and name not in suspects.values()]
+    problems += [f"line 1: column {column!r} looks like {near!r}; rename it" for column, (_, near) in suspects.items()]
+    meant = [name for name, _ in suspects.values()]
+    lacking = [name for name in missing if name in required and name not in meant]
     if len(columns) == 1 and columns[0] not in required:
         problems.append(f"line 1: the only column is {columns[0]!r}; put commas, semicolons or tabs between columns")
-    for name in lacking:
-        hint = ""
-        if name == "target" and all(column in columns for column in _OF_SURVIVAL):
-            hint = f", or env.task._target_=glimpse.tasks.Survival for {' and '.join(_OF_SURVIVAL)}"
-        elif len(target_columns) > 1 and name in target_columns:
-            hint = f"; +env.task.{_OF_SURVIVAL[target_columns.index(name)]}=<column> names another one"
-        elif name == "case_id":
-            hint = ". It is the patient; where each has one image, repeat the name of the image"
-        problems.append(f"line 1: column {name!r} is missing; needed are {', '.join(required)}{hint}")
-    return problems
+    return [*problems, _lacking(lacking, columns, required)] if lacking else problems
 
 
-def _lookalike(column: str, names: Sequence[str]) -> str | None:
-    """Returns the column among `names` that `column` was probably meant to be, or None."""
+def _lacking(lacking: Sequence[str], columns: Sequence[str], required: Sequence[str]) -> str:
+    """Returns the message about all columns that are missing, with those that the file has."""
+    names = ", ".join(repr(_TAUGHT.get(name, name)) for name in lacking)
+    needed = ", ".join(f"{_TAUGHT[name]} (or {name})" if name in _TAUGHT else name for name in required)
+    times = required[len(REQUIRED) - 1 :]
+    if "target" in lacking and all(column in columns for column in _OF_SURVIVAL):
+        needed += f", or env.task._target_=glimpse.tasks.Survival for {' and '.join(_OF_SURVIVAL)}"
+    elif len(times) > 1:
+        options = (f"+env.task.{_OF_SURVIVAL[times.index(name)]}=<column>" for name in lacking if name in times)
+        needed += "".join(f"; {option} names another one" for option in options)
+    hint = ". Where each patient has one image, repeat its name as the patient" if "case_id" in lacking else ""
+    several = len(lacking) > 1
+    return (
+        f"line 1: column{'s' if several else ''} {names} {'are' if several else 'is'} missing; needed are {needed}. "
+        f"{_others([name for name in columns if name and name not in (*required, *OPTIONAL)])}{hint}"
+    )
+
+
+def _others(columns: Sequence[str]) -> str:
+    """Returns what to do with the columns of a file that mean nothing here: some of them may be those that lack."""
+    if not columns:
+        return "Add what is missing to the first line"
+    some = ", ".join(map(repr, columns[:_COLUMNS]))
+    more = f" and {len(columns) - _COLUMNS} more" if len(columns) > _COLUMNS else ""
+    return f"Other columns of this file are {some}{more}: rename in the first line those that are meant"
+
+
+def _lookalike(column: str, names: Sequence[str]) -> tuple[str, str] | None:
+    """Returns the column among `names` that `column` was probably meant to be, and how to call it; else None."""
     plain = _plain(column)
     meant = _SYNONYMS.get(plain)
     if meant is not None and meant in names:
-        return meant
-    matches = difflib.get_close_matches(plain, names, n=1, cutoff=0.8)
-    return matches[0] if matches else None
+        return meant, _TAUGHT.get(meant, meant)
+    taught = [other for other, name in OTHER_NAMES.items() if name in names]
+    matches = difflib.get_close_matches(plain, [*names, *taught], n=1, cutoff=0.8)
+    return (OTHER_NAMES.get(matches[0], matches[0]), matches[0]) if matches else None
 
 
 # ---------------------------------------------------------------------------------------------- rows

@@ -157,13 +157,13 @@ def _in_csv(path: Path, env: str | None, settings: Settings, found: Inputs) -> N
     """Adds the lines of a CSV, and what is wrong with it."""
     table = read_table(path)
     if "path" not in table.columns:
-        listed = "; ".join(column_problems(table.columns))
-        raise CohortError(f"{path}: there is no column path, so there is nothing to check ({listed}). Correct line 1.")
+        listed = ". ".join(one[:1].upper() + one[1:] for one in column_problems(table.columns))
+        raise CohortError(f"{path}: there is no column path, so there is nothing to check. {listed}.")
     env = env or _env_of_table(path, table)
     task: Task = build(settings(env)["env"]["task"])
     if any(name in table.columns for name in (*_OF_A_COHORT, *task.target_columns)):
         problems = column_problems(table.columns, task.target_columns)
-        found.tables += [(path, Finding(TABLE, problem, "Correct line 1 of the CSV.")) for problem in problems]
+        found.tables += [(path, Finding(TABLE, *_in_two(problem))) for problem in problems]
     for problem in table_problems(table):
         found.tables.append((path, Finding(LEAK if "splits:" in problem else TABLE, *_in_two(problem))))
     found.tables += [(path, finding) for finding in _lacking(table, task)]

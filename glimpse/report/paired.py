@@ -98,8 +98,8 @@ def compared(
     """Compares two readers on the cases that both have answered, paired by the name of the case.
 
     The p-value is ``2 min(P(d <= 0), P(d >= 0))``, at most 1, with d the difference in the resamples, and
-    ``P(A) = (1 + number of resamples with A) / (1 + number of resamples)`` (Davison and Hinkley 1997, 4.2). Where all of
-    a few patients agree, it would be as small as the number of resamples allows; hence `FEW_PATIENTS` are needed.
+    ``P(A) = (1 + number of resamples with A) / (1 + number of resamples)`` (Davison and Hinkley 1997, 4.2). Where all
+    of a few patients agree, it would be as small as the number of resamples allows; so `FEW_PATIENTS` are needed.
 
     Args:
         first: the answers of the first reader.

@@ -87,7 +87,7 @@ def test_a_list_of_images_to_predict_needs_no_targets(three: Path, tmp_path: Pat
     assert check(path, tmp_path / "out", **FAST).wrong == 0
     path = listed(three / "list.csv", "p,s0.svs", header="case_id,path")
     said = check(path, tmp_path / "out", **FAST).told
-    assert "column 'target' is missing" in " ".join(said.split())
+    assert "columns 'case', 'target' are missing" in " ".join(said.split())
 
 
 def test_a_mask_that_does_not_fit(three: Path, tmp_path: Path) -> None:

@@ -154,6 +154,9 @@ def test_arguments_that_cannot_be(tmp_path: Path) -> None:
         check(tmp_path, tmp_path, **FAST)
     with pytest.raises(CohortError, match="no column path"):
         check(listed(tmp_path / "c.csv", "a,b", header="case_id,target"), tmp_path / "out", **FAST)
+    with pytest.raises(CohortError) as caught:
+        check(listed(tmp_path / "c.csv", "1;a.svs;gut", header="Fall-Nr;Datei;Diagnose"), tmp_path / "out", **FAST)
+    assert str(caught.value).count("needed are") == 1 and "'Fall-Nr', 'Datei', 'Diagnose': rename" in str(caught.value)
     (tmp_path / "none").mkdir()
     with pytest.raises(EvaluationError, match="no images"):
         check(tmp_path / "none", tmp_path / "out", **FAST)

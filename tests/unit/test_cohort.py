@@ -134,17 +134,21 @@ def test_all_problems_at_once(folder: Path):
         ("case_id,slide_id,path,lable", "column 'lable' looks like 'target'"),
         ("case_id,slide_id,path,Label", "column 'Label' looks like 'target'"),
         ("case_id,slide_id,path,traget", "column 'traget' looks like 'target'"),
-        ("patient_id,slide_id,path,target", "column 'patient_id' looks like 'case_id'"),
+        ("patient_id,slide_id,path,target", "column 'patient_id' looks like 'patient'"),
         ("case_id,slide_id,path,target,patient", "columns 'patient' and 'case_id' mean the same"),
         ("Case ID,slide_id,path,target", "column 'Case ID' looks like 'case_id'"),
         ("case_id,slide_id,paths,target", "column 'paths' looks like 'path'"),
         ("case_id,slide_id,path,target,spilt", "column 'spilt' looks like 'split'"),
         ("case_id,slide_id,path,target,MPP", "column 'MPP' looks like 'mpp'"),
-        ("case_id,slide_id,path", "column 'target' is missing; needed are case_id, slide_id, path, target"),
+        ("Patient,slide_id,path,target", "column 'Patient' looks like 'patient'; rename it"),
+        (
+            "case_id,slide_id,path",
+            "column 'target' is missing; needed are patient (or case_id), case (or slide_id), path, target. Add what",
+        ),
         (
             "slide_id,path,target",
-            "column 'case_id' is missing; needed are case_id, slide_id, path, target. It is the patient; where each "
-            "has one image, repeat the name of the image",
+            "column 'patient' is missing; needed are patient (or case_id), case (or slide_id), path, target. Add what "
+            "is missing to the first line. Where each patient has one image, repeat its name as the patient",
         ),
         ("case_id,slide_id,path,target,age,note,age", "column 'age' occurs twice"),
         ("case_id,slideid,path,target", "column 'slideid' looks like 'slide_id'"),
@@ -157,6 +161,17 @@ def test_misspelt_and_missing_columns(folder: Path, header: str, problem: str, i
         Cohort.from_csv(path, TASK)
     assert f"line 1: {problem}" in str(caught.value)
     assert str(caught.value).count("\n  - line 1: ") == 1
+
+
+def test_columns_of_ones_own_are_named_once_with_those_that_are_needed(folder: Path):
+    path = write(folder, "Fall-Nr;Patient;Datei;Diagnose", "1;p;0.npy;gut")
+    with pytest.raises(CohortError) as caught:
+        Cohort.from_csv(path, TASK)
+    said = str(caught.value)
+    assert "line 1: column 'Patient' looks like 'patient'; rename it" in said
+    assert "columns 'case', 'path', 'target' are missing; needed are patient (or case_id), case (or slide_id)" in said
+    assert "'Fall-Nr', 'Patient', 'Datei', 'Diagnose': rename in the first line those that are meant" in said
+    assert said.count("needed are") == 1
 
 
 @pytest.mark.parametrize(
