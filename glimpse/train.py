@@ -19,8 +19,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.vec_env import VecEnv
 
-from glimpse.cohort import Cohort
-from glimpse.cohort.preflight import PreflightError, check_sizes, check_stepped, with_known_sizes
+from glimpse.cohort import Cohort, CohortError
+from glimpse.cohort.preflight import PreflightError, check_sizes, check_stepped, with_known_sizes, with_unknown_sizes
 from glimpse.cohort.recorded import SPLITS_FILE, read_given_splits, read_learned, read_splits, write_learned
 from glimpse.cohort.settling import with_settled_task
 from glimpse.cohort.skipped import FAILURES_FILE, write_failures
@@ -241,7 +241,10 @@ def _cohort(settings: Mapping[str, Any]) -> Cohort:
             f"{section['path']}: the cohort of this run is not there any more. Say where it is now, beside resume=: "
             "env.cohort.path=<path of its CSV>."
         )
-    cohort: Cohort = build_setting("env.cohort", section)
+    try:
+        cohort: Cohort = build_setting("env.cohort", section)
+    except CohortError as error:
+        raise with_unknown_sizes(error, settings["env"]["make"]) from error
     if section.get("on_error") == "skip":
         cohort = with_known_sizes(cohort, settings["env"]["make"])
     given, begins = settings.get("splits"), _begins(settings)

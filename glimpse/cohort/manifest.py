@@ -139,7 +139,9 @@ class Cohort(Sequence[Case]):
         if problems or (broken and (on_error == "raise" or not good)):
             remedy = _SKIP if broken and on_error == "raise" else ""
             unreadable = [] if problems and tolerant else broken  # those that will be skipped are no problem
-            raise cohort_error(path, [*problems, *unreadable], _naming(table, parsed, task) + remedy)
+            listed = zip(table.rows, opened, strict=True)
+            there = [(row.where, one.source) for row, one in listed if isinstance(one, Opened)]
+            raise cohort_error(path, [*problems, *unreadable], _naming(table, parsed, task) + remedy, there)
         for row, one in zip(table.rows, opened, strict=True):
             if isinstance(one, str):
                 warnings.warn(f"{path}: skipped {one}", UserWarning, stacklevel=2)

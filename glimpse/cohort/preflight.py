@@ -8,13 +8,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from glimpse.cohort import Case, Cohort
+from glimpse.cohort import Case, Cohort, CohortError
 from glimpse.cohort.proposals import advice
 from glimpse.cohort.remembered import Remembered
 from glimpse.cohort.skipped import Skipped
+from glimpse.cohort.table import cohort_error
 from glimpse.errors import UserError
 from glimpse.geometry import UNKNOWN_SIZE, CellGrid, Extent, Frame, MissingSpacingError
 from glimpse.settings.progress import silent
+from glimpse.sources import ImageSource
 from glimpse.sources.tolerant import unread
 from glimpse.views import Views
 
@@ -43,9 +45,8 @@ def with_known_sizes(cohort: Cohort, make: Mapping[str, Any]) -> Cohort:
         cohort: the cases of all splits; what is none is returned as it is.
         make: the section `env.make` of the settings; its `glimpse_extents` say what sizes are needed.
     """
-    given = make.get("glimpse_extents") or ()
-    listed = [given] if isinstance(given, str | int | float) else given
-    if not isinstance(cohort, Cohort) or all(Extent.parse(one).unit == "px" for one in listed):
+    wide = _physical(make)
+    if not isinstance(cohort, Cohort) or not wide:
         return cohort
     remembered = Remembered((SPACING, _first(cohort)), len(cohort))
     unknown = [case for case in cohort if not _states_spacing(case, remembered)]
@@ -54,16 +55,49 @@ def with_known_sizes(cohort: Cohort, make: Mapping[str, Any]) -> Cohort:
         return cohort
     messages = []
     for case in unknown:
-        message = (
-            f"{case.id}: {case.source.name}: the file does not state the size of a pixel, and glimpses are "
-            f"{', '.join(map(str, listed))} wide. Write the micrometres per pixel into the column mpp of the cohort, "
-            "or in training for all slides into env.cohort.mpp."
-        )
+        message = f"{case.id}: {_unstated(case.source, wide)}."
         messages.append(Skipped(message, case.id, str(case.source.name), MissingSpacingError.__name__))
         warnings.warn(f"skipped {messages[-1]}", UserWarning, stacklevel=2)
         unread.left_out(case.id, "the size of a pixel is not known")
     without = {case.id for case in unknown}
     return Cohort([case for case in cohort if case.id not in without], [*cohort.skipped, *messages], cohort.unsplit)
+
+
+def with_unknown_sizes(error: CohortError, make: Mapping[str, Any]) -> CohortError:
+    """Returns an error that also lists the images whose pixel size is not known, where fields of view are physical.
+
+    Otherwise these would show one training later, after all other mistakes are mended.
+
+    Args:
+        error: what is wrong with a cohort.
+        make: the section `env.make` of the settings.
+    """
+    wide, found = _physical(make), error.found
+    if not wide or found is None:
+        return error
+    unknown = [f"{where}: {_unstated(source, wide)}" for where, source in found.opened if not _has_spacing(source)]
+    return cohort_error(found.path, [*found.each, *unknown], found.remedy) if unknown else error
+
+
+def _physical(make: Mapping[str, Any]) -> str:
+    """Returns the fields of view of glimpses as a text where one is not in pixels of the file; else ""."""
+    given = make.get("glimpse_extents") or ()
+    listed = [given] if isinstance(given, str | int | float) else given
+    return "" if all(Extent.parse(one).unit == "px" for one in listed) else ", ".join(map(str, listed))
+
+
+def _unstated(source: ImageSource, wide: str) -> str:
+    return (
+        f"{source.name}: the file does not state the size of a pixel, and glimpses are {wide} wide. Write the "
+        "micrometres per pixel into the column mpp of the cohort, or in training for all slides into env.cohort.mpp"
+    )
+
+
+def _has_spacing(source: ImageSource) -> bool:
+    try:
+        return source.spacing is not None
+    except (UserError, OSError):  # which is said when it is read
+        return True
 
 
 def _first(cases: Sequence[Case]) -> str:

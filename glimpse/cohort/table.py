@@ -7,7 +7,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from glimpse.cohort.parquet import SUFFIXES, ParquetError, parquet_rows
 from glimpse.cohort.splits import SPLITS
 from glimpse.errors import UserError
+from glimpse.sources.base import ImageSource
 from glimpse.tasks import Task
 
 REQUIRED = ("case_id", "slide_id", "path", "target")
@@ -38,7 +39,30 @@ _KNOWN = {*REQUIRED, *OPTIONAL, *OTHER_NAMES, *_SYNONYMS}
 
 
 class CohortError(UserError, ValueError):
-    """A cohort cannot be used; the message lists all problems at once."""
+    """A cohort cannot be used; the message lists all problems at once.
+
+    Attributes:
+        found: what the message was made of, where it is about lines; others may add to it.
+    """
+
+    found: "Problems | None" = None
+
+
+@dataclass(frozen=True)
+class Problems:
+    """What is wrong with the lines of a cohort.
+
+    Attributes:
+        path: the CSV.
+        each: all problems.
+        remedy: what ends the first line of the message.
+        opened: the images that could be opened nevertheless, by where they stand.
+    """
+
+    path: Path
+    each: tuple[str, ...]
+    remedy: str = ""
+    opened: tuple[tuple[str, ImageSource], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +100,9 @@ class Table:
     separator: str = ","
 
 
-def cohort_error(path: Path, problems: Sequence[str], remedy: str = "") -> CohortError:
+def cohort_error(
+    path: Path, problems: Sequence[str], remedy: str = "", opened: Iterable[tuple[str, ImageSource]] = ()
+) -> CohortError:
     """Returns an error that lists problems, and counts those for which there is no room.
 
     What is wrong with many lines in the same way is listed once.
@@ -86,7 +112,9 @@ def cohort_error(path: Path, problems: Sequence[str], remedy: str = "") -> Cohor
     left = sum(count for _, count in together[_LISTED:])
     rest = f"\n  ... and {left} more" if left else ""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return CohortError(f"{path}: {count} in this cohort{remedy}:{listed}{rest}")
+    error = CohortError(f"{path}: {count} in this cohort{remedy}:{listed}{rest}")
+    error.found = Problems(path, tuple(problems), remedy, tuple(opened))
+    return error
 
 
 def _together(problems: Sequence[str]) -> list[tuple[str, int]]:

@@ -13,14 +13,15 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from glimpse.check import check
-from glimpse.cohort import remembered
-from glimpse.cohort.preflight import check_sizes, with_known_sizes
+from glimpse.cohort import CohortError, remembered
+from glimpse.cohort.preflight import check_sizes, with_known_sizes, with_unknown_sizes
 from glimpse.inspecting.fitting import network_for
 from glimpse.settings.building import build
 from glimpse.settings.composing import composed
 from glimpse.settings.terminal import printable
 from glimpse.sources.slide import source as slide_source
-from tests.checks import FAST, SIZES, broken_tiles, listed, rows, rules, three_slides
+from glimpse.train import train
+from tests.checks import FAST, SIZES, broken_tiles, listed, rows, rules, three_slides, without_mpp
 from tests.predictions import write_slide
 
 
@@ -165,3 +166,16 @@ def test_a_training_does_not_open_again_what_was_checked(
         with_known_sizes(cohort, settings["env"]["make"])
         check_sizes(cohort, network.views, network.policy.grid, view_grid=network.policy.view_grid)
     assert set(opened) == ({"s3.svs"} if tolerant else {"s1.svs"} if changed else set())
+
+
+def test_a_training_lists_missing_pixel_sizes_beside_missing_files(tmp_path: Path) -> None:
+    write_slide(tmp_path / "s0.svs")
+    without_mpp(tmp_path / "s1.svs", 1)
+    lines = ["p0,a,s0.svs,0,train", "p1,b,s1.svs,1,val", "p2,c,gone.svs,1,test"]
+    path = listed(tmp_path / "cohort.csv", *lines)
+    with pytest.raises(CohortError) as caught:
+        train(composed("env=wsi", f"env.cohort.path={path}", f"run={tmp_path / 'run'}"))
+    said = str(caught.value)
+    assert "2 problems in this cohort; on_error=skip" in said and "gone.svs: no such file" in said
+    assert "s1.svs: the file does not state the size of a pixel" in said and "line 3, b: " in said
+    assert with_unknown_sizes(caught.value, {"glimpse_extents": [64]}) is caught.value, "sizes in pixels need none"
