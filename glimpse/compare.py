@@ -16,9 +16,11 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from glimpse.atomic import write_atomically
+from glimpse.cohort.folds import FOLDS_FILE
 from glimpse.errors import EvaluationError
 from glimpse.report.answers import PREDICTIONS_FILE, Answers, read_answers, task_in, task_of
 from glimpse.report.paired import Comparison, compared
+from glimpse.runs.loading import not_ended
 from glimpse.settings.command import in_one_line, run_command
 from glimpse.settings.nearest import suggestion
 from glimpse.settings.options import at_least, refuse_unknown
@@ -84,7 +86,16 @@ def _listed(given: Any, name: str, kind: Any) -> list[Any]:
 
 
 def _table(path: Path) -> Path:
-    return path / PREDICTIONS_FILE if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    if reason := not_ended(path, PREDICTIONS_FILE):
+        raise EvaluationError(reason)
+    if (path / FOLDS_FILE).exists() and not (path / PREDICTIONS_FILE).exists():
+        raise EvaluationError(
+            f"{path}: this cross-validation has not ended, so it has no {PREDICTIONS_FILE} yet. The command that began "
+            "it goes on with it when it is typed again."
+        )
+    return path / PREDICTIONS_FILE
 
 
 def _task(path: Path) -> Task:

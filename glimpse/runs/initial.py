@@ -10,7 +10,7 @@ from typing import Any
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.transfer import take_over
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
-from glimpse.runs.loading import CONFIG_FILE, OVERVIEW_FILE, POLICY_FILE, no_run, read_settings
+from glimpse.runs.loading import CONFIG_FILE, OVERVIEW_FILE, POLICY_FILE, no_run, not_ended, read_settings
 from glimpse.settings.progress import say
 
 _BEST = "checkpoints/best.safetensors"
@@ -98,6 +98,9 @@ def weights_file(run: str | os.PathLike[str]) -> Path:
         raise CheckpointError(no_run(path))
     file = path / POLICY_FILE if path.is_dir() else path
     if not file.is_file():
+        if path.is_dir() and (reason := not_ended(path, POLICY_FILE)):
+            best = path / _BEST
+            raise CheckpointError(f"{reason} Its best weights so far: {best}." if best.is_file() else reason)
         raise CheckpointError(f"{file}: there is no such file. {_instead(run_of(path))}")
     if file.name == Path(OVERVIEW_FILE).name:
         raise CheckpointError(f"{file}: this network answers from overviews alone. {_instead(run_of(path))}")

@@ -25,12 +25,13 @@ from glimpse.runs.parts import REMEDY, foreign_targets, told
 from glimpse.settings.building import build, build_setting
 from glimpse.settings.collecting import without_collecting
 from glimpse.settings.options import at_least, check_device
+from glimpse.settings.quoting import typed
 from glimpse.spaces import ActionLayout, observation_space
 from glimpse.views import Views
 
 _SAID = 500  # characters of an error that are repeated
 _NEWEST = "read_threads"  # a setting that only runs have whose cells lie in the middle of what they see
-POLICY_FILE, CONFIG_FILE = "policy.safetensors", "config.yaml"
+POLICY_FILE, CONFIG_FILE, METRICS_FILE = "policy.safetensors", "config.yaml", "metrics.json"
 PRETRAINED_FILE = "checkpoints/pretrained.safetensors"  # the policy at the end of pretraining
 OVERVIEW_FILE = "checkpoints/overview.safetensors"  # a separate network that answers from overviews alone
 
@@ -176,6 +177,8 @@ def _read(folder: Path, file: str) -> tuple[dict[str, Any], Checkpoint]:
     settings = read_settings(folder)
     if settings is None:
         raise CheckpointError(no_run(folder))
+    if file == POLICY_FILE and (reason := not_ended(folder, file)):
+        raise CheckpointError(reason)
     return settings, Checkpoint.load(folder / file)
 
 
@@ -220,6 +223,19 @@ def no_run(
             f"{folder}: the folder of a cross-validation, which has a run for each fold. Give one, such as {folds[0]}."
         )
     return f"{folder}: {what.format(file=CONFIG_FILE)}"
+
+
+def not_ended(folder: Path, file: str) -> str:
+    """Returns why a run has no such file, where its training has not ended, and what to do; else ""."""
+    begun = (folder / CONFIG_FILE).exists() and (folder / PRETRAINED_FILE).parent.is_dir()
+    if not begun or (folder / file).exists() or (folder / METRICS_FILE).exists():
+        return ""
+    return f"{folder}: this training has not ended, so it has no {file} yet. {goes_on(folder)}"
+
+
+def goes_on(folder: str | os.PathLike[str]) -> str:
+    """Returns a sentence that says how a training that was interrupted goes on."""
+    return f"If it was interrupted, glimpse train {typed('resume', folder)} goes on with it."
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

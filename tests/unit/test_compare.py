@@ -149,12 +149,15 @@ def test_tables_are_compared_without_their_runs(tmp_path: Path) -> None:
     assert compare([one, other], readers="grid", bootstrap=100).names == ("one", "other")
     many = write(tmp_path / "many.csv", [-1, 1, -2, 2] * 5)
     assert compare(many, readers=["ppo", "grid"], bootstrap=10).metrics["auc"]["p"] == 1
+    (tmp_path / "folds").mkdir()
+    (tmp_path / "folds" / "folds.csv").touch()
     for given, said in (
         ({"runs": one}, "name two of its readers"),
         ({"runs": [one, other], "readers": "gird"}, r"no answers of 'gird' \(did you mean 'grid'\?\)"),
         ({"runs": [one, tmp_path / "absent"]}, "absent: cannot be read"),
         ({"runs": [one, other, one]}, "Expected two runs"),
         ({"runs": 3}, "Expected runs as a list"),
+        ({"runs": [one, tmp_path / "folds"]}, "folds: this cross-validation has not ended"),
     ):
         with pytest.raises(EvaluationError, match=said):
             compare(**given)

@@ -289,8 +289,10 @@ def test_what_is_no_metric_of_a_calibrated_run_is_no_column(run: Path, tmp_path:
 def test_a_run_that_has_not_ended_shows_what_there_is(run: Path, tmp_path: Path) -> None:
     for name in ("config.yaml", next(run.glob("events*")).name):
         shutil.copy(run / name, tmp_path)
-    page = Page(write_report(tmp_path).file)
-    assert "This training has not ended yet: there are no results, and no cases." in page.text("p")
+    written = write_report(tmp_path)
+    page, said = Page(written.file), "This training has not ended yet: there are no results, and no cases."
+    said += f" If it was interrupted, glimpse train resume={tmp_path} goes on with it."
+    assert said in page.text("p") and written.told.startswith(said) and "0 cases" not in written.told
     assert any((svg.get("aria-label") or "").startswith("Warm-up") for svg in page.all("svg"))
 
 

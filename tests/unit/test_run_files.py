@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,10 @@ from safetensors import SafetensorError
 import glimpse
 from glimpse import atomic
 from glimpse.atomic import WriteError, write_atomically
+from glimpse.compare import compare
 from glimpse.errors import UserError
+from glimpse.evaluate import evaluate
+from glimpse.predict import predict
 from glimpse.report.html.writing import write_report
 from glimpse.runs import checkpoints
 from glimpse.runs.checkpoints import Checkpoint, CheckpointError
@@ -24,6 +28,8 @@ from glimpse.runs.initial import weights_file
 from glimpse.runs.loading import read_settings, settings_text
 from glimpse.settings.command import run_command
 from glimpse.settings.paths import with_whole_paths
+from glimpse.settings.quoting import typed
+from tests.predictions import untrained_run
 
 STRANGE = [
     "site/s1", "site_s1", "..", ".", "", " ", "a.", "a", "A", "/etc/passwd", "a\\b", "a:b", "con", "NUL.txt", "-rf",
@@ -206,3 +212,25 @@ def test_only_files_are_replaced(make: Callable[[Path], None], said: str, tmp_pa
     with pytest.raises(WriteError, match=f"there: cannot be written .*{said}"):
         write_atomically(tmp_path / "there", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["there"] and not (tmp_path / "there").is_file()
+
+
+def test_every_command_says_that_a_training_has_not_ended(tmp_path: Path) -> None:
+    run = untrained_run(tmp_path / "run", "experiment=smoke")
+    (run / "policy.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="there is no such file; is the run folder complete"):
+        glimpse.load(run)  # nothing of a training lies there
+    (run / "checkpoints").mkdir()
+    said = rf"run: this training has not ended.*glimpse train {re.escape(typed('resume', run))} goes on with it"
+    commands: tuple[Callable[[], object], ...] = (
+        lambda: glimpse.load(run),
+        lambda: evaluate(run),
+        lambda: predict(run, tmp_path, tmp_path / "out"),
+        lambda: compare([run, run]),
+        lambda: weights_file(run),
+    )
+    for command in commands:
+        with pytest.raises(UserError, match=said):
+            command()
+    (run / "checkpoints" / "best.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"Its best weights so far: .*best\.safetensors"):
+        weights_file(run)

@@ -22,6 +22,7 @@ from glimpse.pictures.cohort import BEST_AND_WORST, DESCRIPTION, TELLING
 from glimpse.report.html.contents import answer_charts, learning_charts, result_tables
 from glimpse.report.html.gathering import Gathered, Listed, gathered, page_of
 from glimpse.report.tables import caption_of
+from glimpse.runs.loading import goes_on
 from glimpse.settings.options import at_least
 
 REPORT = "report.html"
@@ -45,16 +46,20 @@ class Written:
         cases: how many cases it lists.
         pages: how many of them have a page.
         folder: the folder with these pages; None where they are in the file itself.
+        unfinished: of a run whose training has not ended, sentences that say so; else empty.
     """
 
     file: Path
     cases: int
     pages: int
     folder: Path | None
+    unfinished: str = ""
 
     @property
     def told(self) -> str:
-        """A sentence that says what was written."""
+        """Sentences that say what was written."""
+        if self.unfinished:
+            return f"{self.unfinished}\nWritten: {self.file}, as far as the training has come."
         where = "in it" if self.folder is None else f"in {self.folder}"
         return f"Written: {self.file}, {self.cases} cases, {self.pages} of them with a page {where}."
 
@@ -128,7 +133,8 @@ class _Writer:
         content = self._list(cases)
         _make(self.file.parent)
         write_atomically(self.file, content)
-        return Written(self.file, len(cases), self.count, None if self.inside or not self.count else self.pages)
+        pages = None if self.inside or not self.count else self.pages
+        return Written(self.file, len(cases), self.count, pages, self._unfinished())
 
     # ------------------------------------------------------------------------------------------ pages
     def _cases(self) -> Iterator[dict[str, Any]]:
@@ -228,7 +234,8 @@ class _Writer:
 
     def _unfinished(self) -> str:
         if self.found.kind == "run" and self.found.metrics is None:
-            return "This training has not ended yet: there are no results, and no cases."
+            told = "This training has not ended yet: there are no results, and no cases."
+            return f"{told} {goes_on(self.found.folder)}"
         return ""
 
     def _note(self, cases: int) -> str:
