@@ -31,6 +31,7 @@ from glimpse.cohort.table import (
 from glimpse.sources import ImageSource
 from glimpse.sources.tolerant import TolerantSource, unread
 from glimpse.tasks import Task
+from glimpse.tasks.names import in_python
 
 __all__ = ["Case", "Cohort", "CohortError"]
 
@@ -213,7 +214,8 @@ def _naming(table: Table, parsed: Sequence[Mapping[str, Any]], task: Task) -> st
     wrong = any(text and values["target"] is None for text, values in zip(texts, parsed, strict=True))
     option = task.hint(filter(None, texts)) if wrong else ""
     order = " (bring the names into the order you want)" if "[" in option else ""
-    return f"; {option} reads these targets{order}" if option else ""
+    python = f", in Python {in_python(option)}" if in_python(option) else ""
+    return f"; {option} reads these targets{python}{order}" if option else ""
 
 
 def _warn_of_lacking(path: Path, cohort: Cohort, task: Task) -> None:

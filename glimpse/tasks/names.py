@@ -1,12 +1,14 @@
 """Names of classes and labels: how they are given, how cells of a CSV are read as one of them, and what to type."""
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from glimpse.settings.quoting import typed_list
 
@@ -101,6 +103,18 @@ def naming_option(setting: str, texts: Iterable[str], least: int = 1) -> str:
     if numbers and int(ordered[-1]) < _SUGGESTED and "0" in found:
         return f"{setting}={int(ordered[-1]) + 1}"
     return typed_list(setting, ordered)
+
+
+def in_python(options: str) -> str:
+    """Returns the argument of Python that says the same as options of `Task.hint`; "" where only settings say it."""
+    parser = OverridesParser.create()
+    given = [parser.parse_override(word) for word in shlex.split(options)]
+    values = {str(one.key_or_group).removeprefix("env.task."): one.value() for one in given}
+    kind = str(values.pop("_target_", "")).rpartition(".")[2]
+    if not kind and len(values) == 1:
+        kind = {"classes": "Classification", "labels": "MultiLabel"}.get(next(iter(values)), "")
+        return f"task=glimpse.{kind}({next(iter(values.values()))!r})" if kind else ""
+    return f"task=glimpse.{kind}({', '.join(f'{name}={value!r}' for name, value in values.items())})" if kind else ""
 
 
 def _whole(text: str) -> str:

@@ -114,7 +114,8 @@ def test_one_column_names_the_separators(folder: Path) -> None:
 # ---------------------------------------------------------------------------------------------- what is said
 def test_labels_that_are_texts_name_the_option(folder: Path) -> None:
     said = refused(folder, ["patient,case,path,target", "p,s0,0.npy,malignant", "q,s1,1.npy,benign"])
-    assert "; 'env.task.classes=[benign,malignant]' reads these targets" in said
+    assert "; 'env.task.classes=[benign,malignant]' reads these targets, in Python task=glimpse.Classification" in said
+    assert "task=glimpse.Classification(['benign', 'malignant']) (bring the names into the order you want)" in said
     assert "line 2: target 'malignant' is out of range" in said and said.count("\n  - ") == 2
 
 
@@ -135,7 +136,8 @@ def test_images_that_will_be_skipped_are_not_among_the_problems(folder: Path) ->
 def test_targets_with_fractions_name_the_options_of_a_regression(folder: Path) -> None:
     said = refused(folder, ["patient;case;path;target", "p;s0;0.npy;30,5", "q;s1;1.npy;50"])
     options = "env.task._target_=glimpse.tasks.Regression +env.task.mean=40.25 +env.task.spread=9.75"
-    assert f"; {options} reads these targets:" in said
+    python = "task=glimpse.Regression(mean=40.25, spread=9.75)"
+    assert f"; {options} reads these targets, in Python {python}:" in said
 
 
 def test_other_mistakes_name_no_option_of_labels(folder: Path) -> None:

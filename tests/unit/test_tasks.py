@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+import glimpse
 from glimpse.reading.records import Reading
 from glimpse.report.tables import write_predictions
 from glimpse.tasks import (
@@ -23,6 +24,7 @@ from glimpse.tasks import (
     Regression,
     Task,
 )
+from glimpse.tasks.names import in_python
 
 
 def test_labels_loss_and_score_by_hand():
@@ -362,6 +364,10 @@ def test_names_that_could_not_be_read_again_are_refused() -> None:
 )  # fmt: skip
 def test_the_option_that_names_the_labels_can_be_typed(task: Task, texts: list[str], option: str) -> None:
     assert task.hint(texts) == option
+    if python := in_python(option):
+        known = eval(python.removeprefix("task="), {"glimpse": glimpse})
+        assert [known.write_target(known.parse_target(text)) for text in texts]
+    assert bool(python) == option.lstrip("'").startswith(("env.task.classes", "env.task.labels"))
     if option:
         (typed,) = shlex.split(option)
         key, value = typed.split("=", 1)
