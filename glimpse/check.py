@@ -21,7 +21,7 @@ from tqdm import tqdm
 from glimpse.errors import EvaluationError
 from glimpse.inspecting.estimate import Estimate
 from glimpse.inspecting.estimate import estimate as estimate_of
-from glimpse.inspecting.findings import Finding
+from glimpse.inspecting.findings import SIZE, Finding
 from glimpse.inspecting.fitting import Network, coarse_cells, network_for
 from glimpse.inspecting.inputs import Candidate, find_candidates
 from glimpse.inspecting.looking import Seen, seen_of
@@ -56,6 +56,7 @@ class Checked:
         tables: what is wrong with a CSV as a whole.
         estimates: of a training, one for each environment.
         guessed: the environments that the files have named, not the command.
+        refused: the environments without an estimate, since a training with these settings would be refused.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Checked:
     tables: tuple[tuple[Path, Finding], ...]
     estimates: tuple[Estimate, ...]
     guessed: tuple[str, ...]
+    refused: tuple[str, ...] = ()
 
     @property
     def wrong(self) -> int:
@@ -81,6 +83,10 @@ class Checked:
             guessed = ", env=".join(self.guessed)
             text += f" The files were read with env={guessed}, as their content asks for; env= sets one for all."
         estimates = [told_of(one) for one in self.estimates]
+        estimates += [
+            f"No estimate of a training with env={env}: it would be refused, since sizes do not fit the images (size)."
+            for env in self.refused
+        ]
         return "\n\n".join(filter(None, [table(self.cases, self.tables), *estimates, text]))
 
 
@@ -108,7 +114,7 @@ def check(
     Args:
         input: a folder with images anywhere below it, a CSV, an image, or a list of these. A CSV with one of the
             columns `case_id`, `target` and `split` is a cohort, whose targets and splits are checked, too.
-        output: the folder for results; `checks/<name of the first input>` if not given.
+        output: the folder for results; `checks/<name of the first input>` if not given, such as `checks/cohort.csv`.
         env: the environment that reads all images; if not given, each file has that which its content calls for, and
             each CSV that which reads most of its files.
         settings: settings of the training, as typed after `glimpse train`, such as "env.task.classes=[a,b]".
@@ -151,10 +157,12 @@ def check(
     together = list(zip(found.cases, looked, strict=True))
     networks = _networks(together, settings_of)
     cases = _with_findings(together, networks)
-    estimates = _estimates(cases, networks, settings_of) if estimate else ()
+    refused = _refused(cases) if estimate else ()
+    fitting = {env: network for env, network in networks.items() if env not in refused}
+    estimates = _estimates(cases, fitting, settings_of) if estimate else ()
     write_all(folder, cases, found.tables, estimates)
     remember(cases, networks, lambda case: _order(case, settings_of(case.env))["options"], began)
-    return Checked(folder, cases, tuple(found.tables), estimates, tuple(found.guessed))
+    return Checked(folder, cases, tuple(found.tables), estimates, tuple(found.guessed), refused)
 
 
 def _folder(first: str | os.PathLike[str], output: Any) -> Path:
@@ -239,6 +247,12 @@ def _with_findings(
         findings[position].append(finding)
     several = (tuple(dict.fromkeys(one)) for one in findings)
     return tuple((case, seen, one) for (case, seen), one in zip(cases, several, strict=True))
+
+
+def _refused(cases: Sequence[Listed]) -> tuple[str, ...]:
+    """Returns the environments in which sizes do not fit an image, so that training asks for other settings first."""
+    wrong = (case.env for case, _, findings in cases if any(one.rule == SIZE and not one.note for one in findings))
+    return tuple(dict.fromkeys(wrong))
 
 
 def _estimates(

@@ -174,6 +174,10 @@ def test_places_that_cannot_be_reached(tmp_path: Path) -> None:
     sizes = ("env.make.overview_size=32", "env.make.glimpse_size=32", "env.make.glimpse_extents=[64um]")
     (one,) = found_in(write_slide(tmp_path / "s.svs", side=2048), settings=sizes)
     assert one.rule == "size" and "cannot be reached" in one.what and "larger overview_size" in one.remedy
+    how: dict[str, Any] = {**FAST, "estimate": True, "settings": sizes}
+    checked = check(tmp_path / "s.svs", tmp_path / "out", env="wsi", **how)
+    assert not checked.estimates and "No estimate of a training with env=wsi: it would be refused" in checked.told
+    assert "Estimate:" not in checked.told
 
 
 def test_overwritten_tiles_are_found_without_decoding(tmp_path: Path) -> None:
