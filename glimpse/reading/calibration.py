@@ -20,7 +20,9 @@ from glimpse.reading.records import Reading
 from glimpse.tasks import Task
 
 CALIBRATION_FILE = "calibration.json"
-_WIDEST = math.log(100.0)  # temperatures lie between 1 / 100 and 100
+HIGHEST = 100.0
+"""The highest temperature, which answers get that tell nothing of the validation split; the lowest one is 1 / 100."""
+_WIDEST = math.log(HIGHEST)
 _HALVINGS = 60
 SAME_SPLIT = "these answers are to the validation split, on which temperatures are fitted"
 """Why a report on this split has no calibrated answers: they would look better than those to other cases."""

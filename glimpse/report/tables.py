@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from glimpse.atomic import write_atomically
+from glimpse.reading.calibration import HIGHEST
 from glimpse.reading.readers import FULL_SCAN
 from glimpse.reading.records import Reading
 from glimpse.tasks import Interval, Task, interval, metric_title, resampled_weights, weighted_mean
@@ -173,8 +174,20 @@ def further_table(rows: Mapping[str, Row], names: Sequence[str]) -> str:
             for name in names
         ]
         cells.append([reader, *shown, *([number(row.get("temperature"), 2)] if scaled else [])])
-    note = ["In brackets: without calibration by temperature.", ""] if scaled else []
-    return "\n".join([*note, *(line.rstrip() for line in aligned(cells))])
+    lines = [line.rstrip() for line in aligned(cells)]
+    note = " ".join(["In brackets: without calibration by temperature.", *_blind(rows)])
+    return "\n".join([*([*wrapped(note, max(80, len(lines[1]))), ""] if scaled else []), *lines])
+
+
+def _blind(rows: Mapping[str, Row]) -> list[str]:
+    """Returns a sentence on readers whose temperature is the highest there is; none where there are no such readers."""
+    names = [name for name, row in rows.items() if (row.get("temperature") or 0) > 0.999 * HIGHEST]
+    if not names:
+        return []
+    return [
+        f"The temperature {HIGHEST:.0f} is the highest: on the validation split, the answers of {', '.join(names)} "
+        "carried no information, so the calibrated probabilities are those of a blind guess, nearly the same for all."
+    ]
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> list[str]:

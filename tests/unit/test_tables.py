@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from glimpse.atomic import write_atomically
+from glimpse.reading.calibration import HIGHEST, fit
 from glimpse.reading.records import Reading
-from glimpse.report.tables import caption_of, summarise, table, write_predictions
+from glimpse.report.calibrating import measured
+from glimpse.report.tables import caption_of, further_table, summarise, table, write_predictions
 from glimpse.tasks import Classification
 
 
@@ -42,6 +44,16 @@ def test_summary_by_hand() -> None:
     assert (row["glimpses"], row["seconds_per_case"]) == (3.5, 0.5)
     assert row["share_read"] == pytest.approx(0.15)
     assert json.loads(json.dumps(row, allow_nan=False)) == row
+
+
+def test_answers_that_told_nothing_of_the_validation_split_are_named() -> None:
+    wrong = [reading(i, i % 2, 1.0 - 2 * (i % 2)) for i in range(8)]
+    temperatures = {"ppo": fit(wrong, Classification(2)).temperature, "grid": 2.0}
+    assert temperatures["ppo"] == pytest.approx(HIGHEST)
+    _, rows = measured({"ppo": wrong, "grid": wrong}, temperatures, Classification(2))
+    text = " ".join(further_table(rows, ["brier"]).split())
+    assert "temperature 100 is the highest: on the validation split, the answers of ppo carried no information" in text
+    assert "blind guess" not in further_table({"grid": rows["grid"]}, ["brier"])
 
 
 def test_a_split_with_one_class_has_no_auc() -> None:
