@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 _SMALL = np.float32(1e-6)  # a smaller share of a box is rounding
+_MANY = 4  # with more pixels in a box, sums take less time than a product with the weights of all pixels
 
 
 @runtime_checkable
@@ -93,7 +94,7 @@ class Cut:
         cover = np.ones((1,) * block.ndim, np.float32)
         for axis, length in enumerate(shape):
             block, part = self._mean_along(block, axis, length)
-            cover = cover * part.reshape([-1 if other == axis else 1 for other in range(block.ndim)])
+            cover = cover * part.reshape(_shape_along(axis, block.ndim))
         return block.astype(np.float32, copy=False), cover
 
     def _mean_along(self, block: np.ndarray, axis: int, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,6 +109,10 @@ class Cut:
             return block, np.ones(count, np.float32)
         begin = min(max(self.first[axis], 0), length) - self.first[axis]
         edges = self.start[axis] + self.extent[axis] * np.arange(count + 1) / count
+        if block.shape[axis] > _MANY * count:
+            sums, total = _sums_along(block, axis, np.clip(edges - begin, 0, block.shape[axis]))
+            values = sums / np.maximum(total, 1e-12).reshape(_shape_along(axis, block.ndim))
+            return values, np.minimum(total * count / self.extent[axis], 1).astype(np.float32)
         there = np.arange(begin, begin + block.shape[axis])
         low, high = np.maximum(edges[:-1, None], there), np.minimum(edges[1:, None], there + 1)
         weights = np.maximum(high - low, 0)
@@ -115,3 +120,31 @@ class Cut:
         weights /= np.maximum(total, 1e-12)[:, None]
         values = np.moveaxis(np.tensordot(weights, block.astype(np.float64), axes=(1, axis)), 0, axis)
         return values, np.minimum(total * count / self.extent[axis], 1).astype(np.float32)
+
+
+def _sums_along(
+    block: np.ndarray, axis: int, edges: Float[np.ndarray, " edge"]
+) -> tuple[np.ndarray, Float[np.ndarray, " box"]]:
+    """Returns the sums of an array over boxes along an axis, and the lengths of the boxes.
+
+    Args:
+        block: The array.
+        axis: The axis.
+        edges: Where boxes begin and end, in pixels from the array's first edge, in ascending order. Of a pixel in which
+            an edge lies, the part counts that is inside the box.
+    """
+    pixels, low, high = block.shape[axis], edges[:-1], edges[1:]
+    first, last = np.floor(low).astype(int), np.floor(high).astype(int)  # the pixels in which the edges lie
+    parts = (first, np.minimum(high, first + 1) - low), (last, np.where(last > first, high - last, 0.0))
+    shape = _shape_along(axis, block.ndim)
+    sums = sum(block.take(np.minimum(pixel, pixels - 1), axis) * share.reshape(shape) for pixel, share in parts)
+    short = block.dtype.kind in "bu" and block.dtype.itemsize <= 2 and pixels < 1 << 16  # fits without rounding
+    for box in np.flatnonzero(last > first + 1).tolist():  # whole pixels between the edges
+        whole = block[(*(slice(None),) * axis, slice(first[box] + 1, last[box]))]
+        sums[(*(slice(None),) * axis, box)] += whole.sum(axis, np.uint32 if short else np.float64)
+    return sums, high - low
+
+
+def _shape_along(axis: int, ndim: int) -> list[int]:
+    """Returns the shape in which values along an axis are multiplied with an array."""
+    return [-1 if other == axis else 1 for other in range(ndim)]
