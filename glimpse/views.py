@@ -13,7 +13,22 @@ from glimpse.geometry import CellGrid, Extent, Frame, MissingSpacingError, Numbe
 from glimpse.sources.base import ImageSource
 from glimpse.sources.caches import glimpses, overviews
 
+LARGER, MISORDERED = "is larger than the image", "the fields of view have to go from wide to fine"
 _PAIRS = 1 << 20  # so many pairs of a glimpse and a mark are compared at once
+
+
+class MisfitError(ValueError):
+    """An image cannot be looked at with the sizes of an environment's views.
+
+    Attributes:
+        what: which case it is, and why, without what to do.
+        views: the sizes.
+        channels: number of channels of the image.
+    """
+
+    def __init__(self, what: str, views: "Views", channels: int, remedy: str = "") -> None:
+        super().__init__(f"{what} {remedy}".rstrip())
+        self.what, self.views, self.channels = what, views, channels
 
 
 @dataclass(frozen=True)
@@ -189,6 +204,8 @@ class Views:
     ) -> list[str]:
         """Returns messages that say why an image cannot be read with these sizes; an empty list if it can.
 
+        What to do depends on who asks: a training may change its sizes, a trained policy keeps them.
+
         Args:
             image: the image, or only its level-0 grid.
             grid: the cells of the overview from which the agent chooses locations; None if it can choose any location.
@@ -205,8 +222,7 @@ class Views:
         except (MissingSpacingError, ValueError) as error:
             return [str(error)]
         found = [
-            f"{image.name}: a glimpse of {text} ({_sizes(extent)} pixels) is larger than the image "
-            f"({_sizes(frame.shape)} pixels). Choose a smaller glimpse_extents, or leave the case out."
+            f"{image.name}: a glimpse of {text} ({_sizes(extent)} pixels) {LARGER} ({_sizes(frame.shape)} pixels)."
             for text, extent in zip(map(str, self.glimpse_extents), extents, strict=True)
             if (extent > np.asarray(frame.shape)).any()
         ]
@@ -262,7 +278,7 @@ def misordered(extents: Float[np.ndarray, "zoom d"], unit: str = "pixels") -> st
     if (change <= 1e-9 * before).all() and (change < -1e-9 * before).any(axis=1).all():
         return ""
     return (
-        "the fields of view have to go from wide to fine, each finer than the one before it, but they span "
+        f"{MISORDERED}, each finer than the one before it, but they span "
         f"{', '.join(_sizes(extent) for extent in extents)} {unit}"
     )
 

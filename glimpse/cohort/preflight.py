@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
@@ -18,7 +17,7 @@ from glimpse.geometry import UNKNOWN_SIZE, CellGrid, Extent, Frame, MissingSpaci
 from glimpse.settings.progress import silent
 from glimpse.sources import ImageSource
 from glimpse.sources.tolerant import unread
-from glimpse.views import Views
+from glimpse.views import LARGER, MISORDERED, Views
 
 SPACING, SIZES = "spacing", "sizes"  # what is asked of images, by which answers are remembered
 _SHOWN = 2
@@ -28,8 +27,8 @@ _SETTINGS = (
 )
 _SKIPPED = "Where nobody knows it: env.cohort.on_error=skip leaves such cases out."
 _OWN = "Change the environment's overview or its extents; network.cell or network.view_cell for finer cells."
-_WHOLE_SLIDES = "Whole slides up to 32 mm wide: experiment=whole_slides."
-_OF_WHOLE_SLIDES, _VIEW_CELL = ("1024um", "64um"), 8  # what that experiment sets
+_REVERSED = "Let the environment's extents go from wide to fine, for each zoom less than for the one before it."
+_SMALL = "Choose a smaller env.make.glimpse_extents, or leave the case out."
 
 
 class PreflightError(UserError, ValueError):
@@ -177,7 +176,8 @@ def check_stepped(cases: Sequence[Case], views: Views, grid: CellGrid, view_grid
     """
     count = min(len(cases), _ASKED)
     several = [cases[i * (len(cases) - 1) // max(1, count - 1)] for i in range(count)]
-    _refuse([f"{case.id}: {why}" for case in several for why in views.problems(case.source, grid, view_grid)], _OWN)
+    problems = [f"{case.id}: {why}" for case in several for why in views.problems(case.source, grid, view_grid)]
+    _refuse(problems, _REVERSED if all(MISORDERED in problem for problem in problems) else _OWN)
 
 
 def _refuse(problems: Sequence[str], *remedies: str) -> None:
@@ -203,14 +203,11 @@ def _remedies(
         return [remedy]
     with ThreadPoolExecutor(4) as pool:  # those that were remembered are opened now
         frames = [frame for frame in pool.map(_frame, cases) if frame is not None]
-    found = [advice(views, frames, grid, view_grid), remedy]
-    if views.ndim == 2 and frames and frames[0].unit == "um" and found[0]:
-        experiment = replace(views, glimpse_extents=tuple(map(Extent.parse, _OF_WHOLE_SLIDES)))
-        side = [min(_VIEW_CELL, n) for n in (view_grid or grid).side]
-        cells = CellGrid(views.glimpse_size, tuple(side))
-        if not any(experiment.problems(frame, grid, cells) for frame in frames):
-            found.append(_WHOLE_SLIDES)
-    return found
+    found = advice(views, frames, grid, view_grid)
+    if found and any(MISORDERED in problem for problem in problems):
+        return [found]
+    small = any(LARGER in problem for problem in problems)
+    return [found or (_SMALL if small else ""), remedy]
 
 
 def _frame(case: Case) -> Frame | None:

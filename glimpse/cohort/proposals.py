@@ -12,6 +12,8 @@ from glimpse.geometry import CellGrid, Extent, Frame, MissingSpacingError
 from glimpse.views import Views, misordered
 
 _EXTENTS = "env.make.glimpse_extents"
+_EXPERIMENT = "experiment=whole_slides"
+_OF_EXPERIMENT, _VIEW_CELL = ("1024um", "64um"), 8  # what that experiment sets
 _MOST = 8  # fields of view that are proposed
 _WORTH = 1.5  # a field of view that only fills the image is proposed if it is so many times as wide as the next one
 _DIGITS = {"um": 3, "mm": 4}  # at least so many digits are written
@@ -34,21 +36,19 @@ def advice(views: Views, frames: Sequence[Frame], grid: CellGrid, view_grid: Cel
         view_grid: the cells of wide glimpses; by default as `grid`.
 
     Returns:
-        The sentences; "" where all images can be served as it is, or fields of view do not go from wide to fine.
+        The sentences; "" where all images can be served as it is, or none can.
     """
-    served: list[Frame] = []
-    tiny: list[Frame] = []
-    for frame in {(one.shape, one.spacing, one.unit): one for one in reversed(frames)}.values():
-        if frame.ndim != views.ndim:
-            continue
-        try:
-            extents = np.stack([extent.to_pixels(frame) for extent in views.glimpse_extents])
-        except (MissingSpacingError, ValueError):
-            continue
-        if len(grid.side) != views.ndim or misordered(extents):
-            return ""
-        (tiny if (extents[-1] > frame.shape).any() else served).append(frame)
-    asked = _Asked(views, tuple(served[::-1]), grid, view_grid or grid)
+    distinct = {(one.shape, one.spacing, one.unit): one for one in reversed(frames)}.values()
+    known = [(frame, extents) for frame in distinct if (extents := _extents(views, frame)) is not None]
+    if not known or len(grid.side) != views.ndim:
+        return ""
+    if any(misordered(extents) for _, extents in known):
+        ordered = replace(views, glimpse_extents=_in_order(views, [extents for _, extents in known]))
+        further = advice(ordered, frames, grid, view_grid)
+        return further or f"From wide to fine, {_EXTENTS}={_listed(ordered.glimpse_extents)} would do."
+    tiny = [frame for frame, extents in known if (extents[-1] > frame.shape).any()]
+    served = tuple(frame for frame, extents in known if (extents[-1] <= frame.shape).all())
+    asked = _Asked(views, served[::-1], grid, view_grid or grid)
     if not served or asked.accepted(views):
         return ""
     found = asked.sentences()
@@ -56,6 +56,45 @@ def advice(views: Views, frames: Sequence[Frame], grid: CellGrid, view_grid: Cel
         which = f" and {len(tiny) - 1} more, which are" if len(tiny) > 1 else ", which is"
         found += f" Leave out {tiny[-1].name}{which} smaller than a glimpse of {_text(asked.finest)}."
     return found
+
+
+def fitting(views: Views, frame: Frame) -> tuple[Extent, ...]:
+    """Returns the fields of view, each no wider than an image, and without those that are then no wider than the next.
+
+    Raises:
+        MissingSpacingError: one is physical, and the image's spacing is unknown.
+    """
+    asked = _Asked(
+        views,
+        (frame,),
+        CellGrid(views.overview_size, (1,) * views.ndim),
+        CellGrid(views.glimpse_size, (1,) * views.ndim),
+    )
+    chain: tuple[Extent, ...] = ()
+    for extent in map(asked.clipped, reversed(views.glimpse_extents)):
+        if not chain or _wider_on_all(asked.pixels(extent), asked.pixels(chain[0])):
+            chain = (extent, *chain)
+    return chain
+
+
+def _extents(views: Views, frame: Frame) -> Float[np.ndarray, "zoom d"] | None:
+    """Returns the fields of view in an image's pixels; None where it has other axes, or their size is not known."""
+    if frame.ndim != views.ndim:
+        return None
+    try:
+        return np.stack([extent.to_pixels(frame) for extent in views.glimpse_extents])
+    except (MissingSpacingError, ValueError):
+        return None
+
+
+def _in_order(views: Views, extents: Sequence[Float[np.ndarray, "zoom d"]]) -> tuple[Extent, ...]:
+    """Returns fields of view from wide to fine, without those that are no wider than the next one on some image."""
+    pixels = np.stack(extents)
+    chain: list[int] = []
+    for zoom in np.log(pixels).sum((0, 2)).argsort(kind="stable").tolist():
+        if not chain or _wider_on_all(pixels[:, zoom], pixels[:, chain[0]]):
+            chain.insert(0, zoom)
+    return tuple(views.glimpse_extents[zoom] for zoom in chain)
 
 
 @dataclass(frozen=True)
@@ -128,10 +167,35 @@ class _Asked:
         several, others = len(self.views.glimpse_extents) > 1, " or ".join(self._others())
         narrower = " A smaller network.view_cell or a larger glimpse_size makes the cells of glimpses narrower."
         more = narrower if several and self._narrow() else ""
-        chain = next(filter(None, (self._reaching(*slacks) for slacks in _SLACKS)), None)
-        if chain is not None:
+        chain, experiment = self._chain(), self._with_experiment()
+        if experiment is not None and experiment.view_grid != self.view_grid:
+            zoom, more = experiment.offered(), ""
+        elif chain is not None:
             zoom = f"{'' if several else 'Zoom: '}{_EXTENTS}={_listed(chain)} would do."
-            return zoom + (f" Or choose {others}." if others else "") + more
+            if experiment is not None and chain != experiment.own:
+                zoom += f" So would {_listed(experiment.own)}, of {_EXPERIMENT}."
+        else:
+            return self._without_zoom(others) + more
+        return zoom + (f" Or choose {others}." if others else "") + more
+
+    def _chain(self) -> tuple[Extent, ...] | None:
+        """Returns fields of view that would do: where several were asked for, those nearest to them if any do."""
+        near = self._near() if len(self.views.glimpse_extents) > 1 else None
+        return near or next(self._chains(), None)
+
+    def _chains(self) -> Iterator[tuple[Extent, ...]]:
+        return filter(None, (self._reaching(*slacks) for slacks in _SLACKS))
+
+    def _with_experiment(self) -> "_Slides | None":
+        """Returns these images with the cells of `experiment=whole_slides`; None where that would not reach them."""
+        if self.views.ndim != 2 or any(frame.unit != "um" or frame.spacing is None for frame in self.frames):
+            return None
+        cells = CellGrid(self.views.glimpse_size, tuple(min(_VIEW_CELL, side) for side in self.view_grid.side))
+        slides = _Slides(self.views, self.frames, self.grid, cells)
+        return slides if slides.accepted(replace(self.views, glimpse_extents=slides.own)) else None
+
+    def _without_zoom(self, others: str) -> str:
+        """Says what would do where no fields of view do under the overview there is."""
         both = next(filter(None, (self._with_larger_overview(view_slack) for view_slack in (2.0, 1.0))), None)
         said = [f"Choose {others}."] if others else []
         if both is not None:
@@ -139,7 +203,7 @@ class _Asked:
             size = f"[{','.join(map(str, overview))}]"
             extents = f"{_EXTENTS}={_listed(chain)}"
             said += [*self._in_the_way(), f"env.make.overview_size={size} and {extents} would do."]
-        return (" ".join(said) + more).strip()
+        return " ".join(said)
 
     def _others(self) -> Iterator[str]:
         """Yields what would do beside other fields of view: a larger overview, or a wider first field of view."""
@@ -164,6 +228,39 @@ class _Asked:
         """Returns how many times as wide as the next a field of view is; 1 where they would differ too little."""
         ratio = 1 / (view_slack * max(self.view_grid.pitch))
         return ratio if ratio >= 2 or view_slack == 1 else 1.0
+
+    def clipped(self, extent: Extent) -> Extent:
+        """Returns a field of view, no wider than any image."""
+        return extent if self.fits(extent) else self._times(extent, (self.shapes / self.pixels(extent)).min(0))
+
+    def _times(self, extent: Extent, most: Float[np.ndarray, " d"]) -> Extent:
+        """Returns a field of view times factors, one per axis, or the smallest of them if it has one length only."""
+        factors = most.tolist() if len(extent.values) > 1 else [float(most.min())]
+        values = zip(extent.values, factors, strict=True)
+        return replace(
+            extent, values=tuple(_round(value * factor, extent.unit, math.floor) for value, factor in values)
+        )
+
+    def _near(self) -> tuple[Extent, ...] | None:
+        """Returns several fields of view, the finest as asked for, that differ little from those that were asked for.
+
+        Where cells of one lie too far apart for the next, it is made narrower, or else others are put between the two.
+        """
+        for filled in (False, True):
+            chain: tuple[Extent, ...] = (self.finest,)
+            for asked in map(self.clipped, self.views.glimpse_extents[-2::-1]):
+                ratios = self.pixels(asked) / self.pixels(chain[0])
+                widest = 1 / np.array(self.view_grid.pitch)
+                steps = max(1, math.ceil((np.log(ratios) / np.log(np.maximum(widest, 1 + _EPS))).max() - _EPS))
+                if steps > (_MOST if filled else 1):
+                    asked, steps = self._times(chain[0], np.minimum(ratios.min(0), widest)), 1
+                between = [self._times(chain[0], ratios.min(0) ** (step / steps)) for step in range(1, steps)]
+                for wider in (*between, asked):
+                    if _wider_on_all(self.pixels(wider), self.pixels(chain[0])):
+                        chain = (wider, *chain)
+            if 1 < len(chain) <= _MOST and self.accepted(replace(self.views, glimpse_extents=chain)):
+                return chain
+        return None
 
     def _reaching(self, overview_slack: float, view_slack: float) -> tuple[Extent, ...] | None:
         """Returns fields of view, from wide to fine, under the overview there is; None where none are accepted.
@@ -214,6 +311,34 @@ class _Asked:
                 f"{self.frames[small].name} ({shape} pixels) is smaller than glimpses of {_text(least)}{unit}, which "
                 f"{'it' if small == large else self.frames[large].name} needs under this overview."
             )
+
+
+class _Slides(_Asked):
+    """Slides that the fields of view of `experiment=whole_slides` reach, with the cells that it sets."""
+
+    @property
+    def own(self) -> tuple[Extent, ...]:
+        """The fields of view that the experiment sets."""
+        return tuple(map(Extent.parse, _OF_EXPERIMENT))
+
+    def offered(self) -> str:
+        """Says that the experiment would do, and which other fields of view would with it."""
+        said = (
+            f"Zoom: {_EXPERIMENT} would do: it has {_listed(self.own)} and the settings that go with them (give no "
+            f"{_EXTENTS} beside it)."
+        )
+        several = len(self.views.glimpse_extents) > 1
+        chain = self.views.glimpse_extents if several and self.accepted(self.views) else several and self._near()
+        chain = chain or min(self._chains(), key=len, default=self.own)
+        if chain == self.own or len(chain) == 1:
+            return said
+        branches = "" if len(chain) == len(self.own) else " warm_up.branches=null"  # it sets those of two
+        return f'{said} Or keep its other settings: {_EXPERIMENT} "{_EXTENTS}={_listed(chain)}"{branches} would do.'
+
+
+def _wider_on_all(one: Float[np.ndarray, "frame d"], other: Float[np.ndarray, "frame d"]) -> bool:
+    """Whether a field of view is wider than another on one axis of each image at least, and narrower on none."""
+    return bool((one >= other * (1 - _EPS)).all() and (one > other * (1 + _EPS)).any(1).all())
 
 
 def _scaled(extent: Extent, factor: float, rounded: Callable[[float], int]) -> Extent:

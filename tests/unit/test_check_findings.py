@@ -170,6 +170,12 @@ def test_a_glimpse_that_is_larger_than_the_image(tmp_path: Path) -> None:
     assert one.rule == "size" and "larger than the image" in one.what and "glimpse_extents" in one.remedy
 
 
+def test_fields_of_view_from_fine_to_wide(tmp_path: Path) -> None:
+    (one,) = found_in(write_slide(tmp_path / "s.svs"), settings=(*SIZES, "env.make.glimpse_extents=[32um,64um]"))
+    assert one.rule == "size" and "have to go from wide to fine" in one.what
+    assert one.remedy == "From wide to fine, env.make.glimpse_extents=[64um,32um] would do."
+
+
 def test_places_that_cannot_be_reached(tmp_path: Path) -> None:
     sizes = ("env.make.overview_size=32", "env.make.glimpse_size=32", "env.make.glimpse_extents=[64um]")
     (one,) = found_in(write_slide(tmp_path / "s.svs", side=2048), settings=sizes)

@@ -22,6 +22,7 @@ from glimpse.sources import ImageSource
 from glimpse.views import Views
 
 OVERVIEW, GLIMPSE = CellGrid((256, 256), (8, 8)), CellGrid((128, 128), (16, 16))  # 32 x 32 cells, and 8 x 8
+EXPERIMENT = CellGrid((128, 128), (8, 8))  # of wide glimpses, with experiment=whole_slides
 
 
 class Blank(ImageSource):
@@ -45,6 +46,11 @@ def slide(height: int, width: int, name: str = "a.svs") -> Frame:
     return Frame((height, width), (0.25, 0.25), "um", name)
 
 
+def plane(height: int, width: int, name: str = "a.nii") -> Frame:
+    """As many pixels as a slide has, a thousand times as wide."""
+    return Frame((height, width), (0.25, 0.25), "mm", name)
+
+
 def views_of(*extents: Any, overview: CellGrid = OVERVIEW, glimpse: CellGrid = GLIMPSE) -> Views:
     return Views(overview.size, glimpse.size, extents)
 
@@ -60,7 +66,10 @@ def message(frames: Sequence[Frame], views: Views, grid: CellGrid = OVERVIEW, vi
 
 def read(said: str) -> tuple[list[Any], tuple[int, ...] | None]:
     """The fields of view that a message proposes, and the overview that goes with them."""
-    found = re.search(r"(?:overview_size=(\[[\d,]+\]) and )?env\.make\.glimpse_extents=(\[\S*?\]) would do\.", said)
+    extents = r"env\.make\.glimpse_extents=(\[\S*?\])\"?(?: warm_up\.branches=null)? would do\."
+    found = re.search(rf"(?:overview_size=(\[[\d,]+\]) and )?{extents}", said)
+    if found is None and "experiment=whole_slides would do: " in said:
+        return ["1024um", "64um"], None
     assert found is not None, said
     quoted = re.sub(r"([\d.]+(?:um|mm|mpp))", r"'\1'", found[2])
     return yaml.safe_load(quoted), tuple(yaml.safe_load(found[1])) if found[1] else None
@@ -79,24 +88,101 @@ def accepted(frames: Sequence[Frame], extents: Sequence[Any], grid: CellGrid, vi
 @pytest.mark.parametrize(
     ("frames", "finest", "chain"),
     [
-        # 131,072 pixels of 0.25 um: cells 1024 um apart, so the first glimpse spans 2048 um; 64 * 4 * 4 are too few
-        ([slide(131072, 131072)], "64um", ["4096um", "1024um", "256um", "64um"]),
-        ([slide(20000, 20000)], "64um", ["1024um", "256um", "64um"]),  # cells 156.25 um apart
-        ([slide(20000, 20000)], "0.064mm", ["1.024mm", "0.256mm", "0.064mm"]),
-        ([slide(20000, 20000)], "0.5mpp", ["1024um", "256um", "64um"]),
-        ([slide(20000, 20000)], 256, [4096, 1024, 256]),
-        # the second slide has cells 937.5 um apart
-        ([slide(20000, 20000), slide(120000, 120000, "b.svs")], "64um", ["4096um", "1024um", "256um", "64um"]),
-        # cells 781.25 um apart on an image 1500 um high: twice that does not fit
-        ([slide(6000, 100000)], "64um", ["1024um", "256um", "64um"]),
-        ([slide(3600, 100000)], "64um", ["782um", "256um", "64um"]),  # 900 um high
+        # 131,072 pixels 0.25 wide: cells 1024 apart, so the first glimpse spans 2048; 64 * 4 * 4 are too few
+        ([plane(131072, 131072)], "64mm", ["4096mm", "1024mm", "256mm", "64mm"]),
+        ([plane(20000, 20000)], "64mm", ["1024mm", "256mm", "64mm"]),  # cells 156.25 apart
+        ([plane(20000, 20000)], "64000um", ["1024000um", "256000um", "64000um"]),
+        ([plane(20000, 20000)], 256, [4096, 1024, 256]),
+        # the second image has cells 937.5 apart
+        ([plane(20000, 20000), plane(120000, 120000, "b.nii")], "64mm", ["4096mm", "1024mm", "256mm", "64mm"]),
+        # cells 781.25 apart on an image 1500 high: twice that does not fit
+        ([plane(6000, 100000)], "64mm", ["1024mm", "256mm", "64mm"]),
+        ([plane(3600, 100000)], "64mm", ["781.3mm", "256mm", "64mm"]),  # 900 high
+        ([slide(3600, 100000)], "64um", ["782um", "256um", "64um"]),  # no place for the experiment's 1024um
     ],
 )
 def test_fields_of_view_reach_all_of_all_images(frames: list[Frame], finest: Any, chain: list[Any]) -> None:
     said = message(frames, views_of(finest))
-    assert read(said) == (chain, None) and "Zoom: " in said
+    assert read(said) == (chain, None) and "Zoom: " in said and "experiment" not in said
     assert message(frames, views_of(*chain)) == ""
     assert accepted(frames, chain, OVERVIEW, GLIMPSE)
+
+
+@pytest.mark.parametrize(
+    ("frames", "finest", "chain"),
+    [
+        ([slide(131072, 131072)], "64um", ["1024um", "64um"]),  # its own
+        ([slide(32000, 32000), slide(20000, 20000, "b.svs")], "128um", ["1024um", "128um"]),  # 2 of its cells
+        ([slide(20000, 20000)], "0.064mm", ["0.512mm", "0.064mm"]),
+        ([slide(20000, 20000)], "0.5mpp", ["512um", "64um"]),
+        ([slide(20000, 20000)], 256, [2048, 256]),
+        ([slide(6000, 100000)], "64um", ["1024um", "64um"]),
+        ([slide(60000, 60000)], "16um", ["1024um", "128um", "16um"]),
+    ],
+)
+def test_slides_are_offered_the_experiment_and_as_few_fields_of_view_with_its_settings(
+    frames: list[Frame], finest: Any, chain: list[Any]
+) -> None:
+    said = message(frames, views_of(finest))
+    assert "cannot be reached. Zoom: experiment=whole_slides would do: it has [1024um,64um] and the settings" in said
+    assert read(said) == (chain, None) and ("warm_up.branches=null would do" in said) == (len(chain) > 2)
+    assert ('Or keep its other settings: experiment=whole_slides "env.make' in said) == (chain != ["1024um", "64um"])
+    for extents in (chain, ["1024um", "64um"]):
+        assert message(frames, views_of(*extents), view_grid=EXPERIMENT) == ""
+        assert accepted(frames, extents, OVERVIEW, EXPERIMENT)
+
+
+def test_fields_of_view_that_were_asked_for_are_kept_with_the_experiment_if_they_do() -> None:
+    frames = [slide(60000, 60000)]
+    assert read(message(frames, views_of("2048um", "128um"))) == (["2048um", "128um"], None)
+    said = message(frames, views_of("4mm", "16um"), view_grid=EXPERIMENT)
+    assert "env.make.glimpse_extents=[4mm,252um,16um] would do. So would [1024um,64um], of experiment=whole" in said
+    assert message(frames, views_of("4mm", "252um", "16um"), view_grid=EXPERIMENT) == ""
+
+
+# ---------------------------------------------------------------------------------------------- several were asked for
+@pytest.mark.parametrize(
+    ("asked", "chain"),
+    [
+        (["64um", "1024um"], ["1024um", "64um"]),
+        (["64um", "512um", "128um"], ["512um", "128um", "64um"]),
+        (["1024um", "64um", "64um"], ["1024um", "64um"]),
+        ([256, "1024um"], ["1024um", 256]),
+    ],
+)
+def test_fields_of_view_in_another_order_are_put_in_order(asked: list[Any], chain: list[Any]) -> None:
+    frames = [slide(60000, 60000), slide(30000, 30000, "b.svs"), slide(200, 200, "speck.svs")]
+    said = message(frames, views_of(*asked), view_grid=EXPERIMENT)
+    listed = ",".join(map(str, chain))
+    assert said.endswith(f"From wide to fine, env.make.glimpse_extents=[{listed}] would do."), said
+    assert message(frames[:2], views_of(*chain), view_grid=EXPERIMENT) == ""
+
+
+def test_fields_of_view_that_are_too_far_apart_as_well_are_put_in_order_and_nearer() -> None:
+    said = message([slide(60000, 60000)], views_of("64um", "2048um"), view_grid=EXPERIMENT)
+    assert read(said)[0] == ["1024um", "64um"] and "Choose" not in said and "Change" not in said
+
+
+@pytest.mark.parametrize(
+    ("shape", "asked", "chain"),
+    [
+        ((200, 200, 200), ["96mm", "24mm"], ["72mm", "24mm"]),  # cells are a third of a glimpse wide
+        ((200, 200, 200), [96, 24], [72, 24]),
+        ((200, 200, 200), ["24mm", "96mm"], ["72mm", "24mm"]),
+        ((120, 240, 240), ["192mm", "96mm", "24mm"], ["120mm", "72mm", "24mm"]),  # 120 mm deep
+        ((200, 200, 200), [["24mm", "96mm", "96mm"], ["24mm"] * 3], [["24mm", "72mm", "72mm"], ["24mm"] * 3]),
+        ((400, 400, 400), ["96mm", "12mm"], ["96mm", "33.94mm", "12mm"]),  # 36 mm would leave cells 30 mm apart
+        ((24, 200, 200), ["24mm", "24mm"], ["24mm"]),  # nothing wider fits
+    ],
+)
+def test_several_fields_of_view_stay_several_and_near_those_that_were_asked_for(
+    shape: tuple[int, ...], asked: list[Any], chain: list[Any]
+) -> None:
+    grid, view_grid = CellGrid((40, 40, 40), (4, 4, 4)), CellGrid((24, 24, 24), (8, 8, 8))
+    volume = Frame(shape, (1.0, 1.0, 1.0), "mm", "mr.nii")
+    said = message([volume], views_of(*asked, overview=grid, glimpse=view_grid), grid, view_grid)
+    assert read(said) == (chain, None)
+    assert accepted([volume], chain, grid, view_grid)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +227,7 @@ def test_no_field_of_view_is_proposed_that_is_hardly_wider_than_the_next(finest:
 def test_cells_of_wide_glimpses_that_are_too_coarse() -> None:
     grid, view_grid, image = CellGrid((10, 14), (1, 1)), CellGrid((8, 8), (2, 2)), Frame((40, 60), name="a.npy")
     said = message([image], views_of(20, 4, overview=grid, glimpse=view_grid), grid, view_grid)
-    assert "env.make.glimpse_extents=[16,8,4] would do. A smaller network.view_cell" in said and "Zoom" not in said
+    assert "env.make.glimpse_extents=[16,4] would do. A smaller network.view_cell" in said and "Zoom" not in said
     big = Frame((400, 600), name="big.npy")  # cells 40 and 42.9 pixels apart; each extent is twice the next
     said = message([big], views_of(4, overview=grid, glimpse=view_grid), grid, view_grid)
     assert "Zoom: env.make.glimpse_extents=[128,64,32,16,8,4] would do." in said
@@ -211,12 +297,28 @@ def test_the_experiment_for_whole_slides_is_offered_where_it_would_accept_all_sl
     settings = composed("env=wsi", "experiment=whole_slides")
     assert (list(settings.env.make.glimpse_extents), settings.network.view_cell) == (["1024um", "64um"], 8)
     hint = "experiment=whole_slides"
-    assert message([slide(60000, 60000)], views_of("128um")).endswith(f"Whole slides up to 32 mm wide: {hint}.")
+    assert hint in message([slide(60000, 60000)], views_of("128um"))
     assert hint not in message([slide(3600, 60000)], views_of("128um"))  # 900 um high
     assert hint not in message([slide(60000, 60000), slide(3600, 3600, "b.svs")], views_of("128um"))
     assert hint not in message([slide(60000, 140000)], views_of("128um"))  # 35 mm wide
     assert hint in message([slide(4096, 131072)], views_of("128um"))
     assert hint not in message([Frame((4000, 60000), name="a.png")], views_of(512))
+
+
+@pytest.mark.parametrize(
+    ("settings", "channels", "ndim", "times"),
+    [
+        (["env=wsi", "network/encoder=small"], 3, 2, [8, 8]),
+        (["env=wsi", "network/encoder=small", "experiment=whole_slides"], 3, 2, [16, 16]),
+        (["env=mri"], 1, 3, [3, 3, 3]),
+        (["env=ct"], 1, 3, [12, 3, 3]),
+    ],
+)
+def test_how_far_apart_fields_of_view_may_be_is_as_documented(
+    settings: list[str], channels: int, ndim: int, times: list[int]
+) -> None:
+    network = network_for(OmegaConf.to_container(composed(*settings), resolve=True), channels, ndim)
+    assert network.policy is not None and np.allclose(1 / np.array(network.policy.view_grid.pitch), times)
 
 
 def test_a_run_that_keeps_its_sizes_proposes_none() -> None:
