@@ -12,11 +12,12 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from glimpse.cohort import Case
+from glimpse.cohort.proposals import fitting
 from glimpse.envs.episode import Episode, GlimpseCost, Ragged, checked_cost
 from glimpse.envs.rendering import Window, draw
 from glimpse.spaces import Action, ActionLayout, observation_space
 from glimpse.tasks import Task
-from glimpse.views import Views, identity_of
+from glimpse.views import LARGER, MisfitError, Views, identity_of
 
 Observation = dict[str, NDArray[Any]]
 
@@ -274,4 +275,9 @@ def _check_arguments(cases: Sequence[Case], max_glimpses: int, render_mode: str 
 def _check_fit(case: Case, views: Views) -> None:
     problems = views.problems(case.source, None)
     if problems:
-        raise ValueError(f"{case.id} cannot be looked at with these sizes: " + "; ".join(problems))
+        what = f"{case.id} cannot be looked at with these sizes: {' '.join(problems)}"
+        remedy = ""
+        if any(LARGER in problem for problem in problems):
+            fits = fitting(views, case.source.frame)
+            remedy = f"Fields of view that fit: glimpse_extents={fits}. Or leave the case out."
+        raise MisfitError(what, views, case.source.channels, remedy)

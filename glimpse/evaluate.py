@@ -27,6 +27,7 @@ from glimpse.cohort.splits import SPLITS
 from glimpse.contract.protocol import ProtocolError
 from glimpse.contract.stepped_sources import ViewableCases, viewable_cases
 from glimpse.errors import EvaluationError, UserError
+from glimpse.geometry import UNKNOWN_SIZE
 from glimpse.networks.feature_store import using
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.reading.calibration import SAME_SPLIT, read_temperatures
@@ -59,6 +60,7 @@ from glimpse.settings.quoting import typed, with_paths
 from glimpse.sources import caches
 from glimpse.sources.staged.stage import Stage
 from glimpse.sources.tolerant import unread
+from glimpse.views import MisfitError
 
 _NAMED = 5  # so many cases are named in a message
 _SIZES_STAY = "A run keeps the sizes that it was trained with: leave these cases out of the CSV, or train another run."
@@ -270,7 +272,9 @@ def _cases(
         looked = viewable_cases(make(), int(settings["seed"]))
     except ProtocolError as error:
         raise PreflightError(str(error)) from error
-    except ValueError as error:  # the first case does not fit the sizes of the run
+    except MisfitError as error:  # the first case does not fit the sizes of the run
+        raise PreflightError(f"{error.what} {'' if UNKNOWN_SIZE in error.what else _SIZES_STAY}".rstrip()) from error
+    except ValueError as error:
         if isinstance(error, UserError):
             raise
         raise PreflightError(f"{error} {_SIZES_STAY}") from error

@@ -44,6 +44,7 @@ from glimpse.runs.loading import (
     load_together,
     read_settings,
     save_policy,
+    untrained_policy,
 )
 from glimpse.runs.parts import REMEDY, foreign_targets, told
 from glimpse.settings.allocator import keep_freed_memory
@@ -58,6 +59,7 @@ from glimpse.settings.quoting import typed
 from glimpse.settings.resuming import resumed
 from glimpse.sources.tolerant import unread
 from glimpse.tasks import Task
+from glimpse.views import MisfitError
 
 _LARGEST_SEED = 2**32 - 10_000  # numpy takes no seed from 2^32 on, and each stage adds to it
 
@@ -303,6 +305,10 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
         policy = build_policy(settings["network"], contract.observation_space, contract.layout)
     except UserError:
         raise
+    except MisfitError as error:  # the first image does not fit; this says what all of them need
+        policy = untrained_policy(settings["network"], error.channels, error.views)
+        check_sizes(cohort, error.views, policy.grid, view_grid=policy.view_grid)
+        raise PreflightError(str(error)) from error
     except (ProtocolError, TypeError, ValueError) as error:
         raise PreflightError(f"The settings of env.make or network do not go together: {error}") from error
     if not cases.stepped:

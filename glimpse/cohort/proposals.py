@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -58,23 +59,24 @@ def advice(views: Views, frames: Sequence[Frame], grid: CellGrid, view_grid: Cel
     return found
 
 
-def fitting(views: Views, frame: Frame) -> tuple[Extent, ...]:
+def fitting(views: Views, frame: Frame) -> list[Any]:
     """Returns the fields of view, each no wider than an image, and without those that are then no wider than the next.
+
+    Returns:
+        As they are given in Python, such as ``["900um", "64um"]`` or ``[[8, 100, 100], [8, 16, 16]]``.
 
     Raises:
         MissingSpacingError: one is physical, and the image's spacing is unknown.
     """
-    asked = _Asked(
-        views,
-        (frame,),
-        CellGrid(views.overview_size, (1,) * views.ndim),
-        CellGrid(views.glimpse_size, (1,) * views.ndim),
-    )
+    cells = CellGrid(views.overview_size, (1,) * views.ndim)  # of any side: only sizes are compared
+    asked = _Asked(views, (frame,), cells, cells)
     chain: tuple[Extent, ...] = ()
     for extent in map(asked.clipped, reversed(views.glimpse_extents)):
         if not chain or _wider_on_all(asked.pixels(extent), asked.pixels(chain[0])):
             chain = (extent, *chain)
-    return chain
+    given = [[float(f"{n:.15g}") if one.unit == "px" else f"{n:.15g}{one.unit}" for n in one.values] for one in chain]
+    whole = [[int(n) if isinstance(n, float) and n.is_integer() else n for n in one] for one in given]
+    return [one[0] if len(one) == 1 else one for one in whole]
 
 
 def _extents(views: Views, frame: Frame) -> Float[np.ndarray, "zoom d"] | None:
@@ -231,7 +233,11 @@ class _Asked:
 
     def clipped(self, extent: Extent) -> Extent:
         """Returns a field of view, no wider than any image."""
-        return extent if self.fits(extent) else self._times(extent, (self.shapes / self.pixels(extent)).min(0))
+        return (
+            extent
+            if self.fits(extent)
+            else self._times(extent, np.minimum((self.shapes / self.pixels(extent)).min(0), 1))
+        )
 
     def _times(self, extent: Extent, most: Float[np.ndarray, " d"]) -> Extent:
         """Returns a field of view times factors, one per axis, or the smallest of them if it has one length only."""
@@ -327,13 +333,18 @@ class _Slides(_Asked):
             f"Zoom: {_EXPERIMENT} would do: it has {_listed(self.own)} and the settings that go with them (give no "
             f"{_EXTENTS} beside it)."
         )
-        several = len(self.views.glimpse_extents) > 1
-        chain = self.views.glimpse_extents if several and self.accepted(self.views) else several and self._near()
-        chain = chain or min(self._chains(), key=len, default=self.own)
+        chain = self._kept() or min(self._chains(), key=len, default=self.own)
         if chain == self.own or len(chain) == 1:
             return said
         branches = "" if len(chain) == len(self.own) else " warm_up.branches=null"  # it sets those of two
         return f'{said} Or keep its other settings: {_EXPERIMENT} "{_EXTENTS}={_listed(chain)}"{branches} would do.'
+
+    def _kept(self) -> tuple[Extent, ...] | None:
+        """Returns the several fields of view that were asked for, if they do with these cells, or those near them."""
+        asked = self.views.glimpse_extents
+        if len(asked) == 1:
+            return None
+        return asked if self.accepted(self.views) else self._near()
 
 
 def _wider_on_all(one: Float[np.ndarray, "frame d"], other: Float[np.ndarray, "frame d"]) -> bool:

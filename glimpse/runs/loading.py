@@ -105,11 +105,23 @@ def check_sizes_and_network(make: Mapping[str, Any], network: Any) -> None:
             overview, glimpse = ([size] * ndim if isinstance(size, int) else size for size in sizes)
             listed = extents if isinstance(extents, list) else [extents]
             views = Views(tuple(overview), tuple(glimpse), tuple(Extent.parse(one) for one in listed))
-            build_policy(network, observation_space(channels, views), ActionLayout(ndim, 2, len(listed)))
+            untrained_policy(network, channels, views)
             return
         except (TypeError, ValueError) as error:
             reasons.append(error)
     raise SettingsError(f"The settings of env.make or network do not go together: {reasons[0]}") from reasons[0]
+
+
+def untrained_policy(network: Any, channels: int, views: Views) -> GlimpsePolicy:
+    """Builds a network to see which sizes go together, with two answers, for images of so many channels.
+
+    Args:
+        network: the section `network` of a configuration.
+        channels: number of channels of the images.
+        views: the sizes.
+    """
+    layout = ActionLayout(views.ndim, 2, len(views.glimpse_extents))
+    return build_policy(network, observation_space(channels, views), layout)
 
 
 def feature_store(settings: Mapping[str, Any], cases: Sequence[Case] | None = None) -> FeatureStore | None:

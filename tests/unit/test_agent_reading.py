@@ -157,8 +157,9 @@ def test_what_is_wrong_is_said(agent: Agent, slide: Path, tmp_path: Path) -> Non
         agent.read(tmp_path / "b.svs")
     with pytest.raises(SettingsError, match="max_glimpses"):
         agent.read(slide, max_glimpses=-1)
-    with pytest.raises(PreflightError, match=r"larger than the image .* leave this image out"):
+    with pytest.raises(PreflightError, match=r"larger than the image .* leave this image out") as raised:
         agent.read(write_slide(tmp_path / "s.svs", side=48))
+    assert "glimpse_extents" not in str(raised.value)  # which a trained policy keeps
     array = tmp_path / "a.npy"
     np.save(array, np.zeros((1, 512, 512), np.uint8))
     with pytest.raises(EvaluationError, match="1 channels"):

@@ -1,5 +1,6 @@
 """The environment itself: cases, options, observations, pictures, errors, real slides."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,29 @@ def test_impossible_sizes_are_refused_at_construction() -> None:
         make_array((arrays(1), [0]), glimpse_size=16, glimpse_extents=[500])
     with pytest.raises(ValueError, match="glimpse_size"):
         make_array((arrays(1), [0]), glimpse_size=[16, 16, 16])
+
+
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ([500], [100]),
+        ([500, 16], [100, 16]),
+        ([500, 200, 100, 16], [100, 16]),
+        ([[500, 120], 16], [[100, 120], 16]),
+    ],
+)
+def test_fields_of_view_that_fit_are_named_where_others_do_not(asked: list[Any], fits: list[Any]) -> None:
+    with pytest.raises(ValueError, match="is larger than the image") as raised:
+        make_array((arrays(1), [0]), glimpse_size=16, glimpse_extents=asked)
+    assert f"pixels). Fields of view that fit: glimpse_extents={fits}. Or leave the case out." in str(raised.value)
+    make_array((arrays(1), [0]), glimpse_size=16, glimpse_extents=fits)
+
+
+def test_fields_of_view_that_fit_a_slide_are_in_micrometres(tiny_slides: Path) -> None:
+    with pytest.raises(ValueError, match="larger than the image") as raised:
+        make_wsi(tiny_slides, glimpse_extents=["2048um", "64um"])
+    (fits,) = re.findall(r"Fields of view that fit: glimpse_extents=\['([\d.]+)um', '64um'\]\. Or", str(raised.value))
+    make_wsi(tiny_slides, glimpse_extents=[f"{fits}um", "64um"])
 
 
 def test_images_of_different_kinds_are_refused() -> None:

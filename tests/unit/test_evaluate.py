@@ -282,8 +282,9 @@ def test_a_first_image_that_is_too_small_is_told_in_the_same_way(run: Path, tmp_
     pixels = np.full((48, 48, 3), 150, np.uint8)
     tifffile.imwrite(tmp_path / "a.tiff", pixels, tile=(16, 16), photometric="rgb", compression="zlib", metadata=None)
     (tmp_path / "small.csv").write_text("case_id,slide_id,path,target,split\na,a,a.tiff,1,test\n")
-    with pytest.raises(PreflightError, match="A run keeps the sizes that it was trained with"):
+    with pytest.raises(PreflightError, match=r"larger than the image .* A run keeps the sizes that it was") as raised:
         evaluate(run, cohort=tmp_path / "small.csv")
+    assert "glimpse_extents" not in str(raised.value)  # which a trained policy keeps
 
 
 def test_another_cohort_keeps_its_own_files(run: Path, tiny_slides: Path) -> None:

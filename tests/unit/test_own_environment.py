@@ -147,7 +147,8 @@ def test_sizes_that_do_not_go_together_end_a_training_before_it_begins(
 ) -> None:
     with pytest.raises(PreflightError, match=words) as raised:
         train(configuration(tmp_path, _target_=f"{HERE}.{made}", zooms=zooms))
-    assert "(And 6 more.) Change the environment's overview" in str(raised.value)  # of 8 cases, 2 are shown
+    remedy = "Let the environment's extents go from wide to fine" if made == "FineFirst" else "Change the environment's"
+    assert f"(And 6 more.) {remedy}" in str(raised.value)  # of 8 cases, 2 are shown
     assert not (tmp_path / "run").exists()
 
 

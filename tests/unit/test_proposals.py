@@ -17,8 +17,11 @@ from glimpse.geometry import CellGrid, Extent, Frame
 from glimpse.inspecting.fitting import coarse_cells, network_for
 from glimpse.inspecting.inputs import Candidate
 from glimpse.inspecting.looking import Seen
+from glimpse.runs.loading import untrained_policy
+from glimpse.settings.building import build
 from glimpse.settings.composing import composed
 from glimpse.sources import ImageSource
+from glimpse.train import train
 from glimpse.views import Views
 
 OVERVIEW, GLIMPSE = CellGrid((256, 256), (8, 8)), CellGrid((128, 128), (16, 16))  # 32 x 32 cells, and 8 x 8
@@ -308,8 +311,8 @@ def test_the_experiment_for_whole_slides_is_offered_where_it_would_accept_all_sl
 @pytest.mark.parametrize(
     ("settings", "channels", "ndim", "times"),
     [
-        (["env=wsi", "network/encoder=small"], 3, 2, [8, 8]),
-        (["env=wsi", "network/encoder=small", "experiment=whole_slides"], 3, 2, [16, 16]),
+        (["env=wsi"], 3, 2, [8, 8]),
+        (["env=wsi", "experiment=whole_slides"], 3, 2, [16, 16]),
         (["env=mri"], 1, 3, [3, 3, 3]),
         (["env=ct"], 1, 3, [12, 3, 3]),
     ],
@@ -341,3 +344,18 @@ def test_what_a_check_of_images_proposes_is_the_same_for_all() -> None:
     frames, (extents, _) = [slide(side, side) for side in (20000, 4000, 120000)], read(found[0][1].remedy)
     assert found[0][1].remedy == found[1][1].remedy and accepted(frames, extents, OVERVIEW, network.policy.view_grid)
     assert all(finding.what.startswith("cells coarser than glimpses: 32 x 32 cells") for _, finding in found)
+
+
+def test_a_training_whose_first_image_is_too_small_is_told_what_all_images_need(
+    tiny_slides: Path, tmp_path: Path
+) -> None:
+    given = ("network/encoder=small", f"env.cohort.path={tiny_slides}", f"run={tmp_path / 'run'}")
+    with pytest.raises(PreflightError, match=r"The sizes do not fit the images: .* larger than the image") as raised:
+        train(composed(*given, "env.make.glimpse_extents=[2048um,64um]"))
+    extents, _ = read(str(raised.value))
+    assert len(extents) == 2 and extents[1] == "64um" and not (tmp_path / "run").exists()
+    config = composed(*given, f"env.make.glimpse_extents=[{','.join(extents)}]")
+    cohort = build(config.env.cohort)
+    views = build(config.env.make, cohort=cohort, split="train").unwrapped.views
+    policy = untrained_policy(config.network, 3, views)
+    check_sizes(cohort, views, policy.grid, view_grid=policy.view_grid)
