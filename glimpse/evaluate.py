@@ -49,7 +49,7 @@ from glimpse.reading.records import Reading
 from glimpse.report.calibrating import measured
 from glimpse.report.evaluations import write_evaluation
 from glimpse.report.scanning import NO_TILING, scan_of_run
-from glimpse.report.tables import Row, counted, further_table, table
+from glimpse.report.tables import Row, further_table, measured_on, table
 from glimpse.runs.loading import POLICY_FILE, feature_store, load, overview_network
 from glimpse.settings.allocator import keep_freed_memory
 from glimpse.settings.building import build
@@ -100,15 +100,10 @@ class Result:
     def counted(self) -> str:
         """A sentence that says how many cases were read, and how to read the others."""
         read, split = next(iter(self.readings.values())), self.record["split"]
-        of = _measured_on(self.readings)
+        of = measured_on(read)
         if len(read) == self.of:
             return f"Read: all {len(read)} cases of the cohort (split={split}). {of}"
         return f"Read: {len(read)} of the {self.of} cases of the cohort (split={split}); split=all reads them all. {of}"
-
-
-def _measured_on(readings: Mapping[str, Sequence[Reading]]) -> str:
-    patients = [reading.patient for reading in next(iter(readings.values())) if reading.target is not None]
-    return f"Measured on {counted(len(patients), len(set(patients)))}"
 
 
 def evaluate(
@@ -190,7 +185,7 @@ def evaluate(
     if output is not None:
         record["run"] = os.path.abspath(run)
     notes = " ".join([*found.learned, note]).strip()
-    record["remarks"] = [_measured_on(readings), *found.learned, *filter(None, [note])]
+    record["remarks"] = [measured_on(next(iter(readings.values()))), *found.learned, *filter(None, [note])]
     files = write_evaluation(folder, record, readings, task)
     agent = settings["agent"]["name"]
     return Result(record, readings, task.headline, files, found.of, task.further, notes, agent)

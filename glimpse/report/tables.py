@@ -101,6 +101,12 @@ def counted(cases: int, patients: int) -> str:
     return f"{text} {_FEW}" if patients < FEW_PATIENTS else text
 
 
+def measured_on(readings: Sequence[Reading]) -> str:
+    """Returns a sentence that says on how many cases and patients with a target numbers were measured."""
+    patients = [reading.patient for reading in readings if reading.target is not None]
+    return f"Measured on {counted(len(patients), len(set(patients)))}"
+
+
 def _mean_hit_rate(readings: Sequence[Reading], seed: int) -> Interval:
     rates = np.array([reading.hit_rate for reading in readings])
     weights = resampled_weights([reading.patient for reading in readings], 1000, seed)
