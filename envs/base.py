@@ -15,7 +15,7 @@ from glimpse.cohort import Case
 from glimpse.cohort.proposals import fitting
 from glimpse.envs.episode import Episode, GlimpseCost, Ragged, checked_cost
 from glimpse.envs.rendering import Window, draw
-from glimpse.spaces import Action, ActionLayout, observation_space
+from glimpse.spaces import Action, ActionLayout, axes_and_channels, observation_space
 from glimpse.tasks import Task
 from glimpse.views import LARGER, MisfitError, Views, identity_of
 
@@ -149,11 +149,7 @@ class GlimpseEnv(gymnasium.Env[Observation, dict[str, Any]]):
         if not _whole(budget) or budget < 0:
             raise ValueError(f"Expected the reset option max_glimpses to be a whole number from 0 on, got {budget!r}.")
         chosen = self.cases[self._next_case() if case is None else self._checked_case(case)]
-        if (len(chosen.source.shape), chosen.source.channels) != (self.ndim, self.channels):
-            raise ValueError(
-                f"{chosen.id} has {len(chosen.source.shape)} axes and {chosen.source.channels} channels, but the "
-                f"first case has {self.ndim} and {self.channels}; keep images of different kinds in separate cohorts."
-            )
+        _check_kind(chosen, self.ndim, self.channels)
         self._episode, self._identity = Episode(chosen, int(budget), self.glimpse_cost), None
         self._glimpse = self._blank()
 
@@ -266,10 +262,20 @@ def _whole(value: Any) -> bool:
 def _check_arguments(cases: Sequence[Case], max_glimpses: int, render_mode: str | None) -> None:
     if not len(cases):
         raise ValueError("Expected at least one case, got none; is the split empty?")
-    if max_glimpses < 0:
-        raise ValueError(f"Expected max_glimpses to be at least 0, got {max_glimpses}.")
+    if not _whole(max_glimpses) or max_glimpses < 0:
+        raise ValueError(f"Expected max_glimpses to be a whole number from 0 on (at least 0), got {max_glimpses!r}.")
     if render_mode not in (None, "human", "rgb_array"):
         raise ValueError(f"Expected render_mode None, 'human' or 'rgb_array', got {render_mode!r}.")
+
+
+def _check_kind(case: Case, ndim: int, channels: int) -> None:
+    source = case.source
+    if (source.ndim, source.channels) != (ndim, channels):
+        named = case.id if source.path is None else f"{case.id}: {source.path}"
+        raise ValueError(
+            f"{named} has {axes_and_channels(source.ndim, source.channels)}, but the first case has "
+            f"{axes_and_channels(ndim, channels)}. Keep images of different kinds in separate cohorts."
+        )
 
 
 def _check_fit(case: Case, views: Views) -> None:

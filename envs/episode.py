@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,17 +31,23 @@ def checked_cost(cost: GlimpseCost, fields: int) -> float | tuple[float, ...]:
         fields: Number of fields of view.
 
     Raises:
-        ValueError: A cost is below 0, or there are not as many of them as fields of view.
+        ValueError: A cost is no number or below 0, or there are not as many of them as fields of view.
     """
-    listed = np.ndim(cost) > 0
-    costs = tuple(float(one) for one in np.atleast_1d(np.asarray(cost, np.float64)))
-    if not all(0 <= one < np.inf for one in costs):
-        raise ValueError(f"Expected glimpse_cost to be at least 0, got {cost}.")
+    listed = isinstance(cost, Sequence | np.ndarray) and not isinstance(cost, str) and np.shape(cost) != ()
+    given = list(cost) if isinstance(cost, Sequence | np.ndarray) and listed else [cost]
+    if not all(_is_number(one) and 0 <= one < np.inf for one in given):
+        raise ValueError(f"Expected glimpse_cost to be a finite number, at least 0, got {cost!r}.")
+    costs = tuple(float(one) for one in given)
     if listed and len(costs) != fields:
         raise ValueError(
             f"Expected glimpse_cost to be one number, or one for each of the {fields} fields of view, got {cost}."
         )
     return costs if listed else costs[0]
+
+
+def _is_number(value: Any) -> bool:
+    value = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass

@@ -130,6 +130,7 @@ class ActionLayout:
         flat[..., : self.ndim] = np.clip(location, -1.0, 1.0)
         flat[..., self.ndim] = np.where(np.asarray(stop, bool), 1.0, -1.0)
         if self.zooms > 1:
+            _check_numbers("zoom", 0 if zoom is None else zoom, whole=True)
             chosen = np.asarray(0 if zoom is None else zoom, np.int64)
             flat[..., self._zoom] = np.where(np.arange(self.zooms) == chosen[..., None], 1.0, -1.0)
         flat[..., self._prediction] = np.clip(np.asarray(prediction, np.float32) / self.limit, -1.0, 1.0)
@@ -137,10 +138,10 @@ class ActionLayout:
 
     def unpack(self, flat: ArrayLike) -> Action:
         """Reads flat vectors `(*batch, size)`: a number above 0 means `stop`, the largest of its block is `zoom`."""
+        _check_numbers("a flat action", flat)
         flat = np.asarray(flat, np.float32)
         if flat.shape[-1:] != (self.size,):
             raise ValueError(f"Expected flat actions of shape (*batch, {self.size}) for {self}, got {flat.shape}.")
-        _check_finite("a flat action", flat)
         zoom = flat[..., self._zoom]
         return Action(
             location=np.clip(flat[..., : self.ndim], -1.0, 1.0),
@@ -162,13 +163,13 @@ class ActionLayout:
     def from_dict(self, action: Mapping[str, Any]) -> Action:
         """Reads one element of `dict_space`; errors name missing keys and wrong shapes."""
         expected = {"location": (self.ndim,), "stop": (), "prediction": (self.outputs,)}
-        expected |= {"zoom": ()} if self.zooms > 1 else {}
+        expected |= {"zoom": ()} if self.zooms > 1 or "zoom" in action else {}
         for key, shape in expected.items():
             if key not in action:
                 raise ValueError(f"Expected an action with the keys {', '.join(expected)}; {key!r} is missing.")
             if np.shape(action[key]) != shape:
                 raise ValueError(f"Expected action[{key!r}] of shape {shape}, got {np.shape(action[key])}.")
-            _check_finite(f"action[{key!r}]", action[key])
+            _check_numbers(f"action[{key!r}]", action[key], whole=key in ("stop", "zoom"))
         zoom = int(action.get("zoom", 0))
         if not 0 <= zoom < self.zooms:
             raise ValueError(f"Expected action['zoom'] from 0 to {self.zooms - 1}, got {zoom}.")
@@ -180,12 +181,28 @@ class ActionLayout:
         )
 
 
-def _check_finite(name: str, values: ArrayLike) -> None:
-    wrong = np.asarray(values)[~np.isfinite(values)]
+def _check_numbers(name: str, values: ArrayLike, whole: bool = False) -> None:
+    """Refuses what is no finite number, or no whole one.
+
+    Raises:
+        DivergedError: A number is not finite.
+        ValueError: It is no number, or no whole one.
+    """
+    given = np.asarray(values)
+    if given.dtype.kind not in "biuf":
+        raise ValueError(f"Expected numbers in {name}, got {values!r}.")
+    wrong = given[~np.isfinite(given)]
     if wrong.size:
         raise DivergedError(
             f"Expected finite numbers in {name}, got {wrong[0]}. If a policy made it, that has diverged."
         )
+    if whole and (given != np.floor(given)).any():
+        raise ValueError(f"Expected {name} to be a whole number, got {values!r}.")
+
+
+def axes_and_channels(axes: int, channels: int) -> str:
+    """Says of which kind an image is, for messages."""
+    return f"{axes} axes and {channels} channel{'' if channels == 1 else 's'}"
 
 
 def observation_space(channels: int, views: Views) -> spaces.Dict:

@@ -16,6 +16,7 @@ from glimpse.errors import SettingsError, UserError
 from glimpse.geometry import CellGrid
 from glimpse.networks.adapters import Trainable, choose_trained, freeze_statistics
 from glimpse.networks.encoder import whole_cells
+from glimpse.spaces import axes_and_channels
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which files of weights often hold them
@@ -203,7 +204,7 @@ def _check(
         raise SettingsError(f"Expected one mean and one std above 0 per channel, got {list(mean)} and {list(std)}.")
     if ndim != 2 or channels not in (1, len(mean)):
         raise SettingsError(
-            f"This encoder takes planes of 1 or {len(mean)} channels, got {ndim} axes and {channels} channels. Give "
+            f"This encoder takes planes of 1 or {len(mean)} channels, got {axes_and_channels(ndim, channels)}. Give "
             "one mean and one std per channel, or take network/encoder=planar (volumes) or network/encoder=small."
         )
 

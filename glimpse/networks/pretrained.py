@@ -15,6 +15,7 @@ from glimpse.errors import MissingExtraError
 from glimpse.geometry import CellGrid
 from glimpse.networks.adapters import Trainable, choose_trained, freeze_statistics
 from glimpse.networks.encoder import whole_cells
+from glimpse.spaces import axes_and_channels
 
 _STRIDES = (4, 8, 16, 32)
 _PADDED_FOR = 256
@@ -77,8 +78,8 @@ class EfficientNetLite(nn.Module):
         super().__init__()
         if ndim != 2 or channels not in (1, 3):
             raise ValueError(
-                f"EfficientNet-Lite{self.version} takes planes of 1 or 3 channels, got {ndim} axes and {channels} "
-                "channels. Use network/encoder=small."
+                f"EfficientNet-Lite{self.version} takes planes of 1 or 3 channels, got "
+                f"{axes_and_channels(ndim, channels)}. Use network/encoder=small."
             )
         if stride not in _STRIDES:
             raise ValueError(f"Expected a stride of {', '.join(map(str, _STRIDES))}, got {stride}.")

@@ -19,7 +19,7 @@ from glimpse.networks.records import Conduct, Decision, Scene, State
 from glimpse.networks.where import CellDistribution, Choice, GaussianDistribution
 from glimpse.reading.lanes import Access, Ending, Lanes, Seen, Start
 from glimpse.reading.records import Reading, Trace
-from glimpse.spaces import Action
+from glimpse.spaces import Action, axes_and_channels
 
 
 @dataclass
@@ -190,10 +190,18 @@ def _check_kinds(policy: GlimpsePolicy, cases: Sequence[Case]) -> None:
     shape = space["overview"].shape or ()
     for case in cases:
         if (case.source.channels, case.source.ndim) != (shape[0], len(shape) - 1):
+            named = case.id if case.source.path is None else f"{case.id}: {case.source.path}"
             raise EvaluationError(
-                f"{case.id} has {case.source.ndim} axes and {case.source.channels} channels, but the policy reads "
-                f"images of {len(shape) - 1} axes and {shape[0]} channels. Leave the case out, or use another run."
+                f"{named} has {axes_and_channels(case.source.ndim, case.source.channels)}, but the policy reads "
+                f"images of {axes_and_channels(len(shape) - 1, shape[0])}. {_remedy(len(shape) - 1, shape[0])}"
             )
+
+
+def _remedy(axes: int, channels: int) -> str:
+    """Says what to do with an image of another kind than the policy reads."""
+    kind = f"{'a picture' if axes == 2 else 'a volume'} of {channels} channel{'' if channels == 1 else 's'}"
+    colours = " (red, green and blue)" if channels == 3 and axes == 2 else ""
+    return f"Convert it to {kind}{colours}, leave the case out, or use a run that was trained on such images."
 
 
 # ---------------------------------------------------------------------------------------------- records

@@ -118,6 +118,16 @@ def test_misuse_is_refused() -> None:
         make_array((arrays(1), [0]), render_mode="ansi")
     with pytest.raises(ValueError, match="max_glimpses"):
         make_array((arrays(1), [0]), max_glimpses=-1)
+    for wrong in (2.5, True, float("nan"), "3", None):
+        with pytest.raises(ValueError, match="max_glimpses to be a whole number"):
+            make_array((arrays(1), [0]), max_glimpses=wrong)
+    for cost in ("a", "0.1", float("nan"), None, True, ["a"], [[0.1]], [None]):
+        with pytest.raises(ValueError, match="glimpse_cost to be a finite number, at least 0"):
+            make_array((arrays(1), [0]), glimpse_cost=cost)
+    assert (
+        make_array((arrays(1), [0]), max_glimpses=np.int64(2), glimpse_cost=np.float32(0.5)).unwrapped.glimpse_cost
+        == 0.5
+    )
     with pytest.raises(ValueError, match="no splits"):
         make_array((arrays(1), [0]), split="train")
 
@@ -155,7 +165,7 @@ def test_fields_of_view_that_fit_a_slide_are_in_micrometres(tiny_slides: Path) -
 def test_images_of_different_kinds_are_refused() -> None:
     cases = [*array_cases(arrays(1), [0]), *array_cases(arrays(1, channels=1), [1])]
     env = GlimpseEnv(cases, Classification(2), build_views(2, 32, 16, 16), max_glimpses=1)
-    with pytest.raises(ValueError, match="has 2 axes and 1 channels"):
+    with pytest.raises(ValueError, match=r"array-0000 has 2 axes and 1 channel, but .* 2 axes and 3 channels\."):
         env.reset(options={"case": 1})
 
 

@@ -67,6 +67,19 @@ def test_errors_name_the_value() -> None:
         layout.from_dict(good | {"prediction": np.array([np.nan, 0])})
     with pytest.raises(ValueError, match="from 0 to 1, got 2"):
         layout.from_dict(good | {"zoom": 2})
+    for key, value in (("zoom", None), ("zoom", "1"), ("stop", None), ("location", ["a", "b"])):
+        with pytest.raises(ValueError, match=rf"Expected numbers in action\['{key}'\], got"):
+            layout.from_dict(good | {key: value})
+    for key in ("zoom", "stop"):
+        with pytest.raises(ValueError, match=rf"action\['{key}'\] to be a whole number, got 0.5"):
+            layout.from_dict(good | {key: 0.5})
+    assert layout.from_dict(good | {"zoom": 1.0, "stop": True}).zoom == 1
+    with pytest.raises(ValueError, match="zoom to be a whole number"):
+        layout.pack([0, 0], False, [0, 0], 0.5)
+    with pytest.raises(ValueError, match="numbers in a flat action"):
+        layout.unpack(["a"] * layout.size)
+    with pytest.raises(ValueError, match="zoom"):
+        ActionLayout(2, 2).from_dict({key: good[key] for key in ("location", "stop", "prediction")} | {"zoom": None})
     with pytest.raises(ValueError, match=r"got \(4, 3\)"):
         layout.unpack(np.zeros((4, 3)))
     with pytest.raises(ValueError, match="finite"):

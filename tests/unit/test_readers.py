@@ -1,8 +1,10 @@
 """Readers: each kind reads every case once, by one loop, whether pixels come from sources or through steps."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from glimpse.networks.policy import GlimpsePolicy
 from glimpse.reading.lanes import Access, access_to
 from glimpse.reading.readers import READERS, Reader, check_readers, manner_of, reader_named
 from glimpse.reading.records import Reading
+from glimpse.sources.array import ArraySource
 from glimpse.tasks import Classification
 
 Read = Callable[..., list[Reading]]
@@ -225,8 +228,18 @@ def test_budgets_and_lanes_that_cannot_be_are_refused(policy: GlimpsePolicy, cas
 def test_a_case_of_another_kind_is_named(policy: GlimpsePolicy, cases: list[Case]) -> None:
     (colour,) = array_cases(np.ones((1, 3, 64, 64), np.uint8), [0])
     reader = reader_named("policy", policy, Access(flat(cases).unwrapped.views, Classification(2)), 2)
-    with pytest.raises(EvaluationError, match=r"array-0000 has 2 axes and 3 channels, but .* 2 axes and 1 channels"):
+    with pytest.raises(EvaluationError, match=r"array-0000 has 2 axes and 3 channels, but .* 2 axes and 1 channel\."):
         reader.read([cases[0], colour])
+
+
+def test_a_file_of_another_kind_is_named_by_its_path(policy: GlimpsePolicy, cases: list[Case], tmp_path: Path) -> None:
+    path = tmp_path / "colour.npy"
+    np.save(path, np.ones((3, 64, 64), np.uint8))
+    reader = reader_named("policy", policy, Access(flat(cases).unwrapped.views, Classification(2)), 2)
+    with pytest.raises(
+        EvaluationError, match=rf"x: {re.escape(str(path))} has .* Convert it to a picture of 1 channel,"
+    ):
+        reader.read([Case("x", "x", ArraySource(path), 0)])
 
 
 def test_vectors_are_made_once_per_width_and_closed(policy: GlimpsePolicy, cases: list[Case]) -> None:
