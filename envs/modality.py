@@ -20,7 +20,7 @@ from glimpse.errors import SettingsError
 from glimpse.modalities import OPTION_COLUMNS, Modality, find_modality
 from glimpse.settings.building import build
 from glimpse.settings.kinds import check_kind, hints_of
-from glimpse.settings.options import refuse_unknown
+from glimpse.settings.options import at_least, refuse_unknown
 from glimpse.tasks import Task
 
 _OF_AN_ENVIRONMENT = (
@@ -181,6 +181,11 @@ def _drawn(modality: Modality, path: Any, options: Mapping[str, Any]) -> Cohort:
         raise CohortError(f"{path}: the images of {modality.name} are drawn; they are read from no CSV.")
     maker = modality.maker()
     assert maker is not None
+    hints = hints_of(maker)
+    for name, value in options.items():
+        if name != "n":  # of which the maker says more
+            check_kind(f"env.cohort.{name}", value, hints.get(name, Any))
+    at_least("env.cohort.seed", options["seed"], 0, whole=True)
     return maker(**options)
 
 

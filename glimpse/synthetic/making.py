@@ -21,6 +21,7 @@ import numpy as np
 import platformdirs
 from tqdm import tqdm
 
+from glimpse.settings.options import at_least
 from glimpse.settings.progress import silent
 from glimpse.synthetic.processes import function_named, in_processes
 
@@ -134,7 +135,7 @@ def embedded(
         ValueError: If `n`, `size` or `workers` is out of range, or the folder holds another cohort.
         OSError: If the folder cannot be written to or its disk is full.
     """
-    _check(recipe, n, size, workers)
+    _check(recipe, n, seed, size, workers)
     folder = cache_folder(recipe, n, seed, size) if folder is None else Path(folder)
     manifest = folder / "cohort.csv"
     facts = {"version": recipe.version, "n": n, "seed": seed, "size": size, "kind": recipe.kind}
@@ -304,7 +305,9 @@ def _refuse_another(folder: Path, wanted: Mapping[str, object]) -> None:
         )
 
 
-def _check(recipe: Recipe, n: int, size: int, workers: int | None) -> None:
+def _check(recipe: Recipe, n: int, seed: int, size: int, workers: int | None) -> None:
+    for name, value in (("n", n), ("seed", seed), ("size", size), *([] if workers is None else [("workers", workers)])):
+        at_least(name, value, 0, whole=True)
     if n < 6:
         raise ValueError(
             f"n={n}: the embedded cohort needs at least 6 {recipe.noun}s, one per target and split; ask for more."

@@ -81,9 +81,9 @@ def test_digits_and_strokes_do_not_overlap(tiny_mnist: Path) -> None:
 def test_what_does_not_fit_is_refused(tiny_mnist: Path) -> None:
     with pytest.raises(CohortError, match="55 squares of 28 pixels do not find room in 120 x 120 pixels"):
         load_megapixel_mnist(tiny_mnist, n=FEW, size=120)
-    with pytest.raises(CohortError, match="10000 pixels, got 10001"):
+    with pytest.raises(CohortError, match=r"env\.cohort\.size as a whole number from 28 to 10000, got 10001"):
         load_megapixel_mnist(tiny_mnist, n=FEW, size=10_001)
-    with pytest.raises(CohortError, match="thickness from 1 to 8"):
+    with pytest.raises(CohortError, match=r"env\.cohort\.thickness as a whole number from 1 to 8"):
         load_megapixel_mnist(tiny_mnist, n=FEW, thickness=0)
 
 
@@ -183,7 +183,7 @@ def test_the_overview_is_half_the_image_where_nothing_else_is_said(tiny_mnist: P
     assert make_cluttered_mnist(root=tiny_mnist, n=FEW, overview_size=20).views.overview_size == (20, 20)
     with pytest.raises(ValueError, match="is the split 'val' empty"):
         make_cluttered_mnist(root=tiny_mnist, n=FEW | {"val": 0}, split="val")
-    with pytest.raises(CohortError, match=r"size from 28 to 512 pixels.*got 20 and 4"):
+    with pytest.raises(CohortError, match=r"env\.cohort\.size as a whole number from 28 to 512, got 20"):
         load_cluttered_mnist(tiny_mnist, n=FEW, size=20)
 
 
@@ -277,6 +277,8 @@ def test_a_digit_of_a_gigapixel_image_is_the_digit_of_the_file(tiny_mnist: Path)
         ({"islands": 60}, "60 islands do not find room in 4000 x 4000"),
         ({"size": 12_288, "islands": 1000}, "1000 islands do not find room"),  # at once
         ({"size": 12_288, "islands": 300}, "300 islands do not find room"),
+        ({"islands": 0}, "env.cohort.islands as a whole number of at least 1, got 0"),
+        ({"islands": 2}, "env.cohort.holding from 1 to 2, .* env.cohort.islands=2, got 3"),
         ({"size": 12_288.7}, "env.cohort.size"),
         ({"digit_size": 48.5}, "env.cohort.digit_size"),
         ({"strokes": None}, "env.cohort.strokes"),

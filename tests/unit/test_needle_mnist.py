@@ -69,10 +69,11 @@ def test_how_many_images_and_digits_there_are() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 40}, "size from 56 to 1000000 pixels"),
+        ({"size": 40}, "size as a whole number from 56 to 1000000, got 40"),
         ({"clutter": -1}, "env.cohort.clutter as a whole number of at least 0, got -1"),
         ({"size": 200}, "26 digits of 28 pixels do not find room in 200 x 200 pixels"),
         ({"clutter": 200, "grows": True}, "801 digits of 28 pixels do not find room"),
+        ({"grows": "maybe"}, "env.cohort.grows: expected true or false, got 'maybe'"),
         ({"clutter": 2.5}, "env.cohort.clutter"),
         ({"size": 1024.5}, "env.cohort.size"),
         ({"clutter": 100, "grows": True, "size": 1_000_000}, "places of all digits would take"),

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from glimpse.cohort import Case, Cohort
+from glimpse.settings.options import at_least
 from glimpse.sources.drawn.collage import CollageSource
 from glimpse.synthetic.glyphs.megapixel_mnist import SIDE, cohort_of, read_digits
 
@@ -35,11 +36,8 @@ class Plan:
     clutter: int = 4
 
     def __post_init__(self) -> None:
-        if not SIDE <= self.size <= _LARGEST or self.clutter < 0:
-            raise ValueError(
-                f"expected a size from {SIDE} to {_LARGEST} pixels and a clutter of at least 0, got {self.size} and "
-                f"{self.clutter}."
-            )
+        at_least("env.cohort.size", self.size, SIDE, whole=True, most=_LARGEST)
+        at_least("env.cohort.clutter", self.clutter, 0, whole=True)
 
 
 def make_cases(root: str | Path | None, split: str, count: int, plan: Plan, seed: int) -> list[Case]:
@@ -112,4 +110,4 @@ def load_cluttered_mnist(
         plan = Plan(size, clutter)
         return lambda split, count: make_cases(folder, split, count, plan, seed)
 
-    return cohort_of(root, {**NUMBERS, **n}, laid_out)
+    return cohort_of(root, n, NUMBERS, laid_out)

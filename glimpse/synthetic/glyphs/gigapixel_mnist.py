@@ -28,6 +28,7 @@ from glimpse.synthetic.glyphs.megapixel_mnist import (
 )
 
 _REDRAWS = 1000
+_LEAST = {"size": 1, "islands": 1, "holding": 1, "strokes": 0, "digit_size": 8, "island_size": 1}
 NUMBERS = MappingProxyType({"train": 4000, "val": 300, "test": 1000})
 """Images per split where nothing else is said."""
 
@@ -55,17 +56,24 @@ class Plan:
     thickness: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("size", "islands", "holding", "strokes", "digit_size", "island_size", "thickness"):
-            at_least(f"env.cohort.{name}", getattr(self, name), 0, whole=True)
-        if not 1 <= self.holding <= min(self.islands, DIGITS):
-            raise ValueError(f"expected holding from 1 to {min(self.islands, DIGITS)}, got {self.holding}.")
-        if not 8 <= self.digit_size <= self.island_size or not 1 <= self.thickness <= 8:
+        for name, least in _LEAST.items():
+            at_least(f"env.cohort.{name}", getattr(self, name), least, whole=True)
+        at_least("env.cohort.thickness", self.thickness, 1, whole=True, most=8)
+        if not self.holding <= min(self.islands, DIGITS):
             raise ValueError(
-                "expected a digit_size from 8 to island_size and a thickness from 1 to 8, got "
-                f"{self.digit_size} and {self.thickness}."
+                f"Expected env.cohort.holding from 1 to {min(self.islands, DIGITS)}, as there are {DIGITS} digits and "
+                f"env.cohort.islands={self.islands}, got {self.holding}."
+            )
+        if not self.digit_size <= self.island_size:
+            raise ValueError(
+                f"Expected env.cohort.digit_size from 8 to island_size (env.cohort.island_size={self.island_size}), "
+                f"got {self.digit_size}."
             )
         if not 4 * self.island_size <= self.size <= 1_000_000:
-            raise ValueError(f"size must be from four islands ({4 * self.island_size}) to 1000000, got {self.size}.")
+            raise ValueError(
+                f"env.cohort.size must be from four islands (4 x {self.island_size} = {4 * self.island_size}, see "
+                f"env.cohort.island_size) to 1000000, got {self.size}."
+            )
         if self.islands * self.island_size**2 > self.size**2:
             raise ValueError(_no_room(self))
 
@@ -118,14 +126,18 @@ def _corners(rng: np.random.Generator, plan: Plan) -> np.ndarray:
             if all(np.abs(place - other).max() >= plan.digit_size for other in taken[island]):
                 break
         else:
-            raise ValueError(f"an island of {plan.island_size} pixels has no room for all. Ask for fewer strokes.")
+            raise ValueError(
+                f"an island of {plan.island_size} pixels has no room for all. Ask for fewer strokes "
+                "(env.cohort.strokes)."
+            )
         taken[island].append(place)
         corners.append(islands[island] + place)
     return np.array(corners, np.int32)
 
 
 def _no_room(plan: Plan) -> str:
-    return f"{plan.islands} islands do not find room in {plan.size} x {plan.size} pixels. Ask for fewer."
+    sides = f"{plan.size} x {plan.size}"
+    return f"{plan.islands} islands do not find room in {sides} pixels. Ask for fewer (env.cohort.islands)."
 
 
 def load_gigapixel_mnist(
@@ -166,4 +178,4 @@ def load_gigapixel_mnist(
         names = target_names(targets)
         return lambda split, count: make_cases(folder, split, count, plan, names, seed)
 
-    return cohort_of(root, {**NUMBERS, **n}, laid_out)
+    return cohort_of(root, n, NUMBERS, laid_out)

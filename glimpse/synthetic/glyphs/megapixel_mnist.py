@@ -16,9 +16,11 @@ import torch
 import torch.nn.functional as F
 
 from glimpse.cohort import Case, Cohort, CohortError
+from glimpse.settings.options import at_least
 from glimpse.sources.array import ArraySource
 from glimpse.sources.drawn.sprites import SpriteSource
 from glimpse.synthetic.glyphs.idx import read_idx
+from glimpse.synthetic.glyphs.numbers import numbers_of
 
 SIDE = 28  # of a digit in the files
 DIGITS, MAJORITY = 5, 3
@@ -50,13 +52,10 @@ class Plan:
     thickness: int = 2
 
     def __post_init__(self) -> None:
-        if not self.digit_size <= self.size <= 10_000:
-            raise ValueError(f"size must be from the digits' {self.digit_size} to 10000 pixels, got {self.size}.")
-        if not 7 <= self.digit_size <= SIDE or self.noise < 0 or not 1 <= self.thickness <= 8:
-            raise ValueError(
-                "expected a digit_size from 7 to 28, noise of at least 0 and a thickness from 1 to 8, got "
-                f"{self.digit_size}, {self.noise} and {self.thickness}."
-            )
+        at_least("env.cohort.digit_size", self.digit_size, 7, whole=True, most=SIDE)
+        at_least("env.cohort.size", self.size, self.digit_size, whole=True, most=10_000)
+        at_least("env.cohort.noise", self.noise, 0, whole=True)
+        at_least("env.cohort.thickness", self.thickness, 1, whole=True, most=8)
 
 
 def read_digits(root: str | Path | None, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -97,14 +96,16 @@ def _find(root: Path, name: str, kind: str) -> Path:
 
 def cohort_of(
     root: str | os.PathLike[str] | None,
-    numbers: Mapping[str, int],
+    given: Any,
+    usual: Mapping[str, int],
     laid_out: Callable[[str | None], Callable[[str, int], list[Case]]],
 ) -> Cohort:
     """Returns a cohort of drawn images of all splits.
 
     Args:
         root: folder of the MNIST files; None takes the variable GLIMPSE_MNIST.
-        numbers: images per split.
+        given: images per split, as `env.cohort.n` gives them.
+        usual: images per split where nothing is given.
         laid_out: takes the folder, and returns a function of a split and a number of images that makes its cases.
 
     Raises:
@@ -112,8 +113,8 @@ def cohort_of(
     """
     folder = os.fspath(root) if root is not None else os.environ.get("GLIMPSE_MNIST")
     try:
-        make = laid_out(folder)
-        return Cohort([case for split in _FILES for case in make(split, int(numbers[split]))])
+        numbers, make = numbers_of(given, usual), laid_out(folder)
+        return Cohort([case for split in _FILES for case in make(split, numbers[split])])
     except ValueError as error:
         raise CohortError(str(error)) from error
 
@@ -263,4 +264,4 @@ def load_megapixel_mnist(
         plan, names = Plan(size, digit_size, noise, thickness), target_names(targets)
         return lambda split, count: make_cases(folder, split, count, plan, names, seed)
 
-    return cohort_of(root, {**NUMBERS, **n}, laid_out)
+    return cohort_of(root, n, NUMBERS, laid_out)

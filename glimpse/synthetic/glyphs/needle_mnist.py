@@ -18,9 +18,11 @@ import numpy as np
 from jaxtyping import Int
 
 from glimpse.cohort import Case, Cohort
+from glimpse.settings.kinds import check_kind
 from glimpse.settings.options import at_least
 from glimpse.sources.drawn.sprites import SpriteSource
 from glimpse.synthetic.glyphs.megapixel_mnist import SIDE, cohort_of, read_digits
+from glimpse.synthetic.glyphs.numbers import numbers_of
 
 NEEDLE = 3
 UNIT = 512  # side of the canvas that has `clutter` digits, where their number grows
@@ -44,10 +46,9 @@ class Plan:
     grows: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("size", "clutter"):
-            at_least(f"env.cohort.{name}", getattr(self, name), 0, whole=True)
-        if not 2 * SIDE <= self.size <= 1_000_000:
-            raise ValueError(f"expected a size from {2 * SIDE} to 1000000 pixels, got {self.size}.")
+        at_least("env.cohort.size", self.size, 2 * SIDE, whole=True, most=1_000_000)
+        at_least("env.cohort.clutter", self.clutter, 0, whole=True)
+        check_kind("env.cohort.grows", self.grows, bool)
         if self.block < SIDE:
             raise ValueError(
                 f"{self.digits} digits of {SIDE} pixels do not find room in {self.size} x {self.size} pixels. Ask for "
@@ -133,11 +134,11 @@ def load_needle_mnist(
 
     def laid_out(folder: str | None) -> Callable[[str, int], list[Case]]:
         plan = Plan(size, clutter, grows)
-        held = sum({**NUMBERS, **n}.values()) * plan.digits * _BYTES / 2**30
+        held = sum(numbers_of(n, NUMBERS).values()) * plan.digits * _BYTES / 2**30
         if held > _MOST_GIB:
             raise ValueError(
                 f"the places of all digits would take {held:.0f} GiB. Ask for fewer images or less clutter."
             )
         return lambda split, count: make_cases(folder, split, count, plan, seed)
 
-    return cohort_of(root, {**NUMBERS, **n}, laid_out)
+    return cohort_of(root, n, NUMBERS, laid_out)

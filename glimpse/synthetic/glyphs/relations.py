@@ -24,7 +24,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from glimpse.cohort import Case, Cohort, CohortError
+from glimpse.settings.options import at_least
 from glimpse.sources.drawn.sprites import SpriteSource
+from glimpse.synthetic.glyphs.numbers import numbers_of
 
 SIDE = 32  # of the square that a glyph or stroke lies in
 RADIUS = 12.0  # of a glyph of medium size, in pixels
@@ -58,12 +60,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
-            raise ValueError(f"expected a target of {', '.join(TARGETS)}, got {self.target!r}.")
-        if not 256 <= self.size <= 10_000 or not 2 <= self.shapes <= len(SHAPES) or self.strokes < 0:
-            raise ValueError(
-                f"expected a size from 256 to 10000 pixels, 2 to {len(SHAPES)} shapes and at least 0 strokes, got "
-                f"{self.size}, {self.shapes} and {self.strokes}."
-            )
+            raise ValueError(f"env.cohort.target: expected a target of {', '.join(TARGETS)}, got {self.target!r}.")
+        at_least("env.cohort.size", self.size, 256, whole=True, most=10_000)
+        at_least("env.cohort.shapes", self.shapes, 2, whole=True, most=len(SHAPES))
+        at_least("env.cohort.strokes", self.strokes, 0, whole=True)
 
 
 # ---------------------------------------------------------------------------------------------- drawing
@@ -264,10 +264,9 @@ def load_relations(
     Raises:
         CohortError: the numbers do not go together.
     """
-    numbers = {**NUMBERS, **n}
     try:
-        plan = Plan(size, shapes, strokes, target)
-        parts = [make_cases(split, int(numbers[split]), plan, seed) for split in NUMBERS]
+        numbers, plan = numbers_of(n, NUMBERS), Plan(size, shapes, strokes, target)
+        parts = [make_cases(split, numbers[split], plan, seed) for split in NUMBERS]
     except ValueError as error:
         raise CohortError(str(error)) from error
     return Cohort([case for part in parts for case in part])
