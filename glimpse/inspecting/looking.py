@@ -24,7 +24,8 @@ from glimpse.inspecting.headers import contradictions, unpacked_bytes
 from glimpse.inspecting.tiles import cut_short, damaged_tiles
 from glimpse.plugins import load_plugins
 from glimpse.sources import ImageReadError, ImageSource, RegionReadError, UnsupportedImageError, open_source
-from glimpse.sources.base import BACKGROUND_TOLERANCE, check_readable, missing_file
+from glimpse.sources.base import check_readable, missing_file
+from glimpse.sources.blank import is_blank, is_ground
 from glimpse.sources.registry import reader_names
 from glimpse.sources.staged.remote import is_url
 from glimpse.sources.tolerant import TolerantSource
@@ -266,18 +267,13 @@ def _overview(seen: Seen, source: ImageSource, views: Views, damage: _Damage) ->
 def _check_foreground(seen: Seen, source: ImageSource, views: Views, overview: np.ndarray) -> None:
     mask = source.foreground(overview)
     seen.foreground = float(mask.mean())
-    if overview.std() < _UNIFORM or (mask.all() and _is_ground(source, overview)):
-        seen.add(Finding(FOREGROUND, "there is nothing to look at: the overview shows background only"))
+    if overview.std() < _UNIFORM or is_blank(overview, source.background, mask):
+        shown = "background only" if is_ground(overview, source.background) else "one value only"
+        seen.add(Finding(FOREGROUND, f"there is nothing to look at: the overview shows {shown}"))
         seen.foreground = 0.0
     pixels = float(mask.mean()) * math.prod(source.shape)
     with suppress(MissingSpacingError, ValueError):
         seen.patches = [pixels / float(extent.prod()) for extent in views.extents(source)]
-
-
-def _is_ground(source: ImageSource, overview: np.ndarray) -> bool:
-    """Tells whether no pixel of an overview is far from the background: a mask of a blank image is all foreground."""
-    background = source.background.astype(np.int16).reshape(-1, *[1] * source.ndim)
-    return not (np.abs(overview.astype(np.int16) - background) > BACKGROUND_TOLERANCE).any()
 
 
 def _places(

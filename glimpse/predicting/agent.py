@@ -1,6 +1,7 @@
 """The agent of a run, ready to read images: `glimpse.load(run).read("slide.svs")`."""
 
 import os
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -22,11 +23,13 @@ from glimpse.reading.calibration import calibrated, read_temperatures
 from glimpse.reading.lanes import Access
 from glimpse.reading.playing import compute_threads
 from glimpse.reading.readers import MOST_GLIMPSES, PolicyReader
+from glimpse.reading.records import Reading
 from glimpse.runs.loading import POLICY_FILE, restored
 from glimpse.runs.loading import load as load_policy
 from glimpse.settings.building import build
 from glimpse.settings.options import at_least
 from glimpse.sources import ImageSource, open_source
+from glimpse.sources.blank import is_blank
 from glimpse.tasks import Task
 from glimpse.views import Views
 
@@ -255,7 +258,21 @@ class Agent:
         with torch.random.fork_rng(devices), compute_threads(self.threads):
             torch.manual_seed(zlib.crc32(case.id.encode("utf-8", "surrogatepass")))
             readings = reader.read([case] * count, trace=True)
+        _warn_of_blank(source, readings[0])
         return [CaseReading.of(calibrated(reading, self.temperature), source, self.views) for reading in readings]
+
+
+def _warn_of_blank(source: ImageSource, reading: Reading) -> None:
+    """Warns of an image that shows nothing, as far as its overview tells."""
+    trace = reading.trace
+    assert trace is not None
+    if is_blank(trace.overview, source.background, trace.foreground[0] > 0):
+        warnings.warn(
+            f"{source.name}: its overview is all of one value, so there is nothing to see. Do not trust its answer: "
+            "look at the image, or leave it out.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def load(run: str | os.PathLike[str], file: str = POLICY_FILE, device: str = "cpu", **changes: Any) -> Agent:

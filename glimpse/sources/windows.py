@@ -1,11 +1,14 @@
 """Intensity windows: which stored values are black, white, and everything between (DICOM PS3.3, C.11.2)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, UInt8
+
+from glimpse.sources.base import ImageReadError
 
 Window: TypeAlias = Callable[[Float[np.ndarray, "*size"]], Float[np.ndarray, "*size"]]
 """Maps values to [0, 1], 0 for black."""
@@ -80,11 +83,40 @@ def regular_sample(values: np.ndarray) -> np.ndarray:
     return values[(slice(None, None, step),) * values.ndim]
 
 
+def finite_sample(path: Path, sample: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Returns those values of a sample that are finite numbers; if none is, those of the whole image.
+
+    Args:
+        path: the file, for messages.
+        sample: of the image's values.
+        parts: all values, part by part; they are only read if they are needed.
+
+    Raises:
+        ImageReadError: no value of the image is finite.
+    """
+    finite = sample[np.isfinite(sample)]
+    if finite.size:
+        return finite
+    found: list[np.ndarray] = []
+    for part in parts:
+        finite = part[np.isfinite(part)]
+        found += [regular_sample(finite)] if finite.size else []
+        if sum(one.size for one in found) >= _SAMPLES:
+            break
+    if not found:
+        raise ImageReadError(
+            f"{path}: none of its values is a finite number (all are NaN or infinite), so it shows nothing. Write the "
+            "image anew from where it came from, or leave the case out (env.cohort.on_error=skip)."
+        )
+    return np.concatenate(found)
+
+
 def percentile_window(values: np.ndarray) -> LinearWindow:
     """A window from percentiles of an image that states none.
 
     The least and the greatest value are left out where enough others remain: they are the black of a collimator and
-    the white of burnt-in letters. Of a large image a regular part of the pixels is taken.
+    the white of burnt-in letters. Of a large image a regular part of the pixels is taken. Readers refuse images without
+    any finite value (`finite_sample`); of a channel without one, the window says nothing.
     """
     sample = regular_sample(values).astype(np.float64)
     sample = sample[np.isfinite(sample)] if np.isfinite(sample).any() else np.zeros(1)

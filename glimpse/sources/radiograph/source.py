@@ -19,7 +19,7 @@ from glimpse.sources.radiograph import dicom_files, pictures
 from glimpse.sources.radiograph.foreground import body
 from glimpse.sources.radiograph.header import Header, chosen_window
 from glimpse.sources.resampling import Cut
-from glimpse.sources.windows import Window, percentile_window
+from glimpse.sources.windows import Window, finite_sample, percentile_window
 
 SUFFIXES = (".dcm", ".dicom", *PICTURE_SUFFIXES)
 _SAMPLED = 512  # pixels per axis, about, that an automatic window is taken of
@@ -125,11 +125,15 @@ class RadiographSource(PlaneSource):
 
     def _known_window(self, header: Header, pixels: Pixels) -> Window:
         window = chosen_window(self.path, header.windows, self._window_choice)
-        if window is None:
+        doubtful = pixels.words.dtype.kind == "f" or not np.isfinite(header.slope + header.intercept)
+        if window is None or doubtful:
             sample = pixels[tuple(slice(None, None, max(1, n // _SAMPLED)) for n in header.shape)].astype(np.float64)
             if header.padding is not None:
                 measured = (sample < header.padding[0]) | (sample > header.padding[1])
                 sample = sample[measured] if measured.any() else sample
-            window = percentile_window(sample * header.slope + header.intercept)
+            meant = sample * header.slope + header.intercept
+            if doubtful:
+                meant = finite_sample(self.path, meant, (row * header.slope + header.intercept for row in pixels.words))
+            window = window or percentile_window(meant)
         self._window = window
         return window

@@ -3,7 +3,8 @@
 import math
 import os
 import threading
-from collections.abc import Hashable, Sequence
+import warnings
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from glimpse.sources.stated import checked_mpp, given_instead
 from glimpse.sources.tiff.channels import channel_windows, check_windows, chosen_channels
 from glimpse.sources.tiff.layout import Layout, Level, cut_short, describe
 from glimpse.sources.tiff.segments import SegmentError, Stack
-from glimpse.sources.windows import LinearWindow, percentile_window
+from glimpse.sources.windows import LinearWindow, finite_sample, percentile_window
 
 MAX_VALUES = 1 << 22  # pixels times channels; a wider read is made in parts
 MAX_OPEN = 256  # files held open at once; each costs a file descriptor
@@ -249,12 +250,32 @@ class TiffSource(ImageSource):
         )
         if self._windows is None:
             try:
+                if dtype.kind == "f":
+                    self._check_values(stacks)
                 self._colours, self._bright = self._kind_of_light(layout, stacks)
                 self._windows = self._found_windows(layout, stacks[-1])
             except SegmentError as error:
                 whole = Cut.of((0, 0, 0), stacks[-1].shape, stacks[-1].shape)
                 raise self._damaged(len(stacks) - 1, whole, error) from error
         return _Opened(stacks, *_as_factors(self._windows), 255 * self._bright)
+
+    def _check_values(self, stacks: Sequence[Stack]) -> None:
+        """Refuses an image without any finite value, and warns of channels without one.
+
+        Raises:
+            ImageReadError: there is none.
+        """
+        sample = np.stack([one.reshape(-1) for one in _sample(stacks[-1])])
+        finite_sample(self.path, sample, (rows for stack in reversed(stacks) for rows in _rows_of(stack)))
+        names, missing = self.channel_names, ~np.isfinite(sample).any(axis=1)
+        named = [name for name, absent in zip(names, missing, strict=True) if absent]
+        if named and not missing.all():
+            warnings.warn(
+                f"{self.name}: hardly any value is a finite number in the channels {', '.join(named)}, so they show "
+                "nothing. Choose others with env.cohort.channels.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _kind_of_light(self, layout: Layout, stacks: tuple[Stack, ...]) -> tuple[bool, bool]:
         """Tells whether the channels are red, green and blue, and whether the ground is bright.
@@ -332,6 +353,13 @@ def _sample(stack: Stack) -> Sequence[np.ndarray]:
             rows, columns = slice(top, min(top + _BLOCK, height)), slice(left, min(left + _BLOCK, width))
             blocks.append(stack[slice(0, channels), rows, columns].reshape(channels, -1))
     return list(np.concatenate(blocks, axis=1))
+
+
+def _rows_of(stack: Stack) -> Iterator[np.ndarray]:
+    """Yields all values of a level, some rows at a time."""
+    channels, height, width = stack.shape
+    for top in range(0, height, _BLOCK):
+        yield stack[slice(0, channels), slice(top, min(top + _BLOCK, height)), slice(0, width)]
 
 
 def _starts(length: int) -> list[int]:

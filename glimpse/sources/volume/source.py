@@ -29,6 +29,7 @@ from glimpse.sources.volume.unpacked import open_unpacked
 from glimpse.sources.windows import (
     PERCENTILES,
     LinearWindow,
+    finite_sample,
     greys,
     parse_windows,
     percentile_window,
@@ -100,10 +101,10 @@ class _Sampled(NamedTuple):
     values: ValueRange
 
 
-def _sample(stored: np.ndarray, layout: NiftiLayout) -> _Sampled:
-    meant = regular_sample(stored).astype(np.float64) * layout.slope + layout.intercept
-    known = meant[np.isfinite(meant)] if np.isfinite(meant).any() else np.zeros(1)
-    return _Sampled(percentile_window(meant), ValueRange(*np.percentile(known, PERCENTILES).tolist()))
+def _sample(path: Path, stored: np.ndarray, layout: NiftiLayout) -> _Sampled:
+    planes = np.moveaxis(stored, int(np.argmax(np.abs(stored.strides))), 0)
+    known = finite_sample(path, regular_sample(stored), planes).astype(np.float64) * layout.slope + layout.intercept
+    return _Sampled(percentile_window(known), ValueRange(*np.percentile(known, PERCENTILES).tolist()))
 
 
 def _part(image: np.ndarray, cut: Cut) -> np.ndarray:
@@ -255,7 +256,7 @@ class VolumeSource(ImageSource):
         layout = self._known_layout()
         with understood(self.path), self._unpacked() as file:
             stored = layout.mapped(file, self.path, 0 if self.path.is_dir() else self._volume or 0)
-            sampled = self._sampled = self._sampled or _sample(stored, layout)
+            sampled = self._sampled = self._sampled or _sample(self.path, stored, layout)
         windows = tuple(window or sampled.window for window in self._windows)
         return _Opened(stored, layout.slope, layout.intercept, windows)
 
