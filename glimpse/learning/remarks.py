@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from glimpse.learning.branches import at_different_places, places_of
 from glimpse.networks.policy import GlimpsePolicy
 from glimpse.networks.records import OWN_CONDUCT
 
@@ -30,11 +31,25 @@ def remarks(settings: Mapping[str, Any], policy: GlimpsePolicy) -> Iterator[str]
             "glimpses never reach the finest, and learn nothing there. Give more, such as a third of max_glimpses. "
             "For slides, experiment=whole_slides has settings that suit several fields of view."
         )
+    yield from _same_places(settings.get("warm_up") or {}, policy)
     asked = list(_asked(settings["network"].get("encoder"), "network.encoder"))
     if asked and not any(_trains(settings)):
         yield (
             f"{', '.join(asked)} has no effect: no stage of this training trains the encoder. Give "
             "agent.algorithm.encoder_rate=1 for the joint stage, or a pretraining (pretrain.steps=1000)."
+        )
+
+
+def _same_places(warm_up: Mapping[str, Any], policy: GlimpsePolicy) -> Iterator[str]:
+    branches = warm_up.get("branches")
+    if not branches or not warm_up.get("steps") or len(branches) != policy.layout.zooms or len(branches) < 2:
+        return
+    read = at_different_places(branches, policy)
+    if read != tuple(branches):
+        overview, *views = places_of(policy, len(branches))
+        yield (
+            f"warm_up.branches={list(branches)}: there are {overview} cells in an overview and {views[0]} in each wide "
+            f"glimpse, so {list(read)} are read. More would show the same places again."
         )
 
 

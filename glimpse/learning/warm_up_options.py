@@ -34,7 +34,8 @@ class WarmUpGlimpses:
             them (`look_coef`), only glimpses of the widest field of view are parted.
         branches: With several fields of view: how many glimpses of the first one are read of each case, how many of the
             next in each of these, and so on. None: 16 of the first and 6 of the next; with three fields of view 12, 4
-            and 4, with four 8, 3, 3 and 3, with more 6, and 2 of each finer one.
+            and 4, with four 8, 3, 3 and 3, with more 6, and 2 of each finer one. At most as
+            many are read as there are cells, since more would show the same places again.
         augment: Keyword arguments of `glimpse.learning.augment.Augment`: each glimpse is seen in a random view, with
             other colours. Shifts are left out. None: as it is.
     """

@@ -8,7 +8,6 @@ expected to bring, and the cells of the level above learn to choose by that, up 
 no trial and error in this: a random look hits so rarely that there would be nothing to learn from.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from glimpse.cohort import Case
 from glimpse.learning.augment import Augment, still_augment
+from glimpse.learning.branches import affordable, at_different_places
 from glimpse.learning.contexts import losses_in_contexts
 from glimpse.learning.judging import answering_loss, single_answer_loss
 from glimpse.learning.looking import InnerWorth, Worth, looking_loss
@@ -98,26 +98,15 @@ class ZoomWarmUp(TokenWarmUp):
 
     def __init__(self, policy: GlimpsePolicy, cases: Sequence[Case], views: Views, task: Task, **given: Any) -> None:
         super().__init__(policy, cases, views, task, **given)
-        self.branches = self._affordable(self.options.glimpses.branches_of(policy.layout.zooms))
+        asked = self.options.glimpses.branches_of(policy.layout.zooms)
+        most = self.options.glimpses.max_total_glimpses // max(1, len(self.cases))
+        self.branches = affordable(at_different_places(asked, policy), most)
         self.still: Augment | None = None
         if self.options.glimpses.augment is not None:
             shape = policy.observation_space["glimpse"].shape  # type: ignore[index]
             self.still = still_augment(shape, policy.encoder.background, self.options.glimpses.augment)
         self.levels: list[Level] = []
         self.brought: tuple[int, Tensor] | None = None  # after how many steps, and what was found then
-
-    def _affordable(self, branches: tuple[int, ...]) -> tuple[int, ...]:
-        """Reads less of each case where there are so many cases that the largest number of glimpses would be passed.
-
-        There are fewer wide glimpses at first, but two at least; then fewer in each of them, from fine to wide.
-        """
-        most = self.options.glimpses.max_total_glimpses // max(1, len(self.cases))
-        made = list(branches)
-        for level in (0, *reversed(range(1, len(made)))):
-            least = min(2 if level == 0 else 1, made[level])
-            while made[level] > least and _glimpses(made) > most:
-                made[level] -= 1
-        return tuple(made)
 
     # ------------------------------------------------------------------------------------------ reading, once
     @torch.no_grad()
@@ -387,11 +376,6 @@ class ZoomWarmUp(TokenWarmUp):
         zooms = torch.full((len(cases),), zoom, device=cases.device)
         _, unary = self.policy.describe(level.at_cells[cases], level.location[cases], zooms)
         return unary.masked_fill(~level.open[cases], CLOSED)
-
-
-def _glimpses(branches: Sequence[int]) -> int:
-    """Returns how many glimpses are read of a case."""
-    return sum(math.prod(branches[:level]) for level in range(1, len(branches) + 1))
 
 
 def drawn(inside: Bool[np.ndarray, "cell"], count: int, rng: np.random.Generator) -> Int[np.ndarray, "some"]:

@@ -58,3 +58,22 @@ def test_a_budget_with_which_the_finest_field_of_view_is_never_reached() -> None
     assert said("env=gigapixel_mnist", "max_glimpses=3") == said("env=gigapixel_mnist", "max_glimpses=0") == []
     assert said(*given, locator=GaussianLocator) == said(*given, "agent=grid") == []  # these look anywhere
     assert said(*given, "agent=overview") == []  # or nowhere
+
+
+@pytest.mark.parametrize(
+    ("branches", "steps", "reads"),
+    [
+        ("[1000,2,1000]", 10, True),
+        ("[1000,2,1000]", 0, False),
+        ("[3,2,2]", 10, False),
+        ("null", 10, False),
+    ],
+)
+def test_branches_that_would_read_the_same_places_again(branches: str, steps: int, reads: bool) -> None:
+    policy = policy_for(environment(levels=3))
+    cells, inner = len(policy.cells), len(policy.view_cells)
+    found = [one for one in said("env=wsi", f"warm_up.branches={branches}", f"warm_up.steps={steps}") if "cells" in one]
+    assert len(found) == reads
+    if reads:
+        assert f"there are {cells} cells in an overview and {inner} in each wide glimpse" in found[0]
+        assert f"so [{cells}, 2, {inner}] are read" in found[0]

@@ -268,3 +268,25 @@ def test_branches_that_do_not_fit_are_refused_before_anything_is_done(tiny_mnist
     with pytest.raises(SettingsError, match=r"one of warm_up\.branches for each of the 2 fields of view"):
         train(config)
     assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------------------------------------- as many as there are
+def test_no_more_glimpses_are_read_than_there_are_cells() -> None:
+    policy, trainer = warmed(spotted(), 1, branches=[1000, 1])
+    cells, inner = len(policy.cells), len(policy.view_cells)
+    assert trainer.branches == (cells, 1)
+    whole = trainer.levels[0].open.all(1)
+    assert whole.any()
+    for row in trainer.levels[0].cells[whole]:
+        assert sorted(row.tolist()) == list(range(cells))  # each place once
+    _, trainer = warmed(spotted(), 1, branches=[2, 1000])
+    assert trainer.branches == (2, inner) and trainer.levels[1].features.shape[1] == 2 * inner
+    fine = trainer.levels[1]
+    for row, opened in zip(fine.cells.reshape(-1, inner), fine.open.reshape(-1, inner), strict=True):
+        assert not opened.all() or len(set(row.tolist())) == inner
+    assert trainer.step().isfinite()
+
+
+def test_branches_within_the_number_of_cells_stay() -> None:
+    policy, trainer = warmed(spotted(), 1, branches=[6, 5])
+    assert trainer.branches == (6, 5) and len(policy.cells) >= 6 and len(policy.view_cells) >= 5
