@@ -11,7 +11,7 @@ import pytest
 
 import glimpse.sources.volume.source as volume_module
 from glimpse.geometry import Extent, MissingSpacingError
-from glimpse.sources import UnsupportedImageError, VolumeSource, open_source
+from glimpse.sources import ImageReadError, UnsupportedImageError, VolumeSource, open_source
 from glimpse.sources.held import HeldOpen
 from glimpse.sources.resampling import Cut
 from glimpse.sources.volume.slabs import means_in_slabs, pixels_inside
