@@ -34,7 +34,7 @@ def checked_cost(cost: GlimpseCost, fields: int) -> float | tuple[float, ...]:
         ValueError: A cost is no number or below 0, or there are not as many of them as fields of view.
     """
     listed = isinstance(cost, Sequence | np.ndarray) and not isinstance(cost, str) and np.shape(cost) != ()
-    given = list(cost) if isinstance(cost, Sequence | np.ndarray) and listed else [cost]
+    given: list[Any] = np.asarray(cost, object).tolist() if listed else [cost]
     if not all(_is_number(one) and 0 <= one < np.inf for one in given):
         raise ValueError(f"Expected glimpse_cost to be a finite number, at least 0, got {cost!r}.")
     costs = tuple(float(one) for one in given)
