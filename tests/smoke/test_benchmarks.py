@@ -173,16 +173,6 @@ def test_large_images_begin_with_the_weights_of_small_ones(tmp_path: Path, capsy
 
 
 @pytest.mark.slow
-def test_sparse_slides_at_their_smallest(tmp_path: Path) -> None:
-    sparse_slides.main(["--quick", "--out", str(tmp_path)])
-    (row,) = written(tmp_path, "sparse_slides")["rows"]
-    assert (row["size"], row["looks"]) == (8192, 2.0) and row["patches"] > 2
-    ratio = row["full_scan seconds_per_case"] / row["agent seconds_per_case"]
-    assert row["seconds ratio"] == pytest.approx(ratio, rel=0.01)
-    assert row["below the full scan"] == pytest.approx(row["full_scan auc"] - row["agent auc"], abs=1e-4)
-
-
-@pytest.mark.slow
 def test_needle_mnist_at_its_smallest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     needle_mnist.main(["--quick", "--threads", "1", "--out", str(tmp_path)])
     rows = written(tmp_path, "needle_mnist")["rows"]
