@@ -263,7 +263,7 @@ def _check_arguments(cases: Sequence[Case], max_glimpses: int, render_mode: str 
     if not len(cases):
         raise ValueError("Expected at least one case, got none; is the split empty?")
     if not _whole(max_glimpses) or max_glimpses < 0:
-        raise ValueError(f"Expected max_glimpses to be a whole number from 0 on (at least 0), got {max_glimpses!r}.")
+        raise ValueError(f"Expected max_glimpses to be a whole number of at least 0, got {max_glimpses!r}.")
     if render_mode not in (None, "human", "rgb_array"):
         raise ValueError(f"Expected render_mode None, 'human' or 'rgb_array', got {render_mode!r}.")
 

@@ -84,7 +84,8 @@ class Checked:
             text += f" The files were read with env={guessed}, as their content asks for; env= sets one for all."
         estimates = [told_of(one) for one in self.estimates]
         estimates += [
-            f"No estimate of a training with env={env}: it would be refused, since sizes do not fit the images (size)."
+            f"No estimate of a training with env={env}: it would be refused, since sizes do not fit all images. The "
+            "findings of the kind size say which settings would do."
             for env in self.refused
         ]
         return "\n\n".join(filter(None, [table(self.cases, self.tables), *estimates, text]))

@@ -307,7 +307,7 @@ def _prepare(plan: Plan, cohort: Cohort) -> Training:
         raise
     except MisfitError as error:  # the first image does not fit; this says what all of them need
         policy = untrained_policy(settings["network"], error.channels, error.views)
-        check_sizes(cohort, error.views, policy.grid, view_grid=policy.view_grid)
+        check_sizes(cohort, error.views, policy.grid, progress=settings["progress"], view_grid=policy.view_grid)
         raise PreflightError(str(error)) from error
     except (ProtocolError, TypeError, ValueError) as error:
         raise PreflightError(f"The settings of env.make or network do not go together: {error}") from error

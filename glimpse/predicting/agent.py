@@ -268,8 +268,8 @@ def _warn_of_blank(source: ImageSource, reading: Reading) -> None:
     assert trace is not None
     if is_blank(trace.overview, source.background, trace.foreground[0] > 0):
         warnings.warn(
-            f"{source.name}: its overview is all of one value, so there is nothing to see. Do not trust its answer: "
-            "look at the image, or leave it out.",
+            f"{source.name}: its overview shows one value or background only, so there is nothing to see. Do not trust "
+            "its answer: look at the image, or leave it out.",
             UserWarning,
             stacklevel=2,
         )

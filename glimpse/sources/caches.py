@@ -123,7 +123,10 @@ def clears(clear: Callable[[], None]) -> None:
 
 
 def clear_all() -> None:
-    """Lets go of all that this process has read, decoded or computed of images, so that the next read pays for it."""
+    """Lets go of pixels and features that this process holds, so that the next read pays for them.
+
+    Files that stay open, and what the system keeps of files, are not affected.
+    """
     for cache in (images, overviews, glimpses, features):
         cache.clear()
     for clear in _further:

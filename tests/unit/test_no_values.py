@@ -103,7 +103,7 @@ def test_predict_refuses_what_has_no_values_and_names_what_is_blank(tiny_mri: Pa
     with pytest.warns(UserWarning) as said:
         predict(run, folder, tmp_path / "out")
     named = [str(one.message) for one in said if "nothing to see" in str(one.message)]
-    assert len(named) == 1 and "blank.nii: its overview is all of one value" in named[0]
+    assert len(named) == 1 and "blank.nii: its overview shows one value" in named[0]
     answered = {row["slide_id"] for row in csv.DictReader((tmp_path / "out" / "predictions.csv").open())}
     (failed,) = csv.DictReader((tmp_path / "out" / "failures.csv").open())
     assert answered == {"blank", "good"} and failed["slide_id"] == "nothing" and "finite" in failed["reason"]
